@@ -1,0 +1,151 @@
+//! All that may enter the log.
+//!
+//! Shape is checked where a request comes in; preconditions are checked when
+//! the command is applied, for the state may have moved since.
+
+use serde::{Deserialize, Serialize};
+use tepui_types::operation::{Kill, Operation};
+use tepui_types::wire::agent::StatusReport;
+use tepui_types::{
+    AgentId, AgentInfo, Demand, Digest, FrameworkId, FrameworkInfo, Reason, TaskId, Timestamp,
+};
+
+use crate::outcome::HttpAnswer;
+
+/// A wish to change the state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    /// Bytes with this digest are stored.
+    RecordArtifact {
+        /// Their digest.
+        digest: Digest,
+        /// How many bytes.
+        size: u64,
+    },
+    /// Run a component as a framework.
+    DeployFramework(FrameworkInfo),
+    /// End a framework's tasks, then forget it.
+    RemoveFramework {
+        /// Which.
+        framework: FrameworkId,
+    },
+    /// Start a framework anew, whatever its phase.
+    RestartFramework {
+        /// Which.
+        framework: FrameworkId,
+    },
+    /// A framework's instance trapped, ran past its deadline or failed to start.
+    StopFramework {
+        /// Which.
+        framework: FrameworkId,
+        /// The incarnation that ended, or would have begun.
+        incarnation: u64,
+        /// Why.
+        reason: Reason,
+    },
+    /// End a task, by a user's wish.
+    KillTask(Kill),
+    /// An agent introduces itself and names every task it holds.
+    RegisterAgent {
+        /// Drawn once with its data folder.
+        nonce: u128,
+        /// The id it was given earlier.
+        agent: Option<AgentId>,
+        /// Its machine.
+        info: AgentInfo,
+        /// What it runs.
+        tasks: Vec<StatusReport>,
+    },
+    /// An agent tells of its tasks.
+    ReportTasks {
+        /// Which agent.
+        agent: AgentId,
+        /// One for each task that moved.
+        reports: Vec<StatusReport>,
+    },
+    /// An agent has been silent for longer than the window.
+    MarkAgentUnreachable {
+        /// Which.
+        agent: AgentId,
+    },
+    /// One turn of a framework, whole.
+    Turn(Turn),
+}
+
+/// What called for a turn.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TurnKind {
+    /// `start`; begins an incarnation, one above the state's.
+    Start,
+    /// `handle`.
+    Handle,
+    /// `on-request`, with its answer.
+    Request(HttpAnswer),
+}
+
+/// All that a framework did in one call; commits together or not at all.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Turn {
+    /// Whose.
+    pub framework: FrameworkId,
+    /// Of which instance; fences those before it.
+    pub incarnation: u64,
+    /// Counted from 0 (the start) in its incarnation.
+    pub number: u64,
+    /// What called for it.
+    pub kind: TurnKind,
+    /// Task updates that the framework has seen: task and sequence.
+    pub acknowledged: Vec<(TaskId, u64)>,
+    /// Notices that it has seen, by number.
+    pub notices_seen: Vec<u64>,
+    /// Timers that it has seen fire: name and when they were due.
+    pub timers_fired: Vec<(String, Timestamp)>,
+    /// Store writes; none deletes.
+    pub writes: Vec<(String, Option<Vec<u8>>)>,
+    /// Timers set to a time, or cancelled.
+    pub timers: Vec<(String, Option<Timestamp>)>,
+    /// Demand, replaced key by key.
+    pub demands: Vec<(String, Demand)>,
+    /// Suppressed or revived, if it said so.
+    pub suppressed: Option<bool>,
+    /// The value of the framework's launch counter that the host promised to
+    /// the guest: attempts follow from it.
+    pub first_attempt: u64,
+    /// Launches and kills, in order.
+    pub operations: Vec<Operation>,
+}
+
+impl Turn {
+    /// A turn in which nothing has happened yet.
+    pub fn new(framework: FrameworkId, incarnation: u64, number: u64, kind: TurnKind) -> Self {
+        Self {
+            framework,
+            incarnation,
+            number,
+            kind,
+            acknowledged: Vec::new(),
+            notices_seen: Vec::new(),
+            timers_fired: Vec::new(),
+            writes: Vec::new(),
+            timers: Vec::new(),
+            demands: Vec::new(),
+            suppressed: None,
+            first_attempt: 0,
+            operations: Vec::new(),
+        }
+    }
+
+    /// Whether committing it would change anything durable. One that would not
+    /// need not be proposed.
+    pub fn is_durable(&self) -> bool {
+        self.kind == TurnKind::Start
+            || !self.acknowledged.is_empty()
+            || !self.notices_seen.is_empty()
+            || !self.timers_fired.is_empty()
+            || !self.writes.is_empty()
+            || !self.timers.is_empty()
+            || !self.demands.is_empty()
+            || self.suppressed.is_some()
+            || !self.operations.is_empty()
+    }
+}

@@ -1,0 +1,77 @@
+//! All that may follow a commit.
+//!
+//! Only the leader performs effects on agents; they are idempotent and can be
+//! derived from the state again (`State::owed_to`), so losing one is safe.
+//! Every master writes history and feeds its watchers.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use tepui_types::api::event::Event;
+use tepui_types::wire::agent::AgentEffect;
+use tepui_types::{AgentId, FrameworkId, TaskId, TaskSpec, TaskState};
+
+use crate::outcome::Outcome;
+use crate::state::tasks::Task;
+
+/// What one command did.
+#[derive(Debug)]
+pub struct Applied {
+    /// What became of it.
+    pub outcome: Outcome,
+    /// What is to be done.
+    pub effects: Vec<Effect>,
+    /// What watchers are told; the same on every master.
+    pub events: Vec<Event>,
+    /// What the leader's soft parts should look at again.
+    pub changes: Changes,
+}
+
+/// Something to be done outside the state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Tell an agent to do something.
+    Agent(AgentId, AgentEffect),
+    /// Tell an agent that the log has these states of its tasks.
+    Recorded(AgentId, Vec<(TaskId, TaskState)>),
+    /// The state forgets this ended task; each master keeps it in its history.
+    Archive(Archived),
+}
+
+/// An ended task on its way into history, with the specification that the
+/// state may forget together with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Archived {
+    /// The task.
+    pub task: Arc<Task>,
+    /// What it ran.
+    pub spec: Arc<TaskSpec>,
+}
+
+/// What has changed, for those who follow the state.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Agents whose resources, use or status changed.
+    pub agents: BTreeSet<AgentId>,
+    /// Frameworks whose phase or demand changed, or that are gone.
+    pub frameworks: BTreeSet<FrameworkId>,
+    /// Frameworks that raised their demand, or revived: their filters are void.
+    pub revived: BTreeSet<FrameworkId>,
+    /// Frameworks with updates, notices or timers to look at.
+    pub inboxes: BTreeSet<FrameworkId>,
+}
+
+impl Changes {
+    /// Takes `other` in.
+    pub fn merge(&mut self, other: Self) {
+        self.agents.extend(other.agents);
+        self.frameworks.extend(other.frameworks);
+        self.revived.extend(other.revived);
+        self.inboxes.extend(other.inboxes);
+    }
+
+    /// Whether nothing has changed.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}

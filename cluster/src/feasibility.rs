@@ -1,0 +1,35 @@
+//! Whether an agent can take something now: the one function that decides both
+//! what is offered and whether a launch fits.
+
+use tepui_types::{AgentId, AgentStatus, Reason, Resources, task::reason};
+
+use crate::state::State;
+
+/// Why these resources cannot be taken from this agent now.
+pub fn check(state: &State, agent: AgentId, resources: &Resources) -> Result<(), Reason> {
+    let free = offerable(state, agent)?;
+    match free.checked_sub(resources) {
+        Ok(_) => Ok(()),
+        Err(short) => {
+            let why = format!("agent {agent} has {free} free, and {resources} was asked: {short}");
+            Err(Reason::new(reason::RESOURCES_TAKEN, why))
+        }
+    }
+}
+
+/// What an agent could give now.
+pub fn offerable(state: &State, agent: AgentId) -> Result<Resources, Reason> {
+    let Some(record) = state.agent(agent) else {
+        return Err(Reason::new(
+            reason::AGENT_UNAVAILABLE,
+            format!("there is no agent {agent}"),
+        ));
+    };
+    match record.status {
+        AgentStatus::Active => Ok(record.free()),
+        AgentStatus::Unreachable => Err(Reason::new(
+            reason::AGENT_UNAVAILABLE,
+            format!("agent {agent} ({}) is unreachable", record.info.hostname),
+        )),
+    }
+}

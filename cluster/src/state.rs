@@ -1,0 +1,236 @@
+//! The state of the cluster, and the one way it changes.
+//!
+//! Tables are persistent maps: a clone is a consistent view that costs nothing
+//! and never stops `apply`. Every object's `revision` is the log index of its
+//! last change.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use imbl::OrdMap;
+use tepui_types::api::event::EventBody;
+use tepui_types::{
+    AgentId, ClusterId, Digest, FrameworkId, OperationId, TaskId, TaskSpec, TaskState, Timestamp,
+};
+
+use crate::command::Command;
+use crate::effect::{Applied, Archived, Effect};
+use crate::envelope::Envelope;
+use crate::outcome::{Outcome, Rejection};
+
+pub mod agents;
+pub mod artifacts;
+mod context;
+pub mod frameworks;
+pub mod hash;
+pub mod idempotency;
+pub mod invariants;
+pub mod limits;
+pub mod operations;
+pub mod reports;
+pub mod snapshot;
+pub mod specs;
+pub mod tasks;
+pub mod turns;
+
+use agents::Agent;
+use artifacts::Artifact;
+use context::Context;
+use frameworks::Framework;
+use idempotency::Answers;
+use specs::{SpecKey, Specs};
+use tasks::Task;
+
+/// Tasks by identity.
+type TaskIndex = OrdMap<TaskId, OperationId>;
+
+/// Everything that the log says.
+#[derive(Debug, Clone)]
+pub struct State {
+    /// The cluster; minted once.
+    pub cluster: ClusterId,
+    /// Which behaviour is in force; see [`crate::version`].
+    pub cluster_version: u32,
+    /// Log index of the last applied command.
+    pub index: u64,
+    /// The highest term that a command was applied in.
+    pub term: u64,
+    /// The cluster's clock: the latest time of any command.
+    pub now: Timestamp,
+    next_agent: u64,
+    next_framework: u64,
+    /// Agents, by id.
+    pub agents: OrdMap<AgentId, Arc<Agent>>,
+    nonces: OrdMap<u128, AgentId>,
+    /// Frameworks, by id.
+    pub frameworks: OrdMap<FrameworkId, Arc<Framework>>,
+    names: OrdMap<String, FrameworkId>,
+    /// Tasks, living and remembered, by the operation that launched them:
+    /// oldest first.
+    pub tasks: OrdMap<OperationId, Arc<Task>>,
+    task_ids: TaskIndex,
+    /// Ended tasks that nobody waits for, oldest end first.
+    ended: OrdMap<OperationId, OperationId>,
+    specs: Specs,
+    /// Artifacts, by digest.
+    pub artifacts: OrdMap<Digest, Arc<Artifact>>,
+    answers: Answers,
+    /// Tasks in the table, by state.
+    pub counts: BTreeMap<TaskState, u64>,
+    /// Tasks that ended since the cluster began, by state.
+    pub ended_counts: BTreeMap<TaskState, u64>,
+}
+
+impl State {
+    /// An empty cluster.
+    pub fn new(cluster: ClusterId) -> Self {
+        Self {
+            cluster,
+            cluster_version: crate::version::NEWEST,
+            index: 0,
+            term: 0,
+            now: Timestamp::default(),
+            next_agent: 1,
+            next_framework: 1,
+            agents: OrdMap::new(),
+            nonces: OrdMap::new(),
+            frameworks: OrdMap::new(),
+            names: OrdMap::new(),
+            tasks: OrdMap::new(),
+            task_ids: OrdMap::new(),
+            ended: OrdMap::new(),
+            specs: Specs::default(),
+            artifacts: OrdMap::new(),
+            answers: Answers::default(),
+            counts: BTreeMap::new(),
+            ended_counts: BTreeMap::new(),
+        }
+    }
+
+    /// Applies one entry of the log. The same state and entry give the same
+    /// result on every master.
+    pub fn apply(&mut self, index: u64, envelope: &Envelope) -> Applied {
+        assert!(index > self.index, "entries are applied in the log's order");
+        self.index = index;
+        self.now = self.now.max(envelope.time);
+        let mut context = Context::new(index, self.now);
+        let outcome = self.decide(envelope, &mut context);
+        context.finish(outcome)
+    }
+
+    fn decide(&mut self, envelope: &Envelope, context: &mut Context) -> Outcome {
+        if envelope.term < self.term {
+            return Err(Rejection::Fenced(format!(
+                "the command was proposed in term {}, and {} has begun",
+                envelope.term, self.term
+            )));
+        }
+        self.term = envelope.term;
+        self.answers.expire(self.now);
+        if let Some(answer) = self.answers.find(envelope) {
+            return answer;
+        }
+        let outcome = self.dispatch(envelope, context);
+        self.answers
+            .remember(envelope, context.index, self.now, &outcome);
+        outcome
+    }
+
+    fn dispatch(&mut self, envelope: &Envelope, context: &mut Context) -> Outcome {
+        let expected = envelope.expected_revision;
+        match &envelope.body {
+            Command::RecordArtifact { digest, size } => {
+                self.record_artifact(context, &envelope.principal, *digest, *size)
+            }
+            Command::DeployFramework(info) => self.deploy_framework(context, info),
+            Command::RemoveFramework { framework } => {
+                self.remove_framework(context, *framework, expected)
+            }
+            Command::RestartFramework { framework } => {
+                self.restart_framework(context, *framework, expected)
+            }
+            Command::StopFramework {
+                framework,
+                incarnation,
+                reason,
+            } => self.stop_framework(context, *framework, *incarnation, reason),
+            Command::KillTask(kill) => self.kill_task(context, kill, expected),
+            Command::RegisterAgent {
+                nonce,
+                agent,
+                info,
+                tasks,
+            } => self.register_agent(context, *nonce, *agent, info, tasks),
+            Command::ReportTasks { agent, reports } => self.report_tasks(context, *agent, reports),
+            Command::MarkAgentUnreachable { agent } => self.mark_agent_unreachable(context, *agent),
+            Command::Turn(turn) => self.take_turn(context, turn),
+        }
+    }
+
+    /// The agent with this id.
+    pub fn agent(&self, id: AgentId) -> Option<&Arc<Agent>> {
+        self.agents.get(&id)
+    }
+
+    /// The framework with this id.
+    pub fn framework(&self, id: FrameworkId) -> Option<&Arc<Framework>> {
+        self.frameworks.get(&id)
+    }
+
+    /// The framework of this name.
+    pub fn framework_named(&self, name: &str) -> Option<&Arc<Framework>> {
+        self.names.get(name).and_then(|id| self.frameworks.get(id))
+    }
+
+    /// The task with this identity, if it lives or is still remembered.
+    pub fn task(&self, id: &TaskId) -> Option<&Arc<Task>> {
+        self.task_ids
+            .get(id)
+            .and_then(|operation| self.tasks.get(operation))
+    }
+
+    /// A task's specification.
+    pub fn spec(&self, key: &SpecKey) -> Option<&Arc<TaskSpec>> {
+        self.specs.get(key)
+    }
+
+    /// The answer that was given to this caller under this key, if it is kept.
+    pub fn answer(&self, envelope: &Envelope) -> Option<Outcome> {
+        self.answers.find(envelope)
+    }
+
+    fn archive(&mut self, context: &mut Context, task: &Arc<Task>) {
+        self.tasks.remove(&task.operation);
+        self.task_ids.remove(&task.id);
+        // invariant: a task in the table has its specification in the table.
+        let spec = self
+            .specs
+            .get(&task.spec)
+            .cloned()
+            .expect("tasks keep their specifications");
+        self.specs.release(&task.spec);
+        self.count(task.status.state, -1);
+        context.effects.push(Effect::Archive(Archived {
+            task: task.clone(),
+            spec,
+        }));
+    }
+
+    fn count(&mut self, state: TaskState, by: i64) {
+        let count = self.counts.entry(state).or_default();
+        *count = count.checked_add_signed(by).unwrap_or(0);
+        if *count == 0 {
+            self.counts.remove(&state);
+        }
+    }
+
+    fn task_event(task: &Task) -> EventBody {
+        EventBody::Task {
+            task: task.id.clone(),
+            state: task.status.state,
+            agent: task.agent,
+            reason: task.status.reason.clone(),
+            exit_code: task.status.exit_code,
+        }
+    }
+}

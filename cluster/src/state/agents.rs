@@ -1,0 +1,207 @@
+//! Agents: machines that lend resources.
+//!
+//! `used` is always the sum over the agent's living tasks; an agent that shrank
+//! under its tasks may use more than it has, and then offers nothing.
+
+use std::sync::Arc;
+
+use imbl::OrdSet;
+use serde::{Deserialize, Serialize};
+use tepui_types::api::event::EventBody;
+use tepui_types::wire::agent::{AgentEffect, StatusReport};
+use tepui_types::{
+    AgentId, AgentInfo, AgentStatus, OperationId, Reason, Resources, TaskState, Timestamp,
+    task::reason,
+};
+
+use crate::effect::Effect;
+use crate::outcome::{Accepted, Outcome, Rejection};
+use crate::state::State;
+use crate::state::context::Context;
+
+/// One agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Agent {
+    /// Its id.
+    pub id: AgentId,
+    /// Drawn with its data folder.
+    pub nonce: u128,
+    /// What it says of itself.
+    pub info: Arc<AgentInfo>,
+    /// Whether it takes part.
+    pub status: AgentStatus,
+    /// What its living tasks have.
+    pub used: Resources,
+    /// Its living tasks, oldest first.
+    pub tasks: OrdSet<OperationId>,
+    /// When it first registered.
+    pub registered_at: Timestamp,
+    /// Log index of its last change.
+    pub revision: u64,
+}
+
+impl Agent {
+    /// What no task has.
+    pub fn free(&self) -> Resources {
+        self.info.resources.saturating_sub(&self.used)
+    }
+}
+
+/// The most agents, so that lists and cycles stay within what was measured.
+const MAX_AGENTS: usize = 200_000;
+
+impl State {
+    pub(super) fn register_agent(
+        &mut self,
+        context: &mut Context,
+        nonce: u128,
+        claimed: Option<AgentId>,
+        info: &AgentInfo,
+        tasks: &[StatusReport],
+    ) -> Outcome {
+        let id = match (self.nonces.get(&nonce).copied(), claimed) {
+            (Some(known), None) => known,
+            (Some(known), Some(claimed)) if known == claimed => known,
+            (None, None) => self.mint_agent(context, nonce, info)?,
+            (_, Some(claimed)) => {
+                return Err(Rejection::Foreign(format!(
+                    "agent {claimed} of this cluster has another data folder: this one was \
+                     copied, or belongs to another cluster; start with an empty folder"
+                )));
+            }
+        };
+        self.refresh_agent(context, id, info);
+        self.compare_tasks(context, id, tasks);
+        Ok(Accepted::Agent { agent: id })
+    }
+
+    fn mint_agent(
+        &mut self,
+        context: &Context,
+        nonce: u128,
+        info: &AgentInfo,
+    ) -> Result<AgentId, Rejection> {
+        if self.agents.len() >= MAX_AGENTS {
+            return Err(Rejection::Limit(format!(
+                "the cluster has {MAX_AGENTS} agents, its most"
+            )));
+        }
+        let id = AgentId(self.next_agent);
+        self.next_agent += 1;
+        self.nonces.insert(nonce, id);
+        let agent = Agent {
+            id,
+            nonce,
+            info: Arc::new(info.clone()),
+            status: AgentStatus::Unreachable,
+            used: Resources::default(),
+            tasks: OrdSet::new(),
+            registered_at: context.now,
+            revision: context.index,
+        };
+        self.agents.insert(id, Arc::new(agent));
+        Ok(id)
+    }
+
+    /// Takes changed resources and attributes live.
+    fn refresh_agent(&mut self, context: &mut Context, id: AgentId, info: &AgentInfo) {
+        let Some(agent) = self.agents.get_mut(&id) else {
+            return;
+        };
+        if *agent.info == *info && agent.status == AgentStatus::Active {
+            return;
+        }
+        let agent = Arc::make_mut(agent);
+        agent.info = Arc::new(info.clone());
+        agent.status = AgentStatus::Active;
+        agent.revision = context.index;
+        context.changes.agents.insert(id);
+        context.event(EventBody::Agent {
+            agent: id,
+            status: AgentStatus::Active,
+        });
+    }
+
+    /// Compares the log's view of an agent's tasks with the agent's own, both ways.
+    fn compare_tasks(&mut self, context: &mut Context, id: AgentId, reports: &[StatusReport]) {
+        self.take_reports(context, id, reports);
+        let Some(agent) = self.agents.get(&id) else {
+            return;
+        };
+        let mut silent = agent.tasks.clone();
+        for report in reports {
+            if let Some(operation) = self.task_ids.get(&report.task) {
+                silent.remove(operation);
+            }
+        }
+        for operation in silent {
+            let Some(task) = self.tasks.get(&operation) else {
+                continue;
+            };
+            match (task.status.state, task.kill) {
+                // The launch has not arrived; it is owed again below.
+                (TaskState::Staging, None) => {}
+                (_, Some(_)) => {
+                    let why = Reason::new(reason::KILL_REQUESTED, "ended on request");
+                    self.end_task(context, operation, TaskState::Killed, Some(why));
+                }
+                (_, None) => {
+                    let why = "the agent came back and does not know the task any more";
+                    let why = Reason::new(reason::AGENT_FORGOT, why);
+                    self.end_task(context, operation, TaskState::Gone, Some(why));
+                }
+            }
+        }
+        let owed = self.owed_to(id);
+        context
+            .effects
+            .extend(owed.into_iter().map(|effect| Effect::Agent(id, effect)));
+    }
+
+    /// Everything that an agent has been told and may not have heard. Sent
+    /// again after every new session; agents skip what they have done.
+    pub fn owed_to(&self, id: AgentId) -> Vec<AgentEffect> {
+        let Some(agent) = self.agents.get(&id) else {
+            return Vec::new();
+        };
+        let tasks = agent
+            .tasks
+            .iter()
+            .filter_map(|operation| self.tasks.get(operation));
+        tasks
+            .filter_map(|task| match (task.status.state, task.kill) {
+                (_, Some(grace_ms)) => Some(AgentEffect::Kill {
+                    task: task.id.clone(),
+                    grace_ms,
+                }),
+                (TaskState::Staging, None) => self.launch_effect(task),
+                _ => None,
+            })
+            .collect()
+    }
+
+    pub(super) fn mark_agent_unreachable(&mut self, context: &mut Context, id: AgentId) -> Outcome {
+        let Some(agent) = self.agents.get_mut(&id) else {
+            return Err(Rejection::NotFound(format!("there is no agent {id}")));
+        };
+        if agent.status == AgentStatus::Unreachable {
+            return Ok(Accepted::Done);
+        }
+        let agent = Arc::make_mut(agent);
+        agent.status = AgentStatus::Unreachable;
+        agent.revision = context.index;
+        let tasks = agent.tasks.clone();
+        let hostname = agent.info.hostname.clone();
+        context.changes.agents.insert(id);
+        context.event(EventBody::Agent {
+            agent: id,
+            status: AgentStatus::Unreachable,
+        });
+        for operation in tasks {
+            let why = format!("agent {id} ({hostname}) has not been heard of");
+            let why = Reason::new(reason::AGENT_UNREACHABLE, why);
+            self.move_task(context, operation, TaskState::Unreachable, Some(why));
+        }
+        Ok(Accepted::Done)
+    }
+}

@@ -1,0 +1,134 @@
+//! What is true of every state; tests check it after every command.
+
+use std::collections::BTreeMap;
+
+use tepui_types::resources::ResourceRequest;
+use tepui_types::{Resources, TaskState};
+
+use super::State;
+
+impl State {
+    /// The first thing that is not as it must be.
+    pub fn check_invariants(&self) -> Result<(), String> {
+        self.check_agents()?;
+        self.check_frameworks()?;
+        self.check_tasks()?;
+        let decoded = State::decode(&self.encode()).map_err(|error| error.to_string())?;
+        require(decoded.encode() == self.encode(), || {
+            "a snapshot does not give the state back".into()
+        })
+    }
+
+    /// An agent's use is the sum over its living tasks, no more and no less.
+    fn check_agents(&self) -> Result<(), String> {
+        for agent in self.agents.values() {
+            let mut used = Resources::default();
+            for operation in &agent.tasks {
+                let task = self
+                    .tasks
+                    .get(operation)
+                    .ok_or("an agent has an unknown task")?;
+                require(task.is_living(), || {
+                    format!("{} has ended and is charged", task.id)
+                })?;
+                require(task.agent == agent.id, || {
+                    format!("{} is charged elsewhere", task.id)
+                })?;
+                used = used
+                    .checked_add(&task.resources)
+                    .map_err(|error| error.to_string())?;
+            }
+            require(used == agent.used, || {
+                format!("{} uses {used}, not {}", agent.id, agent.used)
+            })?;
+            require(self.nonces.get(&agent.nonce) == Some(&agent.id), || {
+                "a nonce is lost".into()
+            })?;
+        }
+        Ok(())
+    }
+
+    fn check_frameworks(&self) -> Result<(), String> {
+        for framework in self.frameworks.values() {
+            let id = framework.id;
+            let mut used = ResourceRequest::default();
+            for operation in &framework.tasks {
+                let task = self
+                    .tasks
+                    .get(operation)
+                    .ok_or("a framework has an unknown task")?;
+                require(task.is_living() && task.id.framework == id, || {
+                    "a stranger's task".into()
+                })?;
+                used.include(&task.resources);
+            }
+            require(used == framework.used, || {
+                format!("{id} is charged {:?}", framework.used)
+            })?;
+            let bytes: usize = framework
+                .store
+                .iter()
+                .map(|(key, value)| key.len() + value.len())
+                .sum();
+            require(bytes as u64 == framework.store_bytes, || {
+                format!("{id}'s bytes are miscounted")
+            })?;
+            for operation in &framework.pending {
+                let task = self
+                    .tasks
+                    .get(operation)
+                    .ok_or("an update of an unknown task")?;
+                require(task.is_pending(), || {
+                    format!("{} waits for nothing", task.id)
+                })?;
+            }
+            require(self.names.get(&framework.info.name) == Some(&id), || {
+                "a name is lost".into()
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Every task is counted, findable, and remembered for a reason: it lives,
+    /// its end is still to be delivered, or it is among the remembered ones.
+    fn check_tasks(&self) -> Result<(), String> {
+        let mut counts: BTreeMap<TaskState, u64> = BTreeMap::new();
+        let mut waiting = 0;
+        for task in self.tasks.values() {
+            *counts.entry(task.status.state).or_default() += 1;
+            require(self.task_ids.get(&task.id) == Some(&task.operation), || {
+                "a task is lost".into()
+            })?;
+            require(self.specs.get(&task.spec).is_some(), || {
+                format!("{} has no spec", task.id)
+            })?;
+            let owner = self.frameworks.get(&task.id.framework);
+            let owed = owner.is_some_and(|owner| owner.pending.contains(&task.operation));
+            require(owed == (task.is_pending() && owner.is_some()), || {
+                format!("{}: an update is lost", task.id)
+            })?;
+            if task.is_living() {
+                let agent = self.agents.get(&task.agent);
+                let charged = agent.is_some_and(|agent| agent.tasks.contains(&task.operation));
+                require(charged, || {
+                    format!("{} lives and nobody is charged", task.id)
+                })?;
+            } else if !task.is_pending() {
+                waiting += 1;
+            }
+        }
+        require(counts == self.counts, || {
+            format!("counted {:?}, found {counts:?}", self.counts)
+        })?;
+        require(self.task_ids.len() == self.tasks.len(), || {
+            "an identity is left over".into()
+        })?;
+        require(waiting == self.ended.len(), || {
+            format!("{waiting} tasks ended, {} remembered", self.ended.len())
+        })
+    }
+}
+
+fn require(condition: bool, otherwise: impl FnOnce() -> String) -> Result<(), String> {
+    if condition { Ok(()) } else { Err(otherwise()) }
+}

@@ -1,0 +1,44 @@
+//! Bounds of the state, the same on every master.
+
+/// Artifacts: their records are small, but a list of them is served.
+pub const ARTIFACTS: usize = 100_000;
+/// Frameworks: each costs the leader an instance.
+pub const FRAMEWORKS: usize = 10_000;
+/// Keys in one framework's store.
+pub const STORE_KEYS: usize = 1_000_000;
+/// Bytes of keys and values in one framework's store.
+pub const STORE_BYTES: u64 = 64 * 1024 * 1024;
+/// Bytes of one key.
+pub const STORE_KEY_BYTES: usize = 1024;
+/// Bytes of one value.
+pub const STORE_VALUE_BYTES: usize = 256 * 1024;
+/// Timers of one framework.
+pub const TIMERS: usize = 100_000;
+/// Bytes of a timer's name.
+pub const TIMER_NAME_BYTES: usize = 256;
+/// Keys of demand of one framework.
+pub const DEMANDS: usize = 100_000;
+/// Bytes of a demand's key.
+pub const DEMAND_KEY_BYTES: usize = 256;
+/// Bytes of one turn's writes, operations and answer together.
+pub const TURN_BYTES: usize = 1024 * 1024;
+/// Operations of one turn.
+pub const TURN_OPERATIONS: usize = 2_000;
+/// Offers shown to one turn.
+pub const TURN_OFFERS: usize = 1_000;
+/// Updates shown to one turn; keeps its acknowledgements below its bytes.
+pub const TURN_UPDATES: usize = 2_000;
+/// Ended and acknowledged tasks that the state remembers.
+pub const ENDED_TASKS: usize = 10_000;
+/// Milliseconds for which an idempotency key's answer is kept: 24 hours.
+pub const ANSWER_MS: u64 = 24 * 60 * 60 * 1000;
+/// Answers that are kept; past it the oldest go first.
+pub const ANSWERS: usize = 100_000;
+/// Bytes of kept answers together.
+pub const ANSWERS_BYTES: usize = 64 * 1024 * 1024;
+/// The first wait after a framework's stop; doubles with each in a row.
+pub const RESTART_BACKOFF_MS: u64 = 500;
+/// Stops in a row after which a framework is failed.
+pub const RESTARTS: u32 = 6;
+/// An incarnation that lives so long makes its framework's record clean.
+pub const GOOD_WHILE_MS: u64 = 60_000;

@@ -1,0 +1,174 @@
+//! The operations of a turn: each is checked against the state as it is, and
+//! one that no longer fits is dropped with its reason; the rest stands.
+
+use std::sync::Arc;
+
+use tepui_types::operation::{Kill, Launch, Operation};
+use tepui_types::{FrameworkId, Reason, TaskId, TaskState, TaskStatus, Workload, task::reason};
+
+use crate::effect::Effect;
+use crate::feasibility;
+use crate::state::State;
+use crate::state::context::Context;
+use crate::state::frameworks::Notice;
+use crate::state::tasks::Task;
+
+impl State {
+    pub(super) fn take_operation(
+        &mut self,
+        context: &mut Context,
+        framework: FrameworkId,
+        operation: &Operation,
+    ) {
+        match operation {
+            Operation::Launch(launch) => self.launch(context, framework, launch),
+            Operation::Kill(kill) => self.kill_own(context, framework, kill),
+        }
+    }
+
+    /// Records the task, whether it fits or not: one that does not is born
+    /// `dropped`, and its framework learns that as of any other end.
+    fn launch(&mut self, context: &mut Context, framework: FrameworkId, launch: &Launch) {
+        let refusal = self.launch_refusal(framework, launch);
+        let Some(owner) = self.frameworks.get_mut(&framework) else {
+            return;
+        };
+        let owner = Arc::make_mut(owner);
+        let attempt = owner.next_attempt;
+        owner.next_attempt += 1;
+        let ended = refusal.is_some();
+        let state = if ended {
+            TaskState::Dropped
+        } else {
+            TaskState::Staging
+        };
+        let task = Task {
+            id: TaskId {
+                framework,
+                name: launch.name.clone(),
+                attempt,
+            },
+            operation: context.operation(),
+            agent: launch.agent,
+            framework_name: owner.info.name.as_str().into(),
+            role: owner.info.role.clone(),
+            spec: self.specs.intern(&launch.spec),
+            resources: launch.resources.clone(),
+            array_index: launch.array_index,
+            status: TaskStatus {
+                state,
+                reason: refusal,
+                exit_code: None,
+                usage: None,
+                time: context.now,
+            },
+            // Nobody has to be told of the launch itself, but of its drop.
+            sequence: u64::from(ended),
+            acknowledged: 0,
+            kill: None,
+            launched_at: context.now,
+            started_at: None,
+            ended_at: ended.then_some(context.now),
+            revision: context.index,
+        };
+        self.insert_task(context, Arc::new(task));
+    }
+
+    fn insert_task(&mut self, context: &mut Context, task: Arc<Task>) {
+        self.count(task.status.state, 1);
+        self.tasks.insert(task.operation, task.clone());
+        self.task_ids.insert(task.id.clone(), task.operation);
+        context.event(Self::task_event(&task));
+        if task.is_living() {
+            self.stage(context, &task);
+        } else {
+            *self.ended_counts.entry(task.status.state).or_default() += 1;
+            self.await_acknowledgement(context, &task);
+        }
+    }
+
+    fn stage(&mut self, context: &mut Context, task: &Task) {
+        if let Some(owner) = self.frameworks.get_mut(&task.id.framework) {
+            let owner = Arc::make_mut(owner);
+            owner.used.include(&task.resources);
+            owner.tasks.insert(task.operation);
+        }
+        if let Some(agent) = self.agents.get_mut(&task.agent) {
+            let agent = Arc::make_mut(agent);
+            // invariant: feasibility has checked that this is free, so it adds up.
+            agent.used = agent
+                .used
+                .checked_add(&task.resources)
+                .expect("free resources add up");
+            agent.tasks.insert(task.operation);
+            context.changes.agents.insert(task.agent);
+        }
+        let effect = self.launch_effect(task);
+        context
+            .effects
+            .extend(effect.map(|effect| Effect::Agent(task.agent, effect)));
+    }
+
+    fn launch_refusal(&self, framework: FrameworkId, launch: &Launch) -> Option<Reason> {
+        let owner = self.frameworks.get(&framework)?;
+        if self.has_living_task(owner.id, &launch.name) {
+            let why = format!("a task named `{}` lives already", launch.name);
+            return Some(Reason::new(reason::TASK_EXISTS, why));
+        }
+        if let Workload::Wasm(wasm) = &launch.spec.workload
+            && !self.artifacts.contains_key(&wasm.artifact)
+        {
+            let why = format!("artifact {} is not known: upload it first", wasm.artifact);
+            return Some(Reason::new(reason::ARTIFACT_UNKNOWN, why));
+        }
+        feasibility::check(self, launch.agent, &launch.resources).err()
+    }
+
+    fn kill_own(&mut self, context: &mut Context, framework: FrameworkId, kill: &Kill) {
+        let task = self
+            .task(&kill.task)
+            .filter(|task| task.id.framework == framework);
+        let Some(task) = task else {
+            let why = Reason::new("task-unknown", format!("there is no task {}", kill.task));
+            return self.notice(context, framework, "kill", &kill.task, why);
+        };
+        // The end of a task that has ended is on its way to the framework anyway.
+        if task.is_living() {
+            let why = Reason::new(reason::KILL_REQUESTED, "its framework asked for its end");
+            self.begin_kill(context, task.operation, kill.grace_ms, why);
+        }
+    }
+
+    fn notice(
+        &mut self,
+        context: &mut Context,
+        framework: FrameworkId,
+        operation: &str,
+        subject: &TaskId,
+        reason: Reason,
+    ) {
+        let Some(framework_record) = self.frameworks.get_mut(&framework) else {
+            return;
+        };
+        let record = Arc::make_mut(framework_record);
+        let notice = Notice {
+            operation: operation.into(),
+            subject: subject.clone(),
+            reason,
+        };
+        record.notices.insert(record.next_notice, notice);
+        record.next_notice += 1;
+        context.changes.inboxes.insert(framework);
+    }
+
+    /// Tells the agent to end everything of a framework that is being removed.
+    pub(super) fn kill_all(&mut self, context: &mut Context, framework: FrameworkId) {
+        let Some(record) = self.frameworks.get(&framework) else {
+            return;
+        };
+        for operation in record.tasks.clone() {
+            let why = Reason::new(reason::FRAMEWORK_REMOVED, "its framework is being removed");
+            self.begin_kill(context, operation, None, why);
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! What agents say of their tasks.
+//!
+//! A report that is late, repeated or out of order changes nothing, and is
+//! answered all the same: the agent sends a state until the log has it.
+
+use tepui_types::wire::agent::{AgentEffect, StatusReport};
+use tepui_types::{AgentId, TaskId, TaskState, TaskStatus};
+
+use crate::effect::Effect;
+use crate::outcome::{Accepted, Outcome, Rejection};
+use crate::state::State;
+use crate::state::context::Context;
+
+impl State {
+    pub(super) fn report_tasks(
+        &mut self,
+        context: &mut Context,
+        agent: AgentId,
+        reports: &[StatusReport],
+    ) -> Outcome {
+        if !self.agents.contains_key(&agent) {
+            return Err(Rejection::NotFound(format!("there is no agent {agent}")));
+        }
+        self.take_reports(context, agent, reports);
+        Ok(Accepted::Done)
+    }
+
+    pub(super) fn take_reports(
+        &mut self,
+        context: &mut Context,
+        agent: AgentId,
+        reports: &[StatusReport],
+    ) {
+        let mut recorded: Vec<(TaskId, TaskState)> = Vec::with_capacity(reports.len());
+        for report in reports {
+            self.take_report(context, agent, report);
+            recorded.push((report.task.clone(), report.state));
+        }
+        if !recorded.is_empty() {
+            context.effects.push(Effect::Recorded(agent, recorded));
+        }
+    }
+
+    fn take_report(&mut self, context: &mut Context, agent: AgentId, report: &StatusReport) {
+        let known = self.task(&report.task).filter(|task| task.agent == agent);
+        let Some(task) = known.filter(|task| task.is_living()) else {
+            // The log knows of no such task, or that it has ended: whatever
+            // still runs there is not ours to keep.
+            if !report.state.is_terminal() {
+                let kill = AgentEffect::Kill {
+                    task: report.task.clone(),
+                    grace_ms: 0,
+                };
+                context.effects.push(Effect::Agent(agent, kill));
+            }
+            return;
+        };
+        let operation = task.operation;
+        if !task.status.state.may_become(report.state) || is_masters_own(report.state) {
+            return;
+        }
+        let back_in_sight = task.status.state == TaskState::Unreachable && task.kill.is_some();
+        let state = match report.state {
+            living if back_in_sight && !living.is_terminal() => TaskState::Killing,
+            state => state,
+        };
+        let status = TaskStatus {
+            state,
+            reason: report.reason.clone(),
+            exit_code: report.exit_code,
+            usage: report.usage,
+            time: context.now,
+        };
+        self.set_status(context, operation, status);
+    }
+}
+
+/// States that only masters give.
+fn is_masters_own(state: TaskState) -> bool {
+    matches!(
+        state,
+        TaskState::Staging | TaskState::Unreachable | TaskState::Unknown | TaskState::Dropped
+    )
+}

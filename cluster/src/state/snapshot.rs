@@ -1,0 +1,134 @@
+//! The state as bytes, and back.
+//!
+//! The encoding is canonical: equal states have equal bytes. Indexes that
+//! follow from the tables are not stored but rebuilt.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tepui_types::envelope::DecodeError;
+use tepui_types::{
+    AgentId, ClusterId, FrameworkId, OperationId, Principal, TaskSpec, TaskState, Timestamp,
+};
+
+use super::agents::Agent;
+use super::artifacts::Artifact;
+use super::frameworks::Framework;
+use super::idempotency::Answer;
+use super::tasks::Task;
+use super::{State, TaskIndex};
+
+/// Version of the encoding.
+pub const VERSION: u8 = 1;
+
+/// Version 1; frozen once released.
+#[derive(Serialize, Deserialize)]
+struct SnapshotV1 {
+    cluster: ClusterId,
+    cluster_version: u32,
+    index: u64,
+    term: u64,
+    now: Timestamp,
+    next_agent: u64,
+    next_framework: u64,
+    agents: Vec<Arc<Agent>>,
+    frameworks: Vec<Arc<Framework>>,
+    specs: Vec<(Arc<TaskSpec>, u64)>,
+    tasks: Vec<Arc<Task>>,
+    ended: Vec<(OperationId, OperationId)>,
+    artifacts: Vec<Arc<Artifact>>,
+    answers: Vec<((Principal, String), Answer)>,
+    ended_counts: BTreeMap<TaskState, u64>,
+}
+
+impl State {
+    /// The whole state, versioned.
+    pub fn encode(&self) -> Vec<u8> {
+        let answers = self.answers.iter();
+        let snapshot = SnapshotV1 {
+            cluster: self.cluster,
+            cluster_version: self.cluster_version,
+            index: self.index,
+            term: self.term,
+            now: self.now,
+            next_agent: self.next_agent,
+            next_framework: self.next_framework,
+            agents: self.agents.values().cloned().collect(),
+            frameworks: self.frameworks.values().cloned().collect(),
+            specs: self
+                .specs
+                .iter()
+                .map(|(_, spec, tasks)| (spec.clone(), tasks))
+                .collect(),
+            tasks: self.tasks.values().cloned().collect(),
+            ended: self.ended.iter().map(|(end, task)| (*end, *task)).collect(),
+            artifacts: self.artifacts.values().cloned().collect(),
+            answers: answers
+                .map(|(caller, answer)| (caller.clone(), (**answer).clone()))
+                .collect(),
+            ended_counts: self.ended_counts.clone(),
+        };
+        tepui_types::envelope::encode(VERSION, &snapshot)
+    }
+
+    /// The state in `bytes`.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let snapshot: SnapshotV1 = tepui_types::envelope::decode(VERSION, bytes)?;
+        Ok(Self::from(snapshot))
+    }
+}
+
+impl From<SnapshotV1> for State {
+    fn from(snapshot: SnapshotV1) -> Self {
+        let mut counts = BTreeMap::new();
+        for task in &snapshot.tasks {
+            *counts.entry(task.status.state).or_default() += 1;
+        }
+        let nonces = snapshot
+            .agents
+            .iter()
+            .map(|agent| (agent.nonce, agent.id))
+            .collect();
+        let name = |framework: &Arc<Framework>| (framework.info.name.clone(), framework.id);
+        let names = snapshot.frameworks.iter().map(name).collect();
+        let task_ids: TaskIndex = snapshot
+            .tasks
+            .iter()
+            .map(|task| (task.id.clone(), task.operation))
+            .collect();
+        let agent_key = |agent: Arc<Agent>| -> (AgentId, Arc<Agent>) { (agent.id, agent) };
+        let framework_key = |framework: Arc<Framework>| -> (FrameworkId, Arc<Framework>) {
+            (framework.id, framework)
+        };
+        Self {
+            cluster: snapshot.cluster,
+            cluster_version: snapshot.cluster_version,
+            index: snapshot.index,
+            term: snapshot.term,
+            now: snapshot.now,
+            next_agent: snapshot.next_agent,
+            next_framework: snapshot.next_framework,
+            agents: snapshot.agents.into_iter().map(agent_key).collect(),
+            nonces,
+            frameworks: snapshot.frameworks.into_iter().map(framework_key).collect(),
+            names,
+            tasks: snapshot
+                .tasks
+                .into_iter()
+                .map(|task| (task.operation, task))
+                .collect(),
+            task_ids,
+            ended: snapshot.ended.into_iter().collect(),
+            specs: snapshot.specs.into_iter().collect(),
+            artifacts: snapshot
+                .artifacts
+                .into_iter()
+                .map(|artifact| (artifact.digest, artifact))
+                .collect(),
+            answers: snapshot.answers.into_iter().collect(),
+            counts,
+            ended_counts: snapshot.ended_counts,
+        }
+    }
+}

@@ -1,0 +1,314 @@
+//! Tasks: what was launched, and the latest that is known of it.
+//!
+//! A task holds its latest status and the sequence that its framework has
+//! acknowledged; what is still to be delivered follows from the two.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tepui_types::operation::Kill;
+use tepui_types::wire::agent::{AgentEffect, TaskLaunch};
+use tepui_types::{
+    AgentId, FrameworkId, OperationId, Reason, Resources, Role, TaskId, TaskName, TaskState,
+    TaskStatus, Timestamp, task::reason,
+};
+
+use crate::effect::Effect;
+use crate::outcome::{Accepted, Outcome, Rejection};
+use crate::state::State;
+use crate::state::context::Context;
+use crate::state::specs::SpecKey;
+
+/// One task.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Task {
+    /// Its identity.
+    pub id: TaskId,
+    /// The operation that launched it.
+    pub operation: OperationId,
+    /// Where it runs.
+    pub agent: AgentId,
+    /// Its framework's name.
+    pub framework_name: Arc<str>,
+    /// What it is charged to.
+    pub role: Role,
+    /// What it runs; see [`State::spec`].
+    pub spec: SpecKey,
+    /// What it has.
+    pub resources: Resources,
+    /// Its place in its array.
+    pub array_index: Option<u32>,
+    /// The latest that the log knows.
+    pub status: TaskStatus,
+    /// Counts the changes of `status`, from 1.
+    pub sequence: u64,
+    /// The last sequence that its framework has acknowledged.
+    pub acknowledged: u64,
+    /// Milliseconds of grace, once its end has been asked for.
+    pub kill: Option<u64>,
+    /// When its launch was committed.
+    pub launched_at: Timestamp,
+    /// When it was first known to run.
+    pub started_at: Option<Timestamp>,
+    /// When it was known to have ended.
+    pub ended_at: Option<Timestamp>,
+    /// Log index of its last change.
+    pub revision: u64,
+}
+
+impl Task {
+    /// Whether it has not ended.
+    pub fn is_living(&self) -> bool {
+        !self.status.state.is_terminal()
+    }
+
+    /// Whether its framework has yet to see its latest status.
+    pub fn is_pending(&self) -> bool {
+        self.acknowledged < self.sequence
+    }
+}
+
+impl State {
+    /// Ends a task by a user's wish.
+    pub(super) fn kill_task(
+        &mut self,
+        context: &mut Context,
+        kill: &Kill,
+        expected: Option<u64>,
+    ) -> Outcome {
+        let Some(task) = self.task(&kill.task).cloned() else {
+            return Err(Rejection::NotFound(format!(
+                "there is no task {}",
+                kill.task
+            )));
+        };
+        context.check_revision(expected, task.revision)?;
+        if task.is_living() {
+            let why = Reason::new(reason::KILL_REQUESTED, "its end was asked for");
+            self.begin_kill(context, task.operation, kill.grace_ms, why);
+        }
+        let revision = self
+            .tasks
+            .get(&task.operation)
+            .map_or(task.revision, |task| task.revision);
+        Ok(Accepted::Task {
+            task: task.id.clone(),
+            revision,
+        })
+    }
+
+    /// Marks a living task as to be ended and tells its agent. Asking again may
+    /// only shorten the grace.
+    pub(super) fn begin_kill(
+        &mut self,
+        context: &mut Context,
+        operation: OperationId,
+        grace_ms: Option<u64>,
+        why: Reason,
+    ) {
+        let Some(task) = self.tasks.get(&operation) else {
+            return;
+        };
+        let of_spec = self
+            .specs
+            .get(&task.spec)
+            .map_or(0, |spec| spec.kill_grace_ms);
+        let grace_ms = grace_ms.unwrap_or(of_spec);
+        if task.kill.is_some_and(|known| known <= grace_ms) {
+            return;
+        }
+        let Some(task) = self.tasks.get_mut(&operation) else {
+            return;
+        };
+        let task = Arc::make_mut(task);
+        task.kill = Some(grace_ms);
+        task.revision = context.index;
+        let (id, agent) = (task.id.clone(), task.agent);
+        context.effects.push(Effect::Agent(
+            agent,
+            AgentEffect::Kill { task: id, grace_ms },
+        ));
+        self.move_task(context, operation, TaskState::Killing, Some(why));
+    }
+
+    /// Moves a living task to another living state, if that is a step forward
+    /// or a loss of sight.
+    pub(super) fn move_task(
+        &mut self,
+        context: &mut Context,
+        operation: OperationId,
+        to: TaskState,
+        why: Option<Reason>,
+    ) {
+        let Some(task) = self.tasks.get(&operation) else {
+            return;
+        };
+        let from = task.status.state;
+        let sight_lost = to == TaskState::Unreachable && from != to && !from.is_terminal();
+        let killed_unseen = to == TaskState::Killing && from == TaskState::Unreachable;
+        if killed_unseen || !(from.may_become(to) || sight_lost) {
+            return;
+        }
+        let status = TaskStatus {
+            state: to,
+            reason: why,
+            exit_code: None,
+            usage: None,
+            time: context.now,
+        };
+        self.set_status(context, operation, status);
+    }
+
+    /// Ends a living task.
+    pub(super) fn end_task(
+        &mut self,
+        context: &mut Context,
+        operation: OperationId,
+        to: TaskState,
+        why: Option<Reason>,
+    ) {
+        assert!(to.is_terminal(), "{to} ends no task");
+        let status = TaskStatus {
+            state: to,
+            reason: why,
+            exit_code: None,
+            usage: None,
+            time: context.now,
+        };
+        self.set_status(context, operation, status);
+    }
+
+    /// Gives a living task its next status; the one place where that happens.
+    pub(super) fn set_status(
+        &mut self,
+        context: &mut Context,
+        operation: OperationId,
+        status: TaskStatus,
+    ) {
+        let Some(task) = self.tasks.get_mut(&operation) else {
+            return;
+        };
+        let from = task.status.state;
+        assert!(!from.is_terminal(), "an ended task never changes");
+        let to = status.state;
+        let task = Arc::make_mut(task);
+        task.status = status;
+        task.sequence += 1;
+        task.revision = context.index;
+        if to == TaskState::Running && task.started_at.is_none() {
+            task.started_at = Some(context.now);
+        }
+        if to.is_terminal() {
+            task.ended_at = Some(context.now);
+        }
+        let task = Arc::new(task.clone());
+        context.event(Self::task_event(&task));
+        self.count(from, -1);
+        self.count(to, 1);
+        if to.is_terminal() {
+            self.release_resources(context, &task);
+            *self.ended_counts.entry(to).or_default() += 1;
+        }
+        self.await_acknowledgement(context, &task);
+    }
+
+    /// Gives back what an ended task had, once.
+    fn release_resources(&mut self, context: &mut Context, task: &Task) {
+        if let Some(agent) = self.agents.get_mut(&task.agent) {
+            let agent = Arc::make_mut(agent);
+            agent.used = agent.used.saturating_sub(&task.resources);
+            agent.tasks.remove(&task.operation);
+            context.changes.agents.insert(task.agent);
+        }
+        if let Some(framework) = self.frameworks.get_mut(&task.id.framework) {
+            let framework = Arc::make_mut(framework);
+            framework.used.exclude(&task.resources);
+            framework.tasks.remove(&task.operation);
+        }
+    }
+
+    /// Whether a task of this name lives. Attempts only grow, and the next needs
+    /// the end of the one before, so the last one tells.
+    pub(super) fn has_living_task(&self, framework: FrameworkId, name: &TaskName) -> bool {
+        let first = TaskId {
+            framework,
+            name: name.clone(),
+            attempt: 0,
+        };
+        let last = TaskId {
+            framework,
+            name: name.clone(),
+            attempt: u64::MAX,
+        };
+        let attempts = self.task_ids.range(first..=last);
+        let latest = attempts.filter_map(|(_, operation)| self.tasks.get(operation));
+        latest.last().is_some_and(|task| task.is_living())
+    }
+
+    /// Lets the framework know; where there is none any more, nobody waits.
+    pub(super) fn await_acknowledgement(&mut self, context: &mut Context, task: &Task) {
+        match self.frameworks.get_mut(&task.id.framework) {
+            Some(framework) if framework.takes_turns() => {
+                Arc::make_mut(framework).pending.insert(task.operation);
+                context.changes.inboxes.insert(task.id.framework);
+            }
+            _ => self.acknowledge(context, task.operation, task.sequence),
+        }
+        self.forget_if_removed(context, task.id.framework);
+    }
+
+    /// Notes that a framework has seen a status. An ended task that it has seen
+    /// joins the remembered ones, of which the oldest go to history.
+    pub(super) fn acknowledge(
+        &mut self,
+        context: &mut Context,
+        operation: OperationId,
+        sequence: u64,
+    ) {
+        let Some(task) = self.tasks.get_mut(&operation) else {
+            return;
+        };
+        let framework = task.id.framework;
+        if sequence <= task.acknowledged || sequence > task.sequence {
+            return;
+        }
+        let task = Arc::make_mut(task);
+        task.acknowledged = sequence;
+        let (is_pending, is_living) = (task.is_pending(), task.is_living());
+        if is_pending {
+            return;
+        }
+        if let Some(framework) = self.frameworks.get_mut(&framework) {
+            Arc::make_mut(framework).pending.remove(&operation);
+        }
+        if !is_living {
+            self.ended.insert(context.operation(), operation);
+            self.trim_ended(context);
+        }
+    }
+
+    fn trim_ended(&mut self, context: &mut Context) {
+        while self.ended.len() > crate::state::limits::ENDED_TASKS {
+            let Some(&(oldest, operation)) = self.ended.get_min() else {
+                return;
+            };
+            self.ended.remove(&oldest);
+            if let Some(task) = self.tasks.get(&operation).cloned() {
+                self.archive(context, &task);
+            }
+        }
+    }
+
+    pub(super) fn launch_effect(&self, task: &Task) -> Option<AgentEffect> {
+        let spec = self.specs.get(&task.spec)?.clone();
+        Some(AgentEffect::Launch(Box::new(TaskLaunch {
+            operation: task.operation,
+            task: task.id.clone(),
+            framework_name: task.framework_name.to_string(),
+            role: task.role.clone(),
+            spec,
+            resources: task.resources.clone(),
+            array_index: task.array_index,
+        })))
+    }
+}

@@ -1,0 +1,224 @@
+//! Turns: all that a framework did in one call, as one change.
+//!
+//! A turn is fenced by (framework, incarnation, number): one of an instance
+//! that is no longer the one, or out of its order, changes nothing. Bounds are
+//! checked before anything is changed, so a turn commits whole or not at all.
+
+use std::sync::Arc;
+
+use tepui_types::FrameworkPhase;
+use tepui_types::api::event::EventBody;
+
+use crate::command::{Turn, TurnKind};
+use crate::outcome::{Accepted, Outcome, Rejection};
+use crate::state::State;
+use crate::state::context::Context;
+use crate::state::frameworks::{DemandEntry, Framework};
+use crate::state::limits;
+
+impl State {
+    pub(super) fn take_turn(&mut self, context: &mut Context, turn: &Turn) -> Outcome {
+        let framework = self.fence(turn)?;
+        let store_bytes = check_bounds(framework, turn)?;
+        self.begin(context, turn);
+        for (task, sequence) in &turn.acknowledged {
+            if let Some(operation) = self.task_ids.get(task).copied() {
+                self.acknowledge(context, operation, *sequence);
+            }
+        }
+        self.write(turn, store_bytes);
+        self.want(context, turn);
+        for operation in &turn.operations {
+            self.take_operation(context, turn.framework, operation);
+        }
+        let answer = match &turn.kind {
+            TurnKind::Request(answer) => Some(answer.clone()),
+            TurnKind::Start | TurnKind::Handle => None,
+        };
+        Ok(Accepted::Turn { answer })
+    }
+
+    fn fence(&self, turn: &Turn) -> Result<&Framework, Rejection> {
+        let Some(framework) = self.frameworks.get(&turn.framework) else {
+            return Err(Rejection::NotFound(format!(
+                "there is no framework {}",
+                turn.framework
+            )));
+        };
+        let (incarnation, number) = match turn.kind {
+            TurnKind::Start => (framework.incarnation + 1, 0),
+            TurnKind::Handle | TurnKind::Request(_) => (framework.incarnation, framework.turns),
+        };
+        let is_next = framework.takes_turns()
+            && (turn.incarnation, turn.number) == (incarnation, number)
+            && turn.first_attempt == framework.next_attempt
+            && (turn.kind == TurnKind::Start || framework.phase == FrameworkPhase::Running);
+        if is_next {
+            return Ok(framework);
+        }
+        Err(Rejection::Fenced(format!(
+            "turn {}/{} of framework {} is not its next ({incarnation}/{number}, {})",
+            turn.incarnation,
+            turn.number,
+            turn.framework,
+            framework.phase.as_str()
+        )))
+    }
+
+    fn begin(&mut self, context: &mut Context, turn: &Turn) {
+        let Some(framework) = self.frameworks.get_mut(&turn.framework) else {
+            return;
+        };
+        let framework = Arc::make_mut(framework);
+        framework.turns = turn.number + 1;
+        if turn.kind == TurnKind::Start {
+            framework.incarnation = turn.incarnation;
+            framework.phase = FrameworkPhase::Running;
+            framework.reason = None;
+            framework.started_at = context.now;
+            framework.revision = context.index;
+            context.event(framework.event());
+            context.changes.frameworks.insert(turn.framework);
+        }
+    }
+
+    fn write(&mut self, turn: &Turn, store_bytes: u64) {
+        let Some(framework) = self.frameworks.get_mut(&turn.framework) else {
+            return;
+        };
+        let framework = Arc::make_mut(framework);
+        for number in &turn.notices_seen {
+            framework.notices.remove(number);
+        }
+        for (name, due) in &turn.timers_fired {
+            // One that was set anew in the meantime stays.
+            if framework.timers.get(name.as_str()) == Some(due) {
+                framework.timers.remove(name.as_str());
+            }
+        }
+        for (key, value) in &turn.writes {
+            match value {
+                Some(value) => {
+                    framework
+                        .store
+                        .insert(key.as_str().into(), value.as_slice().into());
+                }
+                None => {
+                    framework.store.remove(key.as_str());
+                }
+            }
+        }
+        framework.store_bytes = store_bytes;
+        for (name, due) in &turn.timers {
+            match due {
+                Some(due) => {
+                    framework.timers.insert(name.as_str().into(), *due);
+                }
+                None => {
+                    framework.timers.remove(name.as_str());
+                }
+            }
+        }
+    }
+
+    fn want(&mut self, context: &mut Context, turn: &Turn) {
+        let Some(framework) = self.frameworks.get_mut(&turn.framework) else {
+            return;
+        };
+        let framework = Arc::make_mut(framework);
+        let mut wants_more = false;
+        for (key, demand) in &turn.demands {
+            let key: Arc<str> = key.as_str().into();
+            let before = framework.demands.get(&key);
+            wants_more |= before.is_none_or(|before| {
+                before.demand.count < demand.count || before.demand.request != demand.request
+            }) && demand.count > 0;
+            let since = before.map_or(context.now, |before| before.since);
+            context.event(EventBody::Demand {
+                framework: turn.framework,
+                key: key.to_string(),
+                count: demand.count,
+            });
+            if demand.count == 0 {
+                framework.demands.remove(&key);
+            } else {
+                framework.demands.insert(
+                    key,
+                    DemandEntry {
+                        demand: demand.clone(),
+                        since,
+                    },
+                );
+            }
+        }
+        let revived = turn.suppressed == Some(false);
+        if let Some(suppressed) = turn.suppressed {
+            framework.suppressed = suppressed;
+        }
+        if wants_more || revived {
+            context.changes.revived.insert(turn.framework);
+        }
+        if !turn.demands.is_empty() || turn.suppressed.is_some() {
+            context.changes.frameworks.insert(turn.framework);
+        }
+        if !turn.timers.is_empty() {
+            context.changes.inboxes.insert(turn.framework);
+        }
+    }
+}
+
+/// Refuses a turn that would pass a bound of the state; answers the bytes that
+/// the store has after it.
+fn check_bounds(framework: &Framework, turn: &Turn) -> Result<u64, Rejection> {
+    let limit = |text: String| Err(Rejection::Limit(text));
+    if turn.operations.len() > limits::TURN_OPERATIONS {
+        return limit(format!(
+            "a turn has at most {} operations",
+            limits::TURN_OPERATIONS
+        ));
+    }
+    let (mut keys, mut bytes) = (framework.store.len() as u64, framework.store_bytes);
+    let mut latest = std::collections::BTreeMap::new();
+    for (key, value) in &turn.writes {
+        let size = |value: &[u8]| (key.len() + value.len()) as u64;
+        if key.is_empty() || key.len() > limits::STORE_KEY_BYTES {
+            return limit(format!("a key has 1 to {} bytes", limits::STORE_KEY_BYTES));
+        }
+        if value
+            .as_ref()
+            .is_some_and(|value| value.len() > limits::STORE_VALUE_BYTES)
+        {
+            return limit(format!(
+                "a value has at most {} bytes",
+                limits::STORE_VALUE_BYTES
+            ));
+        }
+        let stored = framework.store.get(key.as_str()).map(|value| &value[..]);
+        let before = latest.insert(key, value.as_deref()).unwrap_or(stored);
+        if let Some(before) = before {
+            keys -= 1;
+            bytes -= size(before);
+        }
+        if let Some(value) = value {
+            keys += 1;
+            bytes += size(value);
+        }
+    }
+    if keys > limits::STORE_KEYS as u64 || bytes > limits::STORE_BYTES {
+        return limit(format!(
+            "the store would have {keys} keys and {bytes} bytes; the most are {} and {}",
+            limits::STORE_KEYS,
+            limits::STORE_BYTES
+        ));
+    }
+    if framework.timers.len() + turn.timers.len() > limits::TIMERS + limits::TURN_OPERATIONS {
+        return limit(format!("a framework has at most {} timers", limits::TIMERS));
+    }
+    if framework.demands.len() + turn.demands.len() > limits::DEMANDS + limits::TURN_OPERATIONS {
+        return limit(format!(
+            "a framework has at most {} demands",
+            limits::DEMANDS
+        ));
+    }
+    Ok(bytes)
+}

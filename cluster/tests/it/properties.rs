@@ -1,0 +1,259 @@
+//! Random commands: the invariants hold after each, every master comes to the
+//! same state, and a snapshot anywhere changes nothing.
+
+use proptest::prelude::*;
+use tepui_cluster::{Command, State};
+use tepui_types::operation::{Kill, Operation};
+use tepui_types::*;
+
+use crate::support::*;
+
+/// A step, with numbers that are made to fit the state when it is taken.
+#[derive(Debug, Clone)]
+enum Step {
+    Register {
+        nonce: u128,
+        cpus: u64,
+        forget: bool,
+    },
+    Silence {
+        agent: u64,
+    },
+    Deploy {
+        name: u8,
+        role: bool,
+    },
+    Remove {
+        framework: u64,
+    },
+    Restart {
+        framework: u64,
+    },
+    Stop {
+        framework: u64,
+    },
+    Start {
+        framework: u64,
+    },
+    Launch {
+        framework: u64,
+        agent: u64,
+        name: u8,
+        cpus: u64,
+    },
+    Kill {
+        framework: u64,
+        task: usize,
+    },
+    UserKill {
+        task: usize,
+    },
+    Report {
+        task: usize,
+        state: usize,
+    },
+    Acknowledge {
+        framework: u64,
+    },
+    Write {
+        framework: u64,
+        key: u8,
+        value: Option<u8>,
+    },
+    Demand {
+        framework: u64,
+        key: u8,
+        count: u32,
+    },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let framework = 1u64..5;
+    let agent = 1u64..4;
+    prop_oneof![
+        1 => (1u128..4, 1u64..6, any::<bool>())
+            .prop_map(|(nonce, cpus, forget)| Step::Register { nonce, cpus, forget }),
+        1 => agent.clone().prop_map(|agent| Step::Silence { agent }),
+        1 => (0u8..3, any::<bool>()).prop_map(|(name, role)| Step::Deploy { name, role }),
+        1 => framework.clone().prop_map(|framework| Step::Remove { framework }),
+        1 => framework.clone().prop_map(|framework| Step::Restart { framework }),
+        1 => framework.clone().prop_map(|framework| Step::Stop { framework }),
+        4 => framework.clone().prop_map(|framework| Step::Start { framework }),
+        8 => (framework.clone(), agent, 0u8..4, 1u64..4).prop_map(
+            |(framework, agent, name, cpus)| Step::Launch { framework, agent, name, cpus }
+        ),
+        2 => (framework.clone(), 0usize..20)
+            .prop_map(|(framework, task)| Step::Kill { framework, task }),
+        1 => (0usize..20).prop_map(|task| Step::UserKill { task }),
+        10 => (0usize..20, 0usize..12).prop_map(|(task, state)| Step::Report { task, state }),
+        4 => framework.clone().prop_map(|framework| Step::Acknowledge { framework }),
+        2 => (framework.clone(), 0u8..4, proptest::option::of(any::<u8>()))
+            .prop_map(|(framework, key, value)| Step::Write { framework, key, value }),
+        2 => (framework, 0u8..3, 0u32..4)
+            .prop_map(|(framework, key, count)| Step::Demand { framework, key, count }),
+    ]
+}
+
+/// The command of a step, if the state has what it is about.
+fn command(log: &Log, step: &Step) -> Option<Command> {
+    let state = &log.state;
+    let task = |number: usize| {
+        let tasks: Vec<_> = state.tasks.values().collect();
+        (!tasks.is_empty()).then(|| tasks[number % tasks.len()].clone())
+    };
+    let running = |id: u64| {
+        let framework = state.framework(FrameworkId(id))?;
+        (framework.phase == FrameworkPhase::Running).then(|| log.next_turn(framework.id))
+    };
+    Some(match step {
+        Step::Register {
+            nonce,
+            cpus,
+            forget,
+        } => {
+            let known = state.agents.values().find(|agent| agent.nonce == *nonce);
+            let tasks = known.filter(|_| !forget).map(|agent| {
+                let tasks = agent
+                    .tasks
+                    .iter()
+                    .filter_map(|operation| state.tasks.get(operation));
+                tasks
+                    .map(|task| report(&task.id, TaskState::Running))
+                    .collect()
+            });
+            let id = known.map(|agent| agent.id);
+            register(*nonce, id, machine(*cpus, 8), tasks.unwrap_or_default())
+        }
+        Step::Silence { agent } => Command::MarkAgentUnreachable {
+            agent: AgentId(*agent),
+        },
+        Step::Deploy { name, role } => Command::DeployFramework(FrameworkInfo {
+            name: format!("f{name}"),
+            role: if *role {
+                "eng".parse().unwrap()
+            } else {
+                Role::default()
+            },
+            artifact: Digest::of(b"component"),
+            config: String::new(),
+        }),
+        Step::Remove { framework } => Command::RemoveFramework {
+            framework: FrameworkId(*framework),
+        },
+        Step::Restart { framework } => Command::RestartFramework {
+            framework: FrameworkId(*framework),
+        },
+        Step::Stop { framework } => Command::StopFramework {
+            framework: FrameworkId(*framework),
+            incarnation: state.framework(FrameworkId(*framework))?.incarnation,
+            reason: Reason::new("trap", "x"),
+        },
+        Step::Start { framework } => {
+            let framework = state.framework(FrameworkId(*framework))?;
+            let mut turn = log.next_turn(framework.id);
+            turn.kind = tepui_cluster::TurnKind::Start;
+            (turn.incarnation, turn.number) = (framework.incarnation + 1, 0);
+            Command::Turn(turn)
+        }
+        Step::Launch {
+            framework,
+            agent,
+            name,
+            cpus,
+        } => {
+            let mut turn = running(*framework)?;
+            let resources = amounts(*cpus, 1);
+            turn.operations
+                .push(launch(AgentId(*agent), &format!("t{name}"), resources));
+            Command::Turn(turn)
+        }
+        Step::Kill {
+            framework,
+            task: number,
+        } => {
+            let mut turn = running(*framework)?;
+            let task = task(*number)?.id.clone();
+            turn.operations.push(Operation::Kill(Kill {
+                task,
+                grace_ms: None,
+            }));
+            Command::Turn(turn)
+        }
+        Step::UserKill { task: number } => Command::KillTask(Kill {
+            task: task(*number)?.id.clone(),
+            grace_ms: Some(1),
+        }),
+        Step::Report {
+            task: number,
+            state,
+        } => {
+            let task = task(*number)?;
+            let reports = vec![report(&task.id, TaskState::ALL[*state])];
+            Command::ReportTasks {
+                agent: task.agent,
+                reports,
+            }
+        }
+        Step::Acknowledge { framework } => {
+            let mut turn = running(*framework)?;
+            let pending = &state.framework(FrameworkId(*framework))?.pending;
+            let tasks = pending
+                .iter()
+                .filter_map(|operation| state.tasks.get(operation));
+            turn.acknowledged = tasks.map(|task| (task.id.clone(), task.sequence)).collect();
+            Command::Turn(turn)
+        }
+        Step::Write {
+            framework,
+            key,
+            value,
+        } => {
+            let mut turn = running(*framework)?;
+            turn.writes.push((
+                format!("k{key}"),
+                value.map(|value| vec![value; value.into()]),
+            ));
+            Command::Turn(turn)
+        }
+        Step::Demand {
+            framework,
+            key,
+            count,
+        } => {
+            let mut turn = running(*framework)?;
+            let demand = Demand {
+                count: *count,
+                request: request(1, 1),
+            };
+            turn.demands.push((format!("d{key}"), demand));
+            Command::Turn(turn)
+        }
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+
+    #[test]
+    fn random_commands_keep_the_invariants_and_every_master_agrees(
+        steps in proptest::collection::vec(step(), 1..120),
+        snapshot_at in 0usize..120,
+    ) {
+        let mut log = Log::new();
+        log.accept(Command::RecordArtifact { digest: Digest::of(b"component"), size: 9 });
+        let mut other = log.state.clone();
+        for (number, step) in steps.iter().enumerate() {
+            let Some(command) = command(&log, step) else { continue };
+            let envelope = log.envelope(command);
+            let applied = log.apply_envelope(&envelope);
+            let elsewhere = other.apply(other.index + 1, &envelope);
+            prop_assert_eq!(&applied.outcome, &elsewhere.outcome);
+            prop_assert_eq!(&applied.events, &elsewhere.events);
+            prop_assert_eq!(&applied.effects, &elsewhere.effects);
+            if number == snapshot_at {
+                other = State::decode(&other.encode()).unwrap();
+            }
+        }
+        prop_assert_eq!(log.state.hash(), other.hash());
+    }
+}

@@ -1,0 +1,243 @@
+//! A state with its log: every command that a test applies is checked against
+//! the invariants.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tepui_cluster::{
+    Accepted, Applied, Command, Effect, Envelope, HttpAnswer, Outcome, State, Turn, TurnKind,
+};
+use tepui_types::operation::{Launch, Operation};
+use tepui_types::resources::{PortRanges, ResourceRequest};
+use tepui_types::task::{CommandWorkload, TaskSpec, Workload};
+use tepui_types::wire::agent::{AgentEffect, StatusReport};
+use tepui_types::*;
+
+/// A state and what was done to it.
+pub struct Log {
+    pub state: State,
+    pub time: u64,
+    pub term: u64,
+}
+
+impl Log {
+    pub fn new() -> Self {
+        Self {
+            state: State::new(ClusterId(7)),
+            time: 1_000,
+            term: 1,
+        }
+    }
+
+    pub fn envelope(&self, body: Command) -> Envelope {
+        Envelope {
+            request_id: 0,
+            principal: Principal::loopback_operator(),
+            idempotency_key: None,
+            expected_revision: None,
+            term: self.term,
+            time: Timestamp(self.time),
+            body,
+        }
+    }
+
+    pub fn apply(&mut self, body: Command) -> Applied {
+        let envelope = self.envelope(body);
+        self.apply_envelope(&envelope)
+    }
+
+    pub fn apply_envelope(&mut self, envelope: &Envelope) -> Applied {
+        let applied = self.state.apply(self.state.index + 1, envelope);
+        self.state.check_invariants().unwrap();
+        applied
+    }
+
+    pub fn accept(&mut self, body: Command) -> Accepted {
+        self.apply(body).outcome.unwrap()
+    }
+
+    /// An agent with this many cpus and GiB.
+    pub fn agent(&mut self, cpus: u64, gib: u64) -> AgentId {
+        let nonce = self.state.agents.len() as u128 + 1;
+        match self.accept(register(nonce, None, machine(cpus, gib), Vec::new())) {
+            Accepted::Agent { agent } => agent,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn framework(&mut self, name: &str, role: &str) -> FrameworkId {
+        let digest = Digest::of(b"component");
+        self.accept(Command::RecordArtifact { digest, size: 9 });
+        let info = FrameworkInfo {
+            name: name.into(),
+            role: role.parse().unwrap(),
+            artifact: digest,
+            config: String::new(),
+        };
+        let Accepted::Framework { framework, .. } = self.accept(Command::DeployFramework(info))
+        else {
+            panic!("not deployed");
+        };
+        self.start(framework);
+        framework
+    }
+
+    pub fn start(&mut self, framework: FrameworkId) {
+        let record = self.state.framework(framework).unwrap();
+        let mut turn = Turn::new(framework, record.incarnation + 1, 0, TurnKind::Start);
+        turn.first_attempt = record.next_attempt;
+        self.accept(Command::Turn(turn));
+    }
+
+    /// The next turn of a framework, with nothing in it yet.
+    pub fn next_turn(&self, framework: FrameworkId) -> Turn {
+        let record = self.state.framework(framework).unwrap();
+        let mut turn = Turn::new(
+            framework,
+            record.incarnation,
+            record.turns,
+            TurnKind::Handle,
+        );
+        turn.first_attempt = record.next_attempt;
+        turn
+    }
+
+    /// Launches one task; answers its id, whatever became of it.
+    pub fn launch(&mut self, framework: FrameworkId, agent: AgentId, name: &str) -> TaskId {
+        self.launch_with(framework, agent, name, amounts(1, 1))
+    }
+
+    pub fn launch_with(
+        &mut self,
+        framework: FrameworkId,
+        agent: AgentId,
+        name: &str,
+        resources: Resources,
+    ) -> TaskId {
+        let mut turn = self.next_turn(framework);
+        let attempt = turn.first_attempt;
+        turn.operations.push(launch(agent, name, resources));
+        self.accept(Command::Turn(turn));
+        TaskId {
+            framework,
+            name: name.parse().unwrap(),
+            attempt,
+        }
+    }
+
+    pub fn report(&mut self, agent: AgentId, task: &TaskId, state: TaskState) -> Applied {
+        self.apply(Command::ReportTasks {
+            agent,
+            reports: vec![report(task, state)],
+        })
+    }
+
+    pub fn acknowledge(&mut self, task: &TaskId) {
+        let sequence = self.state.task(task).unwrap().sequence;
+        let mut turn = self.next_turn(task.framework);
+        turn.acknowledged.push((task.clone(), sequence));
+        self.accept(Command::Turn(turn));
+    }
+
+    pub fn task_state(&self, task: &TaskId) -> TaskState {
+        self.state.task(task).unwrap().status.state
+    }
+
+    pub fn pending(&self, framework: FrameworkId) -> usize {
+        self.state.framework(framework).unwrap().pending.len()
+    }
+}
+
+pub fn machine(cpus: u64, gib: u64) -> AgentInfo {
+    AgentInfo {
+        hostname: "machine".into(),
+        resources: Resources {
+            ports: PortRanges::from_range(31000, 31099),
+            ..amounts(cpus, gib)
+        },
+        attributes: BTreeMap::new(),
+        version: "0.1.0".into(),
+    }
+}
+
+pub fn amounts(cpus: u64, gib: u64) -> Resources {
+    Resources {
+        cpus: MilliCpus(cpus * 1000),
+        mem: Bytes::gib(gib),
+        ..Resources::default()
+    }
+}
+
+pub fn request(cpus: u64, gib: u64) -> ResourceRequest {
+    ResourceRequest::from(&amounts(cpus, gib))
+}
+
+pub fn register(
+    nonce: u128,
+    agent: Option<AgentId>,
+    info: AgentInfo,
+    tasks: Vec<StatusReport>,
+) -> Command {
+    Command::RegisterAgent {
+        nonce,
+        agent,
+        info,
+        tasks,
+    }
+}
+
+pub fn spec() -> Arc<TaskSpec> {
+    Arc::new(TaskSpec {
+        workload: Workload::Command(CommandWorkload {
+            argv: vec!["true".into()],
+            env: BTreeMap::new(),
+            pids: None,
+        }),
+        kill_grace_ms: 5_000,
+        user: "operator".into(),
+        labels: BTreeMap::new(),
+    })
+}
+
+pub fn launch(agent: AgentId, name: &str, resources: Resources) -> Operation {
+    Operation::Launch(Launch {
+        agent,
+        name: name.parse().unwrap(),
+        resources,
+        spec: spec(),
+        array_index: None,
+    })
+}
+
+pub fn report(task: &TaskId, state: TaskState) -> StatusReport {
+    StatusReport {
+        task: task.clone(),
+        state,
+        reason: None,
+        exit_code: None,
+        usage: None,
+    }
+}
+
+pub fn answer(body: &str) -> HttpAnswer {
+    HttpAnswer {
+        status: 201,
+        headers: Vec::new(),
+        body: body.into(),
+    }
+}
+
+/// The effects on agents, in order.
+pub fn on_agents(applied: &Applied) -> Vec<&AgentEffect> {
+    let effects = applied.effects.iter();
+    effects
+        .filter_map(|effect| match effect {
+            Effect::Agent(_, effect) => Some(effect),
+            _ => None,
+        })
+        .collect()
+}
+
+pub fn refused(outcome: Outcome) -> String {
+    outcome.unwrap_err().to_string()
+}

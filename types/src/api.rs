@@ -1,0 +1,16 @@
+//! JSON bodies of the HTTP API under `/v1/`, one noun a file.
+//!
+//! Requests refuse unknown fields; answers may grow fields within a version.
+//! Amounts are integers with their unit in the name. Errors are problem
+//! documents (RFC 9457) of [`problem::Problem`].
+
+pub mod agent;
+pub mod artifact;
+pub mod cluster;
+pub mod demand;
+pub mod event;
+pub mod framework;
+pub mod job;
+pub mod list;
+pub mod problem;
+pub mod task;

@@ -1,0 +1,49 @@
+//! `/v1/demands`: what frameworks want and do not have, and why not.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::FrameworkId;
+use crate::resources::ResourceRequest;
+use crate::time::Timestamp;
+
+/// Demand of one framework under one key, with why it is not met now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct DemandView {
+    /// Whose.
+    pub framework: FrameworkId,
+    /// Its name.
+    pub framework_name: String,
+    /// The framework's key for it, often a job's name.
+    pub key: String,
+    /// How many are wanted.
+    pub count: u32,
+    /// What each needs.
+    pub request: ResourceRequest,
+    /// Since when this is so.
+    pub since: Timestamp,
+    /// Why it waits.
+    pub explanation: Explanation,
+}
+
+/// Agents counted by what keeps them from one request.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Explanation {
+    /// One sentence for people.
+    pub summary: String,
+    /// Agents looked at.
+    pub agents: u64,
+    /// Agents on which it fits now.
+    pub fitting: u64,
+    /// Agents short of each resource now, though large enough when empty.
+    pub busy: BTreeMap<String, u64>,
+    /// Agents that have too little of each resource even when empty.
+    pub too_small: BTreeMap<String, u64>,
+    /// Agents that are not active.
+    pub inactive: u64,
+    /// Agents that the framework declined a short while ago.
+    pub filtered: u64,
+}

@@ -1,0 +1,75 @@
+//! `/v1/frameworks`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::framework::FrameworkPhase;
+use crate::ids::{Digest, FrameworkId};
+use crate::resources::ResourceRequest;
+use crate::role::Role;
+use crate::task::Reason;
+use crate::time::Timestamp;
+
+/// `POST /v1/frameworks`: deploy an artifact as a framework.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct DeployRequest {
+    /// Unique among living frameworks; a DNS label.
+    pub name: String,
+    /// The component, uploaded before.
+    pub artifact: Digest,
+    /// What its tasks are charged to; `*` when absent.
+    #[serde(default)]
+    pub role: Role,
+    /// Handed to `start` as it is.
+    #[serde(default)]
+    pub config: String,
+}
+
+/// A framework.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct FrameworkView {
+    /// Its id.
+    pub id: FrameworkId,
+    /// Its name.
+    pub name: String,
+    /// What its tasks are charged to.
+    pub role: Role,
+    /// How far it is.
+    pub phase: FrameworkPhase,
+    /// Why it waits or failed.
+    pub reason: Option<Reason>,
+    /// Its component.
+    pub artifact: Digest,
+    /// How often it was started anew.
+    pub incarnation: u64,
+    /// Committed turns of this incarnation.
+    pub turns: u64,
+    /// What its tasks have; ports and gpus as counts.
+    pub used: ResourceRequest,
+    /// Living tasks.
+    pub tasks: u64,
+    /// Tasks it wants and has not got.
+    pub waiting: u64,
+    /// Keys in its store.
+    pub store_keys: u64,
+    /// Bytes in its store.
+    pub store_bytes: u64,
+    /// When it was deployed.
+    pub deployed_at: Timestamp,
+    /// Log index of its last change.
+    pub revision: u64,
+}
+
+/// One line that a framework logged (`GET /v1/frameworks/{id}/logs`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct LogLine {
+    /// When.
+    pub time: Timestamp,
+    /// `trace`, `debug`, `info`, `warn` or `error`.
+    pub level: String,
+    /// The line.
+    pub message: String,
+}

@@ -1,0 +1,119 @@
+//! Jobs of the built-in framework `batch`, under `/frameworks/batch/`.
+//!
+//! `POST jobs` takes a [`JobRequest`] and answers 201 with a [`JobView`]; `GET
+//! jobs`, `GET jobs/{name}` and `DELETE jobs/{name}` list, show and end them.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::TaskId;
+use crate::resources::ResourceRequest;
+use crate::task::{Reason, TaskState, Workload};
+
+/// The most tasks of one job.
+pub const MAX_COUNT: u32 = 100_000;
+
+/// One task, or an array of `count` of them, that run to their end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct JobRequest {
+    /// A DNS label of at most 50 characters; made up when absent.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// What to run.
+    pub workload: Workload,
+    /// What each task needs; 0.1 cpus and 64 MiB when absent.
+    #[serde(default = "default_resources")]
+    pub resources: ResourceRequest,
+    /// How many tasks; each finds its number in `TEPUI_ARRAY_INDEX`.
+    #[serde(default = "one")]
+    pub count: u32,
+    /// How often a failed task is run again.
+    #[serde(default)]
+    pub max_restarts: u32,
+    /// Higher goes first; from -1000 to 1000.
+    #[serde(default)]
+    pub priority: i32,
+    /// Milliseconds between the polite end and the forced one.
+    #[serde(default = "crate::task::default_kill_grace_ms")]
+    pub kill_grace_ms: u64,
+    /// Free text for people and tools.
+    #[serde(default)]
+    pub labels: std::collections::BTreeMap<String, String>,
+}
+
+fn one() -> u32 {
+    1
+}
+
+/// A tenth of a processor and 64 MiB.
+pub fn default_resources() -> ResourceRequest {
+    ResourceRequest {
+        cpus: crate::MilliCpus(100),
+        mem: crate::Bytes::mib(64),
+        ..ResourceRequest::default()
+    }
+}
+
+/// How far a job is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum JobState {
+    /// No task of it has been launched yet.
+    Waiting,
+    /// Some have.
+    Running,
+    /// All finished.
+    Finished,
+    /// All ended, and at least one for good without success.
+    Failed,
+    /// Ended by request.
+    Killed,
+}
+
+/// A job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct JobView {
+    /// Its name.
+    pub name: String,
+    /// Who submitted it.
+    pub user: String,
+    /// How far it is.
+    pub state: JobState,
+    /// What each task needs.
+    pub resources: ResourceRequest,
+    /// How many tasks it has.
+    pub count: u32,
+    /// Tasks that wait for resources or for their next attempt.
+    pub waiting: u32,
+    /// Tasks launched and not ended.
+    pub active: u32,
+    /// Tasks that finished.
+    pub finished: u32,
+    /// Tasks that failed for good.
+    pub failed: u32,
+    /// Tasks that were ended by request.
+    pub killed: u32,
+    /// Attempts beyond the first, over all tasks.
+    pub restarts: u32,
+    /// Higher goes first.
+    pub priority: i32,
+    /// Why it waits or failed, in the words of the last task that did.
+    pub reason: Option<Reason>,
+    /// For a job of one task: that task's latest attempt.
+    pub task: Option<JobTask>,
+}
+
+/// The latest attempt of a task.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct JobTask {
+    /// Its identity.
+    pub id: TaskId,
+    /// How far it is.
+    pub state: TaskState,
+    /// The code it exited with.
+    pub exit_code: Option<i32>,
+}

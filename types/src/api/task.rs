@@ -1,0 +1,51 @@
+//! `/v1/tasks`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{AgentId, TaskId};
+use crate::resources::Resources;
+use crate::role::Role;
+use crate::task::{TaskSpec, TaskStatus};
+use crate::time::Timestamp;
+
+/// A task, living or remembered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct TaskView {
+    /// Its identity.
+    pub id: TaskId,
+    /// Its framework's name.
+    pub framework_name: String,
+    /// What it is charged to.
+    pub role: Role,
+    /// Where it runs or ran.
+    pub agent: AgentId,
+    /// That agent's machine.
+    pub hostname: String,
+    /// The latest that the log knows.
+    pub status: TaskStatus,
+    /// What it has.
+    pub resources: Resources,
+    /// What it runs.
+    pub spec: TaskSpec,
+    /// Its place in its array.
+    pub array_index: Option<u32>,
+    /// When its launch was committed.
+    pub launched_at: Timestamp,
+    /// When it was first known to run.
+    pub started_at: Option<Timestamp>,
+    /// When it was known to have ended.
+    pub ended_at: Option<Timestamp>,
+    /// Log index of its last change.
+    pub revision: u64,
+}
+
+/// `POST /v1/tasks/{id}/kill`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct KillRequest {
+    /// Milliseconds of grace in place of the task's own.
+    #[serde(default)]
+    pub grace_ms: Option<u64>,
+}

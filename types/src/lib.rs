@@ -1,0 +1,31 @@
+//! The vocabulary of Tepui: what masters, agents, executors, the command line
+//! and the dashboard say to each other.
+//!
+//! Only data and its arithmetic live here. Nothing in this crate does I/O,
+//! reads a clock or draws randomness, and all of it builds for wasm32.
+
+pub mod agent;
+pub mod api;
+pub mod envelope;
+pub mod framework;
+pub mod ids;
+pub mod offer;
+pub mod operation;
+pub mod principal;
+pub mod resources;
+pub mod role;
+pub mod task;
+pub mod time;
+pub mod wire;
+
+pub use agent::{AgentInfo, AgentStatus};
+pub use framework::{FrameworkInfo, FrameworkPhase};
+pub use ids::{
+    AgentId, ClusterId, Digest, FrameworkId, NodeId, OfferId, OperationId, TaskId, TaskName,
+};
+pub use offer::{Demand, Filters, Offer};
+pub use principal::Principal;
+pub use resources::{Bytes, MilliCpus, Resources};
+pub use role::Role;
+pub use task::{Reason, TaskSpec, TaskState, TaskStatus, Workload};
+pub use time::Timestamp;

@@ -1,0 +1,47 @@
+//! Offers and what frameworks say about wanting them.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{AgentId, OfferId};
+use crate::resources::{ResourceRequest, Resources};
+
+/// One agent's free resources, held for one framework until it answers or the
+/// offer expires.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offer {
+    /// Of this leader only.
+    pub id: OfferId,
+    /// Whose resources.
+    pub agent: AgentId,
+    /// That agent's name for people.
+    pub hostname: String,
+    /// All that is offered.
+    pub resources: Resources,
+    /// That agent's attributes.
+    pub attributes: BTreeMap<String, String>,
+}
+
+/// How long a declined offer stays away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Filters {
+    /// Milliseconds for which no subset of what was declined is offered again.
+    pub refuse_ms: u64,
+}
+
+impl Filters {
+    /// Mesos's default, five seconds.
+    pub const DEFAULT: Self = Self { refuse_ms: 5_000 };
+    /// The longest filter, in milliseconds: a day.
+    pub const MAX_REFUSE_MS: u64 = 86_400_000;
+}
+
+/// "I want `count` of this shape." Without demand a framework is offered nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Demand {
+    /// How many; zero takes the demand back.
+    pub count: u32,
+    /// What each needs.
+    pub request: ResourceRequest,
+}

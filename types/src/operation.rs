@@ -1,0 +1,45 @@
+//! What a framework's turn does to the cluster.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{AgentId, TaskId, TaskName};
+use crate::resources::Resources;
+use crate::task::TaskSpec;
+
+/// One operation of a turn. Each names agent and resources, not only an offer,
+/// and is checked again when the turn is applied; one that no longer fits is
+/// dropped with its reason, and the rest of the turn stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Operation {
+    /// Run a task.
+    Launch(Launch),
+    /// End a task.
+    Kill(Kill),
+}
+
+/// Run a task on an agent with exactly these resources.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Launch {
+    /// Where.
+    pub agent: AgentId,
+    /// The task's name; unique among the framework's living tasks. The attempt
+    /// is minted when the launch is applied.
+    pub name: TaskName,
+    /// What it takes from the agent.
+    pub resources: Resources,
+    /// What it runs; equal specifications are stored once.
+    pub spec: Arc<TaskSpec>,
+    /// Its place in its array, for `TEPUI_ARRAY_INDEX`.
+    pub array_index: Option<u32>,
+}
+
+/// End a task.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kill {
+    /// Which.
+    pub task: TaskId,
+    /// Milliseconds of grace in place of the task's own.
+    pub grace_ms: Option<u64>,
+}

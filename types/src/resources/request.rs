@@ -1,0 +1,156 @@
+//! What a task asks for, before anyone knows which ports and devices it gets.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Bytes, MILLI, MilliCpus, PortRanges, Resources};
+
+/// Amounts without names: `ports` and `gpus` say how many, not which.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ResourceRequest {
+    /// Processors, in thousandths.
+    #[serde(rename = "cpus_milli", default)]
+    pub cpus: MilliCpus,
+    /// Memory, in bytes.
+    #[serde(rename = "mem_bytes", default)]
+    pub mem: Bytes,
+    /// Disk, in bytes.
+    #[serde(rename = "disk_bytes", default)]
+    pub disk: Bytes,
+    /// How many host ports.
+    #[serde(default)]
+    pub ports: u32,
+    /// Thousandths of gpu: below 1,000 a share of one device, else whole
+    /// devices, a multiple of 1,000.
+    #[serde(default)]
+    pub gpus_milli: u64,
+    /// Thousandths of any other named scalar.
+    #[serde(rename = "custom_milli", default)]
+    pub custom: BTreeMap<String, u64>,
+}
+
+impl ResourceRequest {
+    /// What is wrong with it in itself, whatever the cluster has.
+    pub fn validate(&self) -> Result<(), String> {
+        if self.gpus_milli > MILLI && !self.gpus_milli.is_multiple_of(MILLI) {
+            return Err(format!(
+                "gpus_milli is {}: ask for a share of one device (1 to 999) or for whole devices \
+                 (a multiple of 1000)",
+                self.gpus_milli
+            ));
+        }
+        if self.cpus.0 == 0 && self.mem.0 == 0 {
+            return Err("a task needs some cpus_milli or mem_bytes".into());
+        }
+        Ok(())
+    }
+
+    /// Adds concrete resources to a total; amounts stop at the end of their type.
+    pub fn include(&mut self, resources: &Resources) {
+        self.add(&Self::from(resources));
+    }
+
+    /// Adds another total.
+    pub fn add(&mut self, other: &Self) {
+        self.cpus.0 = self.cpus.0.saturating_add(other.cpus.0);
+        self.mem.0 = self.mem.0.saturating_add(other.mem.0);
+        self.disk.0 = self.disk.0.saturating_add(other.disk.0);
+        self.ports = self.ports.saturating_add(other.ports);
+        self.gpus_milli = self.gpus_milli.saturating_add(other.gpus_milli);
+        for (name, milli) in &other.custom {
+            let total = self.custom.entry(name.clone()).or_default();
+            *total = total.saturating_add(*milli);
+        }
+    }
+
+    /// Takes concrete resources out of a total that includes them.
+    pub fn exclude(&mut self, resources: &Resources) {
+        self.cpus.0 = self.cpus.0.saturating_sub(resources.cpus.0);
+        self.mem.0 = self.mem.0.saturating_sub(resources.mem.0);
+        self.disk.0 = self.disk.0.saturating_sub(resources.disk.0);
+        self.ports = self.ports.saturating_sub(resources.ports.count());
+        self.gpus_milli = self.gpus_milli.saturating_sub(resources.gpu_milli());
+        for (name, milli) in &resources.custom {
+            if let Some(total) = self.custom.get_mut(name) {
+                *total = total.saturating_sub(*milli);
+            }
+        }
+        self.custom.retain(|_, milli| *milli > 0);
+    }
+
+    pub(super) fn pick_from(&self, from: &Resources) -> Result<Resources, Vec<String>> {
+        let mut short = Vec::new();
+        let mut need = |name: &str, enough: bool| {
+            if !enough {
+                short.push(name.to_owned());
+            }
+        };
+        need("cpus", from.cpus >= self.cpus);
+        need("mem", from.mem >= self.mem);
+        need("disk", from.disk >= self.disk);
+        let ports = from.ports.lowest(self.ports);
+        need("ports", ports.is_some());
+        let gpus = self.pick_gpus(from);
+        need("gpus", gpus.is_some());
+        for (name, amount) in &self.custom {
+            need(name, from.custom.get(name).copied().unwrap_or(0) >= *amount);
+        }
+        match (ports, gpus) {
+            (Some(ports), Some(gpus)) if short.is_empty() => Ok(self.concrete(ports, gpus)),
+            _ => Err(short),
+        }
+    }
+
+    fn concrete(&self, ports: PortRanges, gpus: BTreeMap<String, u64>) -> Resources {
+        let custom = self.custom.iter().filter(|(_, amount)| **amount > 0);
+        Resources {
+            cpus: self.cpus,
+            mem: self.mem,
+            disk: self.disk,
+            ports,
+            gpus,
+            custom: custom
+                .map(|(name, amount)| (name.clone(), *amount))
+                .collect(),
+        }
+    }
+
+    fn pick_gpus(&self, from: &Resources) -> Option<BTreeMap<String, u64>> {
+        if self.gpus_milli == 0 {
+            return Some(BTreeMap::new());
+        }
+        if self.gpus_milli < MILLI {
+            let fits = from
+                .gpus
+                .iter()
+                .filter(|(_, free)| **free >= self.gpus_milli);
+            // The fullest device first keeps whole devices whole.
+            let (name, _) = fits.min_by_key(|(name, free)| (**free, (*name).clone()))?;
+            return Some(BTreeMap::from([(name.clone(), self.gpus_milli)]));
+        }
+        let count = usize::try_from(self.gpus_milli / MILLI).ok()?;
+        let whole = from
+            .gpus
+            .iter()
+            .filter(|(_, free)| **free == MILLI)
+            .take(count);
+        let picked: BTreeMap<_, _> = whole.map(|(name, _)| (name.clone(), MILLI)).collect();
+        (picked.len() == count).then_some(picked)
+    }
+}
+
+impl From<&Resources> for ResourceRequest {
+    fn from(resources: &Resources) -> Self {
+        Self {
+            cpus: resources.cpus,
+            mem: resources.mem,
+            disk: resources.disk,
+            ports: resources.ports.count(),
+            gpus_milli: resources.gpu_milli(),
+            custom: resources.custom.clone(),
+        }
+    }
+}

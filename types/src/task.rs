@@ -1,0 +1,418 @@
+//! Tasks: what is run, and how far it has come.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::Digest;
+use crate::time::Timestamp;
+
+/// How far a task has come. The one list of states; `is_terminal` says which
+/// are the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum TaskState {
+    /// The log knows the launch; the agent may not.
+    Staging,
+    /// The agent has it and prepares its executor.
+    Starting,
+    /// It runs.
+    Running,
+    /// Its end has been asked for.
+    Killing,
+    /// Its agent has not been heard of for longer than the cluster's window.
+    Unreachable,
+    /// Nobody can say: its agent's history was lost.
+    Unknown,
+    /// It ended by itself with success.
+    Finished,
+    /// It ended by itself without success, or its limits ended it.
+    Failed,
+    /// It ended because someone asked for that.
+    Killed,
+    /// It could not be started as it was described.
+    Error,
+    /// The launch did not fit when it was committed; nothing ran.
+    Dropped,
+    /// Its agent, or its agent's memory of it, is gone for good.
+    Gone,
+}
+
+impl TaskState {
+    /// Every state, in the order of a task's life.
+    pub const ALL: [Self; 12] = [
+        Self::Staging,
+        Self::Starting,
+        Self::Running,
+        Self::Killing,
+        Self::Unreachable,
+        Self::Unknown,
+        Self::Finished,
+        Self::Failed,
+        Self::Killed,
+        Self::Error,
+        Self::Dropped,
+        Self::Gone,
+    ];
+
+    /// Whether a task in this state has ended and will never change again.
+    pub fn is_terminal(self) -> bool {
+        match self {
+            Self::Staging
+            | Self::Starting
+            | Self::Running
+            | Self::Killing
+            | Self::Unreachable
+            | Self::Unknown => false,
+            Self::Finished
+            | Self::Failed
+            | Self::Killed
+            | Self::Error
+            | Self::Dropped
+            | Self::Gone => true,
+        }
+    }
+
+    /// Whether an agent's word moves a task from `self` to `next`. A word that
+    /// comes late, twice or out of order changes nothing.
+    pub fn may_become(self, next: Self) -> bool {
+        match self {
+            state if state.is_terminal() => false,
+            Self::Killing => next.is_terminal(),
+            Self::Unreachable | Self::Unknown => next != self && next != Self::Staging,
+            // The living states are declared in the order of a life.
+            _ => next > self,
+        }
+    }
+
+    /// The name in URLs and JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Staging => "staging",
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Killing => "killing",
+            Self::Unreachable => "unreachable",
+            Self::Unknown => "unknown",
+            Self::Finished => "finished",
+            Self::Failed => "failed",
+            Self::Killed => "killed",
+            Self::Error => "error",
+            Self::Dropped => "dropped",
+            Self::Gone => "gone",
+        }
+    }
+}
+
+impl fmt::Display for TaskState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl std::str::FromStr for TaskState {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::ALL
+            .into_iter()
+            .find(|state| state.as_str() == text)
+            .ok_or_else(|| {
+                let known: Vec<_> = Self::ALL.iter().map(|state| state.as_str()).collect();
+                format!("`{text}` is not a task state; one of {}", known.join(", "))
+            })
+    }
+}
+
+/// Why something is as it is: a code for programs, a sentence for people.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Reason {
+    /// Kebab-case and stable; see [`reason`].
+    pub code: String,
+    /// For people; may change.
+    pub message: String,
+}
+
+impl Reason {
+    /// The longest message that is kept, in bytes.
+    pub const MAX_MESSAGE: usize = 2048;
+
+    /// A reason; a long message is cut at a character's edge, with a mark.
+    pub fn new(code: &str, message: impl Into<String>) -> Self {
+        let mut message = message.into();
+        if message.len() > Self::MAX_MESSAGE {
+            let mut end = Self::MAX_MESSAGE;
+            while !message.is_char_boundary(end) {
+                end -= 1;
+            }
+            message.truncate(end);
+            message.push_str(" […]");
+        }
+        Self {
+            code: code.to_owned(),
+            message,
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.message, self.code)
+    }
+}
+
+/// The codes of [`Reason`] that Tepui itself gives.
+pub mod reason {
+    /// The launch asked for more than was free when it was committed.
+    pub const RESOURCES_TAKEN: &str = "resources-taken";
+    /// The launch named an agent that takes no tasks now.
+    pub const AGENT_UNAVAILABLE: &str = "agent-unavailable";
+    /// The launch reused a name and attempt.
+    pub const TASK_EXISTS: &str = "task-exists";
+    /// The artifact is not known to the cluster.
+    pub const ARTIFACT_UNKNOWN: &str = "artifact-unknown";
+    /// The artifact could not be fetched.
+    pub const ARTIFACT_UNAVAILABLE: &str = "artifact-unavailable";
+    /// The bytes are not a WebAssembly program that can run here.
+    pub const WASM_INVALID: &str = "wasm-invalid";
+    /// The program wants an import that the host does not give.
+    pub const WASM_IMPORT_MISSING: &str = "wasm-import-missing";
+    /// The program trapped.
+    pub const WASM_TRAP: &str = "wasm-trap";
+    /// It ran past its deadline.
+    pub const DEADLINE: &str = "deadline";
+    /// A framework's `start` answered with an error.
+    pub const START_FAILED: &str = "start-failed";
+    /// A framework's artifact cannot run as one here.
+    pub const NOT_FRAMEWORK: &str = "not-a-framework";
+    /// A framework's turn broke a limit of the cluster.
+    pub const TURN_REJECTED: &str = "turn-rejected";
+    /// More memory was asked for than the task has.
+    pub const MEMORY_LIMIT: &str = "memory-limit";
+    /// More processes were asked for than the task may have.
+    pub const PIDS_LIMIT: &str = "pids-limit";
+    /// It exited with another code than 0.
+    pub const EXIT_CODE: &str = "exit-code";
+    /// A signal ended it.
+    pub const SIGNAL: &str = "signal";
+    /// The command could not be executed.
+    pub const COMMAND_FAILED: &str = "command-failed";
+    /// Its executor process ended under it.
+    pub const EXECUTOR_TERMINATED: &str = "executor-terminated";
+    /// Its executor could not be started.
+    pub const EXECUTOR_FAILED: &str = "executor-failed";
+    /// Someone asked for its end.
+    pub const KILL_REQUESTED: &str = "kill-requested";
+    /// Its framework was removed.
+    pub const FRAMEWORK_REMOVED: &str = "framework-removed";
+    /// Its agent has not been heard of.
+    pub const AGENT_UNREACHABLE: &str = "agent-unreachable";
+    /// Its agent came back without it.
+    pub const AGENT_FORGOT: &str = "agent-forgot";
+    /// Its agent's machine was restarted.
+    pub const AGENT_REBOOTED: &str = "agent-rebooted";
+}
+
+/// What a task runs. One specification serves all the tasks of an array.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct TaskSpec {
+    /// The program.
+    pub workload: Workload,
+    /// Milliseconds between the polite end and the forced one.
+    #[serde(default = "default_kill_grace_ms")]
+    pub kill_grace_ms: u64,
+    /// On whose behalf the framework runs it; part of the trust domain.
+    #[serde(default)]
+    pub user: String,
+    /// Free text for people and tools.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Five seconds, as Mesos's executors give.
+pub fn default_kill_grace_ms() -> u64 {
+    5_000
+}
+
+/// The kinds of program.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum Workload {
+    /// A `wasi:cli/command` component or a WASI preview 1 core module.
+    Wasm(WasmWorkload),
+    /// A command of the agent's machine.
+    Command(CommandWorkload),
+}
+
+/// A WebAssembly program.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct WasmWorkload {
+    /// The program's bytes.
+    pub artifact: Digest,
+    /// Arguments after the program's name.
+    #[serde(default)]
+    pub args: Vec<String>,
+    /// Its whole environment, beside the `TEPUI_…` names that every task has.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+}
+
+/// A native command.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct CommandWorkload {
+    /// The program and its arguments; the program is looked up in `PATH`.
+    pub argv: Vec<String>,
+    /// Added to a minimal environment (`PATH`, `HOME`, `TEPUI_…`).
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// The most processes and threads it may have; the agent's default when absent.
+    #[serde(default)]
+    pub pids: Option<u32>,
+}
+
+impl TaskSpec {
+    /// The largest specification, encoded, in bytes.
+    pub const MAX_ENCODED: usize = 64 * 1024;
+    /// The longest grace, in milliseconds: an hour.
+    pub const MAX_KILL_GRACE_MS: u64 = 3_600_000;
+
+    /// What is wrong with it in itself.
+    pub fn validate(&self) -> Result<(), String> {
+        let texts: Vec<&String> = match &self.workload {
+            Workload::Wasm(wasm) => wasm.args.iter().chain(wasm.env.values()).collect(),
+            Workload::Command(command) => {
+                if command
+                    .argv
+                    .first()
+                    .is_none_or(|program| program.is_empty())
+                {
+                    return Err("argv is empty: name the program to run".into());
+                }
+                if command.pids == Some(0) {
+                    return Err("pids is 0: a command needs at least one process".into());
+                }
+                command.argv.iter().chain(command.env.values()).collect()
+            }
+        };
+        if texts.iter().any(|text| text.contains('\0')) {
+            return Err("arguments and environment may not hold NUL characters".into());
+        }
+        let bad_name = |name: &&String| name.is_empty() || name.contains(['=', '\0']);
+        if let Some(name) = self.env().keys().find(bad_name) {
+            return Err(format!("`{name}` cannot name an environment variable"));
+        }
+        if self.kill_grace_ms > Self::MAX_KILL_GRACE_MS {
+            return Err(format!(
+                "kill_grace_ms is above {}",
+                Self::MAX_KILL_GRACE_MS
+            ));
+        }
+        let size = crate::envelope::encode(1, self).len();
+        if size > Self::MAX_ENCODED {
+            return Err(format!(
+                "the task's description takes {size} bytes, and {} is the most: put large input \
+                 into an artifact",
+                Self::MAX_ENCODED
+            ));
+        }
+        Ok(())
+    }
+
+    /// The environment that the task asks for.
+    pub fn env(&self) -> &BTreeMap<String, String> {
+        match &self.workload {
+            Workload::Wasm(wasm) => &wasm.env,
+            Workload::Command(command) => &command.env,
+        }
+    }
+}
+
+/// What a task used by its end.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct TaskUsage {
+    /// Processor time, in microseconds.
+    pub cpu_micros: u64,
+    /// The most memory it had at once, in bytes.
+    pub mem_peak_bytes: u64,
+}
+
+/// The latest that the log knows of a task.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct TaskStatus {
+    /// How far it has come.
+    pub state: TaskState,
+    /// Why, where that is not plain.
+    pub reason: Option<Reason>,
+    /// The code it exited with, if it exited.
+    pub exit_code: Option<i32>,
+    /// What it used; at its end.
+    pub usage: Option<TaskUsage>,
+    /// When the log learned of it.
+    pub time: Timestamp,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_is_final() {
+        for state in TaskState::ALL
+            .into_iter()
+            .filter(|state| state.is_terminal())
+        {
+            assert!(
+                TaskState::ALL.iter().all(|next| !state.may_become(*next)),
+                "{state}"
+            );
+        }
+    }
+
+    #[test]
+    fn every_living_state_may_end() {
+        for state in TaskState::ALL
+            .into_iter()
+            .filter(|state| !state.is_terminal())
+        {
+            assert!(state.may_become(TaskState::Finished), "{state}");
+            assert!(!state.may_become(state), "{state}");
+        }
+    }
+
+    #[test]
+    fn late_words_change_nothing() {
+        assert!(!TaskState::Running.may_become(TaskState::Starting));
+        assert!(!TaskState::Killing.may_become(TaskState::Running));
+        assert!(TaskState::Unreachable.may_become(TaskState::Running));
+    }
+
+    #[test]
+    fn names_parse_back() {
+        for state in TaskState::ALL {
+            assert_eq!(state.as_str().parse(), Ok(state));
+            assert_eq!(
+                serde_json::to_string(&state).unwrap(),
+                format!("\"{state}\"")
+            );
+        }
+    }
+
+    #[test]
+    fn long_messages_are_cut_where_a_character_ends() {
+        let reason = Reason::new("x", "é".repeat(2000));
+        assert!(reason.message.len() < Reason::MAX_MESSAGE + 10);
+        assert!(reason.message.ends_with("[…]"));
+    }
+}

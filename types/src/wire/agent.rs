@@ -1,0 +1,156 @@
+//! Frames between an agent and the leading master, version 1.
+//!
+//! The agent dials `GET /v1/agents/connect` with `Upgrade: tepui-agent/1` and
+//! sends [`AgentFrame::Hello`]; the master answers [`MasterFrame::Welcome`] or
+//! [`MasterFrame::Refused`]. Effects go down, statuses and heartbeats go up. A
+//! status is sent again after every new connection until the log has it.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::agent::AgentInfo;
+use crate::ids::{AgentId, ClusterId, OperationId, TaskId};
+use crate::resources::Resources;
+use crate::role::Role;
+use crate::task::{Reason, TaskSpec, TaskState, TaskUsage};
+use crate::wire::stream::StreamRequest;
+
+/// The version of every frame here.
+pub const VERSION: u8 = 1;
+/// The token of the HTTP upgrade (RFC 9110, section 7.8).
+pub const UPGRADE: &str = "tepui-agent/1";
+/// Where agents connect.
+pub const CONNECT_PATH: &str = "/v1/agents/connect";
+/// The most statuses or effects that a sender puts into one frame.
+pub const MAX_BATCH: usize = 1_000;
+
+/// From the agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AgentFrame {
+    /// Who it is and what it runs; first on every connection.
+    Hello(Hello),
+    /// Statuses that the log may not have yet, at most [`MAX_BATCH`].
+    Statuses(Vec<StatusReport>),
+    /// It lives; answers nothing in particular.
+    Heartbeat,
+    /// It cannot serve this stream.
+    StreamRefused {
+        /// Which.
+        stream: u128,
+        /// Why.
+        reason: Reason,
+    },
+}
+
+/// An agent's introduction.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// The cluster it belongs to; none on its first day.
+    pub cluster: Option<ClusterId>,
+    /// The id it was given; none on its first day.
+    pub agent: Option<AgentId>,
+    /// Drawn once with its data folder: a registration that is sent twice
+    /// makes one agent.
+    pub nonce: u128,
+    /// Its machine.
+    pub info: AgentInfo,
+    /// Every task it holds that has not ended, or whose end the log may not
+    /// have: the log's view is compared with it.
+    pub tasks: Vec<StatusReport>,
+}
+
+/// What an agent says of one task.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusReport {
+    /// Which task.
+    pub task: TaskId,
+    /// Its state.
+    pub state: TaskState,
+    /// Why.
+    pub reason: Option<Reason>,
+    /// The code it exited with.
+    pub exit_code: Option<i32>,
+    /// What it used; at its end.
+    pub usage: Option<TaskUsage>,
+}
+
+/// From the master.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MasterFrame {
+    /// The agent is registered.
+    Welcome(Welcome),
+    /// It is not, and the connection ends.
+    Refused {
+        /// Why.
+        reason: Reason,
+        /// Whether trying again later makes sense.
+        retry: bool,
+    },
+    /// Do these, each once: an operation id that was done before is skipped.
+    Effects {
+        /// The leader's term; older ones are refused.
+        term: u64,
+        /// At most [`MAX_BATCH`].
+        effects: Vec<AgentEffect>,
+    },
+    /// The log has these states; they need not be sent again.
+    Recorded(Vec<(TaskId, TaskState)>),
+    /// Open a data connection for this.
+    OpenStream {
+        /// Names the data connection.
+        stream: u128,
+        /// What to send on it.
+        request: StreamRequest,
+    },
+    /// It lives.
+    Heartbeat,
+}
+
+/// The master's answer to a good [`Hello`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Welcome {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The agent's id.
+    pub agent: AgentId,
+    /// The leader's term.
+    pub term: u64,
+    /// Milliseconds between heartbeats, both ways.
+    pub heartbeat_ms: u64,
+    /// Milliseconds of silence after which either side hangs up.
+    pub timeout_ms: u64,
+}
+
+/// Something an agent is to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AgentEffect {
+    /// Run a task.
+    Launch(Box<TaskLaunch>),
+    /// End a task, now or after its grace.
+    Kill {
+        /// Which.
+        task: TaskId,
+        /// Milliseconds between the polite end and the forced one.
+        grace_ms: u64,
+    },
+}
+
+/// All that is needed to run a task.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskLaunch {
+    /// The operation that launched it.
+    pub operation: OperationId,
+    /// Which task.
+    pub task: TaskId,
+    /// Its framework's name, for `TEPUI_FRAMEWORK`.
+    pub framework_name: String,
+    /// The role that is charged; part of the trust domain.
+    pub role: Role,
+    /// What it runs.
+    pub spec: Arc<TaskSpec>,
+    /// What it may use.
+    pub resources: Resources,
+    /// Its place in its array.
+    pub array_index: Option<u32>,
+}
