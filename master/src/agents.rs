@@ -1,0 +1,214 @@
+//! Agent connections: who is connected, and the way to each.
+//!
+//! A session carries effects down and statuses up. Losing one is always safe:
+//! the agent dials again, sends what the log may not have, and is sent what the
+//! state says it is owed. The newest session of an agent is the one that counts.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::Extension;
+use axum::extract::Request;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use hyper_util::rt::TokioIo;
+use tepui_cluster::State;
+use tepui_types::wire::agent::{AgentEffect, MAX_BATCH, MasterFrame, UPGRADE};
+use tepui_types::wire::stream::StreamRequest;
+use tepui_types::{AgentId, TaskId, TaskState};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::Master;
+use crate::http::error::ApiError;
+
+pub mod liveness;
+pub mod session;
+pub mod streams;
+
+use streams::{StreamBytes, StreamError, Streams};
+
+/// Frames that wait for one agent's connection. A frame carries up to
+/// [`MAX_BATCH`] effects, so a connection that is this far behind is dead or
+/// hopeless; it is dropped, and the agent is told anew what it is owed.
+const SESSION_QUEUE: usize = 256;
+
+/// The connected agents.
+#[derive(Debug, Clone, Default)]
+pub struct Sessions(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    table: Mutex<Table>,
+    streams: Streams,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    sessions: HashMap<AgentId, Session>,
+    /// When each agent was last heard of, by this master.
+    heard: HashMap<AgentId, Instant>,
+    next: u64,
+    term: u64,
+}
+
+#[derive(Debug)]
+struct Session {
+    number: u64,
+    frames: mpsc::Sender<MasterFrame>,
+}
+
+impl Sessions {
+    /// Sends effects to an agent, if it is connected. One that is not is sent
+    /// what it is owed when it comes.
+    pub fn deliver(&self, agent: AgentId, effects: Vec<AgentEffect>) {
+        let term = self.lock().term;
+        for chunk in effects.chunks(MAX_BATCH) {
+            self.send(agent, MasterFrame::Effects { term, effects: chunk.to_vec() });
+        }
+    }
+
+    /// Tells an agent that the log has these states.
+    pub fn recorded(&self, agent: AgentId, tasks: Vec<(TaskId, TaskState)>) {
+        for chunk in tasks.chunks(MAX_BATCH) {
+            self.send(agent, MasterFrame::Recorded(chunk.to_vec()));
+        }
+    }
+
+    /// Whether an agent has a session here.
+    pub fn connected(&self, agent: AgentId) -> bool {
+        self.lock().sessions.contains_key(&agent)
+    }
+
+    /// Sends every connected agent what the state says it is owed.
+    pub fn resend_owed(&self, state: &State) {
+        let agents: Vec<AgentId> = self.lock().sessions.keys().copied().collect();
+        for agent in agents {
+            self.deliver(agent, state.owed_to(agent));
+        }
+    }
+
+    /// A new term: what this leader sends carries it, and every agent has a
+    /// whole window to be heard of.
+    pub fn lead(&self, term: u64, state: &State) {
+        let mut table = self.lock();
+        table.term = term;
+        let now = Instant::now();
+        table.heard = state.agents.keys().map(|agent| (*agent, now)).collect();
+    }
+
+    /// Ends every session: this master does not lead any more.
+    pub fn stop_leading(&self) {
+        self.lock().sessions.clear();
+    }
+
+    /// Asks an agent for bytes on a data connection.
+    pub async fn open_stream(
+        &self,
+        agent: AgentId,
+        request: StreamRequest,
+    ) -> Result<StreamBytes, StreamError> {
+        let pending = self.0.streams.expect()?;
+        let frame = MasterFrame::OpenStream { stream: pending.id(), request };
+        if !self.send(agent, frame) {
+            return Err(StreamError::NotConnected(agent));
+        }
+        pending.bytes().await
+    }
+
+    /// The data connections that are waited for.
+    pub fn streams(&self) -> &Streams {
+        &self.0.streams
+    }
+
+    /// Makes a session the agent's own; an older one is hung up on.
+    fn open(&self, agent: AgentId) -> (u64, mpsc::Receiver<MasterFrame>) {
+        let (frames, receiver) = mpsc::channel(SESSION_QUEUE);
+        let mut table = self.lock();
+        table.next += 1;
+        let number = table.next;
+        table.sessions.insert(agent, Session { number, frames });
+        table.heard.insert(agent, Instant::now());
+        (number, receiver)
+    }
+
+    fn close(&self, agent: AgentId, number: u64) {
+        let mut table = self.lock();
+        if table.sessions.get(&agent).is_some_and(|session| session.number == number) {
+            table.sessions.remove(&agent);
+        }
+    }
+
+    fn hear(&self, agent: AgentId) {
+        self.lock().heard.insert(agent, Instant::now());
+    }
+
+    /// Agents of the state that have not been heard of for `window`.
+    fn silent(&self, state: &State, window: Duration) -> Vec<AgentId> {
+        let mut table = self.lock();
+        let now = Instant::now();
+        let active = state.agents.values().filter(|agent| {
+            agent.status == tepui_types::AgentStatus::Active
+        });
+        active
+            .map(|agent| agent.id)
+            .filter(|id| now - *table.heard.entry(*id).or_insert(now) > window)
+            .collect()
+    }
+
+    fn send(&self, agent: AgentId, frame: MasterFrame) -> bool {
+        let mut table = self.lock();
+        let Some(session) = table.sessions.get(&agent) else { return false };
+        if session.frames.try_send(frame).is_ok() {
+            return true;
+        }
+        tracing::warn!(%agent, "the agent's connection is too slow and is dropped");
+        table.sessions.remove(&agent);
+        false
+    }
+
+    fn term(&self) -> u64 {
+        self.lock().term
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Table> {
+        // The table is whole after every statement, also after a panic.
+        self.0.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// `GET /v1/agents/connect`: an agent's control connection.
+pub async fn connect(
+    Extension(master): Extension<Arc<Master>>,
+    mut request: Request,
+) -> Result<Response, ApiError> {
+    check_upgrade(&request, UPGRADE)?;
+    let upgrade = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        match upgrade.await {
+            Ok(connection) => session::serve(&master, TokioIo::new(connection)).await,
+            Err(error) => tracing::debug!(%error, "an agent's upgrade failed"),
+        }
+    });
+    Ok(switching(UPGRADE))
+}
+
+/// Whether the caller asks for this protocol.
+fn check_upgrade(request: &Request, token: &str) -> Result<(), ApiError> {
+    let asked = request.headers().get(header::UPGRADE);
+    if asked.is_some_and(|asked| asked.as_bytes().eq_ignore_ascii_case(token.as_bytes())) {
+        return Ok(());
+    }
+    Err(ApiError::BadRequest(format!(
+        "this address is for agents: it speaks `Upgrade: {token}` only"
+    )))
+}
+
+fn switching(token: &'static str) -> Response {
+    let headers = [
+        (header::CONNECTION, HeaderValue::from_static("upgrade")),
+        (header::UPGRADE, HeaderValue::from_static(token)),
+    ];
+    (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
+}

@@ -1,0 +1,215 @@
+//! One agent's connection: frames become commands, effects become frames.
+
+use std::time::Duration;
+
+use futures::{SinkExt, StreamExt};
+use tepui_cluster::{Accepted, Command, Rejection};
+use tepui_types::wire::agent::{AgentFrame, Hello, MAX_BATCH, MasterFrame, VERSION, Welcome};
+use tepui_types::wire::{self, MAX_FRAME};
+use tepui_types::{AgentId, Principal, Reason};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_util::codec::{Framed, LengthDelimitedCodec};
+
+use crate::Master;
+use crate::proposals::{ProposeError, Request};
+
+/// How long an agent may take to introduce itself.
+const HELLO_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Why a session ends.
+#[derive(Debug, thiserror::Error)]
+enum SessionError {
+    #[error("the agent hung up")]
+    Closed,
+    #[error("the agent was silent for too long")]
+    Silent,
+    #[error("the connection broke")]
+    Io(#[from] std::io::Error),
+    #[error("the agent sent what is not a frame")]
+    Decode(#[from] tepui_types::envelope::DecodeError),
+    #[error("the agent's hello is refused: {0}")]
+    Refused(Reason),
+    #[error("the agent's frame does not belong here")]
+    Unexpected,
+    #[error("a newer session of the agent took over, or this master does not lead")]
+    Replaced,
+    #[error("the frame is too large")]
+    TooLarge(#[from] wire::FrameTooLarge),
+    #[error("the command was not taken")]
+    Propose(#[from] ProposeError),
+}
+
+type Connection<C> = Framed<C, LengthDelimitedCodec>;
+
+/// Serves a connection to its end.
+pub async fn serve<C: AsyncRead + AsyncWrite + Unpin>(master: &Master, connection: C) {
+    let codec = LengthDelimitedCodec::builder()
+        .little_endian()
+        .max_frame_length(MAX_FRAME)
+        .new_codec();
+    let mut connection = Framed::new(connection, codec);
+    let agent = match greet(master, &mut connection).await {
+        Ok(agent) => agent,
+        Err(error) => return tracing::info!(%error, "an agent was turned away"),
+    };
+    let (number, frames) = master.sessions.open(agent);
+    tracing::info!(%agent, session = number, "agent connected");
+    let error = match run(master, agent, connection, frames).await {
+        Ok(never) => match never {},
+        Err(error) => error,
+    };
+    master.sessions.close(agent, number);
+    tracing::info!(%agent, session = number, %error, "agent disconnected");
+}
+
+/// From the first frame to the welcome.
+async fn greet<C: AsyncRead + AsyncWrite + Unpin>(
+    master: &Master,
+    connection: &mut Connection<C>,
+) -> Result<AgentId, SessionError> {
+    let first = timeout(HELLO_DEADLINE, next_frame(connection));
+    let AgentFrame::Hello(hello) = first.await.map_err(|_| SessionError::Silent)?? else {
+        return Err(SessionError::Unexpected);
+    };
+    match register(master, hello).await {
+        Ok(agent) => {
+            let welcome = Welcome {
+                cluster: master.view.load().cluster,
+                agent,
+                term: master.sessions.term(),
+                heartbeat_ms: master.config.heartbeat_ms,
+                timeout_ms: master.config.agent_timeout_ms,
+            };
+            send(connection, &MasterFrame::Welcome(welcome)).await?;
+            Ok(agent)
+        }
+        Err((reason, retry)) => {
+            let refusal = MasterFrame::Refused { reason: reason.clone(), retry };
+            send(connection, &refusal).await?;
+            Err(SessionError::Refused(reason))
+        }
+    }
+}
+
+async fn register(master: &Master, hello: Hello) -> Result<AgentId, (Reason, bool)> {
+    let refuse = |code: &str, why: String| (Reason::new(code, why), false);
+    let ours = master.view.load().cluster;
+    if let Some(theirs) = hello.cluster.filter(|theirs| *theirs != ours) {
+        return Err(refuse(
+            "foreign-cluster",
+            format!(
+                "the agent's data folder belongs to cluster {theirs}, and this is {ours}: start \
+                 the agent with that cluster's masters, or with an empty folder"
+            ),
+        ));
+    }
+    hello.info.validate().map_err(|why| refuse("invalid", why))?;
+    let principal = match hello.agent {
+        Some(agent) => Principal::Agent(agent),
+        None => Principal::Leader,
+    };
+    let command = Command::RegisterAgent {
+        nonce: hello.nonce,
+        agent: hello.agent,
+        info: hello.info,
+        tasks: hello.tasks,
+    };
+    match master.proposals.submit(Request::new(principal, command)).await {
+        Ok(committed) => match committed.outcome {
+            Ok(Accepted::Agent { agent }) => Ok(agent),
+            Ok(other) => Err(refuse("internal", format!("unexpected outcome {other:?}"))),
+            Err(rejection @ Rejection::Foreign(_)) => Err(refuse("foreign", rejection.to_string())),
+            Err(rejection) => Err((Reason::new("rejected", rejection.to_string()), true)),
+        },
+        Err(error) => Err((Reason::new("unavailable", error.to_string()), true)),
+    }
+}
+
+async fn run<C: AsyncRead + AsyncWrite + Unpin>(
+    master: &Master,
+    agent: AgentId,
+    mut connection: Connection<C>,
+    mut frames: mpsc::Receiver<MasterFrame>,
+) -> Result<std::convert::Infallible, SessionError> {
+    // Whatever was committed for this agent while it had no session.
+    let owed = master.view.load().owed_to(agent);
+    for effects in owed.chunks(MAX_BATCH) {
+        let term = master.sessions.term();
+        send(&mut connection, &MasterFrame::Effects { term, effects: effects.to_vec() }).await?;
+    }
+    let mut heartbeat = interval(Duration::from_millis(master.config.heartbeat_ms));
+    heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let silence = Duration::from_millis(master.config.agent_timeout_ms);
+    let deadline = tokio::time::sleep(silence);
+    tokio::pin!(deadline);
+    loop {
+        tokio::select! {
+            frame = frames.recv() => {
+                let frame = frame.ok_or(SessionError::Replaced)?;
+                connection.feed(encode(&frame)?).await?;
+                // More that is ready goes out with it.
+                while let Ok(frame) = frames.try_recv() {
+                    connection.feed(encode(&frame)?).await?;
+                }
+                SinkExt::<bytes::Bytes>::flush(&mut connection).await?;
+            }
+            frame = next_frame(&mut connection) => {
+                deadline.as_mut().reset(tokio::time::Instant::now() + silence);
+                master.sessions.hear(agent);
+                on_frame(master, agent, frame?).await?;
+            }
+            _ = heartbeat.tick() => send(&mut connection, &MasterFrame::Heartbeat).await?,
+            () = &mut deadline => return Err(SessionError::Silent),
+        }
+    }
+}
+
+async fn on_frame(
+    master: &Master,
+    agent: AgentId,
+    frame: AgentFrame,
+) -> Result<(), SessionError> {
+    match frame {
+        AgentFrame::Hello(_) => Err(SessionError::Unexpected),
+        AgentFrame::Heartbeat => Ok(()),
+        AgentFrame::Statuses(reports) if reports.len() > MAX_BATCH => Err(SessionError::Unexpected),
+        AgentFrame::Statuses(reports) => {
+            let command = Command::ReportTasks { agent, reports };
+            let request = Request::new(Principal::Agent(agent), command);
+            // A report that is not taken is sent again by the agent's next session.
+            let committed = master.proposals.submit(request).await?;
+            if let Err(rejection) = committed.outcome {
+                tracing::warn!(%agent, %rejection, "a status report was refused");
+            }
+            Ok(())
+        }
+        AgentFrame::StreamRefused { stream, reason } => {
+            master.sessions.streams().refuse(stream, reason);
+            Ok(())
+        }
+    }
+}
+
+async fn next_frame<C: AsyncRead + AsyncWrite + Unpin>(
+    connection: &mut Connection<C>,
+) -> Result<AgentFrame, SessionError> {
+    let bytes = connection.next().await.ok_or(SessionError::Closed)??;
+    Ok(wire::parse(VERSION, &bytes)?)
+}
+
+async fn send<C: AsyncRead + AsyncWrite + Unpin>(
+    connection: &mut Connection<C>,
+    frame: &MasterFrame,
+) -> Result<(), SessionError> {
+    Ok(connection.send(encode(frame)?).await?)
+}
+
+fn encode(frame: &MasterFrame) -> Result<bytes::Bytes, SessionError> {
+    let body = tepui_types::envelope::encode(VERSION, frame);
+    if body.len() > MAX_FRAME {
+        return Err(wire::FrameTooLarge(body.len()).into());
+    }
+    Ok(body.into())
+}

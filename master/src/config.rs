@@ -1,0 +1,279 @@
+//! The master's configuration: a TOML file, and flags that override it.
+//!
+//! Checked once, here, and passed on as an argument. Unknown keys are refused, so that a misspelt
+//! one is not taken for a default. `examples/master.toml` names every key.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+/// Where a master listens when nothing is said.
+const DEFAULT_LISTEN: &str = "127.0.0.1:5050";
+/// The largest artifact when nothing is said: 1 GiB, a large image's layer.
+const DEFAULT_MAX_ARTIFACT_BYTES: u64 = 1024 * 1024 * 1024;
+/// Silence after which an agent is unreachable, when nothing is said.
+const DEFAULT_AGENT_TIMEOUT_MS: u64 = 15_000;
+/// Between heartbeats, when nothing is said.
+const DEFAULT_HEARTBEAT_MS: u64 = 1_000;
+/// Lost heartbeats that an agent's connection must survive.
+const MIN_HEARTBEATS: u64 = 3;
+
+/// `tepui-master`'s flags.
+#[derive(Debug, Clone, clap::Parser)]
+#[command(name = "tepui-master", version, about = "The master of a Tepui cluster")]
+pub struct Args {
+    /// The data folder; made if there is none.
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// The address to listen on [default: 127.0.0.1:5050]; port 0 takes a free one.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listen: Option<String>,
+    /// Listen on an address that others can reach, though nothing is encrypted and everyone who
+    /// reaches it may do everything.
+    #[arg(long)]
+    pub insecure_listen: bool,
+    /// A TOML file; flags override what it says.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The most bytes of one artifact.
+    #[arg(long, value_name = "BYTES")]
+    pub max_artifact_bytes: Option<u64>,
+    /// Milliseconds of silence after which an agent is unreachable.
+    #[arg(long, value_name = "MS")]
+    pub agent_timeout_ms: Option<u64>,
+    /// Milliseconds between heartbeats with agents.
+    #[arg(long, value_name = "MS")]
+    pub heartbeat_ms: Option<u64>,
+    /// Drop a framework's memory after one turn in so many, at random, so that
+    /// its author learns at once what must be in its store.
+    #[arg(long, value_name = "N")]
+    pub discard_instances: Option<u32>,
+}
+
+/// A configuration that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("failed to read the configuration {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's word.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is not what it should be.
+    #[error("{path} is not a master's configuration (examples/master.toml names every key)")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and what.
+        #[source]
+        source: toml::de::Error,
+    },
+    /// No data folder.
+    #[error("no data folder is named: give --dir DIR, or `dir` in the configuration")]
+    NoFolder,
+    /// An address that is none.
+    #[error(
+        "`{0}` is not an address to listen on: write it like 127.0.0.1:5050 or [::1]:5050, with \
+         port 0 for a free one"
+    )]
+    Address(String),
+    /// Others could reach the master.
+    #[error(
+        "{0} can be reached by others, and nothing is encrypted or asked for a password: listen \
+         on 127.0.0.1, or say --insecure-listen (insecure_listen = true) to do it all the same"
+    )]
+    Insecure(SocketAddr),
+    /// A number that makes no sense.
+    #[error("{name} = {value} cannot be: {why}")]
+    Value {
+        /// The key.
+        name: &'static str,
+        /// What it is.
+        value: u64,
+        /// What it should be.
+        why: &'static str,
+    },
+}
+
+/// What stands in the file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct File {
+    dir: Option<PathBuf>,
+    listen: Option<String>,
+    insecure_listen: bool,
+    limits: Limits,
+    agents: Agents,
+    frameworks: Frameworks,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Limits {
+    max_artifact_bytes: Option<u64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Frameworks {
+    discard_instances: Option<u32>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Agents {
+    timeout_ms: Option<u64>,
+    heartbeat_ms: Option<u64>,
+}
+
+/// A checked configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The data folder.
+    pub dir: PathBuf,
+    /// The address to listen on.
+    pub listen: SocketAddr,
+    /// Whether others may reach it.
+    pub insecure_listen: bool,
+    /// The most bytes of one artifact.
+    pub max_artifact_bytes: u64,
+    /// Milliseconds of silence after which an agent is unreachable.
+    pub agent_timeout_ms: u64,
+    /// Milliseconds between heartbeats with agents.
+    pub heartbeat_ms: u64,
+    /// Drop a framework's memory after one turn in so many, at random.
+    pub discard_instances: Option<u32>,
+}
+
+impl Config {
+    /// What flags and file together say.
+    pub fn load(args: &Args) -> Result<Self, ConfigError> {
+        let file = match &args.config {
+            Some(path) => read(path)?,
+            None => File::default(),
+        };
+        Self::merge(args, file)
+    }
+
+    fn merge(args: &Args, file: File) -> Result<Self, ConfigError> {
+        let dir = args.dir.clone().or(file.dir).ok_or(ConfigError::NoFolder)?;
+        let listen = args.listen.clone().or(file.listen);
+        let config = Self {
+            dir,
+            listen: parse_listen(listen.as_deref().unwrap_or(DEFAULT_LISTEN))?,
+            insecure_listen: args.insecure_listen || file.insecure_listen,
+            max_artifact_bytes: args
+                .max_artifact_bytes
+                .or(file.limits.max_artifact_bytes)
+                .unwrap_or(DEFAULT_MAX_ARTIFACT_BYTES),
+            agent_timeout_ms: args
+                .agent_timeout_ms
+                .or(file.agents.timeout_ms)
+                .unwrap_or(DEFAULT_AGENT_TIMEOUT_MS),
+            heartbeat_ms: args
+                .heartbeat_ms
+                .or(file.agents.heartbeat_ms)
+                .unwrap_or(DEFAULT_HEARTBEAT_MS),
+            discard_instances: args.discard_instances.or(file.frameworks.discard_instances),
+        };
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        if !self.listen.ip().is_loopback() && !self.insecure_listen {
+            return Err(ConfigError::Insecure(self.listen));
+        }
+        let value = |name, value, why| Err(ConfigError::Value { name, value, why });
+        if self.max_artifact_bytes == 0 {
+            return value("max_artifact_bytes", 0, "nothing could be uploaded");
+        }
+        if self.discard_instances == Some(0) {
+            return value("discard_instances", 0, "leave it out to keep instances");
+        }
+        if self.heartbeat_ms < 10 {
+            return value("heartbeat_ms", self.heartbeat_ms, "10 is the least");
+        }
+        if self.agent_timeout_ms < self.heartbeat_ms.saturating_mul(MIN_HEARTBEATS) {
+            let why = "it must be three heartbeats at least, or one lost packet ends a session";
+            return value("agent timeout_ms", self.agent_timeout_ms, why);
+        }
+        Ok(())
+    }
+}
+
+fn read(path: &Path) -> Result<File, ConfigError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    toml::from_str(&text).map_err(|source| ConfigError::Parse { path: path.to_owned(), source })
+}
+
+fn parse_listen(text: &str) -> Result<SocketAddr, ConfigError> {
+    // The one name whose addresses nobody has to look up.
+    let numeric = match text.strip_prefix("localhost:") {
+        Some(port) => format!("127.0.0.1:{port}"),
+        None => text.to_owned(),
+    };
+    numeric.parse().map_err(|_| ConfigError::Address(text.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser as _;
+
+    fn args(flags: &[&str]) -> Args {
+        Args::parse_from(["tepui-master"].iter().chain(flags))
+    }
+
+    fn load(text: &str, flags: &[&str]) -> Result<Config, ConfigError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("master.toml");
+        std::fs::write(&path, text).unwrap();
+        let config = path.to_string_lossy();
+        Config::load(&args(&[&["--config", &config], flags].concat()))
+    }
+
+    #[test]
+    fn the_example_parses_and_says_the_defaults() {
+        let example = load(include_str!("../examples/master.toml"), &[]).unwrap();
+        let dir = example.dir.to_string_lossy();
+        assert_eq!(example, Config::load(&args(&["--dir", &dir])).unwrap());
+    }
+
+    #[test]
+    fn flags_override_the_file() {
+        let text = "dir = '/a'\nlisten = '127.0.0.1:1'\n[agents]\ntimeout_ms = 9000\n";
+        let config = load(text, &["--listen", "localhost:0", "--heartbeat-ms", "50"]).unwrap();
+        assert_eq!(config.listen.to_string(), "127.0.0.1:0");
+        assert_eq!((config.agent_timeout_ms, config.heartbeat_ms), (9000, 50));
+        assert_eq!(config.dir, Path::new("/a"));
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_with_what_would_do() {
+        let cases = [
+            ("", "--dir DIR"),
+            ("dir = '/a'\nlisten = 'here'", "127.0.0.1:5050"),
+            ("dir = '/a'\nlisten = '0.0.0.0:5050'", "--insecure-listen"),
+            ("dir = '/a'\n[agents]\ntimeout_ms = 2000", "three heartbeats"),
+            ("dir = '/a'\n[agents]\nheartbeat_ms = 1", "10 is the least"),
+            ("dir = '/a'\n[limits]\nmax_artifact_bytes = 0", "nothing could be uploaded"),
+            ("dir = '/a'\n[frameworks]\ndiscard_instances = 0", "leave it out"),
+        ];
+        for (text, wanted) in cases {
+            let error = load(text, &[]).unwrap_err().to_string();
+            assert!(error.contains(wanted), "{text}: {error}");
+        }
+        let unknown = load("dir = '/a'\nlisten_on = 'x'", &[]).unwrap_err();
+        let cause = std::error::Error::source(&unknown).unwrap().to_string();
+        assert!(cause.contains("listen_on"), "{cause}");
+        assert!(load("dir = '/a'\nlisten = '0.0.0.0:5050'\ninsecure_listen = true", &[]).is_ok());
+        let missing = Config::load(&args(&["--config", "/nowhere/master.toml"])).unwrap_err();
+        assert!(missing.to_string().contains("/nowhere/master.toml"));
+    }
+}

@@ -1,0 +1,106 @@
+//! What can go wrong between the log and the disk.
+//!
+//! Every variant says the step that failed and holds its cause; what an operator can do about it
+//! stands in the text. Errors of the data folder, the configuration, proposals and artifacts stand
+//! beside those nouns.
+
+use std::path::PathBuf;
+
+use tepui_types::ClusterId;
+use tepui_types::envelope::DecodeError;
+
+use crate::folder::FolderError;
+
+/// The database cannot be used, or what it holds cannot be trusted. Always fatal: a master never
+/// goes on beside a log that it could not write or read.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// The database does not open.
+    #[error(
+        "failed to open the database {path}; if it says corruption, restore the data folder from \
+         a backup: nothing that was synced is ever cut off silently"
+    )]
+    Open {
+        /// Its folder.
+        path: PathBuf,
+        /// RocksDB's word.
+        #[source]
+        source: rocksdb::Error,
+    },
+    /// A read or a write failed.
+    #[error("failed to {step} the database (is the disk full or failing?)")]
+    Database {
+        /// What was tried: `write to`, `read from`…
+        step: &'static str,
+        /// RocksDB's word.
+        #[source]
+        source: rocksdb::Error,
+    },
+    /// Something is there and cannot be right.
+    #[error(
+        "{what} is damaged: {detail}; it was synced once, so it is not cut off: check the disk \
+         and restore the data folder from a backup"
+    )]
+    Corrupt {
+        /// Which record, for people.
+        what: String,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// A record is of another release, or torn.
+    #[error("failed to decode {what}; if a later release wrote it, start that release")]
+    Decode {
+        /// Which record, for people.
+        what: String,
+        /// Why.
+        #[source]
+        source: DecodeError,
+    },
+    /// The database was made for another cluster than the folder says.
+    #[error(
+        "the database belongs to cluster {found} and the folder to {expected}: the folder was put \
+         together from two, restore it as a whole"
+    )]
+    ForeignDatabase {
+        /// What the database says.
+        found: ClusterId,
+        /// What the folder says.
+        expected: ClusterId,
+    },
+}
+
+impl StorageError {
+    pub(crate) fn corrupt(what: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self::Corrupt { what: what.into(), detail: detail.into() }
+    }
+
+    pub(crate) fn decode(what: impl Into<String>) -> impl FnOnce(DecodeError) -> Self {
+        move |source| Self::Decode { what: what.into(), source }
+    }
+}
+
+/// The replicated log cannot start or cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum RaftError {
+    /// The data folder is not usable.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    /// The database is not usable.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The raft library refused its configuration or a step.
+    #[error("raft failed to {step}")]
+    Raft {
+        /// What was tried.
+        step: &'static str,
+        /// The library's word.
+        #[source]
+        source: raft::Error,
+    },
+    /// The log's thread could not be started.
+    #[error("failed to start the log's thread")]
+    Thread(#[source] std::io::Error),
+    /// An invariant broke on the log's thread.
+    #[error("the log's thread panicked: {0}")]
+    Panicked(String),
+}

@@ -1,0 +1,224 @@
+//! Between the words of the WIT package and those of `tepui_types`.
+//!
+//! What comes from a guest is checked here for its shape; errors are sentences
+//! for the framework's author.
+
+use std::collections::BTreeMap;
+
+use tepui_cluster::state::tasks::Task;
+use tepui_types::api::demand::Explanation;
+use tepui_types::resources::{MILLI, PortRanges, ResourceRequest};
+use tepui_types::task::{CommandWorkload, WasmWorkload};
+use tepui_types::{
+    Bytes, MilliCpus, Offer, Reason, Resources, TaskId, TaskSpec, TaskState, Workload,
+};
+
+use super::bindings::{cluster, store, timers, types};
+use super::turn::{CallError, QuotaError, TaskLaunch};
+
+pub fn resources_out(resources: &Resources) -> types::Resources {
+    let ranges = resources.ports.ranges().iter();
+    types::Resources {
+        cpus_milli: resources.cpus.0,
+        mem_bytes: resources.mem.0,
+        disk_bytes: resources.disk.0,
+        ports: ranges.map(|&(first, last)| types::PortRange { first, last }).collect(),
+        gpus: amounts_out(&resources.gpus),
+        custom: amounts_out(&resources.custom),
+    }
+}
+
+pub fn resources_in(resources: types::Resources) -> Result<Resources, String> {
+    let ranges: Vec<_> = resources.ports.iter().map(|range| (range.first, range.last)).collect();
+    if let Some((first, last)) = ranges.iter().find(|(first, last)| first > last) {
+        return Err(format!("port range {first}-{last} is the wrong way round"));
+    }
+    let named: u64 = ranges.iter().map(|(first, last)| u64::from(last - first) + 1).sum();
+    let ports = PortRanges::from_ranges(ranges);
+    if u64::from(ports.count()) != named {
+        return Err("port ranges overlap".into());
+    }
+    let gpus = amounts_in(resources.gpus)?;
+    if let Some((name, milli)) = gpus.iter().find(|(_, milli)| **milli > MILLI) {
+        return Err(format!("{milli} thousandths of gpu `{name}`; a device has {MILLI}"));
+    }
+    Ok(Resources {
+        cpus: MilliCpus(resources.cpus_milli),
+        mem: Bytes(resources.mem_bytes),
+        disk: Bytes(resources.disk_bytes),
+        ports,
+        gpus,
+        custom: amounts_in(resources.custom)?,
+    })
+}
+
+pub fn request_in(request: types::Request) -> Result<ResourceRequest, String> {
+    Ok(ResourceRequest {
+        cpus: MilliCpus(request.cpus_milli),
+        mem: Bytes(request.mem_bytes),
+        disk: Bytes(request.disk_bytes),
+        ports: request.ports,
+        gpus_milli: request.gpus_milli,
+        custom: amounts_in(request.custom)?,
+    })
+}
+
+fn amounts_out(amounts: &BTreeMap<String, u64>) -> Vec<types::Amount> {
+    let amount = |(name, milli): (&String, &u64)| types::Amount { name: name.clone(), milli: *milli };
+    amounts.iter().map(amount).collect()
+}
+
+fn amounts_in(amounts: Vec<types::Amount>) -> Result<BTreeMap<String, u64>, String> {
+    let mut map = BTreeMap::new();
+    for types::Amount { name, milli } in amounts {
+        if map.contains_key(&name) {
+            return Err(format!("`{name}` is named twice"));
+        }
+        if milli > 0 {
+            map.insert(name, milli);
+        }
+    }
+    Ok(map)
+}
+
+fn pairs_in(what: &str, pairs: Vec<(String, String)>) -> Result<BTreeMap<String, String>, String> {
+    let count = pairs.len();
+    let map: BTreeMap<_, _> = pairs.into_iter().collect();
+    if map.len() == count { Ok(map) } else { Err(format!("a name stands twice in {what}")) }
+}
+
+fn pairs_out(pairs: &BTreeMap<String, String>) -> Vec<(String, String)> {
+    pairs.iter().map(|(name, value)| (name.clone(), value.clone())).collect()
+}
+
+pub fn spec_in(spec: types::TaskSpec) -> Result<TaskSpec, String> {
+    let workload = match spec.workload {
+        types::Workload::Wasm(wasm) => Workload::Wasm(WasmWorkload {
+            artifact: wasm.artifact.parse().map_err(|e| format!("the artifact: {e}"))?,
+            args: wasm.args,
+            env: pairs_in("env", wasm.env)?,
+        }),
+        types::Workload::Command(command) => Workload::Command(CommandWorkload {
+            argv: command.argv,
+            env: pairs_in("env", command.env)?,
+            pids: command.pids,
+        }),
+    };
+    if let Some(extension) = spec.extensions.first() {
+        return Err(format!("this master knows no extension `{}` of a task", extension.name));
+    }
+    Ok(TaskSpec {
+        workload,
+        kill_grace_ms: spec.kill_grace_ms,
+        user: spec.user,
+        labels: pairs_in("labels", spec.labels)?,
+    })
+}
+
+pub fn launch_in(task: cluster::TaskLaunch) -> Result<TaskLaunch, String> {
+    let resources = resources_in(task.resources);
+    let resources = resources.map_err(|why| format!("task `{}`: {why}", task.name))?;
+    Ok(TaskLaunch { name: task.name, resources, array_index: task.array_index })
+}
+
+pub fn offer_out(offer: &Offer) -> types::Offer {
+    types::Offer {
+        id: offer.id.0,
+        agent: offer.agent.0,
+        hostname: offer.hostname.clone(),
+        resources: resources_out(&offer.resources),
+        attributes: pairs_out(&offer.attributes),
+    }
+}
+
+pub fn agent_out(agent: &tepui_cluster::state::agents::Agent) -> cluster::Agent {
+    cluster::Agent {
+        id: agent.id.0,
+        hostname: agent.info.hostname.clone(),
+        active: agent.status == tepui_types::AgentStatus::Active,
+        total: resources_out(&agent.info.resources),
+        used: resources_out(&agent.used),
+        attributes: pairs_out(&agent.info.attributes),
+    }
+}
+
+pub fn task_id_out(id: &TaskId) -> types::TaskId {
+    types::TaskId { name: id.name.to_string(), attempt: id.attempt }
+}
+
+pub fn task_out(task: &Task) -> types::Task {
+    types::Task {
+        id: task_id_out(&task.id),
+        agent: task.agent.0,
+        status: types::TaskStatus {
+            code: task.status.state.as_str().to_owned(),
+            class: class(task.status.state),
+            reason: task.status.reason.as_ref().map(reason_out),
+            exit_code: task.status.exit_code,
+            time_ms: task.status.time.0,
+            extensions: Vec::new(),
+        },
+    }
+}
+
+fn class(state: TaskState) -> types::TaskClass {
+    match state {
+        TaskState::Staging
+        | TaskState::Starting
+        | TaskState::Running
+        | TaskState::Killing
+        | TaskState::Unreachable
+        | TaskState::Unknown => types::TaskClass::Living,
+        TaskState::Finished => types::TaskClass::Succeeded,
+        TaskState::Failed | TaskState::Error => types::TaskClass::Failed,
+        TaskState::Killed => types::TaskClass::Killed,
+        TaskState::Dropped | TaskState::Gone => types::TaskClass::Lost,
+    }
+}
+
+pub fn reason_out(reason: &Reason) -> types::Reason {
+    types::Reason { code: reason.code.clone(), message: reason.message.clone() }
+}
+
+pub fn explanation_out(explanation: Explanation) -> cluster::Explanation {
+    cluster::Explanation {
+        summary: explanation.summary,
+        agents: explanation.agents,
+        fitting: explanation.fitting,
+        busy: explanation.busy.into_iter().collect(),
+        too_small: explanation.too_small.into_iter().collect(),
+        inactive: explanation.inactive,
+        filtered: explanation.filtered,
+        extensions: Vec::new(),
+    }
+}
+
+
+impl From<CallError> for cluster::CallError {
+    fn from(error: CallError) -> Self {
+        match error {
+            CallError::OfferUnknown => Self::OfferUnknown,
+            CallError::OfferExceeded(what) => Self::OfferExceeded(what),
+            CallError::Invalid(why) => Self::Invalid(why),
+            CallError::TurnFull => Self::TurnFull,
+        }
+    }
+}
+
+impl From<QuotaError> for store::StoreError {
+    fn from(error: QuotaError) -> Self {
+        match error {
+            QuotaError::TooLarge(which) => Self::TooLarge(which),
+            QuotaError::TurnFull => Self::TurnFull,
+        }
+    }
+}
+
+impl From<QuotaError> for timers::TimerError {
+    fn from(error: QuotaError) -> Self {
+        match error {
+            QuotaError::TooLarge(which) => Self::TooLarge(which),
+            QuotaError::TurnFull => Self::TurnFull,
+        }
+    }
+}

@@ -1,0 +1,302 @@
+use tepui_cluster::{Accepted, Command, Envelope};
+use tepui_types::{
+    AgentId, AgentInfo, Bytes, ClusterId, Digest, FrameworkId, FrameworkInfo, MilliCpus, Offer,
+    Principal, Role, Workload,
+};
+
+use super::*;
+
+/// A cluster with one agent and one framework that has started.
+struct Cluster {
+    state: State,
+    index: u64,
+}
+
+const FRAMEWORK: FrameworkId = FrameworkId(1);
+
+impl Cluster {
+    fn new() -> Self {
+        let mut cluster = Self { state: State::new(ClusterId(1)), index: 0 };
+        let artifact = Digest::of(b"framework");
+        cluster.apply(Command::RecordArtifact { digest: artifact, size: 9 });
+        cluster.apply(Command::DeployFramework(FrameworkInfo {
+            name: "test".into(),
+            role: Role::default(),
+            artifact,
+            config: String::new(),
+        }));
+        cluster.apply(Command::RegisterAgent {
+            nonce: 1,
+            agent: None,
+            info: AgentInfo {
+                hostname: "one".into(),
+                resources: resources(4000),
+                attributes: BTreeMap::new(),
+                version: "0".into(),
+            },
+            tasks: Vec::new(),
+        });
+        cluster.apply(Command::Turn(Turn::new(FRAMEWORK, 1, 0, TurnKind::Start)));
+        cluster
+    }
+
+    fn apply(&mut self, body: Command) -> Accepted {
+        self.index += 1;
+        let envelope = Envelope {
+            request_id: 0,
+            principal: Principal::loopback_operator(),
+            idempotency_key: None,
+            expected_revision: None,
+            term: 1,
+            time: Timestamp(1000),
+            body,
+        };
+        self.state.apply(self.index, &envelope).outcome.unwrap()
+    }
+
+    fn open(&self) -> OpenTurn {
+        let framework = self.state.framework(FRAMEWORK).unwrap().clone();
+        let mut offers = HeldOffers::default();
+        offers.insert(offer(7));
+        offers.insert(offer(8));
+        offers.show(10);
+        let seen = Seen::default();
+        OpenTurn::new(Arc::new(self.state.clone()), framework, Timestamp(2000), seen, offers)
+    }
+
+    fn commit(&mut self, turn: OpenTurn) {
+        let number = self.state.framework(FRAMEWORK).unwrap().turns;
+        let closed = turn.close(1, number, TurnKind::Handle);
+        assert!(closed.turn.is_durable());
+        self.apply(Command::Turn(closed.turn));
+    }
+}
+
+fn resources(cpus: u64) -> Resources {
+    Resources { cpus: MilliCpus(cpus), mem: Bytes::mib(cpus), ..Resources::default() }
+}
+
+fn offer(id: u64) -> Offer {
+    Offer {
+        id: OfferId(id),
+        agent: AgentId(1),
+        hostname: "one".into(),
+        resources: resources(4000),
+        attributes: BTreeMap::new(),
+    }
+}
+
+fn spec(argument: &str) -> TaskSpec {
+    TaskSpec {
+        workload: Workload::Command(tepui_types::task::CommandWorkload {
+            argv: vec!["true".into(), argument.into()],
+            env: BTreeMap::new(),
+            pids: None,
+        }),
+        kill_grace_ms: 0,
+        user: String::new(),
+        labels: BTreeMap::new(),
+    }
+}
+
+fn task(name: &str, cpus: u64) -> TaskLaunch {
+    TaskLaunch { name: name.into(), resources: resources(cpus), array_index: None }
+}
+
+fn request(cpus: u64) -> ResourceRequest {
+    ResourceRequest { cpus: MilliCpus(cpus), ..ResourceRequest::default() }
+}
+
+#[test]
+fn an_offer_is_taken_from_until_it_is_used_up() {
+    let mut cluster = Cluster::new();
+    let mut turn = cluster.open();
+    let o7 = OfferId(7);
+    let ids = turn.accept(o7, spec(""), vec![task("a", 1000), task("b", 1000)]).unwrap();
+    assert_eq!(ids.iter().map(|id| id.attempt).collect::<Vec<_>>(), [0, 1]);
+    let ids = turn.accept(o7, spec(""), vec![task("c", 1500)]).unwrap();
+    assert_eq!(ids[0].attempt, 2);
+    let exceeded = turn.accept(o7, spec(""), vec![task("d", 501)]).unwrap_err();
+    assert!(matches!(&exceeded, CallError::OfferExceeded(why) if why.contains("cpus")));
+    turn.accept(o7, spec(""), vec![task("d", 500)]).unwrap();
+    cluster.commit(turn);
+    let framework = cluster.state.framework(FRAMEWORK).unwrap();
+    assert_eq!((framework.tasks.len(), framework.next_attempt), (4, 4));
+    let mut turn = cluster.open();
+    assert_eq!(turn.accept(o7, spec(""), vec![task("e", 1)]).unwrap()[0].attempt, 4);
+}
+
+#[test]
+fn what_was_answered_cannot_be_accepted() {
+    let mut turn = Cluster::new().open();
+    let unknown = Err(CallError::OfferUnknown);
+    assert_eq!(turn.accept(OfferId(9), spec(""), vec![task("a", 1)]), unknown);
+    assert_eq!(turn.decline(&[OfferId(7), OfferId(9)], None), Err(CallError::OfferUnknown));
+    turn.decline(&[OfferId(7)], None).unwrap();
+    assert_eq!(turn.accept(OfferId(7), spec(""), vec![task("a", 1)]), unknown);
+    turn.demand("x".into(), 1, request(1)).unwrap();
+    let closed = turn.close(1, 1, TurnKind::Handle);
+    assert_eq!(closed.answered.declined[&5000], [OfferId(7)]);
+    assert!(closed.offers.left(OfferId(8)).is_some(), "what is left alone stays");
+}
+
+#[test]
+fn who_wants_nothing_keeps_no_offers() {
+    let mut turn = Cluster::new().open();
+    turn.accept(OfferId(7), spec(""), vec![task("a", 1)]).unwrap();
+    let closed = turn.close(1, 1, TurnKind::Handle);
+    assert_eq!(closed.answered.used, [OfferId(7), OfferId(8)]);
+    assert_eq!(closed.answered.unseen, [OfferId(8)]);
+    assert!(closed.answered.declined.is_empty());
+}
+
+#[test]
+fn a_dropped_turn_leaves_the_offers_whole() {
+    let mut turn = Cluster::new().open();
+    turn.accept(OfferId(7), spec(""), vec![task("a", 4000)]).unwrap();
+    turn.decline(&[OfferId(8)], None).unwrap();
+    let offers = turn.abandon();
+    assert_eq!(offers.left(OfferId(7)), Some((AgentId(1), &resources(4000))));
+    assert!(offers.left(OfferId(8)).is_some());
+}
+
+#[test]
+fn malformed_calls_are_refused_where_they_are_made() {
+    let mut turn = Cluster::new().open();
+    let mut refusal = |spec, tasks| match turn.accept(OfferId(7), spec, tasks) {
+        Err(CallError::Invalid(why)) => why,
+        other => panic!("{other:?}"),
+    };
+    assert!(refusal(spec(""), vec![task("Not A Name", 1)]).contains("Not A Name"));
+    assert!(refusal(spec(""), vec![task("a", 1), task("a", 1)]).contains("two tasks"));
+    assert!(refusal(spec(""), vec![task("a", 0)]).contains("cpus or memory"));
+    assert!(refusal(spec("\0"), vec![task("a", 1)]).contains("NUL"));
+    let many = (0..2001).map(|number| task(&format!("t{number}"), 1)).collect();
+    assert!(refusal(spec(""), many).contains("split it"));
+    let large = (0..20).map(|number| task(&format!("t{number}"), 1)).collect();
+    assert!(refusal(spec(&"x".repeat(60_000)), large).contains("split it"));
+    assert!(matches!(turn.kill("X".into(), 0, None), Err(CallError::Invalid(_))));
+    assert!(matches!(turn.demand(String::new(), 1, request(1)), Err(CallError::Invalid(_))));
+    assert!(matches!(turn.demand("x".into(), 1, request(0)), Err(CallError::Invalid(_))));
+    assert!(!turn.close(1, 1, TurnKind::Handle).turn.is_durable());
+}
+
+#[test]
+fn a_full_turn_says_so_and_keeps_what_it_has() {
+    let mut turn = Cluster::new().open();
+    for number in 0..2000 {
+        turn.kill("x".into(), number, None).unwrap();
+    }
+    assert_eq!(turn.kill("x".into(), 0, None), Err(CallError::TurnFull));
+    let closed = turn.close(1, 1, TurnKind::Handle);
+    assert!(closed.is_full);
+    assert_eq!(closed.turn.operations.len(), 2000);
+
+    let mut turn = Cluster::new().open();
+    let value = vec![1; 200_000];
+    let full = (0..).find(|n| turn.set(n.to_string(), value.clone()).is_err());
+    assert_eq!(full, Some(5));
+    assert_eq!(turn.set("x".into(), value.clone()), Err(QuotaError::TurnFull));
+    // What is written anew takes no more room.
+    turn.set("0".into(), value).unwrap();
+    let closed = turn.close(1, 1, TurnKind::Handle);
+    assert!(closed.is_full);
+    let bytes = tepui_types::envelope::encode(1, &closed.turn).len();
+    assert!(bytes <= quota::TURN_BYTES, "{bytes}");
+}
+
+#[test]
+fn the_largest_batch_of_launches_fits_its_bound() {
+    let mut turn = Cluster::new().open();
+    let tasks = |from: u32| (from..from + 100).map(|n| task(&format!("{n:063}"), 1)).collect();
+    let mut from = 0;
+    while turn.accept(OfferId(7), spec(&"x".repeat(300)), tasks(from)).is_ok() {
+        from += 100;
+    }
+    let closed = turn.close(1, 1, TurnKind::Handle);
+    let bytes = tepui_types::envelope::encode(1, &closed.turn).len();
+    assert!(closed.is_full && bytes <= quota::TURN_BYTES, "{bytes} bytes, {from} tasks");
+}
+
+#[test]
+fn the_store_reads_its_own_writes() {
+    let mut cluster = Cluster::new();
+    let mut turn = cluster.open();
+    for key in ["a/1", "a/2", "a/4", "b/1"] {
+        turn.set(key.into(), key.as_bytes().to_vec()).unwrap();
+    }
+    cluster.commit(turn);
+
+    let mut turn = cluster.open();
+    turn.set("a/3".into(), b"new".to_vec()).unwrap();
+    turn.set("a/4".into(), b"changed".to_vec()).unwrap();
+    turn.delete("a/1".into()).unwrap();
+    turn.delete("a/9".into()).unwrap();
+    let scan = |turn: &OpenTurn, after, limit| {
+        let pairs = turn.scan("a/", after, limit);
+        let text = |(key, value)| format!("{key}={}", String::from_utf8(value).unwrap());
+        pairs.into_iter().map(text).collect::<Vec<_>>()
+    };
+    assert_eq!(scan(&turn, None, 10), ["a/2=a/2", "a/3=new", "a/4=changed"]);
+    assert_eq!(scan(&turn, Some("a/2"), 1), ["a/3=new"]);
+    assert_eq!(scan(&turn, Some("a"), 1), ["a/2=a/2"]);
+    assert_eq!(turn.get("a/1"), None);
+    assert_eq!(turn.get("b/1"), Some(&b"b/1"[..]));
+    cluster.commit(turn);
+    let framework = cluster.state.framework(FRAMEWORK).unwrap();
+    assert_eq!(framework.store.len(), 4);
+    assert_eq!(cluster.open().scan("", None, 10).len(), 4);
+}
+
+#[test]
+fn what_changes_nothing_is_not_proposed() {
+    let mut cluster = Cluster::new();
+    let mut turn = cluster.open();
+    turn.set("key".into(), b"value".to_vec()).unwrap();
+    turn.demand("job".into(), 3, request(100)).unwrap();
+    cluster.commit(turn);
+    let mut turn = cluster.open();
+    turn.set("key".into(), b"value".to_vec()).unwrap();
+    turn.delete("other".into()).unwrap();
+    turn.demand("job".into(), 3, request(100)).unwrap();
+    turn.demand("nothing".into(), 0, request(0)).unwrap();
+    turn.cancel_timer("none".into()).unwrap();
+    turn.decline(&[OfferId(7)], None).unwrap();
+    assert!(!turn.close(1, 2, TurnKind::Handle).turn.is_durable());
+}
+
+#[test]
+fn store_and_timers_have_limits_that_say_themselves() {
+    let mut turn = Cluster::new().open();
+    let too_large = |result: Result<(), QuotaError>| match result {
+        Err(QuotaError::TooLarge(which)) => which,
+        other => panic!("{other:?}"),
+    };
+    assert!(too_large(turn.set(String::new(), Vec::new())).contains("1 to 1024"));
+    assert!(too_large(turn.set("x".repeat(1025), Vec::new())).contains("1025"));
+    assert!(too_large(turn.set("x".into(), vec![0; 256 * 1024 + 1])).contains("262145"));
+    assert!(too_large(turn.set_timer(String::new(), 1)).contains("1 to 256"));
+    turn.store_bytes = quota::STORE_BYTES - 10;
+    assert!(too_large(turn.set("key".into(), vec![0; 8])).contains("at most 67108864"));
+    turn.set("key".into(), vec![0; 7]).unwrap();
+    turn.set("key".into(), vec![1; 7]).unwrap();
+    turn.store_keys = quota::STORE_KEYS;
+    assert!(too_large(turn.set("k".into(), Vec::new())).contains("its most"));
+    turn.timer_count = quota::TIMERS;
+    assert!(too_large(turn.set_timer("t".into(), 1)).contains("100000 timers"));
+}
+
+#[test]
+fn timers_are_due_by_the_turns_clock() {
+    let mut cluster = Cluster::new();
+    let mut turn = cluster.open();
+    turn.set_timer("soon".into(), 5).unwrap();
+    turn.set_timer("never".into(), u64::MAX).unwrap();
+    turn.set_timer("gone".into(), 1).unwrap();
+    turn.cancel_timer("gone".into()).unwrap();
+    cluster.commit(turn);
+    let timers = &cluster.state.framework(FRAMEWORK).unwrap().timers;
+    assert_eq!(timers.get("soon"), Some(&Timestamp(2005)));
+    assert_eq!(timers.get("never"), Some(&Timestamp(2000 + limits::TIMER_MS)));
+    assert_eq!(timers.len(), 2);
+}

@@ -1,0 +1,87 @@
+//! The HTTP API: every route, and what all of them share.
+//!
+//! Shape is checked here; preconditions are checked when a command is applied.
+//! Every request passes the [`guard`] first.
+
+use std::sync::Arc;
+
+use axum::extract::{DefaultBodyLimit, Request};
+use axum::http::Uri;
+use axum::middleware;
+use axum::response::Response;
+use axum::routing::{any, get, post};
+use axum::{Extension, Router};
+use tower_http::catch_panic::CatchPanicLayer;
+
+use crate::Master;
+use crate::http::error::ApiError;
+
+pub mod agents;
+pub mod artifacts;
+pub mod cluster;
+pub mod dashboard;
+pub mod demands;
+pub mod error;
+pub mod events;
+pub mod frameworks;
+pub mod guard;
+pub mod guest;
+pub mod health;
+pub mod logs;
+pub mod openapi;
+pub mod page;
+pub mod request;
+pub mod tasks;
+
+/// All routes.
+pub fn router(master: Arc<Master>) -> Router {
+    let artifact = get(artifacts::get).put(artifacts::put).layer(DefaultBodyLimit::disable());
+    let api = Router::new()
+        .route("/openapi.json", get(openapi::show))
+        .route("/cluster", get(cluster::show))
+        .route("/agents", get(agents::list))
+        .route("/agents/{id}", get(agents::show))
+        .route("/agents/connect", get(crate::agents::connect))
+        .route("/agents/streams/{stream}", get(crate::agents::streams::connect))
+        .route("/frameworks", get(frameworks::list).post(frameworks::deploy))
+        .route("/frameworks/{id}", get(frameworks::show).delete(frameworks::remove))
+        .route("/frameworks/{id}/restart", post(frameworks::restart))
+        .route("/frameworks/{id}/logs", get(frameworks::logs))
+        .route("/demands", get(demands::list))
+        .route("/tasks", get(tasks::list))
+        .route("/tasks/{id}", get(tasks::show))
+        .route("/tasks/{id}/kill", post(tasks::kill))
+        .route("/tasks/{id}/logs/{output}", get(logs::follow))
+        .route("/artifacts", get(artifacts::list))
+        .route("/artifacts/{digest}", artifact)
+        .route("/events", get(events::follow));
+    Router::new()
+        .nest("/v1", api)
+        .route("/healthz", get(health::healthz))
+        .route("/readyz", get(health::readyz))
+        .route("/metrics", get(health::metrics))
+        .route("/frameworks/{name}/", any(guest::on_request))
+        .route("/frameworks/{name}/{*path}", any(guest::on_request))
+        .fallback(get(dashboard::serve))
+        .method_not_allowed_fallback(wrong_method)
+        .layer(DefaultBodyLimit::max(request::MAX_JSON))
+        .layer(middleware::from_fn_with_state(master.clone(), count))
+        .layer(middleware::from_fn_with_state(master.clone(), guard::guard))
+        .layer(CatchPanicLayer::new())
+        .layer(Extension(master.clone()))
+        .with_state(master)
+}
+
+async fn wrong_method(uri: Uri) -> ApiError {
+    ApiError::MethodNotAllowed(format!("`{}` does not take this method", uri.path()))
+}
+
+async fn count(
+    axum::extract::State(master): axum::extract::State<Arc<Master>>,
+    request: Request,
+    next: middleware::Next,
+) -> Response {
+    let response = next.run(request).await;
+    master.metrics.on_response(response.status());
+    response
+}

@@ -1,0 +1,121 @@
+//! `/v1/artifacts`: bytes by digest.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State as Extract;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use tepui_cluster::Command;
+use tepui_cluster::state::artifacts::Artifact;
+use tepui_types::Digest;
+use tepui_types::api::artifact::ArtifactView;
+use tepui_types::api::list::Page;
+use tepui_types::api::problem::Problem;
+use tokio_util::io::ReaderStream;
+
+use crate::Master;
+use crate::http::error::ApiError;
+use crate::http::page::{self, Paging};
+use crate::http::request::{ApiPath, ApiQuery, Caller, read};
+
+/// Bytes read from disk at once for a download.
+const READ_CHUNK: usize = 64 * 1024;
+
+/// Parameters of the list.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListQuery {
+    limit: Option<usize>,
+    page: Option<String>,
+}
+
+/// Lists artifacts by digest.
+#[utoipa::path(get, path = "/v1/artifacts", tag = "artifacts",
+    params(("limit" = Option<usize>, Query), ("page" = Option<String>, Query)),
+    responses((status = 200, body = Page<ArtifactView>), (status = 400, body = Problem)))]
+pub async fn list(
+    Extract(master): Extract<Arc<Master>>,
+    ApiQuery(query): ApiQuery<ListQuery>,
+) -> Result<Json<Page<ArtifactView>>, ApiError> {
+    use std::ops::Bound;
+
+    let paging = Paging::new(query.limit, query.page);
+    let limit = paging.limit()?;
+    let first = paging.after::<Digest>()?.map_or(Bound::Unbounded, Bound::Excluded);
+    let state = read(&master).await?;
+    let artifacts = state.artifacts.range((first, Bound::Unbounded));
+    let views = artifacts.take(limit + 1).map(|(_, artifact)| view(artifact)).collect();
+    let (items, next) = page::cut(views, limit, |artifact: &ArtifactView| artifact.digest);
+    let total = Some(state.artifacts.len() as u64);
+    Ok(Json(Page { items, next, index: state.index, total }))
+}
+
+/// Stores the body, if it has this digest.
+#[utoipa::path(put, path = "/v1/artifacts/{digest}", tag = "artifacts",
+    params(("digest" = Digest, Path)),
+    request_body(content = Vec<u8>, content_type = "application/octet-stream"),
+    responses(
+        (status = 201, body = ArtifactView),
+        (status = 200, description = "It was stored before", body = ArtifactView),
+        (status = 413, body = Problem),
+        (status = 422, description = "The body has another digest", body = Problem),
+    ))]
+pub async fn put(
+    Extract(master): Extract<Arc<Master>>,
+    ApiPath(digest): ApiPath<Digest>,
+    caller: Caller,
+    body: Body,
+) -> Result<Response, ApiError> {
+    if let Some(known) = read(&master).await?.artifacts.get(&digest) {
+        if master.artifacts.contains(digest) {
+            return Ok((StatusCode::OK, Json(view(known))).into_response());
+        }
+    }
+    let size = master.artifacts.put(digest, body.into_data_stream()).await?;
+    caller.submit(&master, Command::RecordArtifact { digest, size }).await?.outcome?;
+    let state = master.view.load();
+    let recorded = state.artifacts.get(&digest);
+    let recorded =
+        recorded.ok_or_else(|| ApiError::Internal(format!("artifact {digest} is not recorded")))?;
+    Ok((StatusCode::CREATED, Json(view(recorded))).into_response())
+}
+
+/// Gives the bytes back.
+#[utoipa::path(get, path = "/v1/artifacts/{digest}", tag = "artifacts",
+    params(("digest" = Digest, Path)),
+    responses(
+        (status = 200, content_type = "application/octet-stream", body = Vec<u8>),
+        (status = 404, body = Problem),
+    ))]
+pub async fn get(
+    Extract(master): Extract<Arc<Master>>,
+    ApiPath(digest): ApiPath<Digest>,
+) -> Result<Response, ApiError> {
+    let recorded = read(&master).await?.artifacts.contains_key(&digest);
+    let file = if recorded { master.artifacts.open(digest).await? } else { None };
+    let Some((file, size)) = file else {
+        return Err(ApiError::NotFound(format!("there is no artifact {digest}")));
+    };
+    let headers = [
+        (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
+        (header::CONTENT_LENGTH, size.to_string()),
+        (header::ETAG, format!("\"{}\"", digest.hex())),
+        // The name says what the bytes are, for ever.
+        (header::CACHE_CONTROL, "private, max-age=31536000, immutable".to_owned()),
+    ];
+    let stream = ReaderStream::with_capacity(file, READ_CHUNK);
+    Ok((headers, Body::from_stream(stream)).into_response())
+}
+
+fn view(artifact: &Artifact) -> ArtifactView {
+    ArtifactView {
+        digest: artifact.digest,
+        size: artifact.size,
+        created_at: artifact.created_at,
+        created_by: artifact.created_by.to_string(),
+        revision: artifact.revision,
+    }
+}

@@ -1,0 +1,94 @@
+//! The door of the HTTP API: who may speak to it, and from where.
+//!
+//! Host and Origin are checked on every request, loopback included: a web page
+//! on the reader's own machine can reach a loopback port, also through a name
+//! of its own that it lets point there, and must not drive a cluster.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::header::{HOST, ORIGIN};
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, Uri};
+use axum::middleware::Next;
+use axum::response::Response;
+
+use crate::Master;
+use crate::http::error::ApiError;
+
+/// Lets a request in, with its principal, or turns it away.
+pub async fn guard(
+    State(master): State<Arc<Master>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    let host = check_host(request.headers(), request.uri())?;
+    check_origin(request.headers(), &host)?;
+    let principal = master.identities.identify(request.headers(), peer.ip())?;
+    request.extensions_mut().insert(principal);
+    Ok(next.run(request).await)
+}
+
+/// A host that no stranger's name service can point here: an address, or
+/// `localhost`.
+fn check_host(headers: &HeaderMap, uri: &Uri) -> Result<Authority, ApiError> {
+    let named = headers.get(HOST).and_then(|host| host.to_str().ok());
+    let authority: Option<Authority> = match (named, uri.authority()) {
+        (Some(host), _) => host.parse().ok(),
+        (None, authority) => authority.cloned(),
+    };
+    let Some(authority) = authority else {
+        return Err(ApiError::BadRequest("the request has no valid Host header".into()));
+    };
+    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+    if host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok() {
+        return Ok(authority);
+    }
+    Err(ApiError::Forbidden(format!(
+        "`{host}` is not a name of this master: use its address, or localhost"
+    )))
+}
+
+fn check_origin(headers: &HeaderMap, host: &Authority) -> Result<(), ApiError> {
+    let Some(origin) = headers.get(ORIGIN) else { return Ok(()) };
+    let ours = [format!("http://{host}"), format!("https://{host}")];
+    match origin.to_str() {
+        Ok(origin) if ours.iter().any(|ours| ours.eq_ignore_ascii_case(origin)) => Ok(()),
+        _ => Err(ApiError::Forbidden(
+            "pages of other origins may not speak to this master".to_owned(),
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(axum::http::HeaderName, &str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (name.clone(), value.parse().unwrap())).collect()
+    }
+
+    #[test]
+    fn only_addresses_and_localhost_are_hosts() {
+        let uri = Uri::from_static("/");
+        for host in ["127.0.0.1:5050", "localhost:1", "[::1]:5050", "192.168.0.7"] {
+            assert!(check_host(&headers(&[(HOST, host)]), &uri).is_ok(), "{host}");
+        }
+        for host in ["evil.example:5050", "localhost.evil.example", ""] {
+            assert!(check_host(&headers(&[(HOST, host)]), &uri).is_err(), "{host}");
+        }
+        assert!(check_host(&HeaderMap::new(), &uri).is_err());
+    }
+
+    #[test]
+    fn other_origins_are_refused() {
+        let host: Authority = "127.0.0.1:5050".parse().unwrap();
+        assert!(check_origin(&HeaderMap::new(), &host).is_ok());
+        assert!(check_origin(&headers(&[(ORIGIN, "http://127.0.0.1:5050")]), &host).is_ok());
+        for origin in ["http://127.0.0.1:5051", "http://evil.example", "null"] {
+            assert!(check_origin(&headers(&[(ORIGIN, origin)]), &host).is_err(), "{origin}");
+        }
+    }
+}

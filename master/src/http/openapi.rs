@@ -1,0 +1,43 @@
+//! `/v1/openapi.json`: the API, described for programs.
+
+use axum::Json;
+use utoipa::OpenApi;
+
+use crate::http::{agents, artifacts, cluster, demands, events, frameworks, logs, tasks};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Tepui",
+        description = "The master's HTTP API. Errors are problem documents (RFC 9457). Requests \
+            that change something take an `Idempotency-Key`; objects carry an `ETag`, and \
+            changes honour `If-Match`.",
+        version = "1"
+    ),
+    paths(
+        cluster::show,
+        agents::list,
+        agents::show,
+        frameworks::list,
+        frameworks::deploy,
+        frameworks::show,
+        frameworks::remove,
+        frameworks::restart,
+        frameworks::logs,
+        demands::list,
+        tasks::list,
+        tasks::show,
+        tasks::kill,
+        logs::follow,
+        artifacts::list,
+        artifacts::put,
+        artifacts::get,
+        events::follow,
+    )
+)]
+struct Document;
+
+/// The document.
+pub async fn show() -> Json<utoipa::openapi::OpenApi> {
+    Json(Document::openapi())
+}

@@ -1,0 +1,39 @@
+//! Calls the allocator: whenever something has changed, or is due.
+//!
+//! One cycle takes in all that gathered since the last, so a burst costs one.
+
+use std::time::Duration;
+
+use tepui_cluster::{Changes, Decision, State};
+
+use super::offers::Offers;
+use crate::clock;
+
+/// Runs cycles over the leader's offers.
+pub struct Allocation {
+    offers: Offers,
+}
+
+impl Allocation {
+    /// Begins a term: nothing is outstanding, everything is to be looked at.
+    pub fn new(offers: Offers) -> Self {
+        offers.reset();
+        Self { offers }
+    }
+
+    /// One cycle, after `changes`.
+    pub fn run(&self, state: &State, changes: &Changes) -> Vec<Decision> {
+        let now = clock::now().max(state.now);
+        self.offers.with(|allocator| {
+            allocator.on_changes(state, changes);
+            allocator.allocate(state, now)
+        })
+    }
+
+    /// How long until an offer or a filter ends by itself; none if there is none.
+    pub fn next_deadline(&self) -> Option<Duration> {
+        let deadline = self.offers.with(|allocator| allocator.next_deadline())?;
+        // A millisecond more, so that it is past when the timer fires.
+        Some(Duration::from_millis(deadline.millis_since(clock::now()).saturating_add(1)))
+    }
+}

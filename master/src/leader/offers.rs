@@ -1,0 +1,61 @@
+//! The leader's offers: the allocator, shared by those who ask it and tell it.
+//!
+//! Sections under its lock are short: nobody waits or does I/O in one.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tepui_cluster::Allocator;
+use tepui_types::OfferId;
+use tokio::sync::Notify;
+
+use crate::clock;
+use crate::frameworks::Answered;
+
+/// Clones share the allocator.
+#[derive(Clone, Default)]
+pub struct Offers(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    allocator: Mutex<Allocator>,
+    changed: Notify,
+}
+
+impl Offers {
+    /// Asks or tells the allocator something, quickly.
+    pub fn with<R>(&self, f: impl FnOnce(&mut Allocator) -> R) -> R {
+        f(&mut self.0.allocator.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The offers were used up, or are given back without a filter.
+    pub fn answered(&self, offers: &[OfferId]) {
+        self.with(|allocator| allocator.answered(offers));
+        self.0.changed.notify_one();
+    }
+
+    /// A turn has answered these.
+    pub fn settle(&self, answered: &Answered) {
+        if !answered.used.is_empty() {
+            self.answered(&answered.used);
+        }
+        for (refuse_ms, offers) in &answered.declined {
+            self.decline(offers, *refuse_ms);
+        }
+    }
+
+    /// The offers were declined for so many milliseconds.
+    pub fn decline(&self, offers: &[OfferId], refuse_ms: u64) {
+        self.with(|allocator| allocator.decline(offers, refuse_ms, clock::now()));
+        self.0.changed.notify_one();
+    }
+
+    /// A term begins or ends: nothing is outstanding.
+    pub fn reset(&self) {
+        self.with(|allocator| *allocator = Allocator::new());
+    }
+
+    /// Waits until someone has answered offers since the last call.
+    pub async fn changed(&self) {
+        self.0.changed.notified().await;
+    }
+}

@@ -1,0 +1,204 @@
+//! The master: the shell around the pure core.
+//!
+//! Files in the order of flow: requests and agents come in ([`http`],
+//! [`agents`]), become proposals ([`proposals`]), go through the replicated log
+//! ([`raft`], [`storage`]) into the state ([`view`]); what follows from them
+//! goes to the leader's loop ([`leader`]), to frameworks ([`frameworks`]), and
+//! to agents again. [`run`] wires these parts and holds nothing of its own.
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use tepui_types::NodeId;
+use axum::serve::ListenerExt as _;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+pub mod agents;
+pub mod artifacts;
+pub mod clock;
+pub mod config;
+pub mod error;
+pub mod feed;
+pub mod folder;
+pub mod frameworks;
+pub mod history;
+pub mod http;
+pub mod identity;
+pub mod leader;
+pub mod mailbox;
+pub mod metrics;
+pub mod proposals;
+pub mod raft;
+pub mod storage;
+pub mod view;
+
+use agents::Sessions;
+use artifacts::Artifacts;
+use config::Config;
+use feed::Feed;
+use folder::Folder;
+use frameworks::Frameworks;
+use history::History;
+use identity::Identities;
+use leader::offers::Offers;
+use mailbox::Mailbox;
+use metrics::Metrics;
+use proposals::Proposals;
+use raft::{Leadership, LogThread};
+use view::View;
+
+/// The parts of a running master.
+pub struct Master {
+    /// What the operator has configured.
+    pub config: Config,
+    /// This master.
+    pub node: NodeId,
+    /// Who callers are.
+    pub identities: Identities,
+    /// The way into the log.
+    pub proposals: Proposals,
+    /// The applied state.
+    pub view: View,
+    /// Events for watchers.
+    pub feed: Feed,
+    /// What applied commands leave for the leader.
+    pub mailbox: Mailbox,
+    /// Ended tasks that the state has forgotten.
+    pub history: History,
+    /// Bytes by digest.
+    pub artifacts: Artifacts,
+    /// Outstanding offers.
+    pub offers: Offers,
+    /// Connected agents.
+    pub sessions: Sessions,
+    /// Running schedulers.
+    pub frameworks: Frameworks,
+    /// Whether this master leads.
+    pub leadership: watch::Receiver<Leadership>,
+    /// What Prometheus sees.
+    pub metrics: Metrics,
+    /// What an operator should know of this master's set-up.
+    pub warnings: Vec<String>,
+}
+
+/// Runs a master until SIGTERM or SIGINT.
+pub fn run(config: Config) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("failed to start the runtime")?;
+    runtime.block_on(serve(config))
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    // The folder first: it says who this is, and that no other master is.
+    let mut folder = Folder::open(&config.dir)?;
+    let listener = bind(&config).await?;
+    let address = listener.local_addr().context("failed to read the bound address")?;
+    let (master, mut log) = open(config, &mut folder)?;
+    let leading = tokio::spawn(leader::follow_leadership(master.clone()));
+    let mut signals = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let router = http::router(master.clone());
+    let service = router.into_make_service_with_connect_info::<SocketAddr>();
+    let listener = listener.tap_io(send_at_once);
+    let server = tokio::spawn(async move { axum::serve(listener, service).await });
+    let announced = tokio::spawn(announce(master, address, folder.path().to_owned()));
+    let ended = tokio::select! {
+        _ = signals.0.recv() => Ok(()),
+        _ = signals.1.recv() => Ok(()),
+        ended = log.ended() => ended.context("the replicated log stopped"),
+    };
+    tracing::info!("stopping");
+    announced.abort();
+    server.abort();
+    leading.abort();
+    tokio::task::spawn_blocking(move || log.stop()).await.context("the log did not stop")?;
+    ended
+}
+
+async fn bind(config: &Config) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(config.listen).await.with_context(|| {
+        format!(
+            "failed to listen on {}: choose another address with --listen, or port 0 for any free \
+             one",
+            config.listen
+        )
+    })
+}
+
+/// Small frames go out at once: with Nagle's algorithm each effect would wait
+/// for the acknowledgement of the one before.
+fn send_at_once(connection: &mut TcpStream) {
+    if let Err(error) = connection.set_nodelay(true) {
+        tracing::debug!(%error, "a connection keeps Nagle's algorithm");
+    }
+}
+
+fn open(config: Config, folder: &mut Folder) -> anyhow::Result<(Arc<Master>, LogThread)> {
+    let artifacts = Artifacts::new(&folder.artifacts(), config.max_artifact_bytes)?;
+    let log = raft::start(folder, raft::Options::default())?;
+    let offers = Offers::default();
+    let frameworks = Frameworks::new(
+        &log.proposals,
+        &log.view,
+        &offers,
+        &artifacts,
+        config.discard_instances,
+    )?;
+    let warnings = match config.insecure_listen {
+        true => vec![format!(
+            "this master listens on {} without encryption: whoever can read the network can read \
+             its token",
+            config.listen
+        )],
+        false => Vec::new(),
+    };
+    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    let master = Master {
+        node: log.identity.node,
+        identities: Identities::new(folder.token()),
+        proposals: log.proposals,
+        view: log.view,
+        feed: log.feed,
+        mailbox: log.mailbox,
+        history: log.history,
+        artifacts,
+        offers,
+        sessions: Sessions::default(),
+        frameworks,
+        leadership: log.leadership,
+        metrics: Metrics::default(),
+        warnings,
+        config,
+    };
+    Ok((Arc::new(master), log.thread))
+}
+
+/// Says where the master is, once it can answer.
+async fn announce(master: Arc<Master>, address: SocketAddr, folder: std::path::PathBuf) {
+    let mut leadership = master.leadership.clone();
+    let knows_leader = |leadership: &Leadership| {
+        !matches!(leadership, Leadership::Follower { leader: None })
+    };
+    if leadership.wait_for(knows_leader).await.is_err() {
+        return;
+    }
+    let url = format!("http://{address}");
+    if let Err(error) = write_address(&folder, &url) {
+        tracing::error!(%error, "failed to write the address file");
+    }
+    // A closed pipe is no reason to stop.
+    writeln!(std::io::stdout(), "tepui-master listens on {url}").ok();
+    tracing::info!(%url, cluster = %master.view.load().cluster, node = %master.node, "ready");
+}
+
+fn write_address(folder: &Path, url: &str) -> std::io::Result<()> {
+    let unfinished = folder.join("address.new");
+    std::fs::write(&unfinished, format!("{url}\n"))?;
+    std::fs::rename(unfinished, folder.join("address"))
+}

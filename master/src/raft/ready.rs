@@ -1,0 +1,144 @@
+//! What raft wants done: persist, apply, advance.
+//!
+//! The order is the algorithm's: entries and votes are synced before anything that follows from
+//! them is said or applied; the commit that a sync made possible is written down with the batch's
+//! consequences; only then raft hears that all is done. Empty entries go the same way as others.
+
+use raft::eraftpb::{ConfChange, ConfChangeV2, ConfState, Entry, EntryType};
+use raft::prelude::Ready;
+use raft::{ReadState, StateRole};
+
+use super::apply::Consequences;
+use super::{Leadership, Node};
+use crate::error::{RaftError, StorageError};
+use crate::storage::log::Members;
+use crate::storage::{Batch, Durability};
+
+impl Node {
+    /// Does what raft wants until it wants no more.
+    pub(super) fn on_ready(&mut self) -> Result<(), RaftError> {
+        while self.raw.has_ready() {
+            let mut ready = self.raw.ready();
+            self.follow_role(&ready);
+            let read_states = ready.take_read_states();
+            let committed = ready.take_committed_entries();
+            // A group of one has nobody to write to, and nobody who could send it a snapshot.
+            assert!(ready.messages().is_empty() && ready.persisted_messages().is_empty());
+            assert!(ready.snapshot().metadata.is_none(), "a snapshot comes from a leader elsewhere");
+
+            self.persist(&ready)?;
+            self.apply(committed, None)?;
+            let mut light = self.raw.advance_append(ready);
+            assert!(light.messages().is_empty());
+            self.apply(light.take_committed_entries(), light.commit_index())?;
+            self.raw.advance_apply();
+            self.answer_readers(read_states);
+            self.snapshot_if_due()?;
+        }
+        Ok(())
+    }
+
+    /// One write for all that was proposed since the last: the group commit.
+    fn persist(&mut self, ready: &Ready) -> Result<(), StorageError> {
+        let mut batch = Batch::default();
+        let store = self.raw.mut_store();
+        store.append(&mut batch, ready.entries());
+        if let Some(hard_state) = ready.hs() {
+            store.set_hard_state(&mut batch, hard_state);
+        }
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let durability =
+            if ready.must_sync() { Durability::Synced } else { Durability::Ordered };
+        self.storage.write(batch, durability)
+    }
+
+    /// Applies committed entries, writes down what follows from them with the new commit index,
+    /// and tells everyone.
+    fn apply(&mut self, entries: Vec<Entry>, commit: Option<u64>) -> Result<(), RaftError> {
+        let mut batch = Batch::default();
+        if let Some(commit) = commit {
+            self.raw.mut_store().set_commit(&mut batch, commit);
+        }
+        let mut consequences = Consequences::default();
+        for entry in &entries {
+            self.applier.apply(entry, &mut self.waiters, &mut consequences)?;
+            self.since_snapshot.entries += 1;
+            self.since_snapshot.bytes += entry.data.len() as u64;
+            self.change_members(entry, &mut batch)?;
+        }
+        self.applier.write(&mut batch, &consequences)?;
+        if !batch.is_empty() {
+            // Not synced: the log brings it all back.
+            self.storage.write(batch, Durability::Ordered)?;
+        }
+        if let Some(last) = entries.last() {
+            self.applier.publish(consequences);
+            self.lead_if_applied(last.term);
+        }
+        Ok(())
+    }
+
+    /// Members change when the entry that says so is applied. The one that leaves a joint
+    /// configuration holds nothing else.
+    fn change_members(&mut self, entry: &Entry, batch: &mut Batch) -> Result<(), RaftError> {
+        let what = || format!("the members in log entry {}", entry.index);
+        let malformed = |error: prost::DecodeError| {
+            StorageError::corrupt(what(), error.to_string())
+        };
+        let change = match entry.entry_type() {
+            EntryType::EntryNormal => return Ok(()),
+            EntryType::EntryConfChange => {
+                let change: ConfChange =
+                    prost::Message::decode(entry.data.as_slice()).map_err(malformed)?;
+                self.raw.apply_conf_change(&change)
+            }
+            EntryType::EntryConfChangeV2 => {
+                let change: ConfChangeV2 =
+                    prost::Message::decode(entry.data.as_slice()).map_err(malformed)?;
+                self.raw.apply_conf_change(&change)
+            }
+        };
+        let members: ConfState =
+            change.map_err(|source| RaftError::Raft { step: "change the members", source })?;
+        self.raw.mut_store().set_members(batch, Members::from(members));
+        Ok(())
+    }
+
+    /// A follower says so at once; a leader only once its term's first entry is applied.
+    fn follow_role(&mut self, ready: &Ready) {
+        let Some(soft_state) = ready.ss() else { return };
+        if soft_state.raft_state != StateRole::Leader {
+            let leader = self.leader();
+            let following = Leadership::Follower { leader };
+            if *self.leadership.borrow() != following {
+                self.stop_leading(leader);
+            }
+        }
+    }
+
+    fn lead_if_applied(&mut self, term: u64) {
+        let raft = &self.raw.raft;
+        let leads = raft.state == StateRole::Leader && raft.term == term;
+        if leads && *self.leadership.borrow() != (Leadership::Leader { term }) {
+            self.lead(term);
+        }
+    }
+
+    /// Hands readers the index at which they may read; they wait for the view themselves.
+    fn answer_readers(&mut self, read_states: Vec<ReadState>) {
+        for state in read_states {
+            let Ok(context) = state.request_ctx.as_slice().try_into().map(u64::from_be_bytes) else {
+                continue;
+            };
+            // Raft answers in order, and an answer stands for those before it.
+            while let Some((_, readers)) = self.readers.pop_front_if(|(asked, _)| *asked <= context)
+            {
+                for reader in readers {
+                    reader.send(Ok(state.index)).ok();
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,374 @@
+//! Raft's log on disk: entries, hard state, and where the log begins and ends.
+//!
+//! Every entry is written once, with a checksum over its index and all it holds, and every one is
+//! checked when the log is opened: a gap, a damaged record or an end before the committed index is
+//! a fatal error that names the place. Only the log's thread uses a [`LogStore`]; raft reads it
+//! through its `Storage` trait.
+
+use raft::eraftpb::{ConfState, Entry, HardState, Snapshot, SnapshotMetadata};
+use raft::{GetEntriesContext, RaftState};
+use serde::{Deserialize, Serialize};
+
+use super::snapshot::{self, SnapshotRecord};
+use super::{Batch, Direction, Durability, Family, Scan, Storage, keys};
+use crate::error::StorageError;
+
+/// Version of an entry's record.
+const ENTRY_VERSION: u8 = 1;
+/// What an entry's record costs beside its data, for limits on sizes.
+const ENTRY_OVERHEAD_BYTES: u64 = 32;
+
+/// Term, vote and commit, as they are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HardStateRecord {
+    /// The highest term that was seen.
+    pub term: u64,
+    /// Whom this node voted for in it; 0 for nobody.
+    pub vote: u64,
+    /// The highest index known to be committed.
+    pub commit: u64,
+}
+
+impl From<&HardState> for HardStateRecord {
+    fn from(state: &HardState) -> Self {
+        Self { term: state.term, vote: state.vote, commit: state.commit }
+    }
+}
+
+impl From<HardStateRecord> for HardState {
+    fn from(record: HardStateRecord) -> Self {
+        Self { term: record.term, vote: record.vote, commit: record.commit }
+    }
+}
+
+/// The members of the group, as they are stored.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Members {
+    /// Who votes.
+    pub voters: Vec<u64>,
+    /// Who only follows.
+    pub learners: Vec<u64>,
+    /// Who votes in the outgoing half of a joint configuration.
+    pub voters_outgoing: Vec<u64>,
+    /// Who becomes a learner when the joint configuration is left.
+    pub learners_next: Vec<u64>,
+    /// Whether the joint configuration is left by itself.
+    pub auto_leave: bool,
+}
+
+impl From<ConfState> for Members {
+    fn from(state: ConfState) -> Self {
+        Self {
+            voters: state.voters,
+            learners: state.learners,
+            voters_outgoing: state.voters_outgoing,
+            learners_next: state.learners_next,
+            auto_leave: state.auto_leave,
+        }
+    }
+}
+
+impl From<Members> for ConfState {
+    fn from(members: Members) -> Self {
+        Self {
+            voters: members.voters,
+            learners: members.learners,
+            voters_outgoing: members.voters_outgoing,
+            learners_next: members.learners_next,
+            auto_leave: members.auto_leave,
+        }
+    }
+}
+
+/// The last entry that is not in the log any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Truncated {
+    /// Its index.
+    pub index: u64,
+    /// Its term.
+    pub term: u64,
+}
+
+/// An entry's record: version, CRC-32 of what follows, index, term, kind, context's length, then
+/// context and data.
+const HEADER_BYTES: usize = 1 + 4 + 8 + 8 + 4 + 4;
+
+fn encode_entry(entry: &Entry) -> Vec<u8> {
+    let mut record = Vec::with_capacity(HEADER_BYTES + entry.context.len() + entry.data.len());
+    record.push(ENTRY_VERSION);
+    record.extend([0; 4]);
+    record.extend(entry.index.to_le_bytes());
+    record.extend(entry.term.to_le_bytes());
+    record.extend(entry.entry_type.to_le_bytes());
+    // A context is a few bytes; this crate gives none.
+    record.extend((entry.context.len() as u32).to_le_bytes());
+    record.extend(&entry.context);
+    record.extend(&entry.data);
+    let checksum = crc32fast::hash(&record[5..]);
+    record[1..5].copy_from_slice(&checksum.to_le_bytes());
+    record
+}
+
+fn decode_entry(index: u64, record: &[u8]) -> Result<Entry, StorageError> {
+    let damaged = |detail: &str| StorageError::corrupt(format!("log entry {index}"), detail);
+    let short = || damaged("its record is cut short");
+    let (version, rest) = record.split_first().ok_or_else(short)?;
+    if *version != ENTRY_VERSION {
+        return Err(damaged(&format!(
+            "its record is of version {version}, and this release reads {ENTRY_VERSION}"
+        )));
+    }
+    let (checksum, body) = rest.split_first_chunk::<4>().ok_or_else(short)?;
+    if crc32fast::hash(body) != u32::from_le_bytes(*checksum) {
+        return Err(damaged("its checksum does not fit its bytes"));
+    }
+    let (stored_index, rest) = body.split_first_chunk::<8>().ok_or_else(short)?;
+    let (term, rest) = rest.split_first_chunk::<8>().ok_or_else(short)?;
+    let (entry_type, rest) = rest.split_first_chunk::<4>().ok_or_else(short)?;
+    let (context_len, rest) = rest.split_first_chunk::<4>().ok_or_else(short)?;
+    let context_len = u32::from_le_bytes(*context_len) as usize;
+    let (context, data) = rest.split_at_checked(context_len).ok_or_else(short)?;
+    if u64::from_le_bytes(*stored_index) != index {
+        return Err(damaged("it stands under another index's key"));
+    }
+    Ok(Entry {
+        entry_type: i32::from_le_bytes(*entry_type),
+        term: u64::from_le_bytes(*term),
+        index,
+        data: data.to_vec(),
+        context: context.to_vec(),
+        sync_log: false,
+    })
+}
+
+/// The log, opened.
+pub struct LogStore {
+    storage: Storage,
+    truncated: Truncated,
+    last: u64,
+    /// Where each term begins, from the truncated entry's on: terms never need a read.
+    terms: Vec<Truncated>,
+    hard_state: HardState,
+    members: Members,
+    snapshot: SnapshotRecord,
+}
+
+impl LogStore {
+    /// Reads and checks the whole log. Blocks for as long as reading it takes.
+    pub fn open(storage: Storage, snapshot: SnapshotRecord) -> Result<Self, StorageError> {
+        let truncated: Truncated = required(&storage, keys::TRUNCATED, "the log's start")?;
+        let hard_state: HardStateRecord = required(&storage, keys::HARD_STATE, "the hard state")?;
+        let members = required(&storage, keys::MEMBERS, "the group's members")?;
+        let (last, terms) = check_entries(&storage, truncated)?;
+        if last < hard_state.commit || last < snapshot.index || snapshot.index < truncated.index {
+            return Err(StorageError::corrupt(
+                "the log",
+                format!(
+                    "it has entries {} to {last}, but {} is committed and the snapshot is of {}",
+                    truncated.index + 1,
+                    hard_state.commit,
+                    snapshot.index
+                ),
+            ));
+        }
+        let mut hard_state = HardState::from(hard_state);
+        // What is in a snapshot was committed, whatever the last commit on record.
+        hard_state.commit = hard_state.commit.max(snapshot.index);
+        Ok(Self { storage, truncated, last, terms, hard_state, members, snapshot })
+    }
+
+    /// The last index in the log.
+    pub fn last(&self) -> u64 {
+        self.last
+    }
+
+    /// The members after the last applied change.
+    pub fn members(&self) -> &Members {
+        &self.members
+    }
+
+    /// Adds entries to a batch, over any that stand in their place.
+    pub fn append(&mut self, batch: &mut Batch, entries: &[Entry]) {
+        let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return };
+        assert!(first.index > self.truncated.index && first.index <= self.last + 1, "no gap");
+        if last.index < self.last {
+            let (from, to) = (keys::log(last.index + 1), keys::log(self.last + 1));
+            self.storage.delete_range(batch, Family::Log, &from, &to);
+        }
+        while self.terms.last().is_some_and(|run| run.index >= first.index) {
+            self.terms.pop();
+        }
+        for entry in entries {
+            self.storage.put(batch, Family::Log, &keys::log(entry.index), &encode_entry(entry));
+            push_term(&mut self.terms, entry.index, entry.term);
+        }
+        self.last = last.index;
+    }
+
+    /// Adds the hard state to a batch.
+    pub fn set_hard_state(&mut self, batch: &mut Batch, state: &HardState) {
+        self.hard_state = state.clone();
+        let record = HardStateRecord::from(state);
+        self.storage.put_record(batch, Family::Meta, keys::HARD_STATE, &record);
+    }
+
+    /// Adds a commit that went on to a batch.
+    pub fn set_commit(&mut self, batch: &mut Batch, commit: u64) {
+        let state = HardState { commit, ..self.hard_state.clone() };
+        self.set_hard_state(batch, &state);
+    }
+
+    /// Adds changed members to a batch.
+    pub fn set_members(&mut self, batch: &mut Batch, members: Members) {
+        self.storage.put_record(batch, Family::Meta, keys::MEMBERS, &members);
+        self.members = members;
+    }
+
+    /// Takes a finished snapshot for the newest, and drops the entries up to `slack` before it:
+    /// so many are kept for peers that are only a little behind.
+    pub fn compact(&mut self, snapshot: SnapshotRecord, slack: u64) -> Result<(), StorageError> {
+        assert!(snapshot.index >= self.snapshot.index, "snapshots go forward");
+        let index = snapshot.index.saturating_sub(slack);
+        self.snapshot = snapshot;
+        if index <= self.truncated.index {
+            return Ok(());
+        }
+        let term = self.term_of(index);
+        let truncated = Truncated { index, term };
+        let mut batch = Batch::default();
+        let (from, to) = (keys::log(self.truncated.index), keys::log(index + 1));
+        self.storage.delete_range(&mut batch, Family::Log, &from, &to);
+        self.storage.put_record(&mut batch, Family::Meta, keys::TRUNCATED, &truncated);
+        self.storage.write(batch, Durability::Ordered)?;
+        self.terms.retain(|run| run.index > index);
+        self.terms.insert(0, truncated);
+        self.truncated = truncated;
+        Ok(())
+    }
+
+    /// The term of an index between the truncated one and the last.
+    fn term_of(&self, index: u64) -> u64 {
+        let runs_begun = self.terms.partition_point(|run| run.index <= index);
+        self.terms[runs_begun - 1].term
+    }
+
+    fn read(&self, low: u64, high: u64, max_bytes: u64) -> Result<Vec<Entry>, StorageError> {
+        let mut entries = Vec::new();
+        let mut bytes = 0;
+        let mut next = low;
+        self.storage.scan(Family::Log, &keys::log(low), Direction::Up, |key, value| {
+            if next == high || keys::log_index(key) != Some(next) {
+                return Ok(Scan::Stop);
+            }
+            let entry = decode_entry(next, value)?;
+            bytes += entry.data.len() as u64 + ENTRY_OVERHEAD_BYTES;
+            if bytes > max_bytes && !entries.is_empty() {
+                return Ok(Scan::Stop);
+            }
+            entries.push(entry);
+            next += 1;
+            Ok(Scan::Continue)
+        })?;
+        if entries.is_empty() && low < high {
+            return Err(StorageError::corrupt(format!("log entry {low}"), "it is missing"));
+        }
+        Ok(entries)
+    }
+}
+
+impl raft::Storage for LogStore {
+    fn initial_state(&self) -> raft::Result<RaftState> {
+        Ok(RaftState::new(self.hard_state.clone(), self.members.clone().into()))
+    }
+
+    fn entries(
+        &self,
+        low: u64,
+        high: u64,
+        max_size: impl Into<Option<u64>>,
+        _context: GetEntriesContext,
+    ) -> raft::Result<Vec<Entry>> {
+        if low <= self.truncated.index {
+            return Err(raft::Error::Store(raft::StorageError::Compacted));
+        }
+        assert!(high <= self.last + 1, "raft asks for what it has stored");
+        self.read(low, high, max_size.into().unwrap_or(u64::MAX)).map_err(to_raft)
+    }
+
+    fn term(&self, index: u64) -> raft::Result<u64> {
+        if index < self.truncated.index {
+            return Err(raft::Error::Store(raft::StorageError::Compacted));
+        }
+        if index > self.last {
+            return Err(raft::Error::Store(raft::StorageError::Unavailable));
+        }
+        Ok(self.term_of(index))
+    }
+
+    fn first_index(&self) -> raft::Result<u64> {
+        Ok(self.truncated.index + 1)
+    }
+
+    fn last_index(&self) -> raft::Result<u64> {
+        Ok(self.last)
+    }
+
+    fn snapshot(&self, request_index: u64, _to: u64) -> raft::Result<Snapshot> {
+        if self.snapshot.index < request_index {
+            // The next one will do; raft asks again.
+            return Err(raft::Error::Store(raft::StorageError::SnapshotTemporarilyUnavailable));
+        }
+        let data = snapshot::read(&self.storage, &self.snapshot).map_err(to_raft)?;
+        let metadata = SnapshotMetadata {
+            conf_state: Some(self.snapshot.members.clone().into()),
+            index: self.snapshot.index,
+            term: self.snapshot.term,
+        };
+        Ok(Snapshot { data, metadata: Some(metadata) })
+    }
+}
+
+fn to_raft(error: StorageError) -> raft::Error {
+    raft::Error::Store(raft::StorageError::Other(Box::new(error)))
+}
+
+fn required<T: serde::de::DeserializeOwned>(
+    storage: &Storage,
+    key: &[u8],
+    what: &str,
+) -> Result<T, StorageError> {
+    storage
+        .get_record(Family::Meta, key, what)?
+        .ok_or_else(|| StorageError::corrupt(what, "its record is missing"))
+}
+
+/// Every entry after the truncated one, looked at: the last index and where each term begins.
+fn check_entries(
+    storage: &Storage,
+    truncated: Truncated,
+) -> Result<(u64, Vec<Truncated>), StorageError> {
+    let mut last = truncated.index;
+    let mut terms = vec![truncated];
+    storage.scan(Family::Log, &keys::log(0), Direction::Up, |key, value| {
+        let index = keys::log_index(key)
+            .ok_or_else(|| StorageError::corrupt("the log", format!("key {key:02x?} is foreign")))?;
+        if index <= truncated.index {
+            return Ok(Scan::Continue);
+        }
+        if index != last + 1 {
+            let detail = format!("it is missing, though entry {index} is there");
+            return Err(StorageError::corrupt(format!("log entry {}", last + 1), detail));
+        }
+        let entry = decode_entry(index, value)?;
+        push_term(&mut terms, index, entry.term);
+        last = index;
+        Ok(Scan::Continue)
+    })?;
+    Ok((last, terms))
+}
+
+fn push_term(terms: &mut Vec<Truncated>, index: u64, term: u64) {
+    if terms.last().is_none_or(|run| run.term != term) {
+        terms.push(Truncated { index, term });
+    }
+}
