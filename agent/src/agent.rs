@@ -1,0 +1,519 @@
+//! The agent's state machine: which tasks it holds, where they are, what the
+//! log has yet to hear.
+//!
+//! The event loop calls one `on_…` for each thing that happens and performs the
+//! [`Action`]s that come out: first all records, in one write, then the rest in
+//! order. Nothing here does I/O or reads a clock. What always holds: a task is
+//! recorded before anything is done for it, it is handed to at most one
+//! executor process, and it is forgotten only when the log has its end.
+
+use std::collections::{BTreeSet, HashMap};
+
+use tepui_types::task::reason;
+use tepui_types::wire::agent::{AgentEffect, StatusReport, TaskLaunch};
+use tepui_types::wire::executor::{ExecutorLaunch, ProcessIdentity, TaskUpdate, ToExecutor};
+use tepui_types::{Digest, Reason, TaskId, TaskState, Workload};
+
+pub use executors::{Executor, ExecutorId, ExecutorKind, Phase, TrustDomain, token};
+pub use tasks::Life;
+
+use crate::checkpoint::Record;
+use crate::sandbox::Layout;
+use executors::Executors;
+use status_updates::StatusUpdates;
+use tasks::{MAX_PLACEMENTS, Stage, Tasks};
+
+mod executors;
+mod placement;
+mod replay;
+mod status_updates;
+mod tasks;
+#[cfg(test)]
+mod tests;
+
+/// Something the shell must do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Write this to the journal, before any other action.
+    Record(Record),
+    /// Get an artifact; answered by [`Agent::on_fetched`].
+    Fetch(Digest),
+    /// Start a process; answered by [`Agent::on_attached`], or by
+    /// [`Agent::on_executor_failed`] if there never was one.
+    Start(ExecutorId, ExecutorKind),
+    /// Look for a process that an earlier agent started; answered by
+    /// [`Agent::on_attached`] or [`Agent::on_executor_lost`].
+    Find(ExecutorId, ExecutorKind),
+    /// Say this to a connected process.
+    Send(ExecutorId, ToExecutor),
+    /// A process is gone and all that it left is known: remove its folder.
+    Clear(ExecutorId),
+    /// A task has ended: whoever follows its output may stop at the end of it.
+    Ended(TaskId, TaskState),
+}
+
+/// What a dead process left.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Death {
+    /// The ends that it wrote down.
+    pub exits: Vec<TaskUpdate>,
+    /// Whether it went because it had nothing to do: a task that it never spoke
+    /// of cannot have run there.
+    pub left: bool,
+    /// The end of its log.
+    pub last_words: String,
+}
+
+/// Effects of a leader that is no longer the newest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("effects of term {found} came after term {newest} was seen")]
+pub struct StaleTerm {
+    /// The effects'.
+    pub found: u64,
+    /// The newest that was seen.
+    pub newest: u64,
+}
+
+#[derive(Debug, Clone)]
+enum Artifact {
+    Fetching(BTreeSet<TaskId>),
+    Present,
+}
+
+/// All that an agent knows.
+#[derive(Debug, Clone)]
+pub struct Agent {
+    layout: Layout,
+    tasks: Tasks,
+    statuses: StatusUpdates,
+    executors: Executors,
+    artifacts: HashMap<Digest, Artifact>,
+    term: u64,
+}
+
+impl Agent {
+    /// An agent that knows nothing yet.
+    pub fn new(layout: Layout) -> Self {
+        Self {
+            layout,
+            tasks: Tasks::default(),
+            statuses: StatusUpdates::default(),
+            executors: Executors::default(),
+            artifacts: HashMap::new(),
+            term: 0,
+        }
+    }
+
+    /// The newest leader's term that was seen.
+    pub fn term(&self) -> u64 {
+        self.term
+    }
+
+    /// What is known of a task.
+    pub fn life(&self, task: &TaskId) -> Life {
+        self.tasks.life(task)
+    }
+
+    /// How many tasks have not ended.
+    pub fn living_tasks(&self) -> usize {
+        self.tasks.living()
+    }
+
+    /// How many executor processes there are.
+    pub fn executor_count(&self) -> usize {
+        self.executors.len()
+    }
+
+    /// The numbers of all executor processes.
+    pub fn executor_ids(&self) -> impl Iterator<Item = ExecutorId> {
+        self.executors.iter().map(|(id, _)| id)
+    }
+
+    /// Ids of all tasks that are not forgotten.
+    pub fn held_tasks(&self) -> impl Iterator<Item = &TaskId> {
+        self.tasks.iter().map(|(id, _)| id)
+    }
+
+    /// What a `Hello` says: every task that is not forgotten.
+    pub fn hello_tasks(&self) -> Vec<StatusReport> {
+        let report = |id: &TaskId| {
+            self.statuses
+                .get(id)
+                .cloned()
+                .unwrap_or_else(|| report(id, TaskState::Starting, None))
+        };
+        self.tasks.iter().map(|(id, _)| report(id)).collect()
+    }
+
+    /// Whether a status waits to be sent.
+    pub fn has_statuses(&self) -> bool {
+        self.statuses.is_pending()
+    }
+
+    /// Up to `most` statuses to send now.
+    pub fn take_statuses(&mut self, most: usize) -> Vec<StatusReport> {
+        self.statuses.take(most)
+    }
+
+    /// A master of this term has taken the agent in.
+    pub fn on_registered(&mut self, out: &mut Vec<Action>, term: u64) -> Result<(), StaleTerm> {
+        self.on_term(out, term)?;
+        self.statuses.resend();
+        Ok(())
+    }
+
+    /// The master wants these done.
+    pub fn on_effects(
+        &mut self,
+        out: &mut Vec<Action>,
+        term: u64,
+        effects: Vec<AgentEffect>,
+    ) -> Result<(), StaleTerm> {
+        self.on_term(out, term)?;
+        for effect in effects {
+            match effect {
+                AgentEffect::Launch(launch) => self.on_launch(out, *launch),
+                AgentEffect::Kill { task, grace_ms } => self.on_kill(out, task, grace_ms),
+            }
+        }
+        Ok(())
+    }
+
+    fn on_term(&mut self, out: &mut Vec<Action>, term: u64) -> Result<(), StaleTerm> {
+        if term < self.term {
+            return Err(StaleTerm {
+                found: term,
+                newest: self.term,
+            });
+        }
+        if term > self.term {
+            self.term = term;
+            out.push(Action::Record(Record::Term(term)));
+        }
+        Ok(())
+    }
+
+    fn on_launch(&mut self, out: &mut Vec<Action>, launch: TaskLaunch) {
+        let id = launch.task.clone();
+        if !self.tasks.insert(launch.clone()) {
+            tracing::debug!(task = %id, "launch of a known task is ignored");
+            return;
+        }
+        out.push(Action::Record(Record::Launched(Box::new(launch))));
+        self.route(out, &id);
+    }
+
+    fn on_kill(&mut self, out: &mut Vec<Action>, id: TaskId, grace_ms: u64) {
+        let Some(task) = self.tasks.get_mut(&id) else {
+            tracing::debug!(task = %id, "kill of an unknown task is ignored");
+            return;
+        };
+        match task.stage {
+            Stage::Fetching | Stage::Placed(_) => {
+                let why = Reason::new(reason::KILL_REQUESTED, "it was killed before it started");
+                self.end(out, report(&id, TaskState::Killed, Some(why)));
+            }
+            Stage::Handed { executor, .. } => {
+                task.kill = Some(task.kill.map_or(grace_ms, |earlier| earlier.min(grace_ms)));
+                self.send(out, executor, ToExecutor::Kill { task: id, grace_ms });
+            }
+            Stage::Ended(_) => {}
+        }
+    }
+
+    /// The log has these states.
+    pub fn on_recorded(&mut self, out: &mut Vec<Action>, recorded: Vec<(TaskId, TaskState)>) {
+        for (id, state) in recorded {
+            if !self.statuses.record(&id, state) || !state.is_terminal() {
+                continue;
+            }
+            let Some(Stage::Ended(executor)) = self.tasks.get(&id).map(|task| task.stage) else {
+                continue;
+            };
+            out.push(Action::Record(Record::Forgotten(id.clone())));
+            self.statuses.remove(&id);
+            self.tasks.forget(&id);
+            let Some(executor) = executor else { continue };
+            if let Some(known) = self.executors.get_mut(executor) {
+                known.ended = known.ended.saturating_sub(1);
+            }
+            self.send(out, executor, ToExecutor::Forget(id));
+            self.retire_if_done(out, executor);
+        }
+    }
+
+    /// An artifact is here, or cannot be had.
+    pub fn on_fetched(
+        &mut self,
+        out: &mut Vec<Action>,
+        digest: Digest,
+        result: Result<(), Reason>,
+    ) {
+        let waiting = match self.artifacts.remove(&digest) {
+            Some(Artifact::Fetching(waiting)) => waiting,
+            Some(Artifact::Present) | None => BTreeSet::new(),
+        };
+        if result.is_ok() {
+            self.artifacts.insert(digest, Artifact::Present);
+        }
+        for id in waiting {
+            match &result {
+                Ok(()) => self.place(out, &id),
+                Err(why) => self.end(out, report(&id, TaskState::Error, Some(why.clone()))),
+            }
+        }
+    }
+
+    /// A process has answered and tells all the tasks that it has.
+    pub fn on_attached(
+        &mut self,
+        out: &mut Vec<Action>,
+        id: ExecutorId,
+        identity: ProcessIdentity,
+        updates: Vec<TaskUpdate>,
+    ) {
+        let Some(executor) = self.executors.get_mut(id) else {
+            return;
+        };
+        executor.phase = Phase::Attached;
+        if executor.identity.as_ref() != Some(&identity) {
+            executor.identity = Some(identity.clone());
+            out.push(Action::Record(Record::ExecutorStarted {
+                executor: id,
+                identity,
+            }));
+        }
+        let mine: Vec<TaskId> = executor.living.iter().cloned().collect();
+        let listed: BTreeSet<TaskId> = updates.iter().map(|update| update.task.clone()).collect();
+        self.on_updates(out, id, updates);
+        for task_id in mine {
+            let Some(task) = self.tasks.get(&task_id) else {
+                continue;
+            };
+            match (task.stage, task.kill) {
+                (Stage::Placed(_), _) => self.hand(out, &task_id, id),
+                (Stage::Handed { .. }, kill) => {
+                    if !listed.contains(&task_id) {
+                        // It may have been lost on the way; an executor that
+                        // has it ignores the second.
+                        self.send_launch(out, &task_id, id);
+                    }
+                    if let Some(grace_ms) = kill {
+                        self.send(
+                            out,
+                            id,
+                            ToExecutor::Kill {
+                                task: task_id,
+                                grace_ms,
+                            },
+                        );
+                    }
+                }
+                (Stage::Fetching | Stage::Ended(_), _) => {}
+            }
+        }
+        self.retire_if_done(out, id);
+        if self
+            .executors
+            .get(id)
+            .is_some_and(|executor| executor.retired)
+        {
+            self.send(out, id, ToExecutor::Retire);
+        }
+    }
+
+    /// A process tells how its tasks go.
+    pub fn on_updates(&mut self, out: &mut Vec<Action>, id: ExecutorId, updates: Vec<TaskUpdate>) {
+        for update in updates {
+            let Some(task) = self.tasks.get_mut(&update.task) else {
+                self.on_stranger(out, id, update);
+                continue;
+            };
+            match &mut task.stage {
+                Stage::Handed {
+                    executor,
+                    acknowledged,
+                } if *executor == id => {
+                    *acknowledged = true;
+                    self.on_progress(out, update);
+                }
+                stage => {
+                    tracing::debug!(task = %update.task, executor = %id, ?stage, "late update")
+                }
+            }
+        }
+    }
+
+    /// The executor has a task that this agent does not know: forgotten, or
+    /// launched by an agent whose journal is lost.
+    fn on_stranger(&mut self, out: &mut Vec<Action>, id: ExecutorId, update: TaskUpdate) {
+        let task = update.task;
+        let message = if update.state.is_terminal() {
+            ToExecutor::Forget(task)
+        } else {
+            ToExecutor::Kill { task, grace_ms: 0 }
+        };
+        self.send(out, id, message);
+    }
+
+    fn on_progress(&mut self, out: &mut Vec<Action>, update: TaskUpdate) {
+        let TaskUpdate {
+            task,
+            state,
+            reason,
+            exit_code,
+            usage,
+        } = update;
+        let report = StatusReport {
+            task,
+            state,
+            reason,
+            exit_code,
+            usage,
+        };
+        if state.is_terminal() {
+            self.end(out, report);
+        } else {
+            self.statuses.set(report);
+        }
+    }
+
+    /// A process lives, but the connection to it broke; the shell reconnects.
+    pub fn on_detached(&mut self, id: ExecutorId) {
+        if let Some(executor) = self.executors.get_mut(id) {
+            executor.phase = Phase::Away;
+        }
+    }
+
+    /// A process could not be started.
+    pub fn on_executor_failed(&mut self, out: &mut Vec<Action>, id: ExecutorId, why: &Reason) {
+        let Some(executor) = self.executors.remove(id) else {
+            return;
+        };
+        for task in executor.living {
+            self.end(out, report(&task, TaskState::Failed, Some(why.clone())));
+        }
+        out.push(Action::Record(Record::ExecutorGone(id)));
+        out.push(Action::Clear(id));
+    }
+
+    /// A process is dead.
+    pub fn on_executor_lost(&mut self, out: &mut Vec<Action>, id: ExecutorId, death: Death) {
+        let Death {
+            exits,
+            left,
+            last_words,
+        } = death;
+        self.on_updates(out, id, exits);
+        let Some(executor) = self.executors.remove(id) else {
+            return;
+        };
+        for task_id in executor.living {
+            let Some(task) = self.tasks.get_mut(&task_id) else {
+                continue;
+            };
+            let may_have_run = match task.stage {
+                Stage::Handed { acknowledged, .. } => acknowledged || !left,
+                Stage::Fetching | Stage::Placed(_) | Stage::Ended(_) => false,
+            };
+            if may_have_run {
+                let mut message = "its executor process ended under it".to_owned();
+                if !last_words.is_empty() {
+                    message = format!("{message}; it had said: {last_words}");
+                }
+                let why = Reason::new(reason::EXECUTOR_TERMINATED, message);
+                self.end(out, report(&task_id, TaskState::Failed, Some(why)));
+            } else if task.placements >= MAX_PLACEMENTS {
+                let why = Reason::new(
+                    reason::EXECUTOR_FAILED,
+                    format!("{MAX_PLACEMENTS} executor processes ended before they took it"),
+                );
+                self.end(out, report(&task_id, TaskState::Failed, Some(why)));
+            } else if let Some(grace) = task.kill {
+                tracing::debug!(task = %task_id, grace, "its executor left before the kill");
+                let why = Reason::new(reason::KILL_REQUESTED, "it was killed before it started");
+                self.end(out, report(&task_id, TaskState::Killed, Some(why)));
+            } else {
+                self.place(out, &task_id);
+            }
+        }
+        out.push(Action::Record(Record::ExecutorGone(id)));
+        out.push(Action::Clear(id));
+    }
+
+    /// Time has passed; `now_ms` counts from wherever the shell likes.
+    pub fn on_tick(&mut self, out: &mut Vec<Action>, now_ms: u64) {
+        for id in self.executors.retire_idle(now_ms) {
+            self.send(out, id, ToExecutor::Retire);
+        }
+    }
+
+    /// Says something to a process if it is connected; if it is not, all that
+    /// matters is said again when it attaches.
+    fn send(&self, out: &mut Vec<Action>, id: ExecutorId, message: ToExecutor) {
+        if self
+            .executors
+            .get(id)
+            .is_some_and(|executor| executor.phase == Phase::Attached)
+        {
+            out.push(Action::Send(id, message));
+        }
+    }
+
+    /// The one way in which tasks end.
+    fn end(&mut self, out: &mut Vec<Action>, report: StatusReport) {
+        let id = report.task.clone();
+        let Some(before) = self.tasks.end(&id) else {
+            return;
+        };
+        let state = report.state;
+        let executor = before.keeper();
+        out.push(Action::Record(Record::Ended {
+            report: report.clone(),
+            executor,
+        }));
+        self.statuses.set(report);
+        match before {
+            Stage::Fetching => {
+                for artifact in self.artifacts.values_mut() {
+                    if let Artifact::Fetching(waiting) = artifact {
+                        waiting.remove(&id);
+                    }
+                }
+            }
+            Stage::Placed(executor) | Stage::Handed { executor, .. } => {
+                if let Some(known) = self.executors.get_mut(executor) {
+                    known.living.remove(&id);
+                    known.ended += usize::from(before.keeper().is_some());
+                }
+                self.retire_if_done(out, executor);
+            }
+            Stage::Ended(_) => {}
+        }
+        out.push(Action::Ended(id, state));
+    }
+
+    /// A native process has no use beyond its one task.
+    fn retire_if_done(&mut self, out: &mut Vec<Action>, id: ExecutorId) {
+        let Some(executor) = self.executors.get_mut(id) else {
+            return;
+        };
+        let is_native = matches!(executor.kind, ExecutorKind::Native(_));
+        let is_done = executor.living.is_empty() && executor.ended == 0;
+        if is_native && is_done && !executor.retired {
+            executor.retired = true;
+            self.send(out, id, ToExecutor::Retire);
+        }
+    }
+}
+
+/// A report without code and usage.
+fn report(id: &TaskId, state: TaskState, reason: Option<Reason>) -> StatusReport {
+    StatusReport {
+        task: id.clone(),
+        state,
+        reason,
+        exit_code: None,
+        usage: None,
+    }
+}

@@ -1,0 +1,116 @@
+//! Where a task goes: to the fetcher if its program is not here, then to a
+//! process that has room, a new one if need be, and to the process itself once
+//! that is connected.
+//!
+//! `hand` is the point of no return: it is recorded before the launch is sent,
+//! and from then on the task may run in that process and in no other.
+
+use std::collections::BTreeSet;
+
+use tepui_types::wire::executor::{ExecutorLaunch, ToExecutor};
+use tepui_types::{TaskId, TaskState, Workload};
+
+use super::executors::{ExecutorId, ExecutorKind, Phase, TrustDomain};
+use super::tasks::Stage;
+use super::{Action, Agent, Artifact, report};
+use crate::checkpoint::Record;
+
+impl Agent {
+    /// Sends a new task on its way: to the fetcher if its program is not here.
+    pub(super) fn route(&mut self, out: &mut Vec<Action>, id: &TaskId) {
+        let Some(launch) = self.tasks.get(id).and_then(|task| task.launch.clone()) else {
+            return;
+        };
+        let Workload::Wasm(wasm) = &launch.spec.workload else {
+            return self.place(out, id);
+        };
+        match self.artifacts.get_mut(&wasm.artifact) {
+            Some(Artifact::Present) => self.place(out, id),
+            Some(Artifact::Fetching(waiting)) => {
+                waiting.insert(id.clone());
+                self.statuses.set(report(id, TaskState::Starting, None));
+            }
+            None => {
+                let waiting = BTreeSet::from([id.clone()]);
+                self.artifacts
+                    .insert(wasm.artifact, Artifact::Fetching(waiting));
+                self.statuses.set(report(id, TaskState::Starting, None));
+                out.push(Action::Fetch(wasm.artifact));
+            }
+        }
+    }
+
+    /// Gives a task whose program is here to a process, a new one if need be.
+    pub(super) fn place(&mut self, out: &mut Vec<Action>, id: &TaskId) {
+        let Some(launch) = self.tasks.get(id).and_then(|task| task.launch.clone()) else {
+            return;
+        };
+        let (kind, existing) = match &launch.spec.workload {
+            Workload::Command(_) => (ExecutorKind::Native(id.clone()), None),
+            Workload::Wasm(_) => {
+                let domain = TrustDomain::of(&launch);
+                let existing = self.executors.with_room(&domain);
+                (ExecutorKind::Wasm(domain), existing)
+            }
+        };
+        let executor = existing.unwrap_or_else(|| self.start(out, kind));
+        if let Some(task) = self.tasks.get_mut(id) {
+            task.placements += 1;
+            task.stage = Stage::Placed(executor);
+        }
+        if let Some(known) = self.executors.get_mut(executor) {
+            known.living.insert(id.clone());
+            if known.phase == Phase::Attached {
+                self.hand(out, id, executor);
+            }
+        }
+    }
+
+    fn start(&mut self, out: &mut Vec<Action>, kind: ExecutorKind) -> ExecutorId {
+        let id = self.executors.add(kind.clone());
+        out.push(Action::Record(Record::ExecutorStarting {
+            executor: id,
+            kind: kind.clone(),
+        }));
+        out.push(Action::Start(id, kind));
+        id
+    }
+
+    /// From here on the task may run there.
+    pub(super) fn hand(&mut self, out: &mut Vec<Action>, id: &TaskId, executor: ExecutorId) {
+        if let Some(task) = self.tasks.get_mut(id) {
+            task.stage = Stage::Handed {
+                executor,
+                acknowledged: false,
+            };
+            out.push(Action::Record(Record::Handed {
+                task: id.clone(),
+                executor,
+            }));
+            self.send_launch(out, id, executor);
+        }
+    }
+
+    pub(super) fn send_launch(&self, out: &mut Vec<Action>, id: &TaskId, executor: ExecutorId) {
+        let Some(launch) = self.tasks.get(id).and_then(|task| task.launch.as_deref()) else {
+            return;
+        };
+        let (program, cgroup) = match &launch.spec.workload {
+            Workload::Wasm(wasm) => (Some(text(self.layout.artifact(&wasm.artifact))), None),
+            Workload::Command(_) => (None, self.layout.task_cgroup(id)),
+        };
+        let launch = ExecutorLaunch {
+            launch: launch.clone(),
+            sandbox: text(self.layout.sandbox(id)),
+            program,
+            cgroup,
+        };
+        self.send(out, executor, ToExecutor::Launch(Box::new(launch)));
+    }
+}
+
+/// A path for the wire; nothing is lost, for the configuration is checked to
+/// name a folder in UTF-8.
+fn text(path: std::path::PathBuf) -> String {
+    path.to_string_lossy().into_owned()
+}

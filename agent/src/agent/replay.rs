@@ -1,0 +1,183 @@
+//! What an agent knows after its process died, and the shortest journal that
+//! says it.
+//!
+//! Replaying a journal, or any prefix of one, gives a state from which the
+//! agent goes on: tasks that were recorded and never handed over are routed
+//! again, executors are looked for, and what they tell settles the rest.
+
+use tepui_types::task::reason;
+use tepui_types::wire::executor::TaskUpdate;
+use tepui_types::{Reason, TaskState};
+
+use super::executors::{ExecutorId, ExecutorKind};
+use super::tasks::Stage;
+use super::{Action, Agent, report};
+use crate::checkpoint::Record;
+use crate::sandbox::Layout;
+
+impl Agent {
+    /// The agent that wrote `records`, and the boot of the machine it ran in;
+    /// none if there are no records.
+    pub fn restore(layout: Layout, records: Vec<Record>) -> (Self, Option<String>) {
+        let mut agent = Self::new(layout);
+        let mut boot_id = None;
+        for record in records {
+            agent.replay(record, &mut boot_id);
+        }
+        (agent, boot_id)
+    }
+
+    fn replay(&mut self, record: Record, last_boot: &mut Option<String>) {
+        match record {
+            Record::Opened {
+                boot_id,
+                next_executor,
+            } => {
+                *last_boot = Some(boot_id);
+                self.executors.reserve(next_executor);
+            }
+            Record::Term(term) => self.term = self.term.max(term),
+            Record::Launched(launch) => {
+                self.tasks.insert(*launch);
+            }
+            Record::ExecutorStarting { executor, kind } => self.executors.insert(executor, kind),
+            Record::ExecutorStarted { executor, identity } => {
+                if let Some(known) = self.executors.get_mut(executor) {
+                    known.identity = Some(identity);
+                }
+            }
+            Record::Handed { task, executor } => {
+                if let Some(known) = self.tasks.get_mut(&task) {
+                    known.stage = Stage::Handed {
+                        executor,
+                        acknowledged: false,
+                    };
+                    if let Some(process) = self.executors.get_mut(executor) {
+                        process.living.insert(task);
+                    }
+                }
+            }
+            Record::Ended { report, executor } => {
+                let process = executor.and_then(|id| self.executors.get_mut(id));
+                if let Some(process) = process {
+                    process.living.remove(&report.task);
+                    process.ended += 1;
+                }
+                if self.tasks.end(&report.task).is_none() {
+                    self.tasks.insert_ended(report.task.clone(), executor);
+                }
+                self.statuses.set(report);
+            }
+            Record::Forgotten(task) => {
+                let keeper = self.tasks.get(&task).and_then(|known| known.stage.keeper());
+                if let Some(process) = keeper.and_then(|id| self.executors.get_mut(id)) {
+                    process.ended = process.ended.saturating_sub(1);
+                }
+                self.statuses.remove(&task);
+                self.tasks.forget(&task);
+            }
+            Record::ExecutorGone(executor) => {
+                let living = self.executors.remove(executor).map(|gone| gone.living);
+                for task in living.into_iter().flatten() {
+                    // It was never there; it goes to another process.
+                    if let Some(known) = self.tasks.get_mut(&task) {
+                        known.stage = Stage::Fetching;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes up what an earlier process of this agent left, in the same boot.
+    pub fn on_restart(&mut self, out: &mut Vec<Action>) {
+        let executors: Vec<(ExecutorId, ExecutorKind)> = self
+            .executors
+            .iter()
+            .map(|(id, executor)| (id, executor.kind.clone()))
+            .collect();
+        for (id, kind) in executors {
+            if let ExecutorKind::Native(task) = &kind
+                && let Some(known) = self.tasks.get_mut(task)
+                && known.stage == Stage::Fetching
+            {
+                known.stage = Stage::Placed(id);
+                if let Some(process) = self.executors.get_mut(id) {
+                    process.living.insert(task.clone());
+                }
+            }
+            out.push(Action::Find(id, kind));
+        }
+        let unplaced = self
+            .tasks
+            .iter()
+            .filter(|(_, task)| task.stage == Stage::Fetching);
+        let unplaced: Vec<_> = unplaced.map(|(id, _)| id.clone()).collect();
+        for id in unplaced {
+            self.route(out, &id);
+        }
+    }
+
+    /// The machine was restarted since: no process is left. `exits` are the
+    /// records that its executors wrote before.
+    pub fn on_reboot(&mut self, out: &mut Vec<Action>, exits: Vec<(ExecutorId, Vec<TaskUpdate>)>) {
+        for (executor, updates) in exits {
+            self.on_updates(out, executor, updates);
+        }
+        let living = self
+            .tasks
+            .iter()
+            .filter(|(_, task)| !matches!(task.stage, Stage::Ended(_)));
+        let living: Vec<_> = living.map(|(id, _)| id.clone()).collect();
+        for id in living {
+            let why = Reason::new(reason::AGENT_REBOOTED, "its agent's machine was restarted");
+            self.end(out, report(&id, TaskState::Gone, Some(why)));
+        }
+        let gone: Vec<ExecutorId> = self.executors.iter().map(|(id, _)| id).collect();
+        for id in gone {
+            self.executors.remove(id);
+            out.push(Action::Record(Record::ExecutorGone(id)));
+            out.push(Action::Clear(id));
+        }
+    }
+
+    /// A journal that says all that this agent must remember, and no more.
+    pub fn records(&self, boot_id: &str) -> Vec<Record> {
+        let next_executor = self.executors.next_number();
+        let mut records = vec![
+            Record::Opened {
+                boot_id: boot_id.to_owned(),
+                next_executor,
+            },
+            Record::Term(self.term),
+        ];
+        records.extend(self.tasks.forgotten().cloned().map(Record::Forgotten));
+        for (executor, known) in self.executors.iter() {
+            records.push(Record::ExecutorStarting {
+                executor,
+                kind: known.kind.clone(),
+            });
+            if let Some(identity) = known.identity.clone() {
+                records.push(Record::ExecutorStarted { executor, identity });
+            }
+        }
+        for (id, task) in self.tasks.iter() {
+            if let Some(launch) = &task.launch {
+                records.push(Record::Launched(Box::new(launch.as_ref().clone())));
+            }
+            match task.stage {
+                Stage::Fetching | Stage::Placed(_) => {}
+                Stage::Handed { executor, .. } => {
+                    records.push(Record::Handed {
+                        task: id.clone(),
+                        executor,
+                    });
+                }
+                Stage::Ended(executor) => {
+                    let report = self.statuses.get(id).cloned();
+                    records.extend(report.map(|report| Record::Ended { report, executor }));
+                }
+            }
+        }
+        records
+    }
+}

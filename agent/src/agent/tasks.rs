@@ -1,0 +1,185 @@
+//! The tasks that an agent holds, from their launch until the log has their end.
+//!
+//! `Fetching → Placed → Handed → Ended`, then forgotten: of a forgotten task
+//! only its id is kept for a while, so that a launch that comes late or twice
+//! never runs it again.
+
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+use tepui_types::TaskId;
+use tepui_types::wire::agent::TaskLaunch;
+
+use super::executors::ExecutorId;
+
+/// Ids of forgotten tasks that are remembered. The log resends a launch only
+/// while it lacks the task's end, so this bounds how late a stray frame may
+/// come, not correctness; 10,000 ids are about a megabyte.
+pub const MAX_FORGOTTEN: usize = 10_000;
+/// Processes that may die under a task before it was handed over, until the
+/// task fails: one that dies at each start is broken.
+pub const MAX_PLACEMENTS: u8 = 3;
+
+/// How far a task has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Its program is not here yet.
+    Fetching,
+    /// It waits for its executor to answer; it cannot have run.
+    Placed(ExecutorId),
+    /// It was sent, or is about to be.
+    Handed {
+        /// To whom.
+        executor: ExecutorId,
+        /// Whether the executor has said anything about it.
+        acknowledged: bool,
+    },
+    /// It has ended; the executor, if it had the task, keeps the end until the
+    /// log has it.
+    Ended(Option<ExecutorId>),
+}
+
+impl Stage {
+    /// The executor that keeps the end of a task that ends in this stage.
+    pub fn keeper(self) -> Option<ExecutorId> {
+        match self {
+            Self::Handed { executor, .. } => Some(executor),
+            Self::Ended(keeper) => keeper,
+            Self::Fetching | Self::Placed(_) => None,
+        }
+    }
+}
+
+/// One task.
+#[derive(Debug, Clone)]
+pub struct Task {
+    /// What to run; dropped at its end.
+    pub launch: Option<Arc<TaskLaunch>>,
+    /// How far it has come.
+    pub stage: Stage,
+    /// A kill that its executor must hear of, with its grace in milliseconds.
+    pub kill: Option<u64>,
+    /// Processes it was placed on.
+    pub placements: u8,
+}
+
+/// What is known of a task id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Life {
+    /// It has not ended.
+    Living,
+    /// It has.
+    Ended,
+    /// The agent does not know it, or no longer.
+    Unknown,
+}
+
+/// All tasks.
+#[derive(Debug, Clone, Default)]
+pub struct Tasks {
+    held: BTreeMap<TaskId, Task>,
+    living: usize,
+    forgotten: VecDeque<TaskId>,
+    forgotten_set: HashSet<TaskId>,
+}
+
+impl Tasks {
+    /// Takes a new task; false if its id is known, also if it was forgotten lately.
+    pub fn insert(&mut self, launch: TaskLaunch) -> bool {
+        let id = launch.task.clone();
+        if self.held.contains_key(&id) || self.forgotten_set.contains(&id) {
+            return false;
+        }
+        let task = Task {
+            launch: Some(Arc::new(launch)),
+            stage: Stage::Fetching,
+            kill: None,
+            placements: 0,
+        };
+        self.held.insert(id, task);
+        self.living += 1;
+        true
+    }
+
+    /// A held task.
+    pub fn get(&self, id: &TaskId) -> Option<&Task> {
+        self.held.get(id)
+    }
+
+    /// A held task, to be changed; its end goes through [`end`](Self::end).
+    pub fn get_mut(&mut self, id: &TaskId) -> Option<&mut Task> {
+        self.held.get_mut(id)
+    }
+
+    /// Takes a task whose end is all that is known of it.
+    pub fn insert_ended(&mut self, id: TaskId, executor: Option<ExecutorId>) {
+        let task = Task {
+            launch: None,
+            stage: Stage::Ended(executor),
+            kill: None,
+            placements: 0,
+        };
+        self.held.insert(id, task);
+    }
+
+    /// Marks a task as ended and answers where it was. `None` if it is unknown
+    /// or had ended before.
+    pub fn end(&mut self, id: &TaskId) -> Option<Stage> {
+        let task = self.held.get_mut(id)?;
+        let before = task.stage;
+        if matches!(before, Stage::Ended(_)) {
+            return None;
+        }
+        task.stage = Stage::Ended(before.keeper());
+        task.launch = None;
+        task.kill = None;
+        self.living -= 1;
+        Some(before)
+    }
+
+    /// Forgets an ended task but for its id.
+    pub fn forget(&mut self, id: &TaskId) {
+        self.held.remove(id);
+        self.remember(id.clone());
+    }
+
+    /// Keeps the id of a task that was forgotten.
+    pub fn remember(&mut self, id: TaskId) {
+        if self.forgotten_set.insert(id.clone()) {
+            self.forgotten.push_back(id);
+        }
+        if self.forgotten.len() > MAX_FORGOTTEN
+            && let Some(oldest) = self.forgotten.pop_front()
+        {
+            self.forgotten_set.remove(&oldest);
+        }
+    }
+
+    /// What is known of an id.
+    pub fn life(&self, id: &TaskId) -> Life {
+        match self.held.get(id) {
+            Some(Task {
+                stage: Stage::Ended(_),
+                ..
+            }) => Life::Ended,
+            Some(_) => Life::Living,
+            None if self.forgotten_set.contains(id) => Life::Ended,
+            None => Life::Unknown,
+        }
+    }
+
+    /// All held tasks, by id.
+    pub fn iter(&self) -> impl Iterator<Item = (&TaskId, &Task)> {
+        self.held.iter()
+    }
+
+    /// Ids that are only remembered, oldest first.
+    pub fn forgotten(&self) -> impl Iterator<Item = &TaskId> {
+        self.forgotten.iter()
+    }
+
+    /// How many have not ended.
+    pub fn living(&self) -> usize {
+        self.living
+    }
+}

@@ -1,0 +1,597 @@
+//! The pure core against scripts and against random histories.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tepui_types::task::{CommandWorkload, TaskSpec, WasmWorkload};
+use tepui_types::{FrameworkId, OperationId, Resources, Role, TaskName};
+
+use super::*;
+
+fn layout() -> Layout {
+    Layout::new("/agent".into()).with_cgroup(Some("tepui/a".into()))
+}
+
+fn launch(name: &str, workload: Workload) -> TaskLaunch {
+    let spec = TaskSpec {
+        workload,
+        kill_grace_ms: 1,
+        user: String::new(),
+        labels: BTreeMap::new(),
+    };
+    TaskLaunch {
+        operation: OperationId {
+            index: 1,
+            ordinal: 0,
+        },
+        task: TaskId {
+            framework: FrameworkId(1),
+            name: TaskName::new(name).unwrap(),
+            attempt: 0,
+        },
+        framework_name: "batch".into(),
+        role: Role::default(),
+        spec: Arc::new(spec),
+        resources: Resources::default(),
+        array_index: None,
+    }
+}
+
+fn native(name: &str) -> TaskLaunch {
+    let argv = vec!["true".into()];
+    launch(
+        name,
+        Workload::Command(CommandWorkload {
+            argv,
+            env: BTreeMap::new(),
+            pids: None,
+        }),
+    )
+}
+
+fn wasm(name: &str) -> TaskLaunch {
+    let artifact = Digest::of(b"program");
+    launch(
+        name,
+        Workload::Wasm(WasmWorkload {
+            artifact,
+            args: vec![],
+            env: BTreeMap::new(),
+        }),
+    )
+}
+
+fn id(name: &str) -> TaskId {
+    native(name).task
+}
+
+fn identity() -> ProcessIdentity {
+    ProcessIdentity {
+        boot_id: "boot".into(),
+        pid: 7,
+        start_time: 9,
+    }
+}
+
+fn update(name: &str, state: TaskState) -> TaskUpdate {
+    TaskUpdate {
+        task: id(name),
+        state,
+        reason: None,
+        exit_code: None,
+        usage: None,
+    }
+}
+
+/// An agent, its journal, and the actions that came out last.
+struct Bench {
+    agent: Agent,
+    journal: Vec<Record>,
+    out: Vec<Action>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let agent = Agent::new(layout());
+        let journal = agent.records("boot");
+        Self {
+            agent,
+            journal,
+            out: Vec::new(),
+        }
+    }
+
+    /// Calls a handler and takes the actions that are not records.
+    fn on(&mut self, call: impl FnOnce(&mut Agent, &mut Vec<Action>)) -> Vec<Action> {
+        call(&mut self.agent, &mut self.out);
+        let mut rest = Vec::new();
+        for action in self.out.drain(..) {
+            match action {
+                Action::Record(record) => self.journal.push(record),
+                action => rest.push(action),
+            }
+        }
+        self.agent.assert_consistent();
+        rest
+    }
+
+    fn launch(&mut self, launch: TaskLaunch) -> Vec<Action> {
+        let effects = vec![AgentEffect::Launch(Box::new(launch))];
+        self.on(|agent, out| agent.on_effects(out, 1, effects).unwrap())
+    }
+
+    fn kill(&mut self, name: &str) -> Vec<Action> {
+        let effects = vec![AgentEffect::Kill {
+            task: id(name),
+            grace_ms: 5,
+        }];
+        self.on(|agent, out| agent.on_effects(out, 1, effects).unwrap())
+    }
+
+    fn attach(&mut self, executor: u64, updates: Vec<TaskUpdate>) -> Vec<Action> {
+        self.on(|agent, out| agent.on_attached(out, ExecutorId(executor), identity(), updates))
+    }
+
+    fn update(&mut self, executor: u64, name: &str, state: TaskState) -> Vec<Action> {
+        let updates = vec![update(name, state)];
+        self.on(|agent, out| agent.on_updates(out, ExecutorId(executor), updates))
+    }
+
+    fn lost(&mut self, executor: u64, exits: Vec<TaskUpdate>, left: bool) -> Vec<Action> {
+        let death = Death {
+            exits,
+            left,
+            last_words: "out of luck".into(),
+        };
+        self.on(|agent, out| agent.on_executor_lost(out, ExecutorId(executor), death))
+    }
+
+    fn recorded(&mut self, name: &str, state: TaskState) -> Vec<Action> {
+        self.on(|agent, out| agent.on_recorded(out, vec![(id(name), state)]))
+    }
+
+    fn fetched(&mut self) -> Vec<Action> {
+        self.on(|agent, out| agent.on_fetched(out, Digest::of(b"program"), Ok(())))
+    }
+
+    fn restart(&mut self) -> Vec<Action> {
+        self.agent = Agent::restore(layout(), self.journal.clone()).0;
+        self.journal = self.agent.records("boot");
+        self.on(|agent, out| agent.on_restart(out))
+    }
+
+    fn statuses(&mut self) -> Vec<(String, TaskState)> {
+        let reports = self.agent.take_statuses(100);
+        reports
+            .into_iter()
+            .map(|r| (r.task.name.to_string(), r.state))
+            .collect()
+    }
+}
+
+impl Agent {
+    /// What holds after every event.
+    fn assert_consistent(&self) {
+        let mut living = 0;
+        for (id, task) in self.tasks.iter() {
+            living += usize::from(!matches!(task.stage, Stage::Ended(_)));
+            assert_eq!(
+                task.launch.is_some(),
+                !matches!(task.stage, Stage::Ended(_)),
+                "{id}"
+            );
+            if let Stage::Placed(executor) | Stage::Handed { executor, .. } = task.stage {
+                let known = self
+                    .executors
+                    .get(executor)
+                    .unwrap_or_else(|| panic!("{id}: gone"));
+                assert!(known.living.contains(id), "{id} is not on {executor}");
+            }
+        }
+        assert_eq!(living, self.tasks.living());
+        for (id, executor) in self.executors.iter() {
+            for task in &executor.living {
+                let stage = self.tasks.get(task).map(|task| task.stage);
+                let is_here = matches!(
+                    stage,
+                    Some(Stage::Placed(there) | Stage::Handed { executor: there, .. }) if there == id
+                );
+                assert!(is_here, "{task} is {stage:?}, not on {id}");
+            }
+        }
+    }
+}
+
+fn is_launch_of(action: &Action, name: &str) -> bool {
+    matches!(action, Action::Send(_, ToExecutor::Launch(launch)) if launch.launch.task == id(name))
+}
+
+#[test]
+fn native_task_goes_from_launch_to_forgotten() {
+    let mut bench = Bench::new();
+    let kind = ExecutorKind::Native(id("a"));
+    assert_eq!(
+        bench.launch(native("a")),
+        [Action::Start(ExecutorId(0), kind)]
+    );
+    assert!(
+        matches!(bench.journal[3], Record::Launched(_)),
+        "recorded before it is started"
+    );
+    let out = bench.attach(0, vec![]);
+    assert!(is_launch_of(&out[0], "a"), "{out:?}");
+    bench.update(0, "a", TaskState::Running);
+    assert_eq!(bench.statuses(), [("a".into(), TaskState::Running)]);
+    let out = bench.update(0, "a", TaskState::Finished);
+    assert_eq!(out, [Action::Ended(id("a"), TaskState::Finished)]);
+    assert_eq!(bench.statuses(), [("a".into(), TaskState::Finished)]);
+    assert!(
+        bench.recorded("a", TaskState::Running).is_empty(),
+        "an older state"
+    );
+    let executor = ExecutorId(0);
+    assert_eq!(
+        bench.recorded("a", TaskState::Finished),
+        [
+            Action::Send(executor, ToExecutor::Forget(id("a"))),
+            Action::Send(executor, ToExecutor::Retire)
+        ]
+    );
+    assert!(bench.agent.hello_tasks().is_empty());
+    assert_eq!(bench.lost(0, vec![], true), [Action::Clear(executor)]);
+    assert!(
+        bench.launch(native("a")).is_empty(),
+        "an ended task never runs again"
+    );
+}
+
+#[test]
+fn wasm_tasks_of_a_domain_share_a_process_and_a_fetch() {
+    let mut bench = Bench::new();
+    assert_eq!(
+        bench.launch(wasm("a")),
+        [Action::Fetch(Digest::of(b"program"))]
+    );
+    assert!(bench.launch(wasm("b")).is_empty(), "one fetch serves both");
+    let starting = TaskState::Starting;
+    assert_eq!(
+        bench.statuses(),
+        [("a".into(), starting), ("b".into(), starting)]
+    );
+    let out = bench.fetched();
+    assert_eq!(out.len(), 1, "{out:?}");
+    let out = bench.attach(0, vec![]);
+    assert!(
+        is_launch_of(&out[0], "a") && is_launch_of(&out[1], "b"),
+        "{out:?}"
+    );
+    let out = bench.launch(wasm("c"));
+    assert!(is_launch_of(&out[0], "c"), "no fetch and no start: {out:?}");
+}
+
+#[test]
+fn processes_are_sharded() {
+    let mut bench = Bench::new();
+    bench.launch(wasm("first"));
+    bench.fetched();
+    for number in 1..=executors::MAX_TASKS {
+        bench.launch(wasm(&format!("t{number}")));
+    }
+    assert_eq!(bench.agent.executor_count(), 2);
+}
+
+#[test]
+fn artifact_that_cannot_be_had_ends_its_tasks() {
+    let mut bench = Bench::new();
+    bench.launch(wasm("a"));
+    let why = Reason::new(reason::ARTIFACT_UNKNOWN, "the master has none");
+    let digest = Digest::of(b"program");
+    let out = bench.on(|agent, out| agent.on_fetched(out, digest, Err(why.clone())));
+    assert_eq!(out, [Action::Ended(id("a"), TaskState::Error)]);
+    assert_eq!(bench.agent.hello_tasks()[0].reason, Some(why));
+    let out = bench.launch(wasm("b"));
+    assert_eq!(out, [Action::Fetch(digest)], "the next task tries again");
+}
+
+#[test]
+fn kill_before_the_executor_has_it_ends_it() {
+    let mut bench = Bench::new();
+    bench.launch(wasm("a"));
+    assert_eq!(bench.kill("a"), [Action::Ended(id("a"), TaskState::Killed)]);
+    assert!(bench.fetched().is_empty(), "nothing waits any more");
+    bench.launch(native("b"));
+    assert_eq!(bench.kill("b"), [Action::Ended(id("b"), TaskState::Killed)]);
+    let out = bench.attach(0, vec![]);
+    assert_eq!(out, [Action::Send(ExecutorId(0), ToExecutor::Retire)]);
+    assert!(bench.kill("stranger").is_empty());
+}
+
+#[test]
+fn kill_while_the_executor_is_away_is_said_when_it_is_back() {
+    let mut bench = Bench::new();
+    bench.launch(native("a"));
+    bench.attach(0, vec![]);
+    bench.on(|agent, _| agent.on_detached(ExecutorId(0)));
+    assert!(bench.kill("a").is_empty());
+    let out = bench.attach(0, vec![update("a", TaskState::Running)]);
+    let kill = ToExecutor::Kill {
+        task: id("a"),
+        grace_ms: 5,
+    };
+    assert_eq!(out, [Action::Send(ExecutorId(0), kill)]);
+}
+
+#[test]
+fn exit_records_of_a_dead_executor_are_the_truth() {
+    let mut bench = Bench::new();
+    for name in ["a", "b"] {
+        bench.launch(wasm(name));
+    }
+    bench.fetched();
+    bench.attach(0, vec![]);
+    bench.update(0, "a", TaskState::Running);
+    bench.statuses();
+    let out = bench.lost(0, vec![update("a", TaskState::Finished)], false);
+    assert!(out.contains(&Action::Clear(ExecutorId(0))), "{out:?}");
+    assert_eq!(
+        bench.statuses(),
+        [
+            ("a".into(), TaskState::Finished),
+            ("b".into(), TaskState::Failed)
+        ]
+    );
+    let reports = bench.agent.hello_tasks();
+    let why = reports[1].reason.as_ref().unwrap();
+    assert_eq!(why.code, reason::EXECUTOR_TERMINATED);
+    assert!(why.message.contains("out of luck"), "{why}");
+}
+
+#[test]
+fn launch_to_an_executor_that_had_left_goes_to_a_new_one() {
+    let mut bench = Bench::new();
+    bench.launch(wasm("a"));
+    bench.fetched();
+    bench.attach(0, vec![]);
+    let out = bench.lost(0, vec![], true);
+    assert!(matches!(out[0], Action::Start(ExecutorId(1), _)), "{out:?}");
+    assert!(is_launch_of(&bench.attach(1, vec![])[0], "a"));
+    bench.update(1, "a", TaskState::Running);
+    bench.lost(1, vec![], true);
+    assert_eq!(
+        bench.statuses().last().unwrap().1,
+        TaskState::Failed,
+        "it may have run"
+    );
+}
+
+#[test]
+fn executor_that_dies_at_each_start_is_given_up() {
+    let mut bench = Bench::new();
+    bench.launch(native("a"));
+    for executor in 0..u64::from(MAX_PLACEMENTS) {
+        bench.lost(executor, vec![], false);
+    }
+    let report = &bench.agent.hello_tasks()[0];
+    assert_eq!(
+        report.reason.as_ref().unwrap().code,
+        reason::EXECUTOR_FAILED
+    );
+    assert_eq!(bench.agent.executor_count(), 0);
+}
+
+#[test]
+fn older_terms_are_refused() {
+    let mut bench = Bench::new();
+    bench.on(|agent, out| agent.on_registered(out, 7).unwrap());
+    bench.restart();
+    let effects = vec![AgentEffect::Launch(Box::new(native("a")))];
+    let refused = bench.agent.on_effects(&mut Vec::new(), 6, effects.clone());
+    assert_eq!(
+        refused,
+        Err(StaleTerm {
+            found: 6,
+            newest: 7
+        })
+    );
+    assert!(bench.agent.on_registered(&mut Vec::new(), 6).is_err());
+    assert_eq!(bench.agent.living_tasks(), 0);
+}
+
+#[test]
+fn restart_finds_executors_and_hands_over_what_was_not() {
+    let mut bench = Bench::new();
+    bench.launch(native("handed"));
+    bench.attach(0, vec![]);
+    bench.launch(native("started"));
+    bench.launch(wasm("fetching"));
+    let out = bench.restart();
+    let find = |number, name| Action::Find(ExecutorId(number), ExecutorKind::Native(id(name)));
+    assert!(
+        out.contains(&find(0, "handed")) && out.contains(&find(1, "started")),
+        "{out:?}"
+    );
+    assert!(
+        out.contains(&Action::Fetch(Digest::of(b"program"))),
+        "{out:?}"
+    );
+    assert_eq!(out.len(), 3, "{out:?}");
+    let out = bench.attach(0, vec![]);
+    assert!(
+        is_launch_of(&out[0], "handed"),
+        "it may have been lost on the way: {out:?}"
+    );
+    assert!(is_launch_of(&bench.attach(1, vec![])[0], "started"));
+    bench.restart();
+    let out = bench.attach(0, vec![update("handed", TaskState::Running)]);
+    assert!(out.is_empty(), "the executor has it: {out:?}");
+    bench.restart();
+    let out = bench.lost(1, vec![], false);
+    assert!(
+        out.contains(&Action::Ended(id("started"), TaskState::Failed)),
+        "{out:?}"
+    );
+}
+
+#[test]
+fn ends_that_the_log_may_not_have_survive_a_restart() {
+    let mut bench = Bench::new();
+    bench.launch(native("a"));
+    bench.attach(0, vec![]);
+    bench.update(0, "a", TaskState::Failed);
+    bench.restart();
+    assert_eq!(bench.statuses(), [("a".into(), TaskState::Failed)]);
+    bench.attach(0, vec![update("a", TaskState::Failed)]);
+    let out = bench.recorded("a", TaskState::Failed);
+    assert_eq!(
+        out[0],
+        Action::Send(ExecutorId(0), ToExecutor::Forget(id("a")))
+    );
+    bench.restart();
+    assert!(bench.agent.hello_tasks().is_empty());
+    assert_eq!(bench.agent.life(&id("a")), Life::Ended);
+    assert!(bench.launch(native("a")).is_empty());
+}
+
+#[test]
+fn reboot_ends_what_left_no_record() {
+    let mut bench = Bench::new();
+    for name in ["a", "b"] {
+        bench.launch(native(name));
+    }
+    bench.attach(0, vec![]);
+    bench.attach(1, vec![]);
+    let (agent, boot) = Agent::restore(layout(), bench.journal.clone());
+    assert_eq!(boot.as_deref(), Some("boot"));
+    bench.agent = agent;
+    let exits = vec![(ExecutorId(0), vec![update("a", TaskState::Finished)])];
+    bench.on(|agent, out| agent.on_reboot(out, exits));
+    let states: Vec<_> = bench
+        .agent
+        .hello_tasks()
+        .iter()
+        .map(|report| report.state)
+        .collect();
+    assert_eq!(states, [TaskState::Finished, TaskState::Gone]);
+    assert_eq!(bench.agent.executor_count(), 0);
+}
+
+#[test]
+fn strangers_on_an_executor_are_ended_and_forgotten() {
+    let mut bench = Bench::new();
+    bench.launch(wasm("a"));
+    bench.fetched();
+    let out = bench.attach(
+        0,
+        vec![
+            update("old", TaskState::Finished),
+            update("lost", TaskState::Running),
+        ],
+    );
+    assert_eq!(
+        out[0],
+        Action::Send(ExecutorId(0), ToExecutor::Forget(id("old")))
+    );
+    let kill = ToExecutor::Kill {
+        task: id("lost"),
+        grace_ms: 0,
+    };
+    assert_eq!(out[1], Action::Send(ExecutorId(0), kill));
+}
+
+/// A small generator: the histories need variety, not quality.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % sides
+    }
+}
+
+fn random_event(bench: &mut Bench, dice: &mut Dice) {
+    const STATES: [TaskState; 4] = [
+        TaskState::Starting,
+        TaskState::Running,
+        TaskState::Finished,
+        TaskState::Failed,
+    ];
+    let name = format!("t{}", dice.roll(12));
+    let executor = dice.roll(bench.agent.executors.next_number() + 1);
+    let state = STATES[dice.roll(4) as usize];
+    match dice.roll(11) {
+        0 => drop(bench.launch(native(&name))),
+        1 => drop(bench.launch(wasm(&name))),
+        2 => drop(bench.kill(&name)),
+        3 => drop(bench.fetched()),
+        4 => drop(bench.attach(executor, vec![update(&name, state)])),
+        5 => drop(bench.attach(executor, vec![])),
+        6 => drop(bench.update(executor, &name, state)),
+        7 => drop(bench.recorded(&name, state)),
+        8 => drop(bench.lost(
+            executor,
+            vec![update(&name, TaskState::Failed)],
+            dice.roll(2) == 0,
+        )),
+        9 => drop(bench.on(|agent, _| agent.on_detached(ExecutorId(executor)))),
+        _ => drop(bench.on(|agent, out| agent.on_tick(out, 1_000_000))),
+    }
+}
+
+#[test]
+fn any_prefix_of_a_journal_replays() {
+    for seed in 0..60 {
+        let mut dice = Dice(seed);
+        let mut bench = Bench::new();
+        for _ in 0..80 {
+            random_event(&mut bench, &mut dice);
+        }
+        for end in 0..=bench.journal.len() {
+            let (mut agent, _) = Agent::restore(layout(), bench.journal[..end].to_vec());
+            let mut out = Vec::new();
+            agent.on_restart(&mut out);
+            agent.assert_consistent();
+            // The compacted journal says the same.
+            let records = agent.records("boot");
+            let (again, _) = Agent::restore(layout(), records.clone());
+            assert_eq!(again.records("boot"), records, "seed {seed}, prefix {end}");
+        }
+        let (agent, _) = Agent::restore(layout(), bench.journal.clone());
+        let known = |agent: &Agent| agent.held_tasks().cloned().collect::<Vec<_>>();
+        assert_eq!(known(&agent), known(&bench.agent), "seed {seed}");
+    }
+}
+
+#[test]
+fn task_is_handed_to_one_process_at_most_unless_the_first_had_left() {
+    for seed in 0..200 {
+        let mut dice = Dice(seed);
+        let mut bench = Bench::new();
+        for _ in 0..120 {
+            random_event(&mut bench, &mut dice);
+            if dice.roll(20) == 0 {
+                let held: Vec<_> = bench.agent.held_tasks().cloned().collect();
+                bench.restart();
+                assert_eq!(held, bench.agent.held_tasks().cloned().collect::<Vec<_>>());
+            }
+        }
+        let mut handed: BTreeMap<TaskId, ExecutorId> = BTreeMap::new();
+        let mut gone = BTreeSet::new();
+        for record in &bench.journal {
+            match record {
+                Record::Handed { task, executor } => {
+                    let before = handed.insert(task.clone(), *executor);
+                    let may =
+                        before.is_none_or(|before| before == *executor || gone.contains(&before));
+                    assert!(may, "seed {seed}: {task} on {before:?} and {executor}");
+                }
+                Record::ExecutorGone(executor) => {
+                    gone.insert(*executor);
+                }
+                _ => {}
+            }
+        }
+    }
+}

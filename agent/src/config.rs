@@ -1,0 +1,284 @@
+//! What an operator may set: one TOML file, and flags that override it.
+//!
+//! Checked once, at the start, and then passed as an argument. Unknown keys
+//! are refused; `examples/agent.toml` shows every key and is itself tested.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::error::AgentError;
+use crate::resources::ResourceOverrides;
+
+/// What stands in the file, and what the flags say; both the same keys.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// The data folder.
+    pub dir: Option<PathBuf>,
+    /// The master's URL.
+    pub master: Option<String>,
+    /// Where the agent's own HTTP listens; loopback only.
+    pub listen: Option<SocketAddr>,
+    /// The name people see.
+    pub hostname: Option<String>,
+    /// `cpus=2,mem=4GiB,…`; what is not named is detected.
+    pub resources: Option<String>,
+    /// What frameworks may choose by.
+    pub attributes: Option<BTreeMap<String, String>>,
+    /// The folder of the executors' binaries.
+    pub executors: Option<PathBuf>,
+}
+
+impl Settings {
+    /// Reads a file.
+    pub fn read(path: &Path) -> Result<Self, AgentError> {
+        let text = std::fs::read_to_string(path).map_err(|source| AgentError::ReadConfig {
+            path: path.to_owned(),
+            source,
+        })?;
+        toml::from_str(&text).map_err(|source| AgentError::ParseConfig {
+            path: path.to_owned(),
+            source: Box::new(source),
+        })
+    }
+
+    /// These settings, and those of `rest` where these say nothing.
+    pub fn or(self, rest: Self) -> Self {
+        Self {
+            dir: self.dir.or(rest.dir),
+            master: self.master.or(rest.master),
+            listen: self.listen.or(rest.listen),
+            hostname: self.hostname.or(rest.hostname),
+            resources: self.resources.or(rest.resources),
+            attributes: self.attributes.or(rest.attributes),
+            executors: self.executors.or(rest.executors),
+        }
+    }
+}
+
+/// Settings that are complete and in order.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The data folder, absolute.
+    pub dir: PathBuf,
+    /// The master's URL, without a slash at its end.
+    pub master: String,
+    /// Where the agent's own HTTP listens.
+    pub listen: SocketAddr,
+    /// The name people see.
+    pub hostname: String,
+    /// What is set instead of detected.
+    pub resources: ResourceOverrides,
+    /// What frameworks may choose by.
+    pub attributes: BTreeMap<String, String>,
+    /// The folder of the executors' binaries.
+    pub executors: PathBuf,
+}
+
+/// Loopback, any free port.
+const DEFAULT_LISTEN: &str = "127.0.0.1:0";
+
+impl Config {
+    /// Checks settings and fills in what they leave out.
+    pub fn new(settings: Settings) -> Result<Self, AgentError> {
+        let missing =
+            |what: &str| AgentError::Config(format!("no {what} is set: name one with --{what}"));
+        let dir = settings.dir.ok_or_else(|| missing("dir"))?;
+        let dir = std::path::absolute(&dir).map_err(|source| AgentError::Folder {
+            step: "find",
+            path: dir,
+            source,
+        })?;
+        if dir.to_str().is_none() {
+            return Err(AgentError::Config(format!(
+                "--dir {} is not UTF-8, and executors are told paths as text: choose another",
+                dir.display()
+            )));
+        }
+        let master = check_master(&settings.master.ok_or_else(|| missing("master"))?)?;
+        let listen = match settings.listen {
+            Some(listen) => listen,
+            // invariant: the constant is an address.
+            None => DEFAULT_LISTEN.parse().expect("an address"),
+        };
+        if !listen.ip().is_loopback() {
+            return Err(AgentError::Config(format!(
+                "--listen {listen} is not a loopback address: the agent's own HTTP is for its \
+                 machine only; use 127.0.0.1:0"
+            )));
+        }
+        let hostname = match settings.hostname {
+            Some(hostname) => hostname,
+            None => detect_hostname()?,
+        };
+        let resources = settings.resources.as_deref().unwrap_or("");
+        let resources = resources
+            .parse::<ResourceOverrides>()
+            .map_err(|error| AgentError::Config(format!("--resources: {error}")))?;
+        let executors = match settings.executors {
+            Some(folder) => folder,
+            None => folder_of_this_program()?,
+        };
+        let attributes = settings.attributes.unwrap_or_default();
+        Ok(Self {
+            dir,
+            master,
+            listen,
+            hostname,
+            resources,
+            attributes,
+            executors,
+        })
+    }
+}
+
+/// `k=v,k=v` as a map.
+pub fn parse_attributes(text: &str) -> Result<BTreeMap<String, String>, String> {
+    let mut attributes = BTreeMap::new();
+    for pair in text.split(',').filter(|pair| !pair.is_empty()) {
+        let Some((key, value)) = pair.split_once('=').filter(|(key, _)| !key.is_empty()) else {
+            return Err(format!("`{pair}` is not an attribute: write KEY=VALUE"));
+        };
+        if attributes
+            .insert(key.to_owned(), value.to_owned())
+            .is_some()
+        {
+            return Err(format!("attribute `{key}` is given twice"));
+        }
+    }
+    Ok(attributes)
+}
+
+fn check_master(text: &str) -> Result<String, AgentError> {
+    let bad = |why: &str| {
+        AgentError::Config(format!(
+            "`{text}` is not a master's URL ({why}): write one such as http://127.0.0.1:5050"
+        ))
+    };
+    let url = reqwest::Url::parse(text).map_err(|error| bad(&error.to_string()))?;
+    if url.scheme() != "http" {
+        return Err(bad("only http is spoken here"));
+    }
+    if url.host().is_none() || url.path() != "/" || url.query().is_some() {
+        return Err(bad("a host and a port are all it has"));
+    }
+    Ok(url.as_str().trim_end_matches('/').to_owned())
+}
+
+fn detect_hostname() -> Result<String, AgentError> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map_err(|source| AgentError::System("read the machine's name", source))?;
+    let name = name.trim();
+    Ok(if name.is_empty() { "localhost" } else { name }.to_owned())
+}
+
+fn folder_of_this_program() -> Result<PathBuf, AgentError> {
+    let program = std::env::current_exe()
+        .map_err(|source| AgentError::System("find the agent's own program", source))?;
+    Ok(program.parent().map(Path::to_owned).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings() -> Settings {
+        Settings {
+            dir: Some("/tmp/agent".into()),
+            master: Some("http://127.0.0.1:5050/".into()),
+            ..Settings::default()
+        }
+    }
+
+    #[test]
+    fn example_file_is_valid_and_names_every_key() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/agent.toml");
+        let settings = Settings::read(&path).unwrap();
+        let Settings {
+            dir,
+            master,
+            listen,
+            hostname,
+            resources,
+            attributes,
+            executors,
+        } = settings.clone();
+        assert!(dir.is_some() && master.is_some() && listen.is_some() && hostname.is_some());
+        assert!(resources.is_some() && attributes.is_some() && executors.is_some());
+        let config = Config::new(settings).unwrap();
+        assert_eq!(config.master, "http://127.0.0.1:5050");
+    }
+
+    #[test]
+    fn unknown_keys_are_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent.toml");
+        std::fs::write(&path, "maste = \"http://127.0.0.1:5050\"\n").unwrap();
+        let error = format!(
+            "{:#}",
+            anyhow::Error::from(Settings::read(&path).unwrap_err())
+        );
+        assert!(
+            error.contains("maste") && error.contains("agent.toml"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn flags_override_the_file() {
+        let file = Settings {
+            hostname: Some("file".into()),
+            ..settings()
+        };
+        let flags = Settings {
+            hostname: Some("flag".into()),
+            ..Settings::default()
+        };
+        let merged = flags.or(file);
+        assert_eq!(merged.hostname.as_deref(), Some("flag"));
+        assert_eq!(merged.dir, settings().dir);
+    }
+
+    #[test]
+    fn bad_values_are_refused_with_their_fix() {
+        let refused = |settings| Config::new(settings).unwrap_err().to_string();
+        let none = refused(Settings {
+            dir: None,
+            ..settings()
+        });
+        assert!(none.contains("--dir"), "{none}");
+        for master in [
+            "127.0.0.1:5050",
+            "https://a:1",
+            "http://a:1/path",
+            "ftp://x",
+        ] {
+            let error = refused(Settings {
+                master: Some(master.into()),
+                ..settings()
+            });
+            assert!(error.contains("http://127.0.0.1:5050"), "{error}");
+        }
+        let listen = refused(Settings {
+            listen: "0.0.0.0:1".parse().ok(),
+            ..settings()
+        });
+        assert!(listen.contains("loopback"), "{listen}");
+        let resources = refused(Settings {
+            resources: Some("cpus=x".into()),
+            ..settings()
+        });
+        assert!(resources.contains("cpus"), "{resources}");
+    }
+
+    #[test]
+    fn attributes_parse() {
+        let parsed = parse_attributes("zone=a,arch=x86").unwrap();
+        assert_eq!(parsed["zone"], "a");
+        assert!(parse_attributes("zone").unwrap_err().contains("KEY=VALUE"));
+        assert!(parse_attributes("a=1,a=2").unwrap_err().contains("twice"));
+    }
+}

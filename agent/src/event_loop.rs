@@ -1,0 +1,458 @@
+//! The agent's one loop: takes what happened, asks the core, does what it says.
+//!
+//! Events that wait together are handled together: their records go into the
+//! journal with one write, their statuses into frames of a thousand. The loop
+//! waits for nothing but events, and everything that may block runs beside it.
+
+use std::collections::{HashMap, HashSet};
+use std::io::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tepui_types::agent::AgentInfo;
+use tepui_types::wire::agent::{AgentFrame, Hello, MAX_BATCH, MasterFrame};
+use tepui_types::wire::stream::{LogRequest, StreamRequest};
+use tepui_types::{Digest, Reason, TaskId};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::agent::{Action, Agent, ExecutorId, Life};
+use crate::checkpoint::{Journal, Record};
+use crate::error::AgentError;
+use crate::executor::{ExecutorEvent, Supervisor};
+use crate::fetcher::Fetcher;
+use crate::identity::Identity;
+use crate::master::{Dialer, Session};
+use crate::metrics::Metrics;
+use crate::sandbox::Layout;
+use crate::streams::{self, MAX_STREAMS, StreamJob};
+
+/// Events that wait. Whoever sends more waits itself: executors' connections
+/// and the master's then fill up, which slows those down and loses nothing.
+pub const EVENTS: usize = 1_024;
+/// Events that are handled together: bounds the memory of one round, and how
+/// long a status waits for the round's end.
+const ROUND: usize = 256;
+/// How often time passes for the core.
+const TICK: Duration = Duration::from_secs(1);
+
+/// All that can happen to an agent.
+#[derive(Debug)]
+pub enum Event {
+    /// A session is about to begin and needs the agent's introduction.
+    HelloWanted(oneshot::Sender<Hello>),
+    /// A session has begun.
+    Registered(Session),
+    /// The master sent these.
+    Master(Vec<MasterFrame>),
+    /// The session has ended; another is being tried for.
+    MasterLost,
+    /// The master will not have this agent.
+    Refused(Reason),
+    /// An executor process said something, or is gone.
+    Executor(ExecutorId, ExecutorEvent),
+    /// An artifact is here, or cannot be had.
+    Fetched(Digest, Result<(), Reason>),
+    /// Which tasks are not forgotten?
+    HeldWanted(oneshot::Sender<HashSet<TaskId>>),
+    /// Time has passed.
+    Tick,
+}
+
+/// What the loop needs from the start.
+#[derive(Debug)]
+pub struct Parts {
+    /// The core, restored.
+    pub agent: Agent,
+    /// Its journal, compacted.
+    pub journal: Journal,
+    /// The boot of the machine.
+    pub boot_id: String,
+    /// Who the agent is.
+    pub identity: Identity,
+    /// What it tells of itself.
+    pub info: AgentInfo,
+    /// Its folder.
+    pub layout: Layout,
+    /// Its own URL.
+    pub address: String,
+    /// Its executors.
+    pub supervisor: Supervisor,
+    /// Its fetcher.
+    pub fetcher: Arc<Fetcher>,
+    /// Its way to the master.
+    pub dialer: Arc<Dialer>,
+    /// Its counts.
+    pub metrics: Arc<Metrics>,
+}
+
+/// The loop's state.
+#[derive(Debug)]
+pub struct EventLoop {
+    parts: Parts,
+    events: mpsc::Sender<Event>,
+    outbox: Option<mpsc::Sender<AgentFrame>>,
+    announced: bool,
+    followed: HashMap<TaskId, CancellationToken>,
+    streams: Arc<Semaphore>,
+    started: Instant,
+    out: Vec<Action>,
+}
+
+impl EventLoop {
+    /// A loop whose helpers send their events to `events`.
+    pub fn new(parts: Parts, events: mpsc::Sender<Event>) -> Self {
+        Self {
+            parts,
+            events,
+            outbox: None,
+            announced: false,
+            followed: HashMap::new(),
+            streams: Arc::new(Semaphore::new(MAX_STREAMS)),
+            started: Instant::now(),
+            out: Vec::new(),
+        }
+    }
+
+    /// Runs until `stop`, or until the agent cannot go on. `first` are actions
+    /// that an earlier process left to be done.
+    pub async fn run(
+        mut self,
+        mut inbox: mpsc::Receiver<Event>,
+        stop: CancellationToken,
+        first: Vec<Action>,
+    ) -> Result<(), AgentError> {
+        self.out = first;
+        self.perform()?;
+        tokio::spawn(tick(self.events.clone()));
+        let mut round = Vec::with_capacity(ROUND);
+        loop {
+            let is_behind = self.parts.agent.has_statuses();
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {
+                    self.tidy_up();
+                    return Ok(());
+                }
+                count = inbox.recv_many(&mut round, ROUND) => {
+                    assert!(count > 0, "the loop itself holds a sender");
+                }
+                () = room(&self.outbox), if is_behind && self.outbox.is_some() => {}
+            }
+            for event in round.drain(..) {
+                self.on_event(event)?;
+            }
+            self.perform()?;
+            self.send_statuses();
+            self.count();
+        }
+    }
+
+    /// Without executors nothing of this agent is left to run.
+    fn tidy_up(&self) {
+        if self.parts.agent.executor_count() == 0 {
+            crate::cgroups::clear(self.parts.layout.cgroup().map(str::to_owned));
+        }
+    }
+
+    fn on_event(&mut self, event: Event) -> Result<(), AgentError> {
+        match event {
+            Event::HelloWanted(answer) => drop(answer.send(self.hello())),
+            Event::Registered(session) => self.on_registered(session)?,
+            Event::Master(frames) => self.on_master(frames),
+            Event::MasterLost => self.hang_up(),
+            Event::Refused(reason) => return Err(self.refused(reason)),
+            Event::Executor(id, event) => self.on_executor(id, event),
+            Event::Fetched(digest, result) => {
+                self.parts.agent.on_fetched(&mut self.out, digest, result);
+            }
+            Event::HeldWanted(answer) => {
+                drop(answer.send(self.parts.agent.held_tasks().cloned().collect()));
+            }
+            Event::Tick => {
+                let now_ms = self.started.elapsed().as_millis() as u64;
+                self.parts.agent.on_tick(&mut self.out, now_ms);
+            }
+        }
+        Ok(())
+    }
+
+    fn hello(&self) -> Hello {
+        let Identity {
+            cluster,
+            agent,
+            nonce,
+        } = self.parts.identity;
+        let tasks = self.parts.agent.hello_tasks();
+        Hello {
+            cluster,
+            agent,
+            nonce,
+            info: self.parts.info.clone(),
+            tasks,
+        }
+    }
+
+    fn on_registered(&mut self, session: Session) -> Result<(), AgentError> {
+        let Session { welcome, outbox } = session;
+        let path = self.parts.layout.dir().to_owned();
+        let identity = &mut self.parts.identity;
+        match (identity.cluster, identity.agent) {
+            (Some(ours), _) if ours != welcome.cluster => {
+                return Err(AgentError::OtherCluster {
+                    path,
+                    ours,
+                    theirs: welcome.cluster,
+                });
+            }
+            (_, Some(ours)) if ours != welcome.agent => {
+                return Err(AgentError::OtherAgent {
+                    path,
+                    ours,
+                    theirs: welcome.agent,
+                });
+            }
+            (Some(_), Some(_)) => {}
+            _ => {
+                identity.cluster = Some(welcome.cluster);
+                identity.agent = Some(welcome.agent);
+                identity.save(&self.parts.layout)?;
+            }
+        }
+        if let Err(error) = self.parts.agent.on_registered(&mut self.out, welcome.term) {
+            // Dropping the outbox ends the session; the next may find the leader.
+            tracing::warn!(%error, "the master is no longer the leader");
+            return Ok(());
+        }
+        let (agent, term, master) = (welcome.agent, welcome.term, self.parts.dialer.master());
+        tracing::info!(%agent, term, master, "registered");
+        if !self.announced {
+            self.announced = true;
+            announce(&self.parts.layout, &self.parts.address)?;
+            // Whoever started the agent may be gone, and its end of the pipe too.
+            let _ = writeln!(
+                std::io::stdout(),
+                "tepui-agent {agent} registered with {master}"
+            );
+        }
+        self.outbox = Some(outbox);
+        self.parts.metrics.registered.set(1);
+        self.parts.metrics.sessions.inc();
+        Ok(())
+    }
+
+    fn hang_up(&mut self) {
+        self.outbox = None;
+        self.parts.metrics.registered.set(0);
+    }
+
+    fn refused(&self, reason: Reason) -> AgentError {
+        AgentError::Refused {
+            master: self.parts.dialer.master().to_owned(),
+            reason,
+        }
+    }
+
+    fn on_master(&mut self, frames: Vec<MasterFrame>) {
+        for frame in frames {
+            match frame {
+                MasterFrame::Effects { term, effects } => {
+                    let agent = &mut self.parts.agent;
+                    if let Err(error) = agent.on_effects(&mut self.out, term, effects) {
+                        tracing::warn!(%error, "effects of an older leader are refused");
+                        self.hang_up();
+                    }
+                }
+                MasterFrame::Recorded(recorded) => {
+                    self.parts.agent.on_recorded(&mut self.out, recorded);
+                }
+                MasterFrame::OpenStream { stream, request } => self.on_stream(stream, request),
+                MasterFrame::Welcome(_) | MasterFrame::Refused { .. } => {
+                    tracing::warn!("the master greets twice");
+                    self.hang_up();
+                }
+                MasterFrame::Heartbeat => {}
+            }
+        }
+    }
+
+    fn on_executor(&mut self, id: ExecutorId, event: ExecutorEvent) {
+        let (agent, out) = (&mut self.parts.agent, &mut self.out);
+        match event {
+            ExecutorEvent::Attached { identity, tasks } => {
+                agent.on_attached(out, id, identity, tasks);
+            }
+            ExecutorEvent::Updates(updates) => agent.on_updates(out, id, updates),
+            ExecutorEvent::Detached => agent.on_detached(id),
+            ExecutorEvent::Lost(death) => agent.on_executor_lost(out, id, death),
+            ExecutorEvent::Failed(reason) => agent.on_executor_failed(out, id, &reason),
+        }
+    }
+
+    fn on_stream(&mut self, stream: u128, request: StreamRequest) {
+        let StreamRequest::Logs(request) = request;
+        let Ok(permit) = self.streams.clone().try_acquire_owned() else {
+            let reason = Reason::new(
+                "too-many-streams",
+                format!("the agent serves {MAX_STREAMS} streams already: try again later"),
+            );
+            if let Some(outbox) = &self.outbox {
+                // If that is full too, the master's own deadline answers its caller.
+                let _ = outbox.try_send(AgentFrame::StreamRefused { stream, reason });
+            }
+            return;
+        };
+        let (request, ended) = self.prepare_stream(request);
+        let job = StreamJob {
+            stream,
+            request,
+            ended,
+        };
+        let (dialer, layout) = (self.parts.dialer.clone(), self.parts.layout.clone());
+        let metrics = self.parts.metrics.clone();
+        tokio::spawn(async move {
+            streams::serve(dialer, layout, metrics, job).await;
+            drop(permit);
+        });
+    }
+
+    fn prepare_stream(
+        &mut self,
+        request: LogRequest,
+    ) -> (Result<LogRequest, Reason>, Option<CancellationToken>) {
+        let has_folder = || self.parts.layout.task(&request.task).is_dir();
+        match self.parts.agent.life(&request.task) {
+            Life::Living if request.follow => {
+                let ended = self
+                    .followed
+                    .entry(request.task.clone())
+                    .or_default()
+                    .clone();
+                (Ok(request), Some(ended))
+            }
+            Life::Living | Life::Ended => (Ok(request), None),
+            Life::Unknown if has_folder() => (Ok(request), None),
+            Life::Unknown => {
+                let message = format!("the agent has no output of {} any more", request.task);
+                (Err(Reason::new("output-gone", message)), None)
+            }
+        }
+    }
+
+    /// Does what the core said: records first, with one write.
+    fn perform(&mut self) -> Result<(), AgentError> {
+        if self.out.is_empty() {
+            return Ok(());
+        }
+        let actions = std::mem::take(&mut self.out);
+        let record = |action: &'_ Action| matches!(action, Action::Record(_));
+        if actions.iter().any(record) {
+            self.parts
+                .journal
+                .append(actions.iter().filter_map(as_record))?;
+        }
+        for action in actions {
+            match action {
+                Action::Record(_) => {}
+                Action::Fetch(digest) => self.fetch(digest),
+                Action::Start(id, kind) => match self.parts.identity.agent {
+                    Some(agent) => self.parts.supervisor.start(id, &kind, agent),
+                    None => tracing::error!(executor = %id, "a start before any registration"),
+                },
+                Action::Find(id, kind) => self.parts.supervisor.find(id, &kind),
+                Action::Send(id, message) => self.parts.supervisor.send(id, message),
+                Action::Clear(id) => self.parts.supervisor.clear(id),
+                Action::Ended(task, state) => {
+                    self.parts.metrics.task_ended(state);
+                    if let Some(ended) = self.followed.remove(&task) {
+                        ended.cancel();
+                    }
+                }
+            }
+        }
+        if self.parts.journal.has_outgrown() {
+            let records = self.parts.agent.records(&self.parts.boot_id);
+            self.parts.journal = Journal::create(&self.parts.layout.checkpoint(), &records)?;
+        }
+        Ok(())
+    }
+
+    fn fetch(&self, digest: Digest) {
+        let (fetcher, events) = (self.parts.fetcher.clone(), self.events.clone());
+        tokio::spawn(async move {
+            let result = fetcher.fetch(digest).await;
+            // The loop is gone only when the agent ends.
+            let _ = events.send(Event::Fetched(digest, result)).await;
+        });
+    }
+
+    fn send_statuses(&mut self) {
+        let Some(outbox) = &self.outbox else { return };
+        while self.parts.agent.has_statuses() {
+            let Ok(permit) = outbox.try_reserve() else {
+                return;
+            };
+            let reports = self.parts.agent.take_statuses(MAX_BATCH);
+            if !reports.is_empty() {
+                self.parts
+                    .metrics
+                    .statuses_sent
+                    .inc_by(reports.len() as u64);
+                permit.send(AgentFrame::Statuses(reports));
+            }
+        }
+    }
+
+    fn count(&self) {
+        let Parts {
+            agent,
+            journal,
+            metrics,
+            ..
+        } = &self.parts;
+        metrics.tasks_living.set(agent.living_tasks() as i64);
+        metrics.executors.set(agent.executor_count() as i64);
+        metrics.journal_bytes.set(journal.len() as i64);
+    }
+}
+
+fn as_record(action: &Action) -> Option<&Record> {
+    match action {
+        Action::Record(record) => Some(record),
+        _ => None,
+    }
+}
+
+/// Returns when the outbox has room.
+async fn room(outbox: &Option<mpsc::Sender<AgentFrame>>) {
+    match outbox {
+        // A session that has ended says so with an event of its own.
+        Some(outbox) => match outbox.reserve().await {
+            Ok(_) => {}
+            Err(_) => std::future::pending().await,
+        },
+        None => std::future::pending().await,
+    }
+}
+
+async fn tick(events: mpsc::Sender<Event>) {
+    loop {
+        tokio::time::sleep(TICK).await;
+        if events.send(Event::Tick).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Tells scripts where the agent is, and that it is registered.
+fn announce(layout: &Layout, address: &str) -> Result<(), AgentError> {
+    let path = layout.address();
+    crate::identity::write_durably(&path, format!("{address}\n").as_bytes()).map_err(|source| {
+        AgentError::Folder {
+            step: "write",
+            path,
+            source,
+        }
+    })
+}

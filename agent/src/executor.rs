@@ -1,0 +1,422 @@
+//! An executor process as the agent sees it: start, find again, talk, end.
+//!
+//! Each process has a tokio task here that starts or finds it, keeps the
+//! connection up and turns what it says into events. Messages queue in bounded
+//! channels; when one overflows or breaks, the connection is made anew, and the
+//! core says again all that matters. A process is gone when nobody listens on
+//! its socket any more: the kernel knows that better than any process number.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tepui_executor::spawn::{self, Spawn};
+use tepui_executor::{exits, identity};
+use tepui_types::task::reason;
+use tepui_types::wire::executor::{FromExecutor, ProcessIdentity, TaskUpdate, ToExecutor, VERSION};
+use tepui_types::{AgentId, Reason};
+use tokio::io::{ReadHalf, WriteHalf};
+use tokio::net::UnixStream;
+use tokio::sync::{Notify, Semaphore, mpsc};
+
+use crate::agent::{Death, ExecutorId, ExecutorKind, token};
+use crate::event_loop::Event;
+use crate::frames::{FrameError, FrameReader, write_frames};
+use crate::sandbox::Layout;
+
+/// Messages that wait for one process: launch and end of every task that it may
+/// hold. A process that is further behind is connected to anew.
+const QUEUE: usize = 4_096;
+/// Messages that go out in one write.
+const WRITE_BATCH: usize = 256;
+/// Processes that are started at the same time: each forks, and the machine
+/// has other things to do.
+const STARTS: usize = 8;
+/// How long a process may take to answer `Attach` before it is asked again.
+const ATTACH_TIMEOUT: Duration = Duration::from_secs(10);
+/// How much of a dead process's log stands in its tasks' reason, in bytes.
+const LAST_WORDS: u64 = 512;
+/// The shortest and the longest pause before a process is connected to again.
+const RETRY: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(2));
+
+/// What a process, or its absence, tells.
+#[derive(Debug)]
+pub enum ExecutorEvent {
+    /// It answered, and has these tasks.
+    Attached {
+        /// Its process.
+        identity: ProcessIdentity,
+        /// Its tasks.
+        tasks: Vec<TaskUpdate>,
+    },
+    /// Its tasks have moved.
+    Updates(Vec<TaskUpdate>),
+    /// The connection broke; it may live.
+    Detached,
+    /// It is dead.
+    Lost(Death),
+    /// It could not be started.
+    Failed(Reason),
+}
+
+/// All processes of this agent.
+#[derive(Debug)]
+pub struct Supervisor {
+    layout: Layout,
+    programs: PathBuf,
+    nonce: u128,
+    events: mpsc::Sender<Event>,
+    starts: Arc<Semaphore>,
+    links: HashMap<ExecutorId, Link>,
+}
+
+#[derive(Debug)]
+struct Link {
+    messages: mpsc::Sender<ToExecutor>,
+    reset: Arc<Notify>,
+}
+
+impl Supervisor {
+    /// `programs` is the folder of the executors' binaries.
+    pub fn new(
+        layout: Layout,
+        programs: PathBuf,
+        nonce: u128,
+        events: mpsc::Sender<Event>,
+    ) -> Self {
+        let starts = Arc::new(Semaphore::new(STARTS));
+        Self {
+            layout,
+            programs,
+            nonce,
+            events,
+            starts,
+            links: HashMap::new(),
+        }
+    }
+
+    /// Starts a process.
+    pub fn start(&mut self, id: ExecutorId, kind: &ExecutorKind, agent: AgentId) {
+        let program = self.programs.join(match kind {
+            ExecutorKind::Native(_) => "tepui-executor-task",
+            ExecutorKind::Wasm(_) => "tepui-executor-wasm",
+        });
+        self.supervise(id, kind, Some(Start { program, agent }));
+    }
+
+    /// Looks for a process of an earlier agent.
+    pub fn find(&mut self, id: ExecutorId, kind: &ExecutorKind) {
+        self.supervise(id, kind, None);
+    }
+
+    fn supervise(&mut self, id: ExecutorId, kind: &ExecutorKind, start: Option<Start>) {
+        let (messages, queue) = mpsc::channel(QUEUE);
+        let reset = Arc::new(Notify::new());
+        let connection = Connection {
+            id,
+            dir: self.layout.executor(id),
+            cgroup: self.layout.executor_cgroup(id),
+            task_cgroup: match kind {
+                ExecutorKind::Native(task) => self.layout.task_cgroup(task),
+                ExecutorKind::Wasm(_) => None,
+            },
+            token: token(self.nonce, id),
+            events: self.events.clone(),
+            queue,
+            reset: reset.clone(),
+        };
+        self.links.insert(id, Link { messages, reset });
+        tokio::spawn(connection.run(start, self.starts.clone()));
+    }
+
+    /// Says something to a process.
+    pub fn send(&self, id: ExecutorId, message: ToExecutor) {
+        let Some(link) = self.links.get(&id) else {
+            return;
+        };
+        if link.messages.try_send(message).is_err() {
+            // The core says everything again on the next connection.
+            link.reset.notify_one();
+        }
+    }
+
+    /// A process is gone, or never was: removes its folder.
+    pub fn clear(&mut self, id: ExecutorId) {
+        self.links.remove(&id);
+        let (dir, cgroup) = (self.layout.executor(id), self.layout.executor_cgroup(id));
+        tokio::task::spawn_blocking(move || {
+            crate::cgroups::clear(cgroup);
+            if let Err(error) = std::fs::remove_dir_all(&dir)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                tracing::warn!(executor = %id, %error, "an executor's folder stays");
+            }
+        });
+    }
+}
+
+/// The exit records of a process; none, and a warning, if they cannot be read.
+pub fn read_exits(dir: &Path, id: ExecutorId) -> Vec<TaskUpdate> {
+    exits::read(dir).unwrap_or_else(|error| {
+        tracing::warn!(executor = %id, %error, "exit records cannot be read");
+        Vec::new()
+    })
+}
+
+/// The end of a process's log, as far as it can be read.
+fn last_words(dir: &Path) -> String {
+    let tail = |mut log: File| -> io::Result<Vec<u8>> {
+        let start = log.metadata()?.len().saturating_sub(LAST_WORDS);
+        log.seek(SeekFrom::Start(start))?;
+        let mut bytes = Vec::new();
+        log.take(LAST_WORDS).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let bytes = File::open(dir.join(spawn::LOG_FILE))
+        .and_then(tail)
+        .unwrap_or_default();
+    String::from_utf8_lossy(&bytes).trim().to_owned()
+}
+
+/// Ends and removes processes that the journal does not know: those of a folder
+/// whose journal was lost. Blocks.
+pub fn clear_strangers(layout: &Layout, is_known: impl Fn(ExecutorId) -> bool) {
+    let entries = std::fs::read_dir(layout.executors())
+        .into_iter()
+        .flatten()
+        .flatten();
+    for entry in entries {
+        let name = entry.file_name();
+        let Some(id) = name
+            .to_str()
+            .and_then(|name| name.parse::<ExecutorId>().ok())
+        else {
+            continue;
+        };
+        if is_known(id) {
+            continue;
+        }
+        tracing::warn!(executor = %id, "an executor that the journal does not know is ended");
+        if let Ok(Some(process)) = identity::read(&entry.path())
+            && identity::is_alive(&process)
+        {
+            let pid = nix::unistd::Pid::from_raw(process.pid);
+            // It may have ended meanwhile.
+            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+        }
+        crate::cgroups::clear(layout.executor_cgroup(id));
+        let _ = std::fs::remove_dir_all(entry.path());
+    }
+}
+
+#[derive(Debug)]
+struct Start {
+    program: PathBuf,
+    agent: AgentId,
+}
+
+struct Connection {
+    id: ExecutorId,
+    dir: PathBuf,
+    cgroup: Option<String>,
+    task_cgroup: Option<String>,
+    token: u128,
+    events: mpsc::Sender<Event>,
+    queue: mpsc::Receiver<ToExecutor>,
+    reset: Arc<Notify>,
+}
+
+impl Connection {
+    async fn run(mut self, start: Option<Start>, starts: Arc<Semaphore>) {
+        if let Some(start) = start {
+            let _permit = starts.acquire().await;
+            if let Err(why) = self.start(start).await {
+                return self.tell(ExecutorEvent::Failed(why)).await;
+            }
+        }
+        let mut pause = RETRY.0;
+        loop {
+            match self.connect().await {
+                Ok(stream) => {
+                    if self.talk(stream).await {
+                        pause = RETRY.0;
+                        self.tell(ExecutorEvent::Detached).await;
+                    }
+                }
+                Err(error) if is_gone(&error) => {
+                    // Who leaves in order removes its socket before it goes.
+                    let left = error.kind() == io::ErrorKind::NotFound;
+                    let (exits, last_words) = self.clear_remains().await;
+                    let death = Death {
+                        exits,
+                        left,
+                        last_words,
+                    };
+                    return self.tell(ExecutorEvent::Lost(death)).await;
+                }
+                Err(error) => {
+                    tracing::warn!(executor = %self.id, %error, "the executor cannot be reached");
+                }
+            }
+            if self.events.is_closed() {
+                return;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RETRY.1);
+        }
+    }
+
+    async fn start(&self, start: Start) -> Result<(), Reason> {
+        let (dir, cgroup, token) = (self.dir.clone(), self.cgroup.clone(), self.token);
+        let started = tokio::task::spawn_blocking(move || {
+            spawn::spawn(&Spawn {
+                program: &start.program,
+                dir: &dir,
+                token,
+                agent: start.agent,
+                cgroup: cgroup.as_deref(),
+            })
+        });
+        match started.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => {
+                let error = anyhow::Error::from(error);
+                tracing::warn!(executor = %self.id, "the executor did not start: {error:#}");
+                Err(Reason::new(reason::EXECUTOR_FAILED, format!("{error:#}")))
+            }
+            Err(error) => Err(Reason::new(reason::EXECUTOR_FAILED, error.to_string())),
+        }
+    }
+
+    /// Ends what the dead process left running, so that what its task had is
+    /// free when its end is told; then reads what the process wrote down, and
+    /// the end of its log.
+    async fn clear_remains(&self) -> (Vec<TaskUpdate>, String) {
+        let (id, dir) = (self.id, self.dir.clone());
+        let cgroups = [self.task_cgroup.clone(), self.cgroup.clone()];
+        let cleared = tokio::task::spawn_blocking(move || {
+            crate::cgroups::clear(cgroups.into_iter().flatten());
+            (read_exits(&dir, id), last_words(&dir))
+        });
+        cleared.await.unwrap_or_else(|error| {
+            tracing::error!(executor = %id, %error, "reading exit records broke off");
+            Default::default()
+        })
+    }
+
+    async fn connect(&self) -> io::Result<UnixStream> {
+        let dir = self.dir.clone();
+        let stream = tokio::task::spawn_blocking(move || spawn::connect(&dir)).await;
+        let stream = stream.map_err(io::Error::other)??;
+        stream.set_nonblocking(true)?;
+        UnixStream::from_std(stream)
+    }
+
+    /// Attaches and serves one connection until it breaks. False if the process
+    /// never answered.
+    async fn talk(&mut self, stream: UnixStream) -> bool {
+        let (read, mut write) = tokio::io::split(stream);
+        let mut reader = FrameReader::new(read, VERSION);
+        let attach = ToExecutor::Attach { token: self.token };
+        if let Err(error) = write_frames(&mut write, VERSION, &[attach]).await {
+            tracing::debug!(executor = %self.id, %error, "the executor hung up at once");
+            return false;
+        }
+        let first = tokio::time::timeout(ATTACH_TIMEOUT, reader.next_batch()).await;
+        let mut frames = match first {
+            Ok(Ok(Some(frames))) => frames.into_iter(),
+            Ok(other) => {
+                tracing::debug!(executor = %self.id, ?other, "the executor hung up unattached");
+                return false;
+            }
+            Err(_) => {
+                tracing::warn!(executor = %self.id, "the executor does not answer");
+                return false;
+            }
+        };
+        let Some(FromExecutor::Attached {
+            identity,
+            version,
+            tasks,
+        }) = frames.next()
+        else {
+            tracing::warn!(executor = %self.id, "the executor did not introduce itself");
+            return false;
+        };
+        tracing::debug!(executor = %self.id, pid = identity.pid, version, "attached");
+        self.tell(ExecutorEvent::Attached { identity, tasks }).await;
+        tell_updates(self.id, &self.events, frames).await;
+        if let Err(error) = self.pump(&mut reader, &mut write).await {
+            tracing::debug!(executor = %self.id, %error, "the executor's connection broke");
+        }
+        true
+    }
+
+    /// Both ways at once, so that two full sockets never wait for each other.
+    async fn pump(
+        &mut self,
+        reader: &mut FrameReader<ReadHalf<UnixStream>, FromExecutor>,
+        write: &mut WriteHalf<UnixStream>,
+    ) -> Result<(), FrameError> {
+        let Self {
+            id,
+            events,
+            queue,
+            reset,
+            ..
+        } = self;
+        let reading = async {
+            while let Some(frames) = reader.next_batch().await? {
+                tell_updates(*id, events, frames.into_iter()).await;
+            }
+            Ok(())
+        };
+        let writing = async {
+            let mut messages = Vec::with_capacity(WRITE_BATCH);
+            // The queue ends when the core has no more to do with the process.
+            while queue.recv_many(&mut messages, WRITE_BATCH).await > 0 {
+                write_frames(write, VERSION, &messages).await?;
+                messages.clear();
+            }
+            Ok(())
+        };
+        tokio::select! {
+            result = reading => result,
+            result = writing => result,
+            () = reset.notified() => Ok(()),
+        }
+    }
+
+    async fn tell(&self, event: ExecutorEvent) {
+        // The loop is gone only when the agent ends.
+        let _ = self.events.send(Event::Executor(self.id, event)).await;
+    }
+}
+
+async fn tell_updates(
+    id: ExecutorId,
+    events: &mpsc::Sender<Event>,
+    frames: impl Iterator<Item = FromExecutor>,
+) {
+    let updates = frames.filter_map(|frame| match frame {
+        FromExecutor::Update(update) => Some(update),
+        FromExecutor::Attached { .. } => None,
+    });
+    let updates: Vec<TaskUpdate> = updates.collect();
+    if !updates.is_empty() {
+        // The loop is gone only when the agent ends.
+        let _ = events
+            .send(Event::Executor(id, ExecutorEvent::Updates(updates)))
+            .await;
+    }
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound
+    )
+}

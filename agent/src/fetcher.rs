@@ -1,0 +1,177 @@
+//! Artifacts by digest: from the master into `DIR/artifacts/<hex>`.
+//!
+//! Bytes are streamed into a temporary file, hashed on the way, and renamed
+//! only when they are on disk and match: what lies under a digest is that
+//! digest's. The core asks for each digest once at a time.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use reqwest::StatusCode;
+use sha2::Digest as _;
+use tepui_types::task::reason;
+use tepui_types::{Digest, Reason};
+use tokio::io::AsyncWriteExt;
+use tokio::sync::Semaphore;
+
+use crate::metrics::Metrics;
+use crate::sandbox::Layout;
+
+/// Fetches at once: enough to hide latency, few enough to leave the network to
+/// the tasks.
+const PARALLEL: usize = 4;
+/// Tries until the artifact counts as unavailable, with the pauses between them
+/// doubling from the first: about half a minute, which outlasts a change of leader.
+const TRIES: u32 = 8;
+/// The pause after the first try.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// A master that sends nothing for this long is taken for gone.
+const STALL: Duration = Duration::from_secs(20);
+
+/// Why one try failed.
+#[derive(Debug, thiserror::Error)]
+enum FetchError {
+    #[error("the master does not know {0}")]
+    Unknown(Digest),
+    #[error("failed to ask the master for {0}")]
+    Request(Digest, #[source] reqwest::Error),
+    #[error("the master answered {status} for {digest}")]
+    Status { digest: Digest, status: StatusCode },
+    #[error("the master stopped sending {0}")]
+    Stalled(Digest),
+    #[error("the bytes sent for {wanted} are of {found}")]
+    Mismatch { wanted: Digest, found: Digest },
+    #[error("failed to write {path}")]
+    Write {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// Fetches artifacts.
+#[derive(Debug)]
+pub struct Fetcher {
+    client: reqwest::Client,
+    master: String,
+    layout: Layout,
+    metrics: Arc<Metrics>,
+    permits: Semaphore,
+}
+
+impl Fetcher {
+    /// `master` is a URL without a slash at its end.
+    pub fn new(
+        client: reqwest::Client,
+        master: String,
+        layout: Layout,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            client,
+            master,
+            layout,
+            metrics,
+            permits: Semaphore::new(PARALLEL),
+        }
+    }
+
+    /// Sees to it that the artifact is here.
+    ///
+    /// # Errors
+    /// `artifact-unknown` when the master has none, `artifact-unavailable` when
+    /// it could not be had in about half a minute.
+    pub async fn fetch(&self, digest: Digest) -> Result<(), Reason> {
+        let path = self.layout.artifact(&digest);
+        if tokio::fs::try_exists(&path).await.unwrap_or(false) {
+            return Ok(());
+        }
+        let _permit = self.permits.acquire().await;
+        let mut pause = FIRST_PAUSE;
+        let mut tries = 1;
+        loop {
+            let error = match self.try_fetch(digest, &path).await {
+                Ok(()) => {
+                    self.metrics.fetched("ok");
+                    tracing::info!(%digest, "artifact fetched");
+                    return Ok(());
+                }
+                Err(error) => error,
+            };
+            let code = match error {
+                FetchError::Unknown(_) => reason::ARTIFACT_UNKNOWN,
+                _ => reason::ARTIFACT_UNAVAILABLE,
+            };
+            let message = format!("{:#}", anyhow::Error::from(error));
+            tracing::warn!(%digest, tries, "artifact not fetched: {message}");
+            if code == reason::ARTIFACT_UNKNOWN || tries == TRIES {
+                self.metrics.fetched(code);
+                return Err(Reason::new(code, message));
+            }
+            tokio::time::sleep(pause).await;
+            pause *= 2;
+            tries += 1;
+        }
+    }
+
+    async fn try_fetch(&self, digest: Digest, path: &Path) -> Result<(), FetchError> {
+        let url = format!("{}/v1/artifacts/{digest}", self.master);
+        let response = self.client.get(url).send();
+        let response = tokio::time::timeout(STALL, response)
+            .await
+            .map_err(|_| FetchError::Stalled(digest))?
+            .map_err(|error| FetchError::Request(digest, error))?;
+        match response.status() {
+            StatusCode::OK => {}
+            StatusCode::NOT_FOUND => return Err(FetchError::Unknown(digest)),
+            status => return Err(FetchError::Status { digest, status }),
+        }
+        let draft = path.with_extension("part");
+        let received = self.receive(response, digest, &draft).await;
+        if received.is_err() {
+            // What is left of it is of no use, and may be why the disk is full.
+            let _ = tokio::fs::remove_file(&draft).await;
+        }
+        received?;
+        let renamed = tokio::fs::rename(&draft, path).await;
+        renamed.map_err(|source| FetchError::Write {
+            path: path.to_owned(),
+            source,
+        })
+    }
+
+    async fn receive(
+        &self,
+        response: reqwest::Response,
+        digest: Digest,
+        draft: &Path,
+    ) -> Result<(), FetchError> {
+        let failed = |source| FetchError::Write {
+            path: draft.to_owned(),
+            source,
+        };
+        let mut file = tokio::fs::File::create(draft).await.map_err(failed)?;
+        let mut hash = sha2::Sha256::new();
+        let mut bytes = response.bytes_stream();
+        loop {
+            let next = tokio::time::timeout(STALL, bytes.next()).await;
+            let Some(chunk) = next.map_err(|_| FetchError::Stalled(digest))? else {
+                break;
+            };
+            let chunk = chunk.map_err(|error| FetchError::Request(digest, error))?;
+            hash.update(&chunk);
+            file.write_all(&chunk).await.map_err(failed)?;
+        }
+        let found = Digest(hash.finalize().into());
+        if found != digest {
+            return Err(FetchError::Mismatch {
+                wanted: digest,
+                found,
+            });
+        }
+        // Renamed before it is on disk, it could be empty after a power cut.
+        file.sync_all().await.map_err(failed)
+    }
+}

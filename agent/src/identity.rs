@@ -1,0 +1,167 @@
+//! Who the agent is: cluster, agent id and nonce, in its data folder.
+//!
+//! The nonce is drawn once with the folder, so that a registration that is
+//! sent twice makes one agent; cluster and id are written when the master has
+//! given them, before anything is launched. The folder is locked for as long
+//! as the process lives, so that two agents never share one.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::Write;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use tepui_types::envelope;
+use tepui_types::{AgentId, ClusterId};
+
+use crate::error::AgentError;
+use crate::sandbox::Layout;
+
+/// The version of the identity file.
+const VERSION: u8 = 1;
+
+/// What the identity file says, version 1.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// The cluster; none before the first registration.
+    pub cluster: Option<ClusterId>,
+    /// The agent's id there; none before the first registration.
+    pub agent: Option<AgentId>,
+    /// Drawn with the folder.
+    pub nonce: u128,
+}
+
+/// The hold on a data folder; let go when the process ends, however it ends.
+#[derive(Debug)]
+pub struct FolderLock(#[allow(dead_code)] File);
+
+impl FolderLock {
+    /// Takes the folder, or says that another agent has it.
+    pub fn take(layout: &Layout) -> Result<Self, AgentError> {
+        let path = layout.lock();
+        let failed = |step| {
+            move |source| AgentError::Folder {
+                step,
+                path: layout.lock(),
+                source,
+            }
+        };
+        let mut options = OpenOptions::new();
+        let file = options.create(true).truncate(false).write(true).open(&path);
+        let file = file.map_err(failed("open"))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self(file)),
+            Err(TryLockError::WouldBlock) => Err(AgentError::Locked(layout.dir().to_owned())),
+            Err(TryLockError::Error(source)) => Err(failed("lock")(source)),
+        }
+    }
+}
+
+impl Identity {
+    /// The folder's identity; a new one, already written, if there is none.
+    pub fn load_or_create(layout: &Layout) -> Result<Self, AgentError> {
+        let path = layout.identity();
+        match std::fs::read(&path) {
+            Ok(bytes) => envelope::decode(VERSION, &bytes).map_err(|error| AgentError::Identity {
+                detail: format!("{error}; restore it from a copy, or use an empty folder"),
+                path,
+            }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let identity = Self {
+                    cluster: None,
+                    agent: None,
+                    nonce: random_u128()?,
+                };
+                identity.save(layout)?;
+                Ok(identity)
+            }
+            Err(source) => Err(AgentError::Folder {
+                step: "read",
+                path,
+                source,
+            }),
+        }
+    }
+
+    /// Writes the identity so that it survives a power cut.
+    pub fn save(&self, layout: &Layout) -> Result<(), AgentError> {
+        let path = layout.identity();
+        write_durably(&path, &envelope::encode(VERSION, self)).map_err(|source| {
+            AgentError::Folder {
+                step: "write",
+                path,
+                source,
+            }
+        })
+    }
+}
+
+/// Replaces a file as a whole: readers see the old bytes or the new ones, also
+/// after a power cut.
+pub fn write_durably(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let draft = path.with_extension("new");
+    let mut file = File::create(&draft)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&draft, path)?;
+    if let Some(folder) = path.parent() {
+        File::open(folder)?.sync_all()?;
+    }
+    Ok(())
+}
+
+/// 128 bits that nobody can guess.
+pub fn random_u128() -> Result<u128, AgentError> {
+    let mut bytes = [0; 16];
+    fill_random(&mut bytes)?;
+    Ok(u128::from_le_bytes(bytes))
+}
+
+/// Fills `bytes` with what nobody can guess.
+pub fn fill_random(bytes: &mut [u8]) -> Result<(), AgentError> {
+    getrandom::fill(bytes).map_err(|error| {
+        AgentError::System(
+            "draw random bytes",
+            std::io::Error::other(error.to_string()),
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identity_is_drawn_once_and_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path().to_owned());
+        let mut first = Identity::load_or_create(&layout).unwrap();
+        assert_eq!(Identity::load_or_create(&layout).unwrap(), first);
+        first.cluster = Some(ClusterId(7));
+        first.agent = Some(AgentId(1));
+        first.save(&layout).unwrap();
+        assert_eq!(Identity::load_or_create(&layout).unwrap(), first);
+    }
+
+    #[test]
+    fn torn_identity_is_refused_and_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path().to_owned());
+        std::fs::write(layout.identity(), [VERSION, 1]).unwrap();
+        let error = Identity::load_or_create(&layout).unwrap_err().to_string();
+        assert!(
+            error.contains("identity") && error.contains("empty folder"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn folder_has_one_agent() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path().to_owned());
+        let lock = FolderLock::take(&layout).unwrap();
+        let error = FolderLock::take(&layout).unwrap_err();
+        assert!(matches!(error, AgentError::Locked(_)), "{error}");
+        drop(lock);
+        FolderLock::take(&layout).unwrap();
+    }
+}

@@ -1,0 +1,178 @@
+//! The agent of a Tepui cluster: runs a machine's share of the tasks.
+//!
+//! [`run`] takes the folder, replays the journal, finds the executors of an
+//! earlier process and then serves the master until it is told to stop. Tasks
+//! run in executor processes that outlive the agent; nothing that ends here
+//! ends a task.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tepui_types::agent::AgentInfo;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::agent::{Action, Agent, ExecutorId};
+use crate::checkpoint::Journal;
+use crate::config::Config;
+use crate::error::AgentError;
+use crate::event_loop::{EVENTS, EventLoop, Parts};
+use crate::executor::Supervisor;
+use crate::fetcher::Fetcher;
+use crate::identity::{FolderLock, Identity};
+use crate::master::Dialer;
+use crate::metrics::Metrics;
+use crate::sandbox::Layout;
+
+pub mod agent;
+pub mod cgroups;
+pub mod checkpoint;
+pub mod config;
+pub mod error;
+pub mod event_loop;
+pub mod executor;
+pub mod fetcher;
+pub mod frames;
+pub mod gc;
+pub mod http;
+pub mod identity;
+pub mod master;
+pub mod metrics;
+pub mod resources;
+pub mod sandbox;
+pub mod streams;
+
+/// How long a connection to the master may take to come up.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Runs an agent until `stop`. Its tasks go on.
+///
+/// # Errors
+/// Whatever keeps the agent from starting or from going on.
+pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentError> {
+    let layout = Layout::new(config.dir.clone());
+    layout.create()?;
+    let _lock = FolderLock::take(&layout)?;
+    remove_stale_address(&layout)?;
+    let identity = Identity::load_or_create(&layout)?;
+    let layout = layout.with_cgroup(cgroups::parent(&identity));
+    let info = AgentInfo {
+        hostname: config.hostname,
+        resources: config.resources.complete(&config.dir)?,
+        attributes: config.attributes,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    info.validate().map_err(AgentError::Config)?;
+    tracing::info!(resources = %info.resources, dir = %layout.dir().display(), "starting");
+
+    let Restored {
+        agent,
+        journal,
+        boot_id,
+        first,
+    } = restore(&layout)?;
+    let metrics = Arc::new(Metrics::new());
+    let (listener, address) = listen(config.listen).await?;
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .build()
+        .map_err(|error| AgentError::System("set up HTTP", std::io::Error::other(error)))?;
+    let dialer = Arc::new(Dialer::new(client.clone(), config.master.clone()));
+    let (events, inbox) = mpsc::channel(EVENTS);
+    let supervisor = Supervisor::new(
+        layout.clone(),
+        config.executors,
+        identity.nonce,
+        events.clone(),
+    );
+    let fetcher = Arc::new(Fetcher::new(
+        client,
+        config.master,
+        layout.clone(),
+        metrics.clone(),
+    ));
+
+    let serve = axum::serve(listener, http::router(metrics.clone()));
+    tokio::spawn(async move { serve.await });
+    tokio::spawn(gc::run(layout.clone(), events.clone()));
+    let (to_master, events_of_master) = (dialer.clone(), events.clone());
+    tokio::spawn(async move { master::run(&to_master, &events_of_master).await });
+    let parts = Parts {
+        agent,
+        journal,
+        boot_id,
+        identity,
+        info,
+        layout,
+        address,
+        supervisor,
+        fetcher,
+        dialer,
+        metrics,
+    };
+    EventLoop::new(parts, events).run(inbox, stop, first).await
+}
+
+/// An address of an earlier process would tell scripts that this one is ready.
+fn remove_stale_address(layout: &Layout) -> Result<(), AgentError> {
+    let path = layout.address();
+    match std::fs::remove_file(&path) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(AgentError::Folder {
+            step: "remove",
+            path,
+            source,
+        }),
+        _ => Ok(()),
+    }
+}
+
+async fn listen(address: std::net::SocketAddr) -> Result<(TcpListener, String), AgentError> {
+    let failed = |source| AgentError::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok((listener, format!("http://{bound}")))
+}
+
+struct Restored {
+    agent: Agent,
+    journal: Journal,
+    boot_id: String,
+    first: Vec<Action>,
+}
+
+/// What the folder remembers, in a fresh journal.
+fn restore(layout: &Layout) -> Result<Restored, AgentError> {
+    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .map_err(|source| AgentError::System("read the machine's boot id", source))?;
+    let boot_id = boot_id.trim().to_owned();
+    let records = Journal::read(&layout.checkpoint())?;
+    let (mut agent, last_boot) = Agent::restore(layout.clone(), records);
+    let executors: Vec<ExecutorId> = agent.executor_ids().collect();
+    executor::clear_strangers(layout, |id| executors.contains(&id));
+    if executors.is_empty() {
+        // What is in the agent's cgroup belongs to no task that is known.
+        cgroups::clear(layout.cgroup().map(str::to_owned));
+    }
+    let mut first = Vec::new();
+    if last_boot.as_ref().is_some_and(|last| *last != boot_id) {
+        let exits = executors
+            .into_iter()
+            .map(|id| (id, executor::read_exits(&layout.executor(id), id)))
+            .collect();
+        agent.on_reboot(&mut first, exits);
+        tracing::warn!("the machine was restarted: tasks that left no word are gone");
+    } else {
+        agent.on_restart(&mut first);
+    }
+    // The fresh journal says what those actions would record.
+    first.retain(|action| !matches!(action, Action::Record(_)));
+    let journal = Journal::create(&layout.checkpoint(), &agent.records(&boot_id))?;
+    Ok(Restored {
+        agent,
+        journal,
+        boot_id,
+        first,
+    })
+}

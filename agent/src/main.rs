@@ -1,0 +1,106 @@
+//! `tepui-agent`: parses the command line and calls [`tepui_agent::run`].
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use tepui_agent::config::{Config, Settings, parse_attributes};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// Runs a machine's share of a Tepui cluster's tasks.
+///
+/// Stopping the agent (SIGTERM, Ctrl-C) stops no task: executors go on, and the
+/// next agent on the same folder finds them again.
+#[derive(Debug, Parser)]
+#[command(name = "tepui-agent", version)]
+struct Arguments {
+    /// The data folder; made when absent. One agent a folder.
+    #[arg(long, env = "TEPUI_AGENT_DIR")]
+    dir: Option<PathBuf>,
+    /// The master's URL, such as http://127.0.0.1:5050.
+    #[arg(long, env = "TEPUI_MASTER")]
+    master: Option<String>,
+    /// What to lend instead of what is detected:
+    /// cpus=2,mem=4GiB,disk=10GiB,ports=31000-32000,gpus=0,NAME=AMOUNT.
+    #[arg(long)]
+    resources: Option<String>,
+    /// What frameworks may choose by: KEY=VALUE,…
+    #[arg(long, value_parser = parse_attributes)]
+    attributes: Option<BTreeMap<String, String>>,
+    /// The name that people see; the machine's own when absent.
+    #[arg(long)]
+    hostname: Option<String>,
+    /// Where the agent's own health and metrics are served; loopback only.
+    #[arg(long)]
+    listen: Option<SocketAddr>,
+    /// The folder of the executors' binaries; that of this program when absent.
+    #[arg(long)]
+    executors: Option<PathBuf>,
+    /// A TOML file of the same settings, which flags override.
+    #[arg(long)]
+    config: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("TEPUI_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        // Where the log cannot be written (whoever read it is gone) the agent goes on.
+        .log_internal_errors(false)
+        .init();
+    match run(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("tepui-agent: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let file = arguments
+        .config
+        .as_deref()
+        .map(Settings::read)
+        .transpose()?
+        .unwrap_or_default();
+    let flags = Settings {
+        dir: arguments.dir,
+        master: arguments.master,
+        listen: arguments.listen,
+        hostname: arguments.hostname,
+        resources: arguments.resources,
+        attributes: arguments.attributes,
+        executors: arguments.executors,
+    };
+    let config = Config::new(flags.or(file))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        // The loop and its connections wait most of the time.
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("failed to start the runtime")?;
+    let result = runtime.block_on(async {
+        let stop = CancellationToken::new();
+        let mut terminate = signal(SignalKind::terminate()).context("failed to watch SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("failed to watch SIGINT")?;
+        let stopper = stop.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            stopper.cancel();
+        });
+        anyhow::Ok(tepui_agent::run(config, stop).await?)
+    });
+    // A blocked helper (a slow disk, a fork) must not hold up the end.
+    runtime.shutdown_background();
+    result
+}

@@ -1,0 +1,135 @@
+//! Where everything lies in the agent's data folder.
+//!
+//! The agent makes the folders that all tasks share; a task's own folder is
+//! made by its executor when the task first writes something, so that short
+//! silent tasks leave nothing behind.
+
+use std::path::{Path, PathBuf};
+
+use tepui_types::wire::stream::Output;
+use tepui_types::{Digest, TaskId};
+
+use crate::agent::ExecutorId;
+use crate::error::AgentError;
+
+/// Paths below one data folder, and below the agent's cgroup if it has one.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    dir: PathBuf,
+    cgroup: Option<String>,
+}
+
+impl Layout {
+    /// The layout of `dir`, which should be absolute: executors have another
+    /// working folder.
+    pub fn new(dir: PathBuf) -> Self {
+        Self { dir, cgroup: None }
+    }
+
+    /// The same with the agent's cgroup, below the hierarchy's root.
+    pub fn with_cgroup(mut self, cgroup: Option<String>) -> Self {
+        self.cgroup = cgroup;
+        self
+    }
+
+    /// Makes the folders that all tasks share.
+    pub fn create(&self) -> Result<(), AgentError> {
+        for path in [
+            self.dir.clone(),
+            self.tasks(),
+            self.artifacts(),
+            self.executors(),
+        ] {
+            std::fs::create_dir_all(&path).map_err(|source| AgentError::Folder {
+                step: "create",
+                path,
+                source,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The data folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Who the agent is.
+    pub fn identity(&self) -> PathBuf {
+        self.dir.join("identity")
+    }
+
+    /// Locked by the living agent.
+    pub fn lock(&self) -> PathBuf {
+        self.dir.join("lock")
+    }
+
+    /// The journal.
+    pub fn checkpoint(&self) -> PathBuf {
+        self.dir.join("checkpoint")
+    }
+
+    /// The agent's own URL, once it is registered.
+    pub fn address(&self) -> PathBuf {
+        self.dir.join("address")
+    }
+
+    /// The folders of all tasks.
+    pub fn tasks(&self) -> PathBuf {
+        self.dir.join("tasks")
+    }
+
+    /// All of one task: its sandbox and its output.
+    pub fn task(&self, task: &TaskId) -> PathBuf {
+        self.tasks().join(task.to_string())
+    }
+
+    /// The folder that the task itself sees.
+    pub fn sandbox(&self, task: &TaskId) -> PathBuf {
+        self.task(task).join("sandbox")
+    }
+
+    /// A task's output.
+    pub fn output(&self, task: &TaskId, output: Output) -> PathBuf {
+        self.task(task).join(output.as_str())
+    }
+
+    /// All artifacts.
+    pub fn artifacts(&self) -> PathBuf {
+        self.dir.join("artifacts")
+    }
+
+    /// One artifact's bytes.
+    pub fn artifact(&self, digest: &Digest) -> PathBuf {
+        self.artifacts().join(digest.hex())
+    }
+
+    /// The folders of all executors.
+    pub fn executors(&self) -> PathBuf {
+        self.dir.join("executors")
+    }
+
+    /// One executor's socket, exit records and identity.
+    pub fn executor(&self, executor: ExecutorId) -> PathBuf {
+        self.executors().join(executor.to_string())
+    }
+
+    /// The agent's cgroup.
+    pub fn cgroup(&self) -> Option<&str> {
+        self.cgroup.as_deref()
+    }
+
+    /// A task's cgroup.
+    pub fn task_cgroup(&self, task: &TaskId) -> Option<String> {
+        self.cgroup
+            .as_ref()
+            .map(|parent| format!("{parent}/{task}"))
+    }
+
+    /// An executor process's cgroup.
+    pub fn executor_cgroup(&self, executor: ExecutorId) -> Option<String> {
+        self.cgroup
+            .as_ref()
+            .map(|parent| format!("{parent}/{executor}"))
+    }
+}

@@ -1,0 +1,83 @@
+//! A task's output over a data connection: from an offset, so far, and followed to
+//! the end of the task.
+
+use tepui_types::TaskState;
+
+use crate::master::{FakeMaster, shell};
+use crate::process::AgentProcess;
+
+#[tokio::test]
+async fn output_is_followed_to_the_end_of_the_task() {
+    let mut master = FakeMaster::start().await;
+    let agent = AgentProcess::start(&master);
+    let mut session = master.session().await;
+    let task = shell(
+        "a",
+        "echo one; while ! test -e ../go; do sleep 0.01; done; echo two",
+    );
+    session.launch(&task).await;
+    session.until(&task.task, TaskState::Running).await;
+    session.open_stream(5, &task.task, 0, true).await;
+    let mut stream = master.stream(5).await;
+    stream.until(|stream| stream.text == "one\n").await;
+    std::fs::write(agent.layout().task(&task.task).join("go"), "").unwrap();
+    assert_eq!(stream.to_end().await, ("one\ntwo\n".to_owned(), Ok(())));
+    session.until(&task.task, TaskState::Finished).await;
+
+    for (id, offset, text) in [
+        (6, 0, "one\ntwo\n"),
+        (7, 4, "two\n"),
+        (8, -2, "o\n"),
+        (9, 99, ""),
+    ] {
+        session.open_stream(id, &task.task, offset, true).await;
+        let read = master.stream(id).await.to_end().await;
+        assert_eq!(read, (text.to_owned(), Ok(())), "offset {offset}");
+    }
+}
+
+#[tokio::test]
+async fn output_so_far_is_sent_without_follow() {
+    let mut master = FakeMaster::start().await;
+    let _agent = AgentProcess::start(&master);
+    let mut session = master.session().await;
+    let task = shell(
+        "a",
+        "head -c 300000 /dev/zero | tr '\\0' x; touch ../done; sleep 1000",
+    );
+    session.launch(&task).await;
+    session.until(&task.task, TaskState::Running).await;
+    let done = _agent.layout().task(&task.task).join("done");
+    crate::master::eventually("all is written", || done.exists()).await;
+    session.open_stream(5, &task.task, 0, false).await;
+    let (text, end) = master.stream(5).await.to_end().await;
+    assert_eq!((text.len(), end), (300_000, Ok(())));
+}
+
+#[tokio::test]
+async fn output_of_unknown_tasks_fails_with_a_reason() {
+    let mut master = FakeMaster::start().await;
+    let _agent = AgentProcess::start(&master);
+    let mut session = master.session().await;
+    session
+        .open_stream(5, &shell("never", "true").task, 0, true)
+        .await;
+    let (text, end) = master.stream(5).await.to_end().await;
+    assert!(text.is_empty());
+    assert_eq!(end.unwrap_err().code, "output-gone");
+}
+
+#[tokio::test]
+async fn silent_task_has_an_empty_output() {
+    let mut master = FakeMaster::start().await;
+    let _agent = AgentProcess::start(&master);
+    let digest = master.add_artifact(&crate::wasm::spin());
+    let mut session = master.session().await;
+    let task = crate::master::wasm("quiet", digest);
+    session.launch(&task).await;
+    session.until(&task.task, TaskState::Running).await;
+    session.open_stream(5, &task.task, 0, true).await;
+    let stream = master.stream(5).await;
+    session.kill(&task.task, 0).await;
+    assert_eq!(stream.to_end().await, (String::new(), Ok(())));
+}

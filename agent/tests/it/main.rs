@@ -1,0 +1,19 @@
+//! The agent's binary with real executors, against a master that speaks the
+//! wire's frames and nothing else: whole clusters are tested elsewhere.
+
+/// What may go wrong at the start, and that it is said.
+mod bad_input;
+/// A task's output over a data connection.
+mod logs;
+/// The other side: accepts agents and keeps what they say.
+mod master;
+/// Native commands.
+mod native;
+/// Agent processes that clean up after themselves.
+mod process;
+/// Agents and executors that are killed.
+mod recovery;
+/// Hello, Welcome, terms, heartbeats.
+mod registration;
+/// WebAssembly programs.
+mod wasm;

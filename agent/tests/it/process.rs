@@ -1,0 +1,154 @@
+//! An agent process in a folder of its own. Whatever happens to the test, its
+//! executors, tasks and cgroups are gone at the end.
+
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+use tepui_agent::identity::Identity;
+use tepui_agent::sandbox::Layout;
+use tepui_types::wire::executor::ProcessIdentity;
+
+use crate::master::{FakeMaster, eventually};
+
+/// A data folder with, mostly, a living agent.
+pub struct AgentProcess {
+    pub dir: TempDir,
+    child: Option<Child>,
+}
+
+/// The binary under test.
+pub fn command(dir: &Path, master: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tepui-agent"));
+    command.arg("--dir").arg(dir).args(["--master", master]);
+    command.args(["--resources", "cpus=2,mem=1GiB,disk=1GiB"]);
+    command.env_remove("TEPUI_MASTER").env("TEPUI_LOG", "debug");
+    command
+}
+
+impl AgentProcess {
+    pub fn start(master: &FakeMaster) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut this = Self { dir, child: None };
+        this.start_again(master);
+        this
+    }
+
+    pub fn start_again(&mut self, master: &FakeMaster) {
+        assert!(self.child.is_none(), "it runs");
+        let log = std::fs::File::options()
+            .append(true)
+            .create(true)
+            .open(self.dir.path().join("agent.log"))
+            .unwrap();
+        let mut command = command(self.dir.path(), &master.url);
+        command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log);
+        self.child = Some(command.spawn().unwrap());
+    }
+
+    pub fn layout(&self) -> Layout {
+        Layout::new(self.dir.path().to_owned())
+    }
+
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.as_ref().unwrap().id() as i32)
+    }
+
+    /// kill -9.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// SIGTERM; true if it then ends with success.
+    pub async fn stop(&mut self) -> bool {
+        kill(self.pid(), Signal::SIGTERM).unwrap();
+        let mut child = self.child.take().unwrap();
+        let mut success = false;
+        eventually("the agent ends", || match child.try_wait().unwrap() {
+            Some(status) => {
+                success = status.success();
+                true
+            }
+            None => false,
+        })
+        .await;
+        success
+    }
+
+    /// The living executors.
+    pub fn executors(&self) -> Vec<ProcessIdentity> {
+        let entries = std::fs::read_dir(self.layout().executors())
+            .into_iter()
+            .flatten()
+            .flatten();
+        let identity =
+            |entry: std::fs::DirEntry| tepui_executor::identity::read(&entry.path()).ok().flatten();
+        entries
+            .filter_map(identity)
+            .filter(tepui_executor::identity::is_alive)
+            .collect()
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("agent.log")).unwrap_or_default()
+    }
+}
+
+impl Drop for AgentProcess {
+    fn drop(&mut self) {
+        self.kill();
+        for executor in self.executors() {
+            let _ = kill(Pid::from_raw(executor.pid), Signal::SIGKILL);
+        }
+        if let Ok(identity) = Identity::load_or_create(&self.layout())
+            && let Some(parent) = tepui_agent::cgroups::parent(&identity)
+        {
+            let _ = tepui_executor::cgroup::destroy(&parent, Duration::from_secs(10));
+        }
+        if std::thread::panicking() {
+            eprintln!("--- the agent's log ---\n{}", self.log());
+        }
+    }
+}
+
+/// Runs an agent that is expected to end by itself.
+pub async fn run_to_end(mut command: Command) -> Output {
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut ended = false;
+    for _ in 0..600 {
+        ended = child.try_wait().unwrap().is_some();
+        if ended {
+            break;
+        }
+        // sleep: between two looks.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    if !ended {
+        let _ = child.kill();
+    }
+    let output = child.wait_with_output().unwrap();
+    assert!(
+        ended,
+        "it went on: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    output
+}
+
+/// Whether a process of this number is alive and no zombie.
+pub fn is_alive(pid: i32) -> bool {
+    tepui_executor::identity::of(pid).unwrap().is_some()
+}

@@ -1,0 +1,40 @@
+//! `tepui-executor-task`: runs one native command.
+//!
+//! One process a task, in one thread, so that it may fork freely and stays
+//! small. It is started by an agent and outlives it; see
+//! [`tepui_executor::startup`]. Neither tokio nor wasmtime is linked.
+
+use std::process::ExitCode;
+
+use tepui_executor::startup::{self, Startup};
+
+#[path = "../task/command.rs"]
+mod command;
+#[path = "../task/connection.rs"]
+mod connection;
+#[path = "../task/processes.rs"]
+mod processes;
+#[path = "../task/server.rs"]
+mod server;
+#[path = "../task/task.rs"]
+mod task;
+#[path = "../task/verdict.rs"]
+mod verdict;
+
+fn main() -> ExitCode {
+    // SAFETY: nothing before this has started a thread.
+    match unsafe { startup::detach() }
+        .map_err(anyhow::Error::from)
+        .and_then(run)
+    {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("tepui-executor-task: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(startup: Startup) -> anyhow::Result<()> {
+    server::Server::new(startup)?.run()
+}

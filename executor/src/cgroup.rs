@@ -1,0 +1,346 @@
+//! One cgroup, whichever hierarchies the machine has.
+//!
+//! Executors make one for themselves and one for each native task; agents end
+//! and remove those that a dead executor left. Creation and limits go through
+//! cgroups-rs, on v1 controllers as on v2; what it lacks is done here: counters
+//! of refusals, weights converted for v2, and the v2 mount beside v1
+//! controllers (a "hybrid" machine), where `cgroup.kill` works.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Component, Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use cgroups_rs::fs::cpu::CpuController;
+use cgroups_rs::fs::memory::MemController;
+use cgroups_rs::fs::pid::PidController;
+use cgroups_rs::fs::{Cgroup, MaxValue, hierarchies};
+use tepui_types::task::TaskUsage;
+
+pub use limits::Limits;
+
+mod ending;
+pub mod limits;
+
+const CGROUP_PROCS: &str = "cgroup.procs";
+const CGROUP_KILL: &str = "cgroup.kill";
+const PIDS_EVENTS: &str = "pids.events";
+/// v1's names.
+const MEMORY_OOM_CONTROL: &str = "memory.oom_control";
+const MEMORY_MAX_USAGE: &str = "memory.max_usage_in_bytes";
+const CPUACCT_USAGE: &str = "cpuacct.usage";
+/// v2's names.
+const CPU_STAT: &str = "cpu.stat";
+const MEMORY_EVENTS: &str = "memory.events";
+const MEMORY_PEAK: &str = "memory.peak";
+
+/// What a task's limits and figures need, as v1 and v2 name it.
+const V1_CONTROLLERS: [&str; 5] = ["memory", "pids", "cpuacct", "cpu", "freezer"];
+const V2_CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
+
+/// What could not be done with a cgroup.
+#[derive(Debug, thiserror::Error)]
+pub enum CgroupError {
+    /// The machine lacks controllers.
+    #[error(
+        "this machine has no cgroup controller `{0}` below /sys/fs/cgroup: mount it, or start the \
+         agent where it is, or run without cgroups"
+    )]
+    MissingController(String),
+    /// The path leads out of the hierarchy.
+    #[error("`{0}` is not a cgroup path: names joined by `/`")]
+    Path(String),
+    /// The kernel refused.
+    #[error("failed to {step} of the cgroup {path}: {message}")]
+    Refused {
+        /// What.
+        step: &'static str,
+        /// Of which cgroup.
+        path: String,
+        /// The kernel's words.
+        message: String,
+    },
+}
+
+/// A cgroup of one path, in every hierarchy that counts.
+#[derive(Debug)]
+pub struct Group {
+    path: String,
+    cgroup: Cgroup,
+    /// Its folder in each hierarchy, the v2 one last.
+    dirs: Vec<PathBuf>,
+    /// Its folder in the v2 hierarchy, if the machine has one.
+    unified: Option<PathBuf>,
+}
+
+/// Whether this process can make cgroups with all that tasks need.
+///
+/// # Errors
+/// Names what is in the way.
+pub fn available() -> Result<(), CgroupError> {
+    let root = Group::open("tepui")?;
+    for dir in &root.dirs {
+        let mount = dir.parent().unwrap_or(dir);
+        if let Err(errno) = nix::unistd::access(mount, nix::unistd::AccessFlags::W_OK) {
+            return Err(CgroupError::Refused {
+                step: "write to the parent",
+                path: dir.display().to_string(),
+                message: errno.desc().to_owned(),
+            });
+        }
+    }
+    Ok(())
+}
+
+impl Group {
+    /// Makes the cgroup, and its parents; one that is there already is taken.
+    ///
+    /// # Errors
+    /// When the machine lacks a controller or refuses.
+    pub fn create(path: &str) -> Result<Self, CgroupError> {
+        let group = Self::open(path)?;
+        let made = group
+            .cgroup
+            .create()
+            .map_err(|error| group.refused("make a folder", error));
+        let made = made.and_then(|()| {
+            let unified = group.unified.as_deref().map_or(Ok(()), fs::create_dir_all);
+            unified.map_err(|error| group.refused("make a folder", error))
+        });
+        if let Err(error) = made {
+            // What was made in other hierarchies is of no use alone.
+            let _ = group.remove();
+            return Err(error);
+        }
+        Ok(group)
+    }
+
+    /// The cgroup of that path, whether or not it is there.
+    ///
+    /// # Errors
+    /// When the machine lacks a controller, or `path` is none.
+    pub fn open(path: &str) -> Result<Self, CgroupError> {
+        let is_name = |part: Component<'_>| matches!(part, Component::Normal(_));
+        if path.is_empty() || !Path::new(path).components().all(is_name) {
+            return Err(CgroupError::Path(path.to_owned()));
+        }
+        let hierarchy = hierarchies::auto();
+        let v2 = hierarchy.v2();
+        let controllers: &[&str] = if v2 { &V2_CONTROLLERS } else { &V1_CONTROLLERS };
+        let present: Vec<_> = hierarchy
+            .subsystems()
+            .iter()
+            .map(|found| found.controller_name())
+            .collect();
+        if let Some(missing) = controllers
+            .iter()
+            .find(|name| !present.iter().any(|p| p == **name))
+        {
+            return Err(CgroupError::MissingController((*missing).to_owned()));
+        }
+        let names = controllers.iter().map(|name| (*name).to_owned()).collect();
+        let cgroup = Cgroup::load_with_specified_controllers(hierarchy, path, names);
+        let mut dirs: Vec<PathBuf> = Vec::new();
+        for subsystem in cgroup.subsystems() {
+            let dir = subsystem.to_controller().path().to_owned();
+            // On v2, and where v1 controllers are mounted together, they share a folder.
+            let dir = if v2 {
+                Path::new(hierarchies::UNIFIED_MOUNTPOINT).join(path)
+            } else {
+                dir
+            };
+            if !dirs.contains(&dir) {
+                dirs.push(dir);
+            }
+        }
+        let unified = if v2 {
+            dirs.first().cloned()
+        } else {
+            hybrid_mount().map(|m| m.join(path))
+        };
+        if !v2 {
+            dirs.extend(unified.clone());
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            cgroup,
+            dirs,
+            unified,
+        })
+    }
+
+    /// Its path below the hierarchies' roots.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Sets the limits.
+    ///
+    /// # Errors
+    /// When the kernel refuses one of them.
+    pub fn limit(&self, limits: &Limits) -> Result<(), CgroupError> {
+        let v2 = self.cgroup.v2();
+        if let Some(memory) = self.cgroup.controller_of::<MemController>() {
+            let bytes = i64::try_from(limits.mem.0).unwrap_or(i64::MAX);
+            memory
+                .set_limit(bytes)
+                .map_err(|e| self.refused("set the memory limit", e))?;
+            // v1 counts memory and swap together. Kernels without swap
+            // accounting lack the file, and then there is nothing to bound.
+            let _ = memory.set_memswap_limit(if v2 { 0 } else { bytes });
+        }
+        if let Some(pids) = self.cgroup.controller_of::<PidController>() {
+            let most = MaxValue::Value(i64::from(limits.pids));
+            pids.set_pid_max(most)
+                .map_err(|e| self.refused("set the process limit", e))?;
+        }
+        if let Some(cpu) = self.cgroup.controller_of::<CpuController>() {
+            let share = if v2 {
+                limits.cpu_weight()
+            } else {
+                limits.cpu_shares()
+            };
+            cpu.set_shares(share)
+                .and_then(|()| {
+                    cpu.set_cfs_quota_and_period(
+                        Some(limits.cpu_quota_micros()),
+                        Some(limits::CPU_PERIOD_MICROS),
+                    )
+                })
+                .map_err(|e| self.refused("set the cpu limit", e))?;
+        }
+        Ok(())
+    }
+
+    /// Its `cgroup.procs` files, open for writing: a new process that writes
+    /// `0` into each is in the cgroup before it executes anything.
+    ///
+    /// # Errors
+    /// When one cannot be opened.
+    pub fn entrances(&self) -> Result<Vec<File>, CgroupError> {
+        let open = |dir: &PathBuf| OpenOptions::new().write(true).open(dir.join(CGROUP_PROCS));
+        let opened: io::Result<Vec<File>> = self.dirs.iter().map(open).collect();
+        opened.map_err(|error| self.refused("open the process list", error))
+    }
+
+    /// Moves the calling process in.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn join(&self) -> Result<(), CgroupError> {
+        for mut entrance in self.entrances()? {
+            entrance
+                .write_all(b"0")
+                .map_err(|error| self.refused("join the process list", error))?;
+        }
+        Ok(())
+    }
+
+    /// What its processes have used.
+    pub fn usage(&self) -> TaskUsage {
+        let cpu_micros = match self.number("cpuacct", CPUACCT_USAGE) {
+            Some(nanos) => nanos / 1000,
+            None => self.keyed("cpu", CPU_STAT, "usage_usec").unwrap_or(0),
+        };
+        let peak = self.number("memory", MEMORY_MAX_USAGE);
+        let peak = peak.or_else(|| self.number("memory", MEMORY_PEAK));
+        TaskUsage {
+            cpu_micros,
+            mem_peak_bytes: peak.unwrap_or(0),
+        }
+    }
+
+    /// How many of its processes were killed for memory.
+    pub fn oom_kills(&self) -> u64 {
+        let v1 = self.keyed("memory", MEMORY_OOM_CONTROL, "oom_kill");
+        v1.or_else(|| self.keyed("memory", MEMORY_EVENTS, "oom_kill"))
+            .unwrap_or(0)
+    }
+
+    /// How often it was refused another process.
+    pub fn refused_pids(&self) -> u64 {
+        self.keyed("pids", PIDS_EVENTS, "max").unwrap_or(0)
+    }
+
+    fn text(&self, controller: &str, file: &str) -> Option<String> {
+        let dir = match &self.unified {
+            Some(dir) if self.cgroup.v2() => dir.as_path(),
+            _ => {
+                let mut subsystems = self.cgroup.subsystems().iter();
+                let found = subsystems.find(|found| found.controller_name() == controller)?;
+                found.to_controller().path()
+            }
+        };
+        fs::read_to_string(dir.join(file)).ok()
+    }
+
+    fn number(&self, controller: &str, file: &str) -> Option<u64> {
+        self.text(controller, file)?.trim().parse().ok()
+    }
+
+    fn keyed(&self, controller: &str, file: &str, key: &str) -> Option<u64> {
+        let text = self.text(controller, file)?;
+        let value = |line: &str| {
+            line.strip_prefix(key)?
+                .strip_prefix(' ')?
+                .trim()
+                .parse()
+                .ok()
+        };
+        text.lines().find_map(value)
+    }
+
+    fn refused(&self, step: &'static str, error: impl std::error::Error) -> CgroupError {
+        let mut message = error.to_string();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            message = format!("{message}: {cause}");
+            source = cause.source();
+        }
+        CgroupError::Refused {
+            step,
+            path: self.path.clone(),
+            message,
+        }
+    }
+}
+
+/// Where a machine with v1 controllers mounts the v2 hierarchy, if it does.
+fn hybrid_mount() -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let cgroup2 = |line: &str| {
+        let (mount, kind) = line.split_once(" - ")?;
+        let point = mount.split(' ').nth(4)?;
+        (kind.split(' ').next() == Some("cgroup2")).then(|| PathBuf::from(point))
+    };
+    mounts.lines().find_map(cgroup2)
+}
+
+/// Ends whatever runs in the cgroup of that path, waits for it and removes the
+/// cgroup with all below it: what an agent does after an executor died. One
+/// that is not there is no error. Blocks up to `patience`.
+///
+/// # Errors
+/// When processes remain, or the kernel refuses.
+pub fn destroy(path: &str, patience: Duration) -> Result<(), CgroupError> {
+    let group = Group::open(path)?;
+    let deadline = Instant::now() + patience;
+    let mut pause = Duration::from_millis(1);
+    loop {
+        group.kill();
+        if group.is_empty() {
+            match group.remove() {
+                Ok(()) => return Ok(()),
+                Err(error) if Instant::now() >= deadline => return Err(error),
+                Err(_) => {}
+            }
+        } else if Instant::now() >= deadline {
+            return Err(group.refused(
+                "end all processes",
+                io::Error::from(io::ErrorKind::TimedOut),
+            ));
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(50));
+    }
+}

@@ -1,0 +1,220 @@
+//! Exit records: what became of an executor's tasks, in the file `exits` of its
+//! folder.
+//!
+//! The executor appends each end before it says it over the socket; the agent
+//! reads the file when it finds the executor gone. A record is a frame and a
+//! checksum, so that a record torn by a crash ends the reading instead of
+//! confusing it. Only the executor writes.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use tepui_types::Digest;
+use tepui_types::wire::executor::{EXITS_FILE, TaskUpdate, VERSION};
+use tepui_types::wire::{LENGTH_BYTES, frame_len, parse};
+
+use crate::protocol::{self, ProtocolError};
+
+/// Bytes of checksum after each frame: the first of its SHA-256.
+const CHECKSUM_BYTES: usize = 8;
+
+/// Whether a record must survive the machine, or only the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// On disk before `append` returns. For native tasks: there are few, and
+    /// each may be a large piece of work.
+    Disk,
+    /// With the kernel before `append` returns. For Wasm tasks: thousands a
+    /// second, and none survives its machine.
+    Process,
+}
+
+/// Why exit records could not be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum ExitsError {
+    /// The file could not be opened.
+    #[error("failed to open the exit records {path}")]
+    Open {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The file could not be read.
+    #[error("failed to read the exit records {path}")]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Records could not be added; what was there is as it was.
+    #[error("failed to append to the exit records {path}")]
+    Append {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A record is larger than a frame may be.
+    #[error("an exit record does not encode")]
+    Encode(#[source] ProtocolError),
+}
+
+/// The file of exit records, open for its one writer.
+#[derive(Debug)]
+pub struct ExitLog {
+    path: PathBuf,
+    file: File,
+    len: u64,
+}
+
+impl ExitLog {
+    /// Opens or creates the file in the executor's folder `dir`.
+    ///
+    /// # Errors
+    /// [`ExitsError::Open`].
+    pub fn open(dir: &Path) -> Result<Self, ExitsError> {
+        let path = dir.join(EXITS_FILE);
+        let opened = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(&path);
+        let result = opened.and_then(|file| file.metadata().map(|meta| (file, meta.len())));
+        match result {
+            Ok((file, len)) => Ok(Self { path, file, len }),
+            Err(source) => Err(ExitsError::Open { path, source }),
+        }
+    }
+
+    /// Appends all of `records` in one write.
+    ///
+    /// # Errors
+    /// [`ExitsError::Append`]: none of them is there then.
+    pub fn append<'a>(
+        &mut self,
+        records: impl IntoIterator<Item = &'a TaskUpdate>,
+        durability: Durability,
+    ) -> Result<(), ExitsError> {
+        let mut bytes = Vec::new();
+        for record in records {
+            let frame = protocol::encode(record).map_err(ExitsError::Encode)?;
+            bytes.extend_from_slice(&frame);
+            bytes.extend_from_slice(&checksum(&frame));
+        }
+        let written = self.file.write_all(&bytes).and_then(|()| match durability {
+            Durability::Disk => self.file.sync_data(),
+            Durability::Process => Ok(()),
+        });
+        match written {
+            Ok(()) => {
+                self.len += bytes.len() as u64;
+                Ok(())
+            }
+            Err(source) => {
+                // A half-written record would hide those that follow it. If
+                // cutting it off fails too, the reader stops there.
+                let _ = self.file.set_len(self.len);
+                Err(ExitsError::Append {
+                    path: self.path.clone(),
+                    source,
+                })
+            }
+        }
+    }
+}
+
+fn checksum(frame: &[u8]) -> [u8; CHECKSUM_BYTES] {
+    let digest = Digest::of(frame).0;
+    std::array::from_fn(|place| digest[place])
+}
+
+/// The records in the executor's folder `dir`, oldest first; none when no task
+/// has ended. What follows a torn record is not read.
+///
+/// # Errors
+/// [`ExitsError::Read`].
+pub fn read(dir: &Path) -> Result<Vec<TaskUpdate>, ExitsError> {
+    let path = dir.join(EXITS_FILE);
+    match std::fs::read(&path) {
+        Ok(bytes) => Ok(parse_records(&bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(source) => Err(ExitsError::Read { path, source }),
+    }
+}
+
+fn parse_records(mut bytes: &[u8]) -> Vec<TaskUpdate> {
+    let mut records = Vec::new();
+    while let Some((record, rest)) = parse_record(bytes) {
+        records.push(record);
+        bytes = rest;
+    }
+    records
+}
+
+fn parse_record(bytes: &[u8]) -> Option<(TaskUpdate, &[u8])> {
+    let header = bytes.first_chunk::<LENGTH_BYTES>()?;
+    let frame_bytes = LENGTH_BYTES + frame_len(*header).ok()?;
+    let (frame, rest) = bytes.split_at_checked(frame_bytes)?;
+    let (sum, rest) = rest.split_first_chunk::<CHECKSUM_BYTES>()?;
+    if *sum != checksum(frame) {
+        return None;
+    }
+    Some((parse(VERSION, &frame[LENGTH_BYTES..]).ok()?, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use tepui_types::{Reason, TaskState};
+
+    use super::*;
+
+    fn record(name: &str) -> TaskUpdate {
+        TaskUpdate {
+            task: format!("f1.{name}.0").parse().unwrap(),
+            state: TaskState::Failed,
+            reason: Some(Reason::new("exit-code", "the command exited with code 3")),
+            exit_code: Some(3),
+            usage: None,
+        }
+    }
+
+    #[test]
+    fn records_come_back_in_order() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(read(dir.path()).unwrap(), []);
+        let mut log = ExitLog::open(dir.path()).unwrap();
+        log.append([&record("a"), &record("b")], Durability::Process)
+            .unwrap();
+        drop(log);
+        let mut log = ExitLog::open(dir.path()).unwrap();
+        log.append([&record("c")], Durability::Disk).unwrap();
+        assert_eq!(read(dir.path()).unwrap(), ["a", "b", "c"].map(record));
+    }
+
+    #[test]
+    fn a_torn_or_foreign_tail_leaves_the_records_before_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = ExitLog::open(dir.path()).unwrap();
+        log.append([&record("a"), &record("b")], Durability::Process)
+            .unwrap();
+        let path = dir.path().join(EXITS_FILE);
+        let whole = std::fs::read(&path).unwrap();
+        for cut in whole.len() / 2..whole.len() {
+            assert_eq!(parse_records(&whole[..cut]), [record("a")], "cut at {cut}");
+        }
+        for tail in [&b"garbage garbage"[..], &[0; 64], &[0xff; 64]] {
+            let bytes = [&whole, tail].concat();
+            assert_eq!(parse_records(&bytes), ["a", "b"].map(record));
+        }
+        let mut flipped = whole.clone();
+        *flipped.last_mut().unwrap() ^= 1;
+        assert_eq!(parse_records(&flipped), [record("a")]);
+    }
+}

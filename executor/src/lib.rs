@@ -1,0 +1,16 @@
+//! What executors and their agent share: framing, exit records, process
+//! identities, cgroups, and how an executor is started so that it outlives its
+//! agent.
+//!
+//! The two binaries beside this library run the tasks: `tepui-executor-task`
+//! one native command a process, `tepui-executor-wasm` many WebAssembly
+//! programs of one trust domain. Neither tokio nor wasmtime is used in here, so
+//! that the first stays small.
+
+pub mod cgroup;
+pub mod environment;
+pub mod exits;
+pub mod identity;
+pub mod protocol;
+pub mod spawn;
+pub mod startup;

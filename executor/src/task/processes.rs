@@ -1,0 +1,70 @@
+//! The processes of a task that has no cgroup.
+//!
+//! The executor is their subreaper: whatever a command leaves behind becomes
+//! its child, so its descendants are the task's processes, daemons included.
+
+use std::collections::HashMap;
+use std::fs;
+
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::time::TimeValLike;
+use nix::unistd::{Pid, getpid};
+use tepui_types::task::TaskUsage;
+
+/// Sends SIGKILL to every descendant of the calling process, once.
+pub fn kill_descendants() {
+    for pid in descendants(getpid().as_raw()) {
+        // It may have ended meanwhile.
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    }
+}
+
+/// Whether any descendant, not yet reaped ones included, is left.
+pub fn any_left() -> bool {
+    !descendants(getpid().as_raw()).is_empty()
+}
+
+/// What the reaped descendants used: time of all, memory of the largest.
+pub fn usage() -> TaskUsage {
+    let Ok(usage) = getrusage(UsageWho::RUSAGE_CHILDREN) else {
+        return TaskUsage::default();
+    };
+    let cpu = usage.user_time().num_microseconds() + usage.system_time().num_microseconds();
+    TaskUsage {
+        cpu_micros: u64::try_from(cpu).unwrap_or(0),
+        mem_peak_bytes: u64::try_from(usage.max_rss())
+            .unwrap_or(0)
+            .saturating_mul(1024),
+    }
+}
+
+fn descendants(root: i32) -> Vec<i32> {
+    let mut children: HashMap<i32, Vec<i32>> = HashMap::new();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        else {
+            continue;
+        };
+        if let Some(parent) = parent_of(pid) {
+            children.entry(parent).or_default().push(pid);
+        }
+    }
+    let mut found = children.remove(&root).unwrap_or_default();
+    let mut next = 0;
+    while next < found.len() {
+        found.extend(children.remove(&found[next]).unwrap_or_default());
+        next += 1;
+    }
+    found
+}
+
+/// Field 4 of proc_pid_stat(5), behind the name in parentheses.
+fn parent_of(pid: i32) -> Option<i32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(')')?;
+    fields.split_ascii_whitespace().nth(1)?.parse().ok()
+}

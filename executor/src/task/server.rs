@@ -1,0 +1,361 @@
+//! The loop of this process: signals, the agent's connection, deadlines.
+//!
+//! One thread waits for all of them. The newest connection that proves itself
+//! is the agent; a task's end is on disk before it is said.
+
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::prctl::set_child_subreaper;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use tepui_executor::exits::{Durability, ExitLog};
+use tepui_executor::startup::Startup;
+use tepui_types::task::reason;
+use tepui_types::wire::executor::{ExecutorLaunch, FromExecutor, TaskUpdate, ToExecutor};
+use tepui_types::{Reason, TaskState};
+
+use crate::connection::Connection;
+use crate::task::Task;
+
+/// How long it stays without an agent when nothing runs: enough for an agent to
+/// restart and ask again.
+const IDLE_EXIT: Duration = Duration::from_secs(60);
+/// How long a new connection may take to prove itself.
+const ATTACH_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The process's state.
+pub struct Server {
+    startup: Startup,
+    signals: SignalFd,
+    exits: ExitLog,
+    /// The attached agent.
+    agent: Option<Connection>,
+    /// The newest connection that has not proven itself, and until when it may.
+    stranger: Option<(Connection, Instant)>,
+    task: Option<Task>,
+    /// Since when there is neither an agent nor a running task.
+    idle_since: Instant,
+    retiring: bool,
+    terminating: bool,
+}
+
+impl Server {
+    /// Prepares everything that the loop needs.
+    pub fn new(startup: Startup) -> anyhow::Result<Self> {
+        let mut signals = SigSet::empty();
+        for signal in [
+            Signal::SIGCHLD,
+            Signal::SIGTERM,
+            Signal::SIGINT,
+            Signal::SIGHUP,
+        ] {
+            signals.add(signal);
+        }
+        signals.thread_block().context("failed to block signals")?;
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        let signals = SignalFd::with_flags(&signals, flags).context("failed to watch signals")?;
+        set_child_subreaper(true).context("failed to become a subreaper")?;
+        startup
+            .listener
+            .set_nonblocking(true)
+            .context("failed to prepare the socket")?;
+        let exits = ExitLog::open(&startup.dir)?;
+        Ok(Self {
+            startup,
+            signals,
+            exits,
+            agent: None,
+            stranger: None,
+            task: None,
+            idle_since: Instant::now(),
+            retiring: false,
+            terminating: false,
+        })
+    }
+
+    /// Serves until there is nothing left to do.
+    pub fn run(mut self) -> anyhow::Result<()> {
+        while !self.is_done(Instant::now()) {
+            let ready = self.wait()?;
+            // Ends first: a kill must not be counted against a task that had ended.
+            if ready.signals {
+                self.on_signals()?;
+            }
+            if ready.agent {
+                self.on_agent();
+            }
+            if ready.stranger {
+                self.on_stranger();
+            }
+            if ready.listener {
+                self.on_connection();
+            }
+            self.on_deadlines(Instant::now());
+        }
+        if let Some(group) = self.startup.cgroup.take() {
+            // Left to the agent when it fails; nothing runs in it any more.
+            let _ = group.leave();
+        }
+        Ok(())
+    }
+
+    fn is_done(&mut self, now: Instant) -> bool {
+        let busy = self.task.as_ref().is_some_and(|task| !task.has_ended());
+        if busy || self.agent.is_some() {
+            self.idle_since = now;
+        }
+        // A task that has ended is on disk, where an agent finds it.
+        let idle = now.duration_since(self.idle_since) >= IDLE_EXIT;
+        idle || (self.retiring && self.task.is_none())
+    }
+
+    fn wait(&self) -> anyhow::Result<Ready> {
+        let fds = [
+            Some(self.signals.as_fd()),
+            Some(self.startup.listener.as_fd()),
+            self.agent.as_ref().map(AsFd::as_fd),
+            self.stranger
+                .as_ref()
+                .map(|(connection, _)| connection.as_fd()),
+        ];
+        let mut polled: Vec<PollFd<'_>> = fds
+            .iter()
+            .flatten()
+            .map(|fd| PollFd::new(*fd, PollFlags::POLLIN))
+            .collect();
+        match poll(&mut polled, self.timeout(Instant::now())) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno).context("failed to wait for events"),
+        }
+        let mut events = polled.iter().map(|fd| fd.any().unwrap_or(false));
+        let mut next = |fd: Option<_>| fd.is_some() && events.next().unwrap_or(false);
+        Ok(Ready {
+            signals: next(fds[0]),
+            listener: next(fds[1]),
+            agent: next(fds[2]),
+            stranger: next(fds[3]),
+        })
+    }
+
+    fn timeout(&self, now: Instant) -> PollTimeout {
+        let task = self.task.as_ref().and_then(Task::deadline);
+        let stranger = self.stranger.as_ref().map(|(_, until)| *until);
+        let idle = self.agent.is_none().then_some(self.idle_since + IDLE_EXIT);
+        match [task, stranger, idle].into_iter().flatten().min() {
+            // Rounded up, so that the deadline has come when the wait ends.
+            Some(next) => {
+                let wait = next.saturating_duration_since(now) + Duration::from_micros(999);
+                PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX)
+            }
+            None => PollTimeout::NONE,
+        }
+    }
+
+    fn on_signals(&mut self) -> anyhow::Result<()> {
+        while let Some(info) = self
+            .signals
+            .read_signal()
+            .context("failed to read a signal")?
+        {
+            match Signal::try_from(info.ssi_signo as i32) {
+                Ok(Signal::SIGTERM | Signal::SIGINT) => self.on_terminate(),
+                // Children are looked for below; a lost terminal means nothing.
+                Ok(_) | Err(_) => {}
+            }
+        }
+        loop {
+            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return Ok(()),
+                Ok(status) => {
+                    if self.task.as_mut().is_some_and(|task| task.on_exit(status)) {
+                        self.on_end();
+                    }
+                }
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno).context("failed to reap a process"),
+            }
+        }
+    }
+
+    /// Someone ends this process politely: the task goes first.
+    fn on_terminate(&mut self) {
+        self.retiring = true;
+        self.terminating = true;
+        match &mut self.task {
+            Some(task) if !task.has_ended() => {
+                task.kill_with_own_grace(reason::EXECUTOR_TERMINATED);
+            }
+            _ => self.task = None,
+        }
+    }
+
+    fn on_deadlines(&mut self, now: Instant) {
+        if let Some(task) = &mut self.task
+            && task.deadline().is_some_and(|deadline| deadline <= now)
+            && task.on_tick(now)
+        {
+            self.on_end();
+        }
+        if self
+            .stranger
+            .as_ref()
+            .is_some_and(|(_, until)| *until <= now)
+        {
+            self.stranger = None;
+        }
+    }
+
+    /// The task has ended: kept first, said second.
+    fn on_end(&mut self) {
+        let Some(task) = &self.task else {
+            return;
+        };
+        let update = task.update().clone();
+        if let Err(error) = self.exits.append([&update], Durability::Disk) {
+            // Said all the same: the agent that hears it keeps it.
+            eprintln!("tepui-executor-task: {:#}", anyhow::Error::from(error));
+        }
+        self.say(update);
+        if self.terminating || (self.retiring && self.agent.is_none()) {
+            self.task = None;
+        }
+    }
+
+    fn say(&mut self, update: TaskUpdate) {
+        if let Some(agent) = &mut self.agent
+            && agent.send(&FromExecutor::Update(update)).is_err()
+        {
+            self.agent = None;
+        }
+    }
+
+    fn on_connection(&mut self) {
+        // One that is gone again before it is accepted is no error.
+        if let Ok((stream, _)) = self.startup.listener.accept()
+            && let Ok(connection) = Connection::new(stream)
+        {
+            self.stranger = Some((connection, Instant::now() + ATTACH_PATIENCE));
+        }
+    }
+
+    fn on_stranger(&mut self) {
+        let Some((mut connection, until)) = self.stranger.take() else {
+            return;
+        };
+        if !connection.fill().unwrap_or(false) {
+            return;
+        }
+        match connection.next_frame() {
+            Ok(None) => self.stranger = Some((connection, until)),
+            Ok(Some(ToExecutor::Attach { token })) if token == self.startup.token => {
+                self.on_attach(connection);
+            }
+            // A wrong token or other first words are hung up on.
+            Ok(Some(_)) | Err(_) => {}
+        }
+    }
+
+    fn on_attach(&mut self, mut connection: Connection) {
+        let attached = FromExecutor::Attached {
+            identity: self.startup.identity.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            tasks: self.task.iter().map(|task| task.update().clone()).collect(),
+        };
+        if connection.send(&attached).is_ok() {
+            // The newest wins: the one before is closed here.
+            self.agent = Some(connection);
+            self.on_frames();
+        }
+    }
+
+    fn on_agent(&mut self) {
+        match self.agent.as_mut().map(Connection::fill) {
+            Some(Ok(true)) => self.on_frames(),
+            _ => self.agent = None,
+        }
+    }
+
+    fn on_frames(&mut self) {
+        loop {
+            let Some(agent) = &mut self.agent else {
+                return;
+            };
+            match agent.next_frame() {
+                Ok(Some(frame)) => self.on_frame(frame),
+                Ok(None) => return,
+                Err(error) => {
+                    eprintln!("tepui-executor-task: hung up: {error}");
+                    self.agent = None;
+                }
+            }
+        }
+    }
+
+    fn on_frame(&mut self, frame: ToExecutor) {
+        match frame {
+            // It is attached already.
+            ToExecutor::Attach { .. } => self.agent = None,
+            ToExecutor::Launch(launch) => self.on_launch(&launch),
+            ToExecutor::Kill { task, grace_ms } => {
+                if let Some(known) = self.task.as_mut().filter(|known| *known.id() == task) {
+                    known.kill(reason::KILL_REQUESTED, Duration::from_millis(grace_ms));
+                }
+            }
+            ToExecutor::Forget(task) => {
+                if self
+                    .task
+                    .as_ref()
+                    .is_some_and(|known| *known.id() == task && known.has_ended())
+                {
+                    self.task = None;
+                    // It was made for this one task.
+                    self.retiring = true;
+                }
+            }
+            ToExecutor::Retire => self.retiring = true,
+        }
+    }
+
+    fn on_launch(&mut self, launch: &ExecutorLaunch) {
+        let id = &launch.launch.task;
+        match &self.task {
+            // The same launch, sent again.
+            Some(task) if task.id() == id => self.say(task.update().clone()),
+            Some(_) => self.refuse(launch, "this executor has its one task already"),
+            None if self.retiring => self.refuse(launch, "this executor is ending"),
+            None => {
+                let task = Task::launch(launch, self.startup.agent);
+                let (ended, update) = (task.has_ended(), task.update().clone());
+                self.task = Some(task);
+                if ended {
+                    self.on_end()
+                } else {
+                    self.say(update)
+                }
+            }
+        }
+    }
+
+    fn refuse(&mut self, launch: &ExecutorLaunch, why: &str) {
+        self.say(TaskUpdate {
+            task: launch.launch.task.clone(),
+            state: TaskState::Error,
+            reason: Some(Reason::new(reason::EXECUTOR_FAILED, why)),
+            exit_code: None,
+            usage: None,
+        });
+    }
+}
+
+/// What can be read.
+struct Ready {
+    signals: bool,
+    listener: bool,
+    agent: bool,
+    stranger: bool,
+}

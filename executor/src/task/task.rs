@@ -1,0 +1,256 @@
+//! The one task of this process, from its launch to its end.
+//!
+//! Running → Draining (its first process has ended, what it left behind is
+//! being killed) → Ended. The server calls [`Task::on_exit`] for each reaped
+//! process and [`Task::on_tick`] whenever [`Task::deadline`] has come; neither
+//! waits for anything.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::WaitStatus;
+use nix::unistd::Pid;
+use tepui_executor::cgroup::{Group, Limits};
+use tepui_executor::environment;
+use tepui_types::task::{Workload, reason};
+use tepui_types::wire::executor::{ExecutorLaunch, TaskUpdate};
+use tepui_types::{AgentId, Reason, TaskId, TaskState};
+
+use crate::command::Prepared;
+use crate::processes;
+use crate::verdict::{self, Facts};
+
+/// How often the killing is repeated until nothing is left.
+const DRAIN_INTERVAL: Duration = Duration::from_millis(2);
+/// How long processes that ignore even SIGKILL (stuck in the kernel) may hold
+/// up the report.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The task.
+pub struct Task {
+    update: TaskUpdate,
+    group: Option<Group>,
+    limits: Limits,
+    kill_grace_ms: u64,
+    phase: Phase,
+    kill: Option<Kill>,
+}
+
+enum Phase {
+    Running {
+        child: Pid,
+    },
+    Draining {
+        status: WaitStatus,
+        since: Instant,
+        next: Instant,
+    },
+    Ended,
+}
+
+/// A kill that was asked for.
+struct Kill {
+    reason: &'static str,
+    force_at: Instant,
+}
+
+impl Task {
+    /// Starts what `launch` describes; a task that cannot be started is one
+    /// that has ended.
+    pub fn launch(launch: &ExecutorLaunch, agent: AgentId) -> Self {
+        let task = &launch.launch;
+        let mut this = Self {
+            update: TaskUpdate {
+                task: task.task.clone(),
+                state: TaskState::Running,
+                reason: None,
+                exit_code: None,
+                usage: None,
+            },
+            group: None,
+            limits: Limits::of(&task.resources, None),
+            kill_grace_ms: task.spec.kill_grace_ms,
+            phase: Phase::Ended,
+            kill: None,
+        };
+        match this.start(launch, agent) {
+            Ok(child) => this.phase = Phase::Running { child },
+            Err(reason) => {
+                this.update.state = TaskState::Error;
+                this.update.reason = Some(reason);
+                this.remove_group();
+            }
+        }
+        this
+    }
+
+    fn start(&mut self, launch: &ExecutorLaunch, agent: AgentId) -> Result<Pid, Reason> {
+        let failed = |message: String| Reason::new(reason::EXECUTOR_FAILED, message);
+        let task = &launch.launch;
+        let Workload::Command(command) = &task.spec.workload else {
+            return Err(failed("this executor runs native commands alone".into()));
+        };
+        if command.argv.is_empty() {
+            return Err(Reason::new(
+                reason::COMMAND_FAILED,
+                "argv is empty: name the program",
+            ));
+        }
+        self.limits = Limits::of(&task.resources, command.pids);
+        if let Some(path) = &launch.cgroup {
+            let group = Group::create(path).map_err(|error| failed(error.to_string()))?;
+            let group = self.group.insert(group);
+            group
+                .limit(&self.limits)
+                .map_err(|error| failed(error.to_string()))?;
+        }
+        let prepared = Prepared {
+            argv: &command.argv,
+            env: environment::of(task, agent, &launch.sandbox),
+            sandbox: Path::new(&launch.sandbox),
+            group: self.group.as_ref(),
+        };
+        prepared.start()
+    }
+
+    /// Which task it is.
+    pub fn id(&self) -> &TaskId {
+        &self.update.task
+    }
+
+    /// Its latest state.
+    pub fn update(&self) -> &TaskUpdate {
+        &self.update
+    }
+
+    /// Whether it has come to its end.
+    pub fn has_ended(&self) -> bool {
+        matches!(self.phase, Phase::Ended)
+    }
+
+    /// Ends it as its specification says, for the reason of that code.
+    pub fn kill_with_own_grace(&mut self, reason: &'static str) {
+        self.kill(reason, Duration::from_millis(self.kill_grace_ms));
+    }
+
+    /// Asks its processes to end, and makes them after `grace`. Asked again, the
+    /// earlier end counts.
+    pub fn kill(&mut self, reason: &'static str, grace: Duration) {
+        let Phase::Running { child } = self.phase else {
+            return;
+        };
+        let force_at = Instant::now() + grace;
+        match &mut self.kill {
+            Some(kill) => kill.force_at = kill.force_at.min(force_at),
+            None => {
+                self.kill = Some(Kill { reason, force_at });
+                let group = Pid::from_raw(-child.as_raw());
+                // They may have ended meanwhile. A stopped process acts on
+                // SIGTERM only once it goes on.
+                let _ = kill(group, Signal::SIGTERM);
+                let _ = kill(group, Signal::SIGCONT);
+            }
+        }
+        self.on_tick(Instant::now());
+    }
+
+    /// When [`Task::on_tick`] wants to be called next.
+    pub fn deadline(&self) -> Option<Instant> {
+        match &self.phase {
+            Phase::Running { .. } => self.kill.as_ref().map(|kill| kill.force_at),
+            Phase::Draining { next, .. } => Some(*next),
+            Phase::Ended => None,
+        }
+    }
+
+    /// A process was reaped; true when the task has now ended.
+    pub fn on_exit(&mut self, status: WaitStatus) -> bool {
+        let first = matches!(self.phase, Phase::Running { child } if status.pid() == Some(child));
+        if first {
+            let now = Instant::now();
+            self.phase = Phase::Draining {
+                status,
+                since: now,
+                next: now,
+            };
+        }
+        matches!(self.phase, Phase::Draining { .. }) && self.on_tick(Instant::now())
+    }
+
+    /// Forces what is due; true when the task has now ended.
+    pub fn on_tick(&mut self, now: Instant) -> bool {
+        match self.phase {
+            Phase::Running { .. } => {
+                if let Some(kill) = &mut self.kill
+                    && kill.force_at <= now
+                {
+                    // Again, until its first process has been reaped.
+                    kill.force_at = now + DRAIN_INTERVAL;
+                    self.kill_all();
+                }
+                false
+            }
+            Phase::Draining { status, since, .. } => {
+                let empty = self.is_empty();
+                if empty || now.duration_since(since) > DRAIN_PATIENCE {
+                    self.end(status);
+                    return true;
+                }
+                self.kill_all();
+                self.phase = Phase::Draining {
+                    status,
+                    since,
+                    next: now + DRAIN_INTERVAL,
+                };
+                false
+            }
+            Phase::Ended => false,
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        match &self.group {
+            Some(group) => group.is_empty(),
+            None => !processes::any_left(),
+        }
+    }
+
+    fn kill_all(&self) {
+        match &self.group {
+            Some(group) => group.kill(),
+            None => processes::kill_descendants(),
+        }
+    }
+
+    fn end(&mut self, status: WaitStatus) {
+        let (oom_kills, refused_pids, usage) = match &self.group {
+            Some(group) => (group.oom_kills(), group.refused_pids(), group.usage()),
+            None => (0, 0, processes::usage()),
+        };
+        let asked = self.kill.as_ref().map(|kill| kill.reason);
+        let facts = Facts {
+            status,
+            asked,
+            oom_kills,
+            refused_pids,
+            limits: self.limits,
+        };
+        let (state, reason, exit_code) = verdict::of(&facts);
+        self.update.state = state;
+        self.update.reason = reason;
+        self.update.exit_code = exit_code;
+        self.update.usage = Some(usage);
+        self.phase = Phase::Ended;
+        self.remove_group();
+    }
+
+    fn remove_group(&mut self) {
+        if let Some(group) = self.group.take()
+            && let Err(error) = group.remove()
+        {
+            // The agent removes what is left with the executor's folder.
+            eprintln!("tepui-executor-task: {error}");
+        }
+    }
+}

@@ -1,0 +1,418 @@
+//! One executor and its folder, seen from its agent.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Read;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tepui_executor::spawn::{Spawn, connect, spawn};
+use tepui_executor::{cgroup, identity, protocol};
+use tepui_types::task::{CommandWorkload, TaskSpec, WasmWorkload, Workload};
+use tepui_types::wire::agent::TaskLaunch;
+use tepui_types::wire::executor::{
+    ExecutorLaunch, FromExecutor, ProcessIdentity, TaskUpdate, ToExecutor,
+};
+use tepui_types::{AgentId, Bytes, Digest, MilliCpus, OperationId, Resources, Role, TaskId};
+
+/// How long anything may take on a busy machine before a test gives up.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+const TOKEN: u128 = 0x0123_4567_89ab_cdef;
+
+static GROUPS: AtomicU32 = AtomicU32::new(0);
+
+/// A running executor, its folder and the connection to it.
+pub struct Executor {
+    root: tempfile::TempDir,
+    stream: UnixStream,
+    /// Its process.
+    pub identity: ProcessIdentity,
+    /// The cgroup above its own and its tasks', where there are cgroups.
+    group: Option<String>,
+}
+
+impl Executor {
+    /// One for a native command, with cgroups where the machine lets us.
+    pub fn native() -> Self {
+        let group = cgroups().then(|| {
+            let number = GROUPS.fetch_add(1, Ordering::Relaxed);
+            format!("tepui-test-{}-{number}", std::process::id())
+        });
+        Self::start(env!("CARGO_BIN_EXE_tepui-executor-task"), group)
+    }
+
+    /// One for a native command, without cgroups.
+    pub fn native_without_cgroups() -> Self {
+        Self::start(env!("CARGO_BIN_EXE_tepui-executor-task"), None)
+    }
+
+    /// One for WebAssembly.
+    pub fn wasm() -> Self {
+        Self::start(env!("CARGO_BIN_EXE_tepui-executor-wasm"), None)
+    }
+
+    fn start(program: &str, group: Option<String>) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let cgroup = group.as_ref().map(|group| format!("{group}/executor"));
+        spawn(&Spawn {
+            program: Path::new(program),
+            dir: &root.path().join("executor"),
+            token: TOKEN,
+            agent: AgentId(3),
+            cgroup: cgroup.as_deref(),
+        })
+        .unwrap();
+        let (stream, identity, tasks) = attach(&root.path().join("executor"));
+        assert_eq!(tasks, []);
+        Self {
+            root,
+            stream,
+            identity,
+            group,
+        }
+    }
+
+    /// Its folder.
+    pub fn dir(&self) -> PathBuf {
+        self.root.path().join("executor")
+    }
+
+    /// The folder of a task: outputs and sandbox.
+    pub fn task_dir(&self, name: &str) -> PathBuf {
+        self.root.path().join("tasks").join(task(name).to_string())
+    }
+
+    /// The cgroup of a task, where there are cgroups.
+    pub fn task_group(&self, name: &str) -> Option<String> {
+        self.group
+            .as_ref()
+            .map(|group| format!("{group}/tasks/{}", task(name)))
+    }
+
+    /// What a task wrote.
+    pub fn output(&self, name: &str, stream: &str) -> String {
+        fs::read_to_string(self.task_dir(name).join(stream)).unwrap_or_default()
+    }
+
+    /// Sends one frame.
+    pub fn send(&mut self, frame: &ToExecutor) {
+        protocol::write_frame(&mut self.stream, frame).unwrap();
+    }
+
+    /// Launches a task.
+    pub fn launch(&mut self, builder: Builder) {
+        let launch = self.prepare(builder);
+        self.send(&ToExecutor::Launch(launch));
+    }
+
+    /// Launches a task in another cgroup than its own.
+    pub fn launch_in_group(&mut self, builder: Builder, group: &str) {
+        let mut launch = self.prepare(builder);
+        launch.cgroup = Some(group.into());
+        self.send(&ToExecutor::Launch(launch));
+    }
+
+    /// Launches a task from another file than its own.
+    pub fn launch_with_program(&mut self, builder: Builder, path: &str) {
+        let mut launch = self.prepare(builder);
+        launch.program = Some(path.into());
+        self.send(&ToExecutor::Launch(launch));
+    }
+
+    fn prepare(&self, builder: Builder) -> Box<ExecutorLaunch> {
+        let (task, program) = (builder.task.clone(), builder.program(self.root.path()));
+        let sandbox = self.task_dir(task.name.as_str()).join("sandbox");
+        Box::new(ExecutorLaunch {
+            cgroup: self.task_group(task.name.as_str()),
+            sandbox: sandbox.to_str().unwrap().to_owned(),
+            program,
+            launch: builder.launch(),
+        })
+    }
+
+    /// Asks for a task's end.
+    pub fn kill(&mut self, name: &str, grace_ms: u64) {
+        self.send(&ToExecutor::Kill {
+            task: task(name),
+            grace_ms,
+        });
+    }
+
+    /// The next update.
+    pub fn update(&mut self) -> TaskUpdate {
+        match protocol::read_frame(&mut self.stream).expect("an update before the deadline") {
+            Some(FromExecutor::Update(update)) => update,
+            other => panic!("not an update: {other:?}"),
+        }
+    }
+
+    /// The end of a task; updates before it are skipped.
+    pub fn end(&mut self, name: &str) -> TaskUpdate {
+        loop {
+            let update = self.update();
+            if update.task == task(name) && update.state.is_terminal() {
+                return update;
+            }
+        }
+    }
+
+    /// Connects again, as an agent does that was restarted; gives what the
+    /// executor told it. The old connection stays until it is dropped.
+    pub fn reattach(&mut self) -> (UnixStream, Vec<TaskUpdate>) {
+        let (stream, identity, tasks) = attach(&self.dir());
+        assert_eq!(identity, self.identity);
+        (std::mem::replace(&mut self.stream, stream), tasks)
+    }
+
+    /// Hangs up.
+    pub fn detach(&mut self) {
+        self.stream.shutdown(std::net::Shutdown::Both).unwrap();
+    }
+
+    /// A connection that has not said anything.
+    pub fn stranger(&self) -> UnixStream {
+        timed(connect(&self.dir()).unwrap())
+    }
+
+    /// Ends the process as the kernel would.
+    pub fn kill_process(&self, signal: Signal) {
+        kill(Pid::from_raw(self.identity.pid), signal).unwrap();
+    }
+
+    /// Waits until the process is gone.
+    pub fn gone(&self) {
+        eventually("the executor is gone", || {
+            !identity::is_alive(&self.identity)
+        });
+    }
+}
+
+impl Drop for Executor {
+    fn drop(&mut self) {
+        if identity::is_alive(&self.identity) {
+            self.kill_process(Signal::SIGKILL);
+        }
+        if let Some(group) = &self.group {
+            let _ = cgroup::destroy(group, Duration::from_secs(10));
+        }
+        kill_tasks_below(self.root.path());
+    }
+}
+
+/// Ends processes whose sandbox is below `root`, as far as any are left.
+fn kill_tasks_below(root: &Path) {
+    let mark = format!("TEPUI_SANDBOX={}", root.display());
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
+        let ours = environment
+            .split(|byte| *byte == 0)
+            .any(|v| v.starts_with(mark.as_bytes()));
+        if let (true, Ok(pid)) = (ours, entry.file_name().to_string_lossy().parse()) {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
+}
+
+fn attach(dir: &Path) -> (UnixStream, ProcessIdentity, Vec<TaskUpdate>) {
+    let mut stream = timed(connect(dir).unwrap());
+    protocol::write_frame(&mut stream, &ToExecutor::Attach { token: TOKEN }).unwrap();
+    match protocol::read_frame(&mut stream).unwrap() {
+        Some(FromExecutor::Attached {
+            identity, tasks, ..
+        }) => (stream, identity, tasks),
+        other => panic!("not attached: {other:?}"),
+    }
+}
+
+fn timed(stream: UnixStream) -> UnixStream {
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream
+}
+
+/// Whether the other side has hung up; waits for it.
+pub fn is_hung_up(mut stream: UnixStream) -> bool {
+    matches!(stream.read(&mut [0]), Ok(0)) || {
+        // Hanging up with unread bytes resets the connection.
+        matches!(stream.take_error(), Ok(None))
+    }
+}
+
+/// Whether this machine lets us make cgroups; says so when not.
+pub fn cgroups() -> bool {
+    match cgroup::available() {
+        Ok(()) => true,
+        Err(error) => {
+            eprintln!("without cgroups: {error}");
+            false
+        }
+    }
+}
+
+/// Waits for `condition`.
+pub fn eventually(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The id of the task of that name.
+pub fn task(name: &str) -> TaskId {
+    format!("f1.{name}.0").parse().unwrap()
+}
+
+/// A task to be launched.
+pub struct Builder {
+    task: TaskId,
+    workload: Workload,
+    bytes: Option<Vec<u8>>,
+    resources: Resources,
+    array_index: Option<u32>,
+}
+
+impl Builder {
+    /// A native command.
+    pub fn command(name: &str, argv: &[&str]) -> Self {
+        let argv = argv.iter().map(|word| (*word).to_owned()).collect();
+        let workload = CommandWorkload {
+            argv,
+            env: BTreeMap::new(),
+            pids: None,
+        };
+        Self::new(name, Workload::Command(workload), None)
+    }
+
+    /// A shell script.
+    pub fn script(name: &str, script: &str) -> Self {
+        Self::command(name, &["sh", "-c", script])
+    }
+
+    /// A WebAssembly program of these bytes.
+    pub fn wasm(name: &str, bytes: impl Into<Vec<u8>>) -> Self {
+        let bytes = bytes.into();
+        let artifact = Digest::of(&bytes);
+        let workload = WasmWorkload {
+            artifact,
+            args: Vec::new(),
+            env: BTreeMap::new(),
+        };
+        Self::new(name, Workload::Wasm(workload), Some(bytes))
+    }
+
+    fn new(name: &str, workload: Workload, bytes: Option<Vec<u8>>) -> Self {
+        let resources = Resources {
+            cpus: MilliCpus(1000),
+            mem: Bytes::mib(64),
+            ..Resources::default()
+        };
+        Self {
+            task: task(name),
+            workload,
+            bytes,
+            resources,
+            array_index: None,
+        }
+    }
+
+    /// Arguments of a WebAssembly program.
+    pub fn args(mut self, args: &[&str]) -> Self {
+        if let Workload::Wasm(workload) = &mut self.workload {
+            workload.args = args.iter().map(|word| (*word).to_owned()).collect();
+        }
+        self
+    }
+
+    /// One more variable.
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        let env = match &mut self.workload {
+            Workload::Wasm(workload) => &mut workload.env,
+            Workload::Command(workload) => &mut workload.env,
+        };
+        env.insert(name.into(), value.into());
+        self
+    }
+
+    /// The most processes of a command.
+    pub fn pids(mut self, pids: u32) -> Self {
+        if let Workload::Command(workload) = &mut self.workload {
+            workload.pids = Some(pids);
+        }
+        self
+    }
+
+    /// Its memory.
+    pub fn mem(mut self, mem: Bytes) -> Self {
+        self.resources.mem = mem;
+        self
+    }
+
+    /// Its cpus.
+    pub fn cpus(mut self, cpus: MilliCpus) -> Self {
+        self.resources.cpus = cpus;
+        self
+    }
+
+    /// Its place in an array.
+    pub fn index(mut self, index: u32) -> Self {
+        self.array_index = Some(index);
+        self
+    }
+
+    /// The file of the program's bytes, as an agent keeps it.
+    fn program(&self, root: &Path) -> Option<String> {
+        let bytes = self.bytes.as_ref()?;
+        let path = root.join(Digest::of(bytes).hex());
+        if !path.exists() {
+            fs::write(&path, bytes).unwrap();
+        }
+        Some(path.to_str().unwrap().to_owned())
+    }
+
+    fn launch(self) -> TaskLaunch {
+        let spec = TaskSpec {
+            workload: self.workload,
+            kill_grace_ms: 100,
+            user: String::new(),
+            labels: BTreeMap::new(),
+        };
+        TaskLaunch {
+            operation: OperationId {
+                index: 1,
+                ordinal: 0,
+            },
+            task: self.task,
+            framework_name: "batch".into(),
+            role: Role::default(),
+            spec: Arc::new(spec),
+            resources: self.resources,
+            array_index: self.array_index,
+        }
+    }
+}
+
+/// State, code of the reason, message and exit code of an end.
+pub fn parts(update: &TaskUpdate) -> (String, String, String, Option<i32>) {
+    let (code, message) = match &update.reason {
+        Some(reason) => (reason.code.clone(), reason.message.clone()),
+        None => Default::default(),
+    };
+    (update.state.to_string(), code, message, update.exit_code)
+}
+
+/// Checks state, code of the reason and exit code, and that the message holds `words`.
+#[track_caller]
+pub fn check(update: &TaskUpdate, state: &str, code: &str, exit: Option<i32>, words: &str) {
+    let (found_state, found_code, message, found_exit) = parts(update);
+    assert_eq!(
+        (found_state.as_str(), found_code.as_str(), found_exit),
+        (state, code, exit),
+        "{message}"
+    );
+    assert!(message.contains(words), "{message}");
+}

@@ -1,0 +1,241 @@
+//! Native commands: their ends, their environment, and ending them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use tepui_executor::identity;
+use tepui_types::TaskState;
+
+use crate::env::{Builder, Executor, check, eventually};
+
+#[test]
+fn a_command_that_succeeds_is_finished_with_its_output_and_usage() {
+    let mut executor = Executor::native();
+    executor.launch(Builder::script("t", "echo out; echo err >&2; pwd"));
+    assert_eq!(executor.update().state, TaskState::Running);
+    let end = executor.end("t");
+    check(&end, "finished", "", Some(0), "");
+    let sandbox = executor.task_dir("t").join("sandbox");
+    assert_eq!(
+        executor.output("t", "stdout"),
+        format!("out\n{}\n", sandbox.display())
+    );
+    assert_eq!(executor.output("t", "stderr"), "err\n");
+    let usage = end.usage.unwrap();
+    assert!(
+        usage.cpu_micros > 0 && usage.mem_peak_bytes > 0,
+        "{usage:?}"
+    );
+}
+
+#[test]
+fn an_exit_code_and_a_signal_are_told_apart() {
+    let mut executor = Executor::native();
+    executor.launch(Builder::script("t", "exit 7"));
+    check(
+        &executor.end("t"),
+        "failed",
+        "exit-code",
+        Some(7),
+        "exited with code 7",
+    );
+    let mut executor = Executor::native();
+    executor.launch(Builder::script("t", "kill -SEGV $$"));
+    check(&executor.end("t"), "failed", "signal", None, "SIGSEGV");
+}
+
+#[test]
+fn a_command_gets_its_environment_and_nothing_else() {
+    let mut executor = Executor::native();
+    executor.launch(
+        Builder::command("t", &["/usr/bin/env"])
+            .env("COLOR", "red")
+            .index(4),
+    );
+    check(&executor.end("t"), "finished", "", Some(0), "");
+    let output = executor.output("t", "stdout");
+    let found: BTreeMap<_, _> = output
+        .lines()
+        .map(|line| line.split_once('=').unwrap())
+        .collect();
+    let sandbox = executor.task_dir("t").join("sandbox");
+    let sandbox = sandbox.to_str().unwrap();
+    let expected = BTreeMap::from([
+        ("COLOR", "red"),
+        ("HOME", sandbox),
+        (
+            "PATH",
+            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        ),
+        ("TEPUI_AGENT_ID", "a3"),
+        ("TEPUI_ARRAY_INDEX", "4"),
+        ("TEPUI_FRAMEWORK", "batch"),
+        ("TEPUI_SANDBOX", sandbox),
+        ("TEPUI_TASK_ID", "f1.t.0"),
+        ("TEPUI_TASK_NAME", "t"),
+    ]);
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn a_command_inherits_no_descriptors_signals_or_privileges() {
+    let mut executor = Executor::native();
+    let script = "ls /proc/self/fd | wc -l; cat /proc/self/oom_score_adj; \
+                  grep -E '^(SigBlk|SigIgn|NoNewPrivs)' /proc/self/status; \
+                  test $(cut -d' ' -f6 /proc/$$/stat) = $$ && echo leads; read x || echo empty";
+    executor.launch(Builder::script("t", script));
+    check(&executor.end("t"), "finished", "", Some(0), "");
+    // 0, 1, 2 and the one that `ls` reads the folder with.
+    let expected = "4\n0\nNoNewPrivs:\t1\nSigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n\
+                    leads\nempty\n";
+    assert_eq!(executor.output("t", "stdout"), expected);
+}
+
+#[test]
+fn a_command_that_cannot_be_executed_is_an_error_that_names_it() {
+    let run = |argv: &[&str], prepare: &dyn Fn(&Executor)| {
+        let mut executor = Executor::native();
+        prepare(&executor);
+        executor.launch(Builder::command("t", argv));
+        executor.end("t")
+    };
+    let end = run(&["no-such-program"], &|_| {});
+    check(
+        &end,
+        "error",
+        "command-failed",
+        None,
+        "`no-such-program` was not found in PATH",
+    );
+    let end = run(&["/no/such/program"], &|_| {});
+    check(
+        &end,
+        "error",
+        "command-failed",
+        None,
+        "No such file or directory (os error 2)",
+    );
+    let end = run(&["/etc/passwd"], &|_| {});
+    check(
+        &end,
+        "error",
+        "command-failed",
+        None,
+        "Permission denied (os error 13)",
+    );
+    let script = |text: &'static str| {
+        move |executor: &Executor| {
+            let sandbox = executor.task_dir("t").join("sandbox");
+            fs::create_dir_all(&sandbox).unwrap();
+            fs::write(sandbox.join("script"), text).unwrap();
+            let mode = fs::Permissions::from_mode(0o755);
+            fs::set_permissions(sandbox.join("script"), mode).unwrap();
+        }
+    };
+    let end = run(&["./script"], &script("#!/no/such/shell\n"));
+    check(
+        &end,
+        "error",
+        "command-failed",
+        None,
+        "the interpreter it names is not",
+    );
+    let end = run(&["./script"], &script("no interpreter"));
+    check(&end, "error", "command-failed", None, "Exec format error");
+    let end = run(&["./script"], &script("#!/bin/sh\nexit 3\n"));
+    check(&end, "failed", "exit-code", Some(3), "");
+}
+
+#[test]
+fn a_sandbox_that_cannot_be_made_is_an_error_that_names_it() {
+    let mut executor = Executor::native();
+    let folder = executor.task_dir("t");
+    fs::create_dir_all(folder.parent().unwrap()).unwrap();
+    fs::write(&folder, "a file").unwrap();
+    executor.launch(Builder::script("t", "true"));
+    check(
+        &executor.end("t"),
+        "error",
+        "executor-failed",
+        None,
+        "the sandbox",
+    );
+}
+
+#[test]
+fn a_kill_is_polite_first() {
+    let mut executor = Executor::native();
+    executor.launch(Builder::script(
+        "t",
+        "trap 'echo bye; exit 0' TERM; echo ready; while :; do sleep 0.05; done",
+    ));
+    eventually("the command is ready", || {
+        executor.output("t", "stdout") == "ready\n"
+    });
+    executor.kill("t", 3_600_000);
+    check(
+        &executor.end("t"),
+        "killed",
+        "kill-requested",
+        Some(0),
+        "its end was asked for",
+    );
+    assert_eq!(executor.output("t", "stdout"), "ready\nbye\n");
+}
+
+#[test]
+fn a_command_that_ignores_sigterm_is_forced_after_the_grace() {
+    for mut executor in [Executor::native(), Executor::native_without_cgroups()] {
+        executor.launch(Builder::script(
+            "t",
+            "trap '' TERM; echo ready; while :; do sleep 0.05; done",
+        ));
+        eventually("the command is ready", || {
+            executor.output("t", "stdout") == "ready\n"
+        });
+        executor.kill("t", 3_600_000);
+        // Asked again, the earlier end counts.
+        executor.kill("t", 50);
+        check(
+            &executor.end("t"),
+            "killed",
+            "kill-requested",
+            None,
+            "SIGKILL",
+        );
+    }
+}
+
+#[test]
+fn what_a_command_leaves_behind_ends_with_it() {
+    for mut executor in [Executor::native(), Executor::native_without_cgroups()] {
+        let script = "setsid sh -c 'trap \"\" TERM; echo $$ > daemon; sleep 1000; sleep 1000' & \
+                      while ! test -s daemon; do sleep 0.01; done";
+        executor.launch(Builder::script("t", script));
+        check(&executor.end("t"), "finished", "", Some(0), "");
+        let daemon = executor.task_dir("t").join("sandbox/daemon");
+        let daemon: i32 = fs::read_to_string(daemon).unwrap().trim().parse().unwrap();
+        assert_eq!(identity::of(daemon).unwrap(), None);
+    }
+}
+
+#[test]
+fn a_launch_that_comes_twice_runs_once() {
+    let mut executor = Executor::native();
+    let builder = || Builder::script("t", "echo once; sleep 0.2");
+    executor.launch(builder());
+    executor.launch(builder());
+    executor.launch(Builder::script("other", "true"));
+    check(
+        &executor.end("other"),
+        "error",
+        "executor-failed",
+        None,
+        "one task",
+    );
+    check(&executor.end("t"), "finished", "", Some(0), "");
+    executor.launch(builder());
+    check(&executor.end("t"), "finished", "", Some(0), "");
+    assert_eq!(executor.output("t", "stdout"), "once\n");
+}

@@ -1,0 +1,202 @@
+//! WebAssembly tasks that do what they should.
+
+use std::collections::HashMap;
+use std::fs;
+
+use tepui_executor::exits;
+use tepui_types::{Bytes, TaskState};
+
+use crate::env::{Builder, Executor, check, eventually};
+use crate::programs;
+
+#[test]
+fn a_core_module_runs_to_its_end_with_output_and_usage() {
+    let mut executor = Executor::wasm();
+    executor.launch(Builder::wasm("t", programs::hello()));
+    let end = executor.end("t");
+    check(&end, "finished", "", Some(0), "");
+    assert_eq!(executor.output("t", "stdout"), "hello\n");
+    assert_eq!(executor.output("t", "stderr"), "hello");
+    let usage = end.usage.unwrap();
+    assert!(
+        usage.cpu_micros > 0 && usage.mem_peak_bytes >= 65_536,
+        "{usage:?}"
+    );
+}
+
+#[test]
+fn a_component_runs_to_its_end_with_output() {
+    let mut executor = Executor::wasm();
+    executor.launch(Builder::wasm("good", programs::component(0)));
+    check(&executor.end("good"), "finished", "", Some(0), "");
+    assert_eq!(executor.output("good", "stdout"), "hello from p2\n");
+    executor.launch(Builder::wasm("bad", programs::component(1)));
+    check(
+        &executor.end("bad"),
+        "failed",
+        "exit-code",
+        Some(1),
+        "exited with code 1",
+    );
+}
+
+#[test]
+fn exit_codes_are_told() {
+    let mut executor = Executor::wasm();
+    executor.launch(Builder::wasm("zero", programs::exits(0)));
+    check(&executor.end("zero"), "finished", "", Some(0), "");
+    executor.launch(Builder::wasm("three", programs::exits(3)));
+    check(
+        &executor.end("three"),
+        "failed",
+        "exit-code",
+        Some(3),
+        "exited with code 3",
+    );
+}
+
+/// Writes what `get` and `sizes` of WASI give, NUL after each, to stdout.
+fn lists(what: &str) -> Vec<u8> {
+    programs::module(
+        &format!(
+            r#"(import "wasi_snapshot_preview1" "{what}_get"
+                   (func $get (param i32 i32) (result i32)))
+               (import "wasi_snapshot_preview1" "{what}_sizes_get"
+                   (func $sizes (param i32 i32) (result i32)))"#
+        ),
+        "(drop (call $sizes (i32.const 16) (i32.const 20)))
+         (drop (call $get (i32.const 1024) (i32.const 4096)))
+         (call $say (i32.const 1) (i32.const 4096) (i32.load (i32.const 20)))",
+    )
+}
+
+#[test]
+fn a_program_gets_its_name_arguments_and_environment_and_nothing_else() {
+    let mut executor = Executor::wasm();
+    executor.launch(Builder::wasm("args", lists("args")).args(&["one", "two words"]));
+    check(&executor.end("args"), "finished", "", Some(0), "");
+    assert_eq!(executor.output("args", "stdout"), "args\0one\0two words\0");
+    executor.launch(
+        Builder::wasm("env", lists("environ"))
+            .env("COLOR", "red")
+            .index(4),
+    );
+    check(&executor.end("env"), "finished", "", Some(0), "");
+    let expected = "COLOR=red\0TEPUI_AGENT_ID=a3\0TEPUI_ARRAY_INDEX=4\0TEPUI_FRAMEWORK=batch\0\
+                    TEPUI_SANDBOX=/sandbox\0TEPUI_TASK_ID=f1.env.0\0TEPUI_TASK_NAME=env\0";
+    assert_eq!(executor.output("env", "stdout"), expected);
+}
+
+/// Makes `name` below the preopened folder 3 and exits with the error number.
+fn makes_folder(name: &str) -> Vec<u8> {
+    programs::module(
+        &format!(
+            r#"(import "wasi_snapshot_preview1" "path_create_directory"
+                   (func $make (param i32 i32 i32) (result i32)))
+               (data (i32.const 16) "{name}")"#
+        ),
+        &format!(
+            "(call $proc_exit (call $make (i32.const 3) (i32.const 16) (i32.const {})))",
+            name.len()
+        ),
+    )
+}
+
+#[test]
+fn files_are_in_the_sandbox_and_nowhere_else() {
+    let mut executor = Executor::wasm();
+    executor.launch(Builder::wasm("inside", makes_folder("made")));
+    check(&executor.end("inside"), "finished", "", Some(0), "");
+    assert!(executor.task_dir("inside").join("sandbox/made").is_dir());
+    executor.launch(Builder::wasm("outside", makes_folder("../made")));
+    assert_eq!(executor.end("outside").state, TaskState::Failed);
+    assert!(!executor.task_dir("outside").join("made").exists());
+    // One that touches no files has no folder.
+    executor.launch(Builder::wasm("none", programs::exits(0)));
+    executor.end("none");
+    assert!(!executor.task_dir("none").exists());
+}
+
+#[test]
+fn output_is_visible_while_the_program_runs_and_a_kill_ends_it() {
+    let mut executor = Executor::wasm();
+    for (name, program) in [("spin", programs::spins()), ("sleep", programs::sleeps())] {
+        executor.launch(Builder::wasm(name, program));
+        let line = format!("{name}\n");
+        eventually("the program has spoken", || {
+            executor.output(name, "stdout") == line
+        });
+        executor.kill(name, 3_600_000);
+        check(
+            &executor.end(name),
+            "killed",
+            "kill-requested",
+            None,
+            "its end was asked for",
+        );
+    }
+}
+
+#[test]
+fn spinning_programs_hold_up_no_other() {
+    let mut executor = Executor::wasm();
+    for place in 0..8 {
+        executor.launch(Builder::wasm(&format!("spin-{place}"), programs::spins()));
+    }
+    eventually("all spin", || {
+        (0..8).all(|place| executor.output(&format!("spin-{place}"), "stdout") == "spin\n")
+    });
+    executor.launch(Builder::wasm("short", programs::hello()));
+    check(&executor.end("short"), "finished", "", Some(0), "");
+    for place in 0..8 {
+        executor.kill(&format!("spin-{place}"), 0);
+    }
+    for place in 0..8 {
+        let name = format!("spin-{place}");
+        let (_, tasks) = executor.reattach();
+        let known = tasks
+            .into_iter()
+            .find(|update| update.task == crate::env::task(&name));
+        let end = known.filter(|update| update.state.is_terminal());
+        let end = end.unwrap_or_else(|| executor.end(&name));
+        check(&end, "killed", "kill-requested", None, "");
+        assert!(end.usage.unwrap().cpu_micros > 0);
+    }
+}
+
+#[test]
+fn a_thousand_tasks_end_once_each() {
+    const COUNT: usize = 1_000;
+    let mut executor = Executor::wasm();
+    let program = programs::hello();
+    let started = std::time::Instant::now();
+    for place in 0..COUNT {
+        let builder = Builder::wasm(&format!("t-{place}"), program.clone());
+        executor.launch(builder.mem(Bytes::mib(1)));
+    }
+    let mut ends = HashMap::new();
+    while ends.len() < COUNT {
+        let update = executor.update();
+        if update.state.is_terminal() {
+            check(&update, "finished", "", Some(0), "");
+            assert!(
+                ends.insert(update.task.clone(), update).is_none(),
+                "told once"
+            );
+        }
+    }
+    println!("{COUNT} tasks: {:?}", started.elapsed());
+    let records = exits::read(&executor.dir()).unwrap();
+    assert_eq!(records.len(), COUNT);
+    for record in &records {
+        assert_eq!(ends.get(&record.task), Some(record));
+        assert_eq!(
+            executor.output(record.task.name.as_str(), "stdout"),
+            "hello\n"
+        );
+    }
+    let descriptors = fs::read_dir(format!("/proc/{}/fd", executor.identity.pid))
+        .unwrap()
+        .count();
+    assert!(descriptors < 100, "{descriptors} descriptors are open");
+}
