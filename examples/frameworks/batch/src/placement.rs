@@ -1,0 +1,175 @@
+//! Which waiting tasks go to which offers.
+//!
+//! Jobs are looked at in the order of the queue, and each puts as many tasks
+//! as fit onto an offer before the next offer is looked at. A job that does not
+//! fit holds up no other. Pure: the caller accepts what is planned.
+
+use tepui_sdk::resources::{ResourceRequest, Resources};
+use tepui_sdk::{Offer, OfferId};
+
+use crate::budget::Budget;
+
+/// The most jobs looked at in one turn, over all offers: some milliseconds'
+/// worth, far below a turn's deadline.
+const MAX_LOOKS: usize = 100_000;
+
+/// A job that waits.
+#[derive(Debug, Clone)]
+pub struct Want<'a> {
+    /// Which.
+    pub job: &'a str,
+    /// What each task needs.
+    pub request: &'a ResourceRequest,
+    /// How many tasks could be launched.
+    pub count: u32,
+    /// Bytes of its specification, which every launch carries.
+    pub spec_bytes: usize,
+}
+
+/// Tasks of one job on one offer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grant {
+    /// Where.
+    pub offer: OfferId,
+    /// Whose tasks.
+    pub job: String,
+    /// What each of them gets.
+    pub resources: Vec<Resources>,
+}
+
+/// Bytes that one launch costs a turn beside its specification: its name, its
+/// resources and its cell.
+pub const LAUNCH_BYTES: usize = 192;
+/// Counters and demand of a job that a turn launches tasks of.
+const JOB_BYTES: usize = 512;
+
+/// Plans the launches of a turn, within its budget.
+pub fn plan(offers: &[Offer], wants: &[Want<'_>], budget: &mut Budget) -> Vec<Grant> {
+    let mut counts: Vec<u32> = wants.iter().map(|want| want.count).collect();
+    let shapes = shapes(wants);
+    let mut looks = MAX_LOOKS;
+    let mut grants = Vec::new();
+    for offer in offers {
+        let mut free = offer.resources.clone();
+        let mut misfits = vec![false; wants.len()];
+        for (at, want) in wants.iter().enumerate() {
+            if counts[at] == 0 || misfits[shapes[at]] {
+                continue;
+            }
+            if looks == 0 {
+                return grants;
+            }
+            looks -= 1;
+            let mut resources = Vec::new();
+            while counts[at] > 0 {
+                let Ok(picked) = free.pick(want.request) else {
+                    misfits[shapes[at]] = true;
+                    break;
+                };
+                let job_bytes = if resources.is_empty() { JOB_BYTES } else { 0 };
+                let Ok(rest) = free.checked_sub(&picked) else {
+                    break;
+                };
+                if !budget.take(1, LAUNCH_BYTES + want.spec_bytes + job_bytes) {
+                    break;
+                }
+                free = rest;
+                counts[at] -= 1;
+                resources.push(picked);
+            }
+            if !resources.is_empty() {
+                grants.push(Grant {
+                    offer: offer.id,
+                    job: want.job.to_owned(),
+                    resources,
+                });
+            }
+            if budget.refused() {
+                return grants;
+            }
+        }
+    }
+    grants
+}
+
+/// For each want the first with the same request: what does not fit once is not
+/// tried again.
+fn shapes(wants: &[Want<'_>]) -> Vec<usize> {
+    let mut first = std::collections::BTreeMap::new();
+    let shape = |(at, want): (usize, &Want<'_>)| *first.entry(want.request.clone()).or_insert(at);
+    wants.iter().enumerate().map(shape).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use tepui_sdk::AgentId;
+    use tepui_sdk::resources::MilliCpus;
+
+    use super::*;
+
+    fn offer(id: u64, cpus: u64) -> Offer {
+        Offer {
+            id: OfferId(id),
+            agent: AgentId(id),
+            hostname: String::new(),
+            resources: Resources {
+                cpus: MilliCpus(cpus),
+                ..Resources::default()
+            },
+            attributes: BTreeMap::new(),
+        }
+    }
+
+    fn request(cpus: u64) -> ResourceRequest {
+        ResourceRequest {
+            cpus: MilliCpus(cpus),
+            ..ResourceRequest::default()
+        }
+    }
+
+    fn planned(
+        offers: &[Offer],
+        wants: &[(&str, &ResourceRequest, u32)],
+    ) -> Vec<(u64, String, usize)> {
+        let wants: Vec<Want<'_>> = wants
+            .iter()
+            .map(|(job, request, count)| Want {
+                job,
+                request,
+                count: *count,
+                spec_bytes: 100,
+            })
+            .collect();
+        let grants = plan(offers, &wants, &mut Budget::new(0));
+        grants
+            .into_iter()
+            .map(|g| (g.offer.0, g.job, g.resources.len()))
+            .collect()
+    }
+
+    #[test]
+    fn as_many_as_fit_go_onto_each_offer() {
+        let small = request(100);
+        let plan = planned(&[offer(1, 250), offer(2, 1000)], &[("a", &small, 5)]);
+        assert_eq!(plan, [(1, "a".into(), 2), (2, "a".into(), 3)]);
+    }
+
+    #[test]
+    fn what_does_not_fit_holds_up_nothing() {
+        let (large, small) = (request(4000), request(100));
+        let plan = planned(
+            &[offer(1, 200)],
+            &[("large", &large, 1), ("small", &small, 1)],
+        );
+        assert_eq!(plan, [(1, "small".into(), 1)]);
+    }
+
+    #[test]
+    fn a_plan_stays_within_the_turn() {
+        let small = request(1);
+        let plan = planned(&[offer(1, 1_000_000)], &[("a", &small, 100_000)]);
+        assert_eq!(plan, [(1, "a".into(), 1_500)]);
+    }
+}

@@ -1,0 +1,293 @@
+//! The calls a framework can make during a turn.
+//!
+//! [`Host`] is the line between a framework and whoever runs it: in Wasm its
+//! calls are the component's imports, in tests they end in a scripted cluster.
+//! Authors use [`Context`], which wraps a host with friendlier signatures.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tepui_types::api::demand::Explanation;
+use tepui_types::resources::ResourceRequest;
+use tepui_types::{AgentId, OfferId, Resources, Timestamp};
+
+use crate::error::Error;
+use crate::task::{Launch, Task, TaskId, TaskSpec};
+
+/// A key and its value in the store.
+pub type Pair = (String, Vec<u8>);
+
+/// How loud a log line is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Level {
+    /// Every step.
+    Trace,
+    /// What helps to find a bug.
+    Debug,
+    /// What an operator may want to know.
+    Info,
+    /// Odd, and survived.
+    Warn,
+    /// Broken.
+    Error,
+}
+
+/// An agent as every framework may see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentView {
+    /// Its number.
+    pub id: AgentId,
+    /// Its machine, for people.
+    pub hostname: String,
+    /// Whether it takes tasks now.
+    pub active: bool,
+    /// All that it lends.
+    pub total: Resources,
+    /// What its tasks have, of all frameworks.
+    pub used: Resources,
+    /// What frameworks may choose by: `zone`, `arch`…
+    pub attributes: BTreeMap<String, String>,
+}
+
+/// A framework as the cluster knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FrameworkIdentity {
+    /// Its id.
+    pub id: tepui_types::FrameworkId,
+    /// Its name, also the first part of its pages' path.
+    pub name: String,
+    /// What its tasks are charged to.
+    pub role: String,
+}
+
+/// Whoever runs a framework; one method for each import of the WIT world. See
+/// [`Context`] for what they do.
+#[allow(missing_docs)]
+pub trait Host {
+    fn accept(
+        &mut self,
+        offer: OfferId,
+        spec: &TaskSpec,
+        tasks: &[Launch],
+    ) -> Result<Vec<TaskId>, Error>;
+    fn decline(&mut self, offers: &[OfferId], refuse_ms: Option<u64>) -> Result<(), Error>;
+    fn kill(&mut self, task: &TaskId, grace_ms: Option<u64>) -> Result<(), Error>;
+    fn demand(&mut self, key: &str, count: u32, request: &ResourceRequest) -> Result<(), Error>;
+    fn suppress(&mut self) -> Result<(), Error>;
+    fn revive(&mut self) -> Result<(), Error>;
+    fn explain(&mut self, key: &str) -> Option<Explanation>;
+    fn agents(&mut self, after: Option<AgentId>, limit: u32) -> Vec<AgentView>;
+    fn tasks(&mut self, after: Option<&TaskId>, limit: u32) -> Vec<Task>;
+    fn this_framework(&mut self) -> FrameworkIdentity;
+    fn now_ms(&mut self) -> u64;
+
+    fn get(&mut self, key: &str) -> Option<Vec<u8>>;
+    fn set(&mut self, key: &str, value: &[u8]) -> Result<(), Error>;
+    fn delete(&mut self, key: &str) -> Result<(), Error>;
+    fn scan(&mut self, prefix: &str, after: Option<&str>, limit: u32) -> Vec<Pair>;
+
+    fn set_timer(&mut self, name: &str, delay_ms: u64) -> Result<(), Error>;
+    fn cancel_timer(&mut self, name: &str) -> Result<(), Error>;
+
+    fn log(&mut self, level: Level, message: &str);
+}
+
+/// A turn's way to the cluster, the store, the timers and the log.
+pub struct Context<'a> {
+    host: &'a mut dyn Host,
+}
+
+impl<'a> Context<'a> {
+    /// The most pairs, agents or tasks that one call answers.
+    pub const MAX_LIMIT: u32 = 1_000;
+
+    /// For those who run frameworks: [`crate::testing`] and the guest.
+    pub fn new(host: &'a mut dyn Host) -> Self {
+        Self { host }
+    }
+
+    /// Launches tasks of one specification on an offer; all or none. May be
+    /// called again for the same offer. Answers their identities, in order. One
+    /// call takes half a turn's bytes at most (512 KiB), and each task costs
+    /// its specification, its name and some more: split large arrays.
+    pub fn accept(
+        &mut self,
+        offer: OfferId,
+        spec: &TaskSpec,
+        tasks: &[Launch],
+    ) -> Result<Vec<TaskId>, Error> {
+        self.host.accept(offer, spec, tasks)
+    }
+
+    /// Gives offers back, or what accepts have left of them. Nothing of it is
+    /// offered again to this framework for `refuse` (5 s if none is given).
+    pub fn decline(&mut self, offers: &[OfferId], refuse: Option<Duration>) -> Result<(), Error> {
+        if offers.is_empty() {
+            return Ok(());
+        }
+        self.host.decline(offers, refuse.map(millis))
+    }
+
+    /// Asks for a task's end, with its own grace unless one is given. Its
+    /// update follows.
+    pub fn kill(&mut self, task: &TaskId, grace: Option<Duration>) -> Result<(), Error> {
+        self.host.kill(task, grace.map(millis))
+    }
+
+    /// "I want `count` tasks of this shape", in place of what was said under
+    /// this key before; zero takes it back. Without demand there are no offers.
+    /// Launches do not lower it by themselves.
+    pub fn demand(
+        &mut self,
+        key: &str,
+        count: u32,
+        request: &ResourceRequest,
+    ) -> Result<(), Error> {
+        self.host.demand(key, count, request)
+    }
+
+    /// Stops offers until [`revive`](Self::revive).
+    pub fn suppress(&mut self) -> Result<(), Error> {
+        self.host.suppress()
+    }
+
+    /// Undoes `suppress`, and offers again what was declined.
+    pub fn revive(&mut self) -> Result<(), Error> {
+        self.host.revive()
+    }
+
+    /// Why the demand under this key is not met now; none without such demand.
+    pub fn explain(&mut self, key: &str) -> Option<Explanation> {
+        self.host.explain(key)
+    }
+
+    /// Agents above `after`, ascending, at most `limit` (1,000).
+    pub fn agents(&mut self, after: Option<AgentId>, limit: u32) -> Vec<AgentView> {
+        self.host.agents(after, limit)
+    }
+
+    /// This framework's living tasks that were launched after `after`, in the
+    /// order of their attempts, at most `limit` (1,000).
+    pub fn tasks(&mut self, after: Option<&TaskId>, limit: u32) -> Vec<Task> {
+        self.host.tasks(after, limit)
+    }
+
+    /// The framework that this is.
+    pub fn this_framework(&mut self) -> FrameworkIdentity {
+        self.host.this_framework()
+    }
+
+    /// The cluster's time in this turn. There is no other clock.
+    pub fn now(&mut self) -> Timestamp {
+        Timestamp(self.host.now_ms())
+    }
+
+    /// The value of a key. Reads see the turn's writes.
+    pub fn get(&mut self, key: &str) -> Option<Vec<u8>> {
+        self.host.get(key)
+    }
+
+    /// Sets a key (1 to 1,024 bytes) to a value (at most 256 KiB).
+    pub fn set(&mut self, key: &str, value: &[u8]) -> Result<(), Error> {
+        self.host.set(key, value)
+    }
+
+    /// Deletes a key, if it is there.
+    pub fn delete(&mut self, key: &str) -> Result<(), Error> {
+        self.host.delete(key)
+    }
+
+    /// Pairs whose key starts with `prefix` and is above `after`, ascending, at
+    /// most `limit` (1,000) and about 1 MiB.
+    pub fn scan(&mut self, prefix: &str, after: Option<&str>, limit: u32) -> Vec<Pair> {
+        self.host.scan(prefix, after, limit)
+    }
+
+    /// Every pair whose key starts with `prefix`, ascending, in pages.
+    pub fn scan_all(&mut self, prefix: &str) -> Vec<Pair> {
+        let mut pairs: Vec<Pair> = Vec::new();
+        loop {
+            let after = pairs.last().map(|(key, _)| key.as_str());
+            let page = self.host.scan(prefix, after, Self::MAX_LIMIT);
+            // A page may be short of the limit because of its bytes.
+            if page.is_empty() {
+                return pairs;
+            }
+            pairs.extend(page);
+        }
+    }
+
+    /// A value that was set with [`set_as`](Self::set_as).
+    pub fn get_as<T: DeserializeOwned>(&mut self, key: &str) -> Result<Option<T>, Error> {
+        let Some(bytes) = self.host.get(key) else {
+            return Ok(None);
+        };
+        serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|error| Error::Malformed {
+                key: key.into(),
+                message: error.to_string(),
+            })
+    }
+
+    /// Sets a key to a value as JSON: readable, and a later release of the
+    /// framework may add fields (with `#[serde(default)]`).
+    pub fn set_as<T: Serialize>(&mut self, key: &str, value: &T) -> Result<(), Error> {
+        let bytes = serde_json::to_vec(value)
+            .map_err(|error| Error::Invalid(format!("`{key}` does not encode: {error}")))?;
+        self.host.set(key, &bytes)
+    }
+
+    /// Lets a timer fire once, about `delay` from now; replaces one of this
+    /// name. Timers are durable.
+    pub fn set_timer(&mut self, name: &str, delay: Duration) -> Result<(), Error> {
+        self.host.set_timer(name, millis(delay))
+    }
+
+    /// Takes a timer back, if there is one.
+    pub fn cancel_timer(&mut self, name: &str) -> Result<(), Error> {
+        self.host.cancel_timer(name)
+    }
+
+    /// A line for the framework's author (`tepui framework logs`). Lines are
+    /// written even when the turn fails.
+    pub fn log(&mut self, level: Level, message: &str) {
+        self.host.log(level, message);
+    }
+
+    /// A line at debug.
+    pub fn debug(&mut self, message: &str) {
+        self.log(Level::Debug, message);
+    }
+
+    /// A line at info.
+    pub fn info(&mut self, message: &str) {
+        self.log(Level::Info, message);
+    }
+
+    /// A line at warn.
+    pub fn warn(&mut self, message: &str) {
+        self.log(Level::Warn, message);
+    }
+
+    /// A line at error.
+    pub fn error(&mut self, message: &str) {
+        self.log(Level::Error, message);
+    }
+
+    /// Ends the instance, and the turn with nothing of it done; the same events
+    /// come again to a new instance, after a pause. For what must never be half
+    /// done, such as a store write that does not fit beside launches that do.
+    ///
+    /// # Panics
+    /// Always: that is how an instance ends.
+    pub fn abort(&mut self, why: &str) -> ! {
+        panic!("{why}")
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,182 @@
+//! The WebAssembly side: a [`Scheduler`] as the component's exports, and the
+//! component's imports as a [`Host`].
+//!
+//! Only [`crate::export!`] names this module. One instance holds one scheduler;
+//! a panic ends the instance, and the turn with it, after its message was
+//! logged.
+
+mod convert;
+
+use std::cell::RefCell;
+use std::marker::PhantomData;
+
+use tepui_types::api::demand::Explanation;
+use tepui_types::resources::ResourceRequest;
+use tepui_types::{AgentId, FrameworkId, OfferId};
+
+use crate::bindings::exports::tepui::framework::scheduler as exports;
+use crate::bindings::tepui::framework::{cluster, log, store, timers};
+use crate::context::{AgentView, Context, FrameworkIdentity, Host, Level, Pair};
+use crate::error::Error;
+use crate::http::{Request, Response};
+use crate::scheduler::{Event, Scheduler, StartReason};
+use crate::task::{Launch, Task, TaskId, TaskSpec};
+
+/// Any scheduler, once it has started.
+trait Started {
+    fn handle(&mut self, cx: &mut Context<'_>, events: Vec<Event>);
+    fn on_request(&mut self, cx: &mut Context<'_>, request: Request) -> Response;
+}
+
+impl<S: Scheduler> Started for S {
+    fn handle(&mut self, cx: &mut Context<'_>, events: Vec<Event>) {
+        Scheduler::handle(self, cx, events);
+    }
+
+    fn on_request(&mut self, cx: &mut Context<'_>, request: Request) -> Response {
+        Scheduler::on_request(self, cx, request)
+    }
+}
+
+thread_local! {
+    static STARTED: RefCell<Option<Box<dyn Started>>> = const { RefCell::new(None) };
+}
+
+/// The component of a scheduler.
+pub struct Component<S>(PhantomData<S>);
+
+impl<S: Scheduler> exports::Guest for Component<S> {
+    fn start(reason: exports::StartReason, config: String) -> Result<(), String> {
+        log_panics();
+        let reason = match reason {
+            exports::StartReason::Deployed => StartReason::Deployed,
+            exports::StartReason::Recovered => StartReason::Recovered,
+        };
+        let scheduler = S::start(&mut Context::new(&mut Imports), reason, &config)?;
+        STARTED.set(Some(Box::new(scheduler)));
+        Ok(())
+    }
+
+    fn handle(events: Vec<exports::Event>) {
+        let events = events.into_iter().map(convert::event).collect();
+        with_started(|started, cx| started.handle(cx, events));
+    }
+
+    fn on_request(request: exports::HttpRequest) -> exports::HttpResponse {
+        let request = convert::request(request);
+        convert::response(with_started(|started, cx| started.on_request(cx, request)))
+    }
+}
+
+fn with_started<T>(turn: impl FnOnce(&mut dyn Started, &mut Context<'_>) -> T) -> T {
+    STARTED.with_borrow_mut(|started| match started {
+        Some(started) => turn(started.as_mut(), &mut Context::new(&mut Imports)),
+        None => panic!("the host called before `start` had succeeded"),
+    })
+}
+
+/// Wasm has no standard error: a panic's message goes out through the log.
+fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        log::write(log::Level::Error, &panic.to_string())
+    }));
+}
+
+/// The component's imports.
+struct Imports;
+
+impl Host for Imports {
+    fn accept(
+        &mut self,
+        offer: OfferId,
+        spec: &TaskSpec,
+        tasks: &[Launch],
+    ) -> Result<Vec<TaskId>, Error> {
+        let tasks: Vec<_> = tasks.iter().map(convert::launch).collect();
+        let ids = cluster::accept(offer.0, &convert::spec(spec), &tasks)?;
+        Ok(ids.into_iter().map(convert::task_id).collect())
+    }
+
+    fn decline(&mut self, offers: &[OfferId], refuse_ms: Option<u64>) -> Result<(), Error> {
+        let offers: Vec<u64> = offers.iter().map(|offer| offer.0).collect();
+        Ok(cluster::decline(&offers, refuse_ms)?)
+    }
+
+    fn kill(&mut self, task: &TaskId, grace_ms: Option<u64>) -> Result<(), Error> {
+        Ok(cluster::kill(&convert::task_id_out(task), grace_ms)?)
+    }
+
+    fn demand(&mut self, key: &str, count: u32, request: &ResourceRequest) -> Result<(), Error> {
+        Ok(cluster::demand(
+            key,
+            count,
+            &convert::resource_request(request),
+        )?)
+    }
+
+    fn suppress(&mut self) -> Result<(), Error> {
+        Ok(cluster::suppress()?)
+    }
+
+    fn revive(&mut self) -> Result<(), Error> {
+        Ok(cluster::revive()?)
+    }
+
+    fn explain(&mut self, key: &str) -> Option<Explanation> {
+        cluster::explain(key).map(convert::explanation)
+    }
+
+    fn agents(&mut self, after: Option<AgentId>, limit: u32) -> Vec<AgentView> {
+        let agents = cluster::agents(after.map(|agent| agent.0), limit);
+        agents.into_iter().map(convert::agent).collect()
+    }
+
+    fn tasks(&mut self, after: Option<&TaskId>, limit: u32) -> Vec<Task> {
+        let after = after.map(convert::task_id_out);
+        cluster::tasks(after.as_ref(), limit)
+            .into_iter()
+            .map(convert::task)
+            .collect()
+    }
+
+    fn this_framework(&mut self) -> FrameworkIdentity {
+        let cluster::Framework { id, name, role } = cluster::this_framework();
+        FrameworkIdentity {
+            id: FrameworkId(id),
+            name,
+            role,
+        }
+    }
+
+    fn now_ms(&mut self) -> u64 {
+        cluster::now_ms()
+    }
+
+    fn get(&mut self, key: &str) -> Option<Vec<u8>> {
+        store::get(key)
+    }
+
+    fn set(&mut self, key: &str, value: &[u8]) -> Result<(), Error> {
+        Ok(store::set(key, value)?)
+    }
+
+    fn delete(&mut self, key: &str) -> Result<(), Error> {
+        Ok(store::delete(key)?)
+    }
+
+    fn scan(&mut self, prefix: &str, after: Option<&str>, limit: u32) -> Vec<Pair> {
+        store::scan(prefix, after, limit)
+    }
+
+    fn set_timer(&mut self, name: &str, delay_ms: u64) -> Result<(), Error> {
+        Ok(timers::set(name, delay_ms)?)
+    }
+
+    fn cancel_timer(&mut self, name: &str) -> Result<(), Error> {
+        Ok(timers::cancel(name)?)
+    }
+
+    fn log(&mut self, level: Level, message: &str) {
+        log::write(convert::level(level), message);
+    }
+}

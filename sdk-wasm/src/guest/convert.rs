@@ -1,0 +1,279 @@
+//! Between the SDK's words and those that wit-bindgen made: one function a
+//! word, no decisions.
+
+use tepui_types::api::demand::Explanation;
+use tepui_types::resources::{Bytes, MilliCpus, PortRanges, ResourceRequest};
+use tepui_types::{AgentId, Offer, OfferId, Reason, Resources, Timestamp, Workload};
+
+use crate::bindings::exports::tepui::framework::scheduler as exports;
+use crate::bindings::tepui::framework::{cluster, log, store, timers, types};
+use crate::context::{AgentView, Level};
+use crate::error::Error;
+use crate::http::{Request, Response};
+use crate::scheduler::{DroppedOperation, Event};
+use crate::task::{Launch, Task, TaskClass, TaskId, TaskSpec, TaskStatus};
+
+impl From<cluster::CallError> for Error {
+    fn from(error: cluster::CallError) -> Self {
+        match error {
+            cluster::CallError::OfferUnknown => Self::OfferUnknown,
+            cluster::CallError::OfferExceeded(what) => Self::OfferExceeded(what),
+            cluster::CallError::Invalid(why) => Self::Invalid(why),
+            cluster::CallError::TurnFull => Self::TurnFull,
+        }
+    }
+}
+
+impl From<store::StoreError> for Error {
+    fn from(error: store::StoreError) -> Self {
+        match error {
+            store::StoreError::TooLarge(which) => Self::TooLarge(which),
+            store::StoreError::TurnFull => Self::TurnFull,
+        }
+    }
+}
+
+impl From<timers::TimerError> for Error {
+    fn from(error: timers::TimerError) -> Self {
+        match error {
+            timers::TimerError::TooLarge(which) => Self::TooLarge(which),
+            timers::TimerError::TurnFull => Self::TurnFull,
+        }
+    }
+}
+
+pub fn event(event: exports::Event) -> Event {
+    match event {
+        exports::Event::Offers(offers) => Event::Offers(offers.into_iter().map(offer).collect()),
+        exports::Event::Rescinded(offers) => {
+            Event::Rescinded(offers.into_iter().map(OfferId).collect())
+        }
+        exports::Event::Update(update) => Event::Update(task(update)),
+        exports::Event::Dropped(dropped) => Event::Dropped(DroppedOperation {
+            operation: dropped.operation,
+            subject: dropped.subject,
+            reason: reason(dropped.reason),
+        }),
+        exports::Event::Timer(name) => Event::Timer(name),
+        exports::Event::Continued => Event::Continued,
+    }
+}
+
+pub fn request(request: exports::HttpRequest) -> Request {
+    let exports::HttpRequest {
+        method,
+        path,
+        query,
+        headers,
+        body,
+        principal,
+    } = request;
+    let headers = headers
+        .into_iter()
+        .map(|header| (header.name, header.value))
+        .collect();
+    Request {
+        method,
+        path,
+        query,
+        headers,
+        body,
+        principal,
+    }
+}
+
+pub fn response(response: Response) -> exports::HttpResponse {
+    let Response {
+        status,
+        headers,
+        body,
+    } = response;
+    let headers = headers
+        .into_iter()
+        .map(|(name, value)| exports::Header { name, value });
+    exports::HttpResponse {
+        status,
+        headers: headers.collect(),
+        body,
+    }
+}
+
+pub fn task(task: types::Task) -> Task {
+    let types::Task { id, agent, status } = task;
+    Task {
+        id: task_id(id),
+        agent: AgentId(agent),
+        status: TaskStatus {
+            code: status.code,
+            class: match status.class {
+                types::TaskClass::Living => TaskClass::Living,
+                types::TaskClass::Succeeded => TaskClass::Succeeded,
+                types::TaskClass::Failed => TaskClass::Failed,
+                types::TaskClass::Killed => TaskClass::Killed,
+                types::TaskClass::Lost => TaskClass::Lost,
+            },
+            reason: status.reason.map(reason),
+            exit_code: status.exit_code,
+            time: Timestamp(status.time_ms),
+        },
+    }
+}
+
+pub fn task_id(id: types::TaskId) -> TaskId {
+    TaskId {
+        name: id.name,
+        attempt: id.attempt,
+    }
+}
+
+pub fn task_id_out(id: &TaskId) -> types::TaskId {
+    types::TaskId {
+        name: id.name.clone(),
+        attempt: id.attempt,
+    }
+}
+
+pub fn launch(launch: &Launch) -> cluster::TaskLaunch {
+    cluster::TaskLaunch {
+        name: launch.name.clone(),
+        resources: resources_out(&launch.resources),
+        array_index: launch.array_index,
+    }
+}
+
+pub fn spec(spec: &TaskSpec) -> types::TaskSpec {
+    let pairs = |map: &std::collections::BTreeMap<String, String>| {
+        map.iter()
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect::<Vec<_>>()
+    };
+    types::TaskSpec {
+        workload: match &spec.workload {
+            Workload::Wasm(wasm) => types::Workload::Wasm(types::WasmWorkload {
+                artifact: wasm.artifact.to_string(),
+                args: wasm.args.clone(),
+                env: pairs(&wasm.env),
+            }),
+            Workload::Command(command) => types::Workload::Command(types::CommandWorkload {
+                argv: command.argv.clone(),
+                env: pairs(&command.env),
+                pids: command.pids,
+            }),
+        },
+        kill_grace_ms: spec.kill_grace_ms,
+        user: spec.user.clone(),
+        labels: pairs(&spec.labels),
+        extensions: Vec::new(),
+    }
+}
+
+pub fn resource_request(request: &ResourceRequest) -> types::Request {
+    types::Request {
+        cpus_milli: request.cpus.0,
+        mem_bytes: request.mem.0,
+        disk_bytes: request.disk.0,
+        ports: request.ports,
+        gpus_milli: request.gpus_milli,
+        custom: amounts_out(&request.custom),
+    }
+}
+
+pub fn explanation(explanation: cluster::Explanation) -> Explanation {
+    Explanation {
+        summary: explanation.summary,
+        agents: explanation.agents,
+        fitting: explanation.fitting,
+        busy: explanation.busy.into_iter().collect(),
+        too_small: explanation.too_small.into_iter().collect(),
+        inactive: explanation.inactive,
+        filtered: explanation.filtered,
+    }
+}
+
+pub fn agent(agent: cluster::Agent) -> AgentView {
+    AgentView {
+        id: AgentId(agent.id),
+        hostname: agent.hostname,
+        active: agent.active,
+        total: resources(agent.total),
+        used: resources(agent.used),
+        attributes: agent.attributes.into_iter().collect(),
+    }
+}
+
+pub fn level(level: Level) -> log::Level {
+    match level {
+        Level::Trace => log::Level::Trace,
+        Level::Debug => log::Level::Debug,
+        Level::Info => log::Level::Info,
+        Level::Warn => log::Level::Warn,
+        Level::Error => log::Level::Error,
+    }
+}
+
+fn offer(offer: types::Offer) -> Offer {
+    Offer {
+        id: OfferId(offer.id),
+        agent: AgentId(offer.agent),
+        hostname: offer.hostname,
+        resources: resources(offer.resources),
+        attributes: offer.attributes.into_iter().collect(),
+    }
+}
+
+fn reason(reason: types::Reason) -> Reason {
+    Reason {
+        code: reason.code,
+        message: reason.message,
+    }
+}
+
+type Amounts = std::collections::BTreeMap<String, u64>;
+
+fn resources(resources: types::Resources) -> Resources {
+    let amounts = |list: Vec<types::Amount>| {
+        list.into_iter()
+            .map(|amount| (amount.name, amount.milli))
+            .collect::<Amounts>()
+    };
+    let ports = resources
+        .ports
+        .iter()
+        .map(|range| (range.first, range.last))
+        .collect();
+    Resources {
+        cpus: MilliCpus(resources.cpus_milli),
+        mem: Bytes(resources.mem_bytes),
+        disk: Bytes(resources.disk_bytes),
+        ports: PortRanges::from_ranges(ports),
+        gpus: amounts(resources.gpus),
+        custom: amounts(resources.custom),
+    }
+}
+
+fn resources_out(resources: &Resources) -> types::Resources {
+    let ports = resources.ports.ranges().iter();
+    types::Resources {
+        cpus_milli: resources.cpus.0,
+        mem_bytes: resources.mem.0,
+        disk_bytes: resources.disk.0,
+        ports: ports
+            .map(|(first, last)| types::PortRange {
+                first: *first,
+                last: *last,
+            })
+            .collect(),
+        gpus: amounts_out(&resources.gpus),
+        custom: amounts_out(&resources.custom),
+    }
+}
+
+fn amounts_out(amounts: &Amounts) -> Vec<types::Amount> {
+    let amounts = amounts.iter();
+    amounts
+        .map(|(name, milli)| types::Amount {
+            name: name.clone(),
+            milli: *milli,
+        })
+        .collect()
+}

@@ -1,0 +1,539 @@
+//! The scripted cluster's side of every call: records it, checks it as the
+//! real host would, and keeps what a turn may take back.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tepui_types::api::demand::Explanation;
+use tepui_types::ids::is_label;
+use tepui_types::resources::ResourceRequest;
+use tepui_types::{
+    AgentId, FrameworkId, Offer, OfferId, Resources, TaskState, Timestamp, envelope,
+};
+
+use super::Turn;
+use super::journal::Journaled;
+use crate::context::{AgentView, FrameworkIdentity, Host, Level, Pair};
+use crate::error::Error;
+use crate::task::{Launch, Task, TaskId, TaskSpec, TaskStatus};
+
+/// The most operations of a turn; the real host's default.
+pub const MAX_TURN_OPERATIONS: usize = 2_000;
+/// The most bytes that a turn may write; the real host's default.
+pub const MAX_TURN_BYTES: usize = 1024 * 1024;
+
+/// The most bytes of one call.
+const MAX_CALL_BYTES: usize = MAX_TURN_BYTES / 2;
+/// Bytes of a record beside its strings.
+const RECORD: usize = 64;
+const MAX_KEY: usize = 1_024;
+const MAX_VALUE: usize = 256 * 1024;
+/// About what a scan answers at most, in bytes.
+const MAX_SCAN_BYTES: usize = 1024 * 1024;
+/// Where the scripted cluster's time begins: some day in 2023.
+const EPOCH_MS: u64 = 1_700_000_000_000;
+
+/// A call to the cluster that was taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Call {
+    Accept {
+        offer: OfferId,
+        spec: TaskSpec,
+        tasks: Vec<Launch>,
+    },
+    Decline {
+        offers: Vec<OfferId>,
+        refuse_ms: Option<u64>,
+    },
+    Kill {
+        task: TaskId,
+        grace_ms: Option<u64>,
+    },
+    Demand {
+        key: String,
+        count: u32,
+        request: ResourceRequest,
+    },
+    Suppress,
+    Revive,
+}
+
+/// A line that the framework logged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogLine {
+    /// How loud.
+    pub level: Level,
+    /// The line.
+    pub message: String,
+}
+
+/// A living task, as it was launched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunningTask {
+    /// Identity, agent and status.
+    pub task: Task,
+    /// What it runs.
+    pub spec: TaskSpec,
+    /// What it has.
+    pub resources: Resources,
+    /// Its place in its array.
+    pub array_index: Option<u32>,
+    /// Whether its end was asked for.
+    pub kill_requested: bool,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct OpenOffer {
+    offer: Offer,
+    left: Resources,
+    /// Accepted from or declined in this turn.
+    answered: bool,
+}
+
+/// What the cluster knows. A failed turn must not have changed it.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub now_ms: u64,
+    pub agents: BTreeMap<AgentId, Resources>,
+    pub offers: Journaled<OfferId, OpenOffer>,
+    pub tasks: Journaled<String, RunningTask>,
+    pub demands: Journaled<String, (u32, ResourceRequest)>,
+    pub store: Journaled<String, Vec<u8>>,
+    /// Name and time at which it is due.
+    pub timers: Journaled<String, u64>,
+    suppressed: bool,
+    next_attempt: u64,
+    /// The two before this turn.
+    before: (bool, u64),
+}
+
+impl State {
+    pub fn commit(&mut self) {
+        self.offers.commit();
+        self.tasks.commit();
+        self.demands.commit();
+        self.store.commit();
+        self.timers.commit();
+        self.before = (self.suppressed, self.next_attempt);
+    }
+
+    pub fn roll_back(&mut self) {
+        self.offers.roll_back();
+        self.tasks.roll_back();
+        self.demands.roll_back();
+        self.store.roll_back();
+        self.timers.roll_back();
+        (self.suppressed, self.next_attempt) = self.before;
+    }
+
+    pub fn free(&self, agent: AgentId) -> Resources {
+        let total = self.agents.get(&agent).cloned().unwrap_or_default();
+        let tasks = self
+            .tasks
+            .values()
+            .filter(|running| running.task.agent == agent);
+        let offers = self
+            .offers
+            .values()
+            .filter(|open| open.offer.agent == agent);
+        let held = tasks
+            .map(|running| &running.resources)
+            .chain(offers.map(|open| &open.left));
+        held.fold(total, |free, held| free.saturating_sub(held))
+    }
+
+    pub fn open_offer(&mut self, id: OfferId, agent: AgentId) -> Offer {
+        assert!(
+            self.agents.contains_key(&agent),
+            "there is no agent {agent}"
+        );
+        let resources = self.free(agent);
+        let offer = Offer {
+            id,
+            agent,
+            hostname: format!("host-{}", agent.0),
+            resources: resources.clone(),
+            attributes: BTreeMap::new(),
+        };
+        let open = OpenOffer {
+            offer: offer.clone(),
+            left: resources,
+            answered: false,
+        };
+        self.offers.insert(id, open);
+        offer
+    }
+
+    pub fn agents_in_demand(&self) -> Vec<AgentId> {
+        if self.suppressed {
+            return Vec::new();
+        }
+        let shapes: BTreeSet<&ResourceRequest> =
+            self.demands.values().map(|(_, request)| request).collect();
+        let fits = |agent: &&AgentId| {
+            let free = self.free(**agent);
+            shapes.iter().any(|request| free.pick(request).is_ok())
+        };
+        self.agents.keys().filter(fits).copied().collect()
+    }
+}
+
+/// The host of [`super::Cluster`].
+pub(super) struct ScriptedHost {
+    pub state: State,
+    pub log: Vec<LogLine>,
+    calls: Vec<Call>,
+    operations: usize,
+    bytes: usize,
+    full: bool,
+}
+
+impl Default for ScriptedHost {
+    fn default() -> Self {
+        Self {
+            state: State {
+                now_ms: EPOCH_MS,
+                ..State::default()
+            },
+            log: Vec::new(),
+            calls: Vec::new(),
+            operations: 0,
+            bytes: 0,
+            full: false,
+        }
+    }
+}
+
+impl ScriptedHost {
+    /// Starts a turn. What the test itself has changed stays whatever happens.
+    pub fn begin(&mut self) {
+        self.calls.clear();
+        self.operations = 0;
+        self.bytes = 0;
+        self.full = false;
+        self.state.commit();
+    }
+
+    /// Ends a turn as if it had not been; offers are lost with the instance.
+    pub fn roll_back(&mut self) {
+        self.state.roll_back();
+        self.state.offers = Journaled::default();
+    }
+
+    /// A timer that is delivered in this turn is not set any more.
+    pub fn fire(&mut self, name: &str) {
+        if self
+            .state
+            .timers
+            .get(name)
+            .is_some_and(|due| *due <= self.state.now_ms)
+        {
+            self.state.timers.remove(name);
+        }
+    }
+
+    /// Ends a turn: what accepts left of offers is declined.
+    pub fn commit(&mut self) -> Turn {
+        let answered = self.state.offers.iter().filter(|(_, open)| open.answered);
+        let answered: Vec<OfferId> = answered.map(|(id, _)| *id).collect();
+        answered.iter().for_each(|id| self.state.offers.remove(id));
+        self.state.commit();
+        Turn {
+            calls: std::mem::take(&mut self.calls),
+            full: self.full,
+        }
+    }
+
+    /// Counts towards the turn's limits, or refuses.
+    fn charge(&mut self, operations: usize, bytes: usize) -> Result<(), Error> {
+        if bytes > MAX_CALL_BYTES {
+            return Err(Error::Invalid(format!(
+                "one call of {bytes} bytes, and the most is {MAX_CALL_BYTES}: split it"
+            )));
+        }
+        let too_many = self.operations + operations > MAX_TURN_OPERATIONS;
+        if too_many || self.bytes + bytes > MAX_TURN_BYTES {
+            self.full = true;
+            return Err(Error::TurnFull);
+        }
+        self.operations += operations;
+        self.bytes += bytes;
+        Ok(())
+    }
+
+    fn check_launches(&self, spec: &TaskSpec, tasks: &[Launch]) -> Result<(), Error> {
+        spec.validate().map_err(Error::Invalid)?;
+        let mut names = BTreeSet::new();
+        for launch in tasks {
+            let name = &launch.name;
+            if !is_label(name) {
+                return Err(Error::Invalid(format!("`{name}` is not a task name")));
+            }
+            if self.state.tasks.contains_key(name) || !names.insert(name) {
+                return Err(Error::Invalid(format!("a task named `{name}` lives")));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Host for ScriptedHost {
+    fn accept(
+        &mut self,
+        offer: OfferId,
+        spec: &TaskSpec,
+        tasks: &[Launch],
+    ) -> Result<Vec<TaskId>, Error> {
+        self.check_launches(spec, tasks)?;
+        let open = self.state.offers.get(&offer).ok_or(Error::OfferUnknown)?;
+        let agent = open.offer.agent;
+        let mut left = open.left.clone();
+        for launch in tasks {
+            left = left
+                .checked_sub(&launch.resources)
+                .map_err(|error| Error::OfferExceeded(error.to_string()))?;
+        }
+        let spec_bytes = envelope::encode(1, &tepui_types::TaskSpec::from(spec.clone())).len();
+        let size = |launch: &Launch| spec_bytes + launch.name.len() + RECORD;
+        self.charge(tasks.len(), tasks.iter().map(size).sum())?;
+        self.state.offers.update(&offer, |open| {
+            open.left = left;
+            open.answered = true;
+        });
+        let mut ids = Vec::with_capacity(tasks.len());
+        for launch in tasks {
+            let id = TaskId {
+                name: launch.name.clone(),
+                attempt: self.state.next_attempt,
+            };
+            self.state.next_attempt += 1;
+            let status = TaskStatus {
+                code: TaskState::Staging.to_string(),
+                class: TaskState::Staging.into(),
+                reason: None,
+                exit_code: None,
+                time: Timestamp(self.state.now_ms),
+            };
+            let running = RunningTask {
+                task: Task {
+                    id: id.clone(),
+                    agent,
+                    status,
+                },
+                spec: spec.clone(),
+                resources: launch.resources.clone(),
+                array_index: launch.array_index,
+                kill_requested: false,
+            };
+            self.state.tasks.insert(launch.name.clone(), running);
+            ids.push(id);
+        }
+        self.calls.push(Call::Accept {
+            offer,
+            spec: spec.clone(),
+            tasks: tasks.to_vec(),
+        });
+        Ok(ids)
+    }
+
+    fn decline(&mut self, offers: &[OfferId], refuse_ms: Option<u64>) -> Result<(), Error> {
+        if offers
+            .iter()
+            .any(|offer| !self.state.offers.contains_key(offer))
+        {
+            return Err(Error::OfferUnknown);
+        }
+        for offer in offers {
+            self.state.offers.update(offer, |open| {
+                open.left = Resources::default();
+                open.answered = true;
+            });
+        }
+        self.calls.push(Call::Decline {
+            offers: offers.to_vec(),
+            refuse_ms,
+        });
+        Ok(())
+    }
+
+    fn kill(&mut self, task: &TaskId, grace_ms: Option<u64>) -> Result<(), Error> {
+        self.charge(1, task.name.len() + RECORD)?;
+        self.state.tasks.update(&task.name, |running| {
+            running.kill_requested |= running.task.id == *task;
+        });
+        self.calls.push(Call::Kill {
+            task: task.clone(),
+            grace_ms,
+        });
+        Ok(())
+    }
+
+    fn demand(&mut self, key: &str, count: u32, request: &ResourceRequest) -> Result<(), Error> {
+        if self.state.demands.get(key).map_or(0, |(count, _)| *count) == 0 && count == 0 {
+            return Ok(());
+        }
+        request.validate().map_err(Error::Invalid)?;
+        self.charge(0, key.len() + RECORD)?;
+        if count == 0 {
+            self.state.demands.remove(key);
+        } else {
+            self.state
+                .demands
+                .insert(key.into(), (count, request.clone()));
+        }
+        self.calls.push(Call::Demand {
+            key: key.into(),
+            count,
+            request: request.clone(),
+        });
+        Ok(())
+    }
+
+    fn suppress(&mut self) -> Result<(), Error> {
+        self.state.suppressed = true;
+        self.calls.push(Call::Suppress);
+        Ok(())
+    }
+
+    fn revive(&mut self) -> Result<(), Error> {
+        self.state.suppressed = false;
+        self.calls.push(Call::Revive);
+        Ok(())
+    }
+
+    fn explain(&mut self, key: &str) -> Option<Explanation> {
+        let (_, request) = self.state.demands.get(key)?;
+        let agents = self.state.agents.len() as u64;
+        let mut explanation = Explanation {
+            agents,
+            ..Explanation::default()
+        };
+        for (agent, total) in &self.state.agents {
+            match (self.state.free(*agent).pick(request), total.pick(request)) {
+                (Ok(_), _) => explanation.fitting += 1,
+                (Err(short), Ok(_)) => {
+                    short
+                        .into_iter()
+                        .for_each(|n| *explanation.busy.entry(n).or_default() += 1);
+                }
+                (Err(_), Err(short)) => short
+                    .into_iter()
+                    .for_each(|n| *explanation.too_small.entry(n).or_default() += 1),
+            }
+        }
+        let short = explanation.busy.iter().chain(&explanation.too_small);
+        let parts: Vec<String> = short
+            .map(|(name, count)| format!("short of {name} on {count} of {agents} agents"))
+            .collect();
+        explanation.summary = if parts.is_empty() {
+            "an offer is on its way".into()
+        } else {
+            parts.join("; ")
+        };
+        Some(explanation)
+    }
+
+    fn agents(&mut self, after: Option<AgentId>, limit: u32) -> Vec<AgentView> {
+        let agents = self.state.agents.iter();
+        let above = agents.filter(|(id, _)| after.is_none_or(|after| **id > after));
+        let views = above.map(|(id, total)| AgentView {
+            id: *id,
+            hostname: format!("host-{}", id.0),
+            active: true,
+            total: total.clone(),
+            used: total.saturating_sub(&self.state.free(*id)),
+            attributes: BTreeMap::new(),
+        });
+        views.take(limit as usize).collect()
+    }
+
+    fn tasks(&mut self, after: Option<&TaskId>, limit: u32) -> Vec<Task> {
+        let tasks = self.state.tasks.values().map(|running| &running.task);
+        let above = tasks.filter(|task| after.is_none_or(|after| task.id.attempt > after.attempt));
+        let mut above: Vec<&Task> = above.collect();
+        above.sort_by_key(|task| task.id.attempt);
+        above.into_iter().take(limit as usize).cloned().collect()
+    }
+
+    fn this_framework(&mut self) -> FrameworkIdentity {
+        FrameworkIdentity {
+            id: FrameworkId(1),
+            name: "test".into(),
+            role: "*".into(),
+        }
+    }
+
+    fn now_ms(&mut self) -> u64 {
+        self.state.now_ms
+    }
+
+    fn get(&mut self, key: &str) -> Option<Vec<u8>> {
+        self.state.store.get(key).cloned()
+    }
+
+    fn set(&mut self, key: &str, value: &[u8]) -> Result<(), Error> {
+        if key.is_empty() || key.len() > MAX_KEY {
+            return Err(Error::TooLarge(format!("a key has 1 to {MAX_KEY} bytes")));
+        }
+        if value.len() > MAX_VALUE {
+            return Err(Error::TooLarge(format!(
+                "a value has at most {MAX_VALUE} bytes"
+            )));
+        }
+        self.charge(0, key.len() + value.len() + RECORD / 4)?;
+        self.state.store.insert(key.into(), value.into());
+        Ok(())
+    }
+
+    fn delete(&mut self, key: &str) -> Result<(), Error> {
+        self.charge(0, key.len() + RECORD / 4)?;
+        self.state.store.remove(key);
+        Ok(())
+    }
+
+    fn scan(&mut self, prefix: &str, after: Option<&str>, limit: u32) -> Vec<Pair> {
+        use std::ops::Bound::{Excluded, Included, Unbounded};
+        let from = match after {
+            Some(after) if after >= prefix => Excluded(after),
+            _ => Included(prefix),
+        };
+        let mut bytes = 0;
+        let range = self.state.store.range::<str, _>((from, Unbounded));
+        let found = range
+            .take_while(|(key, _)| key.starts_with(prefix))
+            .take(limit as usize);
+        let within = found.take_while(|(key, value)| {
+            let first = bytes == 0;
+            bytes += key.len() + value.len();
+            first || bytes <= MAX_SCAN_BYTES
+        });
+        within
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect()
+    }
+
+    fn set_timer(&mut self, name: &str, delay_ms: u64) -> Result<(), Error> {
+        if name.is_empty() || name.len() > MAX_KEY {
+            return Err(Error::TooLarge(format!(
+                "a timer's name has 1 to {MAX_KEY} bytes"
+            )));
+        }
+        self.charge(0, name.len() + RECORD / 2)?;
+        let due = self.state.now_ms.saturating_add(delay_ms);
+        self.state.timers.insert(name.into(), due);
+        Ok(())
+    }
+
+    fn cancel_timer(&mut self, name: &str) -> Result<(), Error> {
+        self.charge(0, name.len() + RECORD / 2)?;
+        self.state.timers.remove(name);
+        Ok(())
+    }
+
+    fn log(&mut self, level: Level, message: &str) {
+        self.log.push(LogLine {
+            level,
+            message: message.into(),
+        });
+    }
+}
