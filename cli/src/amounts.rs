@@ -1,0 +1,127 @@
+//! Amounts, times and settings as people type them.
+//!
+//! Every parser here is a clap value parser: its error is one sentence that
+//! says what is wanted, with an example. Amounts of memory always carry a unit,
+//! because a bare number means bytes to some and MiB to others; `MB` means MiB.
+
+use std::time::Duration;
+
+use tepui_types::{Bytes, MilliCpus};
+
+/// Processors with at most three decimals: `2`, `0.25`.
+pub fn cpus(text: &str) -> Result<MilliCpus, String> {
+    thousandths(text)
+        .map(MilliCpus)
+        .ok_or_else(|| format!("`{text}` is not a number of cpus such as 2 or 0.25"))
+}
+
+/// Memory or disk with its unit: `64MiB`, `1.5GiB`.
+pub fn bytes(text: &str) -> Result<Bytes, String> {
+    let wanted = || format!("`{text}` is not an amount of memory such as 64MiB or 1.5GiB");
+    let split = text
+        .find(|c: char| !(c.is_ascii_digit() || c == '.'))
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let shift = match unit.trim().to_ascii_lowercase().as_str() {
+        "b" => 0,
+        "k" | "kb" | "kib" => 10,
+        "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        "t" | "tb" | "tib" => 40,
+        "" => return Err(format!("`{text}` has no unit: write {text}MiB or {text}B")),
+        _ => return Err(wanted()),
+    };
+    let milli = thousandths(number).ok_or_else(wanted)?;
+    let total = (u128::from(milli) << shift) / 1000;
+    u64::try_from(total).map(Bytes).map_err(|_| wanted())
+}
+
+/// A span of time with its unit: `500ms`, `5s`, `2m`, `1h`.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let wanted = || format!("`{text}` is not a span of time such as 500ms, 5s, 2m or 1h");
+    let split = text
+        .find(|c: char| !c.is_ascii_digit())
+        .ok_or_else(wanted)?;
+    let (number, unit) = text.split_at(split);
+    let unit_ms = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(wanted()),
+    };
+    let number: u64 = number.parse().map_err(|_| wanted())?;
+    let millis = number.checked_mul(unit_ms).ok_or_else(wanted)?;
+    Ok(Duration::from_millis(millis))
+}
+
+/// `NAME=VALUE`; the value may be empty and may hold `=`.
+pub fn setting(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.into(), value.into())),
+        _ => Err(format!("`{text}` is not of the form NAME=VALUE")),
+    }
+}
+
+/// A decimal number with at most three decimals, in thousandths.
+fn thousandths(text: &str) -> Option<u64> {
+    let (whole, decimals) = text.split_once('.').unwrap_or((text, "0"));
+    let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    if !digits(whole) || !digits(decimals) || decimals.len() > 3 {
+        return None;
+    }
+    let whole: u64 = whole.parse().ok()?;
+    let decimals: u64 = format!("{decimals:0<3}").parse().ok()?;
+    whole.checked_mul(1000)?.checked_add(decimals)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpus_have_at_most_three_decimals() {
+        assert_eq!(cpus("2"), Ok(MilliCpus(2000)));
+        assert_eq!(cpus("0.5"), Ok(MilliCpus(500)));
+        assert_eq!(cpus("1.025"), Ok(MilliCpus(1025)));
+        for text in [
+            "", ".", "1.", ".5", "-1", "0.0001", "1e3", "two", "9e99", "1.2.3",
+        ] {
+            assert!(cpus(text).is_err(), "{text}");
+        }
+        assert!(cpus("99999999999999999999").is_err());
+    }
+
+    #[test]
+    fn memory_needs_its_unit() {
+        assert_eq!(bytes("64MiB"), Ok(Bytes::mib(64)));
+        assert_eq!(bytes("64MB"), Ok(Bytes::mib(64)));
+        assert_eq!(bytes("64m"), Ok(Bytes::mib(64)));
+        assert_eq!(bytes("1.5GiB"), Ok(Bytes::mib(1536)));
+        assert_eq!(bytes("10 kib"), Ok(Bytes(10 * 1024)));
+        assert_eq!(bytes("17B"), Ok(Bytes(17)));
+        assert!(bytes("64").unwrap_err().contains("no unit"));
+        for text in ["", "MiB", "1x", "1..5MiB", "99999999999TiB", "-1MiB"] {
+            assert!(bytes(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn spans_need_their_unit() {
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("5s"), Ok(Duration::from_secs(5)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        assert_eq!(duration("1h"), Ok(Duration::from_secs(3600)));
+        for text in ["", "5", "s", "5 s", "-5s", "99999999999999999999s", "1.5s"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn settings_are_split_at_the_first_sign() {
+        assert_eq!(setting("A=b=c"), Ok(("A".into(), "b=c".into())));
+        assert_eq!(setting("A="), Ok(("A".into(), String::new())));
+        assert!(setting("A").is_err());
+        assert!(setting("=b").is_err());
+    }
+}

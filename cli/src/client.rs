@@ -1,0 +1,354 @@
+//! The only HTTP of this program: typed calls to a master.
+//!
+//! Every changing request carries an `Idempotency-Key`, drawn once a call, so
+//! that a call repeated after a lost connection or a full queue happens once.
+//! Problem documents become errors whose text is their `detail`.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures::TryStreamExt;
+use reqwest::header::{ACCEPT, CONTENT_LENGTH, RETRY_AFTER};
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tepui_types::api::problem::Problem;
+use tokio_util::io::ReaderStream;
+
+use crate::progress::Transfer;
+
+pub use calls::{LogStream, TaskFilter};
+
+mod calls;
+mod events;
+
+/// How often a call is made before its error stands. With the pauses below a
+/// master has about four seconds to come back.
+const MAX_TRIES: u32 = 6;
+/// The first pause between two tries; each further one is twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// The longest pause that a master's `Retry-After` may ask for.
+const MAX_PAUSE: Duration = Duration::from_secs(5);
+/// How long one answer may take where it is not a stream. Above the ten
+/// seconds of wall clock that a framework's turn may take, and its queue.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// How much of a file is read at once.
+const CHUNK: usize = 64 * 1024;
+/// The most of an unexpected answer that is shown.
+const MAX_SHOWN: usize = 400;
+
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nothing listens there.
+    #[error(
+        "no master answers at {url}: start one with `tepui dev`, or name it with --master or \
+         TEPUI_MASTER"
+    )]
+    NoMaster {
+        /// Where it was looked for.
+        url: String,
+    },
+    /// The address cannot be one.
+    #[error("`{0}` is not a master's address: write it like http://127.0.0.1:5050")]
+    BadAddress(String),
+    /// The master refused, and says why.
+    #[error("{}", .0.detail)]
+    Problem(Box<Problem>),
+    /// Something answered that is not a master, or not one of this release.
+    #[error("{url} answered {status} to {method} {path}, which no master does: {body}")]
+    Unexpected {
+        /// The address.
+        url: String,
+        /// The answer's status.
+        status: StatusCode,
+        /// The request's method.
+        method: Method,
+        /// The request's path.
+        path: String,
+        /// The beginning of the answer.
+        body: String,
+    },
+    /// The connection broke.
+    #[error("lost the connection to the master at {url}")]
+    Lost {
+        /// The address.
+        url: String,
+        /// How.
+        #[source]
+        source: reqwest::Error,
+    },
+    /// The answer is not what this release expects.
+    #[error("the master's answer to {path} cannot be read; is it of another release?")]
+    Answer {
+        /// The request's path.
+        path: String,
+        /// Where reading failed.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The request cannot be written down.
+    #[error("failed to write the request to {path}")]
+    Request {
+        /// Its path.
+        path: String,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A file that was to be sent cannot be read.
+    #[error("failed to read {path}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The operating system gave no random bytes.
+    #[error("the operating system gave no random bytes for a request's key: {0}")]
+    Random(getrandom::Error),
+}
+
+impl ClientError {
+    /// The problem's status, where the master answered with a problem.
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Self::Problem(problem) => Some(problem.status),
+            _ => None,
+        }
+    }
+
+    /// Whether the master may come back: the connection is the trouble.
+    pub fn is_connection(&self) -> bool {
+        matches!(self, Self::NoMaster { .. } | Self::Lost { .. })
+    }
+}
+
+type Result<T> = std::result::Result<T, ClientError>;
+
+/// A master, by its address.
+pub struct Client {
+    http: reqwest::Client,
+    base: String,
+    token: Option<String>,
+    /// Whether it ever answered; a master that never did is not waited for.
+    reached: AtomicBool,
+}
+
+/// What a request carries beside its path.
+#[derive(Clone, Copy)]
+enum Body<'a> {
+    None,
+    Json(&'a serde_json::Value),
+    File(&'a Path, u64, &'a Transfer),
+}
+
+impl Client {
+    /// A client of the master at `base`, such as `http://127.0.0.1:5050`.
+    pub fn new(base: &str, token: Option<String>) -> Result<Self> {
+        let bad = || ClientError::BadAddress(base.to_owned());
+        let with_scheme = if base.contains("://") {
+            base.to_owned()
+        } else {
+            format!("http://{base}")
+        };
+        let url = reqwest::Url::parse(&with_scheme).map_err(|_| bad())?;
+        if url.scheme() != "http" || url.host_str().is_none_or(str::is_empty) {
+            return Err(bad());
+        }
+        let http = reqwest::Client::builder()
+            // A proxy of the environment is for the web; a cluster is reached directly.
+            .no_proxy()
+            .connect_timeout(Duration::from_secs(5))
+            .user_agent(concat!("tepui/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|_| bad())?;
+        Ok(Self {
+            http,
+            base: with_scheme.trim_end_matches('/').to_owned(),
+            token,
+            reached: AtomicBool::new(false),
+        })
+    }
+
+    /// The master's address.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        let response = self.send(Method::GET, path, Body::None).await?;
+        self.read(path, response).await
+    }
+
+    async fn change<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<T> {
+        let body = body.map(serde_json::to_value).transpose();
+        let body = body.map_err(|source| ClientError::Request {
+            path: path.to_owned(),
+            source,
+        })?;
+        let body = body.as_ref().map_or(Body::None, Body::Json);
+        let response = self.send(method, path, body).await?;
+        self.read(path, response).await
+    }
+
+    async fn read<T: DeserializeOwned>(&self, path: &str, response: Response) -> Result<T> {
+        let bytes = response.bytes().await.map_err(|source| self.lost(source))?;
+        serde_json::from_slice(&bytes).map_err(|source| ClientError::Answer {
+            path: path.to_owned(),
+            source,
+        })
+    }
+
+    /// Sends a request and waits for the head of a good answer; tries again
+    /// while the master is away for a moment.
+    async fn send(&self, method: Method, path: &str, body: Body<'_>) -> Result<Response> {
+        let key = match method {
+            Method::GET | Method::HEAD => None,
+            _ => Some(idempotency_key()?),
+        };
+        let mut pause = FIRST_PAUSE;
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let mut request = self.request(method.clone(), path);
+            if let Some(key) = &key {
+                request = request.header("Idempotency-Key", key);
+            }
+            let request = match body {
+                Body::None => request.timeout(ANSWER_TIMEOUT),
+                Body::Json(value) => request.timeout(ANSWER_TIMEOUT).json(value),
+                Body::File(path, size, transfer) => {
+                    with_file(request, path, size, transfer).await?
+                }
+            };
+            let (error, wait) = match request.send().await {
+                Ok(response) => {
+                    self.reached.store(true, Ordering::Relaxed);
+                    if response.status().is_success() {
+                        return Ok(response);
+                    }
+                    let wait = retry_after(&response);
+                    (self.refusal(&method, path, response).await, wait)
+                }
+                Err(source) if source.is_connect() => {
+                    let url = self.base.clone();
+                    let again = self.reached.load(Ordering::Relaxed).then_some(pause);
+                    (ClientError::NoMaster { url }, again)
+                }
+                Err(source) => {
+                    let again = (!source.is_timeout()).then_some(pause);
+                    (self.lost(source), again)
+                }
+            };
+            match wait {
+                Some(wait) if tries < MAX_TRIES => tokio::time::sleep(wait).await,
+                _ => return Err(error),
+            }
+            pause *= 2;
+        }
+    }
+
+    /// A request for a stream: no time limit, no key.
+    async fn open(&self, request: RequestBuilder, path: &str) -> Result<Response> {
+        let response = request.send().await.map_err(|source| {
+            if source.is_connect() {
+                let url = self.base.clone();
+                ClientError::NoMaster { url }
+            } else {
+                self.lost(source)
+            }
+        })?;
+        self.reached.store(true, Ordering::Relaxed);
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        Err(self.refusal(&Method::GET, path, response).await)
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let request = self
+            .http
+            .request(method, format!("{}{path}", self.base))
+            .header(ACCEPT, "application/json, */*;q=0.5");
+        match &self.token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        }
+    }
+
+    async fn refusal(&self, method: &Method, path: &str, response: Response) -> ClientError {
+        let status = response.status();
+        let bytes = response.bytes().await.unwrap_or_default();
+        if let Ok(problem) = serde_json::from_slice(&bytes) {
+            return ClientError::Problem(Box::new(problem));
+        }
+        let body: String = String::from_utf8_lossy(&bytes)
+            .chars()
+            .take(MAX_SHOWN)
+            .collect();
+        ClientError::Unexpected {
+            url: self.base.clone(),
+            status,
+            method: method.clone(),
+            path: path.to_owned(),
+            body: body.trim().to_owned(),
+        }
+    }
+
+    fn lost(&self, source: reqwest::Error) -> ClientError {
+        let url = self.base.clone();
+        ClientError::Lost { url, source }
+    }
+}
+
+/// The pause that a master with full queues asks for.
+fn retry_after(response: &Response) -> Option<Duration> {
+    if response.status() != StatusCode::SERVICE_UNAVAILABLE {
+        return None;
+    }
+    let seconds = response
+        .headers()
+        .get(RETRY_AFTER)?
+        .to_str()
+        .ok()?
+        .parse()
+        .ok()?;
+    Some(Duration::from_secs(seconds).clamp(FIRST_PAUSE, MAX_PAUSE))
+}
+
+/// Gives a request a file as its body. Each try reads the file anew.
+async fn with_file(
+    request: RequestBuilder,
+    path: &Path,
+    size: u64,
+    transfer: &Transfer,
+) -> Result<RequestBuilder> {
+    let file = tokio::fs::File::open(path).await;
+    let file = file.map_err(|source| ClientError::File {
+        path: path.to_owned(),
+        source,
+    })?;
+    transfer.restart();
+    let transfer = transfer.clone();
+    let bytes = ReaderStream::with_capacity(file, CHUNK).inspect_ok(move |chunk| {
+        transfer.advance(chunk.len() as u64);
+    });
+    Ok(request
+        .header(CONTENT_LENGTH, size)
+        .body(reqwest::Body::wrap_stream(bytes)))
+}
+
+/// 32 random hexadecimal digits.
+fn idempotency_key() -> Result<String> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(ClientError::Random)?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}

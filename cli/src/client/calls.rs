@@ -1,0 +1,335 @@
+//! One method for each call of the HTTP API.
+//!
+//! Lists are read to their end, page by page, where the caller asks for all.
+
+use std::path::Path;
+use std::pin::Pin;
+
+use bytes::Bytes;
+use futures::{Stream, TryStreamExt};
+use reqwest::{Method, StatusCode};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use tepui_types::api::agent::AgentView;
+use tepui_types::api::artifact::ArtifactView;
+use tepui_types::api::cluster::ClusterView;
+use tepui_types::api::demand::DemandView;
+use tepui_types::api::framework::{DeployRequest, FrameworkView};
+use tepui_types::api::job::{JobRequest, JobView};
+use tepui_types::api::list::{MAX_LIMIT, Page};
+use tepui_types::api::task::{KillRequest, TaskView};
+use tepui_types::{AgentId, Digest, TaskId, TaskState};
+
+use super::{Body, Client, ClientError, Result};
+use crate::progress::Transfer;
+
+/// An answer's body as it comes.
+pub type ByteStream<'a> = Pin<Box<dyn Stream<Item = Result<Bytes>> + Send + 'a>>;
+
+/// Which tasks a list shows.
+#[derive(Debug, Default, Clone)]
+pub struct TaskFilter {
+    /// Only in these states; all when empty.
+    pub states: Vec<TaskState>,
+    /// Only of this framework, by id or name.
+    pub framework: Option<String>,
+    /// Only on this agent.
+    pub agent: Option<AgentId>,
+    /// Only those whose id holds this text.
+    pub search: Option<String>,
+}
+
+/// One of a task's two outputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogStream {
+    /// What it said.
+    Stdout,
+    /// What it complained of.
+    Stderr,
+}
+
+impl LogStream {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+        }
+    }
+}
+
+/// Jobs as batch lists them.
+#[derive(Debug, Deserialize)]
+struct JobPage {
+    items: Vec<JobView>,
+    next: Option<String>,
+}
+
+impl Client {
+    /// Whether the master serves: it leads and has applied its log.
+    pub async fn ready(&self) -> Result<()> {
+        self.open(self.request(Method::GET, "/readyz"), "/readyz")
+            .await?;
+        Ok(())
+    }
+
+    /// The whole at a glance.
+    pub async fn cluster(&self) -> Result<ClusterView> {
+        self.get("/v1/cluster").await
+    }
+
+    /// All agents.
+    pub async fn agents(&self) -> Result<Vec<AgentView>> {
+        self.all("/v1/agents", &[]).await
+    }
+
+    /// One agent.
+    pub async fn agent(&self, id: AgentId) -> Result<AgentView> {
+        self.get(&format!("/v1/agents/{id}")).await
+    }
+
+    /// All frameworks.
+    pub async fn frameworks(&self) -> Result<Vec<FrameworkView>> {
+        self.all("/v1/frameworks", &[]).await
+    }
+
+    /// One framework, by id or name.
+    pub async fn framework(&self, name: &str) -> Result<FrameworkView> {
+        self.get(&format!("/v1/frameworks/{}", encode(name))).await
+    }
+
+    /// Deploys a framework.
+    pub async fn deploy(&self, request: &DeployRequest) -> Result<FrameworkView> {
+        self.change(Method::POST, "/v1/frameworks", Some(request))
+            .await
+    }
+
+    /// Begins to remove a framework.
+    pub async fn remove_framework(&self, name: &str) -> Result<FrameworkView> {
+        let path = format!("/v1/frameworks/{}", encode(name));
+        self.change(Method::DELETE, &path, None::<&()>).await
+    }
+
+    /// Starts a framework anew.
+    pub async fn restart_framework(&self, name: &str) -> Result<FrameworkView> {
+        let path = format!("/v1/frameworks/{}/restart", encode(name));
+        self.change(Method::POST, &path, None::<&()>).await
+    }
+
+    /// A framework's log lines, as lines of JSON.
+    pub async fn framework_logs(&self, name: &str, follow: bool) -> Result<ByteStream<'_>> {
+        let path = format!("/v1/frameworks/{}/logs", encode(name));
+        self.stream(&path, &[("follow", follow.to_string())]).await
+    }
+
+    /// The newest tasks that the filter leaves, and whether there are more.
+    pub async fn tasks(&self, filter: &TaskFilter, limit: usize) -> Result<(Vec<TaskView>, bool)> {
+        let mut query = filter.query();
+        query.push(("limit", limit.min(MAX_LIMIT).to_string()));
+        let page: Page<TaskView> = self.get(&with_query("/v1/tasks", &query)).await?;
+        Ok((page.items, page.next.is_some()))
+    }
+
+    /// All tasks that the filter leaves.
+    pub async fn all_tasks(&self, filter: &TaskFilter) -> Result<Vec<TaskView>> {
+        self.all("/v1/tasks", &filter.query()).await
+    }
+
+    /// One task.
+    pub async fn task(&self, id: &TaskId) -> Result<TaskView> {
+        self.get(&format!("/v1/tasks/{id}")).await
+    }
+
+    /// Asks for a task's end.
+    pub async fn kill_task(&self, id: &TaskId, request: &KillRequest) -> Result<TaskView> {
+        self.change(Method::POST, &format!("/v1/tasks/{id}/kill"), Some(request))
+            .await
+    }
+
+    /// A task's output from `offset` on; with `follow` until the task has ended.
+    pub async fn task_logs(
+        &self,
+        id: &TaskId,
+        stream: LogStream,
+        offset: u64,
+        follow: bool,
+    ) -> Result<ByteStream<'_>> {
+        let path = format!("/v1/tasks/{id}/logs/{}", stream.as_str());
+        let query = [
+            ("offset", offset.to_string()),
+            ("follow", follow.to_string()),
+        ];
+        self.stream(&path, &query).await
+    }
+
+    /// What frameworks want and do not have.
+    pub async fn demands(&self) -> Result<Vec<DemandView>> {
+        self.all("/v1/demands", &[]).await
+    }
+
+    /// All artifacts.
+    pub async fn artifacts(&self) -> Result<Vec<ArtifactView>> {
+        self.all("/v1/artifacts", &[]).await
+    }
+
+    /// Whether the cluster holds these bytes.
+    pub async fn has_artifact(&self, digest: &Digest) -> Result<bool> {
+        let path = format!("/v1/artifacts/{digest}");
+        match self.send(Method::HEAD, &path, Body::None).await {
+            Ok(_) => Ok(true),
+            // An answer to HEAD has no body, so the problem's document is missing.
+            Err(ClientError::Unexpected {
+                status: StatusCode::NOT_FOUND,
+                ..
+            }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Stores a file of `size` bytes under its digest.
+    pub async fn put_artifact(
+        &self,
+        digest: &Digest,
+        file: &Path,
+        size: u64,
+        transfer: &Transfer,
+    ) -> Result<ArtifactView> {
+        let path = format!("/v1/artifacts/{digest}");
+        let response = self
+            .send(Method::PUT, &path, Body::File(file, size, transfer))
+            .await?;
+        self.read(&path, response).await
+    }
+
+    /// An artifact's bytes.
+    pub async fn get_artifact(&self, digest: &Digest) -> Result<ByteStream<'_>> {
+        self.stream(&format!("/v1/artifacts/{digest}"), &[]).await
+    }
+
+    /// Hands a job to batch.
+    pub async fn submit(&self, job: &JobRequest) -> Result<JobView> {
+        self.change(Method::POST, "/frameworks/batch/jobs", Some(job))
+            .await
+    }
+
+    /// All jobs that batch remembers.
+    pub async fn jobs(&self) -> Result<Vec<JobView>> {
+        let mut jobs = Vec::new();
+        let mut after: Option<String> = None;
+        loop {
+            let query: Vec<_> = after
+                .take()
+                .map(|name| ("after", name))
+                .into_iter()
+                .collect();
+            let page: JobPage = self
+                .get(&with_query("/frameworks/batch/jobs", &query))
+                .await?;
+            jobs.extend(page.items);
+            match page.next {
+                Some(next) => after = Some(next),
+                None => return Ok(jobs),
+            }
+        }
+    }
+
+    /// One job.
+    pub async fn job(&self, name: &str) -> Result<JobView> {
+        self.get(&format!("/frameworks/batch/jobs/{}", encode(name)))
+            .await
+    }
+
+    /// Asks for the end of a job.
+    pub async fn kill_job(&self, name: &str) -> Result<JobView> {
+        let path = format!("/frameworks/batch/jobs/{}", encode(name));
+        self.change(Method::DELETE, &path, None::<&()>).await
+    }
+
+    /// Every page of a list.
+    async fn all<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, String)],
+    ) -> Result<Vec<T>> {
+        let mut items = Vec::new();
+        let mut next: Option<String> = None;
+        loop {
+            let mut query = query.to_vec();
+            query.push(("limit", MAX_LIMIT.to_string()));
+            query.extend(next.take().map(|next| ("page", next)));
+            let page: Page<T> = self.get(&with_query(path, &query)).await?;
+            items.extend(page.items);
+            match page.next {
+                Some(token) => next = Some(token),
+                None => return Ok(items),
+            }
+        }
+    }
+
+    async fn stream(&self, path: &str, query: &[(&str, String)]) -> Result<ByteStream<'_>> {
+        let request = self.request(Method::GET, &with_query(path, query));
+        let response = self.open(request, path).await?;
+        let bytes = response.bytes_stream();
+        Ok(Box::pin(bytes.map_err(|source| self.lost(source))))
+    }
+}
+
+impl TaskFilter {
+    fn query(&self) -> Vec<(&'static str, String)> {
+        let mut query = Vec::new();
+        if !self.states.is_empty() {
+            let names: Vec<_> = self.states.iter().map(|state| state.as_str()).collect();
+            query.push(("state", names.join(",")));
+        }
+        query.extend(self.framework.clone().map(|name| ("framework", name)));
+        query.extend(self.agent.map(|agent| ("agent", agent.to_string())));
+        query.extend(self.search.clone().map(|text| ("search", text)));
+        query
+    }
+}
+
+/// `path?name=value&…`, or the bare path without a query.
+fn with_query(path: &str, query: &[(&str, String)]) -> String {
+    let mut text = path.to_owned();
+    for (position, (name, value)) in query.iter().enumerate() {
+        text.push(if position == 0 { '?' } else { '&' });
+        text.push_str(name);
+        text.push('=');
+        text.push_str(&encode(value));
+    }
+    text
+}
+
+/// Percent-encodes all but the characters that mean themselves everywhere.
+fn encode(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'*' => {
+                encoded.push(char::from(byte));
+            }
+            _ => encoded.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queries_are_encoded() {
+        assert_eq!(with_query("/v1/tasks", &[]), "/v1/tasks");
+        let query = [
+            ("search", "a b&c".to_owned()),
+            ("state", "running,failed".to_owned()),
+        ];
+        let expected = "/v1/tasks?search=a%20b%26c&state=running%2Cfailed";
+        assert_eq!(with_query("/v1/tasks", &query), expected);
+    }
+
+    #[test]
+    fn a_name_cannot_leave_its_place_in_a_path() {
+        assert_eq!(encode("../tasks?x=1"), "..%2Ftasks%3Fx%3D1");
+    }
+}

@@ -1,0 +1,284 @@
+//! What must not outlive a local cluster: its parts, executors, tasks, cgroups.
+//!
+//! Agents leave executors and tasks running on purpose. Here everything is
+//! meant to end, so the processes are found by what cannot be mistaken: the
+//! identity files in the agents' folders, and the sandbox that the environment
+//! of each task names.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tepui_types::envelope;
+use tepui_types::wire::executor::{ProcessIdentity, VERSION};
+use tokio::time::Instant;
+
+/// How long killed processes may take to be gone: what holds them up is the
+/// kernel giving back their memory.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often they are looked at meanwhile.
+const LOOK: Duration = Duration::from_millis(5);
+/// Where control groups are mounted, each hierarchy in a folder or all in one.
+const CGROUPS: &str = "/sys/fs/cgroup";
+/// Only groups below one of this name, or one that begins so, are ours.
+const CGROUP_NAME: &str = "tepui";
+
+/// Keeps a process's identity for a later [`end_process`].
+pub fn remember_process(file: &Path, pid: u32) -> Result<()> {
+    let pid = i32::try_from(pid).context("a process number is out of range")?;
+    if let Some(identity) = identity_of(pid)? {
+        let text = serde_json::to_string(&identity)?;
+        fs::write(file, text).with_context(|| format!("failed to write {}", file.display()))?;
+    }
+    Ok(())
+}
+
+/// Ends the process whose identity a file holds, if it still runs.
+pub async fn end_process(file: &Path) -> Result<()> {
+    let Ok(text) = fs::read_to_string(file) else {
+        return Ok(());
+    };
+    // A file that was cut off by a crash names nobody.
+    if let Ok(identity) = serde_json::from_str::<ProcessIdentity>(&text) {
+        let deadline = Instant::now() + PATIENCE;
+        while is_alive(&identity) {
+            let _ = kill(Pid::from_raw(identity.pid), Signal::SIGKILL);
+            if Instant::now() > deadline {
+                bail!("process {} of an earlier run does not end", identity.pid);
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+    let _ = fs::remove_file(file);
+    Ok(())
+}
+
+/// Ends all executors and tasks of these agents, and removes their cgroups.
+pub async fn end_tasks(agents: &[PathBuf]) -> Result<()> {
+    let mut cgroups = BTreeSet::new();
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let living: BTreeSet<i32> = agents.iter().flat_map(|agent| processes(agent)).collect();
+        if living.is_empty() {
+            break;
+        }
+        for pid in &living {
+            cgroups.extend(cgroups_of(*pid));
+            let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
+        }
+        if Instant::now() > deadline {
+            bail!("processes {living:?} do not end");
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    for path in cgroups {
+        remove_cgroup(&path);
+    }
+    Ok(())
+}
+
+/// The executors and tasks of an agent that run now.
+fn processes(agent: &Path) -> Vec<i32> {
+    let executors = fs::read_dir(agent.join("executors"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    let mut pids: Vec<i32> = executors
+        .filter_map(|executor| fs::read(executor.path().join("identity")).ok())
+        .filter_map(|bytes| envelope::decode::<ProcessIdentity>(VERSION, &bytes).ok())
+        .filter(is_alive)
+        .map(|identity| identity.pid)
+        .collect();
+    let everyone = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let others = everyone
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
+        .filter(|pid| is_task(*pid, agent) || is_executor(*pid, agent));
+    pids.extend(others);
+    pids
+}
+
+/// Whether a process's environment names a sandbox of this agent.
+fn is_task(pid: i32, agent: &Path) -> bool {
+    let mut sandbox = b"TEPUI_SANDBOX=".to_vec();
+    sandbox.extend(inside(agent));
+    words(pid, "environ").any(|variable| variable.starts_with(&sandbox))
+}
+
+/// Whether a process is an executor of this agent; one that has just been
+/// started has written no identity yet.
+fn is_executor(pid: i32, agent: &Path) -> bool {
+    let mut words = words(pid, "cmdline");
+    let program = words.next().unwrap_or_default();
+    let program = program
+        .rsplit(|byte| *byte == b'/')
+        .next()
+        .unwrap_or_default();
+    let folder = inside(agent);
+    program.starts_with(b"tepui-executor-") && words.any(|word| word.starts_with(&folder))
+}
+
+/// How the paths of all that is in a folder begin.
+fn inside(folder: &Path) -> Vec<u8> {
+    let mut path = folder.as_os_str().as_bytes().to_vec();
+    path.push(b'/');
+    path
+}
+
+/// A process's arguments or variables; none when it is gone.
+fn words(pid: i32, file: &str) -> impl Iterator<Item = Vec<u8>> {
+    let bytes = fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+    let words: Vec<_> = bytes.split(|byte| *byte == 0).map(<[u8]>::to_vec).collect();
+    words.into_iter()
+}
+
+/// Our own control groups that a process is in.
+fn cgroups_of(pid: i32) -> Vec<PathBuf> {
+    let lines = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    lines
+        .lines()
+        .filter_map(|line| our_cgroup(line.splitn(3, ':').nth(2)?))
+        .collect()
+}
+
+/// A group's path without the leading slash, if it is below one of ours.
+fn our_cgroup(path: &str) -> Option<PathBuf> {
+    let ours = path.split('/').any(|name| name.starts_with(CGROUP_NAME));
+    ours.then(|| PathBuf::from(path.trim_start_matches('/')))
+}
+
+/// Removes a group in every hierarchy, and those above it that are ours and
+/// empty. What still holds a process or a group stays.
+fn remove_cgroup(path: &Path) {
+    let root = Path::new(CGROUPS);
+    let inner = fs::read_dir(root)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path());
+    for hierarchy in std::iter::once(root.to_owned()).chain(inner) {
+        let mut group = path;
+        while our_cgroup(&format!("/{}", group.display())).is_some() {
+            if remove_tree(&hierarchy.join(group)).is_err() {
+                break;
+            }
+            let Some(parent) = group.parent() else { break };
+            group = parent;
+        }
+    }
+}
+
+/// Removes a group and the groups in it; that it is not there is no error.
+fn remove_tree(group: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(group) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let busy = fs::read_to_string(group.join("cgroup.procs"))?;
+    if !busy.trim().is_empty() {
+        return Err(io::ErrorKind::ResourceBusy.into());
+    }
+    for entry in entries.flatten() {
+        if entry.file_type()?.is_dir() {
+            remove_tree(&entry.path())?;
+        }
+    }
+    fs::remove_dir(group)
+}
+
+fn is_alive(identity: &ProcessIdentity) -> bool {
+    identity_of(identity.pid).is_ok_and(|found| found.as_ref() == Some(identity))
+}
+
+/// The identity of a process that runs; a zombie does not.
+fn identity_of(pid: i32) -> Result<Option<ProcessIdentity>> {
+    let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .context("failed to read the machine's boot id")?;
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
+        return Ok(None);
+    };
+    Ok(parse_stat(&stat)
+        .filter(|(state, _)| !matches!(state, 'Z' | 'X' | 'x'))
+        .map(|(_, start_time)| ProcessIdentity {
+            boot_id: boot_id.trim().to_owned(),
+            pid,
+            start_time,
+        }))
+}
+
+/// State and start time, fields 3 and 22 of proc_pid_stat(5). The name in field
+/// 2 may hold blanks and parentheses.
+fn parse_stat(stat: &str) -> Option<(char, u64)> {
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut fields = fields.split_ascii_whitespace();
+    let state = fields.next()?.chars().next()?;
+    Some((state, fields.nth(18)?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    #[tokio::test]
+    async fn a_process_is_ended_once_and_another_of_its_number_never() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("identity");
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        remember_process(&file, child.id()).unwrap();
+        let mut other: ProcessIdentity =
+            serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+        other.start_time += 1;
+        let mistaken = folder.path().join("mistaken");
+        fs::write(&mistaken, serde_json::to_string(&other).unwrap()).unwrap();
+        end_process(&mistaken).await.unwrap();
+        assert!(
+            child.try_wait().unwrap().is_none(),
+            "it is not the process that was meant"
+        );
+        end_process(&file).await.unwrap();
+        assert!(!child.wait().unwrap().success());
+        end_process(&file).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_task_is_known_by_its_sandbox() {
+        let folder = tempfile::tempdir().unwrap();
+        let agent = folder.path().join("agent-1");
+        let sandbox = agent.join("tasks/f1.x.0/sandbox");
+        let run = |sandbox: &Path| {
+            Command::new("sleep")
+                .arg("60")
+                .env("TEPUI_SANDBOX", sandbox)
+                .spawn()
+                .unwrap()
+        };
+        let mut ours = run(&sandbox);
+        let mut other = run(&folder.path().join("agent-10/tasks/f1.x.0/sandbox"));
+        end_tasks(&[agent]).await.unwrap();
+        assert!(!ours.wait().unwrap().success());
+        assert!(
+            other.try_wait().unwrap().is_none(),
+            "it belongs to another agent"
+        );
+        other.kill().unwrap();
+        other.wait().unwrap();
+    }
+
+    #[test]
+    fn only_our_own_cgroups_are_touched() {
+        assert_eq!(our_cgroup("/user.slice"), None);
+        assert_eq!(our_cgroup("/"), None);
+        assert_eq!(our_cgroup("/tepui/a1/x"), Some(PathBuf::from("tepui/a1/x")));
+        assert_eq!(
+            our_cgroup("/a.slice/tepui-a1/x"),
+            Some(PathBuf::from("a.slice/tepui-a1/x"))
+        );
+    }
+}

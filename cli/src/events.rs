@@ -1,0 +1,71 @@
+//! `tepui events`: what changes, as it happens, until Ctrl-C.
+
+use anyhow::Result;
+use clap::Args;
+use tepui_types::api::event::{Event, EventBody, Sequence};
+
+use crate::client::Client;
+use crate::output::{self, Format};
+
+/// Which events.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// Begin after this event, such as 1204.0
+    #[arg(long, value_name = "SEQUENCE")]
+    after: Option<Sequence>,
+}
+
+/// Prints events as long as they come.
+pub async fn run(options: Options, client: &Client, format: Format) -> Result<()> {
+    let mut events = client.events(options.after);
+    loop {
+        let event = events.next().await?;
+        match format {
+            Format::Json => output::json_line(&event)?,
+            Format::Table => output::line(&text(&event))?,
+        }
+    }
+}
+
+fn text(event: &Event) -> String {
+    let what = match &event.body {
+        EventBody::Task {
+            task,
+            state,
+            agent,
+            reason,
+            exit_code,
+        } => {
+            let mut text = format!("task {task} is {state} on {agent}");
+            if let Some(code) = exit_code {
+                text.push_str(&format!(", exit code {code}"));
+            }
+            with_reason(text, reason.as_ref())
+        }
+        EventBody::Agent { agent, status } => format!("agent {agent} is {}", status.as_str()),
+        EventBody::Framework {
+            framework,
+            name,
+            phase,
+            reason,
+        } => {
+            let phase = phase.map_or("removed", |phase| phase.as_str());
+            let text = format!("framework {name} ({framework}) is {phase}");
+            with_reason(text, reason.as_ref())
+        }
+        EventBody::Demand {
+            framework,
+            key,
+            count,
+        } => format!("framework {framework} wants {count} of {key}"),
+        EventBody::Artifact { digest } => format!("artifact {digest} is stored"),
+    };
+    format!("{} {} {what}", output::instant(event.time), event.sequence)
+}
+
+fn with_reason(text: String, reason: Option<&tepui_types::Reason>) -> String {
+    match reason {
+        Some(reason) => format!("{text}: {reason}"),
+        None => text,
+    }
+}

@@ -1,0 +1,112 @@
+//! `tepui explain`: why a job, or what a framework wants, is not placed.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Result, bail};
+use clap::Args;
+use tepui_types::api::demand::DemandView;
+use tepui_types::api::job::{JobState, JobView};
+
+use crate::client::Client;
+use crate::job;
+use crate::output::{self, Fields, Format};
+
+/// What is to be explained.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// A job's name, or the key of a framework's demand
+    name: String,
+}
+
+/// Explains.
+pub async fn run(options: Options, client: &Client, format: Format) -> Result<()> {
+    let name = options.name;
+    let mut demands = client.demands().await?;
+    demands.retain(|demand| demand.key == name);
+    let job = match client.job(&name).await {
+        Ok(job) => Some(job),
+        Err(error) if error.status() == Some(404) => None,
+        Err(error) => return Err(error.into()),
+    };
+    if demands.is_empty() && job.is_none() {
+        bail!("nothing that waits is named `{name}`: see `tepui job list`");
+    }
+    if format == Format::Json {
+        return output::json(&serde_json::json!({ "job": job, "demands": demands }));
+    }
+    if let Some(job) = &job {
+        output::line(&about_job(job))?;
+    }
+    for demand in &demands {
+        about_demand(demand)?;
+    }
+    Ok(())
+}
+
+fn about_job(view: &JobView) -> String {
+    let mut text = format!(
+        "job {} is {}: {}",
+        view.name,
+        job::state(view.state),
+        job::counts(view)
+    );
+    if let (Some(reason), JobState::Waiting | JobState::Running) = (&view.reason, view.state) {
+        text.push_str(&format!("\n{reason}"));
+    }
+    text
+}
+
+fn about_demand(demand: &DemandView) -> Result<()> {
+    let explanation = &demand.explanation;
+    let mut fields = Fields::new();
+    fields
+        .add(
+            "wanted",
+            format!(
+                "{} of {} by {}, for {}",
+                demand.count,
+                output::request(&demand.request),
+                demand.framework_name,
+                output::age(demand.since)
+            ),
+        )
+        .add("why", &explanation.summary)
+        .add(
+            "agents",
+            format!("{}, fits on {}", explanation.agents, explanation.fitting),
+        );
+    for (name, agents) in [
+        ("too small", &explanation.too_small),
+        ("busy", &explanation.busy),
+    ] {
+        if !agents.is_empty() {
+            fields.add(name, short_of(agents));
+        }
+    }
+    if explanation.inactive > 0 {
+        fields.add("inactive", explanation.inactive);
+    }
+    if explanation.filtered > 0 {
+        fields.add("declined", explanation.filtered);
+    }
+    fields.print()
+}
+
+fn short_of(agents: &BTreeMap<String, u64>) -> String {
+    let parts: Vec<_> = agents
+        .iter()
+        .map(|(resource, count)| format!("{count} short of {resource}"))
+        .collect();
+    parts.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shortages_are_counted_by_resource() {
+        let agents = BTreeMap::from([("cpus".to_owned(), 3), ("mem".to_owned(), 1)]);
+        assert_eq!(short_of(&agents), "3 short of cpus, 1 short of mem");
+    }
+}

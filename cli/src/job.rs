@@ -1,0 +1,118 @@
+//! `tepui job`: what the built-in framework `batch` was given to run.
+
+use anyhow::Result;
+use clap::Subcommand;
+use tepui_types::api::job::{JobState, JobView};
+
+use crate::client::Client;
+use crate::output::{self, Columns, Fields, Format};
+
+/// What can be done with jobs.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show all jobs that batch remembers
+    List,
+    /// Show all that is known of a job
+    Show {
+        /// Its name
+        job: String,
+    },
+    /// End a job's tasks
+    Kill {
+        /// Its name
+        job: String,
+    },
+}
+
+/// Runs one of the commands.
+pub async fn run(command: Command, client: &Client, format: Format) -> Result<()> {
+    match command {
+        Command::List => list(client, format).await,
+        Command::Show { job } => {
+            let view = client.job(&job).await?;
+            match format {
+                Format::Json => output::json(&view),
+                Format::Table => show(&view),
+            }
+        }
+        Command::Kill { job } => {
+            let view = client.kill_job(&job).await?;
+            match format {
+                Format::Json => output::json(&view),
+                Format::Table => {
+                    output::line(&format!("job {} is {}", view.name, state(view.state)))
+                }
+            }
+        }
+    }
+}
+
+/// A job's state in a word.
+pub fn state(state: JobState) -> &'static str {
+    match state {
+        JobState::Waiting => "waiting",
+        JobState::Running => "running",
+        JobState::Finished => "finished",
+        JobState::Failed => "failed",
+        JobState::Killed => "killed",
+    }
+}
+
+/// How many of a job's tasks are how far, in words.
+pub fn counts(job: &JobView) -> String {
+    let counts = [
+        (job.waiting, "waiting"),
+        (job.active, "running"),
+        (job.finished, "finished"),
+        (job.failed, "failed"),
+        (job.killed, "killed"),
+    ];
+    let parts: Vec<_> = counts
+        .into_iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, word)| format!("{count} {word}"))
+        .collect();
+    parts.join(", ")
+}
+
+async fn list(client: &Client, format: Format) -> Result<()> {
+    let jobs = client.jobs().await?;
+    if format == Format::Json {
+        return output::json(&jobs);
+    }
+    let mut table = Columns::new(&["name", "state", "tasks", "each", "priority", "reason"]);
+    for job in &jobs {
+        table.row([
+            job.name.clone(),
+            state(job.state).to_owned(),
+            counts(job),
+            output::request(&job.resources),
+            job.priority.to_string(),
+            job.reason
+                .as_ref()
+                .map(|reason| reason.code.clone())
+                .unwrap_or_default(),
+        ]);
+    }
+    table.right(4);
+    table.print("no jobs: run one with `tepui run -- echo hello`")
+}
+
+fn show(job: &JobView) -> Result<()> {
+    let mut fields = Fields::new();
+    fields
+        .add("name", &job.name)
+        .add("state", state(job.state))
+        .maybe("reason", job.reason.as_ref())
+        .add("tasks", format!("{} in all: {}", job.count, counts(job)))
+        .add("each", output::request(&job.resources))
+        .add("restarts", job.restarts)
+        .add("priority", job.priority)
+        .add("for", &job.user);
+    if let Some(task) = &job.task {
+        fields
+            .add("task", format!("{} is {}", task.id, task.state))
+            .maybe("exit code", task.exit_code);
+    }
+    fields.print()
+}

@@ -1,0 +1,345 @@
+//! `tepui run`: a program or a command, from its upload to its exit code.
+//!
+//! The work is a job of the framework `batch`. A single task's output is copied
+//! to this process's as it is written, and this process ends with the task's
+//! code; of an array, the count of ended tasks is shown. Ctrl-C asks for the
+//! job's end, and a second one leaves it to itself.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use tepui_types::api::job::{JobRequest, JobView, MAX_COUNT};
+use tepui_types::resources::ResourceRequest;
+use tepui_types::task::{CommandWorkload, WasmWorkload};
+use tepui_types::{Bytes, MilliCpus, TaskState, Workload};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::client::Client;
+use crate::output::{self, Format};
+use crate::{amounts, artifact};
+
+use watch::Watch;
+
+mod watch;
+
+/// What a shell says of a program that Ctrl-C ended.
+const INTERRUPTED: u8 = 130;
+
+/// What to run, and how.
+#[derive(Debug, Args)]
+#[command(override_usage = "tepui run [OPTIONS] FILE.wasm [ARGS]...\n       \
+                            tepui run [OPTIONS] -- COMMAND [ARGS]...")]
+pub struct Options {
+    /// The job's name; made up if none is given
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// Processors for each task
+    #[arg(long, default_value = "0.1", value_parser = amounts::cpus, value_name = "CPUS")]
+    cpus: MilliCpus,
+    /// Memory for each task
+    #[arg(long, default_value = "64MiB", value_parser = amounts::bytes, value_name = "AMOUNT")]
+    mem: Bytes,
+    /// Host ports for each task; it finds them in TEPUI_PORTS
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    ports: u32,
+    /// How many tasks; each finds its number in TEPUI_ARRAY_INDEX
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_COUNT)), value_name = "N")]
+    count: u32,
+    /// Environment of each task; may be given more than once
+    #[arg(long, value_parser = amounts::setting, value_name = "NAME=VALUE")]
+    env: Vec<(String, String)>,
+    /// How often a failed task is run again
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    restarts: u32,
+    /// Higher goes first, from -1000 to 1000
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(-1000..=1000), value_name = "N")]
+    priority: i32,
+    /// How long a task may take to end by itself when its end is asked for
+    #[arg(long, default_value = "5s", value_parser = amounts::duration, value_name = "SPAN")]
+    grace: Duration,
+    /// Print the job's name and do not wait
+    #[arg(short, long)]
+    detach: bool,
+    /// A WebAssembly program with its arguments, or, after two dashes, a
+    /// command of the agents' machines
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "PROGRAM"
+    )]
+    words: Vec<OsString>,
+}
+
+impl Options {
+    /// Whether two dashes stood before the words. Clap drops them, and the
+    /// words are always the end of the line.
+    fn is_command(&self, line: &[OsString]) -> bool {
+        let before = line.len().checked_sub(self.words.len() + 1);
+        before.is_some_and(|position| line[position] == "--")
+    }
+
+    fn request(&self, workload: Workload) -> JobRequest {
+        JobRequest {
+            name: self.name.clone(),
+            workload,
+            resources: ResourceRequest {
+                cpus: self.cpus,
+                mem: self.mem,
+                ports: self.ports,
+                ..ResourceRequest::default()
+            },
+            count: self.count,
+            max_restarts: self.restarts,
+            priority: self.priority,
+            kill_grace_ms: u64::try_from(self.grace.as_millis()).unwrap_or(u64::MAX),
+            labels: Default::default(),
+        }
+    }
+}
+
+/// Runs it. `line` is the whole command line as the shell gave it.
+pub async fn run(
+    options: Options,
+    line: &[OsString],
+    client: &Client,
+    format: Format,
+) -> Result<ExitCode> {
+    let workload = match options.is_command(line) {
+        true => command(&options)?,
+        false => program(&options, client).await?,
+    };
+    let job = client.submit(&options.request(workload)).await;
+    let job = job.context("the job was not accepted")?;
+    if options.detach {
+        match format {
+            Format::Json => output::json(&job)?,
+            Format::Table => output::line(&job.name)?,
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let name = job.name.clone();
+    let ended = tokio::select! {
+        ended = wait(&name, job, client, format) => ended,
+        left = interrupts(&name, client) => {
+            left?;
+            return Ok(ExitCode::from(INTERRUPTED));
+        }
+    };
+    let job = match ended {
+        Ok(job) => job,
+        Err(error) => {
+            // Nobody reads what it writes: as with any program in a pipe, that ends it.
+            if crate::is_broken_pipe(&error) {
+                client.kill_job(&name).await?;
+            }
+            return Err(error);
+        }
+    };
+    if format == Format::Json {
+        output::json(&job)?;
+    }
+    Ok(verdict(&job))
+}
+
+/// Waits for the job's end, and shows on the way what there is to see.
+async fn wait(name: &str, job: JobView, client: &Client, format: Format) -> Result<JobView> {
+    let mut watch = Watch::new(name, client);
+    match job.count {
+        1 => watch.one(job, format == Format::Table).await,
+        _ => watch.many(job).await,
+    }
+}
+
+/// Ends with the second Ctrl-C; the first asks for the job's end.
+async fn interrupts(name: &str, client: &Client) -> Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    for turn in 0..2 {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        if turn == 0 {
+            output::note(&format!(
+                "tepui: ending job {name}; Ctrl-C again leaves it to end by itself"
+            ));
+            if let Err(error) = client.kill_job(name).await {
+                output::note(&format!("tepui: job {name} could not be ended: {error}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A WebAssembly program, brought to the cluster.
+async fn program(options: &Options, client: &Client) -> Result<Workload> {
+    // clap requires at least one word.
+    let (file, args) = options.words.split_first().context("nothing to run")?;
+    let path = PathBuf::from(file);
+    if !is_program(&path)? {
+        let shown = path.display();
+        bail!(
+            "{shown} is not a WebAssembly program; a command of the agents' machines comes after \
+             two dashes: tepui run -- {shown} …"
+        );
+    }
+    let artifact = artifact::upload(&path, client).await?;
+    Ok(Workload::Wasm(WasmWorkload {
+        artifact,
+        args: texts(args)?,
+        env: options.env.iter().cloned().collect(),
+    }))
+}
+
+/// Whether a file is to be run as WebAssembly: by its name, or by how it begins.
+fn is_program(path: &Path) -> Result<bool> {
+    use std::io::Read;
+    let named = path
+        .extension()
+        .is_some_and(|extension| extension == "wasm");
+    let mut file = match std::fs::File::open(path) {
+        Ok(file) => file,
+        Err(_) if !named => return Ok(false),
+        Err(error) => {
+            return Err(error).with_context(|| format!("failed to read {}", path.display()));
+        }
+    };
+    let mut magic = [0; 4];
+    Ok(named || file.read_exact(&mut magic).is_ok() && &magic == b"\0asm")
+}
+
+fn command(options: &Options) -> Result<Workload> {
+    Ok(Workload::Command(CommandWorkload {
+        argv: texts(&options.words)?,
+        env: options.env.iter().cloned().collect(),
+        pids: None,
+    }))
+}
+
+fn texts(words: &[OsString]) -> Result<Vec<String>> {
+    let text = |word: &OsString| {
+        let word = word.clone();
+        let text = word.into_string();
+        text.map_err(|word| anyhow::anyhow!("{} is not UTF-8", word.to_string_lossy()))
+    };
+    words.iter().map(text).collect()
+}
+
+/// What this process ends with; says on stderr what a code cannot.
+fn verdict(job: &JobView) -> ExitCode {
+    if job.count > 1 {
+        output::note(&format!(
+            "tepui: job {}: {}",
+            job.name,
+            crate::job::counts(job)
+        ));
+        if let (Some(reason), true) = (&job.reason, job.failed > 0) {
+            output::note(&format!("tepui: {reason}"));
+        }
+        return match job.finished == job.count {
+            true => ExitCode::SUCCESS,
+            false => ExitCode::FAILURE,
+        };
+    }
+    let (state, code) = match &job.task {
+        Some(task) => (task.state, task.exit_code),
+        None => (TaskState::Killed, None),
+    };
+    match (state, code) {
+        (TaskState::Finished, code) => ExitCode::from(low_byte(code.unwrap_or(0))),
+        (TaskState::Failed, Some(code)) if code != 0 => ExitCode::from(low_byte(code)),
+        _ => {
+            let reason = job.reason.as_ref().map(|reason| format!(": {reason}"));
+            output::note(&format!(
+                "tepui: job {} was {state}{}",
+                job.name,
+                reason.unwrap_or_default()
+            ));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// An exit code as the shell can have it; no failure becomes a success.
+fn low_byte(code: i32) -> u8 {
+    match u8::try_from(code) {
+        Ok(code) => code,
+        Err(_) => u8::try_from(code & 0xff).unwrap_or(1).max(1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    fn parse(line: &str) -> (Options, Vec<OsString>) {
+        let line: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+        (Line::parse_from(&line).options, line)
+    }
+
+    #[test]
+    fn what_follows_two_dashes_is_a_command() {
+        let (options, line) = parse("run --cpus 2 -- ls --name x -- y");
+        assert!(options.is_command(&line));
+        assert_eq!(
+            texts(&options.words).unwrap(),
+            ["ls", "--name", "x", "--", "y"]
+        );
+        assert_eq!(options.cpus, MilliCpus(2000));
+    }
+
+    #[test]
+    fn a_programs_own_options_are_left_to_it() {
+        let (options, line) = parse("run --count 3 a.wasm --count 7 -v -- z");
+        assert!(!options.is_command(&line));
+        assert_eq!(
+            texts(&options.words).unwrap(),
+            ["a.wasm", "--count", "7", "-v", "--", "z"]
+        );
+        assert_eq!(options.count, 3);
+    }
+
+    #[test]
+    fn a_command_line_without_work_is_refused() {
+        assert!(Line::try_parse_from(["run"]).is_err());
+        assert!(Line::try_parse_from(["run", "--count", "0", "a.wasm"]).is_err());
+        assert!(Line::try_parse_from(["run", "--priority", "1001", "a.wasm"]).is_err());
+        assert!(Line::try_parse_from(["run", "--priority", "-5", "a.wasm"]).is_ok());
+    }
+
+    #[test]
+    fn programs_are_known_by_name_or_by_their_beginning() {
+        let folder = tempfile::tempdir().unwrap();
+        let plain = folder.path().join("plain");
+        std::fs::write(&plain, "#!/bin/sh").unwrap();
+        let bare = folder.path().join("bare");
+        std::fs::write(&bare, b"\0asm\x01\0\0\0").unwrap();
+        let named = folder.path().join("named.wasm");
+        std::fs::write(&named, "garbage is the executor's to refuse").unwrap();
+        assert!(!is_program(&plain).unwrap());
+        assert!(is_program(&bare).unwrap());
+        assert!(is_program(&named).unwrap());
+        assert!(!is_program(Path::new("echo")).unwrap());
+        assert!(is_program(&folder.path().join("none.wasm")).is_err());
+    }
+
+    #[test]
+    fn no_failure_becomes_a_success() {
+        assert_eq!(low_byte(3), 3);
+        assert_eq!(low_byte(256), 1);
+        assert_eq!(low_byte(-1), 255);
+        assert_eq!(low_byte(i32::MIN), 1);
+    }
+}

@@ -1,0 +1,173 @@
+//! A job on its way: its output, or how many of its tasks have ended.
+//!
+//! The job's own record says when it is over; it is asked for often at first,
+//! so that a short task returns at once, and then ever more seldom.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use futures::StreamExt;
+use tepui_types::TaskId;
+use tepui_types::api::job::{JobState, JobView};
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::time::Instant;
+
+use crate::client::{Client, ClientError, LogStream};
+use crate::job;
+use crate::output;
+use crate::progress::Transfer;
+
+/// The pauses between two looks at a job.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(2);
+const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+/// How long a job may wait before the reason is said.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How often in a row an output is asked for in vain, and the pause in
+/// between: together about ten seconds for an agent to come back.
+const MAX_FAILURES: u32 = 40;
+const FAILURE_PAUSE: Duration = Duration::from_millis(250);
+
+/// One watched job.
+pub struct Watch<'a> {
+    name: &'a str,
+    client: &'a Client,
+    since: Instant,
+    pause: Duration,
+    said: String,
+}
+
+impl<'a> Watch<'a> {
+    /// Watches the job of this name.
+    pub fn new(name: &'a str, client: &'a Client) -> Self {
+        Self {
+            name,
+            client,
+            since: Instant::now(),
+            pause: SHORTEST_PAUSE,
+            said: String::new(),
+        }
+    }
+
+    /// Follows a job of one task to its end; copies its output if `copied`.
+    pub async fn one(&mut self, mut job: JobView, copied: bool) -> Result<JobView> {
+        let mut shown: Option<TaskId> = None;
+        loop {
+            let task = job.task.as_ref().map(|task| &task.id);
+            let fresh = task.filter(|task| shown.as_ref() != Some(*task)).cloned();
+            if let (Some(task), true) = (fresh, copied) {
+                self.copy(&task).await?;
+                shown = Some(task);
+                self.pause = SHORTEST_PAUSE;
+            } else if is_over(&job) {
+                return Ok(job);
+            } else {
+                self.say_why(&job).await?;
+                self.rest().await;
+            }
+            job = self.client.job(self.name).await?;
+        }
+    }
+
+    /// Counts the ended tasks of an array to its end.
+    pub async fn many(&mut self, mut job: JobView) -> Result<JobView> {
+        let bar = Transfer::tasks(self.name, u64::from(job.count));
+        while !is_over(&job) {
+            let ended = u64::from(job.finished) + u64::from(job.failed) + u64::from(job.killed);
+            bar.set(ended, format!("({})", job::counts(&job)));
+            self.say_why(&job).await?;
+            self.rest().await;
+            job = self.client.job(self.name).await?;
+        }
+        bar.clear();
+        Ok(job)
+    }
+
+    async fn rest(&mut self) {
+        tokio::time::sleep(self.pause).await;
+        self.pause = (self.pause * 3 / 2).min(LONGEST_PAUSE);
+    }
+
+    /// Says why nothing of the job runs, once for each reason.
+    async fn say_why(&mut self, job: &JobView) -> Result<()> {
+        if job.active > 0 || job.waiting == 0 || self.since.elapsed() < PATIENCE {
+            return Ok(());
+        }
+        let demands = self.client.demands().await?;
+        let explained = demands
+            .into_iter()
+            .find(|demand| demand.framework_name == "batch" && demand.key == self.name)
+            .map(|demand| demand.explanation.summary);
+        let reason = job.reason.as_ref().map(|reason| reason.message.clone());
+        let why = explained.or(reason).filter(|why| !why.is_empty());
+        if let Some(why) = why.filter(|why| *why != self.said) {
+            output::note(&format!("tepui: job {} waits: {why}", self.name));
+            self.said = why;
+        }
+        Ok(())
+    }
+
+    /// Copies a task's outputs until it has ended. An output that cannot be
+    /// had is said and does not change how the task ends.
+    async fn copy(&self, task: &TaskId) -> Result<()> {
+        let (stdout, stderr) = tokio::join!(
+            self.copy_stream(task, LogStream::Stdout, tokio::io::stdout()),
+            self.copy_stream(task, LogStream::Stderr, tokio::io::stderr()),
+        );
+        for result in [stdout, stderr] {
+            match result {
+                Err(error) if error.downcast_ref::<ClientError>().is_some() => {
+                    output::note(&format!(
+                        "tepui: the output of {task} cannot be read: {error:#}"
+                    ));
+                    break;
+                }
+                result => result?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn copy_stream(
+        &self,
+        task: &TaskId,
+        stream: LogStream,
+        mut to: impl AsyncWrite + Unpin,
+    ) -> Result<()> {
+        let mut offset = 0;
+        let mut failures = 0;
+        loop {
+            let error = match self.client.task_logs(task, stream, offset, true).await {
+                Ok(mut bytes) => loop {
+                    match bytes.next().await {
+                        Some(Ok(chunk)) => {
+                            to.write_all(&chunk).await?;
+                            to.flush().await?;
+                            offset += chunk.len() as u64;
+                            failures = 0;
+                        }
+                        Some(Err(error)) => break error,
+                        None => return Ok(()),
+                    }
+                },
+                Err(error) => error,
+            };
+            failures += 1;
+            if failures > MAX_FAILURES || !may_come_back(&error) {
+                return Err(error.into());
+            }
+            tokio::time::sleep(FAILURE_PAUSE).await;
+        }
+    }
+}
+
+fn is_over(job: &JobView) -> bool {
+    match job.state {
+        JobState::Waiting | JobState::Running => false,
+        JobState::Finished | JobState::Failed | JobState::Killed => true,
+    }
+}
+
+/// Whether the master or the agent may only be away for a moment.
+fn may_come_back(error: &ClientError) -> bool {
+    error.is_connection() || matches!(error.status(), Some(502..=504))
+}

@@ -1,0 +1,250 @@
+//! `tepui task`: the tasks of all frameworks.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::Subcommand;
+use futures::StreamExt;
+use tepui_types::api::task::{KillRequest, TaskView};
+use tepui_types::{AgentId, TaskId, TaskState, Workload};
+use tokio::io::AsyncWriteExt;
+
+use crate::amounts;
+use crate::client::{Client, LogStream, TaskFilter};
+use crate::output::{self, Columns, Fields, Format};
+
+/// How many tasks a list shows unless it is told to show all.
+const SHOWN: usize = 100;
+
+/// What can be done with tasks.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show tasks, the newest first
+    List {
+        /// Only in these states, such as running,failed
+        #[arg(long, value_delimiter = ',', value_name = "STATES")]
+        state: Vec<TaskState>,
+        /// Only of this framework, by name or id
+        #[arg(long, value_name = "FRAMEWORK")]
+        framework: Option<String>,
+        /// Only on this agent
+        #[arg(long, value_name = "AGENT")]
+        agent: Option<AgentId>,
+        /// Only those whose id holds this text
+        #[arg(long, value_name = "TEXT")]
+        search: Option<String>,
+        /// All that the cluster remembers, not only the newest hundred
+        #[arg(long)]
+        all: bool,
+    },
+    /// Show all that is known of a task
+    Show {
+        /// Its id such as f1.hello.0, or its name for the newest of that name
+        task: String,
+    },
+    /// Print what a task wrote
+    Logs {
+        /// Its id such as f1.hello.0, or its name for the newest of that name
+        task: String,
+        /// Go on until the task has ended
+        #[arg(short, long)]
+        follow: bool,
+        /// What it wrote to its stderr in place of its stdout
+        #[arg(long)]
+        stderr: bool,
+    },
+    /// Ask for a task's end
+    Kill {
+        /// Its id such as f1.hello.0, or its name for the newest of that name
+        task: String,
+        /// How long it may take to end by itself, in place of its own grace
+        #[arg(long, value_parser = amounts::duration, value_name = "SPAN")]
+        grace: Option<Duration>,
+    },
+}
+
+/// Runs one of the commands.
+pub async fn run(command: Command, client: &Client, format: Format) -> Result<()> {
+    match command {
+        Command::List {
+            state,
+            framework,
+            agent,
+            search,
+            all,
+        } => {
+            let filter = TaskFilter {
+                states: state,
+                framework,
+                agent,
+                search,
+            };
+            list(&filter, all, client, format).await
+        }
+        Command::Show { task } => {
+            let view = client.task(&find(&task, client).await?).await?;
+            match format {
+                Format::Json => output::json(&view),
+                Format::Table => show(&view),
+            }
+        }
+        Command::Logs {
+            task,
+            follow,
+            stderr,
+        } => {
+            let id = find(&task, client).await?;
+            let stream = match stderr {
+                true => LogStream::Stderr,
+                false => LogStream::Stdout,
+            };
+            logs(&id, stream, follow, client).await
+        }
+        Command::Kill { task, grace } => {
+            let id = find(&task, client).await?;
+            let grace_ms = grace.map(|grace| u64::try_from(grace.as_millis()).unwrap_or(u64::MAX));
+            let view = client.kill_task(&id, &KillRequest { grace_ms }).await?;
+            match format {
+                Format::Json => output::json(&view),
+                Format::Table => output::line(&format!("{id} is {}", view.status.state)),
+            }
+        }
+    }
+}
+
+async fn list(filter: &TaskFilter, all: bool, client: &Client, format: Format) -> Result<()> {
+    let (tasks, more) = match all {
+        true => (client.all_tasks(filter).await?, false),
+        false => client.tasks(filter, SHOWN).await?,
+    };
+    match format {
+        Format::Json => output::json(&tasks)?,
+        Format::Table => {
+            let mut table = Columns::new(&["id", "state", "agent", "age", "ran", "what", "reason"]);
+            for task in &tasks {
+                table.row([
+                    task.id.to_string(),
+                    task.status.state.to_string(),
+                    task.agent.to_string(),
+                    output::age(task.launched_at),
+                    ran(task).unwrap_or_default(),
+                    cut(&what(&task.spec.workload), 32),
+                    task.status
+                        .reason
+                        .as_ref()
+                        .map(|reason| reason.code.clone())
+                        .unwrap_or_default(),
+                ]);
+            }
+            table.print("no tasks")?;
+        }
+    }
+    if more {
+        output::note(&format!(
+            "the newest {SHOWN} are shown; --all shows the rest"
+        ));
+    }
+    Ok(())
+}
+
+fn show(task: &TaskView) -> Result<()> {
+    let mut fields = Fields::new();
+    fields
+        .add("id", &task.id)
+        .add("state", task.status.state)
+        .maybe("reason", task.status.reason.as_ref())
+        .maybe("exit code", task.status.exit_code)
+        .add("framework", &task.framework_name)
+        .add("role", &task.role)
+        .add("agent", format!("{} ({})", task.agent, task.hostname))
+        .add("resources", &task.resources)
+        .add("runs", what(&task.spec.workload))
+        .maybe("array index", task.array_index)
+        .add("launched", output::instant(task.launched_at))
+        .maybe("started", task.started_at.map(output::instant))
+        .maybe("ended", task.ended_at.map(output::instant))
+        .maybe("ran for", ran(task));
+    if let Some(usage) = &task.status.usage {
+        fields
+            .add("cpu time", output::span(usage.cpu_micros / 1000))
+            .add("memory peak", tepui_types::Bytes(usage.mem_peak_bytes));
+    }
+    if !task.spec.user.is_empty() {
+        fields.add("for", &task.spec.user);
+    }
+    for (name, value) in &task.spec.labels {
+        fields.add("label", format!("{name}={value}"));
+    }
+    fields.print()
+}
+
+/// What a workload runs, in a line.
+pub fn what(workload: &Workload) -> String {
+    match workload {
+        Workload::Wasm(wasm) => {
+            let mut words = vec![format!("wasm {}", output::short(&wasm.artifact))];
+            words.extend(wasm.args.iter().cloned());
+            words.join(" ")
+        }
+        Workload::Command(command) => command.argv.join(" "),
+    }
+}
+
+fn ran(task: &TaskView) -> Option<String> {
+    let started = task.started_at?;
+    Some(match task.ended_at {
+        Some(ended) => output::span(ended.millis_since(started)),
+        None => output::age(started),
+    })
+}
+
+fn cut(text: &str, most: usize) -> String {
+    let text = text.replace(char::is_control, " ");
+    if text.chars().count() <= most {
+        return text;
+    }
+    let kept: String = text.chars().take(most - 1).collect();
+    format!("{kept}…")
+}
+
+async fn logs(id: &TaskId, stream: LogStream, follow: bool, client: &Client) -> Result<()> {
+    let mut bytes = client.task_logs(id, stream, 0, follow).await?;
+    let mut stdout = tokio::io::stdout();
+    while let Some(chunk) = bytes.next().await {
+        stdout.write_all(&chunk?).await?;
+        stdout.flush().await?;
+    }
+    Ok(())
+}
+
+/// The task that a person means: by its id, or the newest of a name.
+async fn find(text: &str, client: &Client) -> Result<TaskId> {
+    if let Ok(id) = text.parse() {
+        return Ok(id);
+    }
+    if !tepui_types::ids::is_label(text) {
+        bail!("`{text}` is neither a task id such as f1.hello.0 nor a task's name");
+    }
+    let filter = TaskFilter {
+        search: Some(text.to_owned()),
+        ..TaskFilter::default()
+    };
+    let (tasks, _) = client.tasks(&filter, SHOWN).await?;
+    tasks
+        .into_iter()
+        .map(|task| task.id)
+        .find(|id| id.name.as_str() == text)
+        .with_context(|| format!("no task is named `{text}`: see `tepui task list`"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_lines_are_cut_at_characters() {
+        assert_eq!(cut("short", 8), "short");
+        assert_eq!(cut("ééééééééé", 8), "ééééééé…");
+        assert_eq!(cut("a\nb", 8), "a b");
+    }
+}

@@ -1,0 +1,11 @@
+//! Benchmarks: what is measured, and how it is reported.
+//!
+//! They use the binaries and the harness of the tests. Every benchmark gives a
+//! [`Report`], printed as a table for people and written as JSON for programs.
+
+pub mod path;
+pub mod report;
+pub mod samples;
+
+pub use report::{Report, Row};
+pub use samples::Samples;

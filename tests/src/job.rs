@@ -1,0 +1,119 @@
+//! Jobs for tests: `Job::command(["echo", "hello"]).count(3)`.
+
+use std::collections::BTreeMap;
+
+use tepui_types::api::job::JobRequest;
+use tepui_types::resources::ResourceRequest;
+use tepui_types::task::{CommandWorkload, WasmWorkload};
+use tepui_types::{Bytes, Digest, MilliCpus, Workload};
+
+/// A job in the making: small, so that many fit on an agent.
+#[derive(Debug, Clone)]
+pub struct Job(JobRequest);
+
+impl Job {
+    /// A native command.
+    pub fn command<T: Into<String>>(argv: impl IntoIterator<Item = T>) -> Self {
+        Self::new(Workload::Command(CommandWorkload {
+            argv: argv.into_iter().map(Into::into).collect(),
+            env: BTreeMap::new(),
+            pids: None,
+        }))
+    }
+
+    /// A shell script.
+    pub fn shell(script: &str) -> Self {
+        Self::command(["sh", "-c", script])
+    }
+
+    /// A WebAssembly program with its arguments.
+    pub fn wasm(artifact: Digest, args: &[&str]) -> Self {
+        Self::new(Workload::Wasm(WasmWorkload {
+            artifact,
+            args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+            env: BTreeMap::new(),
+        }))
+    }
+
+    fn new(workload: Workload) -> Self {
+        Self(JobRequest {
+            name: None,
+            workload,
+            resources: ResourceRequest {
+                cpus: MilliCpus(10),
+                mem: Bytes::mib(16),
+                ..ResourceRequest::default()
+            },
+            count: 1,
+            max_restarts: 0,
+            priority: 0,
+            kill_grace_ms: 5_000,
+            labels: BTreeMap::new(),
+        })
+    }
+
+    /// Its name.
+    pub fn name(mut self, name: &str) -> Self {
+        self.0.name = Some(name.to_owned());
+        self
+    }
+
+    /// How many tasks.
+    pub fn count(mut self, count: u32) -> Self {
+        self.0.count = count;
+        self
+    }
+
+    /// Processors of each task.
+    pub fn cpus(mut self, milli: u64) -> Self {
+        self.0.resources.cpus = MilliCpus(milli);
+        self
+    }
+
+    /// Memory of each task.
+    pub fn mem(mut self, mem: Bytes) -> Self {
+        self.0.resources.mem = mem;
+        self
+    }
+
+    /// Host ports of each task.
+    pub fn ports(mut self, ports: u32) -> Self {
+        self.0.resources.ports = ports;
+        self
+    }
+
+    /// How often a failed task is run again.
+    pub fn restarts(mut self, restarts: u32) -> Self {
+        self.0.max_restarts = restarts;
+        self
+    }
+
+    /// The grace of a kill.
+    pub fn grace_ms(mut self, millis: u64) -> Self {
+        self.0.kill_grace_ms = millis;
+        self
+    }
+
+    /// A variable of the environment.
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        let env = match &mut self.0.workload {
+            Workload::Wasm(wasm) => &mut wasm.env,
+            Workload::Command(command) => &mut command.env,
+        };
+        env.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    /// The most processes of a native task.
+    pub fn pids(mut self, pids: u32) -> Self {
+        if let Workload::Command(command) = &mut self.0.workload {
+            command.pids = Some(pids);
+        }
+        self
+    }
+
+    /// The request.
+    pub fn request(&self) -> &JobRequest {
+        &self.0
+    }
+}

@@ -1,0 +1,20 @@
+//! Whole clusters of real processes, for tests and benchmarks.
+//!
+//! A cluster is a sentence: `Cluster::new().agents(3).start().await`. Its parts
+//! are the binaries that people deploy, in a folder of their own, on ports that
+//! the system chose. Whatever happens, dropping it leaves no process, no cgroup
+//! and no file; after a failed test it prints the parts' logs first.
+
+pub mod bench;
+pub mod browser;
+pub mod client;
+pub mod cluster;
+pub mod eventually;
+pub mod job;
+pub mod process;
+pub mod sweep;
+
+pub use client::Client;
+pub use cluster::Cluster;
+pub use eventually::eventually;
+pub use job::Job;

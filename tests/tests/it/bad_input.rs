@@ -1,0 +1,411 @@
+use std::ffi::OsString;
+use std::path::Path;
+
+use anyhow::Context;
+use reqwest::Method;
+use tepui_tests::process::{self, Process};
+use tepui_tests::{Client, Cluster, Job, eventually};
+use tepui_types::api::job::JobState;
+use tepui_types::task::reason;
+use tepui_types::{Bytes, Digest};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::Result;
+
+/// `(module (import "tepui:unknown/thing" "mystery" (func)))`
+const WANTS_TOO_MUCH: &[u8] = b"\0asm\x01\0\0\0\
+    \x01\x04\x01\x60\0\0\
+    \x02\x1f\x01\x13tepui:unknown/thing\x07mystery\0\0";
+
+/// After whatever was refused, the cluster does its work as before.
+async fn still_works(client: &Client) -> Result {
+    assert_eq!(
+        client.output_of(&Job::command(["echo", "fine"])).await?,
+        "fine\n"
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_framework_is_refused_with_the_reason() -> Result {
+    let cluster = Cluster::new().start().await?;
+    let client = cluster.client();
+    let program = cluster.guest("tasks/hello.wasm").await?;
+    let garbage = client.upload(b"this is not WebAssembly".to_vec()).await?;
+    let greedy = client.upload(WANTS_TOO_MUCH.to_vec()).await?;
+    for (artifact, word) in [
+        (program, ""),
+        (garbage, ""),
+        (greedy, "tepui:unknown/thing"),
+    ] {
+        let answer = client.deploy_raw("bad", artifact, "").await?;
+        assert_eq!(answer.status, 422, "{}", answer.text());
+        let problem = answer.problem();
+        assert!(problem.detail.contains(word), "{problem:?}");
+    }
+    let unknown = client
+        .deploy_raw("bad", Digest::of(b"nobody has this"), "")
+        .await?;
+    assert!(unknown.status.is_client_error(), "{}", unknown.text());
+    assert!(unknown.problem().detail.contains("sha256:"));
+    assert_eq!(client.frameworks().await?.len(), 1, "nothing was recorded");
+    still_works(client).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_fits_nowhere_waits_and_says_what_is_short() -> Result {
+    let cluster = Cluster::new().agents(2).start().await?;
+    let client = cluster.client();
+    let job = Job::command(["true"]).cpus(64_000).name("huge");
+    let job = client.submit(&job).await?;
+    let explanation = eventually("its wait is explained", async || {
+        let demands = client.demands().await?;
+        let demand = demands
+            .into_iter()
+            .find(|demand| demand.key.contains("huge"));
+        anyhow::Ok(demand.context("no demand of it")?.explanation)
+    })
+    .await;
+    assert_eq!(explanation.agents, 2, "{explanation:?}");
+    assert_eq!(explanation.fitting, 0);
+    assert_eq!(explanation.too_small.get("cpus"), Some(&2));
+    assert_eq!(explanation.too_small.len(), 1, "{explanation:?}");
+    assert!(
+        explanation.summary.contains("cpus"),
+        "{}",
+        explanation.summary
+    );
+    let view = client.job(&job.name).await?;
+    assert_eq!(
+        (view.state, view.waiting),
+        (JobState::Waiting, 1),
+        "{view:?}"
+    );
+    still_works(client).await?;
+    client.delete_raw("/frameworks/batch/jobs/huge").await?;
+    assert_eq!(client.ended("huge").await.state, JobState::Killed);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_artifact_is_named() -> Result {
+    let cluster = Cluster::new().start().await?;
+    let client = cluster.client();
+    let unknown = Digest::of(b"nobody has this");
+    let answer = client
+        .submit_raw(&Job::wasm(unknown, &[]).name("unknown"))
+        .await?;
+    if answer.status.is_success() {
+        let job = client.ended("unknown").await;
+        assert_eq!(job.state, JobState::Failed, "{job:?}");
+        let why = job.reason.context("a reason")?;
+        assert_eq!(why.code, reason::ARTIFACT_UNKNOWN, "{why}");
+    } else {
+        assert!(answer.status.is_client_error());
+        assert!(answer.problem().detail.contains(&unknown.to_string()));
+    }
+    let answer = client.get_raw(&format!("/v1/artifacts/{unknown}")).await?;
+    assert_eq!(answer.status, 404);
+    answer.problem();
+    still_works(client).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_is_not_whole_is_not_stored() -> Result {
+    let cluster = Cluster::new().start().await?;
+    let client = cluster.client();
+    let bytes = vec![7_u8; 100_000];
+    let digest = Digest::of(&bytes);
+    let path = format!("/v1/artifacts/{digest}");
+
+    let address = cluster.url().trim_start_matches("http://").to_owned();
+    let mut connection = tokio::net::TcpStream::connect(&address).await?;
+    let head = format!("PUT {path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: 100000\r\n\r\n");
+    connection.write_all(head.as_bytes()).await?;
+    connection.write_all(&bytes[..50_000]).await?;
+    connection.shutdown().await?;
+    let mut answer = Vec::new();
+    // The master may answer or hang up; both are an end.
+    let _ = connection.read_to_end(&mut answer).await;
+    let text = String::from_utf8_lossy(&answer);
+    assert!(
+        answer.is_empty() || text.starts_with("HTTP/1.1 4"),
+        "{text}"
+    );
+    assert_eq!(client.get_raw(&path).await?.status, 404);
+
+    let wrong = client.request(Method::PUT, &path).body(vec![8_u8; 100_000]);
+    let answer = client.send(wrong).await?;
+    assert!(answer.status.is_client_error(), "{}", answer.text());
+    let problem = answer.problem();
+    let actual = Digest::of(&[8; 100_000]).to_string();
+    assert!(
+        problem.detail.contains(&actual),
+        "it says what came: {problem:?}"
+    );
+    assert_eq!(client.get_raw(&path).await?.status, 404);
+
+    let bad_name = client
+        .request(Method::PUT, "/v1/artifacts/md5:00")
+        .body("x");
+    let answer = client.send(bad_name).await?;
+    assert!(answer.status.is_client_error());
+    assert!(answer.problem().detail.contains("sha256:"));
+
+    assert_eq!(
+        client.upload(bytes).await?,
+        digest,
+        "the whole of it is welcome"
+    );
+    let left = std::fs::read_dir(cluster.master_dir().join("artifacts"));
+    let left = left
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.file_name());
+    let parts: Vec<_> = left
+        .filter(|name| name.to_string_lossy().contains("part"))
+        .collect();
+    assert!(parts.is_empty(), "pieces are removed: {parts:?}");
+    still_works(client).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_whose_program_is_garbage_fails_with_the_reason() -> Result {
+    let cluster = Cluster::new().start().await?;
+    let client = cluster.client();
+    let garbage = client.upload(b"this is not WebAssembly".to_vec()).await?;
+    let greedy = client.upload(WANTS_TOO_MUCH.to_vec()).await?;
+    for (artifact, code, word) in [
+        (garbage, reason::WASM_INVALID, ""),
+        (greedy, reason::WASM_IMPORT_MISSING, "mystery"),
+    ] {
+        let job = client.run(&Job::wasm(artifact, &[])).await?;
+        assert_eq!(job.state, JobState::Failed, "{job:?}");
+        let task = client.task(&job.task.context("its task")?.id).await?;
+        let why = task.status.reason.context("a reason")?;
+        assert_eq!(why.code, code, "{why}");
+        assert!(why.message.contains(word), "{why}");
+    }
+    still_works(client).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_that_cannot_be_are_refused() -> Result {
+    let cluster = Cluster::new().start().await?;
+    let client = cluster.client();
+    for path in ["/v1/frameworks", "/frameworks/batch/jobs"] {
+        for (body, word) in [
+            ("{", ""),
+            ("", ""),
+            ("[]", ""),
+            (r#"{"name":"x","surprise":1}"#, "surprise"),
+        ] {
+            let answer = client.post_text(path, body).await?;
+            assert!(
+                [400, 422].contains(&answer.status.as_u16()),
+                "{path} {body}: {} {}",
+                answer.status,
+                answer.text()
+            );
+            let problem = answer.problem();
+            assert!(problem.detail.contains(word), "{path} {body}: {problem:?}");
+        }
+        let huge = format!(r#"{{"name":"{}"}}"#, "x".repeat(8 * 1024 * 1024));
+        let answer = client.post_text(path, &huge).await?;
+        assert_eq!(answer.status, 413, "{path}: {}", answer.text());
+        answer.problem();
+    }
+    for (job, word) in [
+        (Job::command(["true"]).name("Not A Name"), "Not A Name"),
+        (Job::command(["true"]).count(0), "count"),
+        (Job::command(["true"]).count(100_001), "count"),
+        (Job::command([""; 0]), "argv"),
+        (Job::command(["true"]).cpus(0).mem(Bytes(0)), "cpus"),
+        (Job::command(["true"]).env("A=B", "c"), "A=B"),
+    ] {
+        let answer = client.submit_raw(&job).await?;
+        assert!(
+            [400, 422].contains(&answer.status.as_u16()),
+            "{job:?}: {}",
+            answer.text()
+        );
+        let problem = answer.problem();
+        assert!(problem.detail.contains(word), "{problem:?}");
+    }
+    still_works(client).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn paths_and_queries_that_cannot_be_are_refused() -> Result {
+    let cluster = Cluster::new().start().await?;
+    let client = cluster.client();
+    for (path, status) in [
+        ("/v1/tasks/f1.nobody.0", 404),
+        ("/v1/tasks/what", 400),
+        ("/v1/agents/a99", 404),
+        ("/v1/frameworks/nobody", 404),
+        ("/frameworks/nobody/x", 404),
+        ("/frameworks/batch/jobs/nobody", 404),
+        ("/v1/nothing", 404),
+        ("/v1/tasks?state=sleeping", 400),
+        ("/v1/tasks?limit=many", 400),
+        ("/v1/tasks?page=nonsense", 400),
+    ] {
+        let answer = client.get_raw(path).await?;
+        assert_eq!(answer.status, status, "{path}: {}", answer.text());
+        answer.problem();
+    }
+    let answer = client.delete_raw("/v1/cluster").await?;
+    assert_eq!(answer.status, 405, "{}", answer.text());
+    answer.problem();
+    still_works(client).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_web_page_can_drive_the_cluster() -> Result {
+    let cluster = Cluster::new().start().await?;
+    let client = cluster.client();
+    for (name, value) in [
+        ("host", "evil.example"),
+        ("origin", "http://evil.example"),
+        ("origin", "http://127.0.0.1:1"),
+        ("origin", "null"),
+    ] {
+        for path in ["/v1/cluster", "/frameworks/batch/jobs", "/"] {
+            let answer = client
+                .send(client.request(Method::GET, path).header(name, value))
+                .await?;
+            assert_eq!(
+                answer.status,
+                403,
+                "{path} with {name}: {value}: {}",
+                answer.text()
+            );
+            answer.problem();
+        }
+    }
+    let own = client
+        .request(Method::GET, "/v1/cluster")
+        .header("origin", cluster.url());
+    assert!(
+        client.send(own).await?.status.is_success(),
+        "its own pages may ask"
+    );
+    let request = client
+        .request(Method::GET, "/v1/cluster")
+        .bearer_auth("not the token");
+    let answer = client.send(request).await?;
+    assert_eq!(answer.status, 401, "{}", answer.text());
+    answer.problem();
+    let token = std::fs::read_to_string(cluster.master_dir().join("token"))?;
+    let request = client
+        .request(Method::GET, "/v1/cluster")
+        .bearer_auth(token.trim());
+    assert!(client.send(request).await?.status.is_success());
+    Ok(())
+}
+
+/// Starts a binary that must refuse, and gives what it said.
+fn refusal(dir: &Path, program: &str, args: &[&str]) -> anyhow::Result<String> {
+    let log = dir.join("refusal.log");
+    let _ = std::fs::remove_file(&log);
+    let args: Vec<OsString> = args.iter().map(OsString::from).collect();
+    let mut process = Process::spawn(program, &process::program(program)?, &args, &log)?;
+    let status = process.wait();
+    assert!(
+        !status.success(),
+        "{program} {args:?} should not start: {}",
+        process.log()
+    );
+    Ok(process.log())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_busy_port_is_named() -> Result {
+    let cluster = Cluster::new().start().await?;
+    let dir = cluster.dir();
+    let address = cluster.url().trim_start_matches("http://");
+    let other = dir.join("other").display().to_string();
+    let said = refusal(dir, "tepui-master", &["--dir", &other, "--listen", address])?;
+    assert!(said.contains(address), "{said}");
+    assert!(said.contains("--listen"), "it names the fix: {said}");
+    still_works(cluster.client()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_cannot_be_used_is_named() -> Result {
+    let cluster = Cluster::new().start().await?;
+    let dir = cluster.dir();
+    let file = dir.join("file");
+    std::fs::write(&file, "in the way")?;
+    let below = file.join("data").display().to_string();
+    let said = refusal(
+        dir,
+        "tepui-master",
+        &["--dir", &below, "--listen", "127.0.0.1:0"],
+    )?;
+    assert!(said.contains(&below), "{said}");
+    let said = refusal(
+        dir,
+        "tepui-agent",
+        &["--dir", &below, "--master", cluster.url()],
+    )?;
+    assert!(said.contains(&below), "{said}");
+
+    let foreign = dir.join("foreign");
+    std::fs::create_dir(&foreign)?;
+    std::fs::write(foreign.join("thesis.txt"), "years of work")?;
+    let foreign = foreign.display().to_string();
+    let said = refusal(
+        dir,
+        "tepui-master",
+        &["--dir", &foreign, "--listen", "127.0.0.1:0"],
+    )?;
+    assert!(said.contains(&foreign), "{said}");
+    let agent = cluster.agent_dir(0).display().to_string();
+    let said = refusal(
+        dir,
+        "tepui-master",
+        &["--dir", &agent, "--listen", "127.0.0.1:0"],
+    )?;
+    assert!(said.contains(&agent), "{said}");
+    still_works(cluster.client()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_is_used_by_one_process() -> Result {
+    let cluster = Cluster::new().start().await?;
+    let dir = cluster.dir();
+    let master = cluster.master_dir().display().to_string();
+    let said = refusal(
+        dir,
+        "tepui-master",
+        &["--dir", &master, "--listen", "127.0.0.1:0"],
+    )?;
+    assert!(said.contains(&master), "{said}");
+    let agent = cluster.agent_dir(0).display().to_string();
+    let said = refusal(
+        dir,
+        "tepui-agent",
+        &["--dir", &agent, "--master", cluster.url()],
+    )?;
+    assert!(said.contains(&agent), "{said}");
+    still_works(cluster.client()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_of_another_cluster_is_refused() -> Result {
+    let mut other = Cluster::new().without_batch().start().await?;
+    other.stop_agent(0)?;
+    let cluster = Cluster::new().start().await?;
+    let agent = other.agent_dir(0).display().to_string();
+    let said = refusal(
+        other.dir(),
+        "tepui-agent",
+        &["--dir", &agent, "--master", cluster.url()],
+    )?;
+    assert!(said.contains("cluster"), "{said}");
+    assert_eq!(cluster.client().agents().await?.len(), 1);
+    still_works(cluster.client()).await
+}

@@ -1,0 +1,319 @@
+use std::process::{Command, Output, Stdio};
+
+use anyhow::Context;
+use serde_json::Value;
+use tepui_tests::process::{self, Process};
+use tepui_tests::{Client, Cluster, eventually, sweep};
+
+use super::Result;
+
+/// Runs `tepui` against a cluster.
+async fn tepui(cluster: &Cluster, args: &[&str]) -> anyhow::Result<Output> {
+    let mut command = Command::new(process::program("tepui")?);
+    command
+        .args(["--master", cluster.url()])
+        .args(args)
+        .stdin(Stdio::null());
+    Ok(tokio::task::spawn_blocking(move || command.output()).await??)
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+async fn ok(cluster: &Cluster, args: &[&str]) -> anyhow::Result<String> {
+    let output = tepui(cluster, args).await?;
+    assert!(
+        output.status.success(),
+        "tepui {args:?}: {}",
+        text(&output.stderr)
+    );
+    Ok(text(&output.stdout))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn run_streams_output_and_exits_as_the_task_does() -> Result {
+    let cluster = Cluster::new().start().await?;
+    assert_eq!(
+        ok(&cluster, &["run", "--", "echo", "hello"]).await?,
+        "hello\n"
+    );
+    let output = tepui(&cluster, &["run", "--", "sh", "-c", "echo e >&2; exit 42"]).await?;
+    assert_eq!(output.status.code(), Some(42));
+    assert_eq!(
+        (text(&output.stdout), text(&output.stderr)),
+        ("".into(), "e\n".into())
+    );
+    let output = tepui(&cluster, &["run", "--", "sh", "-c", "kill -9 $$"]).await?;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        text(&output.stderr).contains("signal"),
+        "{}",
+        text(&output.stderr)
+    );
+
+    for guest in ["hello", "hello-p1", "hello-c"] {
+        let file = process::guest(&format!("tasks/{guest}.wasm"))?
+            .display()
+            .to_string();
+        let said = ok(&cluster, &["run", "--env", "A=b", &file, "x", "-y"]).await?;
+        assert!(said.to_lowercase().contains("hello"), "{guest}: {said}");
+    }
+    let file = process::guest("tasks/exit-code.wasm")?
+        .display()
+        .to_string();
+    let output = tepui(&cluster, &["run", &file, "9"]).await?;
+    assert_eq!(output.status.code(), Some(9));
+    let output = tepui(&cluster, &["run", "--count", "20", &file, "0"]).await?;
+    assert!(output.status.success());
+    assert!(
+        text(&output.stderr).contains("20 finished"),
+        "{}",
+        text(&output.stderr)
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nouns_are_listed_and_shown() -> Result {
+    let cluster = Cluster::new().start().await?;
+    let name = ok(
+        &cluster,
+        &["run", "--detach", "--name", "mine", "--", "sleep", "600"],
+    )
+    .await?;
+    assert_eq!(name, "mine\n");
+    let id = cluster.client().running("mine").await.to_string();
+    assert!(ok(&cluster, &["task", "list"]).await?.contains(&id));
+    assert!(
+        ok(&cluster, &["task", "show", "mine"])
+            .await?
+            .contains("sleep 600")
+    );
+    assert!(ok(&cluster, &["job", "list"]).await?.contains("mine"));
+    assert!(ok(&cluster, &["agent", "list"]).await?.contains("agent-0"));
+    assert!(
+        ok(&cluster, &["agent", "show", "a1"])
+            .await?
+            .contains("agent-0")
+    );
+    assert!(
+        ok(&cluster, &["framework", "list"])
+            .await?
+            .contains("batch")
+    );
+    assert!(
+        ok(&cluster, &["framework", "show", "batch"])
+            .await?
+            .contains("running")
+    );
+    assert!(
+        ok(&cluster, &["artifact", "list"])
+            .await?
+            .contains("sha256:")
+    );
+    assert!(ok(&cluster, &["status"]).await?.contains("1 running"));
+    ok(&cluster, &["framework", "logs", "batch"]).await?;
+    ok(&cluster, &["task", "kill", "--grace", "100ms", &id]).await?;
+    cluster.client().ended("mine").await;
+    for args in [
+        &["status"][..],
+        &["task", "list", "--all"],
+        &["task", "show", &id],
+        &["job", "list"],
+        &["job", "show", "mine"],
+        &["agent", "list"],
+        &["framework", "list"],
+        &["artifact", "list"],
+        &["explain", "mine"],
+    ] {
+        let args: Vec<&str> = ["-o", "json"].iter().chain(args).copied().collect();
+        let said = ok(&cluster, &args).await?;
+        serde_json::from_str::<Value>(&said).with_context(|| format!("{args:?}: {said}"))?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn artifacts_and_frameworks_come_and_go() -> Result {
+    let cluster = Cluster::new().without_batch().start().await?;
+    let file = cluster.dir().join("file");
+    std::fs::write(&file, "some bytes")?;
+    let put = ok(&cluster, &["artifact", "put", &file.display().to_string()]).await?;
+    let to = cluster.dir().join("copy").display().to_string();
+    ok(&cluster, &["artifact", "get", put.trim(), "-O", &to]).await?;
+    assert_eq!(std::fs::read_to_string(&to)?, "some bytes");
+
+    let guest = process::guest("test-frameworks/unruly.wasm")?
+        .display()
+        .to_string();
+    ok(&cluster, &["framework", "deploy", "guest", &guest]).await?;
+    eventually("it runs", async || {
+        let shown = ok(&cluster, &["framework", "show", "guest"]).await?;
+        match shown.contains("running") {
+            true => Ok(()),
+            false => anyhow::bail!("{shown}"),
+        }
+    })
+    .await;
+    ok(&cluster, &["framework", "restart", "guest"]).await?;
+    ok(&cluster, &["framework", "remove", "guest"]).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_is_refused_in_words() -> Result {
+    let cluster = Cluster::new().start().await?;
+    for (args, code, word) in [
+        (&["run"][..], 2, "Usage"),
+        (&["run", "--mem", "64", "--", "true"], 2, "64MiB"),
+        (&["run", "echo", "hi"], 1, "two dashes"),
+        (&["run", "/no/such/file.wasm"], 1, "/no/such/file.wasm"),
+        (
+            &["run", "--name", "Not A Name", "--", "true"],
+            1,
+            "Not A Name",
+        ),
+        (&["task", "show", "nobody"], 1, "nobody"),
+        (&["task", "logs", "f1.nobody.0"], 1, "f1.nobody.0"),
+        (&["agent", "show", "a99"], 1, "a99"),
+        (&["framework", "show", "nobody"], 1, "nobody"),
+        (
+            &["--master", "http://127.0.0.1:1", "status"],
+            1,
+            "tepui dev",
+        ),
+        (
+            &["--master", "ftp://x", "status"],
+            1,
+            "http://127.0.0.1:5050",
+        ),
+        (&["--token", "wrong", "status"], 1, "token"),
+    ] {
+        let output = tepui(&cluster, args).await?;
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {said}");
+        assert!(said.contains(word), "{args:?}: {said}");
+    }
+    let script = ok(&cluster, &["completion", "bash"]).await?;
+    assert!(script.contains("_tepui"), "{script}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_waits_says_why_and_ends_with_ctrl_c() -> Result {
+    let cluster = Cluster::new().start().await?;
+    let log = cluster.dir().join("run.log");
+    let args = [
+        "--master",
+        cluster.url(),
+        "run",
+        "--name",
+        "huge",
+        "--cpus",
+        "64",
+        "--",
+        "true",
+    ];
+    let args: Vec<_> = args.iter().map(Into::into).collect();
+    let mut run = Process::spawn("run", &process::program("tepui")?, &args, &log)?;
+    eventually("it says why it waits", async || match run.log() {
+        log if log.contains("waits") && log.contains("cpus") => Ok(()),
+        log => Err(log),
+    })
+    .await;
+    let status = run.terminate();
+    assert_eq!(status.code(), Some(1), "{}", run.log());
+    let job = cluster.client().job("huge").await?;
+    assert_eq!(job.state, tepui_types::api::job::JobState::Killed);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dev_raises_a_cluster_and_leaves_nothing_behind() -> Result {
+    let dir = tempfile::Builder::new().prefix("tepui-test-").tempdir()?;
+    let home = dir.path().join("dev");
+    let log = dir.path().join("dev.log");
+    let start = || {
+        let args = ["dev", "--agents", "2", "--port", "0", "--dir"];
+        let mut args: Vec<_> = args.iter().map(Into::into).collect();
+        args.push(home.clone().into());
+        let _ = std::fs::remove_file(&log);
+        Process::spawn("dev", &process::program("tepui")?, &args, &log)
+    };
+    let agents = [home.join("agent-1"), home.join("agent-2")];
+    let mut cluster = None;
+    for _ in 0..2 {
+        let mut dev = start()?;
+        eventually("the cluster runs", async || {
+            match (dev.log(), dev.ended()) {
+                (log, None) if log.contains("Tepui runs") => Ok(()),
+                (log, Some(status)) => panic!("{status}: {log}"),
+                (log, None) => Err(log),
+            }
+        })
+        .await;
+        let said = dev.log();
+        let url = said
+            .split_whitespace()
+            .find(|word| word.starts_with("http://"));
+        let client = Client::new(url.context("it names the dashboard")?)?;
+        let view = client.cluster().await?;
+        assert_eq!(
+            *cluster.get_or_insert(view.cluster),
+            view.cluster,
+            "the folder is kept"
+        );
+        assert_eq!(view.agents.get("active"), Some(&2));
+        let name = format!("job-{}", client.cluster().await?.term);
+        let job = tepui_tests::Job::command(["sleep", "600"]).name(&name);
+        client.submit(&job).await?;
+        client.running(&name).await;
+
+        let second = start()?.wait();
+        assert!(!second.success(), "one `tepui dev` a folder");
+        let status = dev.terminate();
+        assert!(status.success(), "{}", dev.log());
+        for agent in &agents {
+            assert!(sweep::executors(agent).is_empty());
+            assert!(sweep::tasks(agent).is_empty());
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dev_starts_again_what_dies() -> Result {
+    let dir = tempfile::Builder::new().prefix("tepui-test-").tempdir()?;
+    let home = dir.path().join("dev");
+    let args = ["dev", "--agents", "1", "--port", "0", "--dir"];
+    let mut args: Vec<_> = args.iter().map(Into::into).collect();
+    args.push(home.clone().into());
+    let log = dir.path().join("dev.log");
+    let mut dev = Process::spawn("dev", &process::program("tepui")?, &args, &log)?;
+    eventually("the cluster runs", async || match dev.log() {
+        log if log.contains("Tepui runs") => Ok(()),
+        log => Err(log),
+    })
+    .await;
+    let url = std::fs::read_to_string(home.join("master/address"))?;
+    let client = Client::new(url.trim())?;
+    for part in ["master", "agent-1"] {
+        let identity = std::fs::read_to_string(home.join("processes").join(part))?;
+        let identity: Value = serde_json::from_str(&identity)?;
+        let pid = identity["pid"].as_i64().context("a process number")?;
+        sweep::kill_process(i32::try_from(pid)?);
+        eventually("it is started again", async || match dev.log() {
+            log if log.contains(&format!("{part} died")) => Ok(()),
+            log => Err(log),
+        })
+        .await;
+        eventually("the cluster works", async || {
+            let job = tepui_tests::Job::command(["echo", "fine"]);
+            client.output_of(&job).await
+        })
+        .await;
+    }
+    assert!(dev.terminate().success(), "{}", dev.log());
+    Ok(())
+}

@@ -1,0 +1,25 @@
+//! Whole clusters of real processes, each test with one of its own.
+//!
+//! They want everything built beside them (`cargo xtask test` does that), and
+//! root, for control groups. A module is a subject; `rules` has a test for each
+//! of the design's rules that one master can show.
+
+/// What others send that cannot be: refused clearly, and nothing else suffers.
+mod bad_input;
+/// The dashboard in a browser.
+mod browser;
+/// The command line.
+mod cli;
+/// Frameworks: deployed, restarted, removed, and what they may not do.
+mod frameworks;
+/// Each kind of program that people run.
+mod inputs;
+/// A task's way from the request to its record.
+mod path;
+/// `kill -9` of every part.
+mod recovery;
+/// The design's rules by number.
+mod rules;
+
+/// What tests return: an error is printed with all its causes.
+type Result = anyhow::Result<()>;
