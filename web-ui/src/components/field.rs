@@ -1,0 +1,146 @@
+//! A labelled field of a form, with its hint and its message.
+
+use leptos::prelude::*;
+use tepui_web::job_form::{Field, JobForm, Problems};
+
+/// A form's state, shared by its fields.
+#[derive(Debug, Clone, Copy)]
+pub struct FormState {
+    /// What was typed.
+    pub form: RwSignal<JobForm>,
+    /// What is wrong, shown once a submission was tried.
+    pub shown: Signal<Problems>,
+}
+
+impl FormState {
+    /// The message at `field`.
+    pub fn problem(self, field: Field) -> Option<String> {
+        self.shown.with(|problems| problems.get(&field).cloned())
+    }
+}
+
+/// How one of the form's texts is reached.
+pub type Text = fn(&mut JobForm) -> &mut String;
+
+/// Words about a field.
+#[derive(Debug, Clone, Copy)]
+pub struct Words {
+    /// Its id in the page.
+    pub id: &'static str,
+    /// Its name.
+    pub label: &'static str,
+    /// What may stand in it.
+    pub hint: &'static str,
+}
+
+/// Label, field, hint and message, tied together for screen readers.
+#[component]
+pub fn FieldFrame(
+    /// The form.
+    state: FormState,
+    /// Which field.
+    field: Field,
+    /// What is said about it.
+    words: Words,
+    children: Children,
+) -> impl IntoView {
+    let message = move || {
+        state.problem(field).map(|problem| {
+            view! { <span class="field-problem">{problem}</span> }
+        })
+    };
+    view! {
+        <div class="field" class:has-problem=move || state.problem(field).is_some()>
+            <label for=words.id>{words.label}</label>
+            {children()}
+            <p class="field-foot" id=format!("{}-foot", words.id) aria-live="polite">
+                {message}
+                <span class="field-hint">{words.hint}</span>
+            </p>
+        </div>
+    }
+}
+
+/// A field of one line.
+#[component]
+pub fn LineField(
+    /// The form.
+    state: FormState,
+    /// Which field.
+    field: Field,
+    /// What is said about it.
+    words: Words,
+    /// Where its text is.
+    text: Text,
+    /// Which keyboard suits it: `text`, `decimal` or `numeric`.
+    #[prop(default = "text")]
+    inputmode: &'static str,
+    /// An example.
+    #[prop(default = "")]
+    placeholder: &'static str,
+    /// Whether it is code.
+    #[prop(optional)]
+    is_code: bool,
+) -> impl IntoView {
+    view! {
+        <FieldFrame state=state field=field words=words>
+            <input
+                id=words.id
+                type="text"
+                inputmode=inputmode
+                class:code=is_code
+                class:number=inputmode != "text"
+                placeholder=placeholder
+                autocomplete="off"
+                autocapitalize="off"
+                spellcheck="false"
+                aria-describedby=format!("{}-foot", words.id)
+                aria-invalid=move || state.problem(field).is_some().to_string()
+                prop:value=move || value(state, text)
+                on:input:target=move |event| set(state, text, event.target().value())
+            />
+        </FieldFrame>
+    }
+}
+
+/// A field of several lines.
+#[component]
+pub fn LinesField(
+    /// The form.
+    state: FormState,
+    /// Which field.
+    field: Field,
+    /// What is said about it.
+    words: Words,
+    /// Where its text is.
+    text: Text,
+    /// An example.
+    placeholder: &'static str,
+) -> impl IntoView {
+    view! {
+        <FieldFrame state=state field=field words=words>
+            <textarea
+                id=words.id
+                rows="3"
+                class="code"
+                placeholder=placeholder
+                autocomplete="off"
+                autocapitalize="off"
+                spellcheck="false"
+                aria-describedby=format!("{}-foot", words.id)
+                aria-invalid=move || state.problem(field).is_some().to_string()
+                prop:value=move || value(state, text)
+                on:input:target=move |event| set(state, text, event.target().value())
+            ></textarea>
+        </FieldFrame>
+    }
+}
+
+fn value(state: FormState, text: Text) -> String {
+    let mut form = state.form.get();
+    std::mem::take(text(&mut form))
+}
+
+fn set(state: FormState, text: Text, typed: String) {
+    state.form.update(|form| *text(form) = typed);
+}

@@ -1,0 +1,322 @@
+//! The submit form as text, and the job that it describes.
+//!
+//! [`JobForm::job`] answers with a request, or with one message for each field
+//! that is not right yet. The cluster checks everything again; the messages
+//! here only come earlier and stand beside their field.
+
+use std::collections::BTreeMap;
+
+use tepui_types::api::job::{self, JobRequest};
+use tepui_types::ids::is_label;
+use tepui_types::resources::ResourceRequest;
+use tepui_types::task::{CommandWorkload, WasmWorkload};
+use tepui_types::{Bytes, Digest, MilliCpus, Workload};
+
+use crate::argv;
+
+/// The longest name of a job, in bytes: its tasks' names add a number to it.
+const MAX_NAME: usize = 50;
+/// The most processors that can be asked for; beyond it the amount is a slip.
+const MAX_CPUS: f64 = 1_000_000.0;
+/// The most memory that can be asked for, in MiB: a pebibyte.
+const MAX_MEM_MIB: u64 = 1 << 30;
+/// The widest range of a job's priority, on both sides of 0.
+const MAX_PRIORITY: i32 = 1_000;
+
+/// What kind of program is submitted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Kind {
+    /// An uploaded WebAssembly program.
+    #[default]
+    Wasm,
+    /// A command of the agents' machines.
+    Command,
+}
+
+/// A field that a message can stand at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Field {
+    /// The file to upload.
+    File,
+    /// The command line.
+    Argv,
+    /// The job's name.
+    Name,
+    /// Arguments of the WebAssembly program.
+    Args,
+    /// Environment, a line each.
+    Env,
+    /// Processors.
+    Cpus,
+    /// Memory in MiB.
+    Mem,
+    /// How many tasks.
+    Count,
+    /// How often a failed task is run again.
+    Restarts,
+    /// What goes first.
+    Priority,
+}
+
+/// The messages, by field.
+pub type Problems = BTreeMap<Field, String>;
+
+/// The form's fields as they were typed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobForm {
+    /// Which of the two tabs is open.
+    pub kind: Kind,
+    /// The file's name and digest, once it was chosen and read.
+    pub artifact: Option<Digest>,
+    /// The command line.
+    pub argv: String,
+    /// The job's name; one is made up when empty.
+    pub name: String,
+    /// Arguments of the WebAssembly program.
+    pub args: String,
+    /// Environment, a line each.
+    pub env: String,
+    /// Processors, such as `0.5`.
+    pub cpus: String,
+    /// Memory in MiB.
+    pub mem_mib: String,
+    /// How many tasks.
+    pub count: String,
+    /// How often a failed task is run again.
+    pub restarts: String,
+    /// Higher goes first.
+    pub priority: String,
+}
+
+impl Default for JobForm {
+    fn default() -> Self {
+        Self {
+            kind: Kind::Wasm,
+            artifact: None,
+            argv: String::new(),
+            name: String::new(),
+            args: String::new(),
+            env: String::new(),
+            cpus: "0.1".into(),
+            mem_mib: "64".into(),
+            count: "1".into(),
+            restarts: "0".into(),
+            priority: "0".into(),
+        }
+    }
+}
+
+impl JobForm {
+    /// The request, or what is wrong at which field. A WebAssembly program
+    /// needs its `artifact`; until it is known, its field has a message.
+    pub fn job(&self) -> Result<JobRequest, Problems> {
+        let mut problems = Problems::new();
+        let name = note(&mut problems, Field::Name, name(&self.name));
+        let env = note(&mut problems, Field::Env, environment(&self.env));
+        let cpus = note(&mut problems, Field::Cpus, milli_cpus(&self.cpus));
+        let mem = note(&mut problems, Field::Mem, memory(&self.mem_mib));
+        let count =
+            note(&mut problems, Field::Count, whole(&self.count, 1, job::MAX_COUNT.into()));
+        let restarts =
+            note(&mut problems, Field::Restarts, whole(&self.restarts, 0, u32::MAX.into()));
+        let priority = note(&mut problems, Field::Priority, priority(&self.priority));
+        let workload = self.workload(env.unwrap_or_default(), &mut problems);
+        match (name, workload, cpus, mem, count, restarts, priority) {
+            (
+                Some(name),
+                Some(workload),
+                Some(cpus),
+                Some(mem),
+                Some(count),
+                Some(restarts),
+                Some(priority),
+            ) if problems.is_empty() => Ok(JobRequest {
+                name,
+                workload,
+                resources: ResourceRequest { cpus, mem, ..ResourceRequest::default() },
+                // Both are bounded by u32 above.
+                count: count as u32,
+                max_restarts: restarts as u32,
+                priority,
+                kill_grace_ms: tepui_types::task::default_kill_grace_ms(),
+                labels: BTreeMap::new(),
+            }),
+            _ => Err(problems),
+        }
+    }
+
+    fn workload(
+        &self,
+        env: BTreeMap<String, String>,
+        problems: &mut Problems,
+    ) -> Option<Workload> {
+        match self.kind {
+            Kind::Wasm => {
+                let args = note(problems, Field::Args, words(&self.args));
+                let chosen = self.artifact.ok_or_else(|| "Choose a .wasm file.".to_owned());
+                let artifact = note(problems, Field::File, chosen);
+                Some(Workload::Wasm(WasmWorkload { artifact: artifact?, args: args?, env }))
+            }
+            Kind::Command => {
+                let argv = note(problems, Field::Argv, command(&self.argv));
+                Some(Workload::Command(CommandWorkload { argv: argv?, env, pids: None }))
+            }
+        }
+    }
+}
+
+fn note<T>(problems: &mut Problems, field: Field, value: Result<T, String>) -> Option<T> {
+    value.map_err(|problem| problems.insert(field, problem)).ok()
+}
+
+fn name(text: &str) -> Result<Option<String>, String> {
+    let text = text.trim();
+    if text.is_empty() {
+        Ok(None)
+    } else if is_label(text) && text.len() <= MAX_NAME {
+        Ok(Some(text.to_owned()))
+    } else {
+        Err(format!(
+            "Use 1 to {MAX_NAME} lower-case letters, digits and dashes, with no dash at either end."
+        ))
+    }
+}
+
+fn words(line: &str) -> Result<Vec<String>, String> {
+    argv::split(line).map_err(|error| format!("Cannot be split: {error}."))
+}
+
+fn command(line: &str) -> Result<Vec<String>, String> {
+    let argv = words(line)?;
+    match argv.first() {
+        None => Err("Type a command, such as: echo hello".into()),
+        Some(program) if program.is_empty() => {
+            Err("The first word is empty: name the program to run.".into())
+        }
+        Some(_) => Ok(argv),
+    }
+}
+
+/// `NAME=VALUE` lines; empty ones are skipped.
+pub fn environment(text: &str) -> Result<BTreeMap<String, String>, String> {
+    let mut environment = BTreeMap::new();
+    for (position, line) in text.lines().enumerate() {
+        if line.trim().is_empty() {
+            continue;
+        }
+        let number = position + 1;
+        let (name, value) = match line.split_once('=') {
+            Some((name, value)) if !name.trim().is_empty() => (name.trim(), value),
+            _ => return Err(format!("Line {number} is not NAME=VALUE.")),
+        };
+        if environment.insert(name.to_owned(), value.to_owned()).is_some() {
+            return Err(format!("Line {number} sets {name} a second time."));
+        }
+    }
+    Ok(environment)
+}
+
+fn milli_cpus(text: &str) -> Result<MilliCpus, String> {
+    let wrong = || "Use a number from 0.001 up, such as 0.5 or 2.".to_owned();
+    let cpus: f64 = text.trim().parse().map_err(|_| wrong())?;
+    let milli = (cpus * 1000.0).round();
+    if milli >= 1.0 && cpus <= MAX_CPUS { Ok(MilliCpus(milli as u64)) } else { Err(wrong()) }
+}
+
+fn memory(text: &str) -> Result<Bytes, String> {
+    Ok(Bytes::mib(whole(text, 1, MAX_MEM_MIB)?))
+}
+
+fn whole(text: &str, least: u64, most: u64) -> Result<u64, String> {
+    match text.trim().parse() {
+        Ok(number) if (least..=most).contains(&number) => Ok(number),
+        _ if most == u64::from(u32::MAX) => Err(format!("Use a whole number from {least} up.")),
+        _ => Err(format!(
+            "Use a whole number from {least} to {}.",
+            crate::amounts::count(most)
+        )),
+    }
+}
+
+fn priority(text: &str) -> Result<i32, String> {
+    match text.trim().parse() {
+        Ok(priority) if (-MAX_PRIORITY..=MAX_PRIORITY).contains(&priority) => Ok(priority),
+        _ => Err(format!("Use a whole number from -{MAX_PRIORITY} to {MAX_PRIORITY}.")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn command_form(argv: &str) -> JobForm {
+        JobForm { kind: Kind::Command, argv: argv.into(), ..JobForm::default() }
+    }
+
+    #[test]
+    fn a_command_becomes_a_job_with_the_usual_resources() {
+        let job = command_form("echo 'hello there'").job().unwrap();
+        assert_eq!(job.name, None);
+        assert_eq!(job.resources, job::default_resources());
+        assert_eq!((job.count, job.max_restarts, job.priority), (1, 0, 0));
+        let Workload::Command(command) = job.workload else { panic!("not a command") };
+        assert_eq!(command.argv, ["echo", "hello there"]);
+    }
+
+    #[test]
+    fn a_program_becomes_a_job_once_its_file_is_known() {
+        let mut form = JobForm { args: "-n 'two words'".into(), ..JobForm::default() };
+        form.env = "A=1\n\nB=x=y\n".into();
+        assert_eq!(form.job().unwrap_err().into_keys().collect::<Vec<_>>(), [Field::File]);
+        form.artifact = Some(Digest::of(b"\0asm"));
+        let Workload::Wasm(wasm) = form.job().unwrap().workload else { panic!("not wasm") };
+        assert_eq!(wasm.args, ["-n", "two words"]);
+        assert_eq!(wasm.env["B"], "x=y");
+    }
+
+    #[test]
+    fn each_wrong_field_has_its_message() {
+        let form = JobForm {
+            name: "Not A Name".into(),
+            env: "A=1\nnothing".into(),
+            cpus: "0".into(),
+            mem_mib: "1.5".into(),
+            count: "100001".into(),
+            restarts: "-1".into(),
+            priority: "1001".into(),
+            ..command_form("echo 'open")
+        };
+        let problems = form.job().unwrap_err();
+        assert_eq!(problems.len(), 8);
+        assert_eq!(problems[&Field::Env], "Line 2 is not NAME=VALUE.");
+        assert_eq!(problems[&Field::Count], "Use a whole number from 1 to 100,000.");
+        assert_eq!(problems[&Field::Argv], "Cannot be split: a ' is opened and not closed.");
+    }
+
+    #[test]
+    fn fields_of_the_other_tab_do_not_matter() {
+        let form = JobForm { args: "'open".into(), ..command_form("true") };
+        assert!(form.job().is_ok());
+        assert!(command_form(" ").job().unwrap_err().contains_key(&Field::Argv));
+        assert!(command_form("'' x").job().is_err());
+    }
+
+    #[test]
+    fn amounts_are_exact() {
+        for (text, milli) in [("0.1", 100), ("2", 2000), (" 0.001 ", 1), ("1.2345", 1235)] {
+            assert_eq!(milli_cpus(text), Ok(MilliCpus(milli)), "{text}");
+        }
+        for text in ["", "nan", "inf", "-1", "0.0001", "1e9", "one"] {
+            assert!(milli_cpus(text).is_err(), "{text}");
+        }
+        assert_eq!(memory("64"), Ok(Bytes::mib(64)));
+        assert!(memory("99999999999").is_err());
+    }
+
+    #[test]
+    fn a_name_is_set_once() {
+        assert_eq!(environment("A=1\n A=2").unwrap_err(), "Line 2 sets A a second time.");
+        assert_eq!(environment("=1").unwrap_err(), "Line 1 is not NAME=VALUE.");
+        assert!(environment("  \n").unwrap().is_empty());
+    }
+}

@@ -1,0 +1,12 @@
+//! What one can see, one page a file.
+
+pub mod agent;
+pub mod agents;
+pub mod framework;
+pub mod frameworks;
+pub mod job;
+pub mod jobs;
+pub mod overview;
+pub mod submit;
+pub mod task;
+pub mod tasks;

@@ -1,0 +1,492 @@
+//! The form that turns a file or a command line into a job of `batch`.
+//!
+//! Messages stand at their fields once a submission was tried, and go as the
+//! fields are mended. What the cluster refuses is shown in its own words. The
+//! same job submitted again after a lost answer carries the same key.
+
+use leptos::prelude::*;
+use leptos::task::spawn_local;
+use leptos_router::NavigateOptions;
+use leptos_router::hooks::use_navigate;
+use tepui_types::Bytes;
+use tepui_types::api::job::{JobRequest, JobView};
+use tepui_web::job_form::{Field, JobForm, Kind, Problems};
+use tepui_web::{amounts, argv, query};
+use wasm_bindgen::JsCast;
+use web_sys::{File, HtmlElement};
+
+use crate::api::{self, ApiError, IdempotencyKey};
+use crate::app::PageHead;
+use crate::components::field::{FieldFrame, FormState, LineField, LinesField, Words};
+use crate::components::waiting::request_text;
+use crate::pages::jobs::{BatchMissing, JOBS};
+use crate::upload;
+
+/// How far a submission is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Step {
+    Idle,
+    /// Bytes sent, of all.
+    Uploading(f64, f64),
+    Submitting,
+}
+
+/// The signals of the page.
+#[derive(Clone, Copy)]
+struct Submission {
+    form: RwSignal<JobForm>,
+    was_tried: RwSignal<bool>,
+    step: RwSignal<Step>,
+    refusal: RwSignal<Option<ApiError>>,
+    file: RwSignal<Option<File>, LocalStorage>,
+    /// The last body that was sent, and its key.
+    sent: StoredValue<Option<(String, IdempotencyKey)>>,
+}
+
+impl Submission {
+    fn new() -> Self {
+        Self {
+            form: RwSignal::new(JobForm::default()),
+            was_tried: RwSignal::new(false),
+            step: RwSignal::new(Step::Idle),
+            refusal: RwSignal::new(None),
+            file: RwSignal::new_local(None),
+            sent: StoredValue::new(None),
+        }
+    }
+
+    /// Uploads what is to be uploaded, and submits.
+    async fn send(self, job: JobRequest) -> Result<JobView, ApiError> {
+        let artifact = self.form.with_untracked(|form| (form.kind, form.artifact));
+        if let ((Kind::Wasm, Some(digest)), Some(file)) = (artifact, self.file.get_untracked()) {
+            let size = file.size();
+            self.step.set(Step::Uploading(0.0, size));
+            let on_progress = move |sent| {
+                // The page may have been left.
+                let _ = self.step.try_set(Step::Uploading(sent, size));
+            };
+            api::upload(digest, &file, &IdempotencyKey::random(), on_progress).await?;
+        }
+        // The page may have been left meanwhile; then nothing is submitted.
+        if self.step.try_set(Step::Submitting).is_some() {
+            return Err(ApiError::Offline);
+        }
+        let body = api::json(&job)?;
+        let key = match self.sent.get_value() {
+            Some((sent, key)) if sent == body => key,
+            _ => IdempotencyKey::random(),
+        };
+        self.sent.set_value(Some((body.clone(), key.clone())));
+        api::parse(&api::change("POST", JOBS, Some(body), &key).await?)
+    }
+}
+
+/// The page.
+#[component]
+pub fn SubmitPage() -> impl IntoView {
+    let submission = Submission::new();
+    let Submission { form, was_tried, step, refusal, .. } = submission;
+    let outcome = Memo::new(move |_| form.with(JobForm::job));
+    let shown = Signal::derive(move || match outcome.get() {
+        Err(problems) if was_tried.get() => problems,
+        _ => Problems::new(),
+    });
+    let state = FormState { form, shown };
+    let navigate = use_navigate();
+    let submit = move |event: web_sys::SubmitEvent| {
+        event.prevent_default();
+        if step.get_untracked() != Step::Idle {
+            return;
+        }
+        was_tried.set(true);
+        refusal.set(None);
+        match outcome.get_untracked() {
+            Err(problems) => focus_first(&problems),
+            Ok(job) => {
+                let navigate = navigate.clone();
+                step.set(Step::Submitting);
+                spawn_local(async move {
+                    let answer = submission.send(job).await;
+                    if step.try_set(Step::Idle).is_some() {
+                        return;
+                    }
+                    match answer {
+                        Ok(job) => {
+                            let page = format!("/jobs/{}", query::escape(&job.name));
+                            navigate(&page, NavigateOptions::default());
+                        }
+                        Err(error) => refusal.set(Some(error)),
+                    }
+                });
+            }
+        }
+    };
+    view! {
+        <PageHead title="Submit a job".to_owned()/>
+        <form class="card form" novalidate on:submit=submit>
+            <KindTabs form=form/>
+            <Show
+                when=move || form.with(|form| form.kind == Kind::Wasm)
+                fallback=move || view! { <CommandFields state=state/> }
+            >
+                <WasmFields state=state submission=submission/>
+            </Show>
+            <CommonFields state=state/>
+            <Refusal refusal=refusal/>
+            <Foot step=step outcome=outcome/>
+        </form>
+    }
+}
+
+#[component]
+fn KindTabs(form: RwSignal<JobForm>) -> impl IntoView {
+    let kinds = [
+        (Kind::Wasm, "submit-tab-wasm", "WebAssembly"),
+        (Kind::Command, "submit-tab-command", "Native command"),
+    ];
+    let is_open = move |kind| form.with(|form| form.kind == kind);
+    let open = move |kind| form.update(|form| form.kind = kind);
+    // Two tabs: either arrow leads to the other one.
+    let on_key = move |event: web_sys::KeyboardEvent| {
+        if matches!(event.key().as_str(), "ArrowLeft" | "ArrowRight") {
+            event.prevent_default();
+            let (kind, id) = match form.with_untracked(|form| form.kind) {
+                Kind::Wasm => (Kind::Command, "submit-tab-command"),
+                Kind::Command => (Kind::Wasm, "submit-tab-wasm"),
+            };
+            open(kind);
+            focus(id);
+        }
+    };
+    let tabs = kinds.map(|(kind, id, title)| {
+        view! {
+            <button
+                type="button"
+                role="tab"
+                id=id
+                aria-controls="submit-program"
+                aria-selected=move || is_open(kind).to_string()
+                tabindex=move || if is_open(kind) { "0" } else { "-1" }
+                on:click=move |_| open(kind)
+            >
+                {title}
+            </button>
+        }
+    });
+    view! {
+        <div class="tabs large" role="tablist" aria-label="Kind of program" on:keydown=on_key>
+            {tabs.into_iter().collect_view()}
+        </div>
+    }
+}
+
+const ARGV: Words = Words {
+    id: "submit-command-argv",
+    label: "Command",
+    hint: "No shell runs it. For pipes and variables: sh -c '…'",
+};
+const FILE: Words = Words {
+    id: "submit-wasm-file",
+    label: "Program",
+    hint: "A wasi:cli component or a WASI preview 1 module.",
+};
+const ARGS: Words = Words {
+    id: "submit-wasm-args",
+    label: "Arguments",
+    hint: "Quotes keep words together.",
+};
+const NAME: Words = Words { id: "submit-name", label: "Name", hint: "Made up when empty." };
+const ENV: Words = Words { id: "submit-env", label: "Environment", hint: "NAME=VALUE, a line each." };
+const CPUS: Words = Words { id: "submit-cpus", label: "Cpus", hint: "Of each task." };
+const MEM: Words = Words { id: "submit-mem", label: "Memory in MiB", hint: "Of each task." };
+const COUNT: Words =
+    Words { id: "submit-count", label: "Tasks", hint: "Each has its TEPUI_ARRAY_INDEX." };
+const RESTARTS: Words =
+    Words { id: "submit-restarts", label: "Restarts", hint: "Of a task that failed." };
+const PRIORITY: Words = Words { id: "submit-priority", label: "Priority", hint: "Higher goes first." };
+
+#[component]
+fn CommandFields(state: FormState) -> impl IntoView {
+    let split = Memo::new(move |_| state.form.with(|form| argv::split(&form.argv)));
+    let preview = move || match split.get() {
+        Ok(words) if words.is_empty() => ().into_any(),
+        Ok(words) => {
+            let words = words.into_iter().map(|word| view! { <li><code>{word}</code></li> });
+            view! {
+                <div class="split">
+                    <span class="muted">"Runs as"</span>
+                    <ol class="chips">{words.collect_view()}</ol>
+                </div>
+            }
+            .into_any()
+        }
+        Err(error) => view! {
+            <div class="split">
+                <span class="muted">"Not complete yet: " {error.to_string()}</span>
+            </div>
+        }
+        .into_any(),
+    };
+    view! {
+        <div id="submit-program" role="tabpanel" aria-labelledby="submit-tab-command">
+            <LineField
+                state=state
+                field=Field::Argv
+                words=ARGV
+                text=|form| &mut form.argv
+                placeholder="echo 'hello there'"
+                is_code=true
+            />
+            {preview}
+        </div>
+    }
+}
+
+#[component]
+fn WasmFields(state: FormState, submission: Submission) -> impl IntoView {
+    view! {
+        <div id="submit-program" role="tabpanel" aria-labelledby="submit-tab-wasm">
+            <FieldFrame state=state field=Field::File words=FILE>
+                <FileInput state=state submission=submission/>
+            </FieldFrame>
+            <LineField
+                state=state
+                field=Field::Args
+                words=ARGS
+                text=|form| &mut form.args
+                placeholder="--verbose 'two words'"
+                is_code=true
+            />
+        </div>
+    }
+}
+
+/// A place to choose a file or drop one on.
+#[component]
+fn FileInput(state: FormState, submission: Submission) -> impl IntoView {
+    // Bytes read while the digest is taken.
+    let read = RwSignal::new(None::<f64>);
+    let problem = RwSignal::new(None::<String>);
+    // The latest choice counts, however long an earlier file takes.
+    let choice = StoredValue::new(0u32);
+    let choose = move |file: Option<File>| {
+        let mine = choice.get_value().wrapping_add(1);
+        choice.set_value(mine);
+        problem.set(None);
+        read.set(None);
+        state.form.update(|form| form.artifact = None);
+        submission.file.set(file.clone());
+        let Some(file) = file else { return };
+        read.set(Some(0.0));
+        spawn_local(async move {
+            let is_wanted = move || choice.try_get_value() == Some(mine);
+            let outcome = upload::digest(&file, |bytes| {
+                is_wanted() && read.try_set(Some(bytes)).is_none()
+            });
+            let outcome = outcome.await;
+            if !is_wanted() {
+                return;
+            }
+            read.set(None);
+            match outcome {
+                Ok(digest) => state.form.update(|form| form.artifact = digest),
+                Err(error) => problem.set(Some(error)),
+            }
+        });
+    };
+    let words = move || match submission.file.get() {
+        None => view! {
+            <strong>"Choose a .wasm file"</strong>
+            <span class="muted">"or drop it here"</span>
+        }
+        .into_any(),
+        Some(file) => {
+            let size = Bytes(file.size() as u64);
+            let progress = move || match (read.get(), problem.get()) {
+                (_, Some(problem)) => problem,
+                (Some(bytes), None) => {
+                    let share = amounts::percent_text(bytes as u64, size.0);
+                    format!("{size}, reading {share}")
+                }
+                (None, None) => size.to_string(),
+            };
+            view! {
+                <strong class="break">{file.name()}</strong>
+                <span class="muted" class:problem=move || problem.with(Option::is_some)>{progress}</span>
+            }
+            .into_any()
+        }
+    };
+    view! {
+        <div class="drop">
+            <input
+                id=FILE.id
+                type="file"
+                accept=".wasm,application/wasm"
+                aria-describedby=format!("{}-foot", FILE.id)
+                aria-invalid=move || state.problem(Field::File).is_some().to_string()
+                on:change:target=move |event| {
+                    choose(event.target().files().and_then(|files| files.get(0)))
+                }
+            />
+            <div class="drop-words" aria-live="polite">
+                {words}
+            </div>
+        </div>
+    }
+}
+
+#[component]
+fn CommonFields(state: FormState) -> impl IntoView {
+    view! {
+        <div class="field-row">
+            <LineField
+                state=state
+                field=Field::Name
+                words=NAME
+                text=|form| &mut form.name
+                placeholder="hello"
+            />
+        </div>
+        <div class="field-row thirds">
+            <LineField
+                state=state
+                field=Field::Cpus
+                words=CPUS
+                text=|form| &mut form.cpus
+                inputmode="decimal"
+            />
+            <LineField
+                state=state
+                field=Field::Mem
+                words=MEM
+                text=|form| &mut form.mem_mib
+                inputmode="numeric"
+            />
+            <LineField
+                state=state
+                field=Field::Count
+                words=COUNT
+                text=|form| &mut form.count
+                inputmode="numeric"
+            />
+        </div>
+        <details class="more">
+            <summary>"More: environment, restarts, priority"</summary>
+            <LinesField
+                state=state
+                field=Field::Env
+                words=ENV
+                text=|form| &mut form.env
+                placeholder="LEVEL=debug"
+            />
+            <div class="field-row thirds">
+                <LineField
+                    state=state
+                    field=Field::Restarts
+                    words=RESTARTS
+                    text=|form| &mut form.restarts
+                    inputmode="numeric"
+                />
+                <LineField
+                    state=state
+                    field=Field::Priority
+                    words=PRIORITY
+                    text=|form| &mut form.priority
+                />
+            </div>
+        </details>
+    }
+}
+
+/// What the cluster said, if it said no.
+#[component]
+fn Refusal(refusal: RwSignal<Option<ApiError>>) -> impl IntoView {
+    move || {
+        refusal.get().map(|error| {
+            let is_missing = error.status() == Some(404);
+            let title = if error.leaves_open() {
+                "It is not known whether the job was accepted. Submitting it again is safe. "
+            } else {
+                "The job was not accepted. "
+            };
+            view! {
+                <div class="notice error" role="alert">
+                    <p>
+                        <strong>{title}</strong>
+                        {error.to_string()}
+                    </p>
+                </div>
+                {is_missing.then(|| view! { <BatchMissing/> })}
+            }
+        })
+    }
+}
+
+#[component]
+fn Foot(step: RwSignal<Step>, outcome: Memo<Result<JobRequest, Problems>>) -> impl IntoView {
+    let words = move || match step.get() {
+        Step::Idle => "Submit",
+        Step::Uploading(..) => "Uploading…",
+        Step::Submitting => "Submitting…",
+    };
+    let progress = move || match step.get() {
+        Step::Uploading(sent, size) => Some(view! {
+            <progress aria-label="Upload" max=size prop:value=sent></progress>
+        }),
+        _ => None,
+    };
+    let sum = move || {
+        outcome.get().ok().map(|job| {
+            let tasks = amounts::counted(job.count.into(), "task");
+            format!("{tasks}, each with {}", request_text(&job.resources))
+        })
+    };
+    view! {
+        <div class="form-foot">
+            <button
+                id="submit-button"
+                type="submit"
+                class="button primary"
+                prop:disabled=move || step.get() != Step::Idle
+            >
+                {words}
+            </button>
+            {progress}
+            <span class="muted">{sum}</span>
+        </div>
+    }
+}
+
+/// Takes the reader to what is to be mended first.
+fn focus_first(problems: &Problems) {
+    if let Some(field) = problems.keys().next() {
+        let words = match field {
+            Field::File => FILE,
+            Field::Argv => ARGV,
+            Field::Name => NAME,
+            Field::Args => ARGS,
+            Field::Env => ENV,
+            Field::Cpus => CPUS,
+            Field::Mem => MEM,
+            Field::Count => COUNT,
+            Field::Restarts => RESTARTS,
+            Field::Priority => PRIORITY,
+        };
+        if matches!(field, Field::Env | Field::Restarts | Field::Priority)
+            && let Ok(Some(more)) = document().query_selector("details.more")
+        {
+            // Closed, the field could not be seen. It cannot fail for this name.
+            let _ = more.set_attribute("open", "");
+        }
+        focus(words.id);
+    }
+}
+
+fn focus(id: &'static str) {
+    let element = document().get_element_by_id(id);
+    if let Some(element) = element.and_then(|element| element.dyn_into::<HtmlElement>().ok()) {
+        // It fails only for elements that are not in the page.
+        let _ = element.focus();
+    }
+}

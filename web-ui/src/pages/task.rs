@@ -1,0 +1,225 @@
+//! One task: how far it came and why, what it has and used, and its output.
+
+use std::collections::BTreeMap;
+
+use leptos::prelude::*;
+use leptos_router::hooks::use_params_map;
+use tepui_types::api::task::{KillRequest, TaskView};
+use tepui_types::task::TaskSpec;
+use tepui_types::{Bytes, TaskState, Workload};
+use tepui_web::{amounts, argv, query};
+
+use crate::api;
+use crate::app::PageHead;
+use crate::components::confirm::ConfirmButton;
+use crate::components::loaded::Loaded;
+use crate::components::log_view::LogView;
+use crate::components::table::Detail;
+use crate::components::task_state::{ReasonText, StatePill, task_state};
+use crate::components::task_table::took;
+use crate::components::time::{Ago, Elapsed};
+use crate::feed::Feed;
+use crate::live::Topic;
+
+/// The page.
+#[component]
+pub fn TaskPage() -> impl IntoView {
+    let params = use_params_map();
+    let id = Memo::new(move |_| params.with(|params| params.get("id").unwrap_or_default()));
+    let task = Feed::<TaskView>::new(&[Topic::Tasks], move || {
+        Some(format!("/v1/tasks/{}", query::escape(&id.get())))
+    });
+    let state = Memo::new(move |_| {
+        task.data.with(|task| task.as_ref().map(|task| task.status.state))
+    });
+    let can_kill = move || {
+        state.get().is_some_and(|state| !state.is_terminal() && state != TaskState::Killing)
+    };
+    view! {
+        <PageHead title=Signal::derive(move || short_title(&id.get())) above=("/tasks", "Tasks")>
+            <Show when=can_kill>
+                <ConfirmButton
+                    label="Kill"
+                    title=Signal::derive(move || format!("Kill {}?", id.get()))
+                    text="It is asked to end, and ended by force when its grace is over."
+                    subject=id
+                    action=|id, key| {
+                        Box::pin(async move {
+                            let body = api::json(&KillRequest::default())?;
+                            let path = format!("/v1/tasks/{}/kill", query::escape(&id));
+                            api::change("POST", &path, Some(body), &key).await.map(drop)
+                        })
+                    }
+                    on_done=move || task.refresh()
+                />
+            </Show>
+        </PageHead>
+        <Loaded feed=task let:view>
+            <Status task=view/>
+            <LogView
+                task=view.get_untracked().id
+                state=Signal::derive(move || view.read().status.state)
+            />
+            <TaskDetails task=view/>
+            <Program spec=view.get_untracked().spec/>
+        </Loaded>
+    }
+}
+
+/// The name of a task in its id; what is no id as it is.
+fn short_title(id: &str) -> String {
+    id.split('.').nth(1).unwrap_or(id).to_owned()
+}
+
+#[component]
+fn Status(task: Signal<TaskView>) -> impl IntoView {
+    let state = Signal::derive(move || task.with(|task| task_state(task.status.state)));
+    let reason = move || {
+        let reason = task.read().status.reason.clone();
+        reason.map(|reason| view! { <p class="status-reason"><ReasonText reason=reason/></p> })
+    };
+    let exit_code = move || {
+        let code = task.read().status.exit_code;
+        code.map(|code| view! { <span>"exit code " <strong class="number">{code}</strong></span> })
+    };
+    let usage = move || {
+        let usage = task.read().status.usage;
+        usage.map(|usage| {
+            view! {
+                <span>
+                    "used " <strong>{amounts::cpu_time(usage.cpu_micros)}</strong> " of cpu"
+                </span>
+                <span>
+                    "at most " <strong>{Bytes(usage.mem_peak_bytes).to_string()}</strong> " of memory"
+                </span>
+            }
+        })
+    };
+    view! {
+        <section class="card status" aria-label="Status">
+            <div class="status-line">
+                <span id="task-state" class="status-state" aria-live="polite">
+                    <StatePill state=state/>
+                </span>
+                <span class="muted">
+                    "for "
+                    <Elapsed
+                        from=Signal::derive(move || took(&task.read()).0)
+                        to=Signal::derive(move || took(&task.read()).1)
+                    />
+                </span>
+                {exit_code}
+                {usage}
+            </div>
+            {reason}
+        </section>
+    }
+}
+
+#[component]
+fn TaskDetails(task: Signal<TaskView>) -> impl IntoView {
+    let first = task.get_untracked();
+    let id = first.id.to_string();
+    let time = move |read: fn(&TaskView) -> Option<tepui_types::Timestamp>| {
+        move || match task.with(read) {
+            Some(time) => view! { <Ago time=time/> }.into_any(),
+            None => view! { <span class="muted">"not yet"</span> }.into_any(),
+        }
+    };
+    let array_index = first.array_index.map(|index| {
+        view! { <Detail term="Array index">{index}</Detail> }
+    });
+    view! {
+        <section aria-labelledby="task-details-title">
+            <h2 id="task-details-title">"Details"</h2>
+            <dl class="card details">
+                <Detail term="Id">
+                    <code class="break">{id}</code>
+                </Detail>
+                <Detail term="Framework">
+                    <a href=format!("/frameworks/{}", first.id.framework)>{first.framework_name}</a>
+                </Detail>
+                <Detail term="Role">{first.role.to_string()}</Detail>
+                <Detail term="Agent">
+                    <a href=format!("/agents/{}", first.agent)>{first.agent.to_string()}</a>
+                    " "
+                    <span class="muted">{first.hostname}</span>
+                </Detail>
+                <Detail term="Resources">{first.resources.to_string()}</Detail>
+                {array_index}
+                <Detail term="Launched">{time(|task| Some(task.launched_at))}</Detail>
+                <Detail term="Started">{time(|task| task.started_at)}</Detail>
+                <Detail term="Ended">{time(|task| task.ended_at)}</Detail>
+            </dl>
+        </section>
+    }
+}
+
+#[component]
+fn Program(spec: TaskSpec) -> impl IntoView {
+    let environment = pairs(spec.env());
+    let labels = pairs(&spec.labels);
+    let user = if spec.user.is_empty() { "–".to_owned() } else { spec.user };
+    view! {
+        <section aria-labelledby="task-program-title">
+            <h2 id="task-program-title">"Program"</h2>
+            <dl class="card details">
+                {workload_details(spec.workload)}
+                <Detail term="Environment">{environment}</Detail>
+                <Detail term="Labels">{labels}</Detail>
+                <Detail term="Grace when killed">{amounts::duration(spec.kill_grace_ms)}</Detail>
+                <Detail term="On behalf of">{user}</Detail>
+            </dl>
+        </section>
+    }
+}
+
+fn workload_details(workload: Workload) -> AnyView {
+    match workload {
+        Workload::Command(command) => {
+            let pids = command.pids.map(|pids| {
+                view! { <Detail term="Most processes">{pids}</Detail> }
+            });
+            view! {
+                <Detail term="Command">
+                    <code class="break">{argv::join(&command.argv)}</code>
+                </Detail>
+                {pids}
+            }
+            .into_any()
+        }
+        Workload::Wasm(wasm) => {
+            let args = if wasm.args.is_empty() { none() } else { code(argv::join(&wasm.args)) };
+            let href = format!("/v1/artifacts/{}", wasm.artifact);
+            let file = format!("{}.wasm", wasm.artifact.hex());
+            view! {
+                <Detail term="WebAssembly">
+                    <a href=href download=file>
+                        {code(wasm.artifact.to_string())}
+                    </a>
+                </Detail>
+                <Detail term="Arguments">{args}</Detail>
+            }
+            .into_any()
+        }
+    }
+}
+
+fn pairs(pairs: &BTreeMap<String, String>) -> AnyView {
+    if pairs.is_empty() {
+        return none();
+    }
+    let lines: Vec<_> = pairs
+        .iter()
+        .map(|(name, value)| view! { <li>{code(format!("{name}={value}"))}</li> })
+        .collect();
+    view! { <ul class="plain">{lines}</ul> }.into_any()
+}
+
+fn code(text: String) -> AnyView {
+    view! { <code class="break">{text}</code> }.into_any()
+}
+
+fn none() -> AnyView {
+    view! { <span class="muted">"none"</span> }.into_any()
+}
