@@ -11,8 +11,8 @@ use std::collections::{BTreeSet, HashMap};
 
 use tepui_types::task::reason;
 use tepui_types::wire::agent::{AgentEffect, StatusReport, TaskLaunch};
-use tepui_types::wire::executor::{ExecutorLaunch, ProcessIdentity, TaskUpdate, ToExecutor};
-use tepui_types::{Digest, Reason, TaskId, TaskState, Workload};
+use tepui_types::wire::executor::{ProcessIdentity, TaskUpdate, ToExecutor};
+use tepui_types::{Digest, Reason, TaskId, TaskState};
 
 pub use executors::{Executor, ExecutorId, ExecutorKind, Phase, TrustDomain, token};
 pub use tasks::Life;

@@ -27,7 +27,9 @@ const UNFINISHED: &str = "unfinished";
 #[derive(Debug, thiserror::Error)]
 pub enum ArtifactError {
     /// The bytes are others than was said.
-    #[error("the bytes have the digest {actual}, not {expected}: the upload was damaged, or the digest is another file's")]
+    #[error(
+        "the bytes have the digest {actual}, not {expected}: the upload was damaged, or the digest is another file's"
+    )]
     WrongDigest {
         /// What was said.
         expected: Digest,
@@ -35,7 +37,9 @@ pub enum ArtifactError {
         actual: Digest,
     },
     /// More bytes than are taken.
-    #[error("an artifact has at most {limit} bytes (max_artifact_bytes in the master's configuration)")]
+    #[error(
+        "an artifact has at most {limit} bytes (max_artifact_bytes in the master's configuration)"
+    )]
     TooLarge {
         /// The bound.
         limit: u64,
@@ -118,7 +122,11 @@ impl Artifacts {
     where
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let _permit = self.0.uploads.try_acquire().map_err(|_| ArtifactError::Busy)?;
+        let _permit = self
+            .0
+            .uploads
+            .try_acquire()
+            .map_err(|_| ArtifactError::Busy)?;
         if self.contains(digest) {
             return self.receive(digest, body, None).await;
         }
@@ -130,7 +138,9 @@ impl Artifacts {
         let size = self.receive(digest, body, Some((&mut file, path))).await?;
         file.sync_all().await.map_err(failed("sync", path))?;
         let target = self.path(&digest);
-        fs::rename(path, &target).await.map_err(failed("name", &target))?;
+        fs::rename(path, &target)
+            .await
+            .map_err(failed("name", &target))?;
         sync_folder(&self.0.folder).await?;
         Ok(size)
     }
@@ -143,23 +153,28 @@ impl Artifacts {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(failed("open", &path)(error)),
         };
-        let size = file.metadata().await.map_err(failed("look at", &path))?.len();
+        let size = file
+            .metadata()
+            .await
+            .map_err(failed("look at", &path))?
+            .len();
         Ok(Some((file, size)))
     }
 
     /// The artifact's bytes, checked against its digest; `None` if it is not here.
-    pub async fn read(
-        &self,
-        digest: Digest,
-        limit: u64,
-    ) -> Result<Option<Vec<u8>>, ArtifactError> {
-        let Some((file, size)) = self.open(digest).await? else { return Ok(None) };
+    pub async fn read(&self, digest: Digest, limit: u64) -> Result<Option<Vec<u8>>, ArtifactError> {
+        let Some((file, size)) = self.open(digest).await? else {
+            return Ok(None);
+        };
         if size > limit {
             return Err(ArtifactError::TooLarge { limit });
         }
         let path = self.path(&digest);
         let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
-        file.take(limit).read_to_end(&mut bytes).await.map_err(failed("read", &path))?;
+        file.take(limit)
+            .read_to_end(&mut bytes)
+            .await
+            .map_err(failed("read", &path))?;
         if Digest::of(&bytes) != digest {
             return Err(ArtifactError::Damaged { digest, path });
         }
@@ -189,15 +204,21 @@ impl Artifacts {
         let mut hasher = Sha256::new();
         let mut received: u64 = 0;
         while let Some(chunk) = body.next().await {
-            let chunk =
-                chunk.map_err(|error| ArtifactError::Cut { received, source: error.into() })?;
+            let chunk = chunk.map_err(|error| ArtifactError::Cut {
+                received,
+                source: error.into(),
+            })?;
             received += chunk.len() as u64;
             if received > self.0.max_bytes {
-                return Err(ArtifactError::TooLarge { limit: self.0.max_bytes });
+                return Err(ArtifactError::TooLarge {
+                    limit: self.0.max_bytes,
+                });
             }
             hasher.update(&chunk);
             if let Some((file, path)) = &mut file {
-                file.write_all(&chunk).await.map_err(failed("write", path))?;
+                file.write_all(&chunk)
+                    .await
+                    .map_err(failed("write", path))?;
             }
         }
         let actual = Digest(hasher.finalize().into());
@@ -228,5 +249,9 @@ async fn sync_folder(folder: &Path) -> Result<(), ArtifactError> {
 
 fn failed(step: &'static str, path: &Path) -> impl Fn(io::Error) -> ArtifactError {
     let path = path.to_owned();
-    move |source| ArtifactError::Io { step, path: path.clone(), source }
+    move |source| ArtifactError::Io {
+        step,
+        path: path.clone(),
+        source,
+    }
 }

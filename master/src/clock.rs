@@ -6,8 +6,13 @@
 use tepui_types::Timestamp;
 
 /// Milliseconds since the Unix epoch by this machine's clock; 0 for a clock set before it.
-#[expect(clippy::disallowed_methods, reason = "the time of day enters the master here")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the time of day enters the master here"
+)]
 pub fn now() -> Timestamp {
-    let since_epoch = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    let since_epoch = std::time::SystemTime::UNIX_EPOCH
+        .elapsed()
+        .unwrap_or_default();
     Timestamp(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
 }

@@ -21,7 +21,11 @@ const MIN_HEARTBEATS: u64 = 3;
 
 /// `tepui-master`'s flags.
 #[derive(Debug, Clone, clap::Parser)]
-#[command(name = "tepui-master", version, about = "The master of a Tepui cluster")]
+#[command(
+    name = "tepui-master",
+    version,
+    about = "The master of a Tepui cluster"
+)]
 pub struct Args {
     /// The data folder; made if there is none.
     #[arg(long, value_name = "DIR")]
@@ -207,9 +211,14 @@ impl Config {
 }
 
 fn read(path: &Path) -> Result<File, ConfigError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-    toml::from_str(&text).map_err(|source| ConfigError::Parse { path: path.to_owned(), source })
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    toml::from_str(&text).map_err(|source| ConfigError::Parse {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 fn parse_listen(text: &str) -> Result<SocketAddr, ConfigError> {
@@ -218,7 +227,9 @@ fn parse_listen(text: &str) -> Result<SocketAddr, ConfigError> {
         Some(port) => format!("127.0.0.1:{port}"),
         None => text.to_owned(),
     };
-    numeric.parse().map_err(|_| ConfigError::Address(text.to_owned()))
+    numeric
+        .parse()
+        .map_err(|_| ConfigError::Address(text.to_owned()))
 }
 
 #[cfg(test)]
@@ -260,10 +271,19 @@ mod tests {
             ("", "--dir DIR"),
             ("dir = '/a'\nlisten = 'here'", "127.0.0.1:5050"),
             ("dir = '/a'\nlisten = '0.0.0.0:5050'", "--insecure-listen"),
-            ("dir = '/a'\n[agents]\ntimeout_ms = 2000", "three heartbeats"),
+            (
+                "dir = '/a'\n[agents]\ntimeout_ms = 2000",
+                "three heartbeats",
+            ),
             ("dir = '/a'\n[agents]\nheartbeat_ms = 1", "10 is the least"),
-            ("dir = '/a'\n[limits]\nmax_artifact_bytes = 0", "nothing could be uploaded"),
-            ("dir = '/a'\n[frameworks]\ndiscard_instances = 0", "leave it out"),
+            (
+                "dir = '/a'\n[limits]\nmax_artifact_bytes = 0",
+                "nothing could be uploaded",
+            ),
+            (
+                "dir = '/a'\n[frameworks]\ndiscard_instances = 0",
+                "leave it out",
+            ),
         ];
         for (text, wanted) in cases {
             let error = load(text, &[]).unwrap_err().to_string();
@@ -272,7 +292,13 @@ mod tests {
         let unknown = load("dir = '/a'\nlisten_on = 'x'", &[]).unwrap_err();
         let cause = std::error::Error::source(&unknown).unwrap().to_string();
         assert!(cause.contains("listen_on"), "{cause}");
-        assert!(load("dir = '/a'\nlisten = '0.0.0.0:5050'\ninsecure_listen = true", &[]).is_ok());
+        assert!(
+            load(
+                "dir = '/a'\nlisten = '0.0.0.0:5050'\ninsecure_listen = true",
+                &[]
+            )
+            .is_ok()
+        );
         let missing = Config::load(&args(&["--config", "/nowhere/master.toml"])).unwrap_err();
         assert!(missing.to_string().contains("/nowhere/master.toml"));
     }

@@ -71,11 +71,17 @@ pub enum StorageError {
 
 impl StorageError {
     pub(crate) fn corrupt(what: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self::Corrupt { what: what.into(), detail: detail.into() }
+        Self::Corrupt {
+            what: what.into(),
+            detail: detail.into(),
+        }
     }
 
     pub(crate) fn decode(what: impl Into<String>) -> impl FnOnce(DecodeError) -> Self {
-        move |source| Self::Decode { what: what.into(), source }
+        move |source| Self::Decode {
+            what: what.into(),
+            source,
+        }
     }
 }
 

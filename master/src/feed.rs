@@ -44,8 +44,15 @@ struct Retained {
 impl Feed {
     /// An empty feed that knows all events after `floor`.
     pub(crate) fn new(floor: Sequence) -> Self {
-        let retained = Mutex::new(Retained { events: VecDeque::new(), first: 0, floor });
-        Self(Arc::new(Shared { retained, end: watch::Sender::new(0) }))
+        let retained = Mutex::new(Retained {
+            events: VecDeque::new(),
+            first: 0,
+            floor,
+        });
+        Self(Arc::new(Shared {
+            retained,
+            end: watch::Sender::new(0),
+        }))
     }
 
     /// Watches events after `after`; those from now on if it is not given.
@@ -53,13 +60,23 @@ impl Feed {
         let retained = self.0.retained();
         let position = match after {
             None => retained.first + retained.events.len() as u64,
-            Some(after) if after < retained.floor => return Err(Gone { oldest: retained.floor }),
+            Some(after) if after < retained.floor => {
+                return Err(Gone {
+                    oldest: retained.floor,
+                });
+            }
             Some(after) => {
-                let seen = retained.events.partition_point(|event| event.sequence <= after);
+                let seen = retained
+                    .events
+                    .partition_point(|event| event.sequence <= after);
                 retained.first + seen as u64
             }
         };
-        Ok(Subscription { feed: self.clone(), position, end: self.0.end.subscribe() })
+        Ok(Subscription {
+            feed: self.clone(),
+            position,
+            end: self.0.end.subscribe(),
+        })
     }
 
     pub(crate) fn publish(&self, events: Vec<Event>) {
@@ -74,7 +91,9 @@ impl Feed {
             retained.first += 1;
             retained.floor = oldest.sequence;
         }
-        self.0.end.send_replace(retained.first + retained.events.len() as u64);
+        self.0
+            .end
+            .send_replace(retained.first + retained.events.len() as u64);
     }
 }
 
@@ -99,10 +118,17 @@ impl Subscription {
         self.end.wait_for(|end| *end > position).await.ok();
         let retained = self.feed.0.retained();
         let Some(skip) = position.checked_sub(retained.first) else {
-            return Err(Gone { oldest: retained.floor });
+            return Err(Gone {
+                oldest: retained.floor,
+            });
         };
-        let events: Vec<_> =
-            retained.events.iter().skip(skip as usize).take(BATCH).cloned().collect();
+        let events: Vec<_> = retained
+            .events
+            .iter()
+            .skip(skip as usize)
+            .take(BATCH)
+            .cloned()
+            .collect();
         self.position += events.len() as u64;
         Ok(events)
     }
@@ -118,7 +144,9 @@ mod tests {
         Event {
             sequence: Sequence { index, ordinal },
             time: Timestamp(index),
-            body: EventBody::Artifact { digest: Digest([0; 32]) },
+            body: EventBody::Artifact {
+                digest: Digest([0; 32]),
+            },
         }
     }
 
@@ -128,10 +156,16 @@ mod tests {
 
     #[tokio::test]
     async fn watchers_resume_after_what_they_saw() {
-        let feed = Feed::new(Sequence { index: 1, ordinal: 0 });
+        let feed = Feed::new(Sequence {
+            index: 1,
+            ordinal: 0,
+        });
         feed.publish(vec![event(3, 0), event(3, 1), event(5, 0)]);
         let mut from_middle = feed.subscribe(sequence(3, 0)).unwrap();
-        assert_eq!(from_middle.next().await.unwrap(), [event(3, 1), event(5, 0)]);
+        assert_eq!(
+            from_middle.next().await.unwrap(),
+            [event(3, 1), event(5, 0)]
+        );
         let mut from_now = feed.subscribe(None).unwrap();
         feed.publish(vec![event(6, 0)]);
         assert_eq!(from_now.next().await.unwrap(), [event(6, 0)]);
@@ -143,12 +177,23 @@ mod tests {
 
     #[tokio::test]
     async fn past_the_retention_watchers_are_told() {
-        let feed = Feed::new(Sequence { index: 7, ordinal: 0 });
+        let feed = Feed::new(Sequence {
+            index: 7,
+            ordinal: 0,
+        });
         assert!(feed.subscribe(sequence(6, 0)).is_err());
         let mut slow = feed.subscribe(sequence(7, 0)).unwrap();
         let many = RETAINED as u64 + 1;
         feed.publish((0..many).map(|n| event(8 + n, 0)).collect());
-        assert_eq!(slow.next().await, Err(Gone { oldest: Sequence { index: 8, ordinal: 0 } }));
+        assert_eq!(
+            slow.next().await,
+            Err(Gone {
+                oldest: Sequence {
+                    index: 8,
+                    ordinal: 0
+                }
+            })
+        );
         assert!(feed.subscribe(sequence(7, 0)).is_err());
         let mut exact = feed.subscribe(sequence(8, 0)).unwrap();
         assert_eq!(exact.next().await.unwrap().len(), BATCH);

@@ -144,10 +144,17 @@ impl Folder {
         check_format(path)?;
         let identity = read_identity(path)?;
         if identity.is_some() && !path.join("db").exists() {
-            return Err(FolderError::DatabaseMissing { path: path.join("db") });
+            return Err(FolderError::DatabaseMissing {
+                path: path.join("db"),
+            });
         }
         let token = token(path)?;
-        Ok(Self { path: path.to_owned(), identity, token, _lock: lock })
+        Ok(Self {
+            path: path.to_owned(),
+            identity,
+            token,
+            _lock: lock,
+        })
     }
 
     /// Where it is.
@@ -190,13 +197,18 @@ impl Folder {
 
 fn create(path: &Path) -> Result<(), FolderError> {
     if path.exists() && !path.is_dir() {
-        return Err(FolderError::NotADirectory { path: path.to_owned() });
+        return Err(FolderError::NotADirectory {
+            path: path.to_owned(),
+        });
     }
     fs::create_dir_all(path).map_err(|source| match source.kind() {
-        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
-            FolderError::NotADirectory { path: path.to_owned() }
-        }
-        _ => FolderError::Unwritable { path: path.to_owned(), source },
+        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => FolderError::NotADirectory {
+            path: path.to_owned(),
+        },
+        _ => FolderError::Unwritable {
+            path: path.to_owned(),
+            source,
+        },
     })
 }
 
@@ -205,12 +217,23 @@ fn refuse_foreign(path: &Path) -> Result<(), FolderError> {
     if path.join(FORMAT).exists() {
         return Ok(());
     }
-    let io = |source| FolderError::Io { step: "list", path: path.to_owned(), source };
+    let io = |source| FolderError::Io {
+        step: "list",
+        path: path.to_owned(),
+        source,
+    };
     for entry in fs::read_dir(path).map_err(io)? {
-        let name = entry.map_err(io)?.file_name().to_string_lossy().into_owned();
+        let name = entry
+            .map_err(io)?
+            .file_name()
+            .to_string_lossy()
+            .into_owned();
         // What a first start leaves when it is cut short.
         if name != LOCK && !is_temporary(&name, FORMAT) {
-            return Err(FolderError::Foreign { path: path.to_owned(), entry: name });
+            return Err(FolderError::Foreign {
+                path: path.to_owned(),
+                entry: name,
+            });
         }
     }
     Ok(())
@@ -236,7 +259,10 @@ fn lock(path: &Path) -> Result<File, FolderError> {
                 "" => "unknown".to_owned(),
                 pid => pid.to_owned(),
             };
-            return Err(FolderError::Locked { path: path.to_owned(), pid });
+            return Err(FolderError::Locked {
+                path: path.to_owned(),
+                pid,
+            });
         }
         Err(TryLockError::Error(source)) => return Err(io(source)),
     }
@@ -248,40 +274,56 @@ fn lock(path: &Path) -> Result<File, FolderError> {
 
 fn check_format(path: &Path) -> Result<(), FolderError> {
     let Some(text) = read(&path.join(FORMAT))? else {
-        return replace(path, FORMAT, &format!("{FORMAT_WORD} {FORMAT_VERSION}\n"), 0o644);
+        return replace(
+            path,
+            FORMAT,
+            &format!("{FORMAT_WORD} {FORMAT_VERSION}\n"),
+            0o644,
+        );
     };
     let version = text
         .trim()
         .strip_prefix(FORMAT_WORD)
         .and_then(|version| version.trim().parse::<u32>().ok());
     match version {
-        None => Err(FolderError::Foreign { path: path.to_owned(), entry: FORMAT.into() }),
-        Some(found) if found > FORMAT_VERSION => {
-            Err(FolderError::Newer { path: path.to_owned(), found })
-        }
+        None => Err(FolderError::Foreign {
+            path: path.to_owned(),
+            entry: FORMAT.into(),
+        }),
+        Some(found) if found > FORMAT_VERSION => Err(FolderError::Newer {
+            path: path.to_owned(),
+            found,
+        }),
         Some(_) => Ok(()),
     }
 }
 
 fn read_identity(path: &Path) -> Result<Option<Identity>, FolderError> {
     let path = path.join(CLUSTER);
-    let Some(text) = read(&path)? else { return Ok(None) };
-    toml::from_str(&text).map(Some).map_err(|error| FolderError::Damaged {
-        path,
-        detail: error.message().to_owned(),
-        mend: "delete it, and it is written again from the database",
-    })
+    let Some(text) = read(&path)? else {
+        return Ok(None);
+    };
+    toml::from_str(&text)
+        .map(Some)
+        .map_err(|error| FolderError::Damaged {
+            path,
+            detail: error.message().to_owned(),
+            mend: "delete it, and it is written again from the database",
+        })
 }
 
 /// The token's file is read anew at every start, so that an operator may replace it.
 fn token(path: &Path) -> Result<String, FolderError> {
     let path_of_token = path.join(TOKEN);
     let Some(text) = read(&path_of_token)? else {
-        let token = format!("{:032x}", random_u128().map_err(|source| FolderError::Io {
-            step: "draw",
-            path: path_of_token,
-            source,
-        })?);
+        let token = format!(
+            "{:032x}",
+            random_u128().map_err(|source| FolderError::Io {
+                step: "draw",
+                path: path_of_token,
+                source,
+            })?
+        );
         replace(path, TOKEN, &format!("{token}\n"), 0o600)?;
         return Ok(token);
     };
@@ -303,7 +345,11 @@ fn read(path: &Path) -> Result<Option<String>, FolderError> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(FolderError::Io { step: "read", path: path.to_owned(), source }),
+        Err(source) => Err(FolderError::Io {
+            step: "read",
+            path: path.to_owned(),
+            source,
+        }),
     }
 }
 
@@ -329,9 +375,16 @@ fn is_temporary(name: &str, of: &str) -> bool {
 fn io_error(step: &'static str, path: &Path, source: io::Error) -> FolderError {
     match source.kind() {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-            FolderError::Unwritable { path: path.to_owned(), source }
+            FolderError::Unwritable {
+                path: path.to_owned(),
+                source,
+            }
         }
-        _ => FolderError::Io { step, path: path.to_owned(), source },
+        _ => FolderError::Io {
+            step,
+            path: path.to_owned(),
+            source,
+        },
     }
 }
 

@@ -30,8 +30,11 @@ pub struct Limits {
 
 impl Limits {
     /// A million tasks of ordinary size, 4 GiB of any.
-    pub const DEFAULT: Self =
-        Self { tasks: 1_000_000, bytes: 4 * 1024 * 1024 * 1024, drop: 10_000 };
+    pub const DEFAULT: Self = Self {
+        tasks: 1_000_000,
+        bytes: 4 * 1024 * 1024 * 1024,
+        drop: 10_000,
+    };
 }
 
 /// An ended task.
@@ -63,7 +66,10 @@ impl History {
 
     /// The task with this identity.
     pub fn get(&self, id: &TaskId) -> Result<Option<ArchivedTask>, StorageError> {
-        let Some(key) = self.storage.get(Family::History, &keys::history_by_task(id))? else {
+        let Some(key) = self
+            .storage
+            .get(Family::History, &keys::history_by_task(id))?
+        else {
             return Ok(None);
         };
         match self.storage.get(Family::History, &key)? {
@@ -78,18 +84,22 @@ impl History {
         before: Option<OperationId>,
         limit: usize,
     ) -> Result<Vec<ArchivedTask>, StorageError> {
-        let newest = OperationId { index: u64::MAX, ordinal: u32::MAX };
+        let newest = OperationId {
+            index: u64::MAX,
+            ordinal: u32::MAX,
+        };
         let from = keys::history_by_operation(before.unwrap_or(newest));
         let mut tasks = Vec::new();
-        self.storage.scan(Family::History, &from, Direction::Down, |key, record| {
-            match keys::history_operation(key) {
-                _ if tasks.len() >= limit => return Ok(Scan::Stop),
-                None => return Ok(Scan::Stop),
-                Some(operation) if before.is_some_and(|before| operation >= before) => {}
-                Some(_) => tasks.push(decode(record)?),
-            }
-            Ok(Scan::Continue)
-        })?;
+        self.storage
+            .scan(Family::History, &from, Direction::Down, |key, record| {
+                match keys::history_operation(key) {
+                    _ if tasks.len() >= limit => return Ok(Scan::Stop),
+                    None => return Ok(Scan::Stop),
+                    Some(operation) if before.is_some_and(|before| operation >= before) => {}
+                    Some(_) => tasks.push(decode(record)?),
+                }
+                Ok(Scan::Continue)
+            })?;
         Ok(tasks)
     }
 }
@@ -104,7 +114,11 @@ pub(crate) struct Archive {
 impl Archive {
     pub fn open(storage: Storage, limits: Limits) -> Result<Self, StorageError> {
         let size = storage.get_record(Family::Meta, keys::HISTORY_SIZE, "the history's size")?;
-        Ok(Self { storage, limits, size: size.unwrap_or_default() })
+        Ok(Self {
+            storage,
+            limits,
+            size: size.unwrap_or_default(),
+        })
     }
 
     /// Adds forgotten tasks to a batch, and the removal of the oldest where they are too many.
@@ -117,28 +131,42 @@ impl Archive {
             if self.storage.get(Family::History, &key)?.is_some() {
                 continue;
             }
-            let record = ArchivedTask { task: task.clone(), spec: spec.clone() };
+            let record = ArchivedTask {
+                task: task.clone(),
+                spec: spec.clone(),
+            };
             let record = envelope::encode(VERSION, &record);
             self.size.tasks += 1;
             self.size.bytes += record.len() as u64;
             self.storage.put(batch, Family::History, &key, &record);
-            self.storage.put(batch, Family::History, &keys::history_by_task(&task.id), &key);
+            self.storage.put(
+                batch,
+                Family::History,
+                &keys::history_by_task(&task.id),
+                &key,
+            );
         }
         if self.size.tasks > self.limits.tasks || self.size.bytes > self.limits.bytes {
             self.drop_oldest(batch)?;
         }
-        self.storage.put_record(batch, Family::Meta, keys::HISTORY_SIZE, &self.size);
+        self.storage
+            .put_record(batch, Family::Meta, keys::HISTORY_SIZE, &self.size);
         Ok(())
     }
 
     fn drop_oldest(&mut self, batch: &mut Batch) -> Result<(), StorageError> {
-        let start = keys::history_by_operation(OperationId { index: 0, ordinal: 0 });
+        let start = keys::history_by_operation(OperationId {
+            index: 0,
+            ordinal: 0,
+        });
         let mut end = None;
         let mut dropped = 0;
         let storage = &self.storage;
         let size = &mut self.size;
         storage.scan(Family::History, &start, Direction::Up, |key, record| {
-            let Some(operation) = keys::history_operation(key) else { return Ok(Scan::Stop) };
+            let Some(operation) = keys::history_operation(key) else {
+                return Ok(Scan::Stop);
+            };
             if dropped == self.limits.drop {
                 return Ok(Scan::Stop);
             }
@@ -151,7 +179,10 @@ impl Archive {
             Ok(Scan::Continue)
         })?;
         if let Some(OperationId { index, ordinal }) = end {
-            let after = OperationId { index, ordinal: ordinal.saturating_add(1) };
+            let after = OperationId {
+                index,
+                ordinal: ordinal.saturating_add(1),
+            };
             let end = keys::history_by_operation(after);
             storage.delete_range(batch, Family::History, &start, &end);
         }
@@ -213,7 +244,10 @@ mod tests {
             ended_at: Some(Timestamp(index)),
             revision: index,
         };
-        Archived { task: Arc::new(task), spec }
+        Archived {
+            task: Arc::new(task),
+            spec,
+        }
     }
 
     fn append(archive: &mut Archive, tasks: &[Archived]) {
@@ -223,7 +257,10 @@ mod tests {
     }
 
     fn indexes(tasks: Vec<ArchivedTask>) -> Vec<u64> {
-        tasks.iter().map(|archived| archived.task.operation.index).collect()
+        tasks
+            .iter()
+            .map(|archived| archived.task.operation.index)
+            .collect()
     }
 
     #[test]
@@ -235,8 +272,14 @@ mod tests {
         append(&mut archive, &tasks);
         let history = History::new(storage);
         assert_eq!(indexes(history.scan_before(None, 2).unwrap()), [300, 299]);
-        let before = OperationId { index: 257, ordinal: 0 };
-        assert_eq!(indexes(history.scan_before(Some(before), 2).unwrap()), [256, 255]);
+        let before = OperationId {
+            index: 257,
+            ordinal: 0,
+        };
+        assert_eq!(
+            indexes(history.scan_before(Some(before), 2).unwrap()),
+            [256, 255]
+        );
         let found = history.get(&"f1.t.7".parse().unwrap()).unwrap().unwrap();
         assert_eq!((found.task.operation.index, found.spec), (7, spec()));
         assert!(history.get(&"f2.t.7".parse().unwrap()).unwrap().is_none());
@@ -246,7 +289,11 @@ mod tests {
     fn a_replay_counts_once_and_the_oldest_go_first() {
         let folder = tempfile::tempdir().unwrap();
         let storage = Storage::open(folder.path()).unwrap();
-        let limits = Limits { tasks: 10, bytes: u64::MAX, drop: 3 };
+        let limits = Limits {
+            tasks: 10,
+            bytes: u64::MAX,
+            drop: 3,
+        };
         let mut archive = Archive::open(storage.clone(), limits).unwrap();
         let tasks: Vec<_> = (1..=10).map(archived).collect();
         append(&mut archive, &tasks);
@@ -256,7 +303,10 @@ mod tests {
         let mut reopened = Archive::open(storage.clone(), limits).unwrap();
         assert_eq!(reopened.size, archive.size);
         let history = History::new(storage);
-        assert_eq!(indexes(history.scan_before(None, 100).unwrap()), (4..=11).rev().collect::<Vec<_>>());
+        assert_eq!(
+            indexes(history.scan_before(None, 100).unwrap()),
+            (4..=11).rev().collect::<Vec<_>>()
+        );
         assert!(history.get(&"f1.t.3".parse().unwrap()).unwrap().is_none());
         append(&mut reopened, &[archived(12)]);
         assert_eq!(reopened.size.tasks, 9);

@@ -74,7 +74,10 @@ impl Mailbox {
 
     /// Begins to gather, with nothing in it: what came before is in the state.
     pub(crate) fn lead(&self) {
-        *self.0.inner() = Inner { leading: true, delivery: Delivery::default() };
+        *self.0.inner() = Inner {
+            leading: true,
+            delivery: Delivery::default(),
+        };
     }
 
     /// Stops to gather.

@@ -31,7 +31,12 @@ pub struct Request {
 impl Request {
     /// A request without key and expectation.
     pub fn new(principal: Principal, body: Command) -> Self {
-        Self { principal, idempotency_key: None, expected_revision: None, body }
+        Self {
+            principal,
+            idempotency_key: None,
+            expected_revision: None,
+            body,
+        }
     }
 }
 

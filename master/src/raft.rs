@@ -24,7 +24,7 @@ use crate::feed::Feed;
 use crate::folder::{Folder, FolderError, Identity};
 use crate::history::{self, Archive, History};
 use crate::mailbox::Mailbox;
-use crate::proposals::{Proposal, ProposeError, Proposals};
+use crate::proposals::{Proposal, Proposals, ProposeError};
 use crate::storage::log::LogStore;
 use crate::storage::snapshot::{self, NewSnapshot, SnapshotRecord};
 use crate::storage::{FIRST_INDEX, Storage};
@@ -126,6 +126,9 @@ impl LogThread {
     /// Waits until the thread ends: by [`LogThread::stop`], or with the error that ended it, upon
     /// which the process should end too.
     pub async fn ended(&mut self) -> Result<(), RaftError> {
+        if self.ended.is_terminated() {
+            return Ok(());
+        }
         match (&mut self.ended).await {
             Ok(result) => result,
             Err(_) => Ok(()),
@@ -159,14 +162,19 @@ pub fn start(folder: &mut Folder, options: Options) -> Result<Log, RaftError> {
         .ok_or_else(|| StorageError::corrupt("the database", "it has no snapshot"))?;
     snapshot::remove_others(&storage, record.index)?;
     let state = load(&storage, &record, identity)?;
-    let store = LogStore::open(storage.clone(), record.clone())?;
+    let mut store = LogStore::open(storage.clone(), record.clone())?;
+    // In case the last process ended between the snapshot and this.
+    store.compact(record.clone(), options.snapshot_slack)?;
     let archive = Archive::open(storage.clone(), options.history)?;
 
     let view = View::new(state.clone(), record.index);
     // The first image is of a cluster in which nothing has happened: every event is known.
     let floor = match record.index {
         FIRST_INDEX => Sequence::default(),
-        index => Sequence { index, ordinal: u32::MAX },
+        index => Sequence {
+            index,
+            ordinal: u32::MAX,
+        },
     };
     let (feed, mailbox) = (Feed::new(floor), Mailbox::default());
     let inbox = Arc::new(Inbox::default());
@@ -179,8 +187,15 @@ pub fn start(folder: &mut Folder, options: Options) -> Result<Log, RaftError> {
         feed: feed.clone(),
         mailbox: mailbox.clone(),
     };
-    let raw = RawNode::new(&raft_config(identity.node, record.index), store, &logger::logger())
-        .map_err(|source| RaftError::Raft { step: "start", source })?;
+    let raw = RawNode::new(
+        &raft_config(identity.node, record.index),
+        store,
+        &logger::logger(),
+    )
+    .map_err(|source| RaftError::Raft {
+        step: "start",
+        source,
+    })?;
     let node = Node {
         raw,
         storage: storage.clone(),
@@ -200,7 +215,10 @@ pub fn start(folder: &mut Folder, options: Options) -> Result<Log, RaftError> {
         .spawn(move || {
             let result = node.run_to_end();
             if let Err(error) = &result {
-                tracing::error!(error = error as &dyn std::error::Error, "the log has stopped");
+                tracing::error!(
+                    error = error as &dyn std::error::Error,
+                    "the log has stopped"
+                );
             }
             ended.send(result).ok();
         })
@@ -213,7 +231,11 @@ pub fn start(folder: &mut Folder, options: Options) -> Result<Log, RaftError> {
         mailbox,
         history: History::new(storage),
         leadership: led,
-        thread: LogThread { inbox, thread: Some(thread), ended: end },
+        thread: LogThread {
+            inbox,
+            thread: Some(thread),
+            ended: end,
+        },
     })
 }
 
@@ -254,7 +276,10 @@ fn load(
     let bytes = snapshot::read(storage, record)?;
     let state = State::decode(&bytes).map_err(StorageError::decode(what.as_str()))?;
     if state.hash() != record.state_hash {
-        return Err(StorageError::corrupt(what, "the state in it has another hash"));
+        return Err(StorageError::corrupt(
+            what,
+            "the state in it has another hash",
+        ));
     }
     if state.cluster != identity.cluster {
         let (found, expected) = (state.cluster, identity.cluster);
@@ -319,9 +344,10 @@ impl Node {
         self.on_ready()?;
         if self.is_alone() {
             // There is nobody to wait for.
-            self.raw
-                .campaign()
-                .map_err(|source| RaftError::Raft { step: "stand for election", source })?;
+            self.raw.campaign().map_err(|source| RaftError::Raft {
+                step: "stand for election",
+                source,
+            })?;
             self.on_ready()?;
         }
         let mut next_tick = now() + self.tick_interval();
@@ -344,7 +370,9 @@ impl Node {
     /// get that far.
     fn on_propose(&mut self, proposals: Vec<Proposal>) {
         if self.raw.raft.state != StateRole::Leader {
-            let error = ProposeError::NotLeader { leader: self.leader() };
+            let error = ProposeError::NotLeader {
+                leader: self.leader(),
+            };
             for proposal in proposals {
                 proposal.reply.send(Err(error)).ok();
             }
@@ -370,7 +398,9 @@ impl Node {
                 body: request.body,
             };
             match self.raw.propose(Vec::new(), envelope.encode()) {
-                Ok(()) => self.waiters.push(self.raw.raft.raft_log.last_index(), term, reply),
+                Ok(()) => self
+                    .waiters
+                    .push(self.raw.raft.raft_log.last_index(), term, reply),
                 Err(error) => {
                     tracing::warn!(%error, "raft dropped a proposal");
                     reply.send(Err(ProposeError::QueueFull)).ok();
@@ -410,7 +440,9 @@ impl Node {
         match result {
             Ok(record) => {
                 let index = record.index;
-                self.raw.mut_store().compact(record, self.options.snapshot_slack)?;
+                self.raw
+                    .mut_store()
+                    .compact(record, self.options.snapshot_slack)?;
                 snapshot::remove_others(&self.storage, index)?;
             }
             // The log still has everything; the next threshold tries again.
@@ -433,7 +465,10 @@ impl Node {
         self.since_snapshot = Since::default();
         let index = self.applier.applied;
         let term = self.raw.raft.raft_log.term(index);
-        let term = term.map_err(|source| RaftError::Raft { step: "take a snapshot", source })?;
+        let term = term.map_err(|source| RaftError::Raft {
+            step: "take a snapshot",
+            source,
+        })?;
         let members = self.raw.store().members().clone();
         let (state, storage) = (self.applier.state.clone(), self.storage.clone());
         let inbox = self.inbox.clone();
@@ -441,11 +476,18 @@ impl Node {
             .name("snapshot".into())
             .spawn(move || {
                 let state_hash = state.hash();
-                let image = NewSnapshot { index, term, members, state_hash };
+                let image = NewSnapshot {
+                    index,
+                    term,
+                    members,
+                    state_hash,
+                };
                 let result = snapshot::write(&storage, image, &state.encode());
                 if let Ok(record) = &result {
-                    let hash: String =
-                        state_hash.iter().map(|byte| format!("{byte:02x}")).collect();
+                    let hash: String = state_hash
+                        .iter()
+                        .map(|byte| format!("{byte:02x}"))
+                        .collect();
                     tracing::info!(index, bytes = record.bytes, hash, "took a snapshot");
                 }
                 inbox.snapshot_ready(result);
@@ -468,7 +510,8 @@ impl Node {
 
     /// Leads no more. What was proposed may still commit under the next leader.
     fn stop_leading(&mut self, leader: Option<NodeId>) {
-        self.leadership.send_replace(Leadership::Follower { leader });
+        self.leadership
+            .send_replace(Leadership::Follower { leader });
         self.applier.mailbox.stop_leading();
         self.waiters.give_up();
         let asked = self.readers.drain(..).flat_map(|(_, readers)| readers);
@@ -478,7 +521,9 @@ impl Node {
     }
 
     fn leader(&self) -> Option<NodeId> {
-        Some(self.raw.raft.leader_id).filter(|id| *id != raft::INVALID_ID).map(NodeId)
+        Some(self.raw.raft.leader_id)
+            .filter(|id| *id != raft::INVALID_ID)
+            .map(NodeId)
     }
 
     fn is_alone(&self) -> bool {
@@ -491,7 +536,10 @@ impl Node {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "this thread has no runtime and its own ticks")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this thread has no runtime and its own ticks"
+)]
 fn now() -> Instant {
     Instant::now()
 }

@@ -115,8 +115,13 @@ impl Storage {
         let families = Family::ALL.map(|family| {
             ColumnFamilyDescriptor::new(family.name(), family_options(family, &cache))
         });
-        let db = DB::open_cf_descriptors(&database_options(), path, families)
-            .map_err(|source| StorageError::Open { path: path.to_owned(), source })?;
+        let db =
+            DB::open_cf_descriptors(&database_options(), path, families).map_err(|source| {
+                StorageError::Open {
+                    path: path.to_owned(),
+                    source,
+                }
+            })?;
         Ok(Self { db: Arc::new(db) })
     }
 
@@ -128,7 +133,10 @@ impl Storage {
     /// Writes the first image and all that belongs to it, in one synced step: after a crash the
     /// database is either as it was or ready.
     pub fn initialize(&self, identity: Identity) -> Result<(), StorageError> {
-        let members = Members { voters: vec![identity.node.0], ..Members::default() };
+        let members = Members {
+            voters: vec![identity.node.0],
+            ..Members::default()
+        };
         let state = tepui_cluster::State::new(identity.cluster);
         let mut batch = Batch::default();
         let image = NewSnapshot {
@@ -138,10 +146,17 @@ impl Storage {
             state_hash: state.hash(),
         };
         snapshot::put(self, &mut batch, image, &state.encode());
-        let hard_state = HardStateRecord { term: FIRST_TERM, vote: 0, commit: FIRST_INDEX };
+        let hard_state = HardStateRecord {
+            term: FIRST_TERM,
+            vote: 0,
+            commit: FIRST_INDEX,
+        };
         self.put_record(&mut batch, Family::Meta, keys::HARD_STATE, &hard_state);
         self.put_record(&mut batch, Family::Meta, keys::MEMBERS, &members);
-        let truncated = Truncated { index: FIRST_INDEX, term: FIRST_TERM };
+        let truncated = Truncated {
+            index: FIRST_INDEX,
+            term: FIRST_TERM,
+        };
         self.put_record(&mut batch, Family::Meta, keys::TRUNCATED, &truncated);
         self.put_record(&mut batch, Family::Meta, keys::IDENTITY, &identity);
         self.write(batch, Durability::Synced)
@@ -155,7 +170,10 @@ impl Storage {
     ) -> Result<Option<DBPinnableSlice<'_>>, StorageError> {
         self.db
             .get_pinned_cf(self.family(family), key)
-            .map_err(|source| StorageError::Database { step: "read from", source })
+            .map_err(|source| StorageError::Database {
+                step: "read from",
+                source,
+            })
     }
 
     /// The versioned record under `key`; `what` names it to people.
@@ -186,7 +204,12 @@ impl Storage {
         key: &[u8],
         record: &T,
     ) {
-        self.put(batch, family, key, &envelope::encode(RECORD_VERSION, record));
+        self.put(
+            batch,
+            family,
+            key,
+            &envelope::encode(RECORD_VERSION, record),
+        );
     }
 
     /// Adds the removal of one key to a batch.
@@ -206,14 +229,20 @@ impl Storage {
         options.disable_wal(durability == Durability::Unlogged);
         self.db
             .write_opt(batch.0, &options)
-            .map_err(|source| StorageError::Database { step: "write to", source })
+            .map_err(|source| StorageError::Database {
+                step: "write to",
+                source,
+            })
     }
 
     /// Writes a family's memory to files; what was [`Durability::Unlogged`] is durable after it.
     pub fn flush(&self, family: Family) -> Result<(), StorageError> {
         self.db
             .flush_cf(self.family(family))
-            .map_err(|source| StorageError::Database { step: "flush", source })
+            .map_err(|source| StorageError::Database {
+                step: "flush",
+                source,
+            })
     }
 
     /// Reads keys and values in order, from `from` on, until `visit` says to stop.
@@ -238,12 +267,17 @@ impl Storage {
                 Direction::Down => iterator.prev(),
             }
         }
-        iterator.status().map_err(|source| StorageError::Database { step: "read from", source })
+        iterator.status().map_err(|source| StorageError::Database {
+            step: "read from",
+            source,
+        })
     }
 
     fn family(&self, family: Family) -> &ColumnFamily {
         // invariant: `open` opens every family, and nothing drops one.
-        self.db.cf_handle(family.name()).expect("every family is open")
+        self.db
+            .cf_handle(family.name())
+            .expect("every family is open")
     }
 }
 
@@ -321,7 +355,10 @@ mod tests {
         storage.write(batch, Durability::Synced).unwrap();
         drop(storage);
         let storage = Storage::open(&path).unwrap();
-        assert_eq!(storage.get_record(Family::Meta, b"a", "it").unwrap(), Some(Record(7)));
+        assert_eq!(
+            storage.get_record(Family::Meta, b"a", "it").unwrap(),
+            Some(Record(7))
+        );
         assert_eq!(&*storage.get(Family::History, b"a").unwrap().unwrap(), b"x");
         assert!(storage.get(Family::Log, b"a").unwrap().is_none());
     }
@@ -330,6 +367,9 @@ mod tests {
     fn a_second_opening_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let _storage = Storage::open(folder.path()).unwrap();
-        assert!(matches!(Storage::open(folder.path()), Err(StorageError::Open { .. })));
+        assert!(matches!(
+            Storage::open(folder.path()),
+            Err(StorageError::Open { .. })
+        ));
     }
 }

@@ -22,7 +22,10 @@ struct Published {
 impl View {
     pub(crate) fn new(state: State, applied: u64) -> Self {
         let applied = watch::Sender::new(applied);
-        Self(Arc::new(Published { state: ArcSwap::from_pointee(state), applied }))
+        Self(Arc::new(Published {
+            state: ArcSwap::from_pointee(state),
+            applied,
+        }))
     }
 
     /// The state as of now.

@@ -1,6 +1,8 @@
 //! Polled assertions with a deadline: how tests wait.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// How long anything may take. Far above what it takes, for loaded machines:
 /// no test passes or fails by speed.
@@ -32,15 +34,19 @@ pub async fn eventually<T, E: std::fmt::Display>(
 }
 
 /// The same for code that cannot wait asynchronously.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a `drop` has no other way to wait"
+)]
 pub fn eventually_blocking<T, E: std::fmt::Display>(
     what: &str,
     mut check: impl FnMut() -> Result<T, E>,
 ) -> T {
-    let deadline = Instant::now() + DEADLINE;
+    let deadline = std::time::Instant::now() + DEADLINE;
     loop {
         match check() {
             Ok(value) => return value,
-            Err(error) if Instant::now() > deadline => {
+            Err(error) if std::time::Instant::now() > deadline => {
                 panic!(
                     "{what}: not within {} s; the last look gave: {error}",
                     DEADLINE.as_secs()

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tepui_types::task::{CommandWorkload, TaskSpec, WasmWorkload};
-use tepui_types::{FrameworkId, OperationId, Resources, Role, TaskName};
+use tepui_types::{FrameworkId, OperationId, Resources, Role, TaskName, Workload};
 
 use super::*;
 

@@ -34,7 +34,7 @@ pub fn shares(count: usize, dir: &Path) -> Result<Vec<Share>> {
         &host.to_string_lossy(),
         cpus.get() as u64 * 1000,
         mem_total_kib(&meminfo).context("/proc/meminfo names no MemTotal")? / 1024,
-        u64::from(disk.blocks_available()) * u64::from(disk.fragment_size()) / (1024 * 1024),
+        disk.blocks_available() * disk.fragment_size() / (1024 * 1024),
     ))
 }
 

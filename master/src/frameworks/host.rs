@@ -195,7 +195,7 @@ fn launched_by(turn: &OpenTurn, id: &types::TaskId) -> Option<OperationId> {
     // It is forgotten: the last living task that was launched before it.
     let living = turn.framework().tasks.iter();
     let earlier = living.take_while(|operation| {
-        let task = turn.state().tasks.get(operation);
+        let task = turn.state().tasks.get(*operation);
         task.is_some_and(|task| task.id.attempt < id.attempt)
     });
     Some(earlier.last().copied().unwrap_or(OperationId { index: 0, ordinal: 0 }))

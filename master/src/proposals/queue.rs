@@ -86,19 +86,33 @@ impl Queue {
     pub fn take_batch(&mut self) -> Vec<Proposal> {
         let mut batch = Vec::new();
         let first = match self.turns.is_empty() {
-            true => Room { proposals: BATCH_PROPOSALS, bytes: BATCH_BYTES },
-            false => Room { proposals: FIRST_PROPOSALS, bytes: FIRST_BYTES },
+            true => Room {
+                proposals: BATCH_PROPOSALS,
+                bytes: BATCH_BYTES,
+            },
+            false => Room {
+                proposals: FIRST_PROPOSALS,
+                bytes: FIRST_BYTES,
+            },
         };
-        let mut taken = Room { proposals: 0, bytes: 0 };
+        let mut taken = Room {
+            proposals: 0,
+            bytes: 0,
+        };
         for lane in [&mut self.agents, &mut self.operators] {
             while let Some(queued) = lane.pop_front_if(|queued| taken.leaves(&first, queued)) {
                 taken.add(&queued);
                 batch.push(queued.proposal);
             }
         }
-        let whole = Room { proposals: BATCH_PROPOSALS, bytes: BATCH_BYTES };
+        let whole = Room {
+            proposals: BATCH_PROPOSALS,
+            bytes: BATCH_BYTES,
+        };
         while let Some(id) = self.turns.front().copied() {
-            let Some(lane) = self.frameworks.get_mut(&id) else { break };
+            let Some(lane) = self.frameworks.get_mut(&id) else {
+                break;
+            };
             let Some(queued) = lane.pop_front_if(|queued| taken.leaves(&whole, queued)) else {
                 break;
             };
@@ -117,9 +131,19 @@ impl Queue {
 
     /// Everything, to be refused.
     pub fn take_all(&mut self) -> Vec<Proposal> {
-        let Self { agents, operators, frameworks, .. } = std::mem::take(self);
+        let Self {
+            agents,
+            operators,
+            frameworks,
+            ..
+        } = std::mem::take(self);
         let frameworks = frameworks.into_values().flatten();
-        agents.into_iter().chain(operators).chain(frameworks).map(|queued| queued.proposal).collect()
+        agents
+            .into_iter()
+            .chain(operators)
+            .chain(frameworks)
+            .map(|queued| queued.proposal)
+            .collect()
     }
 }
 
@@ -146,7 +170,10 @@ mod tests {
     fn proposal(principal: Principal) -> Proposal {
         let body = Command::MarkAgentUnreachable { agent: AgentId(1) };
         let (reply, _) = tokio::sync::oneshot::channel();
-        Proposal { request: Request::new(principal, body), reply }
+        Proposal {
+            request: Request::new(principal, body),
+            reply,
+        }
     }
 
     fn framework(id: u64) -> Principal {
@@ -154,7 +181,10 @@ mod tests {
     }
 
     fn principals(batch: Vec<Proposal>) -> Vec<Principal> {
-        batch.into_iter().map(|proposal| proposal.request.principal).collect()
+        batch
+            .into_iter()
+            .map(|proposal| proposal.request.principal)
+            .collect()
     }
 
     #[test]
@@ -163,8 +193,12 @@ mod tests {
         for id in [1, 1, 1, 2, 3, 3] {
             queue.push(proposal(framework(id)), 1).unwrap();
         }
-        queue.push(proposal(Principal::loopback_operator()), 1).unwrap();
-        queue.push(proposal(Principal::Agent(AgentId(1))), 1).unwrap();
+        queue
+            .push(proposal(Principal::loopback_operator()), 1)
+            .unwrap();
+        queue
+            .push(proposal(Principal::Agent(AgentId(1))), 1)
+            .unwrap();
         queue.push(proposal(Principal::Leader), 1).unwrap();
         let first = [
             Principal::Agent(AgentId(1)),
@@ -172,7 +206,10 @@ mod tests {
             Principal::loopback_operator(),
         ];
         let turns = [1, 2, 3, 1, 3, 1].map(framework);
-        assert_eq!(principals(queue.take_batch()), [first.as_slice(), &turns].concat());
+        assert_eq!(
+            principals(queue.take_batch()),
+            [first.as_slice(), &turns].concat()
+        );
         assert!(queue.is_empty() && queue.bytes == 0);
     }
 
@@ -186,8 +223,14 @@ mod tests {
             queue.push(proposal(framework(1)), 1).unwrap();
         }
         let batch = principals(queue.take_batch());
-        let turns = batch.iter().filter(|principal| **principal == framework(1)).count();
-        assert_eq!((batch.len(), turns), (FIRST_PROPOSALS + FRAMEWORK_PROPOSALS, FRAMEWORK_PROPOSALS));
+        let turns = batch
+            .iter()
+            .filter(|principal| **principal == framework(1))
+            .count();
+        assert_eq!(
+            (batch.len(), turns),
+            (FIRST_PROPOSALS + FRAMEWORK_PROPOSALS, FRAMEWORK_PROPOSALS)
+        );
     }
 
     #[test]
@@ -196,19 +239,31 @@ mod tests {
         for _ in 0..FRAMEWORK_PROPOSALS {
             queue.push(proposal(framework(1)), 1).unwrap();
         }
-        assert_eq!(queue.push(proposal(framework(1)), 1), Err(ProposeError::QueueFull));
+        assert_eq!(
+            queue.push(proposal(framework(1)), 1),
+            Err(ProposeError::QueueFull)
+        );
         queue.push(proposal(framework(2)), 1).unwrap();
-        queue.push(proposal(Principal::loopback_operator()), 1).unwrap();
+        queue
+            .push(proposal(Principal::loopback_operator()), 1)
+            .unwrap();
     }
 
     #[test]
     fn bytes_are_bounded_but_the_first_always_fits() {
         let mut queue = Queue::default();
-        queue.push(proposal(Principal::Leader), 2 * QUEUE_BYTES).unwrap();
-        assert_eq!(queue.push(proposal(Principal::Leader), 1), Err(ProposeError::QueueFull));
+        queue
+            .push(proposal(Principal::Leader), 2 * QUEUE_BYTES)
+            .unwrap();
+        assert_eq!(
+            queue.push(proposal(Principal::Leader), 1),
+            Err(ProposeError::QueueFull)
+        );
         assert_eq!(queue.take_batch().len(), 1);
         for _ in 0..3 {
-            queue.push(proposal(Principal::Leader), BATCH_BYTES / 2).unwrap();
+            queue
+                .push(proposal(Principal::Leader), BATCH_BYTES / 2)
+                .unwrap();
         }
         assert_eq!(queue.take_batch().len(), 2);
         assert_eq!(queue.take_all().len(), 1);

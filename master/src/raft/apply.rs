@@ -47,7 +47,10 @@ impl Applier {
         waiters: &mut Waiters,
         consequences: &mut Consequences,
     ) -> Result<(), StorageError> {
-        assert!(entry.index == self.applied + 1, "entries are applied in order, each once");
+        assert!(
+            entry.index == self.applied + 1,
+            "entries are applied in order, each once"
+        );
         self.applied = entry.index;
         if entry.entry_type() != EntryType::EntryNormal || entry.data.is_empty() {
             return Ok(());
@@ -62,8 +65,15 @@ impl Applier {
             accepted = applied.outcome.is_ok(),
             "applied"
         );
-        let Applied { outcome, effects, events, changes } = applied;
-        consequences.answers.extend(waiters.resolve(entry.index, entry.term, outcome));
+        let Applied {
+            outcome,
+            effects,
+            events,
+            changes,
+        } = applied;
+        consequences
+            .answers
+            .extend(waiters.resolve(entry.index, entry.term, outcome));
         consequences.events.extend(events);
         consequences.changes.merge(changes);
         for effect in effects {
@@ -89,6 +99,7 @@ impl Applier {
         self.view.publish(self.state.clone(), self.applied);
         consequences.answers.into_iter().for_each(Answer::send);
         self.feed.publish(consequences.events);
-        self.mailbox.deliver(consequences.effects, consequences.changes);
+        self.mailbox
+            .deliver(consequences.effects, consequences.changes);
     }
 }

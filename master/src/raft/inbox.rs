@@ -88,7 +88,10 @@ impl Inbox {
 
     /// The next event, which is [`Event::Tick`] when nothing comes before `deadline`, or when that
     /// has passed.
-    #[expect(clippy::disallowed_methods, reason = "this thread has no runtime and its own ticks")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this thread has no runtime and its own ticks"
+    )]
     pub fn next(&self, deadline: Instant) -> Event {
         let mut waiting = self.waiting();
         loop {
@@ -118,7 +121,11 @@ impl Inbox {
 
     fn open(&self) -> Result<MutexGuard<'_, Waiting>, ProposeError> {
         let waiting = self.waiting();
-        if waiting.closed { Err(ProposeError::Stopped) } else { Ok(waiting) }
+        if waiting.closed {
+            Err(ProposeError::Stopped)
+        } else {
+            Ok(waiting)
+        }
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {

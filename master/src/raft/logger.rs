@@ -19,10 +19,14 @@ impl Drain for Tracing {
 
     fn log(&self, record: &Record<'_>, values: &OwnedKVList) -> Result<(), Never> {
         match record.level() {
-            Level::Critical | Level::Error => tracing::error!(target: "raft", "{}", Line(record, values)),
+            Level::Critical | Level::Error => {
+                tracing::error!(target: "raft", "{}", Line(record, values))
+            }
             Level::Warning => tracing::warn!(target: "raft", "{}", Line(record, values)),
             Level::Info => tracing::debug!(target: "raft", "{}", Line(record, values)),
-            Level::Debug | Level::Trace => tracing::trace!(target: "raft", "{}", Line(record, values)),
+            Level::Debug | Level::Trace => {
+                tracing::trace!(target: "raft", "{}", Line(record, values))
+            }
         }
         Ok(())
     }
@@ -36,8 +40,13 @@ impl fmt::Display for Line<'_> {
         use slog::KV as _;
         write!(f, "{}", self.0.msg())?;
         let mut pairs = Pairs(String::new());
-        self.0.kv().serialize(self.0, &mut pairs).map_err(|_| fmt::Error)?;
-        self.1.serialize(self.0, &mut pairs).map_err(|_| fmt::Error)?;
+        self.0
+            .kv()
+            .serialize(self.0, &mut pairs)
+            .map_err(|_| fmt::Error)?;
+        self.1
+            .serialize(self.0, &mut pairs)
+            .map_err(|_| fmt::Error)?;
         f.write_str(&pairs.0)
     }
 }

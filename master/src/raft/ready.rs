@@ -24,7 +24,10 @@ impl Node {
             let committed = ready.take_committed_entries();
             // A group of one has nobody to write to, and nobody who could send it a snapshot.
             assert!(ready.messages().is_empty() && ready.persisted_messages().is_empty());
-            assert!(ready.snapshot().metadata.is_none(), "a snapshot comes from a leader elsewhere");
+            assert!(
+                ready.snapshot().metadata.is_none(),
+                "a snapshot comes from a leader elsewhere"
+            );
 
             self.persist(&ready)?;
             self.apply(committed, None)?;
@@ -49,8 +52,11 @@ impl Node {
         if batch.is_empty() {
             return Ok(());
         }
-        let durability =
-            if ready.must_sync() { Durability::Synced } else { Durability::Ordered };
+        let durability = if ready.must_sync() {
+            Durability::Synced
+        } else {
+            Durability::Ordered
+        };
         self.storage.write(batch, durability)
     }
 
@@ -63,7 +69,8 @@ impl Node {
         }
         let mut consequences = Consequences::default();
         for entry in &entries {
-            self.applier.apply(entry, &mut self.waiters, &mut consequences)?;
+            self.applier
+                .apply(entry, &mut self.waiters, &mut consequences)?;
             self.since_snapshot.entries += 1;
             self.since_snapshot.bytes += entry.data.len() as u64;
             self.change_members(entry, &mut batch)?;
@@ -84,9 +91,8 @@ impl Node {
     /// configuration holds nothing else.
     fn change_members(&mut self, entry: &Entry, batch: &mut Batch) -> Result<(), RaftError> {
         let what = || format!("the members in log entry {}", entry.index);
-        let malformed = |error: prost::DecodeError| {
-            StorageError::corrupt(what(), error.to_string())
-        };
+        let malformed =
+            |error: prost::DecodeError| StorageError::corrupt(what(), error.to_string());
         let change = match entry.entry_type() {
             EntryType::EntryNormal => return Ok(()),
             EntryType::EntryConfChange => {
@@ -100,9 +106,13 @@ impl Node {
                 self.raw.apply_conf_change(&change)
             }
         };
-        let members: ConfState =
-            change.map_err(|source| RaftError::Raft { step: "change the members", source })?;
-        self.raw.mut_store().set_members(batch, Members::from(members));
+        let members: ConfState = change.map_err(|source| RaftError::Raft {
+            step: "change the members",
+            source,
+        })?;
+        self.raw
+            .mut_store()
+            .set_members(batch, Members::from(members));
         Ok(())
     }
 
@@ -129,7 +139,12 @@ impl Node {
     /// Hands readers the index at which they may read; they wait for the view themselves.
     fn answer_readers(&mut self, read_states: Vec<ReadState>) {
         for state in read_states {
-            let Ok(context) = state.request_ctx.as_slice().try_into().map(u64::from_be_bytes) else {
+            let Ok(context) = state
+                .request_ctx
+                .as_slice()
+                .try_into()
+                .map(u64::from_be_bytes)
+            else {
                 continue;
             };
             // Raft answers in order, and an answer stands for those before it.

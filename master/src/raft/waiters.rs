@@ -42,7 +42,10 @@ impl Waiters {
         term: u64,
         reply: oneshot::Sender<Result<Committed, ProposeError>>,
     ) {
-        assert!(self.0.back().is_none_or(|last| last.index < index), "entries are appended in order");
+        assert!(
+            self.0.back().is_none_or(|last| last.index < index),
+            "entries are appended in order"
+        );
         self.0.push_back(Waiter { index, term, reply });
     }
 
@@ -50,14 +53,20 @@ impl Waiters {
     pub fn resolve(&mut self, index: u64, term: u64, outcome: Outcome) -> Vec<Answer> {
         let mut answers = Vec::new();
         while let Some(waiter) = self.0.pop_front_if(|waiter| waiter.index < index) {
-            answers.push(Answer { reply: waiter.reply, result: Err(ProposeError::Unknown) });
+            answers.push(Answer {
+                reply: waiter.reply,
+                result: Err(ProposeError::Unknown),
+            });
         }
         if let Some(waiter) = self.0.pop_front_if(|waiter| waiter.index == index) {
             let result = match waiter.term == term {
                 true => Ok(Committed { index, outcome }),
                 false => Err(ProposeError::Unknown),
             };
-            answers.push(Answer { reply: waiter.reply, result });
+            answers.push(Answer {
+                reply: waiter.reply,
+                result,
+            });
         }
         answers
     }
@@ -85,14 +94,23 @@ mod tests {
             answers.push(answer);
         }
         let mut apply = |index, term| {
-            waiters.resolve(index, term, Ok(Accepted::Done)).into_iter().for_each(Answer::send);
+            waiters
+                .resolve(index, term, Ok(Accepted::Done))
+                .into_iter()
+                .for_each(Answer::send);
         };
         apply(3, 2);
         apply(4, 3);
         apply(5, 3);
         apply(7, 3);
         let mut results = answers.iter_mut().map(|answer| answer.try_recv().unwrap());
-        assert_eq!(results.next(), Some(Ok(Committed { index: 3, outcome: Ok(Accepted::Done) })));
+        assert_eq!(
+            results.next(),
+            Some(Ok(Committed {
+                index: 3,
+                outcome: Ok(Accepted::Done)
+            }))
+        );
         assert!(results.all(|result| result == Err(ProposeError::Unknown)));
     }
 }

@@ -114,8 +114,14 @@ mod tests {
         assert!(snapshot_meta(7) < snapshot_start(8));
         assert_eq!(snapshot_index(&snapshot_meta(7)), Some((7, true)));
         assert_eq!(snapshot_index(&snapshot_chunk(7, 3)), Some((7, false)));
-        let operation = OperationId { index: 300, ordinal: 2 };
-        assert_eq!(history_operation(&history_by_operation(operation)), Some(operation));
+        let operation = OperationId {
+            index: 300,
+            ordinal: 2,
+        };
+        assert_eq!(
+            history_operation(&history_by_operation(operation)),
+            Some(operation)
+        );
         let task = "f1.hello.0".parse().unwrap();
         assert_eq!(history_operation(&history_by_task(&task)), None);
     }

@@ -31,13 +31,21 @@ pub struct HardStateRecord {
 
 impl From<&HardState> for HardStateRecord {
     fn from(state: &HardState) -> Self {
-        Self { term: state.term, vote: state.vote, commit: state.commit }
+        Self {
+            term: state.term,
+            vote: state.vote,
+            commit: state.commit,
+        }
     }
 }
 
 impl From<HardStateRecord> for HardState {
     fn from(record: HardStateRecord) -> Self {
-        Self { term: record.term, vote: record.vote, commit: record.commit }
+        Self {
+            term: record.term,
+            vote: record.vote,
+            commit: record.commit,
+        }
     }
 }
 
@@ -174,7 +182,15 @@ impl LogStore {
         let mut hard_state = HardState::from(hard_state);
         // What is in a snapshot was committed, whatever the last commit on record.
         hard_state.commit = hard_state.commit.max(snapshot.index);
-        Ok(Self { storage, truncated, last, terms, hard_state, members, snapshot })
+        Ok(Self {
+            storage,
+            truncated,
+            last,
+            terms,
+            hard_state,
+            members,
+            snapshot,
+        })
     }
 
     /// The last index in the log.
@@ -189,17 +205,31 @@ impl LogStore {
 
     /// Adds entries to a batch, over any that stand in their place.
     pub fn append(&mut self, batch: &mut Batch, entries: &[Entry]) {
-        let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return };
-        assert!(first.index > self.truncated.index && first.index <= self.last + 1, "no gap");
+        let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
+            return;
+        };
+        assert!(
+            first.index > self.truncated.index && first.index <= self.last + 1,
+            "no gap"
+        );
         if last.index < self.last {
             let (from, to) = (keys::log(last.index + 1), keys::log(self.last + 1));
             self.storage.delete_range(batch, Family::Log, &from, &to);
         }
-        while self.terms.last().is_some_and(|run| run.index >= first.index) {
+        while self
+            .terms
+            .last()
+            .is_some_and(|run| run.index >= first.index)
+        {
             self.terms.pop();
         }
         for entry in entries {
-            self.storage.put(batch, Family::Log, &keys::log(entry.index), &encode_entry(entry));
+            self.storage.put(
+                batch,
+                Family::Log,
+                &keys::log(entry.index),
+                &encode_entry(entry),
+            );
             push_term(&mut self.terms, entry.index, entry.term);
         }
         self.last = last.index;
@@ -209,25 +239,33 @@ impl LogStore {
     pub fn set_hard_state(&mut self, batch: &mut Batch, state: &HardState) {
         self.hard_state = state.clone();
         let record = HardStateRecord::from(state);
-        self.storage.put_record(batch, Family::Meta, keys::HARD_STATE, &record);
+        self.storage
+            .put_record(batch, Family::Meta, keys::HARD_STATE, &record);
     }
 
     /// Adds a commit that went on to a batch.
     pub fn set_commit(&mut self, batch: &mut Batch, commit: u64) {
-        let state = HardState { commit, ..self.hard_state.clone() };
+        let state = HardState {
+            commit,
+            ..self.hard_state.clone()
+        };
         self.set_hard_state(batch, &state);
     }
 
     /// Adds changed members to a batch.
     pub fn set_members(&mut self, batch: &mut Batch, members: Members) {
-        self.storage.put_record(batch, Family::Meta, keys::MEMBERS, &members);
+        self.storage
+            .put_record(batch, Family::Meta, keys::MEMBERS, &members);
         self.members = members;
     }
 
     /// Takes a finished snapshot for the newest, and drops the entries up to `slack` before it:
     /// so many are kept for peers that are only a little behind.
     pub fn compact(&mut self, snapshot: SnapshotRecord, slack: u64) -> Result<(), StorageError> {
-        assert!(snapshot.index >= self.snapshot.index, "snapshots go forward");
+        assert!(
+            snapshot.index >= self.snapshot.index,
+            "snapshots go forward"
+        );
         let index = snapshot.index.saturating_sub(slack);
         self.snapshot = snapshot;
         if index <= self.truncated.index {
@@ -237,8 +275,10 @@ impl LogStore {
         let truncated = Truncated { index, term };
         let mut batch = Batch::default();
         let (from, to) = (keys::log(self.truncated.index), keys::log(index + 1));
-        self.storage.delete_range(&mut batch, Family::Log, &from, &to);
-        self.storage.put_record(&mut batch, Family::Meta, keys::TRUNCATED, &truncated);
+        self.storage
+            .delete_range(&mut batch, Family::Log, &from, &to);
+        self.storage
+            .put_record(&mut batch, Family::Meta, keys::TRUNCATED, &truncated);
         self.storage.write(batch, Durability::Ordered)?;
         self.terms.retain(|run| run.index > index);
         self.terms.insert(0, truncated);
@@ -256,21 +296,25 @@ impl LogStore {
         let mut entries = Vec::new();
         let mut bytes = 0;
         let mut next = low;
-        self.storage.scan(Family::Log, &keys::log(low), Direction::Up, |key, value| {
-            if next == high || keys::log_index(key) != Some(next) {
-                return Ok(Scan::Stop);
-            }
-            let entry = decode_entry(next, value)?;
-            bytes += entry.data.len() as u64 + ENTRY_OVERHEAD_BYTES;
-            if bytes > max_bytes && !entries.is_empty() {
-                return Ok(Scan::Stop);
-            }
-            entries.push(entry);
-            next += 1;
-            Ok(Scan::Continue)
-        })?;
+        self.storage
+            .scan(Family::Log, &keys::log(low), Direction::Up, |key, value| {
+                if next == high || keys::log_index(key) != Some(next) {
+                    return Ok(Scan::Stop);
+                }
+                let entry = decode_entry(next, value)?;
+                bytes += entry.data.len() as u64 + ENTRY_OVERHEAD_BYTES;
+                if bytes > max_bytes && !entries.is_empty() {
+                    return Ok(Scan::Stop);
+                }
+                entries.push(entry);
+                next += 1;
+                Ok(Scan::Continue)
+            })?;
         if entries.is_empty() && low < high {
-            return Err(StorageError::corrupt(format!("log entry {low}"), "it is missing"));
+            return Err(StorageError::corrupt(
+                format!("log entry {low}"),
+                "it is missing",
+            ));
         }
         Ok(entries)
     }
@@ -278,7 +322,10 @@ impl LogStore {
 
 impl raft::Storage for LogStore {
     fn initial_state(&self) -> raft::Result<RaftState> {
-        Ok(RaftState::new(self.hard_state.clone(), self.members.clone().into()))
+        Ok(RaftState::new(
+            self.hard_state.clone(),
+            self.members.clone().into(),
+        ))
     }
 
     fn entries(
@@ -292,7 +339,8 @@ impl raft::Storage for LogStore {
             return Err(raft::Error::Store(raft::StorageError::Compacted));
         }
         assert!(high <= self.last + 1, "raft asks for what it has stored");
-        self.read(low, high, max_size.into().unwrap_or(u64::MAX)).map_err(to_raft)
+        self.read(low, high, max_size.into().unwrap_or(u64::MAX))
+            .map_err(to_raft)
     }
 
     fn term(&self, index: u64) -> raft::Result<u64> {
@@ -316,7 +364,9 @@ impl raft::Storage for LogStore {
     fn snapshot(&self, request_index: u64, _to: u64) -> raft::Result<Snapshot> {
         if self.snapshot.index < request_index {
             // The next one will do; raft asks again.
-            return Err(raft::Error::Store(raft::StorageError::SnapshotTemporarilyUnavailable));
+            return Err(raft::Error::Store(
+                raft::StorageError::SnapshotTemporarilyUnavailable,
+            ));
         }
         let data = snapshot::read(&self.storage, &self.snapshot).map_err(to_raft)?;
         let metadata = SnapshotMetadata {
@@ -324,7 +374,10 @@ impl raft::Storage for LogStore {
             index: self.snapshot.index,
             term: self.snapshot.term,
         };
-        Ok(Snapshot { data, metadata: Some(metadata) })
+        Ok(Snapshot {
+            data,
+            metadata: Some(metadata),
+        })
     }
 }
 
@@ -350,14 +403,18 @@ fn check_entries(
     let mut last = truncated.index;
     let mut terms = vec![truncated];
     storage.scan(Family::Log, &keys::log(0), Direction::Up, |key, value| {
-        let index = keys::log_index(key)
-            .ok_or_else(|| StorageError::corrupt("the log", format!("key {key:02x?} is foreign")))?;
+        let index = keys::log_index(key).ok_or_else(|| {
+            StorageError::corrupt("the log", format!("key {key:02x?} is foreign"))
+        })?;
         if index <= truncated.index {
             return Ok(Scan::Continue);
         }
         if index != last + 1 {
             let detail = format!("it is missing, though entry {index} is there");
-            return Err(StorageError::corrupt(format!("log entry {}", last + 1), detail));
+            return Err(StorageError::corrupt(
+                format!("log entry {}", last + 1),
+                detail,
+            ));
         }
         let entry = decode_entry(index, value)?;
         push_term(&mut terms, index, entry.term);

@@ -87,7 +87,12 @@ fn put_record(
         bytes: bytes as u64,
         state_hash: image.state_hash,
     };
-    storage.put_record(batch, Family::Snapshot, &keys::snapshot_meta(record.index), &record);
+    storage.put_record(
+        batch,
+        Family::Snapshot,
+        &keys::snapshot_meta(record.index),
+        &record,
+    );
     record
 }
 
@@ -122,7 +127,11 @@ pub fn read(storage: &Storage, record: &SnapshotRecord) -> Result<Vec<u8>, Stora
         bytes.extend_from_slice(&chunk);
     }
     if bytes.len() as u64 != record.bytes {
-        return Err(damaged(format!("it has {} bytes of {}", bytes.len(), record.bytes)));
+        return Err(damaged(format!(
+            "it has {} bytes of {}",
+            bytes.len(),
+            record.bytes
+        )));
     }
     Ok(bytes)
 }
@@ -132,7 +141,10 @@ pub fn remove_others(storage: &Storage, keep: u64) -> Result<(), StorageError> {
     let mut batch = Batch::default();
     let (from, to) = (keys::snapshot_start(0), keys::snapshot_start(keep));
     storage.delete_range(&mut batch, Family::Snapshot, &from, &to);
-    let (from, to) = (keys::snapshot_start(keep + 1), keys::snapshot_start(u64::MAX));
+    let (from, to) = (
+        keys::snapshot_start(keep + 1),
+        keys::snapshot_start(u64::MAX),
+    );
     storage.delete_range(&mut batch, Family::Snapshot, &from, &to);
     storage.write(batch, Durability::Ordered)
 }

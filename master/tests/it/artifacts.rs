@@ -21,15 +21,20 @@ fn artifacts() -> (TempDir, PathBuf, Artifacts) {
 }
 
 async fn put(artifacts: &Artifacts, digest: Digest, bytes: &[u8]) -> Result<u64, ArtifactError> {
-    let chunks: Vec<_> =
-        bytes.chunks(1000).map(|chunk| Ok::<_, io::Error>(Bytes::copy_from_slice(chunk))).collect();
+    let chunks: Vec<_> = bytes
+        .chunks(1000)
+        .map(|chunk| Ok::<_, io::Error>(Bytes::copy_from_slice(chunk)))
+        .collect();
     artifacts.put(digest, stream::iter(chunks)).await
 }
 
 /// Files under the folder, those of unfinished uploads included.
 fn files(path: &PathBuf) -> usize {
     let count = |path: &PathBuf| {
-        fs::read_dir(path).unwrap().filter(|entry| entry.as_ref().unwrap().path().is_file()).count()
+        fs::read_dir(path)
+            .unwrap()
+            .filter(|entry| entry.as_ref().unwrap().path().is_file())
+            .count()
     };
     count(path) + count(&path.join("unfinished"))
 }
@@ -53,7 +58,10 @@ async fn what_is_put_can_be_read() {
     assert_eq!((read, size), (bytes.clone(), 100_000));
     assert_eq!(artifacts.read(digest, MAX).await.unwrap(), Some(bytes));
     let refused = artifacts.read(digest, 10).await;
-    assert!(matches!(refused, Err(ArtifactError::TooLarge { limit: 10 })));
+    assert!(matches!(
+        refused,
+        Err(ArtifactError::TooLarge { limit: 10 })
+    ));
     assert_eq!(files(&path), 1);
 }
 
@@ -62,21 +70,35 @@ async fn a_wrong_digest_is_refused_and_leaves_nothing() {
     let (_folder, path, artifacts) = artifacts();
     let digest = Digest::of(b"right");
     let refused = put(&artifacts, digest, b"wrong").await.unwrap_err();
-    assert!(refused.to_string().contains(&digest.to_string()), "{refused}");
+    assert!(
+        refused.to_string().contains(&digest.to_string()),
+        "{refused}"
+    );
     assert!(matches!(refused, ArtifactError::WrongDigest { .. }));
     assert_eq!(files(&path), 0);
     put(&artifacts, digest, b"right").await.unwrap();
     let refused = put(&artifacts, digest, b"wrong").await;
-    assert!(matches!(refused, Err(ArtifactError::WrongDigest { .. })), "checked though it is there");
+    assert!(
+        matches!(refused, Err(ArtifactError::WrongDigest { .. })),
+        "checked though it is there"
+    );
     assert!(artifacts.contains(digest));
 }
 
 #[tokio::test]
 async fn a_cut_upload_is_refused_and_leaves_nothing() {
     let (_folder, path, artifacts) = artifacts();
-    let cut = [Ok(Bytes::from_static(b"half")), Err(io::Error::other("connection reset"))];
-    let refused = artifacts.put(Digest::of(b"half and half"), stream::iter(cut)).await;
-    assert!(matches!(refused, Err(ArtifactError::Cut { received: 4, .. })));
+    let cut = [
+        Ok(Bytes::from_static(b"half")),
+        Err(io::Error::other("connection reset")),
+    ];
+    let refused = artifacts
+        .put(Digest::of(b"half and half"), stream::iter(cut))
+        .await;
+    assert!(matches!(
+        refused,
+        Err(ArtifactError::Cut { received: 4, .. })
+    ));
     assert_eq!(files(&path), 0);
     // Its caller is gone altogether.
     let endless = stream::pending::<io::Result<Bytes>>();
@@ -98,7 +120,10 @@ async fn too_large_is_refused_as_soon_as_it_is() {
     let (_folder, path, artifacts) = artifacts();
     let endless = stream::repeat_with(|| Ok::<_, io::Error>(Bytes::from(vec![0; 65_536])));
     let refused = artifacts.put(Digest::of(b""), endless).await;
-    assert!(matches!(refused, Err(ArtifactError::TooLarge { limit: MAX })));
+    assert!(matches!(
+        refused,
+        Err(ArtifactError::TooLarge { limit: MAX })
+    ));
     assert_eq!(files(&path), 0);
 }
 
@@ -123,13 +148,18 @@ async fn uploads_at_once_are_bounded() {
         .map(|_| {
             let artifacts = artifacts.clone();
             let mut upload = Box::pin(async move {
-                artifacts.put(digest, stream::pending::<io::Result<Bytes>>()).await
+                artifacts
+                    .put(digest, stream::pending::<io::Result<Bytes>>())
+                    .await
             });
             assert!(futures::FutureExt::now_or_never(&mut upload).is_none());
             upload
         })
         .collect();
-    assert!(matches!(put(&artifacts, digest, b"x").await, Err(ArtifactError::Busy)));
+    assert!(matches!(
+        put(&artifacts, digest, b"x").await,
+        Err(ArtifactError::Busy)
+    ));
     drop(pending);
     put(&artifacts, digest, b"x").await.unwrap();
 }
@@ -141,5 +171,8 @@ async fn a_damaged_file_is_named() {
     put(&artifacts, digest, b"good").await.unwrap();
     fs::write(path.join(digest.hex()), b"evil").unwrap();
     let error = artifacts.read(digest, MAX).await.unwrap_err().to_string();
-    assert!(error.contains("is damaged") && error.contains(&digest.hex()), "{error}");
+    assert!(
+        error.contains("is damaged") && error.contains(&digest.hex()),
+        "{error}"
+    );
 }

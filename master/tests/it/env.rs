@@ -27,14 +27,23 @@ impl OpenLog {
             _ = log.leadership.wait_for(leads) => {}
             ended = log.thread.ended() => ended?,
         }
-        Ok(Self { log, _folder: folder })
+        Ok(Self {
+            log,
+            _folder: folder,
+        })
     }
 
     /// Commits the record of an artifact that nobody has.
     pub async fn record(&self, name: &str) -> Committed {
         let committed = self.log.proposals.submit(record(name)).await.unwrap();
         let digest = Digest::of(name.as_bytes());
-        assert_eq!(committed.outcome, Ok(Accepted::Artifact { digest, known: false }));
+        assert_eq!(
+            committed.outcome,
+            Ok(Accepted::Artifact {
+                digest,
+                known: false
+            })
+        );
         committed
     }
 
@@ -49,7 +58,11 @@ impl OpenLog {
     }
 
     pub fn knows(&self, name: &str) -> bool {
-        self.log.view.load().artifacts.contains_key(&Digest::of(name.as_bytes()))
+        self.log
+            .view
+            .load()
+            .artifacts
+            .contains_key(&Digest::of(name.as_bytes()))
     }
 
     pub fn hash(&self) -> [u8; 32] {
@@ -59,7 +72,10 @@ impl OpenLog {
 
 /// A small command: the record of an artifact.
 pub fn record(name: &str) -> Request {
-    let body = Command::RecordArtifact { digest: Digest::of(name.as_bytes()), size: 1 };
+    let body = Command::RecordArtifact {
+        digest: Digest::of(name.as_bytes()),
+        size: 1,
+    };
     Request::new(Principal::loopback_operator(), body)
 }
 
@@ -72,5 +88,9 @@ pub fn folder() -> (TempDir, PathBuf) {
 
 /// Snapshots all the time.
 pub fn eager() -> Options {
-    Options { snapshot_entries: 50, snapshot_slack: 10, ..Options::default() }
+    Options {
+        snapshot_entries: 50,
+        snapshot_slack: 10,
+        ..Options::default()
+    }
 }

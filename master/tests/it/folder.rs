@@ -17,7 +17,10 @@ async fn ids_and_token_are_made_once_and_kept() {
         let open = OpenLog::open(&path, Options::default()).await.unwrap();
         let token = fs::read_to_string(path.join("token")).unwrap();
         assert_eq!(token.trim().len(), 32);
-        let mode = fs::metadata(path.join("token")).unwrap().permissions().mode();
+        let mode = fs::metadata(path.join("token"))
+            .unwrap()
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600);
         seen.push((open.log.identity, token));
     }
@@ -50,7 +53,10 @@ fn what_is_not_a_masters_is_not_touched() {
     assert_eq!(fs::read_dir(&path).unwrap().count(), 1);
     fs::remove_file(path.join("thesis.tex")).unwrap();
     fs::write(path.join("format"), "tepui-agent 1\n").unwrap();
-    assert!(matches!(Folder::open(&path), Err(FolderError::Foreign { .. })));
+    assert!(matches!(
+        Folder::open(&path),
+        Err(FolderError::Foreign { .. })
+    ));
 }
 
 #[test]
@@ -59,7 +65,10 @@ fn a_later_releases_folder_is_left_to_it() {
     drop(Folder::open(&path).unwrap());
     fs::write(path.join("format"), "tepui-master 2\n").unwrap();
     let error = Folder::open(&path).unwrap_err().to_string();
-    assert!(error.contains("is in format 2, and this release reads up to 1"), "{error}");
+    assert!(
+        error.contains("is in format 2, and this release reads up to 1"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -67,11 +76,17 @@ fn files_and_unwritable_places_are_refused() {
     let (_folder, path) = folder();
     fs::write(&path, "").unwrap();
     for path in [path.clone(), path.join("below")] {
-        assert!(matches!(Folder::open(&path), Err(FolderError::NotADirectory { .. })));
+        assert!(matches!(
+            Folder::open(&path),
+            Err(FolderError::NotADirectory { .. })
+        ));
     }
     // Nobody makes folders there, not even root.
     let error = Folder::open(Path::new("/proc/tepui-master")).unwrap_err();
-    assert!(error.to_string().contains("cannot be written to"), "{error}");
+    assert!(
+        error.to_string().contains("cannot be written to"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -80,11 +95,17 @@ fn damaged_files_are_named_with_what_mends_them() {
     drop(Folder::open(&path).unwrap());
     fs::write(path.join("token"), "secret\n").unwrap();
     let error = Folder::open(&path).unwrap_err().to_string();
-    assert!(error.contains("token") && error.contains("delete it"), "{error}");
+    assert!(
+        error.contains("token") && error.contains("delete it"),
+        "{error}"
+    );
     fs::remove_file(path.join("token")).unwrap();
     fs::write(path.join("cluster"), "cluster = \"x\"\n").unwrap();
     let error = Folder::open(&path).unwrap_err().to_string();
-    assert!(error.contains("cluster id of 32 hexadecimal digits"), "{error}");
+    assert!(
+        error.contains("cluster id of 32 hexadecimal digits"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -92,5 +113,8 @@ async fn a_folder_whose_database_is_gone_does_not_start_over() {
     let (_folder, path) = folder();
     drop(OpenLog::open(&path, Options::default()).await.unwrap());
     fs::remove_dir_all(path.join("db")).unwrap();
-    assert!(matches!(Folder::open(&path), Err(FolderError::DatabaseMissing { .. })));
+    assert!(matches!(
+        Folder::open(&path),
+        Err(FolderError::DatabaseMissing { .. })
+    ));
 }

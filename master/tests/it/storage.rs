@@ -28,7 +28,9 @@ impl Drop for KilledOnDrop {
 /// Not a test of its own: what [`kill_9_loses_nothing_that_was_acknowledged`] kills.
 #[tokio::test(flavor = "multi_thread")]
 async fn crashing_child() {
-    let Ok(path) = std::env::var(CHILD) else { return };
+    let Ok(path) = std::env::var(CHILD) else {
+        return;
+    };
     let open = OpenLog::open(Path::new(&path), eager()).await.unwrap();
     let round = open.log.view.load().artifacts.len();
     let submit = |lane: u32| {
@@ -36,7 +38,12 @@ async fn crashing_child() {
         async move {
             for n in 0..100_000 {
                 let name = format!("{round}.{lane}.{n}");
-                proposals.submit(record(&name)).await.unwrap().outcome.unwrap();
+                proposals
+                    .submit(record(&name))
+                    .await
+                    .unwrap()
+                    .outcome
+                    .unwrap();
                 println!("\nacknowledged {name}");
             }
         }
@@ -61,7 +68,9 @@ async fn kill_9_loses_nothing_that_was_acknowledged() {
         for line in BufReader::new(child.0.stdout.take().unwrap()).lines() {
             let line = line.unwrap();
             // The last line may be cut; names end in what says that they are whole.
-            let Some(name) = line.strip_prefix("acknowledged ") else { continue };
+            let Some(name) = line.strip_prefix("acknowledged ") else {
+                continue;
+            };
             seen += 1;
             if seen == kill_after {
                 child.0.kill().unwrap();
@@ -106,7 +115,10 @@ async fn damage_in_the_write_ahead_log_is_refused() {
     bytes[middle] ^= 1;
     fs::write(&wal, bytes).unwrap();
     let error = refused(&path).await;
-    assert!(error.contains("failed to open the database") && error.contains("Corruption"), "{error}");
+    assert!(
+        error.contains("failed to open the database") && error.contains("Corruption"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -118,13 +130,20 @@ async fn a_damaged_entry_is_named() {
         put(storage, Family::Log, &key, &entry);
     })
     .await;
-    assert!(error.contains("log entry 20 is damaged: its checksum"), "{error}");
+    assert!(
+        error.contains("log entry 20 is damaged: its checksum"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
 async fn a_missing_entry_is_named() {
-    let error = refused_after(|storage, index| delete(storage, Family::Log, &keys::log(index))).await;
-    assert!(error.contains("log entry 20 is damaged: it is missing"), "{error}");
+    let error =
+        refused_after(|storage, index| delete(storage, Family::Log, &keys::log(index))).await;
+    assert!(
+        error.contains("log entry 20 is damaged: it is missing"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -135,7 +154,10 @@ async fn a_log_that_ends_before_its_commit_is_refused() {
         }
     })
     .await;
-    assert!(error.contains("it has entries 2 to 19, but 52 is committed"), "{error}");
+    assert!(
+        error.contains("it has entries 2 to 19, but 52 is committed"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -143,7 +165,11 @@ async fn a_snapshot_that_is_not_what_was_written_is_refused() {
     let error = refused_after(|storage, _| {
         let record = snapshot::latest(storage).unwrap().unwrap();
         let key = keys::snapshot_chunk(record.index, 0);
-        let mut bytes = storage.get(Family::Snapshot, &key).unwrap().unwrap().to_vec();
+        let mut bytes = storage
+            .get(Family::Snapshot, &key)
+            .unwrap()
+            .unwrap()
+            .to_vec();
         // Behind the version: the cluster's id.
         bytes[2] ^= 1;
         put(storage, Family::Snapshot, &key, &bytes);
@@ -160,13 +186,23 @@ async fn a_snapshot_cut_short_is_not_taken_for_one() {
     let hash = open.hash();
     drop(open);
     let storage = Storage::open(&path.join("db")).unwrap();
-    put(&storage, Family::Snapshot, &keys::snapshot_chunk(2, 0), b"half an image");
+    put(
+        &storage,
+        Family::Snapshot,
+        &keys::snapshot_chunk(2, 0),
+        b"half an image",
+    );
     drop(storage);
     let open = OpenLog::open(&path, Options::default()).await.unwrap();
     assert_eq!(open.hash(), hash);
     drop(open);
     let storage = Storage::open(&path.join("db")).unwrap();
-    assert!(storage.get(Family::Snapshot, &keys::snapshot_chunk(2, 0)).unwrap().is_none());
+    assert!(
+        storage
+            .get(Family::Snapshot, &keys::snapshot_chunk(2, 0))
+            .unwrap()
+            .is_none()
+    );
 }
 
 #[tokio::test]
@@ -217,6 +253,11 @@ fn delete(storage: &Storage, family: Family, key: &[u8]) {
 }
 
 fn newest_wal(path: &Path) -> PathBuf {
-    let files = fs::read_dir(path.join("db")).unwrap().map(|entry| entry.unwrap().path());
-    files.filter(|path| path.extension().is_some_and(|kind| kind == "log")).max().unwrap()
+    let files = fs::read_dir(path.join("db"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    files
+        .filter(|path| path.extension().is_some_and(|kind| kind == "log"))
+        .max()
+        .unwrap()
 }

@@ -1,11 +1,12 @@
 //! The whole path: from the request to the exit counted, and what an idle
 //! cluster costs.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use tepui_types::Digest;
 use tepui_types::api::job::{JobState, JobView};
+use tokio::time::Instant;
 
 use crate::bench::{Report, Row, Samples, report};
 use crate::client::Client;

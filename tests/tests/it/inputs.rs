@@ -201,3 +201,52 @@ async fn a_programs_lines_come_as_they_are_written() -> Result {
     );
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_framework_written_from_the_example_is_deployed_and_removed() -> Result {
+    let cluster = Cluster::new().start().await?;
+    let client = cluster.client();
+    let config = r#"{"command": {"argv": ["sh", "-c", "echo from the example; sleep 600"]}}"#;
+    cluster
+        .deploy("hello", "example-frameworks/hello.wasm", config)
+        .await?;
+    let task = eventually("its task runs", async || {
+        let tasks = client.tasks("?framework=hello&state=running").await?;
+        tasks.into_iter().next().context("no task of it runs")
+    })
+    .await;
+    eventually("its page says so", async || {
+        let page = client.get_raw("/frameworks/hello/").await?.text();
+        match page.contains("is running") {
+            true => Ok(()),
+            false => anyhow::bail!("{page}"),
+        }
+    })
+    .await;
+    let said = client
+        .get_raw(&format!("/v1/tasks/{}/logs/stdout", task.id))
+        .await?
+        .text();
+    assert_eq!(said, "from the example\n");
+
+    assert_eq!(client.delete_raw("/v1/frameworks/hello").await?.status, 202);
+    eventually("it is gone", async || {
+        let answer = client.get_raw("/v1/frameworks/hello").await?;
+        match answer.status.as_u16() {
+            404 => Ok(()),
+            _ => anyhow::bail!("{}", answer.text()),
+        }
+    })
+    .await;
+    let task = client.task(&task.id).await?;
+    assert_eq!(
+        task.status.state,
+        TaskState::Killed,
+        "its task was ended first: {task:?}"
+    );
+    assert_eq!(
+        client.output_of(&Job::command(["echo", "fine"])).await?,
+        "fine\n"
+    );
+    Ok(())
+}

@@ -40,7 +40,7 @@ pub fn FrameworksPage() -> impl IntoView {
                 fallback=|| {
                     view! {
                         <Empty title="No framework is deployed.">
-                            "Deploy one: " <code>"tepui framework deploy FILE.wasm"</code>
+                            "Deploy one: " <code>"tepui framework deploy NAME FILE.wasm"</code>
                         </Empty>
                     }
                 }

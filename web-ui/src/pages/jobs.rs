@@ -113,7 +113,7 @@ pub fn BatchMissing() -> impl IntoView {
     view! {
         <p class="notice warning">
             "Jobs are taken by the built-in framework batch, which is not deployed here. Deploy it: "
-            <code>"tepui framework deploy --name batch batch.wasm"</code>
+            <code>"tepui framework deploy batch batch.wasm"</code>
         </p>
     }
 }

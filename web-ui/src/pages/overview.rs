@@ -44,7 +44,7 @@ pub fn OverviewPage() -> impl IntoView {
                     title="Frameworks"
                     href="/frameworks"
                     counts=Signal::derive(move || cluster.with(|cluster| cluster.frameworks.clone()))
-                    hint="Deploy one: tepui framework deploy FILE.wasm"
+                    hint="Deploy one: tepui framework deploy NAME FILE.wasm"
                 />
             </div>
             <Facts cluster=cluster/>

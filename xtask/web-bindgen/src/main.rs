@@ -16,6 +16,9 @@ fn main() -> Result<()> {
         .out_name(name)
         .web(true)?
         .typescript(false)
+        // Names of functions would be a third of the file.
+        .remove_name_section(true)
+        .remove_producers_section(true)
         .generate(folder)
         .with_context(|| format!("failed to bind {module}"))
 }
