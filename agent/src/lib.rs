@@ -11,6 +11,7 @@ use std::time::Duration;
 use tepui_types::agent::AgentInfo;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::{Action, Agent, ExecutorId};
@@ -46,6 +47,11 @@ pub mod streams;
 /// How long a connection to the master may take to come up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long a folder may be held by what a killed agent left, and how often it
+/// is asked for meanwhile.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+const LOCK_RETRY: Duration = Duration::from_millis(20);
+
 /// Runs an agent until `stop`. Its tasks go on.
 ///
 /// # Errors
@@ -53,7 +59,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentError> {
     let layout = Layout::new(config.dir.clone());
     layout.create()?;
-    let _lock = FolderLock::take(&layout)?;
+    let _lock = take_folder(&layout).await?;
     remove_stale_address(&layout)?;
     let identity = Identity::load_or_create(&layout)?;
     let layout = layout.with_cgroup(cgroups::parent(&identity));
@@ -113,6 +119,21 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
         metrics,
     };
     EventLoop::new(parts, events).run(inbox, stop, first).await
+}
+
+/// Takes the folder. Where an agent was killed while it forked, its child holds
+/// the lock until it executes its program, so one that is taken is asked for
+/// again for a moment.
+async fn take_folder(layout: &Layout) -> Result<FolderLock, AgentError> {
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match FolderLock::take(layout) {
+            Err(AgentError::Locked(_)) if Instant::now() < deadline => {
+                tokio::time::sleep(LOCK_RETRY).await;
+            }
+            result => return result,
+        }
+    }
 }
 
 /// An address of an earlier process would tell scripts that this one is ready.

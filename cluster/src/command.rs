@@ -3,11 +3,14 @@
 //! Shape is checked where a request comes in; preconditions are checked when
 //! the command is applied, for the state may have moved since.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 use tepui_types::operation::{Kill, Operation};
 use tepui_types::wire::agent::StatusReport;
 use tepui_types::{
-    AgentId, AgentInfo, Demand, Digest, FrameworkId, FrameworkInfo, Reason, TaskId, Timestamp,
+    AgentId, AgentInfo, Demand, Digest, FrameworkId, FrameworkInfo, Reason, TaskId, TaskSpec,
+    Timestamp,
 };
 
 use crate::outcome::HttpAnswer;
@@ -111,6 +114,8 @@ pub struct Turn {
     /// The value of the framework's launch counter that the host promised to
     /// the guest: attempts follow from it.
     pub first_attempt: u64,
+    /// What the launches run; one for all the tasks of an array.
+    pub specs: Vec<Arc<TaskSpec>>,
     /// Launches and kills, in order.
     pub operations: Vec<Operation>,
 }
@@ -131,8 +136,17 @@ impl Turn {
             demands: Vec::new(),
             suppressed: None,
             first_attempt: 0,
+            specs: Vec::new(),
             operations: Vec::new(),
         }
+    }
+
+    /// Whether every launch names a specification that is there.
+    pub fn names_its_specs(&self) -> bool {
+        self.operations.iter().all(|operation| match operation {
+            Operation::Launch(launch) => (launch.spec as usize) < self.specs.len(),
+            Operation::Kill(_) => true,
+        })
     }
 
     /// Whether committing it would change anything durable. One that would not

@@ -47,8 +47,11 @@ pub enum CgroupError {
          agent where it is, or run without cgroups"
     )]
     MissingController(String),
-    /// The path leads out of the hierarchy.
-    #[error("`{0}` is not a cgroup path: names joined by `/`")]
+    /// The path leads out of the hierarchy, or cannot be a folder in it.
+    #[error(
+        "`{0}` is not a cgroup path: names joined by `/`, none of them `tasks` or `cgroup.…`, \
+         which are the kernel's"
+    )]
     Path(String),
     /// The kernel refused.
     #[error("failed to {step} of the cgroup {path}: {message}")]
@@ -120,7 +123,12 @@ impl Group {
     /// # Errors
     /// When the machine lacks a controller, or `path` is none.
     pub fn open(path: &str) -> Result<Self, CgroupError> {
-        let is_name = |part: Component<'_>| matches!(part, Component::Normal(_));
+        let is_name = |part: Component<'_>| match part {
+            Component::Normal(name) => {
+                name != "tasks" && !name.as_encoded_bytes().starts_with(b"cgroup.")
+            }
+            _ => false,
+        };
         if path.is_empty() || !Path::new(path).components().all(is_name) {
             return Err(CgroupError::Path(path.to_owned()));
         }

@@ -65,7 +65,13 @@ impl Sessions {
     pub fn deliver(&self, agent: AgentId, effects: Vec<AgentEffect>) {
         let term = self.lock().term;
         for chunk in effects.chunks(MAX_BATCH) {
-            self.send(agent, MasterFrame::Effects { term, effects: chunk.to_vec() });
+            self.send(
+                agent,
+                MasterFrame::Effects {
+                    term,
+                    effects: chunk.to_vec(),
+                },
+            );
         }
     }
 
@@ -110,7 +116,10 @@ impl Sessions {
         request: StreamRequest,
     ) -> Result<StreamBytes, StreamError> {
         let pending = self.0.streams.expect()?;
-        let frame = MasterFrame::OpenStream { stream: pending.id(), request };
+        let frame = MasterFrame::OpenStream {
+            stream: pending.id(),
+            request,
+        };
         if !self.send(agent, frame) {
             return Err(StreamError::NotConnected(agent));
         }
@@ -135,7 +144,11 @@ impl Sessions {
 
     fn close(&self, agent: AgentId, number: u64) {
         let mut table = self.lock();
-        if table.sessions.get(&agent).is_some_and(|session| session.number == number) {
+        if table
+            .sessions
+            .get(&agent)
+            .is_some_and(|session| session.number == number)
+        {
             table.sessions.remove(&agent);
         }
     }
@@ -148,9 +161,10 @@ impl Sessions {
     fn silent(&self, state: &State, window: Duration) -> Vec<AgentId> {
         let mut table = self.lock();
         let now = Instant::now();
-        let active = state.agents.values().filter(|agent| {
-            agent.status == tepui_types::AgentStatus::Active
-        });
+        let active = state
+            .agents
+            .values()
+            .filter(|agent| agent.status == tepui_types::AgentStatus::Active);
         active
             .map(|agent| agent.id)
             .filter(|id| now - *table.heard.entry(*id).or_insert(now) > window)
@@ -159,7 +173,9 @@ impl Sessions {
 
     fn send(&self, agent: AgentId, frame: MasterFrame) -> bool {
         let mut table = self.lock();
-        let Some(session) = table.sessions.get(&agent) else { return false };
+        let Some(session) = table.sessions.get(&agent) else {
+            return false;
+        };
         if session.frames.try_send(frame).is_ok() {
             return true;
         }

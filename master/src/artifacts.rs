@@ -134,7 +134,9 @@ impl Artifacts {
         let name = format!("{}.{number}", digest.hex());
         let unfinished = Unfinished(self.0.folder.join(UNFINISHED).join(name));
         let path = &unfinished.0;
-        let mut file = File::create(path).await.map_err(failed("create", path))?;
+        // Not tokio's: a caller that goes away now must not leave a file that is made later.
+        let file = std::fs::File::create(path).map_err(failed("create", path))?;
+        let mut file = File::from_std(file);
         let size = self.receive(digest, body, Some((&mut file, path))).await?;
         file.sync_all().await.map_err(failed("sync", path))?;
         let target = self.path(&digest);

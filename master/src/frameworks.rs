@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 
 use crate::artifacts::Artifacts;
 use crate::leader::offers::Offers;
-use crate::proposals::{ProposeError, Proposals};
+use crate::proposals::{Proposals, ProposeError};
 use crate::view::View;
 
 mod actor;
@@ -75,7 +75,10 @@ pub enum RequestError {
         reason: Option<Reason>,
     },
     /// Too many requests wait for it.
-    #[error("{} requests wait for the framework already: try again in a moment", limits::REQUESTS)]
+    #[error(
+        "{} requests wait for the framework already: try again in a moment",
+        limits::REQUESTS
+    )]
     Busy,
     /// The request is too large for a turn.
     #[error("a framework takes bodies of at most {} bytes", limits::REQUEST_BYTES)]
@@ -177,7 +180,10 @@ impl Frameworks {
             offers: offers.clone(),
             discard_instances,
         };
-        Ok(Self(Arc::new(Shared { host: Arc::new(host), actors: Mutex::default() })))
+        Ok(Self(Arc::new(Shared {
+            host: Arc::new(host),
+            actors: Mutex::default(),
+        })))
     }
 
     /// Whether an artifact can run as a framework here; compiles it, too.
@@ -245,18 +251,27 @@ impl Frameworks {
             return Err(RequestError::TooLarge);
         }
         let (reply, answer) = oneshot::channel();
-        let pending = Pending { request, principal, idempotency_key, reply };
+        let pending = Pending {
+            request,
+            principal,
+            idempotency_key,
+            reply,
+        };
         {
             let mut actors = self.0.actors();
             if actors.term.is_none() {
                 return Err(ProposeError::NotLeader { leader: None }.into());
             }
             self.0.exists(framework)?;
-            let handle = actors.ensure(&self.0.host, framework).ok_or(RequestError::Gone)?;
+            let handle = actors
+                .ensure(&self.0.host, framework)
+                .ok_or(RequestError::Gone)?;
             handle.mail.request(pending)?;
         }
         // The actor is dropped without an answer when this master stops leading.
-        answer.await.unwrap_or(Err(RequestError::Propose(ProposeError::Unknown)))
+        answer
+            .await
+            .unwrap_or(Err(RequestError::Propose(ProposeError::Unknown)))
     }
 
     /// What a framework has logged on this leader.
@@ -274,7 +289,10 @@ impl Shared {
 
     fn exists(&self, framework: FrameworkId) -> Result<(), RequestError> {
         let state: Arc<State> = self.host.view.load();
-        state.framework(framework).map(drop).ok_or(RequestError::Gone)
+        state
+            .framework(framework)
+            .map(drop)
+            .ok_or(RequestError::Gone)
     }
 }
 
@@ -282,6 +300,9 @@ impl Actors {
     /// The framework's actor, begun if this master leads.
     fn ensure(&mut self, host: &Arc<Host>, framework: FrameworkId) -> Option<&Handle> {
         self.term?;
+        // An actor ends with its framework, or by a fault of the host: then another takes over.
+        self.running
+            .retain(|id, handle| *id != framework || !handle.task.is_finished());
         let handle = self.running.entry(framework).or_insert_with(|| {
             let (mail, logs) = (Arc::<Mail>::default(), Logs::default());
             let actor = Actor::new(framework, host.clone(), mail.clone(), logs.clone());

@@ -35,16 +35,27 @@ pub mod tasks;
 
 /// All routes.
 pub fn router(master: Arc<Master>) -> Router {
-    let artifact = get(artifacts::get).put(artifacts::put).layer(DefaultBodyLimit::disable());
+    let artifact = get(artifacts::get)
+        .put(artifacts::put)
+        .layer(DefaultBodyLimit::disable());
     let api = Router::new()
         .route("/openapi.json", get(openapi::show))
         .route("/cluster", get(cluster::show))
         .route("/agents", get(agents::list))
         .route("/agents/{id}", get(agents::show))
         .route("/agents/connect", get(crate::agents::connect))
-        .route("/agents/streams/{stream}", get(crate::agents::streams::connect))
-        .route("/frameworks", get(frameworks::list).post(frameworks::deploy))
-        .route("/frameworks/{id}", get(frameworks::show).delete(frameworks::remove))
+        .route(
+            "/agents/streams/{stream}",
+            get(crate::agents::streams::connect),
+        )
+        .route(
+            "/frameworks",
+            get(frameworks::list).post(frameworks::deploy),
+        )
+        .route(
+            "/frameworks/{id}",
+            get(frameworks::show).delete(frameworks::remove),
+        )
         .route("/frameworks/{id}/restart", post(frameworks::restart))
         .route("/frameworks/{id}/logs", get(frameworks::logs))
         .route("/demands", get(demands::list))

@@ -35,7 +35,9 @@ pub enum IdentityError {
 impl Identities {
     /// With the local token.
     pub fn new(token: &str) -> Self {
-        Self { token: Sha256::digest(token.trim()).into() }
+        Self {
+            token: Sha256::digest(token.trim()).into(),
+        }
     }
 
     /// The principal behind a request from `peer`.
@@ -47,8 +49,12 @@ impl Identities {
                 Err(IdentityError::TokenMissing)
             };
         };
-        let text = authorization.to_str().map_err(|_| IdentityError::TokenWrong)?;
-        let token = text.strip_prefix("Bearer ").ok_or(IdentityError::TokenWrong)?;
+        let text = authorization
+            .to_str()
+            .map_err(|_| IdentityError::TokenWrong)?;
+        let token = text
+            .strip_prefix("Bearer ")
+            .ok_or(IdentityError::TokenWrong)?;
         if <[u8; 32]>::from(Sha256::digest(token.trim())) == self.token {
             Ok(Principal::loopback_operator())
         } else {
@@ -67,10 +73,16 @@ mod tests {
         let (here, there) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([10, 0, 0, 1]));
         let mut headers = HeaderMap::new();
         assert!(identities.identify(&headers, here).is_ok());
-        assert_eq!(identities.identify(&headers, there), Err(IdentityError::TokenMissing));
+        assert_eq!(
+            identities.identify(&headers, there),
+            Err(IdentityError::TokenMissing)
+        );
         headers.insert(AUTHORIZATION, "Bearer secret".parse().unwrap());
         assert!(identities.identify(&headers, there).is_ok());
         headers.insert(AUTHORIZATION, "Bearer guess".parse().unwrap());
-        assert_eq!(identities.identify(&headers, here), Err(IdentityError::TokenWrong));
+        assert_eq!(
+            identities.identify(&headers, here),
+            Err(IdentityError::TokenWrong)
+        );
     }
 }

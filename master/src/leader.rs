@@ -94,7 +94,11 @@ impl<'a> Leader<'a> {
     }
 
     fn on_delivery(&self, delivery: Delivery) {
-        let Delivery { effects, changes, overflowed } = delivery;
+        let Delivery {
+            effects,
+            changes,
+            overflowed,
+        } = delivery;
         if overflowed {
             self.master.sessions.resend_owed(&self.master.view.load());
         }
@@ -171,7 +175,10 @@ mod tests {
             name: TaskName::new("x").unwrap(),
             attempt,
         };
-        let kill = |attempt| AgentEffect::Kill { task: task(attempt), grace_ms: 0 };
+        let kill = |attempt| AgentEffect::Kill {
+            task: task(attempt),
+            grace_ms: 0,
+        };
         let (one, two) = (AgentId(1), AgentId(2));
         let effects = vec![
             Effect::Agent(one, kill(1)),

@@ -12,8 +12,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use tepui_types::NodeId;
 use axum::serve::ListenerExt as _;
+use tepui_types::NodeId;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -99,10 +99,15 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     // The folder first: it says who this is, and that no other master is.
     let mut folder = Folder::open(&config.dir)?;
     let listener = bind(&config).await?;
-    let address = listener.local_addr().context("failed to read the bound address")?;
+    let address = listener
+        .local_addr()
+        .context("failed to read the bound address")?;
     let (master, mut log) = open(config, &mut folder)?;
     let leading = tokio::spawn(leader::follow_leadership(master.clone()));
-    let mut signals = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut signals = (
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    );
     let router = http::router(master.clone());
     let service = router.into_make_service_with_connect_info::<SocketAddr>();
     let listener = listener.tap_io(send_at_once);
@@ -117,7 +122,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     announced.abort();
     server.abort();
     leading.abort();
-    tokio::task::spawn_blocking(move || log.stop()).await.context("the log did not stop")?;
+    tokio::task::spawn_blocking(move || log.stop())
+        .await
+        .context("the log did not stop")?;
     ended
 }
 
@@ -158,7 +165,9 @@ fn open(config: Config, folder: &mut Folder) -> anyhow::Result<(Arc<Master>, Log
         )],
         false => Vec::new(),
     };
-    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    warnings
+        .iter()
+        .for_each(|warning| tracing::warn!("{warning}"));
     let master = Master {
         node: log.identity.node,
         identities: Identities::new(folder.token()),
@@ -182,9 +191,8 @@ fn open(config: Config, folder: &mut Folder) -> anyhow::Result<(Arc<Master>, Log
 /// Says where the master is, once it can answer.
 async fn announce(master: Arc<Master>, address: SocketAddr, folder: std::path::PathBuf) {
     let mut leadership = master.leadership.clone();
-    let knows_leader = |leadership: &Leadership| {
-        !matches!(leadership, Leadership::Follower { leader: None })
-    };
+    let knows_leader =
+        |leadership: &Leadership| !matches!(leadership, Leadership::Follower { leader: None });
     if leadership.wait_for(knows_leader).await.is_err() {
         return;
     }

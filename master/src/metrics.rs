@@ -40,13 +40,21 @@ pub struct Metrics {
 impl Metrics {
     /// Counts an answered request.
     pub fn on_response(&self, status: StatusCode) {
-        self.http_responses.get_or_create(&ByStatus { status: status.as_u16() }).inc();
+        self.http_responses
+            .get_or_create(&ByStatus {
+                status: status.as_u16(),
+            })
+            .inc();
     }
 
     /// The text for Prometheus.
     pub fn encode(&self, master: &Master) -> Result<String, fmt::Error> {
         let mut registry = Registry::with_prefix("tepui_master");
-        registry.register("http_responses", "Answered requests", self.http_responses.clone());
+        registry.register(
+            "http_responses",
+            "Answered requests",
+            self.http_responses.clone(),
+        );
         let state = master.view.load();
         let index: Amount = Gauge::default();
         index.set(state.index);
@@ -55,7 +63,11 @@ impl Metrics {
         let total = Family::<ByResource, Amount>::default();
         let used = Family::<ByResource, Amount>::default();
         for agent in state.agents.values() {
-            agents.get_or_create(&ByState { state: agent.status.as_str() }).inc();
+            agents
+                .get_or_create(&ByState {
+                    state: agent.status.as_str(),
+                })
+                .inc();
             let sides = [(&total, &agent.info.resources), (&used, &agent.used)];
             for (family, amounts) in sides {
                 let of = |resource| family.get_or_create_owned(&ByResource { resource });
@@ -69,17 +81,29 @@ impl Metrics {
         registry.register("resources_used", "What tasks have", used);
         let frameworks = Family::<ByState, Amount>::default();
         for framework in state.frameworks.values() {
-            frameworks.get_or_create(&ByState { state: framework.phase.as_str() }).inc();
+            frameworks
+                .get_or_create(&ByState {
+                    state: framework.phase.as_str(),
+                })
+                .inc();
         }
         registry.register("frameworks", "Frameworks by phase", frameworks);
         let tasks = Family::<ByState, Amount>::default();
         for (state, count) in &state.counts {
-            tasks.get_or_create(&ByState { state: state.as_str() }).set(*count);
+            tasks
+                .get_or_create(&ByState {
+                    state: state.as_str(),
+                })
+                .set(*count);
         }
         registry.register("tasks", "Tasks in the state, by state", tasks);
         let ended = Family::<ByState, Counter>::default();
         for (state, count) in &state.ended_counts {
-            ended.get_or_create(&ByState { state: state.as_str() }).inc_by(*count);
+            ended
+                .get_or_create(&ByState {
+                    state: state.as_str(),
+                })
+                .inc_by(*count);
         }
         registry.register("tasks_ended", "Tasks ended since the cluster began", ended);
         let mut text = String::new();

@@ -22,9 +22,11 @@ use crate::folder::Identity;
 pub mod keys;
 pub mod log;
 pub mod snapshot;
+pub mod watermark;
 
 use log::{HardStateRecord, Members, Truncated};
 use snapshot::NewSnapshot;
+use watermark::Watermark;
 
 /// Index and term of the image that every first voter starts from: being identical everywhere, it
 /// needs no election and no transfer.
@@ -106,6 +108,7 @@ pub enum Durability {
 #[derive(Clone)]
 pub struct Storage {
     db: Arc<DB>,
+    watermark: Arc<Watermark>,
 }
 
 impl Storage {

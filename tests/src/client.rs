@@ -243,6 +243,8 @@ impl Client {
             let job = self.job(name).await?;
             match job.state {
                 JobState::Waiting | JobState::Running => bail!("{job:?}"),
+                // A job is killed from the request on, its tasks a moment later.
+                _ if job.active > 0 => bail!("{job:?}"),
                 JobState::Finished | JobState::Failed | JobState::Killed => Ok(job),
             }
         })

@@ -4,7 +4,6 @@
 //! Executors are found by the identities in the agent's folder, tasks by the
 //! sandbox that their environment names.
 
-use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -12,13 +11,15 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tepui_types::envelope;
 use tepui_types::wire::executor::{ProcessIdentity, VERSION};
+use tepui_types::{AgentId, ClusterId, envelope};
 
 use crate::eventually::eventually_blocking;
 
 /// Where control groups are mounted.
 const CGROUPS: &str = "/sys/fs/cgroup";
+/// The version of an agent's identity file that is read here.
+const AGENT_IDENTITY: u8 = 1;
 
 /// The executors of an agent that run now.
 pub fn executors(agent: &Path) -> Vec<i32> {
@@ -71,75 +72,63 @@ pub fn kill_process(pid: i32) {
 
 /// Ends everything that these agents started.
 pub fn everything(agents: &[PathBuf]) {
-    let mut cgroups = BTreeSet::new();
     eventually_blocking("what the agents started is gone", || {
-        let mut living: Vec<i32> = agents.iter().flat_map(|agent| executors(agent)).collect();
-        living.extend(agents.iter().flat_map(|agent| tasks(agent)));
-        living.extend(agents.iter().flat_map(|agent| named(agent)));
-        for &pid in &living {
-            cgroups.extend(cgroups_of(pid));
-            kill_process(pid);
+        let mut left = false;
+        for agent in agents {
+            let groups = cgroups(agent);
+            let mut living = [executors(agent), tasks(agent), named(agent)].concat();
+            groups.iter().for_each(|group| members(group, &mut living));
+            left |= !living.is_empty();
+            living.into_iter().for_each(kill_process);
+            left |= groups.iter().any(|group| !remove_tree(group));
         }
-        match living.is_empty() {
-            true => Ok(()),
-            false => Err(format!("{living:?}")),
+        match left {
+            false => Ok(()),
+            true => Err("something runs, or its control group stays"),
         }
     });
-    for group in &cgroups {
-        remove_cgroup(group);
-    }
 }
 
-/// The control groups of this project that a process is in.
-pub fn cgroups_of(pid: i32) -> Vec<PathBuf> {
-    let lines = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-    lines
-        .lines()
-        .filter_map(|line| line.splitn(3, ':').nth(2))
-        .filter(|path| is_ours(Path::new(path)))
-        .map(|path| PathBuf::from(path.trim_start_matches('/')))
-        .collect()
-}
-
-/// The folders of a control group, one for each hierarchy that has it.
-pub fn cgroup_folders(group: &Path) -> Vec<PathBuf> {
+/// An agent's control group, a folder for each hierarchy that has it.
+pub fn cgroups(agent: &Path) -> Vec<PathBuf> {
+    type Identity = (Option<ClusterId>, Option<AgentId>, u128);
+    let bytes = fs::read(agent.join("identity")).unwrap_or_default();
+    let Ok((_, _, nonce)) = envelope::decode::<Identity>(AGENT_IDENTITY, &bytes) else {
+        return Vec::new();
+    };
+    let name = format!("tepui/{:016x}", nonce >> 64);
     let root = Path::new(CGROUPS);
     let inner = fs::read_dir(root)
         .into_iter()
         .flatten()
         .flatten()
         .map(|entry| entry.path());
-    std::iter::once(root.to_owned())
-        .chain(inner)
-        .map(|hierarchy| hierarchy.join(group))
-        .filter(|folder| folder.is_dir())
+    let hierarchies = std::iter::once(root.to_owned()).chain(inner);
+    hierarchies
+        .map(|hierarchy| hierarchy.join(&name))
+        .filter(|group| group.is_dir())
         .collect()
 }
 
-fn is_ours(group: &Path) -> bool {
-    group
-        .iter()
-        .any(|name| name.as_bytes().starts_with(b"tepui"))
-}
-
-/// Removes a group, and those above it that are ours and empty.
-fn remove_cgroup(group: &Path) {
-    for folder in cgroup_folders(group) {
-        let levels = group.ancestors().take_while(|group| is_ours(group)).count();
-        for folder in folder.ancestors().take(levels) {
-            remove_tree(folder);
+/// Adds the processes of a group and of those in it.
+fn members(group: &Path, pids: &mut Vec<i32>) {
+    let procs = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+    pids.extend(procs.lines().filter_map(|line| line.parse::<i32>().ok()));
+    for entry in fs::read_dir(group).into_iter().flatten().flatten() {
+        if entry.path().is_dir() {
+            members(&entry.path(), pids);
         }
     }
 }
 
-/// Only empty groups can be removed, so that another cluster's are safe.
-fn remove_tree(folder: &Path) {
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+/// Removes a group and the groups in it; says whether they are gone.
+fn remove_tree(group: &Path) -> bool {
+    for entry in fs::read_dir(group).into_iter().flatten().flatten() {
         if entry.path().is_dir() {
             remove_tree(&entry.path());
         }
     }
-    let _ = fs::remove_dir(folder);
+    fs::remove_dir(group).is_ok() || !group.exists()
 }
 
 /// Whether the process that was given this identity still runs; a zombie does not.

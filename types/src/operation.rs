@@ -1,12 +1,9 @@
 //! What a framework's turn does to the cluster.
 
-use std::sync::Arc;
-
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{AgentId, TaskId, TaskName};
 use crate::resources::Resources;
-use crate::task::TaskSpec;
 
 /// One operation of a turn. Each names agent and resources, not only an offer,
 /// and is checked again when the turn is applied; one that no longer fits is
@@ -29,8 +26,8 @@ pub struct Launch {
     pub name: TaskName,
     /// What it takes from the agent.
     pub resources: Resources,
-    /// What it runs; equal specifications are stored once.
-    pub spec: Arc<TaskSpec>,
+    /// What it runs: a place in the turn's list of specifications.
+    pub spec: u32,
     /// Its place in its array, for `TEPUI_ARRAY_INDEX`.
     pub array_index: Option<u32>,
 }

@@ -33,7 +33,11 @@ pub fn percent(part: u64, whole: u64) -> f64 {
 /// A share in whole percent; more than nothing is never shown as `0 %`.
 pub fn percent_text(part: u64, whole: u64) -> String {
     let share = percent(part, whole);
-    if part > 0 && share < 1.0 { "<1 %".into() } else { format!("{} %", share.floor()) }
+    if part > 0 && share < 1.0 {
+        "<1 %".into()
+    } else {
+        format!("{} %", share.floor())
+    }
 }
 
 /// How long something takes or took: `820 ms`, `4.2 s`, `3 min 5 s`, `2 h 10 min`, `3 d 4 h`.
@@ -94,7 +98,12 @@ mod tests {
 
     #[test]
     fn counts_are_grouped() {
-        let cases = [(0, "0"), (999, "999"), (1000, "1,000"), (1_234_567, "1,234,567")];
+        let cases = [
+            (0, "0"),
+            (999, "999"),
+            (1000, "1,000"),
+            (1_234_567, "1,234,567"),
+        ];
         for (number, text) in cases {
             assert_eq!(count(number), text);
         }
@@ -106,7 +115,11 @@ mod tests {
     fn shares_stay_within_their_bar() {
         assert_eq!(percent(1, 4), 25.0);
         assert_eq!(percent(5, 0), 0.0);
-        assert_eq!(percent(9, 3), 100.0, "an agent may have shrunk under its tasks");
+        assert_eq!(
+            percent(9, 3),
+            100.0,
+            "an agent may have shrunk under its tasks"
+        );
         assert_eq!(percent_text(1, 1000), "<1 %");
         assert_eq!(percent_text(0, 1000), "0 %");
         assert_eq!(percent_text(999, 1000), "99 %", "not all is in use yet");
@@ -132,7 +145,11 @@ mod tests {
 
     #[test]
     fn ages_have_one_unit() {
-        let cases = [(900, "just now"), (12_000, "12 s ago"), (3_700_000, "1 h ago")];
+        let cases = [
+            (900, "just now"),
+            (12_000, "12 s ago"),
+            (3_700_000, "1 h ago"),
+        ];
         for (millis, text) in cases {
             assert_eq!(age(millis), text);
         }
@@ -140,7 +157,12 @@ mod tests {
 
     #[test]
     fn processor_time_keeps_what_is_small() {
-        let cases = [(312, "312 µs"), (1_850, "1.8 ms"), (20_000, "20 ms"), (4_200_000, "4.2 s")];
+        let cases = [
+            (312, "312 µs"),
+            (1_850, "1.8 ms"),
+            (20_000, "20 ms"),
+            (4_200_000, "4.2 s"),
+        ];
         for (micros, text) in cases {
             assert_eq!(cpu_time(micros), text);
         }

@@ -16,8 +16,8 @@ use tepui_types::api::problem::Problem;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
 use web_sys::{
-    AbortController, AbortSignal, File, Headers, ProgressEvent, ReadableStreamDefaultReader, Request, RequestInit,
-    Response, XmlHttpRequest,
+    AbortController, AbortSignal, File, Headers, ProgressEvent, ReadableStreamDefaultReader,
+    Request, RequestInit, Response, XmlHttpRequest,
 };
 
 /// How long an answer may take, in milliseconds. A framework's turn has ten
@@ -75,9 +75,9 @@ impl IdempotencyKey {
     /// A fresh one.
     pub fn random() -> Self {
         let mut bytes = [0; 16];
-        let filled = window().crypto().and_then(|crypto| {
-            crypto.get_random_values_with_u8_array(&mut bytes)
-        });
+        let filled = window()
+            .crypto()
+            .and_then(|crypto| crypto.get_random_values_with_u8_array(&mut bytes));
         if filled.is_err() {
             // Keys must only differ, not be secret.
             bytes.fill_with(|| (js_sys::Math::random() * 256.0) as u8);
@@ -106,7 +106,9 @@ pub async fn change(
     let headers = Headers::new().map_err(unreadable)?;
     headers.set("Idempotency-Key", &key.0).map_err(unreadable)?;
     if let Some(body) = body {
-        headers.set("Content-Type", "application/json").map_err(unreadable)?;
+        headers
+            .set("Content-Type", "application/json")
+            .map_err(unreadable)?;
         init.set_body(&JsValue::from_str(&body));
     }
     init.set_headers(&headers);
@@ -132,10 +134,14 @@ pub async fn stream(
         if !response.ok() {
             return Err(failure(&response).await);
         }
-        let Some(body) = response.body() else { return Ok(()) };
+        let Some(body) = response.body() else {
+            return Ok(());
+        };
         let reader: ReadableStreamDefaultReader = body.get_reader().unchecked_into();
         loop {
-            let piece = JsFuture::from(reader.read()).await.map_err(|_| ApiError::Offline)?;
+            let piece = JsFuture::from(reader.read())
+                .await
+                .map_err(|_| ApiError::Offline)?;
             let field = |name: &str| js_sys::Reflect::get(&piece, &name.into());
             if field("done").is_ok_and(|done| done.is_truthy()) {
                 return Ok(());
@@ -168,9 +174,15 @@ pub async fn upload(
     on_progress: impl Fn(f64) + 'static,
 ) -> Result<(), ApiError> {
     let request = XmlHttpRequest::new().map_err(unreadable)?;
-    request.open("PUT", &format!("/v1/artifacts/{digest}")).map_err(unreadable)?;
-    request.set_request_header("Idempotency-Key", &key.0).map_err(unreadable)?;
-    request.set_request_header("Content-Type", "application/octet-stream").map_err(unreadable)?;
+    request
+        .open("PUT", &format!("/v1/artifacts/{digest}"))
+        .map_err(unreadable)?;
+    request
+        .set_request_header("Idempotency-Key", &key.0)
+        .map_err(unreadable)?;
+    request
+        .set_request_header("Content-Type", "application/octet-stream")
+        .map_err(unreadable)?;
     let on_progress = Closure::<dyn Fn(ProgressEvent)>::new(move |event: ProgressEvent| {
         on_progress(event.loaded());
     });
@@ -197,11 +209,17 @@ pub async fn upload(
 async fn fetch(path: &str, init: &RequestInit) -> Result<Response, ApiError> {
     let request = Request::new_with_str_and_init(path, init).map_err(unreadable)?;
     let answer = JsFuture::from(window().fetch_with_request(&request)).await;
-    answer.map(JsCast::unchecked_into).map_err(|_| ApiError::Offline)
+    answer
+        .map(JsCast::unchecked_into)
+        .map_err(|_| ApiError::Offline)
 }
 
 async fn read(response: &Response) -> Result<String, ApiError> {
-    if response.ok() { text(response).await } else { Err(failure(response).await) }
+    if response.ok() {
+        text(response).await
+    } else {
+        Err(failure(response).await)
+    }
 }
 
 async fn failure(response: &Response) -> ApiError {
@@ -213,7 +231,9 @@ async fn failure(response: &Response) -> ApiError {
 
 async fn text(response: &Response) -> Result<String, ApiError> {
     let promise = response.text().map_err(unreadable)?;
-    let text = JsFuture::from(promise).await.map_err(|_| ApiError::Offline)?;
+    let text = JsFuture::from(promise)
+        .await
+        .map_err(|_| ApiError::Offline)?;
     Ok(text.as_string().unwrap_or_default())
 }
 

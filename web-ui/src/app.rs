@@ -41,8 +41,15 @@ pub struct Cluster(pub Feed<ClusterView>);
 #[component]
 fn App() -> impl IntoView {
     Live::provide();
-    let everything = &[Topic::Tasks, Topic::Agents, Topic::Frameworks, Topic::Demands];
-    provide_context(Cluster(Feed::new(everything, || Some("/v1/cluster".into()))));
+    let everything = &[
+        Topic::Tasks,
+        Topic::Agents,
+        Topic::Frameworks,
+        Topic::Demands,
+    ];
+    provide_context(Cluster(Feed::new(everything, || {
+        Some("/v1/cluster".into())
+    })));
     provide_context(TaskPages::default());
     view! {
         <Router>
@@ -111,7 +118,10 @@ fn Warnings() -> impl IntoView {
     let cluster = expect_context::<Cluster>().0;
     let warnings = Memo::new(move |_| {
         cluster.data.with(|cluster| {
-            cluster.as_ref().map(|cluster| cluster.warnings.clone()).unwrap_or_default()
+            cluster
+                .as_ref()
+                .map(|cluster| cluster.warnings.clone())
+                .unwrap_or_default()
         })
     });
     move || {

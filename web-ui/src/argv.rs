@@ -77,7 +77,11 @@ fn double_quoted(rest: &mut std::str::Chars<'_>, word: &mut String) -> Result<()
 
 /// One line that [`split`] takes apart into `words` again.
 pub fn join(words: &[String]) -> String {
-    words.iter().map(|word| quote(word)).collect::<Vec<_>>().join(" ")
+    words
+        .iter()
+        .map(|word| quote(word))
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 fn quote(word: &str) -> String {
@@ -101,15 +105,24 @@ mod tests {
     fn lines_split_as_a_shell_splits_them() {
         check("", &[]);
         check("  echo   hello\tthere\n", &["echo", "hello", "there"]);
-        check(r#"sh -c 'echo "a  b"; exit 3'"#, &["sh", "-c", r#"echo "a  b"; exit 3"#]);
-        check(r#"echo "it's" a\ b "say \"hi\" \n""#, &["echo", "it's", "a b", r#"say "hi" \n"#]);
+        check(
+            r#"sh -c 'echo "a  b"; exit 3'"#,
+            &["sh", "-c", r#"echo "a  b"; exit 3"#],
+        );
+        check(
+            r#"echo "it's" a\ b "say \"hi\" \n""#,
+            &["echo", "it's", "a b", r#"say "hi" \n"#],
+        );
         check(r#"printf '' "" x''y"#, &["printf", "", "", "xy"]);
         check("echo one \\\n two", &["echo", "one", "two"]);
     }
 
     #[test]
     fn nothing_is_expanded() {
-        check("echo $HOME *.rs | wc ; `id`", &["echo", "$HOME", "*.rs", "|", "wc", ";", "`id`"]);
+        check(
+            "echo $HOME *.rs | wc ; `id`",
+            &["echo", "$HOME", "*.rs", "|", "wc", ";", "`id`"],
+        );
     }
 
     #[test]

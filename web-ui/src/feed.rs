@@ -51,8 +51,11 @@ impl<T: Data> Feed<T> {
         topics: &'static [Topic],
         path: impl Fn() -> Option<String> + Send + Sync + 'static,
     ) -> Self {
-        let feed =
-            Self { data: RwSignal::new(None), error: RwSignal::new(None), retry: Trigger::new() };
+        let feed = Self {
+            data: RwSignal::new(None),
+            error: RwSignal::new(None),
+            retry: Trigger::new(),
+        };
         let live = expect_context::<Live>();
         let reader = Reader::new(live, Box::new(move |news| feed.on_news(news)));
         let closed = Arc::clone(&reader.0.closed);
@@ -155,7 +158,11 @@ impl Reader {
             let is_same_place = place(inner.path.borrow().as_deref()) == place(path.as_deref());
             *inner.path.borrow_mut() = path;
             inner.started_at.set(0);
-            (inner.tell)(if is_same_place { News::Filtered } else { News::Elsewhere });
+            (inner.tell)(if is_same_place {
+                News::Filtered
+            } else {
+                News::Elsewhere
+            });
         }
         self.wake();
     }
@@ -186,7 +193,9 @@ impl Reader {
     }
 
     fn start(&self) {
-        let Some(path) = self.0.path.borrow().clone() else { return };
+        let Some(path) = self.0.path.borrow().clone() else {
+            return;
+        };
         self.0.in_flight.set(true);
         self.0.started_at.set(live::now());
         let reader = self.clone();

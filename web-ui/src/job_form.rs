@@ -115,10 +115,16 @@ impl JobForm {
         let env = note(&mut problems, Field::Env, environment(&self.env));
         let cpus = note(&mut problems, Field::Cpus, milli_cpus(&self.cpus));
         let mem = note(&mut problems, Field::Mem, memory(&self.mem_mib));
-        let count =
-            note(&mut problems, Field::Count, whole(&self.count, 1, job::MAX_COUNT.into()));
-        let restarts =
-            note(&mut problems, Field::Restarts, whole(&self.restarts, 0, u32::MAX.into()));
+        let count = note(
+            &mut problems,
+            Field::Count,
+            whole(&self.count, 1, job::MAX_COUNT.into()),
+        );
+        let restarts = note(
+            &mut problems,
+            Field::Restarts,
+            whole(&self.restarts, 0, u32::MAX.into()),
+        );
         let priority = note(&mut problems, Field::Priority, priority(&self.priority));
         let workload = self.workload(env.unwrap_or_default(), &mut problems);
         match (name, workload, cpus, mem, count, restarts, priority) {
@@ -133,7 +139,11 @@ impl JobForm {
             ) if problems.is_empty() => Ok(JobRequest {
                 name,
                 workload,
-                resources: ResourceRequest { cpus, mem, ..ResourceRequest::default() },
+                resources: ResourceRequest {
+                    cpus,
+                    mem,
+                    ..ResourceRequest::default()
+                },
                 // Both are bounded by u32 above.
                 count: count as u32,
                 max_restarts: restarts as u32,
@@ -145,28 +155,36 @@ impl JobForm {
         }
     }
 
-    fn workload(
-        &self,
-        env: BTreeMap<String, String>,
-        problems: &mut Problems,
-    ) -> Option<Workload> {
+    fn workload(&self, env: BTreeMap<String, String>, problems: &mut Problems) -> Option<Workload> {
         match self.kind {
             Kind::Wasm => {
                 let args = note(problems, Field::Args, words(&self.args));
-                let chosen = self.artifact.ok_or_else(|| "Choose a .wasm file.".to_owned());
+                let chosen = self
+                    .artifact
+                    .ok_or_else(|| "Choose a .wasm file.".to_owned());
                 let artifact = note(problems, Field::File, chosen);
-                Some(Workload::Wasm(WasmWorkload { artifact: artifact?, args: args?, env }))
+                Some(Workload::Wasm(WasmWorkload {
+                    artifact: artifact?,
+                    args: args?,
+                    env,
+                }))
             }
             Kind::Command => {
                 let argv = note(problems, Field::Argv, command(&self.argv));
-                Some(Workload::Command(CommandWorkload { argv: argv?, env, pids: None }))
+                Some(Workload::Command(CommandWorkload {
+                    argv: argv?,
+                    env,
+                    pids: None,
+                }))
             }
         }
     }
 }
 
 fn note<T>(problems: &mut Problems, field: Field, value: Result<T, String>) -> Option<T> {
-    value.map_err(|problem| problems.insert(field, problem)).ok()
+    value
+        .map_err(|problem| problems.insert(field, problem))
+        .ok()
 }
 
 fn name(text: &str) -> Result<Option<String>, String> {
@@ -209,7 +227,10 @@ pub fn environment(text: &str) -> Result<BTreeMap<String, String>, String> {
             Some((name, value)) if !name.trim().is_empty() => (name.trim(), value),
             _ => return Err(format!("Line {number} is not NAME=VALUE.")),
         };
-        if environment.insert(name.to_owned(), value.to_owned()).is_some() {
+        if environment
+            .insert(name.to_owned(), value.to_owned())
+            .is_some()
+        {
             return Err(format!("Line {number} sets {name} a second time."));
         }
     }
@@ -220,7 +241,11 @@ fn milli_cpus(text: &str) -> Result<MilliCpus, String> {
     let wrong = || "Use a number from 0.001 up, such as 0.5 or 2.".to_owned();
     let cpus: f64 = text.trim().parse().map_err(|_| wrong())?;
     let milli = (cpus * 1000.0).round();
-    if milli >= 1.0 && cpus <= MAX_CPUS { Ok(MilliCpus(milli as u64)) } else { Err(wrong()) }
+    if milli >= 1.0 && cpus <= MAX_CPUS {
+        Ok(MilliCpus(milli as u64))
+    } else {
+        Err(wrong())
+    }
 }
 
 fn memory(text: &str) -> Result<Bytes, String> {
@@ -241,7 +266,9 @@ fn whole(text: &str, least: u64, most: u64) -> Result<u64, String> {
 fn priority(text: &str) -> Result<i32, String> {
     match text.trim().parse() {
         Ok(priority) if (-MAX_PRIORITY..=MAX_PRIORITY).contains(&priority) => Ok(priority),
-        _ => Err(format!("Use a whole number from -{MAX_PRIORITY} to {MAX_PRIORITY}.")),
+        _ => Err(format!(
+            "Use a whole number from -{MAX_PRIORITY} to {MAX_PRIORITY}."
+        )),
     }
 }
 
@@ -250,7 +277,11 @@ mod tests {
     use super::*;
 
     fn command_form(argv: &str) -> JobForm {
-        JobForm { kind: Kind::Command, argv: argv.into(), ..JobForm::default() }
+        JobForm {
+            kind: Kind::Command,
+            argv: argv.into(),
+            ..JobForm::default()
+        }
     }
 
     #[test]
@@ -259,17 +290,27 @@ mod tests {
         assert_eq!(job.name, None);
         assert_eq!(job.resources, job::default_resources());
         assert_eq!((job.count, job.max_restarts, job.priority), (1, 0, 0));
-        let Workload::Command(command) = job.workload else { panic!("not a command") };
+        let Workload::Command(command) = job.workload else {
+            panic!("not a command")
+        };
         assert_eq!(command.argv, ["echo", "hello there"]);
     }
 
     #[test]
     fn a_program_becomes_a_job_once_its_file_is_known() {
-        let mut form = JobForm { args: "-n 'two words'".into(), ..JobForm::default() };
+        let mut form = JobForm {
+            args: "-n 'two words'".into(),
+            ..JobForm::default()
+        };
         form.env = "A=1\n\nB=x=y\n".into();
-        assert_eq!(form.job().unwrap_err().into_keys().collect::<Vec<_>>(), [Field::File]);
+        assert_eq!(
+            form.job().unwrap_err().into_keys().collect::<Vec<_>>(),
+            [Field::File]
+        );
         form.artifact = Some(Digest::of(b"\0asm"));
-        let Workload::Wasm(wasm) = form.job().unwrap().workload else { panic!("not wasm") };
+        let Workload::Wasm(wasm) = form.job().unwrap().workload else {
+            panic!("not wasm")
+        };
         assert_eq!(wasm.args, ["-n", "two words"]);
         assert_eq!(wasm.env["B"], "x=y");
     }
@@ -289,15 +330,29 @@ mod tests {
         let problems = form.job().unwrap_err();
         assert_eq!(problems.len(), 8);
         assert_eq!(problems[&Field::Env], "Line 2 is not NAME=VALUE.");
-        assert_eq!(problems[&Field::Count], "Use a whole number from 1 to 100,000.");
-        assert_eq!(problems[&Field::Argv], "Cannot be split: a ' is opened and not closed.");
+        assert_eq!(
+            problems[&Field::Count],
+            "Use a whole number from 1 to 100,000."
+        );
+        assert_eq!(
+            problems[&Field::Argv],
+            "Cannot be split: a ' is opened and not closed."
+        );
     }
 
     #[test]
     fn fields_of_the_other_tab_do_not_matter() {
-        let form = JobForm { args: "'open".into(), ..command_form("true") };
+        let form = JobForm {
+            args: "'open".into(),
+            ..command_form("true")
+        };
         assert!(form.job().is_ok());
-        assert!(command_form(" ").job().unwrap_err().contains_key(&Field::Argv));
+        assert!(
+            command_form(" ")
+                .job()
+                .unwrap_err()
+                .contains_key(&Field::Argv)
+        );
         assert!(command_form("'' x").job().is_err());
     }
 
@@ -315,7 +370,10 @@ mod tests {
 
     #[test]
     fn a_name_is_set_once() {
-        assert_eq!(environment("A=1\n A=2").unwrap_err(), "Line 2 sets A a second time.");
+        assert_eq!(
+            environment("A=1\n A=2").unwrap_err(),
+            "Line 2 sets A a second time."
+        );
         assert_eq!(environment("=1").unwrap_err(), "Line 1 is not NAME=VALUE.");
         assert!(environment("  \n").unwrap().is_empty());
     }

@@ -86,7 +86,13 @@ impl Live {
         };
         provide_context(live);
         let stream = Stream::new(live);
-        Effect::new(move |_| if live.visible.get() { stream.open() } else { stream.close() });
+        Effect::new(move |_| {
+            if live.visible.get() {
+                stream.open()
+            } else {
+                stream.close()
+            }
+        });
         live.follow_visibility();
         set_interval(move || live.on_second(), Duration::from_secs(1));
         live
@@ -130,8 +136,10 @@ impl Live {
             self.visible.set(!document().hidden());
             self.now.set(now());
         });
-        let added = document()
-            .add_event_listener_with_callback("visibilitychange", on_change.as_ref().unchecked_ref());
+        let added = document().add_event_listener_with_callback(
+            "visibilitychange",
+            on_change.as_ref().unchecked_ref(),
+        );
         if added.is_ok() {
             // The page's own life is the listener's.
             on_change.forget();
@@ -149,11 +157,14 @@ pub fn now() -> u64 {
 #[derive(Clone)]
 struct Stream(Rc<Inner>);
 
+/// An event's name, and what is called for it.
+type Listener = (&'static str, Closure<dyn Fn()>);
+
 struct Inner {
     live: Live,
     source: RefCell<Option<EventSource>>,
     // Listeners are made once and serve every source after another.
-    listeners: RefCell<Vec<(&'static str, Closure<dyn Fn()>)>>,
+    listeners: RefCell<Vec<Listener>>,
 }
 
 impl Stream {
@@ -166,22 +177,30 @@ impl Stream {
         let stream = Self(Rc::new(inner));
         let mut listeners = Vec::new();
         for topic in Topic::ALL {
-            listeners.push((topic.event(), Closure::<dyn Fn()>::new(move || live.on_event(topic))));
+            listeners.push((
+                topic.event(),
+                Closure::<dyn Fn()>::new(move || live.on_event(topic)),
+            ));
         }
         listeners.push(("open", Closure::<dyn Fn()>::new(move || live.on_open())));
         let failing = stream.clone();
-        listeners.push(("error", Closure::<dyn Fn()>::new(move || failing.on_error())));
+        listeners.push((
+            "error",
+            Closure::<dyn Fn()>::new(move || failing.on_error()),
+        ));
         *stream.0.listeners.borrow_mut() = listeners;
         stream
     }
 
     fn open(&self) {
         self.close();
-        let Ok(source) = EventSource::new("/v1/events") else { return };
+        let Ok(source) = EventSource::new("/v1/events") else {
+            return;
+        };
         for (event, listener) in self.0.listeners.borrow().iter() {
             // It fails only for names that are no text.
-            let _ = source
-                .add_event_listener_with_callback(event, listener.as_ref().unchecked_ref());
+            let _ =
+                source.add_event_listener_with_callback(event, listener.as_ref().unchecked_ref());
         }
         *self.0.source.borrow_mut() = Some(source);
     }
@@ -213,7 +232,9 @@ impl Stream {
             move || {
                 let open = EventSource::OPEN;
                 let source = stream.0.source.borrow();
-                let is_open = source.as_ref().is_some_and(|source| source.ready_state() == open);
+                let is_open = source
+                    .as_ref()
+                    .is_some_and(|source| source.ready_state() == open);
                 if live.visible.get_untracked() && !is_open {
                     live.connection.set(Connection::Lost);
                 }

@@ -254,8 +254,15 @@ mod tests {
         apply(&mut nodes, buffer.push(b"the end"));
         let held: usize = nodes.iter().map(String::len).sum();
         assert!(buffer.has_dropped());
-        assert!(held <= MAX_BYTES && held > MAX_BYTES - 2 * PIECE_BYTES, "{held}");
-        assert!(nodes.len() <= MAX_BYTES / PIECE_BYTES + 1, "{}", nodes.len());
+        assert!(
+            held <= MAX_BYTES && held > MAX_BYTES - 2 * PIECE_BYTES,
+            "{held}"
+        );
+        assert!(
+            nodes.len() <= MAX_BYTES / PIECE_BYTES + 1,
+            "{}",
+            nodes.len()
+        );
         assert!(nodes.back().unwrap().ends_with("the end"));
     }
 }

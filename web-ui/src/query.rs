@@ -74,10 +74,19 @@ mod tests {
 
     #[test]
     fn only_values_that_are_there_stand_in_a_query() {
-        let filter = TaskFilter { search: " x y ".into(), ..TaskFilter::default() };
-        assert_eq!(filter.applied_to("/v1/tasks", &[]), "/v1/tasks?search=x%20y");
+        let filter = TaskFilter {
+            search: " x y ".into(),
+            ..TaskFilter::default()
+        };
+        assert_eq!(
+            filter.applied_to("/v1/tasks", &[]),
+            "/v1/tasks?search=x%20y"
+        );
         assert_eq!(TaskFilter::default().applied_to("/tasks", &[]), "/tasks");
-        let filter = TaskFilter { state: "running,failed".into(), ..TaskFilter::default() };
+        let filter = TaskFilter {
+            state: "running,failed".into(),
+            ..TaskFilter::default()
+        };
         assert_eq!(
             filter.applied_to("/v1/tasks", &[("limit", "50"), ("page", "")]),
             "/v1/tasks?state=running%2Cfailed&limit=50"

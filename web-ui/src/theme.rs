@@ -36,7 +36,10 @@ impl Theme {
     pub fn remembered() -> Self {
         let stored = storage().and_then(|storage| storage.get_item(STORAGE_KEY).ok().flatten());
         let is_stored = |theme: &Self| Some(theme.as_str()) == stored.as_deref();
-        Self::ALL.into_iter().find(is_stored).unwrap_or(Self::System)
+        Self::ALL
+            .into_iter()
+            .find(is_stored)
+            .unwrap_or(Self::System)
     }
 
     /// Shows and remembers it. Where storage is closed it lasts until the page

@@ -43,7 +43,11 @@ pub async fn digest(
 
 async fn read(file: &File, start: f64, end: f64) -> Result<Vec<u8>, String> {
     let unreadable = |_| "The file cannot be read; it may have been moved or changed.".to_owned();
-    let slice: Blob = file.slice_with_f64_and_f64(start, end).map_err(unreadable)?;
-    let buffer = JsFuture::from(slice.array_buffer()).await.map_err(unreadable)?;
+    let slice: Blob = file
+        .slice_with_f64_and_f64(start, end)
+        .map_err(unreadable)?;
+    let buffer = JsFuture::from(slice.array_buffer())
+        .await
+        .map_err(unreadable)?;
     Ok(js_sys::Uint8Array::new(&buffer).to_vec())
 }

@@ -14,7 +14,7 @@ async fn said(command: std::process::Command) -> String {
 async fn second_agent_on_a_folder_is_refused() {
     let mut master = FakeMaster::start().await;
     let agent = AgentProcess::start(&master);
-    master.session().await;
+    let _session = master.session().await;
     let said = said(command(agent.dir.path(), &master.url)).await;
     assert!(said.contains("in use by another agent process"), "{said}");
     eventually("the first goes on", || agent.layout().address().exists()).await;

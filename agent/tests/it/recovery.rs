@@ -141,9 +141,10 @@ async fn killed_wasm_executor_is_replaced_for_the_next_task() {
 async fn tasks_of_an_earlier_boot_are_gone() {
     let mut master = FakeMaster::start().await;
     let mut agent = AgentProcess::start(&master);
-    master.session().await;
+    let first = master.session().await;
     eventually("it is registered", || agent.layout().address().exists()).await;
     agent.kill();
+    drop(first);
     let (gone, ended) = (shell("gone", "true"), shell("ended", "true"));
     let mut records = vec![Record::Opened {
         boot_id: "an earlier boot".into(),

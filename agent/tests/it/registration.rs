@@ -23,11 +23,8 @@ async fn agent_registers_and_comes_back_as_itself() {
         address.starts_with("http://127.0.0.1:") && address.ends_with('\n'),
         "{address}"
     );
-    assert!(
-        agent
-            .log()
-            .contains(&format!("tepui-agent a1 registered with {}", master.url))
-    );
+    let line = format!("tepui-agent a1 registered with {}\n", master.url);
+    eventually("it says so", || agent.log().contains(&line)).await;
     assert!(matches!(session.next().await, AgentFrame::Heartbeat));
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
     let get = async |path: &str| {
@@ -151,9 +148,10 @@ async fn refusal_ends_the_agent_with_its_reason_unless_it_may_retry() {
 async fn master_of_another_cluster_is_refused() {
     let mut master = FakeMaster::start().await;
     let mut agent = AgentProcess::start(&master);
-    master.session().await;
+    let first = master.session().await;
     eventually("it is registered", || agent.layout().address().exists()).await;
     agent.kill();
+    drop(first);
     let run = tokio::spawn(run_to_end(command(agent.dir.path(), &master.url)));
     let mut session = master.accept().await;
     session

@@ -2,8 +2,8 @@
 //!
 //! Agents leave executors and tasks running on purpose. Here everything is
 //! meant to end, so the processes are found by what cannot be mistaken: the
-//! identity files in the agents' folders, and the sandbox that the environment
-//! of each task names.
+//! identity files in the agents' folders, the agents' control groups, and the
+//! sandbox that the environment of a task names.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,8 +15,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tepui_types::envelope;
 use tepui_types::wire::executor::{ProcessIdentity, VERSION};
+use tepui_types::{AgentId, ClusterId, envelope};
 use tokio::time::Instant;
 
 /// How long killed processes may take to be gone: what holds them up is the
@@ -26,8 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(5);
 /// Where control groups are mounted, each hierarchy in a folder or all in one.
 const CGROUPS: &str = "/sys/fs/cgroup";
-/// Only groups below one of this name, or one that begins so, are ours.
-const CGROUP_NAME: &str = "tepui";
+/// The version of an agent's identity file that is read here.
+const AGENT_IDENTITY: u8 = 1;
 
 /// Keeps a process's identity for a later [`end_process`].
 pub fn remember_process(file: &Path, pid: u32) -> Result<()> {
@@ -61,26 +61,22 @@ pub async fn end_process(file: &Path) -> Result<()> {
 
 /// Ends all executors and tasks of these agents, and removes their cgroups.
 pub async fn end_tasks(agents: &[PathBuf]) -> Result<()> {
-    let mut cgroups = BTreeSet::new();
     let deadline = Instant::now() + PATIENCE;
     loop {
         let living: BTreeSet<i32> = agents.iter().flat_map(|agent| processes(agent)).collect();
-        if living.is_empty() {
-            break;
-        }
         for pid in &living {
-            cgroups.extend(cgroups_of(*pid));
             let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
         }
+        let groups = agents.iter().flat_map(|agent| cgroups(agent));
+        let left: Vec<_> = groups.filter(|group| remove_tree(group).is_err()).collect();
+        if living.is_empty() && left.is_empty() {
+            return Ok(());
+        }
         if Instant::now() > deadline {
-            bail!("processes {living:?} do not end");
+            bail!("processes {living:?} do not end, or control groups {left:?} stay");
         }
         tokio::time::sleep(LOOK).await;
     }
-    for path in cgroups {
-        remove_cgroup(&path);
-    }
-    Ok(())
 }
 
 /// The executors and tasks of an agent that run now.
@@ -100,6 +96,9 @@ fn processes(agent: &Path) -> Vec<i32> {
         .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
         .filter(|pid| is_task(*pid, agent) || is_executor(*pid, agent));
     pids.extend(others);
+    for group in cgroups(agent) {
+        members(&group, &mut pids);
+    }
     pids
 }
 
@@ -137,38 +136,35 @@ fn words(pid: i32, file: &str) -> impl Iterator<Item = Vec<u8>> {
     words.into_iter()
 }
 
-/// Our own control groups that a process is in.
-fn cgroups_of(pid: i32) -> Vec<PathBuf> {
-    let lines = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-    lines
-        .lines()
-        .filter_map(|line| our_cgroup(line.splitn(3, ':').nth(2)?))
-        .collect()
-}
-
-/// A group's path without the leading slash, if it is below one of ours.
-fn our_cgroup(path: &str) -> Option<PathBuf> {
-    let ours = path.split('/').any(|name| name.starts_with(CGROUP_NAME));
-    ours.then(|| PathBuf::from(path.trim_start_matches('/')))
-}
-
-/// Removes a group in every hierarchy, and those above it that are ours and
-/// empty. What still holds a process or a group stays.
-fn remove_cgroup(path: &Path) {
+/// An agent's control group, a folder for each hierarchy that has it. Its name
+/// comes of the number that the agent drew with its folder.
+fn cgroups(agent: &Path) -> Vec<PathBuf> {
+    let bytes = fs::read(agent.join("identity")).unwrap_or_default();
+    type Identity = (Option<ClusterId>, Option<AgentId>, u128);
+    let Ok((_, _, nonce)) = envelope::decode::<Identity>(AGENT_IDENTITY, &bytes) else {
+        return Vec::new();
+    };
+    let name = format!("tepui/{:016x}", nonce >> 64);
     let root = Path::new(CGROUPS);
     let inner = fs::read_dir(root)
         .into_iter()
         .flatten()
         .flatten()
         .map(|entry| entry.path());
-    for hierarchy in std::iter::once(root.to_owned()).chain(inner) {
-        let mut group = path;
-        while our_cgroup(&format!("/{}", group.display())).is_some() {
-            if remove_tree(&hierarchy.join(group)).is_err() {
-                break;
-            }
-            let Some(parent) = group.parent() else { break };
-            group = parent;
+    let hierarchies = std::iter::once(root.to_owned()).chain(inner);
+    hierarchies
+        .map(|hierarchy| hierarchy.join(&name))
+        .filter(|group| group.is_dir())
+        .collect()
+}
+
+/// Adds the processes of a group and of those in it.
+fn members(group: &Path, pids: &mut Vec<i32>) {
+    let procs = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+    pids.extend(procs.lines().filter_map(|line| line.parse::<i32>().ok()));
+    for entry in fs::read_dir(group).into_iter().flatten().flatten() {
+        if entry.path().is_dir() {
+            members(&entry.path(), pids);
         }
     }
 }
@@ -180,10 +176,6 @@ fn remove_tree(group: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
     };
-    let busy = fs::read_to_string(group.join("cgroup.procs"))?;
-    if !busy.trim().is_empty() {
-        return Err(io::ErrorKind::ResourceBusy.into());
-    }
     for entry in entries.flatten() {
         if entry.file_type()?.is_dir() {
             remove_tree(&entry.path())?;
@@ -272,13 +264,10 @@ mod tests {
     }
 
     #[test]
-    fn only_our_own_cgroups_are_touched() {
-        assert_eq!(our_cgroup("/user.slice"), None);
-        assert_eq!(our_cgroup("/"), None);
-        assert_eq!(our_cgroup("/tepui/a1/x"), Some(PathBuf::from("tepui/a1/x")));
-        assert_eq!(
-            our_cgroup("/a.slice/tepui-a1/x"),
-            Some(PathBuf::from("a.slice/tepui-a1/x"))
-        );
+    fn an_agent_that_never_started_has_no_cgroup() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(cgroups(folder.path()).is_empty());
+        fs::write(folder.path().join("identity"), "garbage").unwrap();
+        assert!(cgroups(folder.path()).is_empty());
     }
 }

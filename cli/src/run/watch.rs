@@ -160,10 +160,12 @@ impl<'a> Watch<'a> {
     }
 }
 
+/// Whether nothing of a job runs, or will. A job is killed from the request
+/// on, its tasks a moment later.
 fn is_over(job: &JobView) -> bool {
     match job.state {
         JobState::Waiting | JobState::Running => false,
-        JobState::Finished | JobState::Failed | JobState::Killed => true,
+        JobState::Finished | JobState::Failed | JobState::Killed => job.active == 0,
     }
 }
 

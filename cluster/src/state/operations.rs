@@ -4,8 +4,11 @@
 use std::sync::Arc;
 
 use tepui_types::operation::{Kill, Launch, Operation};
-use tepui_types::{FrameworkId, Reason, TaskId, TaskState, TaskStatus, Workload, task::reason};
+use tepui_types::{
+    FrameworkId, Reason, TaskId, TaskSpec, TaskState, TaskStatus, Workload, task::reason,
+};
 
+use crate::command::Turn;
 use crate::effect::Effect;
 use crate::feasibility;
 use crate::state::State;
@@ -17,19 +20,30 @@ impl State {
     pub(super) fn take_operation(
         &mut self,
         context: &mut Context,
-        framework: FrameworkId,
+        turn: &Turn,
         operation: &Operation,
     ) {
         match operation {
-            Operation::Launch(launch) => self.launch(context, framework, launch),
-            Operation::Kill(kill) => self.kill_own(context, framework, kill),
+            Operation::Launch(launch) => {
+                // A turn whose launches name no specification was refused whole.
+                if let Some(spec) = turn.specs.get(launch.spec as usize) {
+                    self.launch(context, turn.framework, launch, spec);
+                }
+            }
+            Operation::Kill(kill) => self.kill_own(context, turn.framework, kill),
         }
     }
 
     /// Records the task, whether it fits or not: one that does not is born
     /// `dropped`, and its framework learns that as of any other end.
-    fn launch(&mut self, context: &mut Context, framework: FrameworkId, launch: &Launch) {
-        let refusal = self.launch_refusal(framework, launch);
+    fn launch(
+        &mut self,
+        context: &mut Context,
+        framework: FrameworkId,
+        launch: &Launch,
+        spec: &Arc<TaskSpec>,
+    ) {
+        let refusal = self.launch_refusal(framework, launch, spec);
         let Some(owner) = self.frameworks.get_mut(&framework) else {
             return;
         };
@@ -52,7 +66,7 @@ impl State {
             agent: launch.agent,
             framework_name: owner.info.name.as_str().into(),
             role: owner.info.role.clone(),
-            spec: self.specs.intern(&launch.spec),
+            spec: self.specs.intern(spec),
             resources: launch.resources.clone(),
             array_index: launch.array_index,
             status: TaskStatus {
@@ -109,13 +123,18 @@ impl State {
             .extend(effect.map(|effect| Effect::Agent(task.agent, effect)));
     }
 
-    fn launch_refusal(&self, framework: FrameworkId, launch: &Launch) -> Option<Reason> {
+    fn launch_refusal(
+        &self,
+        framework: FrameworkId,
+        launch: &Launch,
+        spec: &TaskSpec,
+    ) -> Option<Reason> {
         let owner = self.frameworks.get(&framework)?;
         if self.has_living_task(owner.id, &launch.name) {
             let why = format!("a task named `{}` lives already", launch.name);
             return Some(Reason::new(reason::TASK_EXISTS, why));
         }
-        if let Workload::Wasm(wasm) = &launch.spec.workload
+        if let Workload::Wasm(wasm) = &spec.workload
             && !self.artifacts.contains_key(&wasm.artifact)
         {
             let why = format!("artifact {} is not known: upload it first", wasm.artifact);

@@ -29,7 +29,7 @@ impl State {
         self.write(turn, store_bytes);
         self.want(context, turn);
         for operation in &turn.operations {
-            self.take_operation(context, turn.framework, operation);
+            self.take_operation(context, turn, operation);
         }
         let answer = match &turn.kind {
             TurnKind::Request(answer) => Some(answer.clone()),
@@ -176,6 +176,9 @@ fn check_bounds(framework: &Framework, turn: &Turn) -> Result<u64, Rejection> {
             "a turn has at most {} operations",
             limits::TURN_OPERATIONS
         ));
+    }
+    if !turn.names_its_specs() {
+        return limit("a launch names a specification that the turn does not have".into());
     }
     let (mut keys, mut bytes) = (framework.store.len() as u64, framework.store_bytes);
     let mut latest = std::collections::BTreeMap::new();

@@ -99,6 +99,7 @@ impl Log {
             TurnKind::Handle,
         );
         turn.first_attempt = record.next_attempt;
+        turn.specs.push(spec());
         turn
     }
 
@@ -204,7 +205,7 @@ pub fn launch(agent: AgentId, name: &str, resources: Resources) -> Operation {
         agent,
         name: name.parse().unwrap(),
         resources,
-        spec: spec(),
+        spec: 0,
         array_index: None,
     })
 }

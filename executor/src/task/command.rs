@@ -138,9 +138,6 @@ impl Prepared<'_> {
     fn not_executable(&self, program: &Path, error: &io::Error) -> Reason {
         let hint = match error.raw_os_error() {
             Some(libc::ENOENT) => ", though the file is there: the interpreter it names is not",
-            Some(libc::ENOEXEC) => {
-                ": neither a program of this machine nor a script with a `#!` line"
-            }
             _ => "",
         };
         let (name, path) = (&self.argv[0], program.display());
@@ -208,6 +205,11 @@ impl Confinement {
             if score >= 0 {
                 libc::write(score, c"0".as_ptr().cast(), 1);
                 libc::close(score);
+            }
+            // An agent under nohup or in a shell's background ignores signals.
+            for signal in 1..=libc::SIGRTMAX() {
+                // Refused for SIGKILL, SIGSTOP and the C library's own two.
+                libc::signal(signal, libc::SIG_DFL);
             }
             let mut mask = std::mem::zeroed();
             libc::sigemptyset(&mut mask);

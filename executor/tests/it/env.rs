@@ -91,7 +91,7 @@ impl Executor {
     pub fn task_group(&self, name: &str) -> Option<String> {
         self.group
             .as_ref()
-            .map(|group| format!("{group}/tasks/{}", task(name)))
+            .map(|group| format!("{group}/{}", task(name)))
     }
 
     /// What a task wrote.

@@ -4,6 +4,7 @@
 //! What it started is ended when it is over, however it ends.
 
 mod env;
+mod figures;
 mod lifecycle;
 mod native;
 mod native_limits;

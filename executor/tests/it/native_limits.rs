@@ -94,7 +94,7 @@ fn the_cgroup_has_the_limits_while_the_command_runs_and_is_gone_after_it() {
     // The executor's own goes with the executor.
     executor.send(&ToExecutor::Forget(task("t")));
     executor.gone();
-    let own = path.replace("/tasks/f1.t.0", "/executor");
+    let own = path.replace("/f1.t.0", "/executor");
     assert!(!Path::new("/sys/fs/cgroup/memory").join(own).exists());
 }
 

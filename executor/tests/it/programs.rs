@@ -46,16 +46,26 @@ pub fn spins() -> Vec<u8> {
 
 /// Says so, then waits for an hour.
 pub fn sleeps() -> Vec<u8> {
+    waits("(call $say (i32.const 1) (i32.const 16) (i32.const 6))")
+}
+
+/// Waits for an hour.
+pub fn sleeps_silently() -> Vec<u8> {
+    waits("")
+}
+
+/// Waits for an hour after `before`.
+fn waits(before: &str) -> Vec<u8> {
     // One subscription to the monotonic clock: tag 0, clock 1, nanoseconds.
-    module(
-        r#"(import "wasi_snapshot_preview1" "poll_oneoff"
-               (func $poll (param i32 i32 i32 i32) (result i32)))
-           (data (i32.const 16) "sleep\n")"#,
-        "(call $say (i32.const 1) (i32.const 16) (i32.const 6))
-         (i32.store (i32.const 80) (i32.const 1))
-         (i64.store (i32.const 88) (i64.const 3600000000000))
-         (drop (call $poll (i32.const 64) (i32.const 128) (i32.const 1) (i32.const 256)))",
-    )
+    let declarations = r#"
+        (import "wasi_snapshot_preview1" "poll_oneoff"
+            (func $poll (param i32 i32 i32 i32) (result i32)))
+        (data (i32.const 16) "sleep\n")"#;
+    let wait = "
+        (i32.store (i32.const 80) (i32.const 1))
+        (i64.store (i32.const 88) (i64.const 3600000000000))
+        (drop (call $poll (i32.const 64) (i32.const 128) (i32.const 1) (i32.const 256)))";
+    module(declarations, &format!("{before} {wait}"))
 }
 
 /// A `wasi:cli/command` component that says `hello from p2` and answers

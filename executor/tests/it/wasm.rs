@@ -165,6 +165,36 @@ fn spinning_programs_hold_up_no_other() {
 }
 
 #[test]
+fn more_tasks_than_places_wait_for_one() {
+    /// What one process runs at once.
+    const PLACES: usize = 2_000;
+    let mut executor = Executor::wasm();
+    let sleeper = programs::sleeps_silently();
+    let name = |place: usize| format!("t-{place}");
+    let next = |executor: &mut Executor, state: TaskState| {
+        let update = executor.update();
+        assert_eq!(update.state, state, "{:?}", update.reason);
+        update.task
+    };
+    for place in 0..PLACES {
+        executor.launch(Builder::wasm(&name(place), sleeper.clone()).mem(Bytes::mib(1)));
+    }
+    for _ in 0..PLACES {
+        next(&mut executor, TaskState::Running);
+    }
+    executor.launch(Builder::wasm("late", programs::exits(0)));
+    executor.kill(&name(7), 0);
+    assert_eq!(next(&mut executor, TaskState::Killed).name.as_str(), "t-7");
+    check(&executor.end("late"), "finished", "", Some(0), "");
+    for place in (0..PLACES).filter(|place| *place != 7) {
+        executor.kill(&name(place), 0);
+    }
+    for _ in 1..PLACES {
+        next(&mut executor, TaskState::Killed);
+    }
+}
+
+#[test]
 fn a_thousand_tasks_end_once_each() {
     const COUNT: usize = 1_000;
     let mut executor = Executor::wasm();

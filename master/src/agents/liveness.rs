@@ -23,8 +23,10 @@ pub async fn watch(master: &Master) {
         for agent in master.sessions.silent(&state, window) {
             tracing::warn!(%agent, window_ms = window.as_millis(), "agent is silent");
             let command = Command::MarkAgentUnreachable { agent };
-            if let Err(error) =
-                master.proposals.submit(Request::new(Principal::Leader, command)).await
+            if let Err(error) = master
+                .proposals
+                .submit(Request::new(Principal::Leader, command))
+                .await
             {
                 tracing::warn!(%agent, %error, "the agent could not be marked unreachable");
             }

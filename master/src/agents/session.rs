@@ -1,8 +1,11 @@
 //! One agent's connection: frames become commands, effects become frames.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
-use futures::{SinkExt, StreamExt};
+use bytes::{Bytes, BytesMut};
+use futures::stream::{SplitSink, SplitStream};
+use futures::{SinkExt, Stream, StreamExt};
 use tepui_cluster::{Accepted, Command, Rejection};
 use tepui_types::wire::agent::{AgentFrame, Hello, MAX_BATCH, MasterFrame, VERSION, Welcome};
 use tepui_types::wire::{self, MAX_FRAME};
@@ -86,7 +89,10 @@ async fn greet<C: AsyncRead + AsyncWrite + Unpin>(
             Ok(agent)
         }
         Err((reason, retry)) => {
-            let refusal = MasterFrame::Refused { reason: reason.clone(), retry };
+            let refusal = MasterFrame::Refused {
+                reason: reason.clone(),
+                retry,
+            };
             send(connection, &refusal).await?;
             Err(SessionError::Refused(reason))
         }
@@ -105,7 +111,10 @@ async fn register(master: &Master, hello: Hello) -> Result<AgentId, (Reason, boo
             ),
         ));
     }
-    hello.info.validate().map_err(|why| refuse("invalid", why))?;
+    hello
+        .info
+        .validate()
+        .map_err(|why| refuse("invalid", why))?;
     let principal = match hello.agent {
         Some(agent) => Principal::Agent(agent),
         None => Principal::Leader,
@@ -116,7 +125,11 @@ async fn register(master: &Master, hello: Hello) -> Result<AgentId, (Reason, boo
         info: hello.info,
         tasks: hello.tasks,
     };
-    match master.proposals.submit(Request::new(principal, command)).await {
+    match master
+        .proposals
+        .submit(Request::new(principal, command))
+        .await
+    {
         Ok(committed) => match committed.outcome {
             Ok(Accepted::Agent { agent }) => Ok(agent),
             Ok(other) => Err(refuse("internal", format!("unexpected outcome {other:?}"))),
@@ -127,50 +140,70 @@ async fn register(master: &Master, hello: Hello) -> Result<AgentId, (Reason, boo
     }
 }
 
+/// Both directions at once, so that a status that waits for its commit holds no
+/// effect up; ends with the first of the two.
 async fn run<C: AsyncRead + AsyncWrite + Unpin>(
     master: &Master,
     agent: AgentId,
-    mut connection: Connection<C>,
+    connection: Connection<C>,
+    frames: mpsc::Receiver<MasterFrame>,
+) -> Result<Infallible, SessionError> {
+    let (sink, stream) = connection.split();
+    tokio::select! {
+        ended = write(master, agent, sink, frames) => ended,
+        ended = read(master, agent, stream) => ended,
+    }
+}
+
+async fn write<C: AsyncRead + AsyncWrite + Unpin>(
+    master: &Master,
+    agent: AgentId,
+    mut sink: SplitSink<Connection<C>, Bytes>,
     mut frames: mpsc::Receiver<MasterFrame>,
-) -> Result<std::convert::Infallible, SessionError> {
+) -> Result<Infallible, SessionError> {
     // Whatever was committed for this agent while it had no session.
     let owed = master.view.load().owed_to(agent);
     for effects in owed.chunks(MAX_BATCH) {
         let term = master.sessions.term();
-        send(&mut connection, &MasterFrame::Effects { term, effects: effects.to_vec() }).await?;
+        let frame = MasterFrame::Effects {
+            term,
+            effects: effects.to_vec(),
+        };
+        sink.feed(encode(&frame)?).await?;
     }
+    sink.flush().await?;
     let mut heartbeat = interval(Duration::from_millis(master.config.heartbeat_ms));
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let silence = Duration::from_millis(master.config.agent_timeout_ms);
-    let deadline = tokio::time::sleep(silence);
-    tokio::pin!(deadline);
     loop {
         tokio::select! {
             frame = frames.recv() => {
-                let frame = frame.ok_or(SessionError::Replaced)?;
-                connection.feed(encode(&frame)?).await?;
+                sink.feed(encode(&frame.ok_or(SessionError::Replaced)?)?).await?;
                 // More that is ready goes out with it.
                 while let Ok(frame) = frames.try_recv() {
-                    connection.feed(encode(&frame)?).await?;
+                    sink.feed(encode(&frame)?).await?;
                 }
-                SinkExt::<bytes::Bytes>::flush(&mut connection).await?;
+                sink.flush().await?;
             }
-            frame = next_frame(&mut connection) => {
-                deadline.as_mut().reset(tokio::time::Instant::now() + silence);
-                master.sessions.hear(agent);
-                on_frame(master, agent, frame?).await?;
-            }
-            _ = heartbeat.tick() => send(&mut connection, &MasterFrame::Heartbeat).await?,
-            () = &mut deadline => return Err(SessionError::Silent),
+            _ = heartbeat.tick() => sink.send(encode(&MasterFrame::Heartbeat)?).await?,
         }
     }
 }
 
-async fn on_frame(
+async fn read<C: AsyncRead + AsyncWrite + Unpin>(
     master: &Master,
     agent: AgentId,
-    frame: AgentFrame,
-) -> Result<(), SessionError> {
+    mut stream: SplitStream<Connection<C>>,
+) -> Result<Infallible, SessionError> {
+    let silence = Duration::from_millis(master.config.agent_timeout_ms);
+    loop {
+        let frame = timeout(silence, next_frame(&mut stream));
+        let frame = frame.await.map_err(|_| SessionError::Silent)??;
+        master.sessions.hear(agent);
+        on_frame(master, agent, frame).await?;
+    }
+}
+
+async fn on_frame(master: &Master, agent: AgentId, frame: AgentFrame) -> Result<(), SessionError> {
     match frame {
         AgentFrame::Hello(_) => Err(SessionError::Unexpected),
         AgentFrame::Heartbeat => Ok(()),
@@ -192,10 +225,11 @@ async fn on_frame(
     }
 }
 
-async fn next_frame<C: AsyncRead + AsyncWrite + Unpin>(
-    connection: &mut Connection<C>,
-) -> Result<AgentFrame, SessionError> {
-    let bytes = connection.next().await.ok_or(SessionError::Closed)??;
+async fn next_frame<S>(stream: &mut S) -> Result<AgentFrame, SessionError>
+where
+    S: Stream<Item = std::io::Result<BytesMut>> + Unpin,
+{
+    let bytes = stream.next().await.ok_or(SessionError::Closed)??;
     Ok(wire::parse(VERSION, &bytes)?)
 }
 
@@ -206,7 +240,7 @@ async fn send<C: AsyncRead + AsyncWrite + Unpin>(
     Ok(connection.send(encode(frame)?).await?)
 }
 
-fn encode(frame: &MasterFrame) -> Result<bytes::Bytes, SessionError> {
+fn encode(frame: &MasterFrame) -> Result<Bytes, SessionError> {
     let body = tepui_types::envelope::encode(VERSION, frame);
     if body.len() > MAX_FRAME {
         return Err(wire::FrameTooLarge(body.len()).into());

@@ -83,7 +83,11 @@ impl Streams {
             return Err(StreamError::TooMany);
         }
         pending.insert(id, sender);
-        Ok(Pending { id, dialled, pending: self.pending.clone() })
+        Ok(Pending {
+            id,
+            dialled,
+            pending: self.pending.clone(),
+        })
     }
 
     /// The agent cannot serve this stream.
@@ -154,7 +158,9 @@ pub async fn connect(
     check_upgrade(&request, UPGRADE)?;
     let id = u128::from_str_radix(&stream, 16).ok();
     let Some(sender) = id.and_then(|id| master.sessions.streams().take(id)) else {
-        return Err(ApiError::NotFound("nobody waits for this stream any more".into()));
+        return Err(ApiError::NotFound(
+            "nobody waits for this stream any more".into(),
+        ));
     };
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {

@@ -23,7 +23,7 @@ use super::offers::{Answered, HeldOffers};
 use super::turn::{ClosedTurn, OpenTurn, Seen};
 use super::{Host, HttpRequest, RequestError};
 use crate::clock;
-use crate::proposals::{Committed, ProposeError, Proposals, Request};
+use crate::proposals::{Committed, Proposals, ProposeError, Request};
 
 /// The first wait after a turn that did not commit; doubles.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -90,7 +90,9 @@ impl Actor {
         loop {
             self.mail.collect(&mut self.inbox);
             let state = self.host.view.load();
-            let Some(framework) = state.framework(self.id).cloned() else { break };
+            let Some(framework) = state.framework(self.id).cloned() else {
+                break;
+            };
             let now = clock::now().max(state.now);
             match self.next(&framework, now) {
                 Next::Wait(until) => self.wait(until, now).await,
@@ -106,7 +108,11 @@ impl Actor {
 
     fn next(&mut self, framework: &Framework, now: Timestamp) -> Next {
         let incarnation = framework.incarnation;
-        if self.instance.as_ref().is_some_and(|instance| instance.incarnation != incarnation) {
+        if self
+            .instance
+            .as_ref()
+            .is_some_and(|instance| instance.incarnation != incarnation)
+        {
             // It was restarted by an operator.
             self.discard();
         }
@@ -155,11 +161,16 @@ impl Actor {
         self.discard();
         self.give_up_offers();
         let (phase, reason) = (framework.phase, &framework.reason);
-        self.inbox.refuse(|| RequestError::NotRunning { phase, reason: reason.clone() });
+        self.inbox.refuse(|| RequestError::NotRunning {
+            phase,
+            reason: reason.clone(),
+        });
     }
 
     async fn wait(&mut self, until: Option<Timestamp>, now: Timestamp) {
-        let Some(until) = until else { return self.mail.filled().await };
+        let Some(until) = until else {
+            return self.mail.filled().await;
+        };
         let duration = Duration::from_millis(until.millis_since(now));
         tokio::select! {
             () = self.mail.filled() => {}
@@ -210,7 +221,9 @@ impl Actor {
     async fn handle(&mut self, state: &Arc<State>, framework: &Arc<Framework>, now: Timestamp) {
         self.request_is_next = true;
         // Whoever does not put it back has dropped it.
-        let Some(mut instance) = self.instance.take() else { return };
+        let Some(mut instance) = self.instance.take() else {
+            return;
+        };
         let (events, seen) = self.inbox.batch(state, framework, now);
         let turn = self.open(state, framework, now, seen);
         let (incarnation, number) = (instance.incarnation, instance.turns);
@@ -229,12 +242,16 @@ impl Actor {
 
     async fn request(&mut self, state: &Arc<State>, framework: &Arc<Framework>, now: Timestamp) {
         self.request_is_next = false;
-        let Some(pending) = self.inbox.next_request() else { return };
+        let Some(pending) = self.inbox.next_request() else {
+            return;
+        };
         let pending = match self.answered_before(state, pending) {
             Some(pending) => pending,
             None => return,
         };
-        let Some(mut instance) = self.instance.take() else { return };
+        let Some(mut instance) = self.instance.take() else {
+            return;
+        };
         let turn = self.open(state, framework, now, Seen::default());
         let (incarnation, number) = (instance.incarnation, instance.turns);
         let (response, turn) = match instance.on_request(turn, &guest_request(&pending)).await {
@@ -285,9 +302,13 @@ impl Actor {
             time: state.now,
             body: Command::Turn(turn),
         };
-        let Some(answer) = state.answer(&envelope) else { return Some(pending) };
+        let Some(answer) = state.answer(&envelope) else {
+            return Some(pending);
+        };
         let result = match answer {
-            Ok(Accepted::Turn { answer: Some(answer) }) => Ok(answer),
+            Ok(Accepted::Turn {
+                answer: Some(answer),
+            }) => Ok(answer),
             Ok(_) => Err(RequestError::Rejected(Rejection::KeyReused)),
             Err(rejection) => Err(RequestError::Rejected(rejection)),
         };
@@ -327,7 +348,12 @@ impl Actor {
         closed: ClosedTurn,
         (principal, idempotency_key): (Principal, Option<String>),
     ) -> Result<Option<HttpAnswer>, Lost> {
-        let ClosedTurn { turn, offers, answered, is_full } = closed;
+        let ClosedTurn {
+            turn,
+            offers,
+            answered,
+            is_full,
+        } = closed;
         self.inbox.is_continued |= is_full;
         if !turn.is_durable() {
             self.settle(offers, &answered);
@@ -335,11 +361,20 @@ impl Actor {
         }
         let expected_revision = None;
         let body = Command::Turn(turn.clone());
-        let request = Request { principal, idempotency_key, expected_revision, body };
+        let request = Request {
+            principal,
+            idempotency_key,
+            expected_revision,
+            body,
+        };
         // Until it is known what became of the turn, the offers are the turn's.
         let result = propose(&self.host.proposals, request).await;
         self.settle(offers, &answered);
-        let answer = match result.map_err(Lost::Unproposed)?.outcome.map_err(Lost::Rejected)? {
+        let answer = match result
+            .map_err(Lost::Unproposed)?
+            .outcome
+            .map_err(Lost::Rejected)?
+        {
             Accepted::Turn { answer } => answer,
             _ => None,
         };
@@ -349,10 +384,12 @@ impl Actor {
         let is_mine = state.framework(self.id).is_some_and(|framework| {
             framework.incarnation == turn.incarnation && framework.turns == turn.number + 1
         });
+        // An instance has one turn beside its start at least, or it would do nothing.
+        let may_discard = turn.kind != TurnKind::Start;
         match &mut self.instance {
             // Another turn was answered under this key, on another master
             // perhaps: this one was not applied.
-            Some(_) if !is_mine || self.host.discards_now() => self.discard(),
+            Some(_) if !is_mine || (may_discard && self.host.discards_now()) => self.discard(),
             Some(instance) => instance.turns = turn.number + 1,
             None => {}
         }
@@ -370,7 +407,9 @@ impl Actor {
     async fn lose(&mut self, incarnation: u64, lost: Lost) {
         self.discard();
         self.give_up_offers();
-        let pause = self.pause.map_or(FIRST_PAUSE, |(_, pause)| (2 * pause).min(LAST_PAUSE));
+        let pause = self
+            .pause
+            .map_or(FIRST_PAUSE, |(_, pause)| (2 * pause).min(LAST_PAUSE));
         self.pause = Some((Instant::now() + pause, pause));
         match lost {
             Lost::Unproposed(error) => {
@@ -389,23 +428,28 @@ impl Actor {
 
     /// The guest trapped or was stopped: its turn never was.
     async fn fault(&mut self, incarnation: u64, fault: Fault, pending: Option<Pending>) {
-        self.inbox.offers = fault.offers;
+        let Fault { reason, offers } = fault;
+        self.inbox.offers = offers;
+        self.stop(incarnation, reason.clone()).await;
+        // Who is told of the fault finds it in the state, too.
         if let Some(pending) = pending {
-            let reason = fault.reason.clone();
             let error = match reason.code.as_str() {
                 reason::DEADLINE => RequestError::Deadline(reason),
                 _ => RequestError::Trapped(reason),
             };
             drop(pending.reply.send(Err(error)));
         }
-        self.stop(incarnation, fault.reason).await;
     }
 
     /// Records why the framework stopped; the state says when it starts again.
     async fn stop(&mut self, incarnation: u64, reason: Reason) {
         self.discard();
         tracing::warn!(framework = %self.id, incarnation, %reason, "framework stopped");
-        let body = Command::StopFramework { framework: self.id, incarnation, reason };
+        let body = Command::StopFramework {
+            framework: self.id,
+            incarnation,
+            reason,
+        };
         let request = Request::new(Principal::Leader, body);
         let stopped = propose(&self.host.proposals, request).await;
         // Now that it is known to be stopped, it is not offered them again at once.
@@ -447,7 +491,13 @@ async fn propose(proposals: &Proposals, request: Request) -> Result<Committed, P
 }
 
 fn guest_request(pending: &Pending) -> scheduler::HttpRequest {
-    let HttpRequest { method, path, query, headers, body } = pending.request.clone();
+    let HttpRequest {
+        method,
+        path,
+        query,
+        headers,
+        body,
+    } = pending.request.clone();
     let header = |(name, value)| scheduler::Header { name, value };
     scheduler::HttpRequest {
         method,
@@ -461,16 +511,34 @@ fn guest_request(pending: &Pending) -> scheduler::HttpRequest {
 
 /// The answer, and what is wrong with it.
 fn check_answer(response: scheduler::HttpResponse, room: usize) -> (HttpAnswer, Option<String>) {
-    let scheduler::HttpResponse { status, headers, body } = response;
-    let headers: Vec<_> = headers.into_iter().map(|header| (header.name, header.value)).collect();
-    let fields = headers.iter().map(|(name, value)| name.len() + value.len() + 4);
+    let scheduler::HttpResponse {
+        status,
+        headers,
+        body,
+    } = response;
+    let headers: Vec<_> = headers
+        .into_iter()
+        .map(|header| (header.name, header.value))
+        .collect();
+    let fields = headers
+        .iter()
+        .map(|(name, value)| name.len() + value.len() + 4);
     let size = fields.sum::<usize>() + body.len();
     let bad = if size > room {
-        Some(format!("the framework's answer has {size} bytes, and its turn had room for {room}"))
+        Some(format!(
+            "the framework's answer has {size} bytes, and its turn had room for {room}"
+        ))
     } else if !(200..=599).contains(&status) {
         Some(format!("the framework answered with the status {status}"))
     } else {
         None
     };
-    (HttpAnswer { status, headers, body }, bad)
+    (
+        HttpAnswer {
+            status,
+            headers,
+            body,
+        },
+        bad,
+    )
 }

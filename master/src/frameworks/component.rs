@@ -101,7 +101,12 @@ impl Components {
     /// Keeps nothing yet.
     pub fn new(engine: Arc<Engine>, artifacts: Artifacts) -> Self {
         let compiling = Arc::new(Semaphore::new(1));
-        Self { engine, artifacts, kept: Mutex::default(), compiling }
+        Self {
+            engine,
+            artifacts,
+            kept: Mutex::default(),
+            compiling,
+        }
     }
 
     /// The compiled component of an artifact.
@@ -163,7 +168,10 @@ pub fn compile(engine: &Engine, bytes: &[u8]) -> Result<FrameworkPre<HostState>,
         return Err(ComponentError::MissingExport);
     }
     let mismatch = |error: wasmtime::Error| ComponentError::Mismatch(format!("{error:#}"));
-    let linked = engine.linker().instantiate_pre(&component).map_err(mismatch)?;
+    let linked = engine
+        .linker()
+        .instantiate_pre(&component)
+        .map_err(mismatch)?;
     FrameworkPre::new(linked).map_err(mismatch)
 }
 
@@ -177,14 +185,16 @@ fn kind(bytes: &[u8]) -> Result<Kind, ComponentError> {
     match bytes {
         [b'\0', b'a', b's', b'm', 1, 0, 0, 0, ..] => Ok(Kind::Module),
         [b'\0', b'a', b's', b'm', _, _, 1, 0, ..] => Ok(Kind::Component),
-        [b'\0', b'a', b's', b'm', ..] => {
-            Err(ComponentError::NotWasm("its version is not known here".into()))
-        }
+        [b'\0', b'a', b's', b'm', ..] => Err(ComponentError::NotWasm(
+            "its version is not known here".into(),
+        )),
         [] => Err(ComponentError::NotWasm("it is empty".into())),
         [b'(', ..] => Err(ComponentError::NotWasm(
             "it is WebAssembly text; translate it with `wasm-tools parse`".into(),
         )),
-        _ => Err(ComponentError::NotWasm("it does not begin with `\\0asm`".into())),
+        _ => Err(ComponentError::NotWasm(
+            "it does not begin with `\\0asm`".into(),
+        )),
     }
 }
 
@@ -198,7 +208,10 @@ fn componentize(engine: &Engine, module: &[u8]) -> Result<Vec<u8>, ComponentErro
         return Err(ComponentError::NotFramework);
     }
     let encoder = ComponentEncoder::default().validate(true);
-    encoder.module(module).and_then(|mut encoder| encoder.encode()).map_err(not_component)
+    encoder
+        .module(module)
+        .and_then(|mut encoder| encoder.encode())
+        .map_err(not_component)
 }
 
 /// The error, and what the commonest ones mean.
@@ -244,7 +257,10 @@ fn check_imports(engine: &Engine, component: &Component) -> Result<(), Component
             }
             _ => "remove what uses it, or link a component that gives it (`wac plug`)",
         };
-        return Err(ComponentError::MissingImport { name: name.to_owned(), hint });
+        return Err(ComponentError::MissingImport {
+            name: name.to_owned(),
+            hint,
+        });
     }
     Ok(())
 }

@@ -22,25 +22,36 @@ pub fn resources_out(resources: &Resources) -> types::Resources {
         cpus_milli: resources.cpus.0,
         mem_bytes: resources.mem.0,
         disk_bytes: resources.disk.0,
-        ports: ranges.map(|&(first, last)| types::PortRange { first, last }).collect(),
+        ports: ranges
+            .map(|&(first, last)| types::PortRange { first, last })
+            .collect(),
         gpus: amounts_out(&resources.gpus),
         custom: amounts_out(&resources.custom),
     }
 }
 
 pub fn resources_in(resources: types::Resources) -> Result<Resources, String> {
-    let ranges: Vec<_> = resources.ports.iter().map(|range| (range.first, range.last)).collect();
+    let ranges: Vec<_> = resources
+        .ports
+        .iter()
+        .map(|range| (range.first, range.last))
+        .collect();
     if let Some((first, last)) = ranges.iter().find(|(first, last)| first > last) {
         return Err(format!("port range {first}-{last} is the wrong way round"));
     }
-    let named: u64 = ranges.iter().map(|(first, last)| u64::from(last - first) + 1).sum();
+    let named: u64 = ranges
+        .iter()
+        .map(|(first, last)| u64::from(last - first) + 1)
+        .sum();
     let ports = PortRanges::from_ranges(ranges);
     if u64::from(ports.count()) != named {
         return Err("port ranges overlap".into());
     }
     let gpus = amounts_in(resources.gpus)?;
     if let Some((name, milli)) = gpus.iter().find(|(_, milli)| **milli > MILLI) {
-        return Err(format!("{milli} thousandths of gpu `{name}`; a device has {MILLI}"));
+        return Err(format!(
+            "{milli} thousandths of gpu `{name}`; a device has {MILLI}"
+        ));
     }
     Ok(Resources {
         cpus: MilliCpus(resources.cpus_milli),
@@ -64,7 +75,10 @@ pub fn request_in(request: types::Request) -> Result<ResourceRequest, String> {
 }
 
 fn amounts_out(amounts: &BTreeMap<String, u64>) -> Vec<types::Amount> {
-    let amount = |(name, milli): (&String, &u64)| types::Amount { name: name.clone(), milli: *milli };
+    let amount = |(name, milli): (&String, &u64)| types::Amount {
+        name: name.clone(),
+        milli: *milli,
+    };
     amounts.iter().map(amount).collect()
 }
 
@@ -84,17 +98,27 @@ fn amounts_in(amounts: Vec<types::Amount>) -> Result<BTreeMap<String, u64>, Stri
 fn pairs_in(what: &str, pairs: Vec<(String, String)>) -> Result<BTreeMap<String, String>, String> {
     let count = pairs.len();
     let map: BTreeMap<_, _> = pairs.into_iter().collect();
-    if map.len() == count { Ok(map) } else { Err(format!("a name stands twice in {what}")) }
+    if map.len() == count {
+        Ok(map)
+    } else {
+        Err(format!("a name stands twice in {what}"))
+    }
 }
 
 fn pairs_out(pairs: &BTreeMap<String, String>) -> Vec<(String, String)> {
-    pairs.iter().map(|(name, value)| (name.clone(), value.clone())).collect()
+    pairs
+        .iter()
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
 }
 
 pub fn spec_in(spec: types::TaskSpec) -> Result<TaskSpec, String> {
     let workload = match spec.workload {
         types::Workload::Wasm(wasm) => Workload::Wasm(WasmWorkload {
-            artifact: wasm.artifact.parse().map_err(|e| format!("the artifact: {e}"))?,
+            artifact: wasm
+                .artifact
+                .parse()
+                .map_err(|e| format!("the artifact: {e}"))?,
             args: wasm.args,
             env: pairs_in("env", wasm.env)?,
         }),
@@ -105,7 +129,10 @@ pub fn spec_in(spec: types::TaskSpec) -> Result<TaskSpec, String> {
         }),
     };
     if let Some(extension) = spec.extensions.first() {
-        return Err(format!("this master knows no extension `{}` of a task", extension.name));
+        return Err(format!(
+            "this master knows no extension `{}` of a task",
+            extension.name
+        ));
     }
     Ok(TaskSpec {
         workload,
@@ -118,7 +145,11 @@ pub fn spec_in(spec: types::TaskSpec) -> Result<TaskSpec, String> {
 pub fn launch_in(task: cluster::TaskLaunch) -> Result<TaskLaunch, String> {
     let resources = resources_in(task.resources);
     let resources = resources.map_err(|why| format!("task `{}`: {why}", task.name))?;
-    Ok(TaskLaunch { name: task.name, resources, array_index: task.array_index })
+    Ok(TaskLaunch {
+        name: task.name,
+        resources,
+        array_index: task.array_index,
+    })
 }
 
 pub fn offer_out(offer: &Offer) -> types::Offer {
@@ -143,7 +174,10 @@ pub fn agent_out(agent: &tepui_cluster::state::agents::Agent) -> cluster::Agent 
 }
 
 pub fn task_id_out(id: &TaskId) -> types::TaskId {
-    types::TaskId { name: id.name.to_string(), attempt: id.attempt }
+    types::TaskId {
+        name: id.name.to_string(),
+        attempt: id.attempt,
+    }
 }
 
 pub fn task_out(task: &Task) -> types::Task {
@@ -177,7 +211,10 @@ fn class(state: TaskState) -> types::TaskClass {
 }
 
 pub fn reason_out(reason: &Reason) -> types::Reason {
-    types::Reason { code: reason.code.clone(), message: reason.message.clone() }
+    types::Reason {
+        code: reason.code.clone(),
+        message: reason.message.clone(),
+    }
 }
 
 pub fn explanation_out(explanation: Explanation) -> cluster::Explanation {
@@ -192,7 +229,6 @@ pub fn explanation_out(explanation: Explanation) -> cluster::Explanation {
         extensions: Vec::new(),
     }
 }
-
 
 impl From<CallError> for cluster::CallError {
     fn from(error: CallError) -> Self {

@@ -50,7 +50,9 @@ impl Engine {
         config.relaxed_simd_deterministic(true);
         let wasmtime = wasmtime::Engine::new(&config).map_err(EngineError::Wasmtime)?;
         let linker = link(&wasmtime).map_err(EngineError::Wasmtime)?;
-        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
+        let threads = std::thread::available_parallelism()
+            .map_or(1, usize::from)
+            .min(MAX_THREADS);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(threads)
             .thread_name("framework")
@@ -68,7 +70,13 @@ impl Engine {
                 move || ticker.run(&wasmtime)
             })
             .map_err(EngineError::Thread)?;
-        Ok(Self { wasmtime, linker, ticker, ticking: Some(ticking), runtime: Some(runtime) })
+        Ok(Self {
+            wasmtime,
+            linker,
+            ticker,
+            ticking: Some(ticking),
+            runtime: Some(runtime),
+        })
     }
 
     /// wasmtime's engine.
@@ -84,7 +92,9 @@ impl Engine {
     /// The runtime for guests.
     pub fn runtime(&self) -> &tokio::runtime::Runtime {
         // invariant: only `drop` takes it.
-        self.runtime.as_ref().expect("the runtime lives as long as the engine")
+        self.runtime
+            .as_ref()
+            .expect("the runtime lives as long as the engine")
     }
 
     /// Runs a guest: the epoch advances until the future is done or dropped.

@@ -80,7 +80,10 @@ impl HostState {
 
 impl WasiView for HostState {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView { ctx: &mut self.wasi, table: &mut self.resources }
+        WasiCtxView {
+            ctx: &mut self.wasi,
+            table: &mut self.resources,
+        }
     }
 }
 
@@ -142,15 +145,24 @@ impl cluster::Host for HostState {
         let request = self.turn().wanted(&key)?.request.clone();
         if !self.explained.contains_key(&key) {
             let (state, id) = (self.turn().state().clone(), self.turn().framework().id);
-            let explanation = self.offers.with(|allocator| allocator.explain(&state, id, &request));
+            let explanation = self
+                .offers
+                .with(|allocator| allocator.explain(&state, id, &request));
             self.explained.insert(key.clone(), explanation);
         }
-        self.explained.get(&key).cloned().map(convert::explanation_out)
+        self.explained
+            .get(&key)
+            .cloned()
+            .map(convert::explanation_out)
     }
 
     fn agents(&mut self, after: Option<u64>, limit: u32) -> Vec<cluster::Agent> {
         let from = after.map_or(Bound::Unbounded, |agent| Bound::Excluded(AgentId(agent)));
-        let agents = self.turn().state().agents.range::<_, AgentId>((from, Bound::Unbounded));
+        let agents = self
+            .turn()
+            .state()
+            .agents
+            .range::<_, AgentId>((from, Bound::Unbounded));
         let agents = agents.take(limit.min(limits::PAGE) as usize);
         agents.map(|(_, agent)| convert::agent_out(agent)).collect()
     }
@@ -164,7 +176,10 @@ impl cluster::Host for HostState {
                 None => return Vec::new(),
             },
         };
-        let own = turn.framework().tasks.range::<_, OperationId>((from, Bound::Unbounded));
+        let own = turn
+            .framework()
+            .tasks
+            .range::<_, OperationId>((from, Bound::Unbounded));
         let own = own.take(limit.min(limits::PAGE) as usize);
         let tasks = own.filter_map(|operation| turn.state().tasks.get(operation));
         tasks.map(|task| convert::task_out(task)).collect()
@@ -188,7 +203,11 @@ impl cluster::Host for HostState {
 /// are counted, so a framework's tasks lie in the order of both.
 fn launched_by(turn: &OpenTurn, id: &types::TaskId) -> Option<OperationId> {
     let name = TaskName::new(id.name.clone()).ok()?;
-    let full = TaskId { framework: turn.framework().id, name, attempt: id.attempt };
+    let full = TaskId {
+        framework: turn.framework().id,
+        name,
+        attempt: id.attempt,
+    };
     if let Some(task) = turn.state().task(&full) {
         return Some(task.operation);
     }
@@ -198,7 +217,10 @@ fn launched_by(turn: &OpenTurn, id: &types::TaskId) -> Option<OperationId> {
         let task = turn.state().tasks.get(*operation);
         task.is_some_and(|task| task.id.attempt < id.attempt)
     });
-    Some(earlier.last().copied().unwrap_or(OperationId { index: 0, ordinal: 0 }))
+    Some(earlier.last().copied().unwrap_or(OperationId {
+        index: 0,
+        ordinal: 0,
+    }))
 }
 
 impl store::Host for HostState {

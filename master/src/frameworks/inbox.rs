@@ -71,7 +71,11 @@ impl Inbox {
     }
 
     fn drop_abandoned(&mut self) {
-        while self.requests.front().is_some_and(|pending| pending.reply.is_closed()) {
+        while self
+            .requests
+            .front()
+            .is_some_and(|pending| pending.reply.is_closed())
+        {
             self.requests.pop_front();
         }
     }
@@ -108,10 +112,14 @@ impl Inbox {
         }
         if !self.rescinded.is_empty() {
             let rescinded = std::mem::take(&mut self.rescinded);
-            events.push(Event::Rescinded(rescinded.into_iter().map(|offer| offer.0).collect()));
+            events.push(Event::Rescinded(
+                rescinded.into_iter().map(|offer| offer.0).collect(),
+            ));
         }
         for operation in framework.pending.iter().take(quota::TURN_UPDATES) {
-            let Some(task) = state.tasks.get(operation) else { continue };
+            let Some(task) = state.tasks.get(operation) else {
+                continue;
+            };
             seen.acknowledged.push((task.id.clone(), task.sequence));
             events.push(Event::Update(convert::task_out(task)));
         }
@@ -130,7 +138,9 @@ impl Inbox {
         // Last, when the framework knows what has become of its tasks.
         let offers = self.offers.show(quota::TURN_OFFERS);
         if !offers.is_empty() {
-            events.push(Event::Offers(offers.iter().map(convert::offer_out).collect()));
+            events.push(Event::Offers(
+                offers.iter().map(convert::offer_out).collect(),
+            ));
         }
         (events, seen)
     }
@@ -154,7 +164,13 @@ pub struct Timers(BTreeSet<(Timestamp, String)>);
 impl Timers {
     /// Those of the state.
     pub fn of(framework: &Framework) -> Self {
-        Self(framework.timers.iter().map(|(name, due)| (*due, name.to_string())).collect())
+        Self(
+            framework
+                .timers
+                .iter()
+                .map(|(name, due)| (*due, name.to_string()))
+                .collect(),
+        )
     }
 
     /// When the next one is due.

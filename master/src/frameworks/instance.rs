@@ -65,13 +65,22 @@ impl Instance {
         turn: OpenTurn,
         why: scheduler::StartReason,
     ) -> Result<(Self, OpenTurn), Fault> {
-        let Blueprint { engine, compiled, logs, offers, incarnation } = blueprint;
+        let Blueprint {
+            engine,
+            compiled,
+            logs,
+            offers,
+            incarnation,
+        } = blueprint;
         let mut store = Store::new(engine.wasmtime(), HostState::new(logs.clone(), offers));
         store.limiter(|state| &mut state.memory);
         store.set_hostcall_fuel(limits::HOSTCALL_BYTES);
         store.epoch_deadline_callback(|store| {
             store.data().meter.check()?;
-            Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
+            Ok(UpdateDeadline::YieldCustom(
+                1,
+                Box::pin(tokio::task::yield_now()),
+            ))
         });
         let info = turn.framework().info.clone();
         begin(&mut store, turn, incarnation, 0);
@@ -85,11 +94,29 @@ impl Instance {
         let result = run(&engine, &meter, limits::START_CPU, call).await;
         let ((guest, started), turn) = end(&mut store, &logs, "start", result)?;
         if let Err(why) = started {
-            let why = if why.is_empty() { "`start` failed and did not say why".into() } else { why };
+            let why = if why.is_empty() {
+                "`start` failed and did not say why".into()
+            } else {
+                why
+            };
             let reason = Reason::new(reason::START_FAILED, why);
-            return Err(Fault { reason, offers: turn.abandon() });
+            return Err(Fault {
+                reason,
+                offers: turn.abandon(),
+            });
         }
-        Ok((Self { engine, store, guest, meter, logs, incarnation, turns: 0 }, turn))
+        Ok((
+            Self {
+                engine,
+                store,
+                guest,
+                meter,
+                logs,
+                incarnation,
+                turns: 0,
+            },
+            turn,
+        ))
     }
 
     /// Hands a batch over.
@@ -162,7 +189,10 @@ fn end<T>(
             let said = logs.last_error();
             let reason = explain(name, &stop, store.data().memory.refused(), said);
             log_fault(logs, turn.now(), &reason, &stop);
-            Err(Fault { reason, offers: turn.abandon() })
+            Err(Fault {
+                reason,
+                offers: turn.abandon(),
+            })
         }
     }
 }
@@ -172,13 +202,19 @@ fn end<T>(
 fn explain(name: &str, stop: &Stop, refused: Option<usize>, said: Option<String>) -> Reason {
     let error = match stop {
         Stop::Wall(wall) => {
-            let why = format!("`{name}` was stopped: it took longer than {} s", wall.as_secs());
+            let why = format!(
+                "`{name}` was stopped: it took longer than {} s",
+                wall.as_secs()
+            );
             return Reason::new(reason::DEADLINE, why);
         }
         Stop::Error(error) => error,
     };
     if let Some(deadline) = error.downcast_ref::<CpuDeadline>() {
-        return Reason::new(reason::DEADLINE, format!("`{name}` was stopped: {deadline}"));
+        return Reason::new(
+            reason::DEADLINE,
+            format!("`{name}` was stopped: {deadline}"),
+        );
     }
     if let Some(bytes) = refused {
         let why = format!(
@@ -189,11 +225,17 @@ fn explain(name: &str, stop: &Stop, refused: Option<usize>, said: Option<String>
         return Reason::new(reason::MEMORY_LIMIT, why);
     }
     if let Some(exit) = error.downcast_ref::<wasmtime_wasi::I32Exit>() {
-        let why = format!("`{name}` called exit({}): a framework returns instead", exit.0);
+        let why = format!(
+            "`{name}` called exit({}): a framework returns instead",
+            exit.0
+        );
         return Reason::new(reason::WASM_TRAP, why);
     }
     let why = match (error.downcast_ref::<Trap>(), said) {
-        (Some(Trap::UnreachableCodeReached), Some(said)) => format!("`{name}` trapped: {said}"),
+        (Some(Trap::UnreachableCodeReached), Some(said)) => {
+            // A panic's place and message stand on two lines.
+            format!("`{name}` trapped: {}", said.replace('\n', " "))
+        }
         (Some(trap), _) => format!("`{name}` trapped: {trap}"),
         (None, _) => format!("`{name}` failed: {}", error.root_cause()),
     };

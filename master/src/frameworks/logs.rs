@@ -37,7 +37,10 @@ struct Lines {
 
 impl Default for Logs {
     fn default() -> Self {
-        Self(Arc::new(Shared { lines: Arc::default(), written: watch::Sender::new(0) }))
+        Self(Arc::new(Shared {
+            lines: Arc::default(),
+            written: watch::Sender::new(0),
+        }))
     }
 }
 
@@ -61,7 +64,11 @@ impl Logs {
         match lines.of_turn.cmp(&limits::TURN_LOG_LINES) {
             Ordering::Less => lines.push(time, level, message),
             Ordering::Equal => {
-                lines.push(time, "warn", "[this turn logs too much: the rest of it is left out]");
+                lines.push(
+                    time,
+                    "warn",
+                    "[this turn logs too much: the rest of it is left out]",
+                );
             }
             Ordering::Greater => return,
         }
@@ -71,7 +78,11 @@ impl Logs {
     /// A reader that begins with the oldest line that is kept.
     pub fn tail(&self) -> LogTail {
         let written = self.0.written.subscribe();
-        LogTail { lines: self.0.lines.clone(), next: 0, written }
+        LogTail {
+            lines: self.0.lines.clone(),
+            next: 0,
+            written,
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Lines> {
@@ -95,7 +106,11 @@ impl Lines {
         if self.kept.len() == limits::LOG_LINES {
             self.kept.pop_front();
         }
-        self.kept.push_back(LogLine { time, level: level.to_owned(), message: text });
+        self.kept.push_back(LogLine {
+            time,
+            level: level.to_owned(),
+            message: text,
+        });
         self.written += 1;
     }
 }
@@ -117,9 +132,16 @@ impl LogTail {
         let missed = first.saturating_sub(self.next);
         let mut read = Vec::new();
         if missed > 0 && self.next > 0 {
-            let time = lines.kept.front().map_or(Timestamp::default(), |line| line.time);
+            let time = lines
+                .kept
+                .front()
+                .map_or(Timestamp::default(), |line| line.time);
             let message = format!("[{missed} lines were written too fast to be read]");
-            read.push(LogLine { time, level: "warn".into(), message });
+            read.push(LogLine {
+                time,
+                level: "warn".into(),
+                message,
+            });
         }
         let skip = self.next.saturating_sub(first) as usize;
         read.extend(lines.kept.iter().skip(skip).cloned());
@@ -147,7 +169,10 @@ impl LogTail {
                 return Some(lines);
             }
             let next = self.next;
-            self.written.wait_for(|written| *written > next).await.ok()?;
+            self.written
+                .wait_for(|written| *written > next)
+                .await
+                .ok()?;
         }
     }
 }
@@ -161,7 +186,11 @@ mod tests {
         let logs = Logs::default();
         logs.write(Timestamp(1), "info", &"é".repeat(limits::LOG_LINE_BYTES));
         let lines = logs.tail().read();
-        assert!(lines[0].message.ends_with("[…4096 bytes cut]"), "{}", lines[0].message);
+        assert!(
+            lines[0].message.ends_with("[…4096 bytes cut]"),
+            "{}",
+            lines[0].message
+        );
         let mut tail = logs.tail();
         tail.read();
         for number in 0..2 * limits::LOG_LINES {
@@ -170,7 +199,10 @@ mod tests {
         }
         let lines = tail.read();
         assert_eq!(lines.len(), limits::LOG_LINES + 1);
-        assert_eq!(lines[0].message, "[1000 lines were written too fast to be read]");
+        assert_eq!(
+            lines[0].message,
+            "[1000 lines were written too fast to be read]"
+        );
         assert_eq!(lines[1].message, "1000");
         assert!(tail.read().is_empty());
     }

@@ -48,7 +48,9 @@ impl ResourceLimiter for MemoryLimit {
         desired: usize,
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        let elements = self.elements.saturating_add(desired.saturating_sub(current));
+        let elements = self
+            .elements
+            .saturating_add(desired.saturating_sub(current));
         let fits = elements <= limits::TABLE_ELEMENTS;
         if fits {
             self.elements = elements;
@@ -68,7 +70,11 @@ mod tests {
         assert!(memory.memory_growing(0, limit / 2, None).unwrap());
         assert!(memory.memory_growing(0, limit / 2, None).unwrap());
         assert_eq!(memory.refused(), None);
-        assert!(!memory.memory_growing(limit / 2, limit / 2 + 1, None).unwrap());
+        assert!(
+            !memory
+                .memory_growing(limit / 2, limit / 2 + 1, None)
+                .unwrap()
+        );
         assert_eq!(memory.refused(), Some(limit + 1));
     }
 }

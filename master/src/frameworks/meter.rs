@@ -32,7 +32,10 @@ impl Meter {
         let limit_nanos = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
         self.limit_nanos.store(limit_nanos, Ordering::Relaxed);
         self.used_nanos.store(0, Ordering::Relaxed);
-        Metered { meter: self.clone(), call: Box::pin(call) }
+        Metered {
+            meter: self.clone(),
+            call: Box::pin(call),
+        }
     }
 
     /// Whether the call may go on; asked from within a poll.
@@ -40,7 +43,11 @@ impl Meter {
         let began = self.poll_began_nanos.load(Ordering::Relaxed);
         let used = self.used_nanos.load(Ordering::Relaxed) + thread_nanos().saturating_sub(began);
         let limit = self.limit_nanos.load(Ordering::Relaxed);
-        if used > limit { Err(CpuDeadline(Duration::from_nanos(limit))) } else { Ok(()) }
+        if used > limit {
+            Err(CpuDeadline(Duration::from_nanos(limit)))
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -65,7 +72,10 @@ impl<F: Future> Future for Metered<F> {
 
 /// Processor time of this thread since it began.
 fn thread_nanos() -> u64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     // SAFETY: the pointer is to a timespec that outlives the call.
     let result = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
     assert_eq!(result, 0, "Linux has had this clock since 2.6.12");
@@ -92,7 +102,10 @@ mod tests {
             polls
         };
         let polls = meter.run(limit, spin).await;
-        assert!((1..=21).contains(&polls), "{polls} polls of at least a millisecond");
+        assert!(
+            (1..=21).contains(&polls),
+            "{polls} polls of at least a millisecond"
+        );
         let sleep = async {
             tokio::time::sleep(3 * limit).await;
             meter.check()

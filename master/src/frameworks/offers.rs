@@ -42,7 +42,12 @@ impl HeldOffers {
 
     /// Holds one more.
     pub fn insert(&mut self, offer: Offer) {
-        let held = Held { offer, is_shown: false, left: None, declined: None };
+        let held = Held {
+            offer,
+            is_shown: false,
+            left: None,
+            declined: None,
+        };
         self.0.insert(held.offer.id, held);
     }
 
@@ -53,7 +58,11 @@ impl HeldOffers {
 
     /// At most `limit` that the framework has not seen; now it has.
     pub fn show(&mut self, limit: usize) -> Vec<Offer> {
-        let new = self.0.values_mut().filter(|held| !held.is_shown).take(limit);
+        let new = self
+            .0
+            .values_mut()
+            .filter(|held| !held.is_shown)
+            .take(limit);
         new.map(|held| {
             held.is_shown = true;
             held.offer.clone()

@@ -14,9 +14,7 @@ use tepui_cluster::state::limits as quota;
 use tepui_cluster::{State, Turn, TurnKind};
 use tepui_types::operation::{Kill, Launch, Operation};
 use tepui_types::resources::ResourceRequest;
-use tepui_types::{
-    Demand, Filters, OfferId, Resources, TaskId, TaskName, TaskSpec, Timestamp,
-};
+use tepui_types::{Demand, Filters, OfferId, Resources, TaskId, TaskName, TaskSpec, Timestamp};
 
 use super::limits;
 use super::offers::{Answered, HeldOffers};
@@ -79,6 +77,8 @@ pub struct OpenTurn {
     timer_count: usize,
     demands: BTreeMap<String, Demand>,
     suppressed: Option<bool>,
+    /// What the launches run, one for each call.
+    specs: Vec<Arc<TaskSpec>>,
     operations: Vec<Operation>,
     launches: u64,
     /// What the turn takes in the log, a little more than exactly.
@@ -113,7 +113,10 @@ impl OpenTurn {
         seen: Seen,
         offers: HeldOffers,
     ) -> Self {
-        let names = seen.acknowledged.iter().map(|(task, _)| task.name.as_str().len());
+        let names = seen
+            .acknowledged
+            .iter()
+            .map(|(task, _)| task.name.as_str().len());
         let timers = seen.timers.iter().map(|(name, _)| name.len());
         let records = seen.acknowledged.len() + seen.notices.len() + seen.timers.len();
         let bytes = names.chain(timers).sum::<usize>() + records * (RECORD / 2) + 2 * RECORD;
@@ -128,6 +131,7 @@ impl OpenTurn {
             timer_count: framework.timers.len(),
             demands: BTreeMap::new(),
             suppressed: None,
+            specs: Vec::new(),
             operations: Vec::new(),
             launches: 0,
             bytes,
@@ -169,8 +173,8 @@ impl OpenTurn {
             )));
         }
         let spec_bytes = tepui_types::envelope::encode(1, &spec).len();
-        let spec = Arc::new(spec);
-        let (mut left, mut bytes) = (left.clone(), 0);
+        let place = self.specs.len() as u32;
+        let (mut left, mut bytes) = (left.clone(), spec_bytes);
         let mut launches = Vec::with_capacity(tasks.len());
         let mut names = BTreeSet::new();
         for task in tasks {
@@ -188,18 +192,22 @@ impl OpenTurn {
                     task.resources
                 ))
             })?;
-            bytes += spec_bytes + name.as_str().len() + resource_bytes(&task.resources) + RECORD;
+            bytes += name.as_str().len() + resource_bytes(&task.resources) + RECORD;
             launches.push(Launch {
                 agent,
                 name,
                 resources: task.resources,
-                spec: spec.clone(),
+                spec: place,
                 array_index: task.array_index,
             });
         }
         self.reserve(launches.len(), bytes)?;
         self.offers.take(offer, left);
-        Ok(launches.into_iter().map(|launch| self.launch(launch)).collect())
+        self.specs.push(Arc::new(spec));
+        Ok(launches
+            .into_iter()
+            .map(|launch| self.launch(launch))
+            .collect())
     }
 
     fn launch(&mut self, launch: Launch) -> TaskId {
@@ -214,17 +222,17 @@ impl OpenTurn {
     }
 
     /// Gives offers back, or what is left of them.
-    pub fn decline(
-        &mut self,
-        offers: &[OfferId],
-        refuse_ms: Option<u64>,
-    ) -> Result<(), CallError> {
-        if offers.iter().any(|offer| self.offers.left(*offer).is_none()) {
+    pub fn decline(&mut self, offers: &[OfferId], refuse_ms: Option<u64>) -> Result<(), CallError> {
+        if offers
+            .iter()
+            .any(|offer| self.offers.left(*offer).is_none())
+        {
             return Err(CallError::OfferUnknown);
         }
         let refuse_ms = refuse_ms.unwrap_or(Filters::DEFAULT.refuse_ms);
         for offer in offers {
-            self.offers.decline(*offer, refuse_ms.min(Filters::MAX_REFUSE_MS));
+            self.offers
+                .decline(*offer, refuse_ms.min(Filters::MAX_REFUSE_MS));
         }
         Ok(())
     }
@@ -242,8 +250,13 @@ impl OpenTurn {
             return Err(CallError::Invalid(format!("a grace is at most {most} ms")));
         }
         self.reserve(1, name.as_str().len() + RECORD)?;
-        let task = TaskId { framework: self.framework.id, name, attempt };
-        self.operations.push(Operation::Kill(Kill { task, grace_ms }));
+        let task = TaskId {
+            framework: self.framework.id,
+            name,
+            attempt,
+        };
+        self.operations
+            .push(Operation::Kill(Kill { task, grace_ms }));
         Ok(())
     }
 
@@ -256,7 +269,9 @@ impl OpenTurn {
     ) -> Result<(), CallError> {
         if key.is_empty() || key.len() > quota::DEMAND_KEY_BYTES {
             let most = quota::DEMAND_KEY_BYTES;
-            return Err(CallError::Invalid(format!("a demand's key has 1 to {most} bytes")));
+            return Err(CallError::Invalid(format!(
+                "a demand's key has 1 to {most} bytes"
+            )));
         }
         let known = self.wanted(&key);
         let unchanged = match known {
@@ -270,10 +285,16 @@ impl OpenTurn {
             request.validate().map_err(CallError::Invalid)?;
             if self.framework.demands.len() + self.demands.len() >= quota::DEMANDS {
                 let most = quota::DEMANDS;
-                return Err(CallError::Invalid(format!("a framework has at most {most} demands")));
+                return Err(CallError::Invalid(format!(
+                    "a framework has at most {most} demands"
+                )));
             }
         }
-        let custom = request.custom.keys().map(|name| name.len() + RECORD).sum::<usize>();
+        let custom = request
+            .custom
+            .keys()
+            .map(|name| name.len() + RECORD)
+            .sum::<usize>();
         self.reserve(0, key.len() + custom + RECORD)?;
         self.demands.insert(key, Demand { count, request });
         Ok(())
@@ -282,7 +303,10 @@ impl OpenTurn {
     /// What is wanted under a key, this turn's word included.
     pub fn wanted(&self, key: &str) -> Option<&Demand> {
         let known = || self.framework.demands.get(key).map(|entry| &entry.demand);
-        self.demands.get(key).or_else(known).filter(|demand| demand.count > 0)
+        self.demands
+            .get(key)
+            .or_else(known)
+            .filter(|demand| demand.count > 0)
     }
 
     /// Stops offers.
@@ -329,11 +353,16 @@ impl OpenTurn {
         let old = before.map_or(0, |before| key.len() + before) as u64;
         let bytes = self.store_bytes + (key.len() + value.len()) as u64 - old;
         if keys > quota::STORE_KEYS {
-            return too_large(format!("the store has {} keys, its most", quota::STORE_KEYS));
+            return too_large(format!(
+                "the store has {} keys, its most",
+                quota::STORE_KEYS
+            ));
         }
         if bytes > quota::STORE_BYTES {
             let most = quota::STORE_BYTES;
-            return too_large(format!("the store would have {bytes} of at most {most} bytes"));
+            return too_large(format!(
+                "the store would have {bytes} of at most {most} bytes"
+            ));
         }
         self.reserve_write(&key, value.len())?;
         (self.store_keys, self.store_bytes) = (keys, bytes);
@@ -343,7 +372,9 @@ impl OpenTurn {
 
     /// Takes a key away.
     pub fn delete(&mut self, key: String) -> Result<(), QuotaError> {
-        let Some(before) = self.get(&key).map(<[u8]>::len) else { return Ok(()) };
+        let Some(before) = self.get(&key).map(<[u8]>::len) else {
+            return Ok(());
+        };
         self.reserve_write(&key, 0)?;
         self.store_keys -= 1;
         self.store_bytes -= (key.len() + before) as u64;
@@ -385,10 +416,14 @@ impl OpenTurn {
                 stored.next();
             }
             let (key, value) = if is_written {
-                let Some((key, value)) = written.next() else { break };
+                let Some((key, value)) = written.next() else {
+                    break;
+                };
                 (key.as_str(), value.as_deref())
             } else {
-                let Some((key, value)) = stored.next() else { break };
+                let Some((key, value)) = stored.next() else {
+                    break;
+                };
                 (key, Some(value))
             };
             if !key.starts_with(prefix) {
@@ -406,15 +441,20 @@ impl OpenTurn {
     pub fn set_timer(&mut self, name: String, delay_ms: u64) -> Result<(), QuotaError> {
         if name.is_empty() || name.len() > quota::TIMER_NAME_BYTES {
             let most = quota::TIMER_NAME_BYTES;
-            return Err(QuotaError::TooLarge(format!("a timer's name has 1 to {most} bytes")));
+            return Err(QuotaError::TooLarge(format!(
+                "a timer's name has 1 to {most} bytes"
+            )));
         }
         let is_new = !self.has_timer(&name);
         if is_new && self.timer_count >= quota::TIMERS {
             let most = quota::TIMERS;
-            return Err(QuotaError::TooLarge(format!("a framework has at most {most} timers")));
+            return Err(QuotaError::TooLarge(format!(
+                "a framework has at most {most} timers"
+            )));
         }
         let due = self.now.after_millis(delay_ms.min(limits::TIMER_MS));
-        self.reserve(0, name.len() + RECORD / 2).map_err(|_| QuotaError::TurnFull)?;
+        self.reserve(0, name.len() + RECORD / 2)
+            .map_err(|_| QuotaError::TurnFull)?;
         self.timer_count += usize::from(is_new);
         self.timers.insert(name, Some(due));
         Ok(())
@@ -425,7 +465,8 @@ impl OpenTurn {
         if !self.has_timer(&name) {
             return Ok(());
         }
-        self.reserve(0, name.len() + RECORD / 2).map_err(|_| QuotaError::TurnFull)?;
+        self.reserve(0, name.len() + RECORD / 2)
+            .map_err(|_| QuotaError::TurnFull)?;
         self.timer_count -= 1;
         self.timers.insert(name, None);
         Ok(())
@@ -478,9 +519,15 @@ impl OpenTurn {
         turn.demands = self.demands.into_iter().collect();
         turn.suppressed = self.suppressed;
         turn.first_attempt = self.framework.next_attempt;
+        turn.specs = self.specs;
         turn.operations = self.operations;
         let (offers, answered) = self.offers.settle(wants_more);
-        ClosedTurn { turn, offers, answered, is_full: self.is_full }
+        ClosedTurn {
+            turn,
+            offers,
+            answered,
+            is_full: self.is_full,
+        }
     }
 
     /// Ends the turn as if it had never been; the offers are as they were.

@@ -48,7 +48,11 @@ impl Ambient {
     /// jitter; nothing secret is made of it.
     fn random(&self) -> u64 {
         const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
-        let mut z = self.0.random.fetch_add(GAMMA, Ordering::Relaxed).wrapping_add(GAMMA);
+        let mut z = self
+            .0
+            .random
+            .fetch_add(GAMMA, Ordering::Relaxed)
+            .wrapping_add(GAMMA);
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
@@ -64,8 +68,16 @@ pub fn closed(ambient: &Ambient, logs: &Logs) -> WasiCtx {
         .secure_random(ambient.clone())
         .insecure_random(ambient.clone())
         .insecure_random_seed(0)
-        .stdout(Output { level: "info", ambient: ambient.clone(), logs: logs.clone() })
-        .stderr(Output { level: "error", ambient: ambient.clone(), logs: logs.clone() })
+        .stdout(Output {
+            level: "info",
+            ambient: ambient.clone(),
+            logs: logs.clone(),
+        })
+        .stderr(Output {
+            level: "error",
+            ambient: ambient.clone(),
+            logs: logs.clone(),
+        })
         .allow_tcp(false)
         .allow_udp(false)
         .allow_ip_name_lookup(false);
@@ -128,11 +140,17 @@ impl IsTerminal for Output {
 
 impl StdoutStream for Output {
     fn p2_stream(&self) -> Box<dyn OutputStream> {
-        Box::new(Printer { output: self.clone(), line: Vec::new() })
+        Box::new(Printer {
+            output: self.clone(),
+            line: Vec::new(),
+        })
     }
 
     fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
-        Box::new(Printer { output: self.clone(), line: Vec::new() })
+        Box::new(Printer {
+            output: self.clone(),
+            line: Vec::new(),
+        })
     }
 }
 
@@ -159,7 +177,9 @@ impl Printer {
         let text = String::from_utf8_lossy(&line);
         let text = text.trim_end();
         if !text.is_empty() {
-            self.output.logs.write(self.output.ambient.now(), self.output.level, text);
+            self.output
+                .logs
+                .write(self.output.ambient.now(), self.output.level, text);
         }
     }
 }

@@ -42,11 +42,23 @@ pub async fn list(
     let after: AgentId = paging.after()?.unwrap_or(AgentId(0));
     let state = read(&master).await?;
     let wanted = |agent: &&Arc<Agent>| filter.status.is_none_or(|status| status == agent.status);
-    let agents = state.agents.range(AgentId(after.0.saturating_add(1))..).map(|(_, agent)| agent);
-    let views = agents.filter(wanted).take(limit + 1).map(|agent| view(&master, agent)).collect();
+    let agents = state
+        .agents
+        .range(AgentId(after.0.saturating_add(1))..)
+        .map(|(_, agent)| agent);
+    let views = agents
+        .filter(wanted)
+        .take(limit + 1)
+        .map(|agent| view(&master, agent))
+        .collect();
     let (items, next) = page::cut(views, limit, |agent: &AgentView| agent.id);
     let total = filter.status.is_none().then_some(state.agents.len() as u64);
-    Ok(Json(Page { items, next, index: state.index, total }))
+    Ok(Json(Page {
+        items,
+        next,
+        index: state.index,
+        total,
+    }))
 }
 
 /// Shows an agent.
@@ -71,7 +83,9 @@ fn view(master: &Master, agent: &Agent) -> AgentView {
         connected: master.sessions.connected(agent.id),
         total: agent.info.resources.clone(),
         used: agent.used.clone(),
-        offered: master.offers.with(|allocator| allocator.offered_on(agent.id)),
+        offered: master
+            .offers
+            .with(|allocator| allocator.offered_on(agent.id)),
         attributes: agent.info.attributes.clone(),
         tasks: agent.tasks.len() as u64,
         version: agent.info.version.clone(),

@@ -44,13 +44,23 @@ pub async fn list(
 
     let paging = Paging::new(query.limit, query.page);
     let limit = paging.limit()?;
-    let first = paging.after::<Digest>()?.map_or(Bound::Unbounded, Bound::Excluded);
+    let first = paging
+        .after::<Digest>()?
+        .map_or(Bound::Unbounded, Bound::Excluded);
     let state = read(&master).await?;
     let artifacts = state.artifacts.range((first, Bound::Unbounded));
-    let views = artifacts.take(limit + 1).map(|(_, artifact)| view(artifact)).collect();
+    let views = artifacts
+        .take(limit + 1)
+        .map(|(_, artifact)| view(artifact))
+        .collect();
     let (items, next) = page::cut(views, limit, |artifact: &ArtifactView| artifact.digest);
     let total = Some(state.artifacts.len() as u64);
-    Ok(Json(Page { items, next, index: state.index, total }))
+    Ok(Json(Page {
+        items,
+        next,
+        index: state.index,
+        total,
+    }))
 }
 
 /// Stores the body, if it has this digest.
@@ -74,8 +84,14 @@ pub async fn put(
             return Ok((StatusCode::OK, Json(view(known))).into_response());
         }
     }
-    let size = master.artifacts.put(digest, body.into_data_stream()).await?;
-    caller.submit(&master, Command::RecordArtifact { digest, size }).await?.outcome?;
+    let size = master
+        .artifacts
+        .put(digest, body.into_data_stream())
+        .await?;
+    caller
+        .submit(&master, Command::RecordArtifact { digest, size })
+        .await?
+        .outcome?;
     let state = master.view.load();
     let recorded = state.artifacts.get(&digest);
     let recorded =
@@ -95,7 +111,11 @@ pub async fn get(
     ApiPath(digest): ApiPath<Digest>,
 ) -> Result<Response, ApiError> {
     let recorded = read(&master).await?.artifacts.contains_key(&digest);
-    let file = if recorded { master.artifacts.open(digest).await? } else { None };
+    let file = if recorded {
+        master.artifacts.open(digest).await?
+    } else {
+        None
+    };
     let Some((file, size)) = file else {
         return Err(ApiError::NotFound(format!("there is no artifact {digest}")));
     };
@@ -104,7 +124,10 @@ pub async fn get(
         (header::CONTENT_LENGTH, size.to_string()),
         (header::ETAG, format!("\"{}\"", digest.hex())),
         // The name says what the bytes are, for ever.
-        (header::CACHE_CONTROL, "private, max-age=31536000, immutable".to_owned()),
+        (
+            header::CACHE_CONTROL,
+            "private, max-age=31536000, immutable".to_owned(),
+        ),
     ];
     let stream = ReaderStream::with_capacity(file, READ_CHUNK);
     Ok((headers, Body::from_stream(stream)).into_response())

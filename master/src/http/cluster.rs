@@ -31,7 +31,9 @@ pub async fn show(Extract(master): Extract<Arc<Master>>) -> Result<Json<ClusterV
     let mut frameworks = BTreeMap::new();
     let mut waiting = 0;
     for framework in state.frameworks.values() {
-        *frameworks.entry(framework.phase.as_str().to_owned()).or_default() += 1;
+        *frameworks
+            .entry(framework.phase.as_str().to_owned())
+            .or_default() += 1;
         waiting += framework.waiting();
     }
     let (leader, term) = match *master.leadership.borrow() {

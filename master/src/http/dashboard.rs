@@ -29,7 +29,10 @@ pub async fn serve(uri: Uri) -> Result<Response, ApiError> {
     }
     // A name with an extension was meant as a file; all else is a page.
     let is_file = path.rsplit('/').next().is_some_and(|name| {
-        matches!(name.rsplit_once('.'), Some((_, "js" | "css" | "wasm" | "svg" | "ico" | "map")))
+        matches!(
+            name.rsplit_once('.'),
+            Some((_, "js" | "css" | "wasm" | "svg" | "ico" | "map"))
+        )
     });
     match Files::get("index.html") {
         Some(page) if !is_file => Ok(answer("index.html", page)),

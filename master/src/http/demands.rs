@@ -44,20 +44,26 @@ pub async fn list(
         Some(framework) => Some(find(&state, framework)?.id),
         None => None,
     };
-    let first = after.as_ref().map_or(FrameworkId(0), |(framework, _)| *framework);
-    let frameworks = state.frameworks.range(first..).map(|(_, framework)| framework);
+    let first = after
+        .as_ref()
+        .map_or(FrameworkId(0), |(framework, _)| *framework);
+    let frameworks = state
+        .frameworks
+        .range(first..)
+        .map(|(_, framework)| framework);
     let mut views = Vec::new();
     for framework in frameworks.filter(|framework| only.is_none_or(|only| only == framework.id)) {
         for (key, entry) in &framework.demands {
-            let seen = after.as_ref().is_some_and(|(id, last)| {
-                (framework.id, key.as_ref()) <= (*id, last.as_str())
-            });
+            let seen = after
+                .as_ref()
+                .is_some_and(|(id, last)| (framework.id, key.as_ref()) <= (*id, last.as_str()));
             if seen {
                 continue;
             }
             let request = entry.demand.request.clone();
-            let explanation =
-                master.offers.with(|allocator| allocator.explain(&state, framework.id, &request));
+            let explanation = master
+                .offers
+                .with(|allocator| allocator.explain(&state, framework.id, &request));
             views.push(DemandView {
                 framework: framework.id,
                 framework_name: framework.info.name.clone(),
@@ -74,5 +80,10 @@ pub async fn list(
     }
     let key = |view: &DemandView| (view.framework, view.key.clone());
     let (items, next) = page::cut(views, limit, key);
-    Ok(Json(Page { items, next, index: state.index, total: None }))
+    Ok(Json(Page {
+        items,
+        next,
+        index: state.index,
+        total: None,
+    }))
 }

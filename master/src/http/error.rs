@@ -68,27 +68,39 @@ impl ApiError {
     /// Status, code and title.
     fn kind(&self) -> (StatusCode, &'static str, &'static str) {
         match self {
-            Self::BadRequest(_) => {
-                (StatusCode::BAD_REQUEST, "bad-request", "The request is malformed")
-            }
-            Self::Unprocessable(_) => {
-                (StatusCode::UNPROCESSABLE_ENTITY, "invalid", "The request cannot be done")
-            }
-            Self::TooLarge(_) => {
-                (StatusCode::PAYLOAD_TOO_LARGE, "too-large", "The body is too large")
-            }
+            Self::BadRequest(_) => (
+                StatusCode::BAD_REQUEST,
+                "bad-request",
+                "The request is malformed",
+            ),
+            Self::Unprocessable(_) => (
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "invalid",
+                "The request cannot be done",
+            ),
+            Self::TooLarge(_) => (
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "too-large",
+                "The body is too large",
+            ),
             Self::Forbidden(_) => (StatusCode::FORBIDDEN, "forbidden", "Not from there"),
             Self::NotFound(_) => (StatusCode::NOT_FOUND, "not-found", "Not found"),
-            Self::MethodNotAllowed(_) => {
-                (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Wrong method")
-            }
+            Self::MethodNotAllowed(_) => (
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method-not-allowed",
+                "Wrong method",
+            ),
             Self::Gone(_) => (StatusCode::GONE, "gone", "No longer kept"),
-            Self::Unavailable(_) => {
-                (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Not available now")
-            }
-            Self::Identity(_) => {
-                (StatusCode::UNAUTHORIZED, "unauthorized", "The caller is not known")
-            }
+            Self::Unavailable(_) => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "unavailable",
+                "Not available now",
+            ),
+            Self::Identity(_) => (
+                StatusCode::UNAUTHORIZED,
+                "unauthorized",
+                "The caller is not known",
+            ),
             Self::Propose(error) => propose_kind(error),
             Self::Rejected(rejection) => rejection_kind(rejection),
             Self::Artifact(error) => artifact_kind(error),
@@ -98,9 +110,11 @@ impl ApiError {
                 "The artifact cannot run as a framework",
             ),
             Self::Framework(error) => framework_kind(error),
-            Self::Internal(_) => {
-                (StatusCode::INTERNAL_SERVER_ERROR, "internal", "The master failed")
-            }
+            Self::Internal(_) => (
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "internal",
+                "The master failed",
+            ),
         }
     }
 }
@@ -119,59 +133,89 @@ fn rejection_kind(rejection: &Rejection) -> (StatusCode, &'static str, &'static 
     match rejection {
         Rejection::NotFound(_) => (StatusCode::NOT_FOUND, "not-found", "Not found"),
         Rejection::Conflict(_) => (StatusCode::CONFLICT, "conflict", "In conflict"),
-        Rejection::Revision { .. } => {
-            (StatusCode::PRECONDITION_FAILED, "revision", "Changed in the meantime")
-        }
+        Rejection::Revision { .. } => (
+            StatusCode::PRECONDITION_FAILED,
+            "revision",
+            "Changed in the meantime",
+        ),
         Rejection::Fenced(_) => (StatusCode::CONFLICT, "fenced", "Overtaken"),
-        Rejection::Limit(_) => (StatusCode::INSUFFICIENT_STORAGE, "limit", "A limit is reached"),
-        Rejection::KeyReused => {
-            (StatusCode::UNPROCESSABLE_ENTITY, "key-reused", "The idempotency key was used")
-        }
+        Rejection::Limit(_) => (
+            StatusCode::INSUFFICIENT_STORAGE,
+            "limit",
+            "A limit is reached",
+        ),
+        Rejection::KeyReused => (
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "key-reused",
+            "The idempotency key was used",
+        ),
         Rejection::Foreign(_) => (StatusCode::CONFLICT, "foreign", "Not of this cluster"),
     }
 }
 
 fn artifact_kind(error: &ArtifactError) -> (StatusCode, &'static str, &'static str) {
     match error {
-        ArtifactError::WrongDigest { .. } => {
-            (StatusCode::UNPROCESSABLE_ENTITY, "wrong-digest", "The bytes are others")
-        }
-        ArtifactError::TooLarge { .. } => {
-            (StatusCode::PAYLOAD_TOO_LARGE, "too-large", "The artifact is too large")
-        }
-        ArtifactError::Cut { .. } => {
-            (StatusCode::BAD_REQUEST, "upload-cut", "The upload was cut off")
-        }
-        ArtifactError::Busy => {
-            (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "Too many uploads")
-        }
-        ArtifactError::Damaged { .. } | ArtifactError::Io { .. } => {
-            (StatusCode::INTERNAL_SERVER_ERROR, "internal", "The artifact store failed")
-        }
+        ArtifactError::WrongDigest { .. } => (
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "wrong-digest",
+            "The bytes are others",
+        ),
+        ArtifactError::TooLarge { .. } => (
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "too-large",
+            "The artifact is too large",
+        ),
+        ArtifactError::Cut { .. } => (
+            StatusCode::BAD_REQUEST,
+            "upload-cut",
+            "The upload was cut off",
+        ),
+        ArtifactError::Busy => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "overloaded",
+            "Too many uploads",
+        ),
+        ArtifactError::Damaged { .. } | ArtifactError::Io { .. } => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "The artifact store failed",
+        ),
     }
 }
 
 fn framework_kind(error: &RequestError) -> (StatusCode, &'static str, &'static str) {
     match error {
         RequestError::Gone => (StatusCode::NOT_FOUND, "not-found", "Not found"),
-        RequestError::NotRunning { .. } => {
-            (StatusCode::SERVICE_UNAVAILABLE, "not-running", "The framework takes no requests now")
-        }
-        RequestError::Busy => {
-            (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "The framework has too much to do")
-        }
-        RequestError::TooLarge => {
-            (StatusCode::PAYLOAD_TOO_LARGE, "too-large", "The body is too large")
-        }
-        RequestError::Trapped(_) => {
-            (StatusCode::BAD_GATEWAY, "framework-failed", "The framework failed")
-        }
-        RequestError::Deadline(_) => {
-            (StatusCode::GATEWAY_TIMEOUT, "framework-too-slow", "The framework took too long")
-        }
-        RequestError::BadAnswer(_) => {
-            (StatusCode::BAD_GATEWAY, "bad-answer", "The framework's answer is malformed")
-        }
+        RequestError::NotRunning { .. } => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "not-running",
+            "The framework takes no requests now",
+        ),
+        RequestError::Busy => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "overloaded",
+            "The framework has too much to do",
+        ),
+        RequestError::TooLarge => (
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "too-large",
+            "The body is too large",
+        ),
+        RequestError::Trapped(_) => (
+            StatusCode::BAD_GATEWAY,
+            "framework-failed",
+            "The framework failed",
+        ),
+        RequestError::Deadline(_) => (
+            StatusCode::GATEWAY_TIMEOUT,
+            "framework-too-slow",
+            "The framework took too long",
+        ),
+        RequestError::BadAnswer(_) => (
+            StatusCode::BAD_GATEWAY,
+            "bad-answer",
+            "The framework's answer is malformed",
+        ),
         RequestError::Propose(error) => propose_kind(error),
         RequestError::Rejected(rejection) => rejection_kind(rejection),
     }
@@ -192,9 +236,15 @@ impl IntoResponse for ApiError {
         };
         let mut response = (status, Json(problem)).into_response();
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(problem::CONTENT_TYPE));
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static(problem::CONTENT_TYPE),
+        );
         if status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
+            headers.insert(
+                header::RETRY_AFTER,
+                HeaderValue::from_static(RETRY_AFTER_SECONDS),
+            );
         }
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

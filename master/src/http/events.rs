@@ -43,7 +43,11 @@ pub async fn follow(
     ApiQuery(query): ApiQuery<EventsQuery>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let asked = query.after.map(|after| after.parse()).transpose().map_err(ApiError::BadRequest)?;
+    let asked = query
+        .after
+        .map(|after| after.parse())
+        .transpose()
+        .map_err(ApiError::BadRequest)?;
     let after = last_event_id(&headers)?.or(asked);
     let subscription = master.feed.subscribe(after).map_err(|_| {
         ApiError::Gone(
@@ -52,7 +56,9 @@ pub async fn follow(
         )
     })?;
     let keep_alive = KeepAlive::new().interval(KEEP_ALIVE);
-    Ok(Sse::new(lines(subscription)).keep_alive(keep_alive).into_response())
+    Ok(Sse::new(lines(subscription))
+        .keep_alive(keep_alive)
+        .into_response())
 }
 
 /// Ends when the reader is so slow that events are lost to it; it resumes, and
@@ -73,7 +79,9 @@ fn line(event: &Event) -> sse::Event {
         EventBody::Demand { .. } => "demand",
         EventBody::Artifact { .. } => "artifact",
     };
-    let line = sse::Event::default().id(event.sequence.to_string()).event(name);
+    let line = sse::Event::default()
+        .id(event.sequence.to_string())
+        .event(name);
     line.json_data(event).unwrap_or_else(|error| {
         tracing::error!(%error, "an event does not encode");
         sse::Event::default().comment("an event was lost")
@@ -81,7 +89,11 @@ fn line(event: &Event) -> sse::Event {
 }
 
 fn last_event_id(headers: &HeaderMap) -> Result<Option<Sequence>, ApiError> {
-    let Some(id) = headers.get("last-event-id") else { return Ok(None) };
-    let id = id.to_str().map_err(|_| ApiError::BadRequest("Last-Event-ID is not text".into()))?;
+    let Some(id) = headers.get("last-event-id") else {
+        return Ok(None);
+    };
+    let id = id
+        .to_str()
+        .map_err(|_| ApiError::BadRequest("Last-Event-ID is not text".into()))?;
     id.parse().map(Some).map_err(ApiError::BadRequest)
 }

@@ -50,11 +50,21 @@ pub async fn list(
     let limit = paging.limit()?;
     let after: FrameworkId = paging.after()?.unwrap_or(FrameworkId(0));
     let state = read(&master).await?;
-    let frameworks = state.frameworks.range(FrameworkId(after.0.saturating_add(1))..);
-    let views = frameworks.take(limit + 1).map(|(_, framework)| view(framework)).collect();
+    let frameworks = state
+        .frameworks
+        .range(FrameworkId(after.0.saturating_add(1))..);
+    let views = frameworks
+        .take(limit + 1)
+        .map(|(_, framework)| view(framework))
+        .collect();
     let (items, next) = page::cut(views, limit, |framework: &FrameworkView| framework.id);
     let total = Some(state.frameworks.len() as u64);
-    Ok(Json(Page { items, next, index: state.index, total }))
+    Ok(Json(Page {
+        items,
+        next,
+        index: state.index,
+        total,
+    }))
 }
 
 /// Deploys an uploaded component as a framework.
@@ -80,7 +90,9 @@ pub async fn deploy(
     info.validate().map_err(ApiError::Unprocessable)?;
     if !read(&master).await?.artifacts.contains_key(&info.artifact) {
         let digest = info.artifact;
-        return Err(ApiError::NotFound(format!("artifact {digest} is not known: upload it first")));
+        return Err(ApiError::NotFound(format!(
+            "artifact {digest} is not known: upload it first"
+        )));
     }
     master.frameworks.validate(info.artifact).await?;
     let id = submit(&master, caller, Command::DeployFramework(info)).await?;
@@ -109,9 +121,21 @@ pub async fn remove(
     ApiPath(id): ApiPath<String>,
 ) -> Result<Response, ApiError> {
     let framework = find(&*read(&master).await?, &id)?.clone();
-    submit(&master, caller, Command::RemoveFramework { framework: framework.id }).await?;
+    submit(
+        &master,
+        caller,
+        Command::RemoveFramework {
+            framework: framework.id,
+        },
+    )
+    .await?;
     // Without tasks it is gone already; what it was is shown all the same.
-    let now = master.view.load().framework(framework.id).cloned().unwrap_or(framework);
+    let now = master
+        .view
+        .load()
+        .framework(framework.id)
+        .cloned()
+        .unwrap_or(framework);
     Ok((StatusCode::ACCEPTED, Json(view(&now))).into_response())
 }
 
@@ -151,10 +175,18 @@ pub async fn logs(
         bytes.push(b'\n');
         Ok::<_, serde_json::Error>(bytes)
     });
-    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(body)).into_response())
+    Ok((
+        [(header::CONTENT_TYPE, "application/x-ndjson")],
+        Body::from_stream(body),
+    )
+        .into_response())
 }
 
-async fn submit(master: &Master, caller: Caller, command: Command) -> Result<FrameworkId, ApiError> {
+async fn submit(
+    master: &Master,
+    caller: Caller,
+    command: Command,
+) -> Result<FrameworkId, ApiError> {
     match caller.submit(master, command).await?.outcome? {
         Accepted::Framework { framework, .. } => Ok(framework),
         other => Err(ApiError::Internal(format!("unexpected outcome {other:?}"))),
@@ -174,7 +206,11 @@ fn shown(master: &Master, id: FrameworkId) -> Result<Response, ApiError> {
 pub fn find<'a>(state: &'a State, id: &str) -> Result<&'a Arc<Framework>, ApiError> {
     // Names win: a framework may be called `f1`.
     let named = state.framework_named(id);
-    let found = named.or_else(|| FrameworkId::from_str(id).ok().and_then(|id| state.framework(id)));
+    let found = named.or_else(|| {
+        FrameworkId::from_str(id)
+            .ok()
+            .and_then(|id| state.framework(id))
+    });
     found.ok_or_else(|| ApiError::NotFound(format!("there is no framework `{id}`")))
 }
 

@@ -40,9 +40,14 @@ fn check_host(headers: &HeaderMap, uri: &Uri) -> Result<Authority, ApiError> {
         (None, authority) => authority.cloned(),
     };
     let Some(authority) = authority else {
-        return Err(ApiError::BadRequest("the request has no valid Host header".into()));
+        return Err(ApiError::BadRequest(
+            "the request has no valid Host header".into(),
+        ));
     };
-    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+    let host = authority
+        .host()
+        .trim_start_matches('[')
+        .trim_end_matches(']');
     if host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok() {
         return Ok(authority);
     }
@@ -52,7 +57,9 @@ fn check_host(headers: &HeaderMap, uri: &Uri) -> Result<Authority, ApiError> {
 }
 
 fn check_origin(headers: &HeaderMap, host: &Authority) -> Result<(), ApiError> {
-    let Some(origin) = headers.get(ORIGIN) else { return Ok(()) };
+    let Some(origin) = headers.get(ORIGIN) else {
+        return Ok(());
+    };
     let ours = [format!("http://{host}"), format!("https://{host}")];
     match origin.to_str() {
         Ok(origin) if ours.iter().any(|ours| ours.eq_ignore_ascii_case(origin)) => Ok(()),
@@ -67,17 +74,26 @@ mod tests {
     use super::*;
 
     fn headers(pairs: &[(axum::http::HeaderName, &str)]) -> HeaderMap {
-        pairs.iter().map(|(name, value)| (name.clone(), value.parse().unwrap())).collect()
+        pairs
+            .iter()
+            .map(|(name, value)| (name.clone(), value.parse().unwrap()))
+            .collect()
     }
 
     #[test]
     fn only_addresses_and_localhost_are_hosts() {
         let uri = Uri::from_static("/");
         for host in ["127.0.0.1:5050", "localhost:1", "[::1]:5050", "192.168.0.7"] {
-            assert!(check_host(&headers(&[(HOST, host)]), &uri).is_ok(), "{host}");
+            assert!(
+                check_host(&headers(&[(HOST, host)]), &uri).is_ok(),
+                "{host}"
+            );
         }
         for host in ["evil.example:5050", "localhost.evil.example", ""] {
-            assert!(check_host(&headers(&[(HOST, host)]), &uri).is_err(), "{host}");
+            assert!(
+                check_host(&headers(&[(HOST, host)]), &uri).is_err(),
+                "{host}"
+            );
         }
         assert!(check_host(&HeaderMap::new(), &uri).is_err());
     }
@@ -88,7 +104,10 @@ mod tests {
         assert!(check_origin(&HeaderMap::new(), &host).is_ok());
         assert!(check_origin(&headers(&[(ORIGIN, "http://127.0.0.1:5050")]), &host).is_ok());
         for origin in ["http://127.0.0.1:5051", "http://evil.example", "null"] {
-            assert!(check_origin(&headers(&[(ORIGIN, origin)]), &host).is_err(), "{origin}");
+            assert!(
+                check_origin(&headers(&[(ORIGIN, origin)]), &host).is_err(),
+                "{origin}"
+            );
         }
     }
 }

@@ -55,12 +55,17 @@ pub async fn on_request(
     caller: Caller,
     request: Request,
 ) -> Result<Response<Body>, ApiError> {
-    let name = segments.first().map(|(_, name)| name.clone()).unwrap_or_default();
+    let name = segments
+        .first()
+        .map(|(_, name)| name.clone())
+        .unwrap_or_default();
     // Frameworks read their own store after a read index; the lookup may be older.
     let framework = find(&master.view.load(), &name)?.id;
     let (parts, body) = request.into_parts();
     let body = to_bytes(body, MAX_BODY).await.map_err(|_| {
-        ApiError::TooLarge(format!("a framework takes bodies of at most {MAX_BODY} bytes"))
+        ApiError::TooLarge(format!(
+            "a framework takes bodies of at most {MAX_BODY} bytes"
+        ))
     })?;
     let request = HttpRequest {
         method: parts.method.to_string(),
@@ -70,7 +75,10 @@ pub async fn on_request(
         body: body.to_vec(),
     };
     let key = caller.key.map(|key| bind_key(&key, &request));
-    let answer = master.frameworks.request(framework, request, caller.principal, key).await?;
+    let answer = master
+        .frameworks
+        .request(framework, request, caller.principal, key)
+        .await?;
     let status = StatusCode::from_u16(answer.status)
         .ok()
         .filter(|status| !status.is_informational())
@@ -91,13 +99,21 @@ fn below(path: &str) -> String {
 /// another question.
 fn bind_key(key: &str, request: &HttpRequest) -> String {
     let mut digest = Sha256::new();
-    for part in [&request.method, &request.path, request.query.as_deref().unwrap_or_default()] {
+    for part in [
+        &request.method,
+        &request.path,
+        request.query.as_deref().unwrap_or_default(),
+    ] {
         digest.update((part.len() as u64).to_le_bytes());
         digest.update(part);
     }
     digest.update(&request.body);
     let digest = digest.finalize();
-    let hex: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    let hex: String = digest
+        .iter()
+        .take(16)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     format!("{key}:{hex}")
 }
 
@@ -120,7 +136,10 @@ fn headers_for_caller(headers: &[(String, String)]) -> HeaderMap {
     }
     let sandbox = HeaderValue::from_static("sandbox allow-scripts allow-forms");
     map.insert(header::CONTENT_SECURITY_POLICY, sandbox);
-    map.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    map.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
     map
 }
 
@@ -136,7 +155,10 @@ mod tests {
         headers.insert(header::AUTHORIZATION, HeaderValue::from_static("Bearer x"));
         headers.insert(header::COOKIE, HeaderValue::from_static("a=b"));
         headers.insert(header::ACCEPT, HeaderValue::from_static("*/*"));
-        assert_eq!(headers_for_guest(&headers), [("accept".into(), "*/*".into())]);
+        assert_eq!(
+            headers_for_guest(&headers),
+            [("accept".into(), "*/*".into())]
+        );
     }
 
     #[test]
@@ -149,7 +171,11 @@ mod tests {
         ]);
         assert_eq!(headers.get(header::SET_COOKIE), None);
         assert_eq!(headers.get(header::CONTENT_TYPE).unwrap(), "text/html");
-        let policy = headers.get(header::CONTENT_SECURITY_POLICY).unwrap().to_str().unwrap();
+        let policy = headers
+            .get(header::CONTENT_SECURITY_POLICY)
+            .unwrap()
+            .to_str()
+            .unwrap();
         assert!(policy.starts_with("sandbox") && !policy.contains("same-origin"));
     }
 

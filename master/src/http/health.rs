@@ -22,7 +22,10 @@ pub async fn readyz(Extract(master): Extract<Arc<Master>>) -> Result<&'static st
 
 /// Prometheus's text format.
 pub async fn metrics(Extract(master): Extract<Arc<Master>>) -> Result<Response, ApiError> {
-    let text = master.metrics.encode(&master).map_err(|e| ApiError::Internal(e.to_string()))?;
+    let text = master
+        .metrics
+        .encode(&master)
+        .map_err(|e| ApiError::Internal(e.to_string()))?;
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
 }

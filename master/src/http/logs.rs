@@ -45,8 +45,16 @@ pub async fn follow(
     ApiQuery(query): ApiQuery<LogQuery>,
 ) -> Result<Response, ApiError> {
     let task = find_task(&master, &*read(&master).await?, &id)?;
-    let request = LogRequest { task: id, output, offset: query.offset, follow: query.follow };
-    let bytes = master.sessions.open_stream(task.agent, StreamRequest::Logs(request)).await;
+    let request = LogRequest {
+        task: id,
+        output,
+        offset: query.offset,
+        follow: query.follow,
+    };
+    let bytes = master
+        .sessions
+        .open_stream(task.agent, StreamRequest::Logs(request))
+        .await;
     let bytes = bytes.map_err(|error| ApiError::Unavailable(error.to_string()))?;
     let headers = [
         (header::CONTENT_TYPE, "application/octet-stream"),

@@ -27,13 +27,17 @@ impl Paging {
     pub fn limit(&self) -> Result<usize, ApiError> {
         match self.limit.unwrap_or(DEFAULT_LIMIT) {
             limit @ 1..=MAX_LIMIT => Ok(limit),
-            limit => Err(ApiError::BadRequest(format!("limit is {limit}; it is 1 to {MAX_LIMIT}"))),
+            limit => Err(ApiError::BadRequest(format!(
+                "limit is {limit}; it is 1 to {MAX_LIMIT}"
+            ))),
         }
     }
 
     /// The key after which to go on.
     pub fn after<K: DeserializeOwned>(&self) -> Result<Option<K>, ApiError> {
-        let Some(token) = &self.page else { return Ok(None) };
+        let Some(token) = &self.page else {
+            return Ok(None);
+        };
         let bytes = from_hex(token);
         let key = bytes.and_then(|bytes| envelope::decode(VERSION, &bytes).ok());
         key.map(Some).ok_or_else(|| {
@@ -44,7 +48,10 @@ impl Paging {
 
 /// The token that leads past `key`.
 pub fn token<K: Serialize>(key: &K) -> String {
-    envelope::encode(VERSION, key).iter().map(|byte| format!("{byte:02x}")).collect()
+    envelope::encode(VERSION, key)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 /// Takes at most `limit` items; the token tells where the next page begins.
@@ -66,9 +73,16 @@ fn from_hex(text: &str) -> Option<Vec<u8>> {
     if text.len() > 1024 || !text.len().is_multiple_of(2) || !text.is_ascii() {
         return None;
     }
-    let digits: Option<Vec<u8>> =
-        text.chars().map(|digit| digit.to_digit(16).map(|digit| digit as u8)).collect();
-    Some(digits?.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect())
+    let digits: Option<Vec<u8>> = text
+        .chars()
+        .map(|digit| digit.to_digit(16).map(|digit| digit as u8))
+        .collect();
+    Some(
+        digits?
+            .chunks_exact(2)
+            .map(|pair| pair[0] << 4 | pair[1])
+            .collect(),
+    )
 }
 
 #[cfg(test)]

@@ -38,8 +38,13 @@ impl<T: DeserializeOwned, S: Send + Sync> OptionalFromRequest<S> for ApiJson<T> 
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Option<Self>, ApiError> {
-        if request.headers().contains_key(axum::http::header::CONTENT_TYPE) {
-            <Self as FromRequest<S>>::from_request(request, state).await.map(Some)
+        if request
+            .headers()
+            .contains_key(axum::http::header::CONTENT_TYPE)
+        {
+            <Self as FromRequest<S>>::from_request(request, state)
+                .await
+                .map(Some)
         } else {
             Ok(None)
         }
@@ -67,8 +72,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for ApiQuery<T> {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        let query: Result<Query<T>, QueryRejection> =
-            Query::from_request_parts(parts, state).await;
+        let query: Result<Query<T>, QueryRejection> = Query::from_request_parts(parts, state).await;
         query
             .map(|Query(value)| Self(value))
             .map_err(|rejection| ApiError::BadRequest(rejection.body_text()))
@@ -127,7 +131,9 @@ impl Caller {
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
-    let Some(key) = headers.get("idempotency-key") else { return Ok(None) };
+    let Some(key) = headers.get("idempotency-key") else {
+        return Ok(None);
+    };
     match key.to_str() {
         Ok(key) if !key.is_empty() && key.len() <= Envelope::MAX_KEY => Ok(Some(key.to_owned())),
         _ => Err(ApiError::BadRequest(format!(
@@ -138,8 +144,13 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
 }
 
 fn if_match(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
-    let Some(tag) = headers.get(IF_MATCH) else { return Ok(None) };
-    let revision = tag.to_str().ok().and_then(|tag| tag.trim_matches('"').parse().ok());
+    let Some(tag) = headers.get(IF_MATCH) else {
+        return Ok(None);
+    };
+    let revision = tag
+        .to_str()
+        .ok()
+        .and_then(|tag| tag.trim_matches('"').parse().ok());
     revision.map(Some).ok_or_else(|| {
         ApiError::BadRequest("If-Match takes the ETag of an earlier answer, such as \"17\"".into())
     })

@@ -72,7 +72,8 @@ impl Filter {
     }
 
     fn matches(&self, task: &Task) -> bool {
-        self.framework.is_none_or(|framework| framework == task.id.framework)
+        self.framework
+            .is_none_or(|framework| framework == task.id.framework)
             && (self.states.is_empty() || self.states.contains(&task.status.state))
             && self.agent.is_none_or(|agent| agent == task.agent)
             && self.search.as_ref().is_none_or(|text| {
@@ -101,9 +102,17 @@ pub async fn list(
     let (limit, before) = (paging.limit()?, paging.after::<OperationId>()?);
     let index = state.index;
     // History is read from disk.
-    let page = tokio::task::spawn_blocking(move || collect(&master, &state, &filter, before, limit));
-    let (items, next) = page.await.map_err(|error| ApiError::Internal(error.to_string()))??;
-    Ok(Json(Page { items, next, index, total: None }))
+    let page =
+        tokio::task::spawn_blocking(move || collect(&master, &state, &filter, before, limit));
+    let (items, next) = page
+        .await
+        .map_err(|error| ApiError::Internal(error.to_string()))??;
+    Ok(Json(Page {
+        items,
+        next,
+        index,
+        total: None,
+    }))
 }
 
 type Items = (Vec<TaskView>, Option<String>);
@@ -118,7 +127,9 @@ fn collect(
     let mut merged = Merged::new(master, state, before);
     let mut items = Vec::with_capacity(limit.min(HISTORY_CHUNK));
     for _ in 0..MAX_SCAN {
-        let Some((task, spec)) = merged.next()? else { return Ok((items, None)) };
+        let Some((task, spec)) = merged.next()? else {
+            return Ok((items, None));
+        };
         let operation = task.operation;
         if !filter.matches(&task) {
             continue;
@@ -164,7 +175,11 @@ impl<'a> Merged<'a> {
     fn next(&mut self) -> Result<Option<Found>, ApiError> {
         let known = match self.last {
             Some(last) => self.state.tasks.range(..last).next_back(),
-            None => self.state.tasks.get_max().map(|(operation, task)| (operation, task)),
+            None => self
+                .state
+                .tasks
+                .get_max()
+                .map(|(operation, task)| (operation, task)),
         };
         let known = known.map(|(_, task)| task.clone());
         self.fill_history()?;
@@ -196,8 +211,10 @@ impl<'a> Merged<'a> {
         let chunk = history.scan_before(self.history_before, HISTORY_CHUNK);
         let chunk = chunk.map_err(|error| ApiError::Internal(error.to_string()))?;
         self.history_ended = chunk.len() < HISTORY_CHUNK;
-        self.history_before =
-            chunk.last().map(|archived| archived.task.operation).or(self.history_before);
+        self.history_before = chunk
+            .last()
+            .map(|archived| archived.task.operation)
+            .or(self.history_before);
         let chunk: Vec<_> = chunk
             .into_iter()
             .map(|archived| (archived.task, Some(archived.spec)))
@@ -236,7 +253,10 @@ pub async fn kill(
         let most = TaskSpec::MAX_KILL_GRACE_MS;
         return Err(ApiError::Unprocessable(format!("grace_ms is above {most}")));
     }
-    let command = Command::KillTask(Kill { task: id.clone(), grace_ms });
+    let command = Command::KillTask(Kill {
+        task: id.clone(),
+        grace_ms,
+    });
     caller.submit(&master, command).await?.outcome?;
     let response = shown(&master, &master.view.load(), &id)?;
     Ok((StatusCode::ACCEPTED, response).into_response())
@@ -255,7 +275,10 @@ pub fn find_task(master: &Master, state: &State, id: &TaskId) -> Result<TaskView
     {
         return Ok(view(state, task, spec));
     }
-    let archived = master.history.get(id).map_err(|error| ApiError::Internal(error.to_string()))?;
+    let archived = master
+        .history
+        .get(id)
+        .map_err(|error| ApiError::Internal(error.to_string()))?;
     match archived {
         Some(archived) => Ok(view(state, &archived.task, &archived.spec)),
         None => Err(ApiError::NotFound(format!("there is no task {id}"))),
@@ -269,7 +292,9 @@ fn view(state: &State, task: &Task, spec: &TaskSpec) -> TaskView {
         framework_name: task.framework_name.to_string(),
         role: task.role.clone(),
         agent: task.agent,
-        hostname: agent.map(|agent| agent.info.hostname.clone()).unwrap_or_default(),
+        hostname: agent
+            .map(|agent| agent.info.hostname.clone())
+            .unwrap_or_default(),
         status: task.status.clone(),
         resources: task.resources.clone(),
         spec: spec.clone(),

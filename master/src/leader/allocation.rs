@@ -34,6 +34,8 @@ impl Allocation {
     pub fn next_deadline(&self) -> Option<Duration> {
         let deadline = self.offers.with(|allocator| allocator.next_deadline())?;
         // A millisecond more, so that it is past when the timer fires.
-        Some(Duration::from_millis(deadline.millis_since(clock::now()).saturating_add(1)))
+        Some(Duration::from_millis(
+            deadline.millis_since(clock::now()).saturating_add(1),
+        ))
     }
 }

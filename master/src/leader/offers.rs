@@ -24,7 +24,11 @@ struct Shared {
 impl Offers {
     /// Asks or tells the allocator something, quickly.
     pub fn with<R>(&self, f: impl FnOnce(&mut Allocator) -> R) -> R {
-        f(&mut self.0.allocator.lock().unwrap_or_else(PoisonError::into_inner))
+        f(&mut self
+            .0
+            .allocator
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The offers were used up, or are given back without a filter.

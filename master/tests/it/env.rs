@@ -8,6 +8,7 @@ use tepui_master::error::RaftError;
 use tepui_master::folder::Folder;
 use tepui_master::proposals::{Committed, Request};
 use tepui_master::raft::{self, Leadership, Log, Options};
+use tepui_types::api::event::{Event, Sequence};
 use tepui_types::{Digest, Principal};
 
 /// An open folder and the log in it.
@@ -55,6 +56,16 @@ impl OpenLog {
                 self.record(&name).await;
             })
             .await;
+    }
+
+    /// The first events, once there are so many: they follow the answers.
+    pub async fn events(&self, count: usize) -> Vec<Event> {
+        let mut watcher = self.log.feed.subscribe(Some(Sequence::default())).unwrap();
+        let mut events = Vec::new();
+        while events.len() < count {
+            events.extend(watcher.next().await.unwrap());
+        }
+        events
     }
 
     pub fn knows(&self, name: &str) -> bool {

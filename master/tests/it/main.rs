@@ -3,5 +3,6 @@
 mod artifacts;
 mod env;
 mod folder;
+mod frameworks;
 mod raft;
 mod storage;

@@ -59,7 +59,7 @@ async fn run_streams_output_and_exits_as_the_task_does() -> Result {
         let said = ok(&cluster, &["run", "--env", "A=b", &file, "x", "-y"]).await?;
         assert!(said.to_lowercase().contains("hello"), "{guest}: {said}");
     }
-    let file = process::guest("tasks/exit-code.wasm")?
+    let file = process::guest("tasks/exit-code-p1.wasm")?
         .display()
         .to_string();
     let output = tepui(&cluster, &["run", &file, "9"]).await?;

@@ -11,8 +11,7 @@ use leptos::task::spawn_local;
 use crate::api::{ApiError, IdempotencyKey};
 
 /// What is done once confirmed.
-pub type Action =
-    fn(String, IdempotencyKey) -> Pin<Box<dyn Future<Output = Result<(), ApiError>>>>;
+pub type Action = fn(String, IdempotencyKey) -> Pin<Box<dyn Future<Output = Result<(), ApiError>>>>;
 
 /// A button, and the dialog that it opens.
 #[component]
@@ -50,24 +49,28 @@ pub fn ConfirmButton(
             dialog.close();
         }
     };
+    let on_outcome = move |outcome: Result<(), ApiError>| match outcome {
+        Ok(()) => {
+            close();
+            on_done();
+        }
+        Err(refused) => error.set(Some(refused)),
+    };
     let act = move |_| {
         is_busy.set(true);
         error.set(None);
-        let on_done = on_done.clone();
+        let on_outcome = on_outcome.clone();
         spawn_local(async move {
             let outcome = action(subject.get_untracked(), key.get_value()).await;
             // The page may have been left meanwhile.
-            if is_busy.try_set(false).is_some() {
-                return;
-            }
-            match outcome {
-                Ok(()) => {
-                    close();
-                    on_done();
-                }
-                Err(refused) => error.set(Some(refused)),
+            if is_busy.try_set(false).is_none() {
+                on_outcome(outcome);
             }
         });
+    };
+    let refusal = move || {
+        let error = error.get();
+        error.map(|error| view! { <p class="notice error" role="alert">{error.to_string()}</p> })
     };
     view! {
         <button type="button" class="button danger" on:click=open>
@@ -76,11 +79,7 @@ pub fn ConfirmButton(
         <dialog node_ref=dialog class="dialog" aria-label=move || title.get()>
             <h2>{move || title.get()}</h2>
             <p>{text}</p>
-            {move || {
-                error.get().map(|error| {
-                    view! { <p class="notice error" role="alert">{error.to_string()}</p> }
-                })
-            }}
+            {refusal}
             <div class="dialog-buttons">
                 <button type="button" class="button" on:click=move |_| close()>
                     "Cancel"

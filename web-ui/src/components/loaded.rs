@@ -14,6 +14,9 @@ use crate::feed::{Data, Feed};
 pub fn Loaded<T, V>(
     /// What is shown.
     feed: Feed<T>,
+    /// Shows nothing while there is nothing: for what may well stay empty.
+    #[prop(optional)]
+    quiet: bool,
     /// Called once for each thing shown; the signal follows it.
     children: impl Fn(Signal<T>) -> V + Send + Sync + 'static,
 ) -> impl IntoView
@@ -29,10 +32,13 @@ where
             Some(first) => {
                 let latest = Memo::new(move |last: Option<&T>| {
                     let latest = feed.data.get();
-                    latest.or_else(|| last.cloned()).unwrap_or_else(|| first.clone())
+                    latest
+                        .or_else(|| last.cloned())
+                        .unwrap_or_else(|| first.clone())
                 });
                 children(latest.into()).into_any()
             }
+            None if quiet => ().into_any(),
             None => {
                 view! { <Show when=move || feed.error.with(Option::is_none)><Skeleton/></Show> }
                     .into_any()

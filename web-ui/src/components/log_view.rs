@@ -91,45 +91,22 @@ pub fn LogView(
         move |output: Output| format!("/v1/tasks/{task}/logs/{}", output.as_str())
     };
     let has_ended = Memo::new(move |_| state.get().is_terminal());
-    follow(FollowInput { live, view, output, retry, pre, has_ended }, path.clone());
-    let tabs: Vec<_> = Output::ALL
-        .into_iter()
-        .map(|tab| {
-            view! {
-                <button
-                    type="button"
-                    role="tab"
-                    id=format!("log-tab-{}", tab.as_str())
-                    aria-controls="log-output"
-                    aria-selected=move || (output.get() == tab).to_string()
-                    on:click=move |_| output.set(tab)
-                >
-                    {tab.as_str()}
-                </button>
-            }
-        })
-        .collect();
-    let on_scroll = move |_| {
-        if let Some(pre) = pre.get_untracked() {
-            let is_at_end = pre.scroll_top() + pre.client_height() + AT_END >= pre.scroll_height();
-            if view.is_at_end.get_untracked() != is_at_end {
-                view.is_at_end.set(is_at_end);
-            }
-        }
-    };
-    let to_end = move |_| {
-        view.is_at_end.set(true);
-        if let Some(pre) = pre.get_untracked() {
-            pre.set_scroll_top(pre.scroll_height());
-        }
-    };
+    follow(
+        FollowInput {
+            live,
+            view,
+            output,
+            retry,
+            pre,
+            has_ended,
+        },
+        path.clone(),
+    );
     let file = move || format!("{task}-{}.txt", output.get().as_str());
     view! {
         <section class="card log" aria-label="Logs">
             <div class="log-head">
-                <div class="tabs" role="tablist" aria-label="Output">
-                    {tabs}
-                </div>
+                <LogTabs output=output/>
                 <LogPhase view=view/>
                 <div class="log-tools">
                     <label class="check">
@@ -150,43 +127,90 @@ pub fn LogView(
                     "Only the last 1 MiB is shown. Download the log to see all of it."
                 </p>
             </Show>
-            <div class="log-body">
-                <pre
-                    id="log-output"
-                    node_ref=pre
-                    class:wraps=move || wraps.get()
-                    tabindex="0"
-                    role="log"
-                    aria-live="off"
-                    aria-label=move || output.get().as_str()
-                    on:scroll=on_scroll
-                ></pre>
-                <Show when=move || !view.is_at_end.get()>
-                    <button type="button" class="button small log-to-end" on:click=to_end>
-                        "Jump to the end"
-                    </button>
-                </Show>
-            </div>
-            {move || match view.phase.get() {
-                Phase::Failed(error) => {
-                    Some(
-                        view! {
-                            <div class="notice error" role="alert">
-                                <p>"The log cannot be read. " {error.to_string()}</p>
-                                <button
-                                    type="button"
-                                    class="button small"
-                                    on:click=move |_| retry.notify()
-                                >
-                                    "Try again"
-                                </button>
-                            </div>
-                        },
-                    )
-                }
-                _ => None,
-            }}
+            <LogText pre=pre view=view output=output wraps=wraps/>
+            <LogError view=view retry=retry/>
         </section>
+    }
+}
+
+#[component]
+fn LogTabs(output: RwSignal<Output>) -> impl IntoView {
+    let tabs = Output::ALL.map(|tab| {
+        view! {
+            <button
+                type="button"
+                role="tab"
+                id=format!("log-tab-{}", tab.as_str())
+                aria-controls="log-output"
+                aria-selected=move || (output.get() == tab).to_string()
+                on:click=move |_| output.set(tab)
+            >
+                {tab.as_str()}
+            </button>
+        }
+    });
+    view! {
+        <div class="tabs" role="tablist" aria-label="Output">
+            {tabs.into_iter().collect_view()}
+        </div>
+    }
+}
+
+/// The text itself; it follows its end until someone scrolls away from there.
+#[component]
+fn LogText(
+    pre: NodeRef<html::Pre>,
+    view: View,
+    output: RwSignal<Output>,
+    wraps: RwSignal<bool>,
+) -> impl IntoView {
+    let on_scroll = move |_| {
+        if let Some(pre) = pre.get_untracked() {
+            let is_at_end = pre.scroll_top() + pre.client_height() + AT_END >= pre.scroll_height();
+            if view.is_at_end.get_untracked() != is_at_end {
+                view.is_at_end.set(is_at_end);
+            }
+        }
+    };
+    let to_end = move |_| {
+        view.is_at_end.set(true);
+        if let Some(pre) = pre.get_untracked() {
+            pre.set_scroll_top(pre.scroll_height());
+        }
+    };
+    view! {
+        <div class="log-body">
+            <pre
+                id="log-output"
+                node_ref=pre
+                class:wraps=move || wraps.get()
+                tabindex="0"
+                role="log"
+                aria-live="off"
+                aria-label=move || output.get().as_str()
+                on:scroll=on_scroll
+            ></pre>
+            <Show when=move || !view.is_at_end.get()>
+                <button type="button" class="button small log-to-end" on:click=to_end>
+                    "Jump to the end"
+                </button>
+            </Show>
+        </div>
+    }
+}
+
+#[component]
+fn LogError(view: View, retry: Trigger) -> impl IntoView {
+    move || match view.phase.get() {
+        Phase::Failed(error) => Some(view! {
+            <div class="notice error" role="alert">
+                <p>"The log cannot be read. " {error.to_string()}</p>
+                <button type="button" class="button small" on:click=move |_| retry.notify()>
+                    "Try again"
+                </button>
+            </div>
+        }),
+        _ => None,
     }
 }
 
@@ -220,7 +244,14 @@ struct FollowInput {
 
 /// Follows the chosen output while the view is there and seen.
 fn follow(input: FollowInput, path: impl Fn(Output) -> String + 'static) {
-    let FollowInput { live, view, output, retry, pre, has_ended } = input;
+    let FollowInput {
+        live,
+        view,
+        output,
+        retry,
+        pre,
+        has_ended,
+    } = input;
     let shown_output = Cell::new(None);
     Effect::new(move |_| {
         retry.track();
@@ -238,8 +269,15 @@ fn follow(input: FollowInput, path: impl Fn(Output) -> String + 'static) {
             view.is_at_end.set(true);
         }
         view.phase.set(Phase::Following);
-        let Some(signal) = api::abort_on_cleanup() else { return };
-        spawn_local(run(path(output), Page::new(pre.into(), view), signal, has_ended));
+        let Some(signal) = api::abort_on_cleanup() else {
+            return;
+        };
+        spawn_local(run(
+            path(output),
+            Page::new(pre.into(), view),
+            signal,
+            has_ended,
+        ));
     });
 }
 
@@ -331,7 +369,8 @@ impl Page {
         if self.received.get() == 0 {
             self.pre.set_text_content(None);
         }
-        self.received.set(self.received.get().saturating_add(bytes.len()));
+        self.received
+            .set(self.received.get().saturating_add(bytes.len()));
         let edits = self.buffer.borrow_mut().push(bytes);
         for edit in edits {
             self.apply(edit);
@@ -342,7 +381,8 @@ impl Page {
         if view.is_empty.get_untracked() {
             view.is_empty.set(false);
         }
-        let cut = self.received.get() >= log_buffer::MAX_BYTES || self.buffer.borrow().has_dropped();
+        let cut =
+            self.received.get() >= log_buffer::MAX_BYTES || self.buffer.borrow().has_dropped();
         if view.has_dropped.get_untracked() != cut {
             view.has_dropped.set(cut);
         }

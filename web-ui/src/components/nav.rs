@@ -108,7 +108,7 @@ fn LiveMark() -> impl IntoView {
     let words = move || match connection.get() {
         Connection::Connecting => ("tone-pending", "Connecting"),
         Connection::Open => ("tone-good", "Live"),
-        Connection::Lost => ("tone-bad", "Not connected"),
+        Connection::Lost => ("tone-bad", "Offline"),
     };
     view! {
         <span class=move || format!("live-mark {}", words().0) role="status">{move || words().1}</span>

@@ -78,7 +78,11 @@ impl Share {
     }
 
     fn sentence(self, resource: Resource) -> String {
-        let Self { used, offered, total } = self;
+        let Self {
+            used,
+            offered,
+            total,
+        } = self;
         let (name, text) = (resource.name(), |amount| resource.text(amount));
         let held = match offered {
             0 => String::new(),

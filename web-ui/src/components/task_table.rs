@@ -45,7 +45,9 @@ fn TaskRow(task: Signal<TaskView>) -> impl IntoView {
     let why = move || {
         task.with(|task| {
             let reason = task.status.reason.as_ref();
-            reason.filter(|_| task.status.state.is_terminal()).map(|reason| reason.code.clone())
+            reason
+                .filter(|_| task.status.state.is_terminal())
+                .map(|reason| reason.code.clone())
         })
     };
     view! {
@@ -84,7 +86,10 @@ fn TaskRow(task: Signal<TaskView>) -> impl IntoView {
 
 /// From when to when it ran. A short task's start may never have been told.
 pub fn took(task: &TaskView) -> (Option<Timestamp>, Option<Timestamp>) {
-    (task.started_at.or(task.ended_at.map(|_| task.launched_at)), task.ended_at)
+    (
+        task.started_at.or(task.ended_at.map(|_| task.launched_at)),
+        task.ended_at,
+    )
 }
 
 /// What a task runs, in one line.

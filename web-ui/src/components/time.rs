@@ -38,7 +38,11 @@ pub fn Elapsed(
         (Some(from), None) => {
             let millis = Timestamp(live.now.get()).millis_since(from);
             // It counts in seconds: tenths would stand still in between.
-            if millis < 1000 { "0 s".into() } else { amounts::duration(millis / 1000 * 1000) }
+            if millis < 1000 {
+                "0 s".into()
+            } else {
+                amounts::duration(millis / 1000 * 1000)
+            }
         }
     });
     view! { <span class="number">{text}</span> }
@@ -53,7 +57,12 @@ pub fn exact(time: Timestamp) -> String {
 /// The hour in the reader's own zone, to the second.
 pub fn clock(time: Timestamp) -> String {
     let date = date(time);
-    format!("{:02}:{:02}:{:02}", date.get_hours(), date.get_minutes(), date.get_seconds())
+    format!(
+        "{:02}:{:02}:{:02}",
+        date.get_hours(),
+        date.get_minutes(),
+        date.get_seconds()
+    )
 }
 
 fn iso(time: Timestamp) -> String {

@@ -90,16 +90,25 @@ fn reasons(explanation: &Explanation) -> Vec<String> {
     let on = |agents: u64| format!("on {}", amounts::counted(agents, "agent"));
     let mut reasons = Vec::new();
     for (resource, agents) in &explanation.too_small {
-        reasons.push(format!("too little {resource} {}, even when empty", on(*agents)));
+        reasons.push(format!(
+            "too little {resource} {}, even when empty",
+            on(*agents)
+        ));
     }
     for (resource, agents) in &explanation.busy {
         reasons.push(format!("{resource} in use {}", on(*agents)));
     }
     if explanation.filtered > 0 {
-        reasons.push(format!("declined a moment ago {}", on(explanation.filtered)));
+        reasons.push(format!(
+            "declined a moment ago {}",
+            on(explanation.filtered)
+        ));
     }
     if explanation.inactive > 0 {
-        reasons.push(format!("{} not active", amounts::counted(explanation.inactive, "agent")));
+        reasons.push(format!(
+            "{} not active",
+            amounts::counted(explanation.inactive, "agent")
+        ));
     }
     if explanation.fitting > 0 {
         reasons.push(format!("fits {}", on(explanation.fitting)));
@@ -130,5 +139,9 @@ pub fn request_text(request: &ResourceRequest) -> String {
     if request.gpus_milli > 0 {
         words.push(format!("{} gpus", MilliCpus(request.gpus_milli)));
     }
-    if words.is_empty() { "nothing".into() } else { words.join(", ") }
+    if words.is_empty() {
+        "nothing".into()
+    } else {
+        words.join(", ")
+    }
 }

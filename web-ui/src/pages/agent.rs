@@ -29,7 +29,10 @@ pub fn AgentPage() -> impl IntoView {
     let agent = Feed::<AgentView>::new(&[Topic::Agents, Topic::Tasks], move || {
         Some(format!("/v1/agents/{}", query::escape(&id.get())))
     });
-    let filter = move || TaskFilter { agent: id.get(), ..TaskFilter::default() };
+    let filter = move || TaskFilter {
+        agent: id.get(),
+        ..TaskFilter::default()
+    };
     let tasks = Feed::<Page<TaskView>>::new(&[Topic::Tasks], move || {
         Some(filter().applied_to("/v1/tasks", &[("limit", TASKS_SHOWN)]))
     });
@@ -57,11 +60,15 @@ pub fn AgentPage() -> impl IntoView {
 
 #[component]
 fn AgentDetails(agent: Signal<AgentView>) -> impl IntoView {
-    let state = Signal::derive(move || agent.with(|agent| agent_state(agent.status, agent.connected)));
+    let state =
+        Signal::derive(move || agent.with(|agent| agent_state(agent.status, agent.connected)));
     let shown = Memo::new(move |_| {
         let has_gpus = agent.with(|agent| !agent.total.gpus.is_empty());
         let is_shown = |resource: &Resource| *resource != Resource::Gpus || has_gpus;
-        Resource::ALL.into_iter().filter(is_shown).collect::<Vec<_>>()
+        Resource::ALL
+            .into_iter()
+            .filter(is_shown)
+            .collect::<Vec<_>>()
     });
     let cards = move || {
         let card = |resource| {
@@ -75,11 +82,16 @@ fn AgentDetails(agent: Signal<AgentView>) -> impl IntoView {
             return view! { <span class="muted">"none"</span> }.into_any();
         }
         let chip = |(name, value)| view! { <li>{format!("{name}={value}")}</li> };
-        view! { <ul class="chips">{attributes.into_iter().map(chip).collect_view()}</ul> }.into_any()
+        view! { <ul class="chips">{attributes.into_iter().map(chip).collect_view()}</ul> }
+            .into_any()
     };
     let ports = move || {
         agent.with(|agent| {
-            if agent.total.ports.is_empty() { "none".into() } else { agent.total.ports.to_string() }
+            if agent.total.ports.is_empty() {
+                "none".into()
+            } else {
+                agent.total.ports.to_string()
+            }
         })
     };
     view! {

@@ -28,10 +28,9 @@ const COLUMNS: &[Column] = &[
 /// The page.
 #[component]
 pub fn AgentsPage() -> impl IntoView {
-    let agents = Feed::<Page<AgentView>>::new(
-        &[Topic::Agents, Topic::Tasks],
-        || Some("/v1/agents?limit=1000".into()),
-    );
+    let agents = Feed::<Page<AgentView>>::new(&[Topic::Agents, Topic::Tasks], || {
+        Some("/v1/agents?limit=1000".into())
+    });
     view! {
         <PageHead title="Agents".to_owned()/>
         <Loaded feed=agents let:page>
@@ -63,7 +62,8 @@ pub fn AgentsPage() -> impl IntoView {
 #[component]
 fn AgentRow(agent: Signal<AgentView>) -> impl IntoView {
     let first = agent.get_untracked();
-    let state = Signal::derive(move || agent.with(|agent| agent_state(agent.status, agent.connected)));
+    let state =
+        Signal::derive(move || agent.with(|agent| agent_state(agent.status, agent.connected)));
     let share = move |resource| agent_share(agent, resource);
     view! {
         <tr>

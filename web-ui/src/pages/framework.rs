@@ -8,8 +8,8 @@ use leptos_router::NavigateOptions;
 use leptos_router::hooks::{use_navigate, use_params_map};
 use tepui_types::api::framework::{FrameworkView, LogLine};
 use tepui_types::{Bytes, FrameworkPhase};
-use tepui_web::query::{self, TaskFilter};
 use tepui_web::amounts;
+use tepui_web::query::{self, TaskFilter};
 
 use crate::api::{self, ApiError};
 use crate::app::PageHead;
@@ -39,7 +39,9 @@ pub fn FrameworkPage() -> impl IntoView {
     );
     let title = move || {
         framework.data.with(|framework| {
-            framework.as_ref().map_or_else(|| id.get(), |framework| framework.name.clone())
+            framework
+                .as_ref()
+                .map_or_else(|| id.get(), |framework| framework.name.clone())
         })
     };
     view! {
@@ -57,11 +59,19 @@ pub fn FrameworkPage() -> impl IntoView {
 fn FrameworkDetails(framework: Signal<FrameworkView>) -> impl IntoView {
     let state = Signal::derive(move || framework_phase(framework.read().phase));
     let reason = move || {
-        framework.read().reason.clone().map(|reason| view! { <ReasonText reason=reason/> })
+        framework
+            .read()
+            .reason
+            .clone()
+            .map(|reason| view! { <ReasonText reason=reason/> })
     };
     let tasks = move || {
         let name = framework.read().name.clone();
-        TaskFilter { framework: name, ..TaskFilter::default() }.applied_to("/tasks", &[])
+        TaskFilter {
+            framework: name,
+            ..TaskFilter::default()
+        }
+        .applied_to("/tasks", &[])
     };
     let store = move || {
         framework.with(|framework| {
@@ -104,14 +114,24 @@ fn FrameworkDetails(framework: Signal<FrameworkView>) -> impl IntoView {
 fn FrameworkButtons(feed: Feed<FrameworkView>) -> impl IntoView {
     let navigate = use_navigate();
     let phase = Memo::new(move |_| {
-        feed.data.with(|framework| framework.as_ref().map(|framework| framework.phase))
+        feed.data
+            .with(|framework| framework.as_ref().map(|framework| framework.phase))
     });
     let read = move |field: fn(&FrameworkView) -> String| {
-        Signal::derive(move || feed.data.with(|data| data.as_ref().map(field).unwrap_or_default()))
+        Signal::derive(move || {
+            feed.data
+                .with(|data| data.as_ref().map(field).unwrap_or_default())
+        })
     };
-    let (id, name) = (read(|framework| framework.id.to_string()), read(|it| it.name.clone()));
+    let (id, name) = (
+        read(|framework| framework.id.to_string()),
+        read(|it| it.name.clone()),
+    );
     let can_restart = move || {
-        matches!(phase.get(), Some(FrameworkPhase::Failed | FrameworkPhase::Backoff))
+        matches!(
+            phase.get(),
+            Some(FrameworkPhase::Failed | FrameworkPhase::Backoff)
+        )
     };
     let can_remove = move || !matches!(phase.get(), None | Some(FrameworkPhase::Removing));
     view! {
@@ -247,8 +267,12 @@ impl LineReader {
         };
         let rest = self.0.split_off(end + 1);
         let complete = std::mem::replace(&mut self.0, rest);
-        let lines = complete.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        let lines = complete
+            .split(|byte| *byte == b'\n')
+            .filter(|line| !line.is_empty());
         // A line of a later release's shape is left out, not the whole log.
-        lines.filter_map(|line| serde_json::from_slice(line).ok()).collect()
+        lines
+            .filter_map(|line| serde_json::from_slice(line).ok())
+            .collect()
     }
 }

@@ -41,11 +41,13 @@ pub fn JobPage() -> impl IntoView {
         Some(format!("{JOBS}/{}", query::escape(&name.get())))
     });
     let is_over = Memo::new(move |_| {
-        job.data.with(|job| job.as_ref().is_some_and(|job| is_terminal(job.state)))
+        job.data
+            .with(|job| job.as_ref().is_some_and(|job| is_terminal(job.state)))
     });
     poll(job, is_over);
     let is_array = Memo::new(move |_| {
-        job.data.with(|job| job.as_ref().is_some_and(|job| job.count > 1))
+        job.data
+            .with(|job| job.as_ref().is_some_and(|job| job.count > 1))
     });
     view! {
         <PageHead title=name above=("/jobs", "Jobs")>
@@ -158,11 +160,15 @@ fn TaskOutput(id: TaskId, job: Signal<JobView>) -> impl IntoView {
     let task = Feed::<TaskView>::new(&[Topic::Tasks], move || Some(api_path.clone()));
     let state = Memo::new(move |_| {
         let told = job.with(|job| job.task.as_ref().map(|JobTask { state, .. }| *state));
-        let known = task.data.with(|task| task.as_ref().map(|task| task.status.state));
+        let known = task
+            .data
+            .with(|task| task.as_ref().map(|task| task.status.state));
         known.or(told).unwrap_or(TaskState::Staging)
     });
     let exit_code = move || {
-        let code = task.data.with(|task| task.as_ref().and_then(|task| task.status.exit_code));
+        let code = task
+            .data
+            .with(|task| task.as_ref().and_then(|task| task.status.exit_code));
         code.map(|code| view! { <span>"exit code " <strong class="number">{code}</strong></span> })
     };
     view! {

@@ -24,8 +24,8 @@ const LIMIT: &str = "50";
 const COLUMNS: &[Column] = &[
     column("Job", ""),
     column("State", ""),
-    column("Progress", "bar-column"),
-    column("Tasks", "number"),
+    column("Progress", "progress-column"),
+    column("Tasks", "number medium-up"),
     column("Each has", "wide-only"),
     column("Priority", "number wide-only"),
     column("User", "medium-up"),
@@ -44,10 +44,13 @@ struct JobList {
 pub fn JobsPage() -> impl IntoView {
     // After which name each page gone through begins.
     let after = RwSignal::new(Vec::<String>::new());
-    let jobs = Feed::<JobList>::new(&[Topic::Tasks, Topic::Demands, Topic::Frameworks], move || {
-        let after = after.get().pop().unwrap_or_default();
-        Some(with_query(JOBS, &[("limit", LIMIT), ("after", &after)]))
-    });
+    let jobs = Feed::<JobList>::new(
+        &[Topic::Tasks, Topic::Demands, Topic::Frameworks],
+        move || {
+            let after = after.get().pop().unwrap_or_default();
+            Some(with_query(JOBS, &[("limit", LIMIT), ("after", &after)]))
+        },
+    );
     let is_missing = Memo::new(move |_| jobs.error.with(is_batch_missing));
     view! {
         <PageHead title="Jobs".to_owned()/>
@@ -104,7 +107,9 @@ pub fn JobsPage() -> impl IntoView {
 }
 
 fn is_batch_missing(error: &Option<ApiError>) -> bool {
-    error.as_ref().is_some_and(|error| error.status() == Some(404))
+    error
+        .as_ref()
+        .is_some_and(|error| error.status() == Some(404))
 }
 
 /// What to do where nothing takes jobs.
@@ -130,10 +135,10 @@ fn JobRow(job: Signal<JobView>) -> impl IntoView {
             <td>
                 <StatePill state=state/>
             </td>
-            <td class="bar-column">
+            <td class="progress-column">
                 <JobProgress job=job/>
             </td>
-            <td class="number">{amounts::count(first.count.into())}</td>
+            <td class="number medium-up">{amounts::count(first.count.into())}</td>
             <td class="wide-only">{request_text(&first.resources)}</td>
             <td class="number wide-only">{first.priority}</td>
             <td class="medium-up">{first.user}</td>
@@ -160,7 +165,8 @@ pub fn JobProgress(
     };
     let sentence = move || {
         let parts = parts().into_iter().filter(|(_, number, _)| *number > 0);
-        let words = parts.map(|(_, number, word)| format!("{} {word}", amounts::count(number.into())));
+        let words =
+            parts.map(|(_, number, word)| format!("{} {word}", amounts::count(number.into())));
         words.collect::<Vec<_>>().join(", ")
     };
     let bars = move || {

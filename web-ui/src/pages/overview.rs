@@ -21,16 +21,16 @@ use crate::live::Topic;
 #[component]
 pub fn OverviewPage() -> impl IntoView {
     let cluster = expect_context::<Cluster>().0;
-    let demands = Feed::<Page<DemandView>>::new(
-        &[Topic::Demands, Topic::Tasks, Topic::Agents],
-        || Some("/v1/demands?limit=20".into()),
-    );
+    let demands =
+        Feed::<Page<DemandView>>::new(&[Topic::Demands, Topic::Tasks, Topic::Agents], || {
+            Some("/v1/demands?limit=20".into())
+        });
     view! {
         <PageHead title="Overview".to_owned()/>
         <Loaded feed=cluster let:cluster>
             <Capacity cluster=cluster/>
             <Tasks cluster=cluster/>
-            <Loaded feed=demands let:demands>
+            <Loaded feed=demands quiet=true let:demands>
                 <WaitingList demands=Signal::derive(move || demands.get().items)/>
             </Loaded>
             <div class="halves">
@@ -96,7 +96,10 @@ fn Tasks(cluster: Signal<ClusterView>) -> impl IntoView {
         cluster.with(|cluster| {
             let number = |state: &TaskState| count_of(cluster, *state);
             let is_shown = |state: &TaskState| USUAL.contains(state) || number(state) > 0;
-            TaskState::ALL.into_iter().filter(is_shown).collect::<Vec<_>>()
+            TaskState::ALL
+                .into_iter()
+                .filter(is_shown)
+                .collect::<Vec<_>>()
         })
     });
     let tile = move |state: TaskState| {
@@ -132,7 +135,11 @@ fn Tasks(cluster: Signal<ClusterView>) -> impl IntoView {
 /// Living tasks as they are; ended ones since the cluster began, of which the
 /// list remembers only the latest.
 fn count_of(cluster: &ClusterView, state: TaskState) -> u64 {
-    let counts = if state.is_terminal() { &cluster.ended } else { &cluster.tasks };
+    let counts = if state.is_terminal() {
+        &cluster.ended
+    } else {
+        &cluster.tasks
+    };
     counts.get(&state).copied().unwrap_or(0)
 }
 

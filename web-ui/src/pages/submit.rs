@@ -8,7 +8,6 @@ use leptos::prelude::*;
 use leptos::task::spawn_local;
 use leptos_router::NavigateOptions;
 use leptos_router::hooks::use_navigate;
-use tepui_types::Bytes;
 use tepui_types::api::job::{JobRequest, JobView};
 use tepui_web::job_form::{Field, JobForm, Kind, Problems};
 use tepui_web::{amounts, argv, query};
@@ -18,9 +17,9 @@ use web_sys::{File, HtmlElement};
 use crate::api::{self, ApiError, IdempotencyKey};
 use crate::app::PageHead;
 use crate::components::field::{FieldFrame, FormState, LineField, LinesField, Words};
+use crate::components::file_input::FileInput;
 use crate::components::waiting::request_text;
 use crate::pages::jobs::{BatchMissing, JOBS};
-use crate::upload;
 
 /// How far a submission is.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -85,7 +84,13 @@ impl Submission {
 #[component]
 pub fn SubmitPage() -> impl IntoView {
     let submission = Submission::new();
-    let Submission { form, was_tried, step, refusal, .. } = submission;
+    let Submission {
+        form,
+        was_tried,
+        step,
+        refusal,
+        ..
+    } = submission;
     let outcome = Memo::new(move |_| form.with(JobForm::job));
     let shown = Signal::derive(move || match outcome.get() {
         Err(problems) if was_tried.get() => problems,
@@ -125,12 +130,8 @@ pub fn SubmitPage() -> impl IntoView {
         <PageHead title="Submit a job".to_owned()/>
         <form class="card form" novalidate on:submit=submit>
             <KindTabs form=form/>
-            <Show
-                when=move || form.with(|form| form.kind == Kind::Wasm)
-                fallback=move || view! { <CommandFields state=state/> }
-            >
-                <WasmFields state=state submission=submission/>
-            </Show>
+            <WasmFields state=state file=submission.file/>
+            <CommandFields state=state/>
             <CommonFields state=state/>
             <Refusal refusal=refusal/>
             <Foot step=step outcome=outcome/>
@@ -141,8 +142,13 @@ pub fn SubmitPage() -> impl IntoView {
 #[component]
 fn KindTabs(form: RwSignal<JobForm>) -> impl IntoView {
     let kinds = [
-        (Kind::Wasm, "submit-tab-wasm", "WebAssembly"),
-        (Kind::Command, "submit-tab-command", "Native command"),
+        (Kind::Wasm, "submit-tab-wasm", "submit-wasm", "WebAssembly"),
+        (
+            Kind::Command,
+            "submit-tab-command",
+            "submit-command",
+            "Native command",
+        ),
     ];
     let is_open = move |kind| form.with(|form| form.kind == kind);
     let open = move |kind| form.update(|form| form.kind = kind);
@@ -158,13 +164,13 @@ fn KindTabs(form: RwSignal<JobForm>) -> impl IntoView {
             focus(id);
         }
     };
-    let tabs = kinds.map(|(kind, id, title)| {
+    let tabs = kinds.map(|(kind, id, panel, title)| {
         view! {
             <button
                 type="button"
                 role="tab"
                 id=id
-                aria-controls="submit-program"
+                aria-controls=panel
                 aria-selected=move || is_open(kind).to_string()
                 tabindex=move || if is_open(kind) { "0" } else { "-1" }
                 on:click=move |_| open(kind)
@@ -195,15 +201,41 @@ const ARGS: Words = Words {
     label: "Arguments",
     hint: "Quotes keep words together.",
 };
-const NAME: Words = Words { id: "submit-name", label: "Name", hint: "Made up when empty." };
-const ENV: Words = Words { id: "submit-env", label: "Environment", hint: "NAME=VALUE, a line each." };
-const CPUS: Words = Words { id: "submit-cpus", label: "Cpus", hint: "Of each task." };
-const MEM: Words = Words { id: "submit-mem", label: "Memory in MiB", hint: "Of each task." };
-const COUNT: Words =
-    Words { id: "submit-count", label: "Tasks", hint: "Each has its TEPUI_ARRAY_INDEX." };
-const RESTARTS: Words =
-    Words { id: "submit-restarts", label: "Restarts", hint: "Of a task that failed." };
-const PRIORITY: Words = Words { id: "submit-priority", label: "Priority", hint: "Higher goes first." };
+const NAME: Words = Words {
+    id: "submit-name",
+    label: "Name",
+    hint: "Made up when empty.",
+};
+const ENV: Words = Words {
+    id: "submit-env",
+    label: "Environment",
+    hint: "NAME=VALUE, a line each.",
+};
+const CPUS: Words = Words {
+    id: "submit-cpus",
+    label: "Cpus",
+    hint: "Of each task.",
+};
+const MEM: Words = Words {
+    id: "submit-mem",
+    label: "Memory, MiB",
+    hint: "Of each task.",
+};
+const COUNT: Words = Words {
+    id: "submit-count",
+    label: "Tasks",
+    hint: "An array, from 2 on.",
+};
+const RESTARTS: Words = Words {
+    id: "submit-restarts",
+    label: "Restarts",
+    hint: "Of a task that failed.",
+};
+const PRIORITY: Words = Words {
+    id: "submit-priority",
+    label: "Priority",
+    hint: "Higher goes first.",
+};
 
 #[component]
 fn CommandFields(state: FormState) -> impl IntoView {
@@ -211,7 +243,9 @@ fn CommandFields(state: FormState) -> impl IntoView {
     let preview = move || match split.get() {
         Ok(words) if words.is_empty() => ().into_any(),
         Ok(words) => {
-            let words = words.into_iter().map(|word| view! { <li><code>{word}</code></li> });
+            let words = words
+                .into_iter()
+                .map(|word| view! { <li><code>{word}</code></li> });
             view! {
                 <div class="split">
                     <span class="muted">"Runs as"</span>
@@ -220,6 +254,8 @@ fn CommandFields(state: FormState) -> impl IntoView {
             }
             .into_any()
         }
+        // Once the field says so itself, that is enough.
+        Err(_) if state.problem(Field::Argv).is_some() => ().into_any(),
         Err(error) => view! {
             <div class="split">
                 <span class="muted">"Not complete yet: " {error.to_string()}</span>
@@ -228,7 +264,12 @@ fn CommandFields(state: FormState) -> impl IntoView {
         .into_any(),
     };
     view! {
-        <div id="submit-program" role="tabpanel" aria-labelledby="submit-tab-command">
+        <div
+            id="submit-command"
+            role="tabpanel"
+            aria-labelledby="submit-tab-command"
+            hidden=move || state.form.with(|form| form.kind != Kind::Command)
+        >
             <LineField
                 state=state
                 field=Field::Argv
@@ -243,11 +284,16 @@ fn CommandFields(state: FormState) -> impl IntoView {
 }
 
 #[component]
-fn WasmFields(state: FormState, submission: Submission) -> impl IntoView {
+fn WasmFields(state: FormState, file: RwSignal<Option<File>, LocalStorage>) -> impl IntoView {
     view! {
-        <div id="submit-program" role="tabpanel" aria-labelledby="submit-tab-wasm">
+        <div
+            id="submit-wasm"
+            role="tabpanel"
+            aria-labelledby="submit-tab-wasm"
+            hidden=move || state.form.with(|form| form.kind != Kind::Wasm)
+        >
             <FieldFrame state=state field=Field::File words=FILE>
-                <FileInput state=state submission=submission/>
+                <FileInput id=FILE.id state=state file=file/>
             </FieldFrame>
             <LineField
                 state=state
@@ -257,81 +303,6 @@ fn WasmFields(state: FormState, submission: Submission) -> impl IntoView {
                 placeholder="--verbose 'two words'"
                 is_code=true
             />
-        </div>
-    }
-}
-
-/// A place to choose a file or drop one on.
-#[component]
-fn FileInput(state: FormState, submission: Submission) -> impl IntoView {
-    // Bytes read while the digest is taken.
-    let read = RwSignal::new(None::<f64>);
-    let problem = RwSignal::new(None::<String>);
-    // The latest choice counts, however long an earlier file takes.
-    let choice = StoredValue::new(0u32);
-    let choose = move |file: Option<File>| {
-        let mine = choice.get_value().wrapping_add(1);
-        choice.set_value(mine);
-        problem.set(None);
-        read.set(None);
-        state.form.update(|form| form.artifact = None);
-        submission.file.set(file.clone());
-        let Some(file) = file else { return };
-        read.set(Some(0.0));
-        spawn_local(async move {
-            let is_wanted = move || choice.try_get_value() == Some(mine);
-            let outcome = upload::digest(&file, |bytes| {
-                is_wanted() && read.try_set(Some(bytes)).is_none()
-            });
-            let outcome = outcome.await;
-            if !is_wanted() {
-                return;
-            }
-            read.set(None);
-            match outcome {
-                Ok(digest) => state.form.update(|form| form.artifact = digest),
-                Err(error) => problem.set(Some(error)),
-            }
-        });
-    };
-    let words = move || match submission.file.get() {
-        None => view! {
-            <strong>"Choose a .wasm file"</strong>
-            <span class="muted">"or drop it here"</span>
-        }
-        .into_any(),
-        Some(file) => {
-            let size = Bytes(file.size() as u64);
-            let progress = move || match (read.get(), problem.get()) {
-                (_, Some(problem)) => problem,
-                (Some(bytes), None) => {
-                    let share = amounts::percent_text(bytes as u64, size.0);
-                    format!("{size}, reading {share}")
-                }
-                (None, None) => size.to_string(),
-            };
-            view! {
-                <strong class="break">{file.name()}</strong>
-                <span class="muted" class:problem=move || problem.with(Option::is_some)>{progress}</span>
-            }
-            .into_any()
-        }
-    };
-    view! {
-        <div class="drop">
-            <input
-                id=FILE.id
-                type="file"
-                accept=".wasm,application/wasm"
-                aria-describedby=format!("{}-foot", FILE.id)
-                aria-invalid=move || state.problem(Field::File).is_some().to_string()
-                on:change:target=move |event| {
-                    choose(event.target().files().and_then(|files| files.get(0)))
-                }
-            />
-            <div class="drop-words" aria-live="polite">
-                {words}
-            </div>
         </div>
     }
 }

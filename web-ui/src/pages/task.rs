@@ -30,10 +30,13 @@ pub fn TaskPage() -> impl IntoView {
         Some(format!("/v1/tasks/{}", query::escape(&id.get())))
     });
     let state = Memo::new(move |_| {
-        task.data.with(|task| task.as_ref().map(|task| task.status.state))
+        task.data
+            .with(|task| task.as_ref().map(|task| task.status.state))
     });
     let can_kill = move || {
-        state.get().is_some_and(|state| !state.is_terminal() && state != TaskState::Killing)
+        state
+            .get()
+            .is_some_and(|state| !state.is_terminal() && state != TaskState::Killing)
     };
     view! {
         <PageHead title=Signal::derive(move || short_title(&id.get())) above=("/tasks", "Tasks")>
@@ -159,7 +162,11 @@ fn TaskDetails(task: Signal<TaskView>) -> impl IntoView {
 fn Program(spec: TaskSpec) -> impl IntoView {
     let environment = pairs(spec.env());
     let labels = pairs(&spec.labels);
-    let user = if spec.user.is_empty() { "–".to_owned() } else { spec.user };
+    let user = if spec.user.is_empty() {
+        "–".to_owned()
+    } else {
+        spec.user
+    };
     view! {
         <section aria-labelledby="task-program-title">
             <h2 id="task-program-title">"Program"</h2>
@@ -189,7 +196,11 @@ fn workload_details(workload: Workload) -> AnyView {
             .into_any()
         }
         Workload::Wasm(wasm) => {
-            let args = if wasm.args.is_empty() { none() } else { code(argv::join(&wasm.args)) };
+            let args = if wasm.args.is_empty() {
+                none()
+            } else {
+                code(argv::join(&wasm.args))
+            };
             let href = format!("/v1/artifacts/{}", wasm.artifact);
             let file = format!("{}.wasm", wasm.artifact.hex());
             view! {

@@ -41,7 +41,11 @@ impl TaskPages {
     /// The pages gone through under `filter`.
     fn tokens(self, filter: &TaskFilter) -> Vec<String> {
         self.0.with(|place| {
-            if place.filter == *filter { place.tokens.clone() } else { Vec::new() }
+            if place.filter == *filter {
+                place.tokens.clone()
+            } else {
+                Vec::new()
+            }
         })
     }
 
@@ -77,19 +81,23 @@ pub fn TasksPage() -> impl IntoView {
     let tasks = Feed::<Page<TaskView>>::new(&[Topic::Tasks], move || {
         let filter = filter.get();
         let token = pages.tokens(&filter).pop().unwrap_or_default();
-        Some(filter.applied_to("/v1/tasks", &[("limit", &LIMIT.to_string()), ("page", &token)]))
+        Some(filter.applied_to(
+            "/v1/tasks",
+            &[("limit", &LIMIT.to_string()), ("page", &token)],
+        ))
     });
-    let demands = Feed::<Page<DemandView>>::new(
-        &[Topic::Demands, Topic::Tasks, Topic::Agents],
-        move || {
+    let demands =
+        Feed::<Page<DemandView>>::new(&[Topic::Demands, Topic::Tasks, Topic::Agents], move || {
             let framework = filter.get().framework;
-            Some(with_query("/v1/demands", &[("limit", "20"), ("framework", &framework)]))
-        },
-    );
+            Some(with_query(
+                "/v1/demands",
+                &[("limit", "20"), ("framework", &framework)],
+            ))
+        });
     view! {
         <PageHead title="Tasks".to_owned()/>
         <Filters filter=filter/>
-        <Loaded feed=demands let:demands>
+        <Loaded feed=demands quiet=true let:demands>
             <WaitingList demands=Signal::derive(move || demands.get().items)/>
         </Loaded>
         <Loaded feed=tasks let:page>
@@ -138,33 +146,24 @@ fn Filters(filter: Memo<TaskFilter>) -> impl IntoView {
     let change = move |edit: &dyn Fn(&mut TaskFilter)| {
         let mut filter = filter.get_untracked();
         edit(&mut filter);
-        let options = NavigateOptions { replace: true, scroll: false, ..Default::default() };
+        let options = NavigateOptions {
+            replace: true,
+            scroll: false,
+            ..Default::default()
+        };
         navigate(&filter.applied_to("/tasks", &[]), options);
     };
     let change = StoredValue::new_local(change);
     let set = move |edit: fn(&mut TaskFilter) -> &mut String, value: String| {
         change.with_value(|change| change(&|filter| *edit(filter) = value.clone()));
     };
-    let frameworks = Feed::<Page<FrameworkView>>::new(
-        &[Topic::Frameworks],
-        || Some("/v1/frameworks?limit=1000".into()),
-    );
-    let agents = Feed::<Page<AgentView>>::new(
-        &[Topic::Agents],
-        || Some("/v1/agents?limit=1000".into()),
-    );
-    let states = Memo::new(move |_| {
-        TaskState::ALL.iter().map(|state| (state.to_string(), state.to_string())).collect()
+    let states = Memo::new(|_| {
+        TaskState::ALL
+            .iter()
+            .map(|state| named(state.as_str()))
+            .collect()
     });
-    let framework_names = Memo::new(move |_| {
-        let items = frameworks.data.get().map(|page| page.items).unwrap_or_default();
-        items.into_iter().map(|item| (item.name.clone(), item.name)).collect()
-    });
-    let agent_names = Memo::new(move |_| {
-        let items = agents.data.get().map(|page| page.items).unwrap_or_default();
-        let name = |item: AgentView| (item.id.to_string(), format!("{} {}", item.id, item.hostname));
-        items.into_iter().map(name).collect()
-    });
+    let (framework_names, agent_names) = (framework_names(), agent_names());
     view! {
         <form class="filters" role="search" on:submit=|event| event.prevent_default()>
             <input
@@ -205,13 +204,46 @@ fn Filters(filter: Memo<TaskFilter>) -> impl IntoView {
     }
 }
 
+/// A value and its words.
+type Named = (String, String);
+
+/// A value that is its own word.
+fn named(value: &str) -> Named {
+    (value.to_owned(), value.to_owned())
+}
+
+fn framework_names() -> Memo<Vec<Named>> {
+    let feed = Feed::<Page<FrameworkView>>::new(&[Topic::Frameworks], || {
+        Some("/v1/frameworks?limit=1000".into())
+    });
+    Memo::new(move |_| {
+        feed.data.with(|page| {
+            let items = page.iter().flat_map(|page| &page.items);
+            items.map(|framework| named(&framework.name)).collect()
+        })
+    })
+}
+
+fn agent_names() -> Memo<Vec<Named>> {
+    let feed =
+        Feed::<Page<AgentView>>::new(&[Topic::Agents], || Some("/v1/agents?limit=1000".into()));
+    let name = |agent: &AgentView| {
+        let words = format!("{} {}", agent.id, agent.hostname);
+        (agent.id.to_string(), words)
+    };
+    Memo::new(move |_| {
+        feed.data
+            .with(|page| page.iter().flat_map(|page| &page.items).map(name).collect())
+    })
+}
+
 /// A select of values and their words, and one for all of them.
 #[component]
 fn Choice(
     id: &'static str,
     every: &'static str,
     value: Signal<String>,
-    options: Memo<Vec<(String, String)>>,
+    options: Memo<Vec<Named>>,
     on_change: impl Fn(String) + 'static,
 ) -> impl IntoView {
     let listed = move || {

@@ -16,9 +16,15 @@ const FRAMEWORK: FrameworkId = FrameworkId(1);
 
 impl Cluster {
     fn new() -> Self {
-        let mut cluster = Self { state: State::new(ClusterId(1)), index: 0 };
+        let mut cluster = Self {
+            state: State::new(ClusterId(1)),
+            index: 0,
+        };
         let artifact = Digest::of(b"framework");
-        cluster.apply(Command::RecordArtifact { digest: artifact, size: 9 });
+        cluster.apply(Command::RecordArtifact {
+            digest: artifact,
+            size: 9,
+        });
         cluster.apply(Command::DeployFramework(FrameworkInfo {
             name: "test".into(),
             role: Role::default(),
@@ -61,7 +67,13 @@ impl Cluster {
         offers.insert(offer(8));
         offers.show(10);
         let seen = Seen::default();
-        OpenTurn::new(Arc::new(self.state.clone()), framework, Timestamp(2000), seen, offers)
+        OpenTurn::new(
+            Arc::new(self.state.clone()),
+            framework,
+            Timestamp(2000),
+            seen,
+            offers,
+        )
     }
 
     fn commit(&mut self, turn: OpenTurn) {
@@ -73,7 +85,11 @@ impl Cluster {
 }
 
 fn resources(cpus: u64) -> Resources {
-    Resources { cpus: MilliCpus(cpus), mem: Bytes::mib(cpus), ..Resources::default() }
+    Resources {
+        cpus: MilliCpus(cpus),
+        mem: Bytes::mib(cpus),
+        ..Resources::default()
+    }
 }
 
 fn offer(id: u64) -> Offer {
@@ -100,11 +116,18 @@ fn spec(argument: &str) -> TaskSpec {
 }
 
 fn task(name: &str, cpus: u64) -> TaskLaunch {
-    TaskLaunch { name: name.into(), resources: resources(cpus), array_index: None }
+    TaskLaunch {
+        name: name.into(),
+        resources: resources(cpus),
+        array_index: None,
+    }
 }
 
 fn request(cpus: u64) -> ResourceRequest {
-    ResourceRequest { cpus: MilliCpus(cpus), ..ResourceRequest::default() }
+    ResourceRequest {
+        cpus: MilliCpus(cpus),
+        ..ResourceRequest::default()
+    }
 }
 
 #[test]
@@ -112,7 +135,9 @@ fn an_offer_is_taken_from_until_it_is_used_up() {
     let mut cluster = Cluster::new();
     let mut turn = cluster.open();
     let o7 = OfferId(7);
-    let ids = turn.accept(o7, spec(""), vec![task("a", 1000), task("b", 1000)]).unwrap();
+    let ids = turn
+        .accept(o7, spec(""), vec![task("a", 1000), task("b", 1000)])
+        .unwrap();
     assert_eq!(ids.iter().map(|id| id.attempt).collect::<Vec<_>>(), [0, 1]);
     let ids = turn.accept(o7, spec(""), vec![task("c", 1500)]).unwrap();
     assert_eq!(ids[0].attempt, 2);
@@ -123,27 +148,43 @@ fn an_offer_is_taken_from_until_it_is_used_up() {
     let framework = cluster.state.framework(FRAMEWORK).unwrap();
     assert_eq!((framework.tasks.len(), framework.next_attempt), (4, 4));
     let mut turn = cluster.open();
-    assert_eq!(turn.accept(o7, spec(""), vec![task("e", 1)]).unwrap()[0].attempt, 4);
+    assert_eq!(
+        turn.accept(o7, spec(""), vec![task("e", 1)]).unwrap()[0].attempt,
+        4
+    );
 }
 
 #[test]
 fn what_was_answered_cannot_be_accepted() {
     let mut turn = Cluster::new().open();
     let unknown = Err(CallError::OfferUnknown);
-    assert_eq!(turn.accept(OfferId(9), spec(""), vec![task("a", 1)]), unknown);
-    assert_eq!(turn.decline(&[OfferId(7), OfferId(9)], None), Err(CallError::OfferUnknown));
+    assert_eq!(
+        turn.accept(OfferId(9), spec(""), vec![task("a", 1)]),
+        unknown
+    );
+    assert_eq!(
+        turn.decline(&[OfferId(7), OfferId(9)], None),
+        Err(CallError::OfferUnknown)
+    );
     turn.decline(&[OfferId(7)], None).unwrap();
-    assert_eq!(turn.accept(OfferId(7), spec(""), vec![task("a", 1)]), unknown);
+    assert_eq!(
+        turn.accept(OfferId(7), spec(""), vec![task("a", 1)]),
+        unknown
+    );
     turn.demand("x".into(), 1, request(1)).unwrap();
     let closed = turn.close(1, 1, TurnKind::Handle);
     assert_eq!(closed.answered.declined[&5000], [OfferId(7)]);
-    assert!(closed.offers.left(OfferId(8)).is_some(), "what is left alone stays");
+    assert!(
+        closed.offers.left(OfferId(8)).is_some(),
+        "what is left alone stays"
+    );
 }
 
 #[test]
 fn who_wants_nothing_keeps_no_offers() {
     let mut turn = Cluster::new().open();
-    turn.accept(OfferId(7), spec(""), vec![task("a", 1)]).unwrap();
+    turn.accept(OfferId(7), spec(""), vec![task("a", 1)])
+        .unwrap();
     let closed = turn.close(1, 1, TurnKind::Handle);
     assert_eq!(closed.answered.used, [OfferId(7), OfferId(8)]);
     assert_eq!(closed.answered.unseen, [OfferId(8)]);
@@ -153,10 +194,14 @@ fn who_wants_nothing_keeps_no_offers() {
 #[test]
 fn a_dropped_turn_leaves_the_offers_whole() {
     let mut turn = Cluster::new().open();
-    turn.accept(OfferId(7), spec(""), vec![task("a", 4000)]).unwrap();
+    turn.accept(OfferId(7), spec(""), vec![task("a", 4000)])
+        .unwrap();
     turn.decline(&[OfferId(8)], None).unwrap();
     let offers = turn.abandon();
-    assert_eq!(offers.left(OfferId(7)), Some((AgentId(1), &resources(4000))));
+    assert_eq!(
+        offers.left(OfferId(7)),
+        Some((AgentId(1), &resources(4000)))
+    );
     assert!(offers.left(OfferId(8)).is_some());
 }
 
@@ -171,13 +216,26 @@ fn malformed_calls_are_refused_where_they_are_made() {
     assert!(refusal(spec(""), vec![task("a", 1), task("a", 1)]).contains("two tasks"));
     assert!(refusal(spec(""), vec![task("a", 0)]).contains("cpus or memory"));
     assert!(refusal(spec("\0"), vec![task("a", 1)]).contains("NUL"));
-    let many = (0..2001).map(|number| task(&format!("t{number}"), 1)).collect();
+    let many = (0..2001)
+        .map(|number| task(&format!("t{number}"), 1))
+        .collect();
     assert!(refusal(spec(""), many).contains("split it"));
-    let large = (0..20).map(|number| task(&format!("t{number}"), 1)).collect();
+    let large = (0..20)
+        .map(|number| task(&format!("t{number}"), 1))
+        .collect();
     assert!(refusal(spec(&"x".repeat(60_000)), large).contains("split it"));
-    assert!(matches!(turn.kill("X".into(), 0, None), Err(CallError::Invalid(_))));
-    assert!(matches!(turn.demand(String::new(), 1, request(1)), Err(CallError::Invalid(_))));
-    assert!(matches!(turn.demand("x".into(), 1, request(0)), Err(CallError::Invalid(_))));
+    assert!(matches!(
+        turn.kill("X".into(), 0, None),
+        Err(CallError::Invalid(_))
+    ));
+    assert!(matches!(
+        turn.demand(String::new(), 1, request(1)),
+        Err(CallError::Invalid(_))
+    ));
+    assert!(matches!(
+        turn.demand("x".into(), 1, request(0)),
+        Err(CallError::Invalid(_))
+    ));
     assert!(!turn.close(1, 1, TurnKind::Handle).turn.is_durable());
 }
 
@@ -196,7 +254,10 @@ fn a_full_turn_says_so_and_keeps_what_it_has() {
     let value = vec![1; 200_000];
     let full = (0..).find(|n| turn.set(n.to_string(), value.clone()).is_err());
     assert_eq!(full, Some(5));
-    assert_eq!(turn.set("x".into(), value.clone()), Err(QuotaError::TurnFull));
+    assert_eq!(
+        turn.set("x".into(), value.clone()),
+        Err(QuotaError::TurnFull)
+    );
     // What is written anew takes no more room.
     turn.set("0".into(), value).unwrap();
     let closed = turn.close(1, 1, TurnKind::Handle);
@@ -208,14 +269,24 @@ fn a_full_turn_says_so_and_keeps_what_it_has() {
 #[test]
 fn the_largest_batch_of_launches_fits_its_bound() {
     let mut turn = Cluster::new().open();
-    let tasks = |from: u32| (from..from + 100).map(|n| task(&format!("{n:063}"), 1)).collect();
+    let tasks = |from: u32| {
+        (from..from + 100)
+            .map(|n| task(&format!("{n:063}"), 1))
+            .collect()
+    };
     let mut from = 0;
-    while turn.accept(OfferId(7), spec(&"x".repeat(300)), tasks(from)).is_ok() {
+    while turn
+        .accept(OfferId(7), spec(&"x".repeat(300)), tasks(from))
+        .is_ok()
+    {
         from += 100;
     }
     let closed = turn.close(1, 1, TurnKind::Handle);
     let bytes = tepui_types::envelope::encode(1, &closed.turn).len();
-    assert!(closed.is_full && bytes <= quota::TURN_BYTES, "{bytes} bytes, {from} tasks");
+    assert!(
+        closed.is_full && bytes <= quota::TURN_BYTES,
+        "{bytes} bytes, {from} tasks"
+    );
 }
 
 #[test]
@@ -297,6 +368,9 @@ fn timers_are_due_by_the_turns_clock() {
     cluster.commit(turn);
     let timers = &cluster.state.framework(FRAMEWORK).unwrap().timers;
     assert_eq!(timers.get("soon"), Some(&Timestamp(2005)));
-    assert_eq!(timers.get("never"), Some(&Timestamp(2000 + limits::TIMER_MS)));
+    assert_eq!(
+        timers.get("never"),
+        Some(&Timestamp(2000 + limits::TIMER_MS))
+    );
     assert_eq!(timers.len(), 2);
 }
