@@ -1,6 +1,7 @@
 //! `tepui-agent`: parses the command line and calls [`tepui_agent::run`].
 
 use std::collections::BTreeMap;
+use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         // Where the log cannot be written (whoever read it is gone) the agent goes on.
         .log_internal_errors(false)
         .init();

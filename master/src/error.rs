@@ -36,6 +36,15 @@ pub enum StorageError {
         #[source]
         source: rocksdb::Error,
     },
+    /// The note of what was synced cannot be read or written.
+    #[error("failed to use {path} (is the disk full or failing?)")]
+    Watermark {
+        /// The file.
+        path: PathBuf,
+        /// The system's word.
+        #[source]
+        source: std::io::Error,
+    },
     /// Something is there and cannot be right.
     #[error(
         "{what} is damaged: {detail}; it was synced once, so it is not cut off: check the disk \

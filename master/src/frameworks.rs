@@ -301,8 +301,10 @@ impl Actors {
     fn ensure(&mut self, host: &Arc<Host>, framework: FrameworkId) -> Option<&Handle> {
         self.term?;
         // An actor ends with its framework, or by a fault of the host: then another takes over.
-        self.running
-            .retain(|id, handle| *id != framework || !handle.task.is_finished());
+        let handle = self.running.get(&framework);
+        if handle.is_some_and(|handle| handle.task.is_finished()) {
+            self.running.remove(&framework);
+        }
         let handle = self.running.entry(framework).or_insert_with(|| {
             let (mail, logs) = (Arc::<Mail>::default(), Logs::default());
             let actor = Actor::new(framework, host.clone(), mail.clone(), logs.clone());

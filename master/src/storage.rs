@@ -19,6 +19,7 @@ use tepui_types::envelope;
 use crate::error::StorageError;
 use crate::folder::Identity;
 
+mod entry;
 pub mod keys;
 pub mod log;
 pub mod snapshot;
@@ -26,7 +27,6 @@ pub mod watermark;
 
 use log::{HardStateRecord, Members, Truncated};
 use snapshot::NewSnapshot;
-use watermark::Watermark;
 
 /// Index and term of the image that every first voter starts from: being identical everywhere, it
 /// needs no election and no transfer.
@@ -108,7 +108,7 @@ pub enum Durability {
 #[derive(Clone)]
 pub struct Storage {
     db: Arc<DB>,
-    watermark: Arc<Watermark>,
+    path: Arc<Path>,
 }
 
 impl Storage {
@@ -118,6 +118,10 @@ impl Storage {
         let families = Family::ALL.map(|family| {
             ColumnFamilyDescriptor::new(family.name(), family_options(family, &cache))
         });
+        // RocksDB has a family `default` in every database. Nothing is in it, and with its own
+        // options it would make RocksDB reserve 64 MiB of disk for every write-ahead log.
+        let unused = ColumnFamilyDescriptor::new("default", family_options(Family::Meta, &cache));
+        let families = families.into_iter().chain([unused]);
         let db =
             DB::open_cf_descriptors(&database_options(), path, families).map_err(|source| {
                 StorageError::Open {
@@ -125,7 +129,15 @@ impl Storage {
                     source,
                 }
             })?;
-        Ok(Self { db: Arc::new(db) })
+        Ok(Self {
+            db: Arc::new(db),
+            path: path.into(),
+        })
+    }
+
+    /// The database's folder.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Who the database belongs to; none before [`Storage::initialize`].

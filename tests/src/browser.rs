@@ -55,11 +55,11 @@ impl Browser {
                 panic!("chromedriver ended with {status}");
             }
             let said = std::fs::read_to_string(&log)?;
-            let port = said.split("on port ").nth(1).and_then(|rest| {
-                let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
-                digits.parse::<u16>().ok().filter(|port| *port > 0)
-            });
-            port.with_context(|| said.clone())
+            let (_, rest) = said
+                .split_once("started successfully on port ")
+                .with_context(|| said.clone())?;
+            let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+            anyhow::Ok(digits.parse::<u16>()?)
         })
         .await;
         let data = profile.path().join("data");

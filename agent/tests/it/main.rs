@@ -17,3 +17,4 @@ mod recovery;
 mod registration;
 /// WebAssembly programs.
 mod wasm;
+mod zz_latency;

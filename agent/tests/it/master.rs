@@ -10,6 +10,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderValue, Response, StatusCode, header};
 use axum::routing::get;
+use axum::serve::ListenerExt;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tepui_agent::frames::{FrameReader, write_frames};
@@ -61,6 +62,8 @@ impl FakeMaster {
             .with_state(shared.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
+        // Small frames must not wait for the other side's acknowledgements.
+        let listener = listener.tap_io(|stream| stream.set_nodelay(true).unwrap());
         tokio::spawn(async move { axum::serve(listener, router).await });
         Self {
             url,

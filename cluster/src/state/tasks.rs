@@ -227,8 +227,8 @@ impl State {
         }
     }
 
-    /// Whether a task of this name lives. Attempts only grow, and the next needs
-    /// the end of the one before, so the last one tells.
+    /// Whether a task of this name lives. Attempts only grow, and the next
+    /// that is not dropped needs the end of the one before, so the last such tells.
     pub(super) fn has_living_task(&self, framework: FrameworkId, name: &TaskName) -> bool {
         let first = TaskId {
             framework,
@@ -241,8 +241,12 @@ impl State {
             attempt: u64::MAX,
         };
         let attempts = self.task_ids.range(first..=last);
-        let latest = attempts.filter_map(|(_, operation)| self.tasks.get(operation));
-        latest.last().is_some_and(|task| task.is_living())
+        let latest = attempts
+            .rev()
+            .filter_map(|(_, operation)| self.tasks.get(operation))
+            // A launch that was refused because the name lives has an attempt, too.
+            .find(|task| task.status.state != TaskState::Dropped);
+        latest.is_some_and(|task| task.is_living())
     }
 
     /// Lets the framework know; where there is none any more, nobody waits.

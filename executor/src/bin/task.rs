@@ -4,6 +4,11 @@
 //! small. It is started by an agent and outlives it; see
 //! [`tepui_executor::startup`]. Neither tokio nor wasmtime is linked.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "one thread and its poll: there is no tokio"
+)]
+
 use std::process::ExitCode;
 
 use tepui_executor::startup::{self, Startup};

@@ -54,6 +54,8 @@ fn run(startup: Startup) -> anyhow::Result<()> {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // Its log is a file of the agent's.
+        .with_ansi(false)
         .init();
     raise_file_limit();
     let guests = tokio::runtime::Builder::new_multi_thread()

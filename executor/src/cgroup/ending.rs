@@ -44,7 +44,8 @@ impl Group {
             .dirs
             .iter()
             .map(|dir| remove_below(dir))
-            .fold(Ok(()), |all, one| all.and(one));
+            .reduce(io::Result::and)
+            .unwrap_or(Ok(()));
         removed.map_err(|error| self.refused("remove the folder", error))
     }
 

@@ -162,10 +162,9 @@ impl Server {
             .read_signal()
             .context("failed to read a signal")?
         {
-            match Signal::try_from(info.ssi_signo as i32) {
-                Ok(Signal::SIGTERM | Signal::SIGINT) => self.on_terminate(),
-                // Children are looked for below; a lost terminal means nothing.
-                Ok(_) | Err(_) => {}
+            // Children are looked for below; a lost terminal means nothing.
+            if let Ok(Signal::SIGTERM | Signal::SIGINT) = Signal::try_from(info.ssi_signo as i32) {
+                self.on_terminate();
             }
         }
         loop {

@@ -31,6 +31,7 @@ const KEEP_RESIDENT: usize = 64 * 1024;
 /// Slots that stay warm: some turnover of short tasks without much memory held.
 const WARM_SLOTS: u32 = 64;
 /// Frames of a trap's backtrace: only the innermost ones are told.
+// invariant: eight is not zero, and the compiler checks it.
 const BACKTRACE_FRAMES: NonZeroUsize = NonZeroUsize::new(8).unwrap();
 
 /// The engine: instances from a pool, or where the address space for one is not
@@ -81,6 +82,7 @@ pub struct Running {
 
 impl Ticker {
     /// Starts the clock of `engine`.
+    #[expect(clippy::disallowed_methods, reason = "on a thread of its own")]
     pub fn start(engine: Engine) -> std::io::Result<Self> {
         let ticker = Self {
             shared: Arc::new((Mutex::new(0), Condvar::new())),

@@ -33,6 +33,7 @@ pub struct Flusher {
 
 impl Flusher {
     /// Starts the thread.
+    #[expect(clippy::disallowed_methods, reason = "on a thread of its own")]
     pub fn start() -> io::Result<Self> {
         let flusher = Self {
             waiting: Arc::default(),

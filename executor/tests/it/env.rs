@@ -236,9 +236,10 @@ fn timed(stream: UnixStream) -> UnixStream {
 
 /// Whether the other side has hung up; waits for it.
 pub fn is_hung_up(mut stream: UnixStream) -> bool {
-    matches!(stream.read(&mut [0]), Ok(0)) || {
-        // Hanging up with unread bytes resets the connection.
-        matches!(stream.take_error(), Ok(None))
+    match stream.read(&mut [0]) {
+        Ok(count) => count == 0,
+        // Hanging up on unread bytes resets the connection.
+        Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
     }
 }
 

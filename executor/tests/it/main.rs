@@ -3,8 +3,14 @@
 //! Each test starts its own executor through the agent's side of the library.
 //! What it started is ended when it is over, however it ends.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the processes under test live in real time"
+)]
+
 mod env;
 mod figures;
+mod guests;
 mod lifecycle;
 mod native;
 mod native_limits;

@@ -41,23 +41,15 @@ impl Node {
         Ok(())
     }
 
-    /// One write for all that was proposed since the last: the group commit.
+    /// Syncs what has to be before anything follows from it.
     fn persist(&mut self, ready: &Ready) -> Result<(), StorageError> {
-        let mut batch = Batch::default();
-        let store = self.raw.mut_store();
-        store.append(&mut batch, ready.entries());
-        if let Some(hard_state) = ready.hs() {
-            store.set_hard_state(&mut batch, hard_state);
-        }
-        if batch.is_empty() {
-            return Ok(());
-        }
         let durability = if ready.must_sync() {
             Durability::Synced
         } else {
             Durability::Ordered
         };
-        self.storage.write(batch, durability)
+        let store = self.raw.mut_store();
+        store.persist(ready.entries(), ready.hs(), durability)
     }
 
     /// Applies committed entries, writes down what follows from them with the new commit index,

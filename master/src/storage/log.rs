@@ -10,11 +10,12 @@ use raft::{GetEntriesContext, RaftState};
 use serde::{Deserialize, Serialize};
 
 use super::snapshot::{self, SnapshotRecord};
-use super::{Batch, Direction, Durability, Family, Scan, Storage, keys};
+use super::watermark::{Mark, Watermark};
+use super::{Batch, Direction, Durability, Family, Scan, Storage, entry, keys};
 use crate::error::StorageError;
 
-/// Version of an entry's record.
-const ENTRY_VERSION: u8 = 1;
+/// The note of what was synced, in the database's folder; RocksDB lets foreign files be.
+const WATERMARK: &str = "SYNCED";
 /// What an entry's record costs beside its data, for limits on sizes.
 const ENTRY_OVERHEAD_BYTES: u64 = 32;
 
@@ -97,58 +98,6 @@ pub struct Truncated {
     pub term: u64,
 }
 
-/// An entry's record: version, CRC-32 of what follows, index, term, kind, context's length, then
-/// context and data.
-const HEADER_BYTES: usize = 1 + 4 + 8 + 8 + 4 + 4;
-
-fn encode_entry(entry: &Entry) -> Vec<u8> {
-    let mut record = Vec::with_capacity(HEADER_BYTES + entry.context.len() + entry.data.len());
-    record.push(ENTRY_VERSION);
-    record.extend([0; 4]);
-    record.extend(entry.index.to_le_bytes());
-    record.extend(entry.term.to_le_bytes());
-    record.extend(entry.entry_type.to_le_bytes());
-    // A context is a few bytes; this crate gives none.
-    record.extend((entry.context.len() as u32).to_le_bytes());
-    record.extend(&entry.context);
-    record.extend(&entry.data);
-    let checksum = crc32fast::hash(&record[5..]);
-    record[1..5].copy_from_slice(&checksum.to_le_bytes());
-    record
-}
-
-fn decode_entry(index: u64, record: &[u8]) -> Result<Entry, StorageError> {
-    let damaged = |detail: &str| StorageError::corrupt(format!("log entry {index}"), detail);
-    let short = || damaged("its record is cut short");
-    let (version, rest) = record.split_first().ok_or_else(short)?;
-    if *version != ENTRY_VERSION {
-        return Err(damaged(&format!(
-            "its record is of version {version}, and this release reads {ENTRY_VERSION}"
-        )));
-    }
-    let (checksum, body) = rest.split_first_chunk::<4>().ok_or_else(short)?;
-    if crc32fast::hash(body) != u32::from_le_bytes(*checksum) {
-        return Err(damaged("its checksum does not fit its bytes"));
-    }
-    let (stored_index, rest) = body.split_first_chunk::<8>().ok_or_else(short)?;
-    let (term, rest) = rest.split_first_chunk::<8>().ok_or_else(short)?;
-    let (entry_type, rest) = rest.split_first_chunk::<4>().ok_or_else(short)?;
-    let (context_len, rest) = rest.split_first_chunk::<4>().ok_or_else(short)?;
-    let context_len = u32::from_le_bytes(*context_len) as usize;
-    let (context, data) = rest.split_at_checked(context_len).ok_or_else(short)?;
-    if u64::from_le_bytes(*stored_index) != index {
-        return Err(damaged("it stands under another index's key"));
-    }
-    Ok(Entry {
-        entry_type: i32::from_le_bytes(*entry_type),
-        term: u64::from_le_bytes(*term),
-        index,
-        data: data.to_vec(),
-        context: context.to_vec(),
-        sync_log: false,
-    })
-}
-
 /// The log, opened.
 pub struct LogStore {
     storage: Storage,
@@ -159,6 +108,7 @@ pub struct LogStore {
     hard_state: HardState,
     members: Members,
     snapshot: SnapshotRecord,
+    watermark: Watermark,
 }
 
 impl LogStore {
@@ -168,6 +118,7 @@ impl LogStore {
         let hard_state: HardStateRecord = required(&storage, keys::HARD_STATE, "the hard state")?;
         let members = required(&storage, keys::MEMBERS, "the group's members")?;
         let (last, terms) = check_entries(&storage, truncated)?;
+        let watermark = open_watermark(&storage, last, hard_state)?;
         if last < hard_state.commit || last < snapshot.index || snapshot.index < truncated.index {
             return Err(StorageError::corrupt(
                 "the log",
@@ -190,6 +141,7 @@ impl LogStore {
             hard_state,
             members,
             snapshot,
+            watermark,
         })
     }
 
@@ -203,8 +155,59 @@ impl LogStore {
         &self.members
     }
 
-    /// Adds entries to a batch, over any that stand in their place.
-    pub fn append(&mut self, batch: &mut Batch, entries: &[Entry]) {
+    /// Writes entries, over any that stand in their place, and the hard state: one write for all
+    /// that was proposed since the last, which is the group commit.
+    pub fn persist(
+        &mut self,
+        entries: &[Entry],
+        hard_state: Option<&HardState>,
+        durability: Durability,
+    ) -> Result<(), StorageError> {
+        let mut batch = Batch::default();
+        if entries
+            .first()
+            .is_some_and(|first| first.index <= self.last)
+        {
+            // A mark is never before the log, so it goes back first.
+            let mark = Mark {
+                index: self.truncated.index,
+                ..self.mark()
+            };
+            self.write_mark(mark)?;
+        }
+        self.append(&mut batch, entries);
+        if let Some(hard_state) = hard_state {
+            self.set_hard_state(&mut batch, hard_state);
+        }
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.storage.write(batch, durability)?;
+        match durability {
+            Durability::Synced => self.write_mark(self.mark()),
+            Durability::Ordered | Durability::Unlogged => Ok(()),
+        }
+    }
+
+    fn mark(&self) -> Mark {
+        Mark {
+            index: self.last,
+            term: self.hard_state.term,
+            vote: self.hard_state.vote,
+        }
+    }
+
+    fn write_mark(&self, mark: Mark) -> Result<(), StorageError> {
+        let path = self.watermark.path();
+        self.watermark
+            .write(mark)
+            .map_err(|source| StorageError::Watermark {
+                path: path.to_owned(),
+                source,
+            })
+    }
+
+    fn append(&mut self, batch: &mut Batch, entries: &[Entry]) {
         let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
             return;
         };
@@ -228,15 +231,14 @@ impl LogStore {
                 batch,
                 Family::Log,
                 &keys::log(entry.index),
-                &encode_entry(entry),
+                &entry::encode(entry),
             );
             push_term(&mut self.terms, entry.index, entry.term);
         }
         self.last = last.index;
     }
 
-    /// Adds the hard state to a batch.
-    pub fn set_hard_state(&mut self, batch: &mut Batch, state: &HardState) {
+    fn set_hard_state(&mut self, batch: &mut Batch, state: &HardState) {
         self.hard_state = state.clone();
         let record = HardStateRecord::from(state);
         self.storage
@@ -301,7 +303,7 @@ impl LogStore {
                 if next == high || keys::log_index(key) != Some(next) {
                     return Ok(Scan::Stop);
                 }
-                let entry = decode_entry(next, value)?;
+                let entry = entry::decode(next, value)?;
                 bytes += entry.data.len() as u64 + ENTRY_OVERHEAD_BYTES;
                 if bytes > max_bytes && !entries.is_empty() {
                     return Ok(Scan::Stop);
@@ -416,12 +418,39 @@ fn check_entries(
                 detail,
             ));
         }
-        let entry = decode_entry(index, value)?;
+        let entry = entry::decode(index, value)?;
         push_term(&mut terms, index, entry.term);
         last = index;
         Ok(Scan::Continue)
     })?;
     Ok((last, terms))
+}
+
+/// Opens the note of what was synced, which must all be there.
+fn open_watermark(
+    storage: &Storage,
+    last: u64,
+    hard_state: HardStateRecord,
+) -> Result<Watermark, StorageError> {
+    let path = storage.path().join(WATERMARK);
+    let failed = |source| StorageError::Watermark {
+        path: path.clone(),
+        source,
+    };
+    let watermark = Watermark::open(&path).map_err(failed)?;
+    let mark = watermark.read().map_err(failed)?;
+    let HardStateRecord { term, vote, .. } = hard_state;
+    let vote_is_lost = term == mark.term && vote == 0 && mark.vote != 0;
+    if last < mark.index || term < mark.term || vote_is_lost {
+        return Err(StorageError::corrupt(
+            "the log",
+            format!(
+                "it ends at entry {last} in term {term}, but entry {} in term {} was synced",
+                mark.index, mark.term
+            ),
+        ));
+    }
+    Ok(watermark)
 }
 
 fn push_term(terms: &mut Vec<Truncated>, index: u64, term: u64) {

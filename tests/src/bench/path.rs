@@ -30,39 +30,21 @@ const SETTLE: Duration = Duration::from_secs(3);
 
 /// Measures; `seconds` each for the idle cluster and for single tasks.
 pub async fn run(seconds: u64) -> Result<Report> {
-    let conditions = report::machine();
+    let mut conditions = report::machine();
     let span = Duration::from_secs(seconds);
     let mut rows = Vec::new();
 
     let dev = dev_healthy().await?;
-    rows.push(Row::median(
-        "dev_healthy_s",
-        "s",
-        2.0,
-        &dev,
-        "from the start of `tepui dev` in an empty folder to all agents and batch running",
-    ));
-
     let cluster = Cluster::new()
         .agents(AGENTS)
         .resources(AGENT_RESOURCES)
         .start()
         .await?;
-    let note = format!("{AGENTS} idle agents, batch deployed, over {seconds} s");
     let (rss, cpu) = idle(cluster.master_pid()?, span).await?;
-    rows.push(Row::new("master_rss_mib", "MiB", 100.0, rss, None, &note));
-    rows.push(Row::new(
-        "master_idle_cpu_percent",
-        "% of a core",
-        1.0,
-        cpu,
-        None,
-        &note,
-    ));
-
     let artifact = cluster.guest(GUEST).await?;
-    let client = cluster.client();
-    let one = single_tasks(client, artifact, span).await?;
+    let one = single_tasks(cluster.client(), artifact, span).await?;
+    let array = arrays(cluster.client(), artifact).await?;
+
     let note = "one Wasm task at a time, POST to batch until batch counts its exit, warm";
     rows.push(Row::median("one_task_ms", "ms", 5.0, &one, note));
     rows.push(Row::new(
@@ -73,12 +55,21 @@ pub async fn run(seconds: u64) -> Result<Report> {
         Some(&one),
         note,
     ));
-
-    let array = arrays(client, artifact).await?;
     let note = "1,000 Wasm tasks of 0.01 cpus and 16 MiB, POST until all are counted";
     rows.push(Row::median("array_1000_s", "s", 1.0, &array, note));
+    let note = "from the start of `tepui dev` in an empty folder to all agents and batch running";
+    rows.push(Row::median("dev_healthy_s", "s", 2.0, &dev, note));
+    let note = format!("{AGENTS} idle agents, batch deployed, over {seconds} s");
+    rows.push(Row::new("master_rss_mib", "MiB", 100.0, rss, None, &note));
+    rows.push(Row::new(
+        "master_idle_cpu_percent",
+        "% of a core",
+        1.0,
+        cpu,
+        None,
+        &note,
+    ));
 
-    let mut conditions = conditions;
     conditions.insert(
         "cluster".into(),
         format!("1 master, {AGENTS} agents of {AGENT_RESOURCES}"),
@@ -134,17 +125,18 @@ async fn idle(pid: i32, span: Duration) -> Result<(f64, f64)> {
     Ok((rss_mib(pid)?, 100.0 * used / begun.elapsed().as_secs_f64()))
 }
 
+/// What all threads of a process have run, to the nanosecond: an idle master
+/// uses less than a tick of the coarser counters.
 fn cpu_seconds(pid: i32) -> Result<f64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let (_, fields) = stat
-        .rsplit_once(')')
-        .context("/proc/…/stat has an unknown form")?;
-    let fields: Vec<_> = fields.split_ascii_whitespace().collect();
-    // Fields 14 and 15 of proc_pid_stat(5), in ticks; the first here is field 3.
-    let user: f64 = fields.get(11).context("utime")?.parse()?;
-    let system: f64 = fields.get(12).context("stime")?.parse()?;
-    let ticks = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?;
-    Ok((user + system) / ticks.context("the kernel names no tick")? as f64)
+    let mut nanos = 0_u64;
+    for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        let schedstat = std::fs::read_to_string(thread?.path().join("schedstat"));
+        // A thread may end while it is looked at.
+        let schedstat = schedstat.unwrap_or_default();
+        let ran = schedstat.split_ascii_whitespace().next();
+        nanos += ran.map_or(Ok(0), str::parse)?;
+    }
+    Ok(nanos as f64 / 1e9)
 }
 
 fn rss_mib(pid: i32) -> Result<f64> {

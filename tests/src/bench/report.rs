@@ -125,6 +125,9 @@ impl Report {
                 format!("{count}{}", row.note),
             ]);
         }
+        for column in table.column_iter_mut() {
+            column.set_padding((0, 2));
+        }
         let conditions = self.conditions.iter();
         let conditions: Vec<_> = conditions
             .map(|(name, value)| format!("{name}: {value}"))

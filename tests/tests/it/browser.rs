@@ -33,10 +33,11 @@ async fn a_command_is_submitted_in_the_form_and_its_output_read_on_the_page() ->
             .starts_with(cluster.url())
     );
     assert_eq!(tasks.len(), 1, "{task:?}");
-    browser.close().await
+    browser.close().await?;
+    Ok(())
 }
 
-async fn click(browser: &Browser, selector: &str) -> Result {
+async fn click(browser: &Browser, selector: &str) -> anyhow::Result<()> {
     browser.element(selector).await?.click().await?;
     Ok(())
 }

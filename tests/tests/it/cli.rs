@@ -11,7 +11,7 @@ use super::Result;
 async fn tepui(cluster: &Cluster, args: &[&str]) -> anyhow::Result<Output> {
     let mut command = Command::new(process::program("tepui")?);
     command
-        .args(["--master", cluster.url()])
+        .env("TEPUI_MASTER", cluster.url())
         .args(args)
         .stdin(Stdio::null());
     Ok(tokio::task::spawn_blocking(move || command.output()).await??)

@@ -21,5 +21,16 @@ mod recovery;
 /// The design's rules by number.
 mod rules;
 
-/// What tests return: an error is printed with all its causes.
-type Result = anyhow::Result<()>;
+/// What tests return. An error ends a test as a panic does, so that its cluster
+/// prints its logs.
+type Result = std::result::Result<(), Failure>;
+
+/// Never made: an error that is converted into it panics.
+#[derive(Debug)]
+enum Failure {}
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        panic!("{:?}", error.into())
+    }
+}

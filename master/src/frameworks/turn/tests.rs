@@ -155,6 +155,19 @@ fn an_offer_is_taken_from_until_it_is_used_up() {
 }
 
 #[test]
+fn a_name_that_lives_is_launched_once_however_often_it_is_tried() {
+    let mut cluster = Cluster::new();
+    for _ in 0..3 {
+        let mut turn = cluster.open();
+        turn.accept(OfferId(7), spec(""), vec![task("a", 1)])
+            .unwrap();
+        cluster.commit(turn);
+    }
+    let framework = cluster.state.framework(FRAMEWORK).unwrap();
+    assert_eq!((framework.tasks.len(), framework.pending.len()), (1, 2));
+}
+
+#[test]
 fn what_was_answered_cannot_be_accepted() {
     let mut turn = Cluster::new().open();
     let unknown = Err(CallError::OfferUnknown);
@@ -220,10 +233,7 @@ fn malformed_calls_are_refused_where_they_are_made() {
         .map(|number| task(&format!("t{number}"), 1))
         .collect();
     assert!(refusal(spec(""), many).contains("split it"));
-    let large = (0..20)
-        .map(|number| task(&format!("t{number}"), 1))
-        .collect();
-    assert!(refusal(spec(&"x".repeat(60_000)), large).contains("split it"));
+    assert!(refusal(spec(&"x".repeat(66_000)), vec![task("a", 1)]).contains("artifact"));
     assert!(matches!(
         turn.kill("X".into(), 0, None),
         Err(CallError::Invalid(_))

@@ -54,7 +54,11 @@ impl Scheduler for Unruly {
         match (request.method.as_str(), path.as_slice()) {
             ("GET", ["count"]) => Response::text(200, count(cx).to_string()),
             ("GET", ["echo"]) => {
-                let names: Vec<_> = request.headers.iter().map(|(name, _)| name.clone()).collect();
+                let names: Vec<_> = request
+                    .headers
+                    .iter()
+                    .map(|(name, _)| name.clone())
+                    .collect();
                 let page = format!("{} {}", request.principal, names.join(","));
                 Response::text(200, page).header("set-cookie", "stolen=1")
             }
@@ -65,10 +69,6 @@ impl Scheduler for Unruly {
             ("POST", ["launch-then-trap"]) => {
                 let _ = cx.demand("unruly", 1, &default_resources());
                 Response::text(200, "wanted")
-            }
-            ("POST", ["give-up"]) => {
-                let _ = cx.demand("unruly", 0, &default_resources());
-                Response::text(200, "not wanted")
             }
             ("POST", ["wake", deed]) => {
                 let _ = cx.set_timer(deed, Duration::ZERO);
