@@ -201,11 +201,6 @@ impl Journal {
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
-
-    /// Where it lies.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
 }
 
 fn encode(record: &Record, bytes: &mut Vec<u8>) {

@@ -64,15 +64,13 @@ impl<R: AsyncRead + Unpin, T: DeserializeOwned> FrameReader<R, T> {
                 return Ok(Some(frames));
             }
             self.bytes.reserve(READ_BYTES);
-            if self.io.read_buf(&mut self.bytes).await? == 0 {
-                let is_between = self.bytes.is_empty();
-                return if is_between {
-                    Ok(None)
-                } else {
-                    Err(io::ErrorKind::UnexpectedEof.into())
-                }
-                .map_err(|error: io::Error| error.into());
+            if self.io.read_buf(&mut self.bytes).await? > 0 {
+                continue;
             }
+            return match self.bytes.is_empty() {
+                true => Ok(None),
+                false => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+            };
         }
     }
 

@@ -77,7 +77,7 @@ fn list(tasks: &std::path::Path) -> Vec<Folder> {
 /// The folders that go.
 fn expired(mut folders: Vec<Folder>, held: &HashSet<TaskId>, now: SystemTime) -> Vec<PathBuf> {
     folders.retain(|folder| !held.contains(&folder.task));
-    folders.sort_by(|a, b| b.changed.cmp(&a.changed));
+    folders.sort_by_key(|folder| std::cmp::Reverse(folder.changed));
     let is_old = |folder: &Folder| {
         now.duration_since(folder.changed)
             .is_ok_and(|age| age > MAX_AGE)

@@ -151,10 +151,10 @@ mod tests {
         let mut updates = StatusUpdates::default();
         let running = report("a", TaskState::Running);
         updates.set(running.clone());
-        assert_eq!(updates.take(1), [running.clone()]);
+        assert_eq!(updates.take(1), std::slice::from_ref(&running));
         updates.resend();
         updates.resend();
-        assert_eq!(updates.take(10), [running.clone()]);
+        assert_eq!(updates.take(10), std::slice::from_ref(&running));
         assert!(
             !updates.record(&running.task, TaskState::Starting),
             "another state"

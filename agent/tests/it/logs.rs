@@ -21,7 +21,7 @@ async fn output_is_followed_to_the_end_of_the_task() {
     let mut stream = master.stream(5).await;
     stream.until(|stream| stream.text == "one\n").await;
     std::fs::write(agent.layout().task(&task.task).join("go"), "").unwrap();
-    assert_eq!(stream.to_end().await, ("one\ntwo\n".to_owned(), Ok(())));
+    assert_eq!(stream.all().await, ("one\ntwo\n".to_owned(), Ok(())));
     session.until(&task.task, TaskState::Finished).await;
 
     for (id, offset, text) in [
@@ -31,7 +31,7 @@ async fn output_is_followed_to_the_end_of_the_task() {
         (9, 99, ""),
     ] {
         session.open_stream(id, &task.task, offset, true).await;
-        let read = master.stream(id).await.to_end().await;
+        let read = master.stream(id).await.all().await;
         assert_eq!(read, (text.to_owned(), Ok(())), "offset {offset}");
     }
 }
@@ -50,7 +50,7 @@ async fn output_so_far_is_sent_without_follow() {
     let done = _agent.layout().task(&task.task).join("done");
     crate::master::eventually("all is written", || done.exists()).await;
     session.open_stream(5, &task.task, 0, false).await;
-    let (text, end) = master.stream(5).await.to_end().await;
+    let (text, end) = master.stream(5).await.all().await;
     assert_eq!((text.len(), end), (300_000, Ok(())));
 }
 
@@ -62,7 +62,7 @@ async fn output_of_unknown_tasks_fails_with_a_reason() {
     session
         .open_stream(5, &shell("never", "true").task, 0, true)
         .await;
-    let (text, end) = master.stream(5).await.to_end().await;
+    let (text, end) = master.stream(5).await.all().await;
     assert!(text.is_empty());
     assert_eq!(end.unwrap_err().code, "output-gone");
 }
@@ -79,5 +79,5 @@ async fn silent_task_has_an_empty_output() {
     session.open_stream(5, &task.task, 0, true).await;
     let stream = master.stream(5).await;
     session.kill(&task.task, 0).await;
-    assert_eq!(stream.to_end().await, (String::new(), Ok(())));
+    assert_eq!(stream.all().await, (String::new(), Ok(())));
 }

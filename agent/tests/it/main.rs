@@ -17,4 +17,3 @@ mod recovery;
 mod registration;
 /// WebAssembly programs.
 mod wasm;
-mod zz_latency;

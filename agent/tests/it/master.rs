@@ -164,7 +164,7 @@ impl Stream {
         }
     }
 
-    pub async fn to_end(mut self) -> (String, Result<(), Reason>) {
+    pub async fn all(mut self) -> (String, Result<(), Reason>) {
         self.until(|stream| stream.end.is_some()).await;
         (self.text, self.end.unwrap())
     }

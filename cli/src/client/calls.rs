@@ -49,7 +49,8 @@ pub enum LogStream {
 }
 
 impl LogStream {
-    fn as_str(self) -> &'static str {
+    /// Its name.
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Stdout => "stdout",
             Self::Stderr => "stderr",

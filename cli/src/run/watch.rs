@@ -106,25 +106,32 @@ impl<'a> Watch<'a> {
         Ok(())
     }
 
-    /// Copies a task's outputs until it has ended. An output that cannot be
-    /// had is said and does not change how the task ends.
+    /// Copies a task's outputs until it has ended, or nobody reads them.
     async fn copy(&self, task: &TaskId) -> Result<()> {
-        let (stdout, stderr) = tokio::join!(
-            self.copy_stream(task, LogStream::Stdout, tokio::io::stdout()),
-            self.copy_stream(task, LogStream::Stderr, tokio::io::stderr()),
-        );
-        for result in [stdout, stderr] {
-            match result {
-                Err(error) if error.downcast_ref::<ClientError>().is_some() => {
-                    output::note(&format!(
-                        "tepui: the output of {task} cannot be read: {error:#}"
-                    ));
-                    break;
-                }
-                result => result?,
-            }
-        }
+        tokio::try_join!(
+            self.copy_or_say(task, LogStream::Stdout, tokio::io::stdout()),
+            self.copy_or_say(task, LogStream::Stderr, tokio::io::stderr()),
+        )?;
         Ok(())
+    }
+
+    /// An output that cannot be had is said, and does not change how the task ends.
+    async fn copy_or_say(
+        &self,
+        task: &TaskId,
+        stream: LogStream,
+        to: impl AsyncWrite + Unpin,
+    ) -> Result<()> {
+        match self.copy_stream(task, stream, to).await {
+            Err(error) if error.downcast_ref::<ClientError>().is_some() => {
+                let name = stream.as_str();
+                output::note(&format!(
+                    "tepui: the {name} of {task} cannot be read: {error:#}"
+                ));
+                Ok(())
+            }
+            result => result,
+        }
     }
 
     async fn copy_stream(

@@ -107,6 +107,7 @@ mod tests {
             "{polls} polls of at least a millisecond"
         );
         let sleep = async {
+            // sleep: that it is not charged is what is tested.
             tokio::time::sleep(3 * limit).await;
             meter.check()
         };

@@ -8,7 +8,7 @@ use axum::extract::State as Extract;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
-use tepui_cluster::Command;
+use tepui_cluster::{Accepted, Command};
 use tepui_cluster::state::artifacts::Artifact;
 use tepui_types::Digest;
 use tepui_types::api::artifact::ArtifactView;
@@ -79,24 +79,17 @@ pub async fn put(
     caller: Caller,
     body: Body,
 ) -> Result<Response, ApiError> {
-    if let Some(known) = read(&master).await?.artifacts.get(&digest) {
-        if master.artifacts.contains(digest) {
-            return Ok((StatusCode::OK, Json(view(known))).into_response());
-        }
-    }
-    let size = master
-        .artifacts
-        .put(digest, body.into_data_stream())
-        .await?;
-    caller
-        .submit(&master, Command::RecordArtifact { digest, size })
-        .await?
-        .outcome?;
+    // Also of a known artifact: an unread body would break the caller's connection.
+    let size = master.artifacts.put(digest, body.into_data_stream()).await?;
+    let command = Command::RecordArtifact { digest, size };
+    let accepted = caller.submit(&master, command).await?.outcome?;
+    let known = matches!(accepted, Accepted::Artifact { known: true, .. });
     let state = master.view.load();
     let recorded = state.artifacts.get(&digest);
     let recorded =
         recorded.ok_or_else(|| ApiError::Internal(format!("artifact {digest} is not recorded")))?;
-    Ok((StatusCode::CREATED, Json(view(recorded))).into_response())
+    let status = if known { StatusCode::OK } else { StatusCode::CREATED };
+    Ok((status, Json(view(recorded))).into_response())
 }
 
 /// Gives the bytes back.

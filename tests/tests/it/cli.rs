@@ -3,7 +3,9 @@ use std::process::{Command, Output, Stdio};
 use anyhow::Context;
 use serde_json::Value;
 use tepui_tests::process::{self, Process};
-use tepui_tests::{Client, Cluster, eventually, sweep};
+use tepui_tests::{Client, Cluster, Job, eventually, sweep};
+use tepui_types::TaskState;
+use tepui_types::api::job::JobState;
 
 use super::Result;
 
@@ -225,7 +227,57 @@ async fn a_job_that_waits_says_why_and_ends_with_ctrl_c() -> Result {
     let status = run.terminate();
     assert_eq!(status.code(), Some(1), "{}", run.log());
     let job = cluster.client().job("huge").await?;
-    assert_eq!(job.state, tepui_types::api::job::JobState::Killed);
+    assert_eq!(job.state, JobState::Killed);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_leaves_ends_the_job() -> Result {
+    let cluster = Cluster::new().start().await?;
+    let tepui = process::program("tepui")?.display().to_string();
+    let script = "i=0; while test $i -lt 100000; do echo line $i; i=$((i+1)); done; sleep 600";
+    let line = format!("{tepui} run --name loud -- sh -c '{script}' | head -n 1");
+    let mut shell = Command::new("sh");
+    shell
+        .args(["-c", &line])
+        .env("TEPUI_MASTER", cluster.url())
+        .stdin(Stdio::null());
+    let output = tokio::task::spawn_blocking(move || shell.output()).await??;
+    assert_eq!(
+        (text(&output.stdout), text(&output.stderr)),
+        ("line 0\n".into(), "".into())
+    );
+    let job = cluster.client().ended("loud").await;
+    assert_eq!((job.state, job.killed), (JobState::Killed, 1), "{job:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dev_says_what_keeps_it_from_starting() -> Result {
+    let cluster = Cluster::new().without_batch().start().await?;
+    let (_, port) = cluster.url().rsplit_once(':').context("a port")?;
+    let file = cluster.dir().join("file");
+    std::fs::write(&file, "in the way")?;
+    let home = cluster.dir().join("dev").display().to_string();
+    let below = file.join("dev").display().to_string();
+    for (args, word) in [
+        (["dev", "--port", port, "--dir", &home], "--port"),
+        (["dev", "--port", "0", "--dir", &below], "--dir"),
+        (
+            ["dev", "--frameworks", "/no/such/folder", "--dir", &home],
+            "/no/such/folder",
+        ),
+    ] {
+        let output = tepui(&cluster, &args).await?;
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {said}");
+        assert!(said.contains(word), "{args:?}: {said}");
+    }
+    assert_eq!(
+        cluster.client().agents().await?.len(),
+        1,
+        "no agent of theirs came here"
+    );
     Ok(())
 }
 
@@ -266,7 +318,7 @@ async fn dev_raises_a_cluster_and_leaves_nothing_behind() -> Result {
         );
         assert_eq!(view.agents.get("active"), Some(&2));
         let name = format!("job-{}", client.cluster().await?.term);
-        let job = tepui_tests::Job::command(["sleep", "600"]).name(&name);
+        let job = Job::command(["sleep", "600"]).name(&name);
         client.submit(&job).await?;
         client.running(&name).await;
 
@@ -277,8 +329,59 @@ async fn dev_raises_a_cluster_and_leaves_nothing_behind() -> Result {
         for agent in &agents {
             assert!(sweep::executors(agent).is_empty());
             assert!(sweep::tasks(agent).is_empty());
+            assert!(sweep::cgroups(agent).is_empty());
         }
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dev_takes_over_from_one_that_was_killed() -> Result {
+    let dir = tempfile::Builder::new().prefix("tepui-test-").tempdir()?;
+    let home = dir.path().join("dev");
+    let mut args: Vec<std::ffi::OsString> = vec!["dev".into(), "--agents".into(), "1".into()];
+    args.extend([
+        "--port".into(),
+        "0".into(),
+        "--dir".into(),
+        home.clone().into(),
+    ]);
+    let start = |log: &str| {
+        Process::spawn(
+            "dev",
+            &process::program("tepui")?,
+            &args,
+            &dir.path().join(log),
+        )
+    };
+    let runs = async |dev: &Process| {
+        eventually("the cluster runs", async || match dev.log() {
+            log if log.contains("Tepui runs") => Ok(()),
+            log => Err(log),
+        })
+        .await;
+        let url = std::fs::read_to_string(home.join("master/address"))?;
+        Client::new(url.trim())
+    };
+    let mut first = start("first.log")?;
+    let client = runs(&first).await?;
+    client
+        .submit(&Job::command(["sleep", "600"]).name("steady"))
+        .await?;
+    let id = client.running("steady").await;
+    first.kill();
+    let mut second = start("second.log")?;
+    let client = runs(&second).await?;
+    assert_eq!(
+        client.task(&id).await?.status.state,
+        TaskState::Running,
+        "it was found again"
+    );
+    assert!(second.terminate().success(), "{}", second.log());
+    assert!(
+        sweep::named(&home).is_empty(),
+        "nothing of the first is left either"
+    );
     Ok(())
 }
 
@@ -309,7 +412,7 @@ async fn dev_starts_again_what_dies() -> Result {
         })
         .await;
         eventually("the cluster works", async || {
-            let job = tepui_tests::Job::command(["echo", "fine"]);
+            let job = Job::command(["echo", "fine"]);
             client.output_of(&job).await
         })
         .await;

@@ -1,3 +1,5 @@
+//! What a turn takes and refuses, and what it leaves in the state.
+
 use tepui_cluster::{Accepted, Command, Envelope};
 use tepui_types::{
     AgentId, AgentInfo, Bytes, ClusterId, Digest, FrameworkId, FrameworkInfo, MilliCpus, Offer,
