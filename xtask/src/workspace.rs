@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 
 /// The packages that are built for the host. The same words in every command: another selection
 /// would enable other features in shared dependencies, and compile them a second time.
-pub const HOST_PACKAGES: [&str; 3] = ["--workspace", "--exclude", "tepui-web"];
+pub const HOST_PACKAGES: [&str; 1] = ["--workspace"];
 
 /// The checkout and its target folder.
 #[derive(Debug, Clone)]

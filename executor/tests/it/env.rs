@@ -259,6 +259,7 @@ pub fn eventually(what: &str, condition: impl Fn() -> bool) {
     let deadline = Instant::now() + DEADLINE;
     while !condition() {
         assert!(Instant::now() < deadline, "not in time: {what}");
+        // sleep: between two looks; the deadline is above.
         std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -9,7 +9,6 @@
 )]
 
 mod env;
-mod figures;
 mod guests;
 mod lifecycle;
 mod native;

@@ -8,8 +8,8 @@ use axum::extract::State as Extract;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
-use tepui_cluster::{Accepted, Command};
 use tepui_cluster::state::artifacts::Artifact;
+use tepui_cluster::{Accepted, Command};
 use tepui_types::Digest;
 use tepui_types::api::artifact::ArtifactView;
 use tepui_types::api::list::Page;
@@ -80,7 +80,10 @@ pub async fn put(
     body: Body,
 ) -> Result<Response, ApiError> {
     // Also of a known artifact: an unread body would break the caller's connection.
-    let size = master.artifacts.put(digest, body.into_data_stream()).await?;
+    let size = master
+        .artifacts
+        .put(digest, body.into_data_stream())
+        .await?;
     let command = Command::RecordArtifact { digest, size };
     let accepted = caller.submit(&master, command).await?.outcome?;
     let known = matches!(accepted, Accepted::Artifact { known: true, .. });
@@ -88,7 +91,11 @@ pub async fn put(
     let recorded = state.artifacts.get(&digest);
     let recorded =
         recorded.ok_or_else(|| ApiError::Internal(format!("artifact {digest} is not recorded")))?;
-    let status = if known { StatusCode::OK } else { StatusCode::CREATED };
+    let status = if known {
+        StatusCode::OK
+    } else {
+        StatusCode::CREATED
+    };
     Ok((status, Json(view(recorded))).into_response())
 }
 

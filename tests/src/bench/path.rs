@@ -117,6 +117,7 @@ async fn dev_healthy() -> Result<Samples> {
 
 /// Memory in MiB and processor time in percent of a core.
 async fn idle(pid: i32, span: Duration) -> Result<(f64, f64)> {
+    // sleep: an idle cluster is what is measured.
     tokio::time::sleep(SETTLE).await;
     let begun = Instant::now();
     let before = cpu_seconds(pid)?;
@@ -179,6 +180,7 @@ async fn timed(client: &Client, job: &Job) -> Result<f64> {
             JobState::Waiting | JobState::Running => {}
             JobState::Failed | JobState::Killed => bail!("{view:?}"),
         }
+        // sleep: between two looks at the job.
         tokio::time::sleep(LOOK).await;
         view = client.job(&view.name).await?;
     }

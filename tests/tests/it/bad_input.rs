@@ -1,3 +1,5 @@
+//! Bad input: each of it gets a clear error, and nothing else is disturbed.
+
 use std::ffi::OsString;
 use std::path::Path;
 

@@ -1,3 +1,5 @@
+//! The dashboard in a real browser.
+
 use anyhow::Context;
 use fantoccini::Locator;
 use tepui_tests::browser::Browser;

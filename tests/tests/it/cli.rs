@@ -1,3 +1,5 @@
+//! `tepui`, as a user types it.
+
 use std::process::{Command, Output, Stdio};
 
 use anyhow::Context;

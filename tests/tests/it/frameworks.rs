@@ -1,3 +1,5 @@
+//! Frameworks: deployed, misbehaving, removed.
+
 use anyhow::{Context, bail};
 use tepui_tests::{Client, Cluster, Job, eventually};
 use tepui_types::FrameworkPhase;

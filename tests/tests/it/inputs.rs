@@ -1,3 +1,5 @@
+//! Real input: programs from Rust and C, native commands, arrays, a framework of the SDK.
+
 use std::collections::BTreeSet;
 
 use anyhow::Context;

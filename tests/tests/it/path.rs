@@ -1,3 +1,5 @@
+//! A task's way from the request to its record, and the surfaces along it.
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 

@@ -1,3 +1,5 @@
+//! Parts are killed at any moment, and nothing that was acknowledged is lost.
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
@@ -47,6 +49,7 @@ async fn a_killed_master_loses_nothing_that_it_acknowledged() -> Result {
             }
             names
         });
+        // sleep: the kill comes at another moment of the work each time.
         tokio::time::sleep(Duration::from_millis(20 + 45 * round)).await;
         cluster.kill_master();
         for name in submitting.await? {

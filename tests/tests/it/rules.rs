@@ -1,3 +1,5 @@
+//! The design's rules, each by its number and name, as far as one master can show them.
+
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
@@ -32,6 +34,7 @@ async fn rule_1_nothing_runs_that_the_log_does_not_know() -> Result {
     let job = Job::shell(&format!("echo $TEPUI_TASK_ID >> {}", ran.display())).count(300);
     cluster.client().submit(&job.name("all")).await?;
     for millis in [10, 60, 150] {
+        // sleep: the kill comes at another moment of the work each time.
         tokio::time::sleep(Duration::from_millis(millis)).await;
         cluster.kill_master();
         cluster.start_master().await?;
