@@ -256,7 +256,7 @@ fn verdict(job: &JobView) -> ExitCode {
         _ => {
             let reason = job.reason.as_ref().map(|reason| format!(": {reason}"));
             output::note(&format!(
-                "tepui: job {} was {state}{}",
+                "tepui: job {} ended as {state}{}",
                 job.name,
                 reason.unwrap_or_default()
             ));
