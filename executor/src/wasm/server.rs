@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::Context;
 use futures::FutureExt;
 use tepui_executor::exits::{Durability, ExitLog};
+use tepui_executor::spawn::SOCKET_FILE;
 use tepui_executor::startup::Startup;
 use tepui_types::task::reason;
 use tepui_types::wire::executor::{ExecutorLaunch, FromExecutor, TaskUpdate, ToExecutor};
@@ -91,6 +92,11 @@ pub async fn serve(startup: Startup, guests: Handle) -> anyhow::Result<()> {
             _ = interrupt.recv() => server.on_terminate(),
             () = sleep_until(idle_exit), if server.is_idle() => {}
         }
+    }
+    if !server.terminating {
+        // Tells the agent that nothing was left behind: a task that it was about
+        // to hand over can go to another executor.
+        let _ = std::fs::remove_file(server.startup.dir.join(SOCKET_FILE));
     }
     if let Some(group) = server.startup.cgroup.take() {
         // Left to the agent when it fails; nothing runs in it any more.
