@@ -37,6 +37,9 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a part that dies is started again.
 const MAX_RESTARTS: u32 = 5;
+/// A framework's memory is dropped after one turn in so many, so that an author
+/// who forgot to store something learns it here.
+const DISCARD_INSTANCES: &str = "20";
 /// Each agent has a thousand ports of its own above 31000, below 65536.
 const MAX_AGENTS: i64 = 32;
 
@@ -123,6 +126,8 @@ impl Cluster {
             master.folder().into(),
             "--listen".into(),
             listen.into(),
+            "--discard-instances".into(),
+            DISCARD_INSTANCES.into(),
         ]);
         let agent = program(&programs, "tepui-agent")?;
         let agents = (1..=options.agents)

@@ -14,7 +14,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use hyper_util::rt::TokioIo;
 use tepui_cluster::State;
-use tepui_types::wire::agent::{AgentEffect, MAX_BATCH, MasterFrame, UPGRADE};
+use tepui_types::wire::agent::{AgentEffect, MAX_BATCH, MasterFrame, UPGRADE, effect_batches};
 use tepui_types::wire::stream::StreamRequest;
 use tepui_types::{AgentId, TaskId, TaskState};
 use tokio::sync::mpsc;
@@ -64,14 +64,8 @@ impl Sessions {
     /// what it is owed when it comes.
     pub fn deliver(&self, agent: AgentId, effects: Vec<AgentEffect>) {
         let term = self.lock().term;
-        for chunk in effects.chunks(MAX_BATCH) {
-            self.send(
-                agent,
-                MasterFrame::Effects {
-                    term,
-                    effects: chunk.to_vec(),
-                },
-            );
+        for effects in effect_batches(effects) {
+            self.send(agent, MasterFrame::Effects { term, effects });
         }
     }
 
@@ -169,6 +163,21 @@ impl Sessions {
             .map(|agent| agent.id)
             .filter(|id| now - *table.heard.entry(*id).or_insert(now) > window)
             .collect()
+    }
+
+    /// Whether an agent has not been heard of for `window`.
+    fn is_silent(&self, agent: AgentId, window: Duration) -> bool {
+        let table = self.lock();
+        table
+            .heard
+            .get(&agent)
+            .is_some_and(|heard| heard.elapsed() > window)
+    }
+
+    /// Ends an agent's session, if it has one: only a new registration makes it
+    /// active again.
+    fn hang_up(&self, agent: AgentId) {
+        self.lock().sessions.remove(&agent);
     }
 
     fn send(&self, agent: AgentId, frame: MasterFrame) -> bool {

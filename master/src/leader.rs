@@ -115,7 +115,7 @@ impl<'a> Leader<'a> {
     }
 
     fn allocate(&self, changes: &Changes) {
-        let decisions = self.allocation.run(&self.master.view.load(), changes);
+        let decisions = self.allocation.run(&self.master.view, changes);
         if !decisions.is_empty() {
             self.master.frameworks.on_decisions(decisions);
         }

@@ -11,7 +11,7 @@ use tepui_types::{AgentStatus, Digest, FrameworkPhase};
 use crate::client::Client;
 use crate::eventually::eventually;
 use crate::process::{self, Process};
-use crate::sweep;
+use crate::sweep::{self, Watchdog};
 
 /// What a cluster is to be.
 #[derive(Debug, Clone)]
@@ -19,6 +19,7 @@ pub struct Plan {
     agents: usize,
     resources: String,
     batch: bool,
+    forgetful: bool,
 }
 
 /// A running cluster.
@@ -29,6 +30,7 @@ pub struct Cluster {
     agents: Vec<Option<Process>>,
     plan: Plan,
     client: Client,
+    _watchdog: Watchdog,
     dir: TempDir,
 }
 
@@ -51,6 +53,13 @@ impl Plan {
         self
     }
 
+    /// Leaves frameworks their memory between turns; else one turn in twenty
+    /// loses it, so that no test passes by what is only remembered.
+    pub fn with_memory(mut self) -> Self {
+        self.forgetful = false;
+        self
+    }
+
     /// Starts it, and waits until every part is in its place.
     pub async fn start(self) -> Result<Cluster> {
         let dir = tempfile::Builder::new().prefix("tepui-test-").tempdir()?;
@@ -59,6 +68,7 @@ impl Plan {
             agents: (0..self.agents).map(|_| None).collect(),
             plan: self,
             client: Client::new("http://127.0.0.1:0")?,
+            _watchdog: Watchdog::over(dir.path())?,
             dir,
         };
         cluster.start_master().await?;
@@ -84,6 +94,7 @@ impl Cluster {
             agents: 1,
             resources: "cpus=4,mem=4GiB,disk=1GiB,ports=31000-31099".into(),
             batch: true,
+            forgetful: true,
         }
     }
 
@@ -157,12 +168,11 @@ impl Cluster {
             Some(address) if !address.ends_with(":0") => address.to_owned(),
             _ => "127.0.0.1:0".into(),
         };
-        let args = [
-            "--dir".into(),
-            folder.clone().into(),
-            "--listen".into(),
-            listen.into(),
-        ];
+        let mut args: Vec<OsString> = ["--dir".into(), folder.clone().into()].into();
+        args.extend(["--listen".into(), listen.into()]);
+        if self.plan.forgetful {
+            args.extend(["--discard-instances".into(), "20".into()]);
+        }
         let address = folder.join("address");
         let _ = std::fs::remove_file(&address);
         let log = self.dir().join("master.log");

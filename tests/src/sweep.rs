@@ -7,7 +7,9 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -20,6 +22,62 @@ use crate::eventually::eventually_blocking;
 const CGROUPS: &str = "/sys/fs/cgroup";
 /// The version of an agent's identity file that is read here.
 const AGENT_IDENTITY: u8 = 1;
+
+/// What the watchdog does once nobody holds its input: ends all that names the
+/// folder, twice for what was just being started, and removes it.
+const WATCHDOG: &str = r#"
+read -r _
+for round in 1 2; do
+    for process in /proc/[0-9]*; do
+        if grep -qaF "$1/" "$process/cmdline" "$process/environ" 2>/dev/null; then
+            kill -9 "${process#/proc/}"
+        fi
+    done
+done
+rm -rf "$1"
+"#;
+
+/// Ends whatever names a folder once it is dropped; and, by a shell that waits
+/// for it, also when this program is itself killed and comes to drop nothing.
+#[derive(Debug)]
+pub struct Watchdog {
+    shell: Child,
+    dir: PathBuf,
+}
+
+impl Watchdog {
+    /// Watches over a folder.
+    pub fn over(dir: &Path) -> std::io::Result<Self> {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", WATCHDOG, "watchdog"]).arg(dir);
+        // In a group of its own, Ctrl-C does not reach it.
+        shell
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let shell = shell.process_group(0).spawn()?;
+        Ok(Self {
+            shell,
+            dir: dir.to_owned(),
+        })
+    }
+}
+
+impl Drop for Watchdog {
+    fn drop(&mut self) {
+        // While its input is still held: what it would do is done here.
+        let _ = self.shell.kill();
+        let _ = self.shell.wait();
+        eventually_blocking("what names the folder is gone", || {
+            let living = [tasks(&self.dir), named(&self.dir)].concat();
+            living.iter().copied().for_each(kill_process);
+            match living.is_empty() {
+                true => Ok(()),
+                false => Err(format!("{living:?}")),
+            }
+        });
+    }
+}
 
 /// The executors of an agent that run now.
 pub fn executors(agent: &Path) -> Vec<i32> {

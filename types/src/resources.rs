@@ -166,6 +166,13 @@ impl Resources {
         request.pick_from(self)
     }
 
+    /// How many times `request` can be taken one after another, at most `limit`,
+    /// and what is left then. Takes time in proportion to the ports or devices
+    /// that are named, not to the number.
+    pub fn pick_many(&self, request: &ResourceRequest, limit: u32) -> (u32, Self) {
+        request.pick_many_from(self, limit)
+    }
+
     /// All gpu thousandths together.
     pub fn gpu_milli(&self) -> u64 {
         self.gpus.values().sum()

@@ -79,8 +79,11 @@ impl Agent {
             Record::ExecutorGone(executor) => {
                 let living = self.executors.remove(executor).map(|gone| gone.living);
                 for task in living.into_iter().flatten() {
-                    // It was never there; it goes to another process.
-                    if let Some(known) = self.tasks.get_mut(&task) {
+                    // It was never there; it goes to another process, unless it has
+                    // gone to one already.
+                    if let Some(known) = self.tasks.get_mut(&task)
+                        && matches!(known.stage, Stage::Handed { executor: at, .. } if at == executor)
+                    {
                         known.stage = Stage::Fetching;
                     }
                 }

@@ -28,13 +28,9 @@ impl Coverage {
     pub fn offer(&mut self, resources: &Resources) {
         let mut left = resources.clone();
         for (request, count) in &mut self.open {
-            while *count > 0 {
-                let Ok(rest) = left.pick(request).map(|taken| left.saturating_sub(&taken)) else {
-                    break;
-                };
-                left = rest;
-                *count -= 1;
-            }
+            let (met, rest) = left.pick_many(request, *count);
+            left = rest;
+            *count -= met;
         }
         self.open.retain(|(_, count)| *count > 0);
     }

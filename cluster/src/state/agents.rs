@@ -169,14 +169,21 @@ impl State {
             .iter()
             .filter_map(|operation| self.tasks.get(operation));
         tasks
-            .filter_map(|task| match (task.status.state, task.kill) {
-                (_, Some(grace_ms)) => Some(AgentEffect::Kill {
-                    task: task.id.clone(),
-                    grace_ms,
-                }),
-                (TaskState::Staging, None) => self.launch_effect(task),
-                _ => None,
+            .flat_map(|task| match (task.status.state, task.kill) {
+                // The launch may not have arrived either, and an agent ends only
+                // what it knows; one that it knows is not launched again.
+                (_, Some(grace_ms)) => {
+                    let task_id = task.id.clone();
+                    let kill = AgentEffect::Kill {
+                        task: task_id,
+                        grace_ms,
+                    };
+                    [self.launch_effect(task), Some(kill)]
+                }
+                (TaskState::Staging, None) => [self.launch_effect(task), None],
+                _ => [None, None],
             })
+            .flatten()
             .collect()
     }
 

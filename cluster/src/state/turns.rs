@@ -4,7 +4,10 @@
 //! that is no longer the one, or out of its order, changes nothing. Bounds are
 //! checked before anything is changed, so a turn commits whole or not at all.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+
+use imbl::OrdMap;
 
 use tepui_types::FrameworkPhase;
 use tepui_types::api::event::EventBody;
@@ -181,7 +184,7 @@ fn check_bounds(framework: &Framework, turn: &Turn) -> Result<u64, Rejection> {
         return limit("a launch names a specification that the turn does not have".into());
     }
     let (mut keys, mut bytes) = (framework.store.len() as u64, framework.store_bytes);
-    let mut latest = std::collections::BTreeMap::new();
+    let mut latest = BTreeMap::new();
     for (key, value) in &turn.writes {
         let size = |value: &[u8]| (key.len() + value.len()) as u64;
         if key.is_empty() || key.len() > limits::STORE_KEY_BYTES {
@@ -214,14 +217,40 @@ fn check_bounds(framework: &Framework, turn: &Turn) -> Result<u64, Rejection> {
             limits::STORE_BYTES
         ));
     }
-    if framework.timers.len() + turn.timers.len() > limits::TIMERS + limits::TURN_OPERATIONS {
+    let timers = turn
+        .timers
+        .iter()
+        .map(|(name, due)| (name.as_str(), due.is_some()));
+    if count_after(&framework.timers, timers) > limits::TIMERS {
         return limit(format!("a framework has at most {} timers", limits::TIMERS));
     }
-    if framework.demands.len() + turn.demands.len() > limits::DEMANDS + limits::TURN_OPERATIONS {
+    let demands = turn
+        .demands
+        .iter()
+        .map(|(key, demand)| (key.as_str(), demand.count > 0));
+    if count_after(&framework.demands, demands) > limits::DEMANDS {
         return limit(format!(
             "a framework has at most {} demands",
             limits::DEMANDS
         ));
     }
     Ok(bytes)
+}
+
+/// How many entries a table has once these are set or removed, in order.
+fn count_after<'a, T>(
+    table: &OrdMap<Arc<str>, T>,
+    changes: impl Iterator<Item = (&'a str, bool)>,
+) -> usize {
+    let latest: BTreeMap<&str, bool> = changes.collect();
+    let is_there = |name: &str| table.contains_key(name);
+    let added = latest
+        .iter()
+        .filter(|(name, set)| **set && !is_there(name))
+        .count();
+    let removed = latest
+        .iter()
+        .filter(|(name, set)| !**set && is_there(name))
+        .count();
+    table.len() + added - removed
 }

@@ -37,7 +37,7 @@ fn owed_effects_are_derived_from_the_state() {
     }));
     let owed = log.state.owed_to(agent);
     assert!(matches!(&owed[0], AgentEffect::Launch(launch) if launch.task == one));
-    assert!(matches!(&owed[1], AgentEffect::Kill { task, grace_ms: 5_000 } if *task == two));
+    assert!(matches!(&owed[2], AgentEffect::Kill { task, grace_ms: 5_000 } if *task == two));
 }
 
 #[test]
@@ -381,7 +381,10 @@ fn a_kill_asked_while_the_agent_was_away_reaches_it() {
     let applied = log.apply(register(1, Some(agent), machine(4, 4), back));
     assert!(matches!(
         on_agents(&applied)[..],
-        [AgentEffect::Kill { grace_ms: 10, .. }]
+        [
+            AgentEffect::Launch(_),
+            AgentEffect::Kill { grace_ms: 10, .. }
+        ]
     ));
     assert_eq!(log.task_state(&task), TaskState::Killing);
 }

@@ -21,14 +21,21 @@ pub async fn watch(master: &Master) {
         tick.tick().await;
         let state = master.view.load();
         for agent in master.sessions.silent(&state, window) {
+            // It may have come back while the ones before it were marked.
+            if !master.sessions.is_silent(agent, window) {
+                continue;
+            }
             tracing::warn!(%agent, window_ms = window.as_millis(), "agent is silent");
             let command = Command::MarkAgentUnreachable { agent };
-            if let Err(error) = master
+            match master
                 .proposals
                 .submit(Request::new(Principal::Leader, command))
                 .await
             {
-                tracing::warn!(%agent, %error, "the agent could not be marked unreachable");
+                Ok(_) => master.sessions.hang_up(agent),
+                Err(error) => {
+                    tracing::warn!(%agent, %error, "the agent could not be marked unreachable");
+                }
             }
         }
     }

@@ -7,9 +7,11 @@ use bytes::{Bytes, BytesMut};
 use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt, Stream, StreamExt};
 use tepui_cluster::{Accepted, Command, Rejection};
-use tepui_types::wire::agent::{AgentFrame, Hello, MAX_BATCH, MasterFrame, VERSION, Welcome};
+use tepui_types::wire::agent::{
+    AgentFrame, Hello, MAX_BATCH, MasterFrame, VERSION, Welcome, effect_batches,
+};
 use tepui_types::wire::{self, MAX_FRAME};
-use tepui_types::{AgentId, Principal, Reason};
+use tepui_types::{AgentId, AgentStatus, Principal, Reason};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -161,15 +163,19 @@ async fn write<C: AsyncRead + AsyncWrite + Unpin>(
     mut sink: SplitSink<Connection<C>, Bytes>,
     mut frames: mpsc::Receiver<MasterFrame>,
 ) -> Result<Infallible, SessionError> {
+    let state = master.view.load();
+    // It was marked unreachable between its registration and now: once more.
+    if state
+        .agent(agent)
+        .is_none_or(|record| record.status != AgentStatus::Active)
+    {
+        return Err(SessionError::Replaced);
+    }
     // Whatever was committed for this agent while it had no session.
-    let owed = master.view.load().owed_to(agent);
-    for effects in owed.chunks(MAX_BATCH) {
+    for effects in effect_batches(state.owed_to(agent)) {
         let term = master.sessions.term();
-        let frame = MasterFrame::Effects {
-            term,
-            effects: effects.to_vec(),
-        };
-        sink.feed(encode(&frame)?).await?;
+        sink.feed(encode(&MasterFrame::Effects { term, effects })?)
+            .await?;
     }
     sink.flush().await?;
     let mut heartbeat = interval(Duration::from_millis(master.config.heartbeat_ms));
@@ -200,6 +206,8 @@ async fn read<C: AsyncRead + AsyncWrite + Unpin>(
         let frame = frame.await.map_err(|_| SessionError::Silent)??;
         master.sessions.hear(agent);
         on_frame(master, agent, frame).await?;
+        // A commit may have taken long, and the agent is not to blame.
+        master.sessions.hear(agent);
     }
 }
 

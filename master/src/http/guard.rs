@@ -57,23 +57,33 @@ fn check_host(headers: &HeaderMap, uri: &Uri) -> Result<Authority, ApiError> {
 }
 
 fn check_origin(headers: &HeaderMap, host: &Authority) -> Result<(), ApiError> {
+    // A picture or a script of another site comes without an Origin, and a
+    // framework's page may change something when it is read. Links may lead here.
+    let says = |name: &str, value: &str| headers.get(name).is_some_and(|said| said == value);
+    if says("sec-fetch-site", "cross-site") && !says("sec-fetch-mode", "navigate") {
+        return Err(other_origin());
+    }
     let Some(origin) = headers.get(ORIGIN) else {
         return Ok(());
     };
     let ours = [format!("http://{host}"), format!("https://{host}")];
     match origin.to_str() {
         Ok(origin) if ours.iter().any(|ours| ours.eq_ignore_ascii_case(origin)) => Ok(()),
-        _ => Err(ApiError::Forbidden(
-            "pages of other origins may not speak to this master".to_owned(),
-        )),
+        _ => Err(other_origin()),
     }
+}
+
+fn other_origin() -> ApiError {
+    ApiError::Forbidden("pages of other origins may not speak to this master".to_owned())
 }
 
 #[cfg(test)]
 mod tests {
+    use axum::http::HeaderName;
+
     use super::*;
 
-    fn headers(pairs: &[(axum::http::HeaderName, &str)]) -> HeaderMap {
+    fn headers(pairs: &[(HeaderName, &str)]) -> HeaderMap {
         pairs
             .iter()
             .map(|(name, value)| (name.clone(), value.parse().unwrap()))
@@ -96,6 +106,20 @@ mod tests {
             );
         }
         assert!(check_host(&HeaderMap::new(), &uri).is_err());
+    }
+
+    #[test]
+    fn other_sites_may_link_here_and_no_more() {
+        let host: Authority = "127.0.0.1:5050".parse().unwrap();
+        let (site, mode) = ("sec-fetch-site", "sec-fetch-mode");
+        let from = |site_is, mode_is: &str| {
+            let pairs = [(site, site_is), (mode, mode_is)];
+            let pairs = pairs.map(|(name, value)| (HeaderName::from_static(name), value));
+            check_origin(&headers(&pairs), &host)
+        };
+        assert!(from("cross-site", "navigate").is_ok());
+        assert!(from("cross-site", "no-cors").is_err());
+        assert!(from("same-origin", "cors").is_ok());
     }
 
     #[test]

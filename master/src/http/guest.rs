@@ -35,7 +35,11 @@ const KEPT_BACK: [HeaderName; 10] = [
 ];
 
 /// Headers of an answer that are the master's to set, or nobody's.
-const NOT_FOR_GUESTS: [HeaderName; 10] = [
+const NOT_FOR_GUESTS: [HeaderName; 14] = [
+    HeaderName::from_static("clear-site-data"),
+    HeaderName::from_static("service-worker-allowed"),
+    header::ACCESS_CONTROL_ALLOW_ORIGIN,
+    header::ACCESS_CONTROL_ALLOW_CREDENTIALS,
     header::SET_COOKIE,
     header::CONTENT_SECURITY_POLICY,
     header::X_CONTENT_TYPE_OPTIONS,

@@ -4,10 +4,11 @@
 
 use std::time::Duration;
 
-use tepui_cluster::{Changes, Decision, State};
+use tepui_cluster::{Changes, Decision};
 
 use super::offers::Offers;
 use crate::clock;
+use crate::view::View;
 
 /// Runs cycles over the leader's offers.
 pub struct Allocation {
@@ -22,11 +23,14 @@ impl Allocation {
     }
 
     /// One cycle, after `changes`.
-    pub fn run(&self, state: &State, changes: &Changes) -> Vec<Decision> {
-        let now = clock::now().max(state.now);
+    pub fn run(&self, view: &View, changes: &Changes) -> Vec<Decision> {
         self.offers.with(|allocator| {
-            allocator.on_changes(state, changes);
-            allocator.allocate(state, now)
+            // Loaded under the lock: an offer that was answered before is used up
+            // in this state.
+            let state = view.load();
+            let now = clock::now().max(state.now);
+            allocator.on_changes(&state, changes);
+            allocator.allocate(&state, now)
         })
     }
 

@@ -188,7 +188,7 @@ fn lead(
                 () = offers.changed() => Default::default(),
             };
             frameworks.on_changes(&changes);
-            frameworks.on_decisions(allocation.run(&view.load(), &changes));
+            frameworks.on_decisions(allocation.run(&view, &changes));
         }
     }
 }

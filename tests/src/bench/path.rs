@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use tepui_types::Digest;
 use tepui_types::api::job::{JobState, JobView};
+use tepui_types::{Bytes, Digest};
 use tokio::time::Instant;
 
 use crate::bench::{Report, Row, Samples, report};
@@ -14,6 +14,7 @@ use crate::cluster::Cluster;
 use crate::eventually::eventually;
 use crate::job::Job;
 use crate::process::{self, Process};
+use crate::sweep::Watchdog;
 
 const AGENTS: usize = 3;
 const AGENT_RESOURCES: &str = "cpus=4,mem=8GiB,disk=10GiB,ports=31000-31999";
@@ -38,6 +39,7 @@ pub async fn run(seconds: u64) -> Result<Report> {
     let cluster = Cluster::new()
         .agents(AGENTS)
         .resources(AGENT_RESOURCES)
+        .with_memory()
         .start()
         .await?;
     let (rss, cpu) = idle(cluster.master_pid()?, span).await?;
@@ -45,7 +47,8 @@ pub async fn run(seconds: u64) -> Result<Report> {
     let one = single_tasks(cluster.client(), artifact, span).await?;
     let array = arrays(cluster.client(), artifact).await?;
 
-    let note = "one Wasm task at a time, POST to batch until batch counts its exit, warm";
+    let note =
+        "one Wasm task of 0.1 cpus at a time, POST to batch until batch counts its exit, warm";
     rows.push(Row::median("one_task_ms", "ms", 5.0, &one, note));
     rows.push(Row::new(
         "one_task_p99_ms",
@@ -86,6 +89,7 @@ async fn dev_healthy() -> Result<Samples> {
     let mut samples = Samples::default();
     for _ in 0..DEV_RUNS {
         let dir = tempfile::Builder::new().prefix("tepui-bench-").tempdir()?;
+        let _watchdog = Watchdog::over(dir.path())?;
         let log = dir.path().join("dev.log");
         let mut args: Vec<std::ffi::OsString> = vec!["dev".into(), "--agents".into()];
         args.push(AGENTS.to_string().into());
@@ -126,18 +130,19 @@ async fn idle(pid: i32, span: Duration) -> Result<(f64, f64)> {
     Ok((rss_mib(pid)?, 100.0 * used / begun.elapsed().as_secs_f64()))
 }
 
-/// What all threads of a process have run, to the nanosecond: an idle master
-/// uses less than a tick of the coarser counters.
+/// What a process has run, threads that ended included, in whole ticks: over
+/// ten seconds a tick is a tenth of a percent.
 fn cpu_seconds(pid: i32) -> Result<f64> {
-    let mut nanos = 0_u64;
-    for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
-        let schedstat = std::fs::read_to_string(thread?.path().join("schedstat"));
-        // A thread may end while it is looked at.
-        let schedstat = schedstat.unwrap_or_default();
-        let ran = schedstat.split_ascii_whitespace().next();
-        nanos += ran.map_or(Ok(0), str::parse)?;
-    }
-    Ok(nanos as f64 / 1e9)
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let (_, fields) = stat
+        .rsplit_once(')')
+        .context("/proc/…/stat has an unknown form")?;
+    let fields: Vec<_> = fields.split_ascii_whitespace().collect();
+    // Fields 14 and 15 of proc_pid_stat(5); the first here is field 3.
+    let user: f64 = fields.get(11).context("utime")?.parse()?;
+    let system: f64 = fields.get(12).context("stime")?.parse()?;
+    let ticks = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?;
+    Ok((user + system) / ticks.context("the kernel names no tick")? as f64)
 }
 
 fn rss_mib(pid: i32) -> Result<f64> {
@@ -148,7 +153,8 @@ fn rss_mib(pid: i32) -> Result<f64> {
 }
 
 async fn single_tasks(client: &Client, artifact: Digest, span: Duration) -> Result<Samples> {
-    let job = Job::wasm(artifact, &["0"]);
+    // What `tepui run` asks for when it is told nothing.
+    let job = Job::wasm(artifact, &["0"]).cpus(100).mem(Bytes::mib(64));
     for _ in 0..WARM_UP {
         timed(client, &job).await?;
     }

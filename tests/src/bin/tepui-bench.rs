@@ -2,6 +2,7 @@
 //!
 //! `cargo xtask bench NAME` builds everything first and then calls this.
 
+use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
@@ -33,11 +34,12 @@ enum Bench {
 async fn main() -> Result<()> {
     let Bench::Path { json, seconds } = Cli::parse().bench;
     let report = path::run(seconds.max(1)).await?;
-    println!("{}", report.table());
     if let Some(file) = json {
         let text = serde_json::to_string_pretty(&report)? + "\n";
         std::fs::write(&file, text)
             .with_context(|| format!("failed to write {}", file.display()))?;
     }
+    // Last, since who reads it may leave early.
+    writeln!(std::io::stdout(), "{}", report.table())?;
     Ok(())
 }

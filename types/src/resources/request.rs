@@ -104,6 +104,49 @@ impl ResourceRequest {
         }
     }
 
+    pub(super) fn pick_many_from(&self, from: &Resources, limit: u32) -> (u32, Resources) {
+        let mut left = from.clone();
+        if self.ports > 0 || self.gpus_milli > 0 {
+            // Each round takes a port or a part of a device, so they are few.
+            for taken in 0..limit {
+                match self.pick_from(&left) {
+                    Ok(picked) => left = left.saturating_sub(&picked),
+                    Err(_) => return (taken, left),
+                }
+            }
+            return (limit, left);
+        }
+        let custom = self
+            .custom
+            .iter()
+            .map(|(name, each)| (from.custom.get(name).copied().unwrap_or(0), *each));
+        let scalars = [
+            (from.cpus.0, self.cpus.0),
+            (from.mem.0, self.mem.0),
+            (from.disk.0, self.disk.0),
+        ];
+        let fits = scalars
+            .into_iter()
+            .chain(custom)
+            .filter(|(_, each)| *each > 0);
+        let times = fits
+            .map(|(have, each)| have / each)
+            .min()
+            .unwrap_or(u64::MAX);
+        let times = times.min(u64::from(limit));
+        // `times` of each fits, so nothing overflows.
+        left.cpus.0 -= self.cpus.0 * times;
+        left.mem.0 -= self.mem.0 * times;
+        left.disk.0 -= self.disk.0 * times;
+        for (name, each) in &self.custom {
+            if let Some(have) = left.custom.get_mut(name) {
+                *have -= each * times;
+            }
+        }
+        left.custom.retain(|_, have| *have > 0);
+        (times as u32, left)
+    }
+
     fn concrete(&self, ports: PortRanges, gpus: BTreeMap<String, u64>) -> Resources {
         let custom = self.custom.iter().filter(|(_, amount)| **amount > 0);
         Resources {

@@ -91,6 +91,25 @@ proptest! {
     }
 
     #[test]
+    fn taking_many_at_once_is_taking_one_after_another(
+        a in resources(),
+        cpus in 1u64..50_000,
+        ports in 0u32..3,
+        b in 0u64..3_000,
+        limit in 0u32..40,
+    ) {
+        let custom = BTreeMap::from([("b".to_owned(), b)]);
+        let request =
+            ResourceRequest { cpus: MilliCpus(cpus), ports, custom, ..Default::default() };
+        let (mut times, mut left) = (0, a.clone());
+        while times < limit && let Ok(picked) = left.pick(&request) {
+            left = left.checked_sub(&picked).unwrap();
+            times += 1;
+        }
+        prop_assert_eq!(a.pick_many(&request, limit), (times, left));
+    }
+
+    #[test]
     fn both_encodings_round_trip(a in resources()) {
         let bytes = postcard::to_stdvec(&a).unwrap();
         prop_assert_eq!(postcard::from_bytes::<Resources>(&bytes).unwrap(), a.clone());

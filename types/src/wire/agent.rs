@@ -25,6 +25,30 @@ pub const CONNECT_PATH: &str = "/v1/agents/connect";
 /// The most statuses or effects that a sender puts into one frame.
 pub const MAX_BATCH: usize = 1_000;
 
+/// The most bytes of effects in one frame, far below the frame's own limit: each
+/// launch carries its whole specification.
+const MAX_EFFECT_BYTES: usize = 4 * 1024 * 1024;
+
+/// Effects in portions that each fit into a frame, in order.
+pub fn effect_batches(effects: Vec<AgentEffect>) -> Vec<Vec<AgentEffect>> {
+    let mut batches: Vec<Vec<AgentEffect>> = Vec::new();
+    let mut bytes = 0;
+    for effect in effects {
+        let size = crate::envelope::encode(VERSION, &effect).len();
+        match batches.last_mut() {
+            Some(batch) if batch.len() < MAX_BATCH && bytes + size <= MAX_EFFECT_BYTES => {
+                batch.push(effect);
+                bytes += size;
+            }
+            _ => {
+                batches.push(vec![effect]);
+                bytes = size;
+            }
+        }
+    }
+    batches
+}
+
 /// From the agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AgentFrame {
@@ -153,4 +177,52 @@ pub struct TaskLaunch {
     pub resources: Resources,
     /// Its place in its array.
     pub array_index: Option<u32>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::task::{CommandWorkload, Workload};
+
+    #[test]
+    fn effects_fit_into_frames_however_large_they_are() {
+        let launch = |index: u32| {
+            AgentEffect::Launch(Box::new(TaskLaunch {
+                operation: OperationId {
+                    index: 1,
+                    ordinal: index,
+                },
+                task: format!("f1.t{index}.{index}").parse().unwrap(),
+                framework_name: "f".into(),
+                role: Role::default(),
+                spec: Arc::new(TaskSpec {
+                    workload: Workload::Command(CommandWorkload {
+                        argv: vec!["x".repeat(60_000)],
+                        env: Default::default(),
+                        pids: None,
+                    }),
+                    kill_grace_ms: 0,
+                    user: String::new(),
+                    labels: Default::default(),
+                }),
+                resources: Resources::default(),
+                array_index: None,
+            }))
+        };
+        let effects: Vec<_> = (0..1_000).map(launch).collect();
+        let batches = effect_batches(effects.clone());
+        for batch in &batches {
+            let frame = MasterFrame::Effects {
+                term: 1,
+                effects: batch.clone(),
+            };
+            assert!(crate::wire::frame(VERSION, &frame).is_ok());
+        }
+        assert_eq!(
+            batches.concat(),
+            effects,
+            "none is lost, and the order stays"
+        );
+        assert!(effect_batches(Vec::new()).is_empty());
+    }
 }
