@@ -234,27 +234,6 @@ async fn a_job_that_waits_says_why_and_ends_with_ctrl_c() -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reader_that_leaves_ends_the_job() -> Result {
-    let cluster = Cluster::new().start().await?;
-    let tepui = process::program("tepui")?.display().to_string();
-    let script = "i=0; while test $i -lt 100000; do echo line $i; i=$((i+1)); done; sleep 600";
-    let line = format!("{tepui} run --name loud -- sh -c '{script}' | head -n 1");
-    let mut shell = Command::new("sh");
-    shell
-        .args(["-c", &line])
-        .env("TEPUI_MASTER", cluster.url())
-        .stdin(Stdio::null());
-    let output = tokio::task::spawn_blocking(move || shell.output()).await??;
-    assert_eq!(
-        (text(&output.stdout), text(&output.stderr)),
-        ("line 0\n".into(), "".into())
-    );
-    let job = cluster.client().ended("loud").await;
-    assert_eq!((job.state, job.killed), (JobState::Killed, 1), "{job:?}");
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn dev_says_what_keeps_it_from_starting() -> Result {
     let cluster = Cluster::new().without_batch().start().await?;
     let (_, port) = cluster.url().rsplit_once(':').context("a port")?;
