@@ -161,10 +161,13 @@ fn has_libclang() -> bool {
     folders
         .iter()
         .flat_map(|folder| entries(folder))
-        .any(|entry| {
-            let name = file_name(&entry);
-            name.starts_with("libclang.so") || name.starts_with("libclang-") && name.contains(".so")
-        })
+        .any(|entry| is_libclang(&file_name(&entry)))
+}
+
+/// `libclang-cpp.so` is another library, with clang's C++ interface.
+fn is_libclang(name: &str) -> bool {
+    let versioned = name.starts_with("libclang-") && !name.starts_with("libclang-cpp");
+    name.starts_with("libclang.so") || versioned && name.contains(".so")
 }
 
 fn entries(folder: &Path) -> Vec<std::path::PathBuf> {
@@ -183,6 +186,16 @@ fn file_name(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_c_interface_of_clang_is_not_taken_for_its_c_plus_plus_one() {
+        for name in ["libclang.so", "libclang.so.1", "libclang-14.so.14.0.6"] {
+            assert!(is_libclang(name), "{name}");
+        }
+        for name in ["libclang-cpp.so.14", "libclang-14.a", "libLLVM-14.so"] {
+            assert!(!is_libclang(name), "{name}");
+        }
+    }
 
     #[test]
     fn nothing_is_installed_when_nothing_is_missing() {
