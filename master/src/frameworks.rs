@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::artifacts::Artifacts;
+use crate::clock::Clock;
 use crate::leader::offers::Offers;
 use crate::proposals::{Proposals, ProposeError};
 use crate::view::View;
@@ -130,6 +131,7 @@ struct Shared {
 struct Host {
     engine: Arc<Engine>,
     components: Components,
+    clock: Clock,
     view: View,
     proposals: Proposals,
     offers: Offers,
@@ -165,6 +167,7 @@ impl Frameworks {
     /// learns it at once.
     pub fn new(
         proposals: &Proposals,
+        clock: &Clock,
         view: &View,
         offers: &Offers,
         artifacts: &Artifacts,
@@ -175,6 +178,7 @@ impl Frameworks {
         let host = Host {
             engine,
             components,
+            clock: clock.clone(),
             view: view.clone(),
             proposals: proposals.clone(),
             offers: offers.clone(),

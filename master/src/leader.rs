@@ -66,7 +66,7 @@ impl<'a> Leader<'a> {
     /// Takes over: everything is derived from the state.
     fn new(term: u64, master: &'a Master) -> Self {
         tracing::info!(term, "leading");
-        let allocation = Allocation::new(master.offers.clone());
+        let allocation = Allocation::new(master.offers.clone(), master.clock.clone());
         let state = master.view.load();
         master.sessions.lead(term, &state);
         master.sessions.resend_owed(&state);

@@ -39,6 +39,7 @@ pub mod view;
 
 use agents::Sessions;
 use artifacts::Artifacts;
+use clock::Clock;
 use config::Config;
 use feed::Feed;
 use folder::Folder;
@@ -62,6 +63,8 @@ pub struct Master {
     pub identities: Identities,
     /// The way into the log.
     pub proposals: Proposals,
+    /// What leading goes by.
+    pub clock: Clock,
     /// The applied state.
     pub view: View,
     /// Events for watchers.
@@ -149,9 +152,10 @@ fn send_at_once(connection: &mut TcpStream) {
 fn open(config: Config, folder: &mut Folder) -> anyhow::Result<(Arc<Master>, LogThread)> {
     let artifacts = Artifacts::new(&folder.artifacts(), config.max_artifact_bytes)?;
     let log = raft::start(folder, raft::Options::default())?;
-    let offers = Offers::default();
+    let offers = Offers::new(log.clock.clone());
     let frameworks = Frameworks::new(
         &log.proposals,
+        &log.clock,
         &log.view,
         &offers,
         &artifacts,
@@ -172,6 +176,7 @@ fn open(config: Config, folder: &mut Folder) -> anyhow::Result<(Arc<Master>, Log
         node: log.identity.node,
         identities: Identities::new(folder.token()),
         proposals: log.proposals,
+        clock: log.clock,
         view: log.view,
         feed: log.feed,
         mailbox: log.mailbox,

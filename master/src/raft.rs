@@ -18,7 +18,7 @@ use tepui_types::NodeId;
 use tepui_types::api::event::Sequence;
 use tokio::sync::{oneshot, watch};
 
-use crate::clock;
+use crate::clock::Clock;
 use crate::error::{RaftError, StorageError};
 use crate::feed::Feed;
 use crate::folder::{Folder, FolderError, Identity};
@@ -101,6 +101,8 @@ pub struct Log {
     pub identity: Identity,
     /// The way in.
     pub proposals: Proposals,
+    /// What gives commands their time; not behind the state's while this master leads.
+    pub clock: Clock,
     /// The applied state.
     pub view: View,
     /// Events for watchers.
@@ -177,7 +179,7 @@ pub fn start(folder: &mut Folder, options: Options) -> Result<Log, RaftError> {
         },
     };
     let (feed, mailbox) = (Feed::new(floor), Mailbox::default());
-    let inbox = Arc::new(Inbox::default());
+    let (inbox, clock) = (Arc::new(Inbox::default()), Clock::start());
     let (leadership, led) = watch::channel(Leadership::Follower { leader: None });
     let applier = Applier {
         state,
@@ -200,6 +202,7 @@ pub fn start(folder: &mut Folder, options: Options) -> Result<Log, RaftError> {
         raw,
         storage: storage.clone(),
         inbox: inbox.clone(),
+        clock: clock.clone(),
         applier,
         waiters: Waiters::default(),
         readers: VecDeque::new(),
@@ -226,6 +229,7 @@ pub fn start(folder: &mut Folder, options: Options) -> Result<Log, RaftError> {
     Ok(Log {
         identity,
         proposals: Proposals::new(inbox.clone(), view.clone()),
+        clock,
         view,
         feed,
         mailbox,
@@ -315,6 +319,7 @@ struct Node {
     raw: RawNode<LogStore>,
     storage: Storage,
     inbox: Arc<Inbox>,
+    clock: Clock,
     applier: Applier,
     waiters: Waiters,
     /// Readers whose point raft has been asked for, by the context that it was given.
@@ -394,7 +399,7 @@ impl Node {
                 idempotency_key: request.idempotency_key,
                 expected_revision: request.expected_revision,
                 term,
-                time: clock::now(),
+                time: self.clock.now(),
                 body: request.body,
             };
             match self.raw.propose(Vec::new(), envelope.encode()) {
@@ -500,6 +505,7 @@ impl Node {
     /// Leads from now on: the term's first entry, and so everything before it, is applied.
     fn lead(&mut self, term: u64) {
         tracing::info!(term, index = self.applier.applied, "leading");
+        self.clock.not_before(self.applier.state.now);
         self.applier.mailbox.lead();
         self.leadership.send_replace(Leadership::Leader { term });
         let readers = std::mem::take(&mut self.awaiting_leader);

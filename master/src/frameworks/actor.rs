@@ -22,7 +22,6 @@ use super::mail::Mail;
 use super::offers::{Answered, HeldOffers};
 use super::turn::{ClosedTurn, OpenTurn, Seen};
 use super::{Host, HttpRequest, RequestError};
-use crate::clock;
 use crate::proposals::{Committed, Proposals, ProposeError, Request};
 
 /// The first wait after a turn that did not commit; doubles.
@@ -93,7 +92,7 @@ impl Actor {
             let Some(framework) = state.framework(self.id).cloned() else {
                 break;
             };
-            let now = clock::now().max(state.now);
+            let now = self.host.clock.now();
             match self.next(&framework, now) {
                 Next::Wait(until) => self.wait(until, now).await,
                 Next::Start => self.start(&state, &framework, now).await,

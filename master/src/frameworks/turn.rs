@@ -121,7 +121,7 @@ impl OpenTurn {
         let records = seen.acknowledged.len() + seen.notices.len() + seen.timers.len();
         let bytes = names.chain(timers).sum::<usize>() + records * (RECORD / 2) + 2 * RECORD;
         Self {
-            now: now.max(state.now),
+            now,
             seen,
             offers,
             writes: BTreeMap::new(),

@@ -7,19 +7,20 @@ use std::time::Duration;
 use tepui_cluster::{Changes, Decision};
 
 use super::offers::Offers;
-use crate::clock;
+use crate::clock::Clock;
 use crate::view::View;
 
 /// Runs cycles over the leader's offers.
 pub struct Allocation {
     offers: Offers,
+    clock: Clock,
 }
 
 impl Allocation {
     /// Begins a term: nothing is outstanding, everything is to be looked at.
-    pub fn new(offers: Offers) -> Self {
+    pub fn new(offers: Offers, clock: Clock) -> Self {
         offers.reset();
-        Self { offers }
+        Self { offers, clock }
     }
 
     /// One cycle, after `changes`.
@@ -28,9 +29,8 @@ impl Allocation {
             // Loaded under the lock: an offer that was answered before is used up
             // in this state.
             let state = view.load();
-            let now = clock::now().max(state.now);
             allocator.on_changes(&state, changes);
-            allocator.allocate(&state, now)
+            allocator.allocate(&state, self.clock.now())
         })
     }
 
@@ -39,7 +39,7 @@ impl Allocation {
         let deadline = self.offers.with(|allocator| allocator.next_deadline())?;
         // A millisecond more, so that it is past when the timer fires.
         Some(Duration::from_millis(
-            deadline.millis_since(clock::now()).saturating_add(1),
+            deadline.millis_since(self.clock.now()).saturating_add(1),
         ))
     }
 }

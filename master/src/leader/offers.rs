@@ -8,20 +8,29 @@ use tepui_cluster::Allocator;
 use tepui_types::OfferId;
 use tokio::sync::Notify;
 
-use crate::clock;
+use crate::clock::Clock;
 use crate::frameworks::Answered;
 
 /// Clones share the allocator.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Offers(Arc<Shared>);
 
-#[derive(Default)]
 struct Shared {
     allocator: Mutex<Allocator>,
     changed: Notify,
+    clock: Clock,
 }
 
 impl Offers {
+    /// None are outstanding; filters end by this clock.
+    pub fn new(clock: Clock) -> Self {
+        Self(Arc::new(Shared {
+            allocator: Mutex::default(),
+            changed: Notify::new(),
+            clock,
+        }))
+    }
+
     /// Asks or tells the allocator something, quickly.
     pub fn with<R>(&self, f: impl FnOnce(&mut Allocator) -> R) -> R {
         f(&mut self
@@ -49,7 +58,8 @@ impl Offers {
 
     /// The offers were declined for so many milliseconds.
     pub fn decline(&self, offers: &[OfferId], refuse_ms: u64) {
-        self.with(|allocator| allocator.decline(offers, refuse_ms, clock::now()));
+        let now = self.0.clock.now();
+        self.with(|allocator| allocator.decline(offers, refuse_ms, now));
         self.0.changed.notify_one();
     }
 

@@ -4,5 +4,6 @@ mod artifacts;
 mod env;
 mod folder;
 mod frameworks;
+mod master;
 mod raft;
 mod storage;

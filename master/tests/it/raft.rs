@@ -59,6 +59,32 @@ async fn a_restart_brings_back_the_state_and_the_events() {
     open.record("more").await;
 }
 
+/// A step back of the machine's clock looks to a restarted master as if the state were ahead.
+#[tokio::test]
+async fn time_goes_on_when_the_machine_s_clock_is_behind_the_state() {
+    let (_folder, path) = folder();
+    let open = OpenLog::open(&path, Options::default()).await.unwrap();
+    let hour_ahead = open.log.clock.now().after_millis(60 * 60 * 1000);
+    open.log.clock.not_before(hour_ahead);
+    open.record("a").await;
+    assert!(open.log.view.load().now >= hour_ahead);
+    drop(open);
+
+    let open = OpenLog::open(&path, Options::default()).await.unwrap();
+    let found = open.log.view.load().now;
+    assert!(found >= hour_ahead && open.log.clock.now() >= found);
+    let goes_on = async {
+        for number in 0.. {
+            open.record(&number.to_string()).await;
+            if open.log.view.load().now > found {
+                return;
+            }
+        }
+    };
+    let patience = std::time::Duration::from_secs(60);
+    tokio::time::timeout(patience, goes_on).await.unwrap();
+}
+
 #[tokio::test]
 async fn snapshots_and_compaction_change_nothing() {
     let (_folder, path) = folder();

@@ -1,0 +1,228 @@
+//! A master's log and frameworks, led as a master would.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tempfile::TempDir;
+use tepui_cluster::state::frameworks::Framework;
+use tepui_cluster::{Accepted, Command, HttpAnswer};
+use tepui_master::artifacts::Artifacts;
+use tepui_master::folder::Folder;
+use tepui_master::frameworks::{Frameworks, HttpRequest, RequestError};
+use tepui_master::leader::allocation::Allocation;
+use tepui_master::leader::offers::Offers;
+use tepui_master::proposals::Request;
+use tepui_master::raft::{self, Leadership, Log};
+use tepui_types::{
+    AgentInfo, Digest, FrameworkId, FrameworkInfo, MilliCpus, Principal, Resources, Role,
+};
+
+/// Far beyond what anything here takes: who waits longer waits for ever.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A master's log and frameworks, without HTTP and agents' connections.
+pub struct Master {
+    pub log: Log,
+    pub frameworks: Frameworks,
+    artifacts: Artifacts,
+    leading: tokio::task::JoinHandle<()>,
+    // Dropped after the log: the lock is given back last.
+    _folder: (Folder, TempDir),
+}
+
+impl Master {
+    pub async fn start(discard_instances: Option<u32>) -> Self {
+        let place = tempfile::tempdir().unwrap();
+        let mut folder = Folder::open(&place.path().join("master")).unwrap();
+        let mut log = raft::start(&mut folder, raft::Options::default()).unwrap();
+        let leads = |leadership: &Leadership| matches!(leadership, Leadership::Leader { .. });
+        log.leadership.wait_for(leads).await.unwrap();
+        let artifacts = Artifacts::new(&folder.artifacts(), u64::MAX).unwrap();
+        let offers = Offers::new(log.clock.clone());
+        let frameworks = Frameworks::new(
+            &log.proposals,
+            &log.clock,
+            &log.view,
+            &offers,
+            &artifacts,
+            discard_instances,
+        );
+        let frameworks = frameworks.unwrap();
+        frameworks.lead(1);
+        let leading = tokio::spawn(lead(&log, offers, frameworks.clone()));
+        Self {
+            log,
+            frameworks,
+            artifacts,
+            leading,
+            _folder: (folder, place),
+        }
+    }
+
+    pub async fn submit(&self, body: Command) -> Accepted {
+        let request = Request::new(Principal::loopback_operator(), body);
+        self.log
+            .proposals
+            .submit(request)
+            .await
+            .unwrap()
+            .outcome
+            .unwrap()
+    }
+
+    pub async fn upload(&self, bytes: Vec<u8>) -> Digest {
+        let (digest, size) = (Digest::of(&bytes), bytes.len() as u64);
+        let body = futures::stream::iter([Ok::<_, Infallible>(Bytes::from(bytes))]);
+        self.artifacts.put(digest, body).await.unwrap();
+        self.submit(Command::RecordArtifact { digest, size }).await;
+        digest
+    }
+
+    /// Deploys the unruly guest.
+    pub async fn deploy(&self, name: &str, config: &str) -> FrameworkId {
+        self.deploy_component(std::fs::read(guest()).unwrap(), name, config)
+            .await
+    }
+
+    pub async fn deploy_component(
+        &self,
+        component: Vec<u8>,
+        name: &str,
+        config: &str,
+    ) -> FrameworkId {
+        let artifact = self.upload(component).await;
+        self.frameworks.validate(artifact).await.unwrap();
+        let (name, role) = (name.to_owned(), Role::default());
+        let info = FrameworkInfo {
+            name,
+            role,
+            artifact,
+            config: config.to_owned(),
+        };
+        match self.submit(Command::DeployFramework(info)).await {
+            Accepted::Framework { framework, .. } => framework,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub async fn request(
+        &self,
+        framework: FrameworkId,
+        method: &str,
+        path: &str,
+    ) -> Result<HttpAnswer, RequestError> {
+        self.request_with(framework, method, path, None).await
+    }
+
+    pub async fn request_with(
+        &self,
+        framework: FrameworkId,
+        method: &str,
+        path: &str,
+        key: Option<&str>,
+    ) -> Result<HttpAnswer, RequestError> {
+        let request = http(method, path, 0);
+        let caller = Principal::User("ann".into());
+        let answer = self
+            .frameworks
+            .request(framework, request, caller, key.map(str::to_owned));
+        tokio::time::timeout(PATIENCE, answer).await.unwrap()
+    }
+
+    pub async fn text(&self, framework: FrameworkId, method: &str, path: &str) -> String {
+        let answer = self.request(framework, method, path).await.unwrap();
+        String::from_utf8(answer.body).unwrap()
+    }
+
+    pub fn framework(&self, id: FrameworkId) -> Arc<Framework> {
+        self.log.view.load().framework(id).unwrap().clone()
+    }
+
+    /// Waits for a command that makes this true.
+    pub async fn until(
+        &self,
+        id: FrameworkId,
+        is_so: impl Fn(&Framework) -> bool,
+    ) -> Arc<Framework> {
+        let wait = async {
+            while !is_so(&self.framework(id)) {
+                self.log.view.wait_for(self.log.view.applied() + 1).await;
+            }
+            self.framework(id)
+        };
+        tokio::time::timeout(PATIENCE, wait).await.unwrap()
+    }
+
+    pub async fn register_agent(&self) {
+        let info = AgentInfo {
+            hostname: "one".into(),
+            resources: Resources {
+                cpus: MilliCpus(4000),
+                mem: tepui_types::Bytes::gib(4),
+                ..Resources::default()
+            },
+            attributes: BTreeMap::new(),
+            version: "0".into(),
+        };
+        self.submit(Command::RegisterAgent {
+            nonce: 1,
+            agent: None,
+            info,
+            tasks: Vec::new(),
+        })
+        .await;
+    }
+}
+
+impl Drop for Master {
+    fn drop(&mut self) {
+        self.leading.abort();
+        self.frameworks.stop_leading();
+    }
+}
+
+/// The leader's loop, as far as frameworks need it.
+fn lead(
+    log: &Log,
+    offers: Offers,
+    frameworks: Frameworks,
+) -> impl Future<Output = ()> + Send + 'static {
+    let (mailbox, view) = (log.mailbox.clone(), log.view.clone());
+    let allocation = Allocation::new(offers.clone(), log.clock.clone());
+    async move {
+        loop {
+            let changes = tokio::select! {
+                delivery = mailbox.take() => delivery.changes,
+                () = offers.changed() => Default::default(),
+            };
+            frameworks.on_changes(&changes);
+            frameworks.on_decisions(allocation.run(&view, &changes));
+        }
+    }
+}
+
+pub fn http(method: &str, path: &str, body: usize) -> HttpRequest {
+    HttpRequest {
+        method: method.into(),
+        path: path.into(),
+        query: None,
+        headers: vec![("accept".into(), "*/*".into())],
+        body: vec![b'x'; body],
+    }
+}
+
+pub fn guest() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let release = test.parent().and_then(|deps| deps.parent()).unwrap();
+    let guest = release.join("test-frameworks/unruly.wasm");
+    assert!(
+        guest.is_file(),
+        "{} is missing: run `cargo xtask test`",
+        guest.display()
+    );
+    guest
+}
