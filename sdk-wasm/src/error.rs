@@ -18,7 +18,8 @@ pub enum Error {
     /// A key, a value, a timer or the whole store is above its limit; says which.
     #[error("{0}")]
     TooLarge(String),
-    /// The turn is at its limit of operations or bytes: return, and go on in
+    /// The turn is at its limit of operations or bytes, or as much waits to be
+    /// seen by this framework as may: return, and go on in
     /// [`on_continued`](crate::Scheduler::on_continued).
     #[error("the turn is full")]
     TurnFull,

@@ -54,6 +54,9 @@ pub struct Framework {
     pub tasks: OrdSet<OperationId>,
     /// Tasks whose latest status it has yet to see.
     pub pending: OrdSet<OperationId>,
+    /// How many of `pending` have ended. Follows from the tasks: not stored.
+    #[serde(skip)]
+    pub unseen_ends: usize,
     /// Operations that were dropped, by number, until it has seen them.
     pub notices: OrdMap<u64, Notice>,
     /// The next notice's number.
@@ -103,6 +106,12 @@ impl Framework {
             .sum()
     }
 
+    /// The tasks that the state holds for it: those that live, and those whose
+    /// end it has yet to see. Only a launch makes them more.
+    pub fn held_tasks(&self) -> usize {
+        self.tasks.len() + self.unseen_ends
+    }
+
     fn new(id: FrameworkId, info: &FrameworkInfo, context: &Context) -> Self {
         Self {
             id,
@@ -123,6 +132,7 @@ impl Framework {
             used: ResourceRequest::default(),
             tasks: OrdSet::new(),
             pending: OrdSet::new(),
+            unseen_ends: 0,
             notices: OrdMap::new(),
             next_notice: 0,
             deployed_at: context.now,

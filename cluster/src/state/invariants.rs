@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tepui_types::resources::ResourceRequest;
 use tepui_types::{Resources, TaskState};
 
-use super::State;
+use super::{State, limits};
 
 impl State {
     /// The first thing that is not as it must be.
@@ -82,6 +82,18 @@ impl State {
                     format!("{} waits for nothing", task.id)
                 })?;
             }
+            let ended = framework.pending.iter().filter(|operation| {
+                let task = self.tasks.get(*operation);
+                task.is_some_and(|task| !task.is_living())
+            });
+            require(ended.count() == framework.unseen_ends, || {
+                format!("{id}'s unseen ends are miscounted")
+            })?;
+            let is_bounded = framework.held_tasks() <= limits::FRAMEWORK_TASKS
+                && framework.notices.len() <= limits::NOTICES;
+            require(is_bounded, || {
+                format!("more waits for {id} than may ever wait")
+            })?;
             require(self.names.get(&framework.info.name) == Some(&id), || {
                 "a name is lost".into()
             })?;

@@ -24,6 +24,13 @@ pub const DEMAND_KEY_BYTES: usize = 256;
 pub const TURN_BYTES: usize = 1024 * 1024;
 /// Operations of one turn.
 pub const TURN_OPERATIONS: usize = 2_000;
+/// Tasks of one framework that live, or whose end it has yet to see: all the
+/// 2,000,000 that a cluster is built for, and a quarter more that have ended.
+pub const FRAMEWORK_TASKS: usize = 2_500_000;
+/// Dropped operations that one framework has yet to see. They are kills that
+/// found nothing, and each turn is shown as many as it can cause, so only a
+/// framework that does not come to its events ever has more than a few turns'.
+pub const NOTICES: usize = 100_000;
 /// Offers shown to one turn.
 pub const TURN_OFFERS: usize = 1_000;
 /// Updates shown to one turn; keeps its acknowledgements below its bytes.

@@ -82,8 +82,12 @@ impl State {
 impl From<SnapshotV1> for State {
     fn from(snapshot: SnapshotV1) -> Self {
         let mut counts = BTreeMap::new();
+        let mut unseen_ends: BTreeMap<FrameworkId, usize> = BTreeMap::new();
         for task in &snapshot.tasks {
             *counts.entry(task.status.state).or_default() += 1;
+            if task.is_pending() && !task.is_living() {
+                *unseen_ends.entry(task.id.framework).or_default() += 1;
+            }
         }
         let nonces = snapshot
             .agents
@@ -98,7 +102,9 @@ impl From<SnapshotV1> for State {
             .map(|task| (task.id.clone(), task.operation))
             .collect();
         let agent_key = |agent: Arc<Agent>| -> (AgentId, Arc<Agent>) { (agent.id, agent) };
-        let framework_key = |framework: Arc<Framework>| -> (FrameworkId, Arc<Framework>) {
+        let framework_key = |mut framework: Arc<Framework>| -> (FrameworkId, Arc<Framework>) {
+            let ends = unseen_ends.get(&framework.id).copied().unwrap_or(0);
+            Arc::make_mut(&mut framework).unseen_ends = ends;
             (framework.id, framework)
         };
         Self {

@@ -253,7 +253,10 @@ impl State {
     pub(super) fn await_acknowledgement(&mut self, context: &mut Context, task: &Task) {
         match self.frameworks.get_mut(&task.id.framework) {
             Some(framework) if framework.takes_turns() => {
-                Arc::make_mut(framework).pending.insert(task.operation);
+                let framework = Arc::make_mut(framework);
+                framework.pending.insert(task.operation);
+                // An end is awaited once, for an ended task never changes.
+                framework.unseen_ends += usize::from(!task.is_living());
                 context.changes.inboxes.insert(task.id.framework);
             }
             _ => self.acknowledge(context, task.operation, task.sequence),
@@ -283,7 +286,9 @@ impl State {
             return;
         }
         if let Some(framework) = self.frameworks.get_mut(&framework) {
-            Arc::make_mut(framework).pending.remove(&operation);
+            let framework = Arc::make_mut(framework);
+            let waited = framework.pending.remove(&operation).is_some();
+            framework.unseen_ends -= usize::from(waited && !is_living);
         }
         if !is_living {
             self.ended.insert(context.operation(), operation);

@@ -11,6 +11,7 @@ use imbl::OrdMap;
 
 use tepui_types::FrameworkPhase;
 use tepui_types::api::event::EventBody;
+use tepui_types::operation::Operation;
 
 use crate::command::{Turn, TurnKind};
 use crate::outcome::{Accepted, Outcome, Rejection};
@@ -183,6 +184,7 @@ fn check_bounds(framework: &Framework, turn: &Turn) -> Result<u64, Rejection> {
     if !turn.names_its_specs() {
         return limit("a launch names a specification that the turn does not have".into());
     }
+    check_unseen(framework, turn)?;
     let (mut keys, mut bytes) = (framework.store.len() as u64, framework.store_bytes);
     let mut latest = BTreeMap::new();
     for (key, value) in &turn.writes {
@@ -235,6 +237,29 @@ fn check_bounds(framework: &Framework, turn: &Turn) -> Result<u64, Rejection> {
         ));
     }
     Ok(bytes)
+}
+
+/// Refuses a turn that could leave more for the framework to see than the state
+/// holds for it. A launch may end, a kill may find nothing; nothing else adds.
+fn check_unseen(framework: &Framework, turn: &Turn) -> Result<(), Rejection> {
+    let is_launch = |operation: &&Operation| matches!(operation, Operation::Launch(_));
+    let launches = turn.operations.iter().filter(is_launch).count();
+    let kills = turn.operations.len() - launches;
+    if launches > 0 && framework.held_tasks() + launches > limits::FRAMEWORK_TASKS {
+        return Err(Rejection::Limit(format!(
+            "a framework has at most {} tasks that live or whose end it has not seen",
+            limits::FRAMEWORK_TASKS
+        )));
+    }
+    if kills > 0 && framework.notices.len() + kills > limits::NOTICES {
+        return Err(Rejection::Limit(format!(
+            "{} dropped operations wait for the framework, and at most {} may: it has to handle \
+             its events",
+            framework.notices.len(),
+            limits::NOTICES
+        )));
+    }
+    Ok(())
 }
 
 /// How many entries a table has once these are set or removed, in order.

@@ -1,6 +1,7 @@
 //! The core, from outside: commands in, outcomes, effects and invariants out.
 
 mod allocation;
+mod bounds;
 mod golden;
 mod properties;
 mod rules;

@@ -196,10 +196,12 @@ fn command(log: &Log, step: &Step) -> Option<Command> {
         }
         Step::Acknowledge { framework } => {
             let mut turn = running(*framework)?;
-            let pending = &state.framework(FrameworkId(*framework))?.pending;
-            let tasks = pending
+            let record = state.framework(FrameworkId(*framework))?;
+            let tasks = record
+                .pending
                 .iter()
                 .filter_map(|operation| state.tasks.get(operation));
+            turn.notices_seen = record.notices.keys().copied().collect();
             turn.acknowledged = tasks.map(|task| (task.id.clone(), task.sequence)).collect();
             Command::Turn(turn)
         }

@@ -201,6 +201,7 @@ impl OpenTurn {
                 array_index: task.array_index,
             });
         }
+        self.reserve_tasks(launches.len())?;
         self.reserve(launches.len(), bytes)?;
         self.offers.take(offer, left);
         self.specs.push(Arc::new(spec));
@@ -249,6 +250,7 @@ impl OpenTurn {
             let most = TaskSpec::MAX_KILL_GRACE_MS;
             return Err(CallError::Invalid(format!("a grace is at most {most} ms")));
         }
+        self.reserve_notice()?;
         self.reserve(1, name.as_str().len() + RECORD)?;
         let task = TaskId {
             framework: self.framework.id,
@@ -477,6 +479,35 @@ impl OpenTurn {
             Some(timer) => timer.is_some(),
             None => self.framework.timers.contains_key(name),
         }
+    }
+
+    /// Makes room for the tasks of an accept among those that the state holds.
+    fn reserve_tasks(&mut self, launches: usize) -> Result<(), CallError> {
+        let held = self.framework.held_tasks() + self.launches as usize;
+        if held + launches <= quota::FRAMEWORK_TASKS {
+            return Ok(());
+        }
+        if self.framework.unseen_ends == 0 {
+            return Err(CallError::Invalid(format!(
+                "{held} tasks of this framework live, and at most {} may: launch more when some \
+                 have ended",
+                quota::FRAMEWORK_TASKS
+            )));
+        }
+        // Some of them have ended: the turns that follow see it, and make room.
+        self.is_full = true;
+        Err(CallError::TurnFull)
+    }
+
+    /// Makes room for the notice of a kill that finds nothing. Where there is
+    /// none, older ones wait: the turns that follow see them, and make room.
+    fn reserve_notice(&mut self) -> Result<(), CallError> {
+        let kills = self.operations.len() - self.launches as usize;
+        if self.framework.notices.len() + kills < quota::NOTICES {
+            return Ok(());
+        }
+        self.is_full = true;
+        Err(CallError::TurnFull)
     }
 
     fn reserve(&mut self, operations: usize, bytes: usize) -> Result<(), CallError> {

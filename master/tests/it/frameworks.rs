@@ -2,9 +2,12 @@
 //! (`tests/frameworks/unruly`).
 
 use futures::StreamExt as _;
-use tepui_cluster::Command;
+use tepui_cluster::state::frameworks::Framework;
+use tepui_cluster::state::limits::{NOTICES, TURN_OPERATIONS};
+use tepui_cluster::{Command, Turn, TurnKind};
 use tepui_master::frameworks::{ComponentError, RequestError, limits};
 use tepui_master::proposals::Request;
+use tepui_types::operation::{Kill, Operation};
 use tepui_types::task::reason;
 use tepui_types::{Digest, FrameworkPhase, Principal, Reason};
 
@@ -246,6 +249,43 @@ async fn a_turn_that_is_full_commits_and_goes_on() {
         "{filled} values of 64 KiB in a turn of 1 MiB"
     );
     assert_eq!(master.text(framework, "POST", "/add").await, "1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_framework_is_told_before_more_waits_unseen_than_may() {
+    let master = Master::start(None).await;
+    let framework = master.deploy("unruly", "start=kill-strangers").await;
+    let has_seen_all = |incarnation| {
+        move |record: &Framework| record.incarnation == incarnation && record.notices.is_empty()
+    };
+    // Kills that find nothing come back as events, and as many are seen in one turn.
+    master.until(framework, has_seen_all(1)).await;
+    assert_eq!(master.text(framework, "GET", "/count").await, "2000");
+
+    // What one would leave that never came to its events, but for the last five.
+    master.frameworks.stop_leading();
+    let left = |record: &Framework| NOTICES - 5 - record.notices.len();
+    let mut record = master.framework(framework);
+    while left(&record) > 0 {
+        let mut turn = Turn::new(
+            framework,
+            record.incarnation,
+            record.turns,
+            TurnKind::Handle,
+        );
+        let kill = Operation::Kill(Kill {
+            task: "f1.stranger.0".parse().unwrap(),
+            grace_ms: None,
+        });
+        turn.operations = vec![kill; left(&record).min(TURN_OPERATIONS)];
+        master.submit(Command::Turn(turn)).await;
+        record = master.framework(framework);
+    }
+    master.frameworks.lead(2);
+    let record = master.until(framework, has_seen_all(2)).await;
+    assert_eq!(record.failures, 0, "no turn of it was refused as a whole");
+    assert_eq!(master.text(framework, "GET", "/count").await, "5");
+    assert_eq!(record.store["refusal"][..], b"the turn is full"[..]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -279,6 +279,50 @@ fn a_full_turn_says_so_and_keeps_what_it_has() {
 }
 
 #[test]
+fn what_waits_unseen_is_bounded_at_the_call() {
+    let cluster = Cluster::new();
+    let open = |held: fn(&mut Framework)| {
+        let mut turn = cluster.open();
+        held(Arc::make_mut(&mut turn.framework));
+        turn
+    };
+    let accept = |turn: &mut OpenTurn| {
+        let two = vec![task("a", 1), task("b", 1)];
+        turn.accept(OfferId(7), spec(""), two).map(|ids| ids.len())
+    };
+    // Ends that it has not seen make room once it has.
+    let mut turn = open(|framework| framework.unseen_ends = quota::FRAMEWORK_TASKS - 2);
+    assert_eq!(accept(&mut turn), Ok(2));
+    assert_eq!(accept(&mut turn), Err(CallError::TurnFull));
+    let closed = turn.close(1, 1, TurnKind::Handle);
+    assert_eq!((closed.turn.operations.len(), closed.is_full), (2, true));
+
+    // While all of them live, there is nothing to see.
+    let mut turn = open(|framework| {
+        let operation = |index| tepui_types::OperationId { index, ordinal: 0 };
+        let most = quota::FRAMEWORK_TASKS as u64;
+        framework.tasks = (1..most).map(operation).collect();
+    });
+    assert!(matches!(accept(&mut turn), Err(CallError::Invalid(why)) if why.contains("ended")));
+    assert!(!turn.close(1, 1, TurnKind::Handle).is_full);
+
+    let mut turn = open(|framework| {
+        let notice = tepui_cluster::state::frameworks::Notice {
+            operation: "kill".into(),
+            subject: "f1.x.0".parse().unwrap(),
+            reason: tepui_types::Reason::new("task-unknown", "x"),
+        };
+        let most = quota::NOTICES as u64;
+        framework.notices = (1..most).map(|number| (number, notice.clone())).collect();
+    });
+    assert_eq!(turn.kill("x".into(), 0, None), Ok(()));
+    assert_eq!(turn.kill("x".into(), 0, None), Err(CallError::TurnFull));
+    assert_eq!(accept(&mut turn), Ok(2), "launches cause no notices");
+    let closed = turn.close(1, 1, TurnKind::Handle);
+    assert_eq!((closed.turn.operations.len(), closed.is_full), (3, true));
+}
+
+#[test]
 fn the_largest_batch_of_launches_fits_its_bound() {
     let mut turn = Cluster::new().open();
     let tasks = |from: u32| {

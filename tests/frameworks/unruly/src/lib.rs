@@ -1,7 +1,7 @@
 //! A framework that misbehaves on request: for the tests of what a guest cannot do.
 //!
 //! Its configuration says how it treats `start` (`start=trap`, `start=loop`,
-//! `start=allocate`, `start=error`). `POST /wake/{deed}` does a deed in the next
+//! `start=allocate`, `start=error`, `start=kill-strangers`). `POST /wake/{deed}` does a deed in the next
 //! `handle`, any other `POST /{deed}` at once. `POST /add` counts in the store,
 //! `GET /count` reads, and `POST /add-then-{deed}` counts before the deed.
 
@@ -9,7 +9,7 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use tepui_sdk::http::{Request, Response};
-use tepui_sdk::{Context, Launch, Offer, Scheduler, StartReason, TaskSpec};
+use tepui_sdk::{Context, Launch, Offer, Scheduler, StartReason, TaskId, TaskSpec};
 use tepui_types::api::job::default_resources;
 
 /// The scheduler.
@@ -134,7 +134,24 @@ fn misbehave(cx: &mut Context<'_>, deed: &str) {
                 cx.info(&format!("line {line}"));
             }
         }
+        "kill-strangers" => kill_strangers(cx),
         _ => {}
+    }
+}
+
+/// Kills tasks that never were until the host refuses; counts those kills and
+/// keeps the refusal.
+fn kill_strangers(cx: &mut Context<'_>) {
+    for attempt in 0_u64.. {
+        let stranger = TaskId {
+            name: "stranger".into(),
+            attempt,
+        };
+        if let Err(error) = cx.kill(&stranger, None) {
+            let kept = cx.set("refusal", error.to_string().as_bytes());
+            let kept = kept.and_then(|()| cx.set_as("count", &attempt));
+            return kept.unwrap_or_else(|error| cx.error(&error.to_string()));
+        }
     }
 }
 
