@@ -4,6 +4,7 @@ mod artifacts;
 mod env;
 mod folder;
 mod frameworks;
+mod golden;
 mod master;
 mod raft;
 mod storage;
