@@ -13,6 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use futures::future::{join_all, select_all, try_join_all};
+use tepui_cli::leftovers;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
@@ -24,7 +25,6 @@ use part::Part;
 
 mod folder;
 mod frameworks;
-mod leftovers;
 mod machine;
 mod part;
 

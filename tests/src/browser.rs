@@ -13,9 +13,9 @@ use fantoccini::{ClientBuilder, Locator};
 use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::json;
 use tempfile::TempDir;
+use tepui_cli::leftovers;
 
 use crate::eventually::{DEADLINE, eventually};
-use crate::sweep;
 
 /// A browser with one page.
 pub struct Browser {
@@ -137,9 +137,9 @@ impl Drop for Driver {
         // It may be gone already.
         let _ = self.0.kill();
         let _ = self.0.wait();
-        sweep::named(&self.1)
+        leftovers::named(&self.1)
             .into_iter()
-            .for_each(sweep::kill_process);
+            .for_each(leftovers::kill_process);
     }
 }
 

@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
+use tepui_cli::leftovers;
 use tepui_types::api::framework::FrameworkView;
 use tepui_types::{AgentStatus, Digest, FrameworkPhase};
 
 use crate::client::Client;
-use crate::eventually::eventually;
+use crate::eventually::{eventually, eventually_blocking};
 use crate::process::{self, Process};
-use crate::sweep::{self, Watchdog};
+use crate::watchdog::Watchdog;
 
 /// What a cluster is to be.
 #[derive(Debug, Clone)]
@@ -305,7 +306,9 @@ impl Drop for Cluster {
         let folders: Vec<_> = (0..self.agents.len())
             .map(|index| self.agent_dir(index))
             .collect();
-        sweep::everything(&folders);
+        eventually_blocking("what the agents started is gone", || {
+            leftovers::end_once(&folders)
+        });
         self.master = None;
     }
 }

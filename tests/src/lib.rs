@@ -12,7 +12,7 @@ pub mod cluster;
 pub mod eventually;
 pub mod job;
 pub mod process;
-pub mod sweep;
+pub mod watchdog;
 
 pub use client::Client;
 pub use cluster::Cluster;

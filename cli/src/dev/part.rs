@@ -14,11 +14,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tepui_cli::leftovers;
 use tokio::process::{Child, Command};
 use tokio::time::Instant;
 
 use super::folder::Folder;
-use super::leftovers;
 use crate::output;
 
 /// How often a part is looked at while it starts.

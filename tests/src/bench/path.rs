@@ -14,7 +14,7 @@ use crate::cluster::Cluster;
 use crate::eventually::eventually;
 use crate::job::Job;
 use crate::process::{self, Process};
-use crate::sweep::Watchdog;
+use crate::watchdog::Watchdog;
 
 const AGENTS: usize = 3;
 const AGENT_RESOURCES: &str = "cpus=4,mem=8GiB,disk=10GiB,ports=31000-31999";

@@ -4,8 +4,9 @@ use std::process::{Command, Output, Stdio};
 
 use anyhow::Context;
 use serde_json::Value;
+use tepui_cli::leftovers;
 use tepui_tests::process::{self, Process};
-use tepui_tests::{Client, Cluster, Job, eventually, sweep};
+use tepui_tests::{Client, Cluster, Job, eventually};
 use tepui_types::TaskState;
 use tepui_types::api::job::JobState;
 
@@ -308,9 +309,9 @@ async fn dev_raises_a_cluster_and_leaves_nothing_behind() -> Result {
         let status = dev.terminate();
         assert!(status.success(), "{}", dev.log());
         for agent in &agents {
-            assert!(sweep::executors(agent).is_empty());
-            assert!(sweep::tasks(agent).is_empty());
-            assert!(sweep::cgroups(agent).is_empty());
+            assert!(leftovers::executors(agent).is_empty());
+            assert!(leftovers::tasks(agent).is_empty());
+            assert!(leftovers::cgroups(agent).is_empty());
         }
     }
     Ok(())
@@ -360,7 +361,7 @@ async fn dev_takes_over_from_one_that_was_killed() -> Result {
     );
     assert!(second.terminate().success(), "{}", second.log());
     assert!(
-        sweep::named(&home).is_empty(),
+        leftovers::named(&home).is_empty(),
         "nothing of the first is left either"
     );
     Ok(())
@@ -386,7 +387,7 @@ async fn dev_starts_again_what_dies() -> Result {
         let identity = std::fs::read_to_string(home.join("processes").join(part))?;
         let identity: Value = serde_json::from_str(&identity)?;
         let pid = identity["pid"].as_i64().context("a process number")?;
-        sweep::kill_process(i32::try_from(pid)?);
+        leftovers::kill_process(i32::try_from(pid)?);
         eventually("it is started again", async || match dev.log() {
             log if log.contains(&format!("{part} died")) => Ok(()),
             log => Err(log),

@@ -5,7 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use tepui_tests::{Cluster, Job, eventually, sweep};
+use tepui_cli::leftovers;
+use tepui_tests::{Cluster, Job, eventually};
 use tepui_types::TaskState;
 use tepui_types::api::job::JobState;
 use tepui_types::task::reason;
@@ -152,16 +153,16 @@ async fn a_killed_executor_is_named_by_its_task() -> Result {
     ] {
         let job = client.submit(&job.name(name)).await?;
         let id = client.running(&job.name).await;
-        let executors = sweep::executors(&cluster.agent_dir(0));
+        let executors = leftovers::executors(&cluster.agent_dir(0));
         assert!(!executors.is_empty());
-        executors.into_iter().for_each(sweep::kill_process);
+        executors.into_iter().for_each(leftovers::kill_process);
         let job = client.ended(&job.name).await;
         assert_eq!(job.state, JobState::Failed, "{job:?}");
         let task = client.task(&id).await?;
         let why = task.status.reason.context("a reason")?;
         assert_eq!(why.code, reason::EXECUTOR_TERMINATED, "{name}: {why}");
     }
-    let left = sweep::tasks(&cluster.agent_dir(0));
+    let left = leftovers::tasks(&cluster.agent_dir(0));
     assert!(left.is_empty(), "an executor's task goes with it: {left:?}");
     Ok(())
 }
@@ -175,9 +176,9 @@ async fn a_restart_survives_a_killed_executor() -> Result {
     client.running(&job.name).await;
     pid_of(&pid).await;
     std::fs::write(&gate, "")?;
-    sweep::executors(&cluster.agent_dir(0))
+    leftovers::executors(&cluster.agent_dir(0))
         .into_iter()
-        .for_each(sweep::kill_process);
+        .for_each(leftovers::kill_process);
     let job = client.ended(&job.name).await;
     assert_eq!(job.state, JobState::Finished, "{job:?}");
     Ok(())

@@ -1,9 +1,10 @@
 //! What must not outlive a local cluster: its parts, executors, tasks, cgroups.
 //!
-//! Agents leave executors and tasks running on purpose. Here everything is
-//! meant to end, so the processes are found by what cannot be mistaken: the
-//! identity files in the agents' folders, the agents' control groups, and the
-//! sandbox that the environment of a task names.
+//! Agents leave executors and tasks running on purpose. Where everything is
+//! meant to end, when `tepui dev` or a test of a whole cluster is over, the
+//! processes are found by what cannot be mistaken: the identity files in the
+//! agents' folders, the agents' control groups, and the sandbox that the
+//! environment of a task names.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -48,7 +49,7 @@ pub async fn end_process(file: &Path) -> Result<()> {
     if let Ok(identity) = serde_json::from_str::<ProcessIdentity>(&text) {
         let deadline = Instant::now() + PATIENCE;
         while is_alive(&identity) {
-            let _ = kill(Pid::from_raw(identity.pid), Signal::SIGKILL);
+            kill_process(identity.pid);
             if Instant::now() > deadline {
                 bail!("process {} of an earlier run does not end", identity.pid);
             }
@@ -62,64 +63,98 @@ pub async fn end_process(file: &Path) -> Result<()> {
 /// Ends all executors and tasks of these agents, and removes their cgroups.
 pub async fn end_tasks(agents: &[PathBuf]) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
-    loop {
-        let living: BTreeSet<i32> = agents.iter().flat_map(|agent| processes(agent)).collect();
-        for pid in &living {
-            let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
-        }
-        let groups = agents.iter().flat_map(|agent| cgroups(agent));
-        let left: Vec<_> = groups.filter(|group| remove_tree(group).is_err()).collect();
-        if living.is_empty() && left.is_empty() {
-            return Ok(());
-        }
+    while let Err(left) = end_once(agents) {
         if Instant::now() > deadline {
-            bail!("processes {living:?} do not end, or control groups {left:?} stay");
+            bail!("{left}");
         }
         tokio::time::sleep(LOOK).await;
     }
+    Ok(())
 }
 
-/// The executors and tasks of an agent that run now.
+/// What a round of [`end_once`] has found.
+#[derive(Debug, thiserror::Error)]
+#[error("processes {processes:?} do not end, or control groups {groups:?} stay")]
+pub struct Left {
+    processes: BTreeSet<i32>,
+    groups: Vec<PathBuf>,
+}
+
+/// One round of ending what these agents have started. It takes a moment until
+/// killed processes are gone, and they may just have started others: all is
+/// over once a round has found nothing.
+///
+/// # Errors
+/// When there was something to end.
+pub fn end_once(agents: &[PathBuf]) -> Result<(), Left> {
+    let processes: BTreeSet<i32> = agents.iter().flat_map(|agent| processes(agent)).collect();
+    processes.iter().copied().for_each(kill_process);
+    let groups = agents.iter().flat_map(|agent| cgroups(agent));
+    let groups: Vec<_> = groups.filter(|group| remove_tree(group).is_err()).collect();
+    if processes.is_empty() && groups.is_empty() {
+        return Ok(());
+    }
+    Err(Left { processes, groups })
+}
+
+/// `kill -9`, if it still runs.
+pub fn kill_process(pid: i32) {
+    let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+}
+
+/// What an agent has started and runs now.
 fn processes(agent: &Path) -> Vec<i32> {
-    let executors = fs::read_dir(agent.join("executors"))
-        .into_iter()
-        .flatten()
-        .flatten();
-    let mut pids: Vec<i32> = executors
-        .filter_map(|executor| fs::read(executor.path().join("identity")).ok())
-        .filter_map(|bytes| envelope::decode::<ProcessIdentity>(VERSION, &bytes).ok())
-        .filter(is_alive)
-        .map(|identity| identity.pid)
-        .collect();
-    let everyone = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let others = everyone
-        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
-        .filter(|pid| is_task(*pid, agent) || is_executor(*pid, agent));
-    pids.extend(others);
+    let mut pids = [executors(agent), starting(agent), tasks(agent)].concat();
     for group in cgroups(agent) {
         members(&group, &mut pids);
     }
     pids
 }
 
-/// Whether a process's environment names a sandbox of this agent.
-fn is_task(pid: i32, agent: &Path) -> bool {
-    let mut sandbox = b"TEPUI_SANDBOX=".to_vec();
-    sandbox.extend(inside(agent));
-    words(pid, "environ").any(|variable| variable.starts_with(&sandbox))
+/// The executors of an agent that run now.
+pub fn executors(agent: &Path) -> Vec<i32> {
+    let executors = fs::read_dir(agent.join("executors"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    executors
+        .filter_map(|executor| fs::read(executor.path().join("identity")).ok())
+        .filter_map(|bytes| envelope::decode::<ProcessIdentity>(VERSION, &bytes).ok())
+        .filter(is_alive)
+        .map(|identity| identity.pid)
+        .collect()
 }
 
-/// Whether a process is an executor of this agent; one that has just been
-/// started has written no identity yet.
-fn is_executor(pid: i32, agent: &Path) -> bool {
-    let mut words = words(pid, "cmdline");
-    let program = words.next().unwrap_or_default();
-    let program = program
-        .rsplit(|byte| *byte == b'/')
-        .next()
-        .unwrap_or_default();
+/// The executors of an agent that have just been started, and perhaps written
+/// no identity yet: known by their program and arguments.
+fn starting(agent: &Path) -> Vec<i32> {
     let folder = inside(agent);
-    program.starts_with(b"tepui-executor-") && words.any(|word| word.starts_with(&folder))
+    everyone("cmdline", |words| {
+        let program = words.first().copied().unwrap_or_default();
+        let program = program.rsplit(|byte| *byte == b'/').next();
+        program.is_some_and(|program| program.starts_with(b"tepui-executor-"))
+            && words.iter().any(|word| word.starts_with(&folder))
+    })
+}
+
+/// The native tasks that run now and whose environment names a sandbox of this
+/// agent, or of one below this folder.
+pub fn tasks(agent: &Path) -> Vec<i32> {
+    let mut sandbox = b"TEPUI_SANDBOX=".to_vec();
+    sandbox.extend(inside(agent));
+    everyone("environ", |variables| {
+        variables
+            .iter()
+            .any(|variable| variable.starts_with(&sandbox))
+    })
+}
+
+/// The processes that run now and name something in this folder as an argument,
+/// whoever started them.
+pub fn named(folder: &Path) -> Vec<i32> {
+    let folder = inside(folder);
+    let names_it = |word: &&[u8]| word.windows(folder.len()).any(|part| part == folder);
+    everyone("cmdline", |words| words.iter().any(names_it))
 }
 
 /// How the paths of all that is in a folder begin.
@@ -129,16 +164,23 @@ fn inside(folder: &Path) -> Vec<u8> {
     path
 }
 
-/// A process's arguments or variables; none when it is gone.
-fn words(pid: i32, file: &str) -> impl Iterator<Item = Vec<u8>> {
-    let bytes = fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
-    let words: Vec<_> = bytes.split(|byte| *byte == 0).map(<[u8]>::to_vec).collect();
-    words.into_iter()
+/// The processes whose arguments (`cmdline`) or variables (`environ`) match.
+fn everyone(file: &str, matches: impl Fn(&[&[u8]]) -> bool) -> Vec<i32> {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
+        .filter(|pid| {
+            // One that is gone by now has neither.
+            let bytes = fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+            let words: Vec<_> = bytes.split(|byte| *byte == 0).collect();
+            matches(&words)
+        })
+        .collect()
 }
 
 /// An agent's control group, a folder for each hierarchy that has it. Its name
 /// comes of the number that the agent drew with its folder.
-fn cgroups(agent: &Path) -> Vec<PathBuf> {
+pub fn cgroups(agent: &Path) -> Vec<PathBuf> {
     let bytes = fs::read(agent.join("identity")).unwrap_or_default();
     type Identity = (Option<ClusterId>, Option<AgentId>, u128);
     let Ok((_, _, nonce)) = envelope::decode::<Identity>(AGENT_IDENTITY, &bytes) else {

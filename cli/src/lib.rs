@@ -1,0 +1,3 @@
+//! What the command line shares with the tests of whole clusters.
+
+pub mod leftovers;
