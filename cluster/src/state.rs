@@ -7,10 +7,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use imbl::OrdMap;
+use imbl::{OrdMap, OrdSet};
 use tepui_types::api::event::EventBody;
 use tepui_types::{
-    AgentId, ClusterId, Digest, FrameworkId, OperationId, TaskId, TaskSpec, TaskState, Timestamp,
+    AgentId, ClusterId, Digest, FrameworkId, OperationId, TaskId, TaskName, TaskSpec, TaskState,
+    Timestamp,
 };
 
 use crate::command::Command;
@@ -43,6 +44,8 @@ use tasks::Task;
 
 /// Tasks by identity.
 type TaskIndex = OrdMap<TaskId, OperationId>;
+/// Names of living tasks.
+type LivingNames = OrdSet<(FrameworkId, TaskName)>;
 
 /// Everything that the log says.
 #[derive(Debug, Clone)]
@@ -69,6 +72,8 @@ pub struct State {
     /// oldest first.
     pub tasks: OrdMap<OperationId, Arc<Task>>,
     task_ids: TaskIndex,
+    /// The names that living tasks have, each once in its framework.
+    living_names: LivingNames,
     /// Ended tasks that nobody waits for, oldest end first.
     ended: OrdMap<OperationId, OperationId>,
     specs: Specs,
@@ -98,6 +103,7 @@ impl State {
             names: OrdMap::new(),
             tasks: OrdMap::new(),
             task_ids: OrdMap::new(),
+            living_names: OrdSet::new(),
             ended: OrdMap::new(),
             specs: Specs::default(),
             artifacts: OrdMap::new(),

@@ -105,7 +105,7 @@ impl State {
     /// its end is still to be delivered, or it is among the remembered ones.
     fn check_tasks(&self) -> Result<(), String> {
         let mut counts: BTreeMap<TaskState, u64> = BTreeMap::new();
-        let mut waiting = 0;
+        let (mut waiting, mut living) = (0, 0);
         for task in self.tasks.values() {
             *counts.entry(task.status.state).or_default() += 1;
             require(self.task_ids.get(&task.id) == Some(&task.operation), || {
@@ -125,6 +125,9 @@ impl State {
                 require(charged, || {
                     format!("{} lives and nobody is charged", task.id)
                 })?;
+                let is_known = self.has_living_task(task.id.framework, &task.id.name);
+                require(is_known, || format!("the name of {} is free", task.id))?;
+                living += 1;
             } else if !task.is_pending() {
                 waiting += 1;
             }
@@ -134,6 +137,9 @@ impl State {
         })?;
         require(self.task_ids.len() == self.tasks.len(), || {
             "an identity is left over".into()
+        })?;
+        require(living == self.living_names.len(), || {
+            "a name has two living tasks, or is kept after its last".into()
         })?;
         require(waiting == self.ended.len(), || {
             format!("{waiting} tasks ended, {} remembered", self.ended.len())

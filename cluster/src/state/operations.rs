@@ -102,6 +102,8 @@ impl State {
     }
 
     fn stage(&mut self, context: &mut Context, task: &Task) {
+        let name = (task.id.framework, task.id.name.clone());
+        self.living_names.insert(name);
         if let Some(owner) = self.frameworks.get_mut(&task.id.framework) {
             let owner = Arc::make_mut(owner);
             owner.used.include(&task.resources);

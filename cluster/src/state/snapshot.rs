@@ -17,7 +17,7 @@ use super::artifacts::Artifact;
 use super::frameworks::Framework;
 use super::idempotency::Answer;
 use super::tasks::Task;
-use super::{State, TaskIndex};
+use super::{LivingNames, State, TaskIndex};
 
 /// Version of the encoding.
 pub const VERSION: u8 = 1;
@@ -96,6 +96,9 @@ impl From<SnapshotV1> for State {
             .collect();
         let name = |framework: &Arc<Framework>| (framework.info.name.clone(), framework.id);
         let names = snapshot.frameworks.iter().map(name).collect();
+        let living = snapshot.tasks.iter().filter(|task| task.is_living());
+        let living_names = living.map(|task| (task.id.framework, task.id.name.clone()));
+        let living_names: LivingNames = living_names.collect();
         let task_ids: TaskIndex = snapshot
             .tasks
             .iter()
@@ -125,6 +128,7 @@ impl From<SnapshotV1> for State {
                 .map(|task| (task.operation, task))
                 .collect(),
             task_ids,
+            living_names,
             ended: snapshot.ended.into_iter().collect(),
             specs: snapshot.specs.into_iter().collect(),
             artifacts: snapshot

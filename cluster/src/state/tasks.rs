@@ -214,6 +214,8 @@ impl State {
 
     /// Gives back what an ended task had, once.
     fn release_resources(&mut self, context: &mut Context, task: &Task) {
+        let name = (task.id.framework, task.id.name.clone());
+        self.living_names.remove(&name);
         if let Some(agent) = self.agents.get_mut(&task.agent) {
             let agent = Arc::make_mut(agent);
             agent.used = agent.used.saturating_sub(&task.resources);
@@ -227,26 +229,9 @@ impl State {
         }
     }
 
-    /// Whether a task of this name lives. Attempts only grow, and the next
-    /// that is not dropped needs the end of the one before, so the last such tells.
+    /// Whether a task of this name lives.
     pub(super) fn has_living_task(&self, framework: FrameworkId, name: &TaskName) -> bool {
-        let first = TaskId {
-            framework,
-            name: name.clone(),
-            attempt: 0,
-        };
-        let last = TaskId {
-            framework,
-            name: name.clone(),
-            attempt: u64::MAX,
-        };
-        let attempts = self.task_ids.range(first..=last);
-        let latest = attempts
-            .rev()
-            .filter_map(|(_, operation)| self.tasks.get(operation))
-            // A launch that was refused because the name lives has an attempt, too.
-            .find(|task| task.status.state != TaskState::Dropped);
-        latest.is_some_and(|task| task.is_living())
+        self.living_names.contains(&(framework, name.clone()))
     }
 
     /// Lets the framework know; where there is none any more, nobody waits.
