@@ -22,6 +22,8 @@ pub struct AgentInfo {
 impl AgentInfo {
     /// The most attributes.
     pub const MAX_ATTRIBUTES: usize = 256;
+    /// The most bytes of all of it, encoded: a thousand names of some length.
+    pub const MAX_ENCODED: usize = 64 * 1024;
 
     /// What is wrong with it in itself.
     pub fn validate(&self) -> Result<(), String> {
@@ -32,6 +34,13 @@ impl AgentInfo {
             return Err(format!(
                 "an agent has at most {} attributes",
                 Self::MAX_ATTRIBUTES
+            ));
+        }
+        let size = crate::envelope::encode(1, self).len();
+        if size > Self::MAX_ENCODED {
+            return Err(format!(
+                "an agent's attributes and resources take {size} bytes, and at most {}",
+                Self::MAX_ENCODED
             ));
         }
         if let Some((name, milli)) = self.resources.gpus.iter().find(|(_, milli)| **milli > 1000) {
@@ -61,5 +70,24 @@ impl AgentStatus {
             Self::Active => "active",
             Self::Unreachable => "unreachable",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_agent_says_of_itself_is_bounded() {
+        let mut info = AgentInfo {
+            hostname: "one".into(),
+            resources: Resources::default(),
+            attributes: BTreeMap::from([("zone".into(), "a".into())]),
+            version: "0".into(),
+        };
+        assert_eq!(info.validate(), Ok(()));
+        let long = "x".repeat(AgentInfo::MAX_ENCODED);
+        info.attributes.insert("zone".into(), long);
+        assert!(info.validate().unwrap_err().contains("at most 65536"));
     }
 }

@@ -140,6 +140,17 @@ impl Reason {
     /// The longest message that is kept, in bytes.
     pub const MAX_MESSAGE: usize = 2048;
 
+    /// The longest code, in bytes.
+    pub const MAX_CODE: usize = 64;
+    /// Stands where a message was cut.
+    const CUT: &str = " […]";
+
+    /// Whether it is short enough to be kept, as all are that were made here.
+    pub fn is_bounded(&self) -> bool {
+        self.code.len() <= Self::MAX_CODE
+            && self.message.len() <= Self::MAX_MESSAGE + Self::CUT.len()
+    }
+
     /// A reason; a long message is cut at a character's edge, with a mark.
     pub fn new(code: &str, message: impl Into<String>) -> Self {
         let mut message = message.into();
@@ -149,7 +160,7 @@ impl Reason {
                 end -= 1;
             }
             message.truncate(end);
-            message.push_str(" […]");
+            message.push_str(Self::CUT);
         }
         Self {
             code: code.to_owned(),
@@ -414,5 +425,14 @@ mod tests {
         let reason = Reason::new("x", "é".repeat(2000));
         assert!(reason.message.len() < Reason::MAX_MESSAGE + 10);
         assert!(reason.message.ends_with("[…]"));
+        assert!(reason.is_bounded());
+        let message = reason.message + "éé";
+        assert!(
+            !Reason {
+                message,
+                ..Reason::new("x", "")
+            }
+            .is_bounded()
+        );
     }
 }

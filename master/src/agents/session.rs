@@ -8,7 +8,7 @@ use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt, Stream, StreamExt};
 use tepui_cluster::{Accepted, Command, Rejection};
 use tepui_types::wire::agent::{
-    AgentFrame, Hello, MAX_BATCH, MasterFrame, VERSION, Welcome, effect_batches,
+    AgentFrame, Hello, MAX_BATCH, MasterFrame, StatusReport, VERSION, Welcome, effect_batches,
 };
 use tepui_types::wire::{self, MAX_FRAME};
 use tepui_types::{AgentId, AgentStatus, Principal, Reason};
@@ -117,6 +117,10 @@ async fn register(master: &Master, hello: Hello) -> Result<AgentId, (Reason, boo
         .info
         .validate()
         .map_err(|why| refuse("invalid", why))?;
+    if !hello.tasks.iter().all(StatusReport::is_bounded) {
+        let why = "a task's reason is too long: run an agent of this release";
+        return Err(refuse("invalid", why.into()));
+    }
     let principal = match hello.agent {
         Some(agent) => Principal::Agent(agent),
         None => Principal::Leader,
@@ -215,7 +219,11 @@ async fn on_frame(master: &Master, agent: AgentId, frame: AgentFrame) -> Result<
     match frame {
         AgentFrame::Hello(_) => Err(SessionError::Unexpected),
         AgentFrame::Heartbeat => Ok(()),
-        AgentFrame::Statuses(reports) if reports.len() > MAX_BATCH => Err(SessionError::Unexpected),
+        AgentFrame::Statuses(reports)
+            if reports.len() > MAX_BATCH || !reports.iter().all(StatusReport::is_bounded) =>
+        {
+            Err(SessionError::Unexpected)
+        }
         AgentFrame::Statuses(reports) => {
             let command = Command::ReportTasks { agent, reports };
             let request = Request::new(Principal::Agent(agent), command);

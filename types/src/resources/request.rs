@@ -33,6 +33,11 @@ pub struct ResourceRequest {
 }
 
 impl ResourceRequest {
+    /// The most custom scalars that one request names.
+    pub const MAX_CUSTOM: usize = 32;
+    /// Bytes of a custom scalar's name.
+    pub const MAX_CUSTOM_NAME: usize = 64;
+
     /// What is wrong with it in itself, whatever the cluster has.
     pub fn validate(&self) -> Result<(), String> {
         if self.gpus_milli > MILLI && !self.gpus_milli.is_multiple_of(MILLI) {
@@ -44,6 +49,14 @@ impl ResourceRequest {
         }
         if self.cpus.0 == 0 && self.mem.0 == 0 {
             return Err("a task needs some cpus_milli or mem_bytes".into());
+        }
+        let is_long = |name: &String| name.len() > Self::MAX_CUSTOM_NAME;
+        if self.custom.len() > Self::MAX_CUSTOM || self.custom.keys().any(is_long) {
+            return Err(format!(
+                "a task asks for at most {} custom resources, with names of at most {} bytes",
+                Self::MAX_CUSTOM,
+                Self::MAX_CUSTOM_NAME
+            ));
         }
         Ok(())
     }
@@ -195,5 +208,28 @@ impl From<&Resources> for ResourceRequest {
             gpus_milli: resources.gpu_milli(),
             custom: resources.custom.clone(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_names_few_custom_resources() {
+        let request = |names: usize, bytes: usize| ResourceRequest {
+            cpus: MilliCpus(1),
+            custom: (0..names)
+                .map(|name| (format!("{name:0bytes$}"), 1))
+                .collect(),
+            ..ResourceRequest::default()
+        };
+        let (names, bytes) = (
+            ResourceRequest::MAX_CUSTOM,
+            ResourceRequest::MAX_CUSTOM_NAME,
+        );
+        assert_eq!(request(names, bytes).validate(), Ok(()));
+        assert!(request(names + 1, 1).validate().is_err());
+        assert!(request(1, bytes + 1).validate().is_err());
     }
 }

@@ -99,6 +99,13 @@ pub struct StatusReport {
     pub usage: Option<TaskUsage>,
 }
 
+impl StatusReport {
+    /// Whether it says no more than is kept.
+    pub fn is_bounded(&self) -> bool {
+        self.reason.as_ref().is_none_or(Reason::is_bounded)
+    }
+}
+
 /// From the master.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MasterFrame {
