@@ -14,10 +14,13 @@ use axum::{Extension, Router};
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::Master;
+use crate::artifacts::ArtifactError;
+use crate::http::body::Limit;
 use crate::http::error::ApiError;
 
 pub mod agents;
 pub mod artifacts;
+pub mod body;
 pub mod cluster;
 pub mod dashboard;
 pub mod demands;
@@ -35,9 +38,11 @@ pub mod tasks;
 
 /// All routes.
 pub fn router(master: Arc<Master>) -> Router {
-    let artifact = get(artifacts::get)
-        .put(artifacts::put)
-        .layer(DefaultBodyLimit::disable());
+    let uploaded = Limit {
+        bytes: master.artifacts.max_bytes(),
+        refusal: |limit| ArtifactError::TooLarge { limit }.into(),
+    };
+    let artifact = get(artifacts::get).put(artifacts::put);
     let api = Router::new()
         .route("/openapi.json", get(openapi::show))
         .route("/cluster", get(cluster::show))
@@ -64,7 +69,6 @@ pub fn router(master: Arc<Master>) -> Router {
         .route("/tasks/{id}/kill", post(tasks::kill))
         .route("/tasks/{id}/logs/{output}", get(logs::follow))
         .route("/artifacts", get(artifacts::list))
-        .route("/artifacts/{digest}", artifact)
         .route("/events", get(events::follow));
     Router::new()
         .nest("/v1", api)
@@ -73,11 +77,17 @@ pub fn router(master: Arc<Master>) -> Router {
         .route("/metrics", get(health::metrics))
         .route("/frameworks/{name}/", any(guest::on_request))
         .route("/frameworks/{name}/{*path}", any(guest::on_request))
+        .layer(DefaultBodyLimit::max(request::MAX_BODY))
+        .layer(middleware::from_fn_with_state(request::BODY, body::bound))
+        .route(
+            "/v1/artifacts/{digest}",
+            artifact.layer(middleware::from_fn_with_state(uploaded, body::bound)),
+        )
         .fallback(get(dashboard::serve))
         .method_not_allowed_fallback(wrong_method)
-        .layer(DefaultBodyLimit::max(request::MAX_JSON))
         .layer(middleware::from_fn_with_state(master.clone(), count))
         .layer(middleware::from_fn_with_state(master.clone(), guard::guard))
+        .layer(middleware::from_fn(body::read_away))
         .layer(CatchPanicLayer::new())
         .layer(Extension(master.clone()))
         .with_state(master)

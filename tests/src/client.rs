@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use reqwest::header::HeaderMap;
+use reqwest::header::{CONTENT_LENGTH, HeaderMap, HeaderName};
 use reqwest::{Method, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -42,6 +42,31 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// An answer as it stands on the wire, once it is whole. Its length is given or it has no body.
+    pub fn parse(bytes: &[u8]) -> Result<Option<Self>> {
+        let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else {
+            return Ok(None);
+        };
+        let head = std::str::from_utf8(&bytes[..end])?;
+        let (status, fields) = head.split_once("\r\n").unwrap_or((head, ""));
+        let status = status.split(' ').nth(1).context("no status")?.parse()?;
+        let mut headers = HeaderMap::new();
+        for field in fields.lines() {
+            let (name, value) = field.split_once(": ").context("no header")?;
+            headers.append(HeaderName::try_from(name)?, value.parse()?);
+        }
+        let length = headers.get(CONTENT_LENGTH);
+        let length = length.map_or(Ok(0), |length| {
+            length.to_str()?.parse::<usize>().context("no length")
+        })?;
+        let body = bytes.get(end + 4..end + 4 + length);
+        Ok(body.map(|body| Self {
+            status,
+            headers,
+            body: body.to_vec(),
+        }))
+    }
+
     /// The body as text.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()

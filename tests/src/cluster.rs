@@ -21,6 +21,7 @@ pub struct Plan {
     resources: String,
     batch: bool,
     forgetful: bool,
+    max_artifact_bytes: Option<u64>,
 }
 
 /// A running cluster.
@@ -61,6 +62,12 @@ impl Plan {
         self
     }
 
+    /// The most bytes that the master takes as an artifact.
+    pub fn max_artifact_bytes(mut self, bytes: u64) -> Self {
+        self.max_artifact_bytes = Some(bytes);
+        self
+    }
+
     /// Starts it, and waits until every part is in its place.
     pub async fn start(self) -> Result<Cluster> {
         let dir = tempfile::Builder::new().prefix("tepui-test-").tempdir()?;
@@ -96,6 +103,7 @@ impl Cluster {
             resources: "cpus=4,mem=4GiB,disk=1GiB,ports=31000-31099".into(),
             batch: true,
             forgetful: true,
+            max_artifact_bytes: None,
         }
     }
 
@@ -173,6 +181,9 @@ impl Cluster {
         args.extend(["--listen".into(), listen.into()]);
         if self.plan.forgetful {
             args.extend(["--discard-instances".into(), "20".into()]);
+        }
+        if let Some(bytes) = self.plan.max_artifact_bytes {
+            args.extend(["--max-artifact-bytes".into(), bytes.to_string().into()]);
         }
         let address = folder.join("address");
         let _ = std::fs::remove_file(&address);

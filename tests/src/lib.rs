@@ -14,7 +14,7 @@ pub mod job;
 pub mod process;
 pub mod watchdog;
 
-pub use client::Client;
+pub use client::{Answer, Client};
 pub use cluster::Cluster;
 pub use eventually::eventually;
 pub use job::Job;

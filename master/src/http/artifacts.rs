@@ -79,7 +79,7 @@ pub async fn put(
     caller: Caller,
     body: Body,
 ) -> Result<Response, ApiError> {
-    // Also of a known artifact: an unread body would break the caller's connection.
+    // Also of a known artifact: whoever sends it learns that it was sent whole.
     let size = master
         .artifacts
         .put(digest, body.into_data_stream())

@@ -6,19 +6,17 @@
 
 use std::sync::Arc;
 
-use axum::body::{Body, to_bytes};
+use axum::body::Body;
 use axum::extract::{Path, Request, State as Extract};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use sha2::{Digest, Sha256};
 
 use crate::Master;
 use crate::frameworks::HttpRequest;
+use crate::http::body::whole;
 use crate::http::error::ApiError;
 use crate::http::frameworks::find;
-use crate::http::request::Caller;
-
-/// The largest body that a framework is handed, in bytes: a turn's worth.
-const MAX_BODY: usize = 1024 * 1024;
+use crate::http::request::{BODY, Caller};
 
 /// Headers that stay between the caller and the master.
 const KEPT_BACK: [HeaderName; 10] = [
@@ -66,11 +64,7 @@ pub async fn on_request(
     // Frameworks read their own store after a read index; the lookup may be older.
     let framework = find(&master.view.load(), &name)?.id;
     let (parts, body) = request.into_parts();
-    let body = to_bytes(body, MAX_BODY).await.map_err(|_| {
-        ApiError::TooLarge(format!(
-            "a framework takes bodies of at most {MAX_BODY} bytes"
-        ))
-    })?;
+    let body = whole(body, BODY).await?;
     let request = HttpRequest {
         method: parts.method.to_string(),
         path: below(parts.uri.path()),

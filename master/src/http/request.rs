@@ -5,20 +5,26 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, OptionalFromRequest, Path, Query, Request};
-use axum::http::HeaderMap;
 use axum::http::header::IF_MATCH;
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tepui_cluster::{Command, Envelope, State};
 use tepui_types::Principal;
 
 use crate::Master;
+use crate::http::body::Limit;
 use crate::http::error::ApiError;
 use crate::proposals::{Committed, Request as Proposal};
 
-/// The largest JSON body, in bytes.
-pub const MAX_JSON: usize = 1024 * 1024;
+/// The largest body of a request to the API or to a framework, in bytes: a turn's worth.
+pub const MAX_BODY: usize = 1024 * 1024;
+/// How that is said.
+pub const BODY: Limit = Limit {
+    bytes: MAX_BODY as u64,
+    refusal: |bytes| ApiError::TooLarge(format!("a body has at most {bytes} bytes here")),
+};
 
 /// A JSON body.
 pub struct ApiJson<T>(pub T);
@@ -55,8 +61,8 @@ fn json_error(rejection: &JsonRejection) -> ApiError {
     let text = rejection.body_text();
     match rejection {
         JsonRejection::JsonDataError(_) => ApiError::Unprocessable(text),
-        JsonRejection::BytesRejection(_) if rejection.status().as_u16() == 413 => {
-            ApiError::TooLarge(format!("the body is above {MAX_JSON} bytes"))
+        JsonRejection::BytesRejection(_) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
+            BODY.refuse()
         }
         JsonRejection::MissingJsonContentType(_) => {
             ApiError::BadRequest("send the body with `Content-Type: application/json`".into())

@@ -219,12 +219,6 @@ async fn bodies_that_cannot_be_are_refused() -> Result {
             let problem = answer.problem();
             assert!(problem.detail.contains(word), "{path} {body}: {problem:?}");
         }
-        // Above the limit, and small enough to be sent whole before the answer
-        // comes: not every client reads an answer while it still writes.
-        let huge = format!(r#"{{"name":"{}"}}"#, "x".repeat(1_200_000));
-        let answer = client.post_text(path, &huge).await?;
-        assert_eq!(answer.status, 413, "{path}: {}", answer.text());
-        answer.problem();
     }
     for (job, word) in [
         (Job::command(["true"]).name("Not A Name"), "Not A Name"),

@@ -6,6 +6,8 @@
 
 /// What others send that cannot be: refused clearly, and nothing else suffers.
 mod bad_input;
+/// Bodies that are too large.
+mod bodies;
 /// The dashboard in a browser.
 mod browser;
 /// The command line.
