@@ -2,6 +2,7 @@
 
 use anyhow::Context;
 use fantoccini::Locator;
+use reqwest::Method;
 use tepui_tests::browser::Browser;
 use tepui_tests::{Cluster, eventually};
 
@@ -26,16 +27,49 @@ async fn a_command_is_submitted_in_the_form_and_its_output_read_on_the_page() ->
         }
     })
     .await;
-    let tasks = cluster.client().tasks("?state=finished").await?;
-    let task = tasks.first().context("the cluster knows the task")?;
+    // Its output is read while it runs.
+    let tasks = eventually("the cluster knows its end", async || {
+        let tasks = cluster.client().tasks("?state=finished").await?;
+        match tasks.is_empty() {
+            true => anyhow::bail!("no task has finished"),
+            false => Ok(tasks),
+        }
+    })
+    .await;
     assert!(
         page.current_url()
             .await?
             .as_str()
             .starts_with(cluster.url())
     );
-    assert_eq!(tasks.len(), 1, "{task:?}");
+    assert_eq!(tasks.len(), 1, "{tasks:?}");
     browser.close().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_dashboard_is_sent_compressed_and_once() -> Result {
+    let cluster = Cluster::new().agents(0).without_batch().start().await?;
+    let client = cluster.client();
+    let get = async |name, value: &str| {
+        let request = client.request(Method::GET, "/tepui-web_bg.wasm");
+        client.send(request.header(name, value)).await
+    };
+    let plain = get("accept-encoding", "identity").await?;
+    assert!(plain.body.starts_with(b"\0asm"));
+    assert_eq!(plain.headers.get("content-encoding"), None);
+    let gzip = get("accept-encoding", "gzip, deflate, br").await?;
+    assert_eq!(gzip.headers["content-encoding"], "gzip");
+    assert_eq!(gzip.headers["content-type"], "application/wasm");
+    assert!(gzip.body.len() < plain.body.len() / 2);
+    let (_, length) = gzip.body.split_last_chunk().context("a gzip trailer")?;
+    let length = u32::from_le_bytes(*length) as usize;
+    assert_eq!(length, plain.body.len(), "it is the same file");
+
+    let tag = plain.headers["etag"].to_str()?;
+    let again = get("if-none-match", tag).await?;
+    assert_eq!((again.status.as_u16(), again.body.len()), (304, 0));
+    assert_ne!(gzip.headers["etag"], plain.headers["etag"]);
     Ok(())
 }
 
