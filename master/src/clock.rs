@@ -72,7 +72,7 @@ impl Steady {
     clippy::disallowed_methods,
     reason = "the time of day enters the master here"
 )]
-fn time_of_day() -> Timestamp {
+pub(crate) fn time_of_day() -> Timestamp {
     let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let since_epoch = since_epoch.unwrap_or_default();
     Timestamp(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::frameworks::compiler::process::Compilation;
+
 /// Where a master listens when nothing is said.
 const DEFAULT_LISTEN: &str = "127.0.0.1:5050";
 /// The largest artifact when nothing is said: 1 GiB, a large image's layer.
@@ -24,7 +26,9 @@ const MIN_HEARTBEATS: u64 = 3;
 #[command(
     name = "tepui-master",
     version,
-    about = "The master of a Tepui cluster"
+    about = "The master of a Tepui cluster",
+    args_conflicts_with_subcommands = true,
+    disable_help_subcommand = true
 )]
 pub struct Args {
     /// The data folder; made if there is none.
@@ -53,6 +57,17 @@ pub struct Args {
     /// its author learns at once what must be in its store.
     #[arg(long, value_name = "N")]
     pub discard_instances: Option<u32>,
+    /// Something else than a master.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What a master starts its own program for.
+#[derive(Debug, Clone, clap::Subcommand)]
+pub enum Command {
+    /// Compile the component on standard input.
+    #[command(hide = true)]
+    CompileComponent(Compilation),
 }
 
 /// A configuration that cannot be used.

@@ -2,7 +2,8 @@
 //!
 //! `format` says that the folder is a master's and in which layout; `lock` is held for as long as
 //! the process lives and taken before anything else is touched; `cluster` holds the ids that were
-//! minted once; `token` is the local secret. The database is in `db/`, artifacts in `artifacts/`.
+//! minted once; `token` is the local secret. The database is in `db/`, artifacts in `artifacts/`,
+//! and what was compiled of them in `code/`.
 //! A folder that holds something else is never written to.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -170,6 +171,11 @@ impl Folder {
     /// The artifacts' folder.
     pub fn artifacts(&self) -> PathBuf {
         self.path.join("artifacts")
+    }
+
+    /// The folder of compiled components.
+    pub fn code(&self) -> PathBuf {
+        self.path.join("code")
     }
 
     /// The local secret: 32 hexadecimal digits, also in the file `token`, for its owner only.

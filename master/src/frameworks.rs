@@ -5,6 +5,7 @@
 //! goes through the log; see [`actor`].
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tepui_cluster::{Changes, Decision, HttpAnswer, Rejection, State};
@@ -20,6 +21,8 @@ use crate::view::View;
 
 mod actor;
 mod bindings;
+mod code;
+pub mod compiler;
 mod component;
 mod convert;
 mod engine;
@@ -36,6 +39,7 @@ mod turn;
 mod wasi;
 
 use actor::Actor;
+pub use compiler::Compiler;
 pub use component::ComponentError;
 use component::Components;
 use engine::Engine;
@@ -118,6 +122,18 @@ fn because(reason: &Option<Reason>) -> String {
     }
 }
 
+/// How frameworks are made and treated.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The folder of compiled components.
+    pub code: PathBuf,
+    /// What makes them.
+    pub compiler: Compiler,
+    /// Drop an instance after one turn in so many, at random, so that an author
+    /// who keeps something only in memory learns it at once.
+    pub discard_instances: Option<u32>,
+}
+
 /// All frameworks; clones share them.
 #[derive(Clone)]
 pub struct Frameworks(Arc<Shared>);
@@ -160,21 +176,19 @@ struct Handle {
 }
 
 impl Frameworks {
-    /// Nothing runs before [`Frameworks::lead`].
-    ///
-    /// With `discard_instances` an instance is dropped after one turn in so
-    /// many, at random, so that an author who keeps something only in memory
-    /// learns it at once.
+    /// Nothing runs before [`Frameworks::lead`]. Must be called in a runtime that has I/O.
     pub fn new(
         proposals: &Proposals,
         clock: &Clock,
         view: &View,
         offers: &Offers,
         artifacts: &Artifacts,
-        discard_instances: Option<u32>,
+        options: Options,
     ) -> Result<Self, EngineError> {
         let engine = Arc::new(Engine::new()?);
-        let components = Components::new(engine.clone(), artifacts.clone());
+        let artifacts = artifacts.clone();
+        let components =
+            Components::new(engine.clone(), artifacts, options.compiler, &options.code)?;
         let host = Host {
             engine,
             components,
@@ -182,7 +196,7 @@ impl Frameworks {
             view: view.clone(),
             proposals: proposals.clone(),
             offers: offers.clone(),
-            discard_instances,
+            discard_instances: options.discard_instances,
         };
         Ok(Self(Arc::new(Shared {
             host: Arc::new(host),

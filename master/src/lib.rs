@@ -43,7 +43,7 @@ use clock::Clock;
 use config::Config;
 use feed::Feed;
 use folder::Folder;
-use frameworks::Frameworks;
+use frameworks::{Compiler, Frameworks};
 use history::History;
 use identity::Identities;
 use leader::offers::Offers;
@@ -159,7 +159,11 @@ fn open(config: Config, folder: &mut Folder) -> anyhow::Result<(Arc<Master>, Log
         &log.view,
         &offers,
         &artifacts,
-        config.discard_instances,
+        frameworks::Options {
+            code: folder.code(),
+            compiler: Compiler::default(),
+            discard_instances: config.discard_instances,
+        },
     )?;
     let warnings = match config.insecure_listen {
         true => vec![format!(

@@ -1,15 +1,19 @@
-//! `tepui-master`: parses its flags and runs a master until it is told to stop.
+//! `tepui-master`: parses its flags and runs a master until it is told to stop, or one compilation
+//! for such a master.
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser as _;
-use tepui_master::config::{Args, Config};
+use tepui_master::config::{Args, Command, Config};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    if let Some(Command::CompileComponent(compilation)) = &args.command {
+        return ended(compilation.run());
+    }
     let filter = EnvFilter::try_from_env("TEPUI_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -17,8 +21,16 @@ fn main() -> ExitCode {
         .with_ansi(std::io::stderr().is_terminal())
         .init();
     let result = Config::load(&args).context("the configuration cannot be used");
-    match result.and_then(tepui_master::run) {
-        Ok(()) => ExitCode::SUCCESS,
+    ended(
+        result
+            .and_then(tepui_master::run)
+            .map(|()| ExitCode::SUCCESS),
+    )
+}
+
+fn ended(result: anyhow::Result<ExitCode>) -> ExitCode {
+    match result {
+        Ok(code) => code,
         Err(error) => {
             eprintln!("tepui-master: {error:#}");
             ExitCode::FAILURE

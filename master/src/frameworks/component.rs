@@ -1,31 +1,26 @@
-//! Components: from an artifact's bytes to something that can be started.
+//! Components: from an artifact's digest to something that can be started.
 //!
-//! A plain wasm32-unknown-unknown module that describes its world becomes a
-//! component here; a component is taken as it is. What cannot be a framework is
-//! refused before it is deployed, with what would mend it. Compiled components
-//! are kept in memory by digest.
+//! They are compiled in a process apart ([`super::compiler`]), kept on disk ([`super::code`]) and, by
+//! digest, in memory. What cannot be a framework is refused before it is deployed, with what would
+//! mend it.
 
 use std::collections::VecDeque;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use tepui_types::Digest;
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
-use wasmtime::Module;
 use wasmtime::component::Component;
-use wit_component::ComponentEncoder;
 
 use super::bindings::FrameworkPre;
+use super::code::{Code, CodeError};
+use super::compiler::process::{EXPORT, Refusal};
+use super::compiler::{CompileError, Compiler};
 use super::engine::Engine;
 use super::host::HostState;
 use super::limits;
 use crate::artifacts::{ArtifactError, Artifacts};
-
-/// What a framework must export.
-const EXPORT: &str = "tepui:framework/scheduler@0.1.0";
-/// Waiting longer for a compilation helps nobody; the largest interpreters
-/// take some seconds.
-const COMPILE_WAIT: Duration = Duration::from_secs(120);
 
 /// Why an artifact cannot run as a framework.
 #[derive(Debug, thiserror::Error)]
@@ -36,49 +31,18 @@ pub enum ComponentError {
     /// It is stored, but cannot be read.
     #[error("failed to read artifact {0}")]
     Read(Digest, #[source] ArtifactError),
-    /// The bytes are something else.
-    #[error("the artifact is not WebAssembly: {0}")]
-    NotWasm(String),
-    /// The bytes begin as WebAssembly and then are not, or use what is not
-    /// compiled here.
-    #[error("the artifact is not valid WebAssembly: {0}")]
-    Invalid(String),
-    /// A module that says nothing of the world it is for.
-    #[error(
-        "the artifact is a WebAssembly module, but not one of a framework: it has no section that \
-         describes its world. Build it with the SDK for wasm32-unknown-unknown, or make it a \
-         component with wit-bindgen"
-    )]
-    NotFramework,
-    /// A module that cannot be made a component.
-    #[error("the module cannot be made a component: {0}")]
-    NotComponent(String),
-    /// An import that is not given.
-    #[error("the component wants the import `{name}`, which frameworks are not given: {hint}")]
-    MissingImport {
-        /// Its name.
-        name: String,
-        /// What would mend it.
-        hint: &'static str,
-    },
-    /// An import or export is there, but has another type.
-    #[error(
-        "the component does not fit this master's `tepui:framework@0.1.0`: {0}. Build it again with \
-         an SDK of this release"
-    )]
-    Mismatch(String),
-    /// It is no scheduler.
-    #[error(
-        "the component lacks the export `{EXPORT}`, which makes it a framework: implement the \
-         SDK's `Scheduler` and call `tepui_sdk::export!`"
-    )]
-    MissingExport,
-    /// The compiler has a fault.
-    #[error("the compiler failed on this component; the master's log says where")]
-    Compiler,
-    /// Compiling takes too long.
-    #[error("compiling takes longer than {} s: make the component smaller", COMPILE_WAIT.as_secs())]
-    Slow,
+    /// It is no framework.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// It could not be compiled.
+    #[error(transparent)]
+    Compile(CompileError),
+    /// What was compiled could not be kept.
+    #[error(transparent)]
+    Keep(#[from] CodeError),
+    /// What was compiled a moment ago is of no use.
+    #[error("failed to load what the compiler made")]
+    Load(#[source] wasmtime::Error),
     /// The master is stopping.
     #[error("the master is stopping")]
     Stopping,
@@ -91,22 +55,33 @@ pub type Compiled = Arc<FrameworkPre<HostState>>;
 pub struct Components {
     engine: Arc<Engine>,
     artifacts: Artifacts,
+    compiler: Compiler,
+    code: Code,
+    /// The master's own, which has I/O.
+    runtime: Handle,
     /// The latest used last.
     kept: Mutex<VecDeque<(Digest, Compiled)>>,
-    /// One compilation at a time: each uses every core.
-    compiling: Arc<Semaphore>,
+    /// One compilation at a time: each uses several cores.
+    compiling: Semaphore,
 }
 
 impl Components {
-    /// Keeps nothing yet.
-    pub fn new(engine: Arc<Engine>, artifacts: Artifacts) -> Self {
-        let compiling = Arc::new(Semaphore::new(1));
-        Self {
+    /// Keeps nothing in memory yet. Must be called in a runtime that has I/O.
+    pub fn new(
+        engine: Arc<Engine>,
+        artifacts: Artifacts,
+        compiler: Compiler,
+        folder: &Path,
+    ) -> Result<Self, CodeError> {
+        Ok(Self {
+            code: Code::open(folder, engine.wasmtime(), limits::CODE_BYTES)?,
             engine,
             artifacts,
+            compiler,
+            runtime: Handle::current(),
             kept: Mutex::default(),
-            compiling,
-        }
+            compiling: Semaphore::new(1),
+        })
     }
 
     /// The compiled component of an artifact.
@@ -114,29 +89,71 @@ impl Components {
         if let Some(compiled) = self.kept(digest) {
             return Ok(compiled);
         }
-        let turn = self.compiling.clone().acquire_owned().await;
-        let turn = turn.map_err(|_| ComponentError::Stopping)?;
+        let turn = self.compiling.acquire().await;
+        let _turn = turn.map_err(|_| ComponentError::Stopping)?;
         // Someone else may have compiled it in the meantime.
         if let Some(compiled) = self.kept(digest) {
             return Ok(compiled);
         }
-        let bytes = self.artifacts.read(digest, limits::COMPONENT_BYTES).await;
-        let bytes = bytes.map_err(|error| ComponentError::Read(digest, error))?;
-        let bytes = bytes.ok_or(ComponentError::Unknown(digest))?;
-        let engine = self.engine.clone();
-        let compile = self.engine.runtime().spawn_blocking(move || {
-            let compiled = compile(&engine, &bytes);
-            drop(turn);
-            compiled
-        });
-        let compiled = tokio::time::timeout(COMPILE_WAIT, compile).await;
-        let compiled = match compiled.map_err(|_| ComponentError::Slow)? {
-            Ok(compiled) => Arc::new(compiled?),
-            Err(error) if error.is_panic() => return Err(ComponentError::Compiler),
-            Err(_) => return Err(ComponentError::Stopping),
+        let component = match self.load_kept(digest).await? {
+            Some(component) => component,
+            None => self.compile(digest).await?,
         };
+        let compiled = Arc::new(link(&self.engine, &component)?);
         self.keep(digest, &compiled);
         Ok(compiled)
+    }
+
+    /// What was compiled before, by this process or another.
+    async fn load_kept(&self, digest: Digest) -> Result<Option<Component>, ComponentError> {
+        let (code, engine) = (self.code.clone(), self.engine.clone());
+        self.blocking(move || {
+            let path = code.get(digest)?;
+            let loaded = load(&engine, &path);
+            let useless = |error: &wasmtime::Error| {
+                tracing::warn!(%digest, error = format!("{error:#}"), "it is compiled again");
+                code.remove(&path);
+            };
+            loaded.inspect_err(useless).ok()
+        })
+        .await
+    }
+
+    async fn compile(&self, digest: Digest) -> Result<Component, ComponentError> {
+        let read = |error| ComponentError::Read(digest, error);
+        let artifact = self.artifacts.open(digest).await.map_err(read)?;
+        let (artifact, size) = artifact.ok_or(ComponentError::Unknown(digest))?;
+        if size > limits::COMPONENT_BYTES {
+            return Err(Refusal::TooLarge(size, limits::COMPONENT_BYTES).into());
+        }
+        let unfinished = self.code.begin(digest)?;
+        let file = unfinished.file()?;
+        let compiled =
+            self.compiler
+                .compile(&self.runtime, digest, artifact.into_std().await, file);
+        compiled.await.map_err(|error| match error {
+            CompileError::Refused(refusal) => refusal.into(),
+            CompileError::Damaged => read(self.artifacts.damaged(digest)),
+            error => ComponentError::Compile(error),
+        })?;
+        let (code, engine) = (self.code.clone(), self.engine.clone());
+        self.blocking(move || {
+            let path = code.keep(unfinished)?;
+            load(&engine, &path).map_err(ComponentError::Load)
+        })
+        .await?
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, ComponentError> {
+        let done = self.runtime.spawn_blocking(work).await;
+        done.map_err(|error| match error.is_panic() {
+            // The panic itself was printed.
+            true => ComponentError::Load(wasmtime::Error::msg("the loader panicked")),
+            false => ComponentError::Stopping,
+        })
     }
 
     fn kept(&self, digest: Digest) -> Option<Compiled> {
@@ -156,80 +173,27 @@ impl Components {
     }
 }
 
-/// Makes something that can be started out of an artifact's bytes.
-pub fn compile(engine: &Engine, bytes: &[u8]) -> Result<FrameworkPre<HostState>, ComponentError> {
-    let component = match kind(bytes)? {
-        Kind::Component => Component::from_binary(engine.wasmtime(), bytes),
-        Kind::Module => Component::from_binary(engine.wasmtime(), &componentize(engine, bytes)?),
-    };
-    let component = component.map_err(|error| ComponentError::Invalid(format!("{error:#}")))?;
-    check_imports(engine, &component)?;
+fn load(engine: &Engine, path: &Path) -> wasmtime::Result<Component> {
+    // SAFETY: the file is the output of our own compiler, a process of this very program, in a folder
+    // that only this user may write; its digest was checked just now. It is never written again, only
+    // unlinked, so what is mapped stays as it is.
+    unsafe { Component::deserialize_file(engine.wasmtime(), path) }
+}
+
+/// Gives a component all that it may import, and finds its exports.
+fn link(engine: &Engine, component: &Component) -> Result<FrameworkPre<HostState>, Refusal> {
+    check_imports(engine, component)?;
     if component.get_export_index(None, EXPORT).is_none() {
-        return Err(ComponentError::MissingExport);
+        return Err(Refusal::MissingExport);
     }
-    let mismatch = |error: wasmtime::Error| ComponentError::Mismatch(format!("{error:#}"));
-    let linked = engine
-        .linker()
-        .instantiate_pre(&component)
-        .map_err(mismatch)?;
-    FrameworkPre::new(linked).map_err(mismatch)
-}
-
-enum Kind {
-    Module,
-    Component,
-}
-
-/// The first eight bytes: magic, version and layer.
-fn kind(bytes: &[u8]) -> Result<Kind, ComponentError> {
-    match bytes {
-        [b'\0', b'a', b's', b'm', 1, 0, 0, 0, ..] => Ok(Kind::Module),
-        [b'\0', b'a', b's', b'm', _, _, 1, 0, ..] => Ok(Kind::Component),
-        [b'\0', b'a', b's', b'm', ..] => Err(ComponentError::NotWasm(
-            "its version is not known here".into(),
-        )),
-        [] => Err(ComponentError::NotWasm("it is empty".into())),
-        [b'(', ..] => Err(ComponentError::NotWasm(
-            "it is WebAssembly text; translate it with `wasm-tools parse`".into(),
-        )),
-        _ => Err(ComponentError::NotWasm(
-            "it does not begin with `\\0asm`".into(),
-        )),
-    }
-}
-
-/// Wraps a module that describes its world.
-fn componentize(engine: &Engine, module: &[u8]) -> Result<Vec<u8>, ComponentError> {
-    let invalid = |error: wasmtime::Error| ComponentError::Invalid(format!("{error:#}"));
-    Module::validate(engine.wasmtime(), module).map_err(invalid)?;
-    let not_component = |error: anyhow::Error| ComponentError::NotComponent(explain(&error));
-    let (described, _) = wit_component::metadata::decode(module).map_err(not_component)?;
-    if described.is_none() {
-        return Err(ComponentError::NotFramework);
-    }
-    let encoder = ComponentEncoder::default().validate(true);
-    encoder
-        .module(module)
-        .and_then(|mut encoder| encoder.encode())
-        .map_err(not_component)
-}
-
-/// The error, and what the commonest ones mean.
-fn explain(error: &anyhow::Error) -> String {
-    let text = format!("{error:#}");
-    let hint = if text.contains("wasi_snapshot_preview1") {
-        ". It was built for wasm32-wasip1: build it for wasm32-unknown-unknown or wasm32-wasip2"
-    } else if text.contains("`env`") {
-        ". It wants symbols of a C library that was not linked into it"
-    } else {
-        ""
-    };
-    text + hint
+    let mismatch = |error: wasmtime::Error| Refusal::Mismatch(format!("{error:#}"));
+    let linked = engine.linker().instantiate_pre(component);
+    FrameworkPre::new(linked.map_err(mismatch)?).map_err(mismatch)
 }
 
 /// Refuses the first import that no framework is given. One that is given, but
 /// with another type, is found when it is linked.
-fn check_imports(engine: &Engine, component: &Component) -> Result<(), ComponentError> {
+fn check_imports(engine: &Engine, component: &Component) -> Result<(), Refusal> {
     for (name, _) in component.component_type().imports(engine.wasmtime()) {
         let (interface, version) = name.split_once('@').unwrap_or((name, ""));
         let (package, interface) = interface.split_once('/').unwrap_or((interface, ""));
@@ -257,9 +221,9 @@ fn check_imports(engine: &Engine, component: &Component) -> Result<(), Component
             }
             _ => "remove what uses it, or link a component that gives it (`wac plug`)",
         };
-        return Err(ComponentError::MissingImport {
+        return Err(Refusal::MissingImport {
             name: name.to_owned(),
-            hint,
+            hint: hint.to_owned(),
         });
     }
     Ok(())
@@ -269,27 +233,20 @@ fn check_imports(engine: &Engine, component: &Component) -> Result<(), Component
 mod tests {
     use super::*;
 
+    const COMPONENT: &[u8] = b"\0asm\x0d\0\x01\0";
+
     fn refusal(bytes: &[u8]) -> String {
-        match compile(&Engine::new().unwrap(), bytes) {
+        let engine = Engine::new().unwrap();
+        let component = Component::from_binary(engine.wasmtime(), bytes).unwrap();
+        match link(&engine, &component) {
             Ok(_) => panic!("this should be no framework"),
-            Err(error) => error.to_string(),
+            Err(refusal) => refusal.to_string(),
         }
     }
 
-    const MODULE: &[u8] = b"\0asm\x01\0\0\0";
-    const COMPONENT: &[u8] = b"\0asm\x0d\0\x01\0";
-
     #[test]
-    fn what_is_no_framework_is_refused_with_what_would_mend_it() {
-        assert!(refusal(b"").contains("it is empty"));
-        assert!(refusal(b"\x7fELF").contains("does not begin with"));
-        assert!(refusal(b"(module)").contains("wasm-tools parse"));
-        assert!(refusal(MODULE).contains("Build it with the SDK"));
+    fn a_component_that_is_no_scheduler_is_refused() {
         assert!(refusal(COMPONENT).contains("tepui_sdk::export!"));
-        let torn = [MODULE, &[1, 200]].concat();
-        assert!(refusal(&torn).contains("at offset"), "{}", refusal(&torn));
-        let torn = [COMPONENT, &[1, 200]].concat();
-        assert!(refusal(&torn).contains("at offset"), "{}", refusal(&torn));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use std::time::Duration;
 use wasmtime::component::{HasSelf, Linker};
 
 use super::bindings::Framework;
+use super::code::CodeError;
 use super::host::HostState;
 
 /// How long a guest may keep its thread.
@@ -26,6 +27,9 @@ pub enum EngineError {
     /// wasmtime refused its configuration.
     #[error("failed to set up the WebAssembly engine")]
     Wasmtime(#[source] wasmtime::Error),
+    /// There is no place for compiled components.
+    #[error(transparent)]
+    Code(#[from] CodeError),
     /// The system gave no thread.
     #[error("failed to start a thread for guests")]
     Thread(#[source] std::io::Error),
@@ -43,12 +47,7 @@ pub struct Engine {
 impl Engine {
     /// Sets up wasmtime, its threads and what guests may import.
     pub fn new() -> Result<Self, EngineError> {
-        let mut config = wasmtime::Config::new();
-        config.epoch_interruption(true);
-        // A turn that is run again with the same input gives the same output.
-        config.cranelift_nan_canonicalization(true);
-        config.relaxed_simd_deterministic(true);
-        let wasmtime = wasmtime::Engine::new(&config).map_err(EngineError::Wasmtime)?;
+        let wasmtime = wasmtime::Engine::new(&config()).map_err(EngineError::Wasmtime)?;
         let linker = link(&wasmtime).map_err(EngineError::Wasmtime)?;
         let threads = std::thread::available_parallelism()
             .map_or(1, usize::from)
@@ -122,6 +121,16 @@ impl Drop for Engine {
             drop(thread.join());
         }
     }
+}
+
+/// What guests are compiled and run by; the compiler's process takes the same.
+pub fn config() -> wasmtime::Config {
+    let mut config = wasmtime::Config::new();
+    config.epoch_interruption(true);
+    // A turn that is run again with the same input gives the same output.
+    config.cranelift_nan_canonicalization(true);
+    config.relaxed_simd_deterministic(true);
+    config
 }
 
 fn link(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<HostState>> {

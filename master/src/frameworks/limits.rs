@@ -28,6 +28,9 @@ pub const WASI_HANDLES: usize = 1_024;
 /// Bytes of a component: the Python and JavaScript interpreters in components
 /// take 10 to 40 MiB.
 pub const COMPONENT_BYTES: u64 = 64 * 1024 * 1024;
+/// Bytes of compiled components kept on disk: some ten interpreters, or hundreds of
+/// frameworks in Rust.
+pub const CODE_BYTES: u64 = 1024 * 1024 * 1024;
 /// Compiled components kept for frameworks that are not running: a deployment
 /// validates just before it starts, and restarts reuse.
 pub const COMPILED: usize = 16;

@@ -7,6 +7,7 @@ use tepui_cluster::Rejection;
 use tepui_types::api::problem::{self, Problem};
 
 use crate::artifacts::ArtifactError;
+use crate::frameworks::compiler::CompileError;
 use crate::frameworks::{ComponentError, RequestError};
 use crate::identity::IdentityError;
 use crate::proposals::ProposeError;
@@ -104,11 +105,7 @@ impl ApiError {
             Self::Propose(error) => propose_kind(error),
             Self::Rejected(rejection) => rejection_kind(rejection),
             Self::Artifact(error) => artifact_kind(error),
-            Self::Component(_) => (
-                StatusCode::UNPROCESSABLE_ENTITY,
-                "not-a-framework",
-                "The artifact cannot run as a framework",
-            ),
+            Self::Component(error) => component_kind(error),
             Self::Framework(error) => framework_kind(error),
             Self::Internal(_) => (
                 StatusCode::INTERNAL_SERVER_ERROR,
@@ -183,6 +180,31 @@ fn artifact_kind(error: &ArtifactError) -> (StatusCode, &'static str, &'static s
     }
 }
 
+fn component_kind(error: &ComponentError) -> (StatusCode, &'static str, &'static str) {
+    match error {
+        ComponentError::Unknown(_)
+        | ComponentError::Refused(_)
+        | ComponentError::Compile(
+            CompileError::Refused(_) | CompileError::OverLimit(_) | CompileError::Crashed(_),
+        ) => (
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "not-a-framework",
+            "The artifact cannot run as a framework",
+        ),
+        ComponentError::Read(..)
+        | ComponentError::Keep(_)
+        | ComponentError::Load(_)
+        | ComponentError::Compile(
+            CompileError::Damaged | CompileError::Start { .. } | CompileError::Answer(_),
+        ) => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "The artifact could not be compiled",
+        ),
+        ComponentError::Stopping => propose_kind(&ProposeError::Stopped),
+    }
+}
+
 fn framework_kind(error: &RequestError) -> (StatusCode, &'static str, &'static str) {
     match error {
         RequestError::Gone => (StatusCode::NOT_FOUND, "not-found", "Not found"),
@@ -225,7 +247,8 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let (status, code, title) = self.kind();
         if status.is_server_error() {
-            tracing::warn!(code, error = %self, "request failed");
+            let error: &dyn std::error::Error = &self;
+            tracing::warn!(code, error, "request failed");
         }
         let problem = Problem {
             kind: format!("tag:tepui,2026:{code}"),

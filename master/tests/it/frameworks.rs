@@ -5,13 +5,13 @@ use futures::StreamExt as _;
 use tepui_cluster::state::frameworks::Framework;
 use tepui_cluster::state::limits::{NOTICES, TURN_OPERATIONS};
 use tepui_cluster::{Command, Turn, TurnKind};
-use tepui_master::frameworks::{ComponentError, RequestError, limits};
+use tepui_master::frameworks::{RequestError, limits};
 use tepui_master::proposals::Request;
 use tepui_types::operation::{Kill, Operation};
 use tepui_types::task::reason;
-use tepui_types::{Digest, FrameworkPhase, Principal, Reason};
+use tepui_types::{FrameworkPhase, Principal, Reason};
 
-use crate::master::{Master, PATIENCE, guest, http};
+use crate::host::{Master, PATIENCE, http};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_trapped_turn_never_was() {
@@ -319,22 +319,6 @@ async fn requests_are_bounded_in_size_and_number() {
         })
         .await;
     assert_eq!(master.text(framework, "POST", "/add").await, "1");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_framework_is_refused_before_it_is_deployed() {
-    let master = Master::start(None).await;
-    let garbage = master.upload(b"hello".to_vec()).await;
-    let error = master.frameworks.validate(garbage).await.unwrap_err();
-    assert!(matches!(error, ComponentError::NotWasm(_)), "{error}");
-    let unknown = Digest::of(b"nobody has this");
-    let error = master.frameworks.validate(unknown).await.unwrap_err();
-    assert!(error.to_string().contains("upload it first"), "{error}");
-    let mut torn = std::fs::read(guest()).unwrap();
-    torn.truncate(torn.len() / 2);
-    let torn = master.upload(torn).await;
-    let error = master.frameworks.validate(torn).await.unwrap_err();
-    assert!(matches!(error, ComponentError::Invalid(_)), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

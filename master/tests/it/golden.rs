@@ -6,7 +6,7 @@ use tepui_cluster::Command;
 use tepui_types::wire::agent::StatusReport;
 use tepui_types::{AgentId, TaskState};
 
-use crate::master::Master;
+use crate::host::Master;
 
 /// Of `hello`, in every release.
 const CONFIG: &str = r#"{"command": {"argv": ["echo", "hello"]}}"#;

@@ -1,10 +1,11 @@
 //! The master in one process.
 
 mod artifacts;
+mod compiler;
 mod env;
 mod folder;
 mod frameworks;
 mod golden;
-mod master;
+mod host;
 mod raft;
 mod storage;

@@ -1,4 +1,4 @@
-//! A master's log and frameworks, led as a master would.
+//! A master's log and frameworks, without HTTP and agents' connections.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -12,7 +12,7 @@ use tepui_cluster::state::frameworks::Framework;
 use tepui_cluster::{Accepted, Command, HttpAnswer};
 use tepui_master::artifacts::Artifacts;
 use tepui_master::folder::Folder;
-use tepui_master::frameworks::{Frameworks, HttpRequest, RequestError};
+use tepui_master::frameworks::{Compiler, Frameworks, HttpRequest, Options, RequestError};
 use tepui_master::leader::allocation::Allocation;
 use tepui_master::leader::offers::Offers;
 use tepui_master::proposals::Request;
@@ -24,19 +24,30 @@ use tepui_types::{
 /// Far beyond what anything here takes: who waits longer waits for ever.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A master's log and frameworks, without HTTP and agents' connections.
+/// As much of a master as frameworks need.
 pub struct Master {
     pub log: Log,
     pub frameworks: Frameworks,
     artifacts: Artifacts,
     leading: tokio::task::JoinHandle<()>,
     // Dropped after the log: the lock is given back last.
-    _folder: (Folder, TempDir),
+    pub folder: Folder,
+    /// Where all of it is.
+    pub place: Arc<TempDir>,
 }
 
 impl Master {
     pub async fn start(discard_instances: Option<u32>) -> Self {
         let place = tempfile::tempdir().unwrap();
+        Self::start_at(place.into(), compiler(), discard_instances).await
+    }
+
+    /// Again, perhaps, in a folder that was used before.
+    pub async fn start_at(
+        place: Arc<TempDir>,
+        compiler: Compiler,
+        discard_instances: Option<u32>,
+    ) -> Self {
         let mut folder = Folder::open(&place.path().join("master")).unwrap();
         let mut log = raft::start(&mut folder, raft::Options::default()).unwrap();
         let leads = |leadership: &Leadership| matches!(leadership, Leadership::Leader { .. });
@@ -49,7 +60,11 @@ impl Master {
             &log.view,
             &offers,
             &artifacts,
-            discard_instances,
+            Options {
+                code: folder.code(),
+                compiler,
+                discard_instances,
+            },
         );
         let frameworks = frameworks.unwrap();
         frameworks.lead(1);
@@ -59,7 +74,8 @@ impl Master {
             frameworks,
             artifacts,
             leading,
-            _folder: (folder, place),
+            folder,
+            place,
         }
     }
 
@@ -82,7 +98,6 @@ impl Master {
         digest
     }
 
-    /// Deploys the unruly guest.
     pub async fn deploy(&self, name: &str, config: &str) -> FrameworkId {
         self.deploy_component(std::fs::read(guest()).unwrap(), name, config)
             .await
@@ -225,4 +240,12 @@ pub fn guest() -> PathBuf {
         guest.display()
     );
     guest
+}
+
+/// The compiler as it is deployed: this test is no `tepui-master` itself.
+pub fn compiler() -> Compiler {
+    Compiler {
+        program: env!("CARGO_BIN_EXE_tepui-master").into(),
+        ..Compiler::default()
+    }
 }
