@@ -4,9 +4,10 @@
 //! The executor appends each end before it says it over the socket; the agent
 //! reads the file when it finds the executor gone. A record is a frame and a
 //! checksum, so that a record torn by a crash ends the reading instead of
-//! confusing it. Only the executor writes.
+//! confusing it. Only the executor writes; one of many tasks replaces the file
+//! by a shorter one when it has outgrown what the agent may still ask for.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -19,6 +20,9 @@ use crate::protocol::{self, ProtocolError};
 
 /// Bytes of checksum after each frame: the first of its SHA-256.
 const CHECKSUM_BYTES: usize = 8;
+/// A file below this size is not worth replacing: some thousand records, read
+/// in milliseconds.
+const REPLACE_FLOOR: u64 = 256 * 1024;
 
 /// Whether a record must survive the machine, or only the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +65,15 @@ pub enum ExitsError {
         #[source]
         source: io::Error,
     },
+    /// The file could not be replaced; it is as it was.
+    #[error("failed to replace the exit records {path}")]
+    Replace {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// A record is larger than a frame may be.
     #[error("an exit record does not encode")]
     Encode(#[source] ProtocolError),
@@ -72,6 +85,7 @@ pub struct ExitLog {
     path: PathBuf,
     file: File,
     len: u64,
+    replace_at: u64,
 }
 
 impl ExitLog {
@@ -81,14 +95,14 @@ impl ExitLog {
     /// [`ExitsError::Open`].
     pub fn open(dir: &Path) -> Result<Self, ExitsError> {
         let path = dir.join(EXITS_FILE);
-        let opened = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(&path);
-        let result = opened.and_then(|file| file.metadata().map(|meta| (file, meta.len())));
+        let result = open(&path).and_then(|file| file.metadata().map(|meta| (file, meta.len())));
         match result {
-            Ok((file, len)) => Ok(Self { path, file, len }),
+            Ok((file, len)) => Ok(Self {
+                path,
+                file,
+                len,
+                replace_at: REPLACE_FLOOR,
+            }),
             Err(source) => Err(ExitsError::Open { path, source }),
         }
     }
@@ -102,12 +116,7 @@ impl ExitLog {
         records: impl IntoIterator<Item = &'a TaskUpdate>,
         durability: Durability,
     ) -> Result<(), ExitsError> {
-        let mut bytes = Vec::new();
-        for record in records {
-            let frame = protocol::encode(record).map_err(ExitsError::Encode)?;
-            bytes.extend_from_slice(&frame);
-            bytes.extend_from_slice(&checksum(&frame));
-        }
+        let bytes = encode(records)?;
         let written = self.file.write_all(&bytes).and_then(|()| match durability {
             Durability::Disk => self.file.sync_data(),
             Durability::Process => Ok(()),
@@ -128,6 +137,52 @@ impl ExitLog {
             }
         }
     }
+
+    /// Whether most of the file may be of tasks that are forgotten.
+    pub fn has_outgrown(&self) -> bool {
+        self.len > self.replace_at
+    }
+
+    /// Replaces all records by `records`; a reader sees the old ones or these.
+    ///
+    /// # Errors
+    /// [`ExitsError::Replace`]: the old ones are there then.
+    pub fn replace<'a>(
+        &mut self,
+        records: impl IntoIterator<Item = &'a TaskUpdate>,
+    ) -> Result<(), ExitsError> {
+        let bytes = encode(records)?;
+        // Also if this fails: it is not tried again with every record.
+        self.replace_at = REPLACE_FLOOR.max(self.len.saturating_mul(2));
+        let draft = self.path.with_extension("new");
+        let written = fs::write(&draft, &bytes).and_then(|()| {
+            let file = open(&draft)?;
+            fs::rename(&draft, &self.path)?;
+            Ok(file)
+        });
+        self.file = written.map_err(|source| ExitsError::Replace {
+            path: self.path.clone(),
+            source,
+        })?;
+        self.len = bytes.len() as u64;
+        self.replace_at = REPLACE_FLOOR.max(self.len.saturating_mul(4));
+        Ok(())
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.append(true).create(true).mode(0o600).open(path)
+}
+
+fn encode<'a>(records: impl IntoIterator<Item = &'a TaskUpdate>) -> Result<Vec<u8>, ExitsError> {
+    let mut bytes = Vec::new();
+    for record in records {
+        let frame = protocol::encode(record).map_err(ExitsError::Encode)?;
+        bytes.extend_from_slice(&frame);
+        bytes.extend_from_slice(&checksum(&frame));
+    }
+    Ok(bytes)
 }
 
 fn checksum(frame: &[u8]) -> [u8; CHECKSUM_BYTES] {
@@ -196,6 +251,29 @@ mod tests {
         let mut log = ExitLog::open(dir.path()).unwrap();
         log.append([&record("c")], Durability::Disk).unwrap();
         assert_eq!(read(dir.path()).unwrap(), ["a", "b", "c"].map(record));
+    }
+
+    #[test]
+    fn a_replaced_file_has_the_given_records_and_those_that_come_after() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = ExitLog::open(dir.path()).unwrap();
+        let many: Vec<_> = (0..100).map(|_| record("old")).collect();
+        while !log.has_outgrown() {
+            log.append(&many, Durability::Process).unwrap();
+        }
+        log.replace([&record("kept")]).unwrap();
+        assert!(!log.has_outgrown());
+        log.append([&record("new")], Durability::Process).unwrap();
+        let records = read(dir.path()).unwrap();
+        assert_eq!(records, ["kept", "new"].map(record));
+        // One that cannot be replaced goes on as it is, and not tries each time.
+        while !log.has_outgrown() {
+            log.append(&many, Durability::Process).unwrap();
+        }
+        std::fs::create_dir(dir.path().join("exits.new")).unwrap();
+        log.replace([&record("kept")]).unwrap_err();
+        assert!(!log.has_outgrown());
+        assert!(read(dir.path()).unwrap().len() > 100);
     }
 
     #[test]

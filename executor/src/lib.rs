@@ -11,6 +11,7 @@ pub mod cgroup;
 pub mod environment;
 pub mod exits;
 pub mod identity;
+pub mod log;
 pub mod protocol;
 pub mod spawn;
 pub mod startup;

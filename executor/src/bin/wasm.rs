@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tepui_executor::log;
 use tepui_executor::startup::{self, Startup};
 use tracing_subscriber::EnvFilter;
 
@@ -53,7 +54,7 @@ fn run(startup: Startup) -> anyhow::Result<()> {
     let filter = EnvFilter::try_from_env("TEPUI_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(log::stderr)
         // Its log is a file of the agent's.
         .with_ansi(false)
         .init();

@@ -14,6 +14,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use tepui_executor::exits::{Durability, ExitLog};
+use tepui_executor::log;
 use tepui_executor::startup::Startup;
 use tepui_types::task::reason;
 use tepui_types::wire::executor::{ExecutorLaunch, FromExecutor, TaskUpdate, ToExecutor};
@@ -217,7 +218,7 @@ impl Server {
         let update = task.update().clone();
         if let Err(error) = self.exits.append([&update], Durability::Disk) {
             // Said all the same: the agent that hears it keeps it.
-            eprintln!("tepui-executor-task: {:#}", anyhow::Error::from(error));
+            log::say(format_args!("{:#}", anyhow::Error::from(error)));
         }
         self.say(update);
         if self.terminating || (self.retiring && self.agent.is_none()) {
@@ -288,7 +289,7 @@ impl Server {
                 Ok(Some(frame)) => self.on_frame(frame),
                 Ok(None) => return,
                 Err(error) => {
-                    eprintln!("tepui-executor-task: hung up: {error}");
+                    log::say(format_args!("hung up on the agent: {error}"));
                     self.agent = None;
                 }
             }

@@ -13,6 +13,7 @@ use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 use tepui_executor::cgroup::{Group, Limits};
 use tepui_executor::environment;
+use tepui_executor::log;
 use tepui_types::task::{Workload, reason};
 use tepui_types::wire::executor::{ExecutorLaunch, TaskUpdate};
 use tepui_types::{AgentId, Reason, TaskId, TaskState};
@@ -250,7 +251,7 @@ impl Task {
             && let Err(error) = group.remove()
         {
             // The agent removes what is left with the executor's folder.
-            eprintln!("tepui-executor-task: {error}");
+            log::say(error);
         }
     }
 }

@@ -289,6 +289,14 @@ impl Server {
             // Said all the same: the agent that hears it keeps it.
             tracing::error!(error = %anyhow::Error::from(error), "exit records are lost");
         }
+        if self.exits.has_outgrown() {
+            // What is forgotten here, the agent has.
+            let known = self.tasks.values().map(|entry| &entry.update);
+            let kept = known.filter(|update| update.state.is_terminal());
+            if let Err(error) = self.exits.replace(kept) {
+                tracing::warn!(error = %anyhow::Error::from(error), "exit records grow");
+            }
+        }
         self.pump();
     }
 

@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::fs;
 
 use tepui_executor::exits;
+use tepui_types::wire::executor::ToExecutor;
 use tepui_types::{Bytes, TaskState};
 
-use crate::env::{Builder, Executor, check, eventually};
+use crate::env::{Builder, Executor, check, eventually, task};
 use crate::programs;
 
 #[test]
@@ -154,9 +155,7 @@ fn spinning_programs_hold_up_no_other() {
     for place in 0..8 {
         let name = format!("spin-{place}");
         let (_, tasks) = executor.reattach();
-        let known = tasks
-            .into_iter()
-            .find(|update| update.task == crate::env::task(&name));
+        let known = tasks.into_iter().find(|update| update.task == task(&name));
         let end = known.filter(|update| update.state.is_terminal());
         let end = end.unwrap_or_else(|| executor.end(&name));
         check(&end, "killed", "kill-requested", None, "");
@@ -229,4 +228,23 @@ fn a_thousand_tasks_end_once_each() {
         .unwrap()
         .count();
     assert!(descriptors < 100, "{descriptors} descriptors are open");
+}
+
+#[test]
+fn exit_records_of_forgotten_tasks_do_not_stay() {
+    /// About 600 KiB of records.
+    const COUNT: usize = 6_000;
+    let mut executor = Executor::wasm();
+    let program = programs::exits(3);
+    executor.launch(Builder::wasm("kept", program.clone()));
+    let kept = executor.end("kept");
+    for place in 0..COUNT {
+        let name = format!("t-{place}");
+        executor.launch(Builder::wasm(&name, program.clone()).mem(Bytes::mib(1)));
+        executor.end(&name);
+        executor.send(&ToExecutor::Forget(task(&name)));
+    }
+    let records = exits::read(&executor.dir()).unwrap();
+    assert!(records.len() < COUNT, "{} records", records.len());
+    assert!(records.contains(&kept), "it is not forgotten");
 }
