@@ -8,9 +8,11 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use tepui_executor::output::DEFAULT_LIMIT;
+use tepui_types::Bytes;
 
 use crate::error::AgentError;
-use crate::resources::ResourceOverrides;
+use crate::resources::{ResourceOverrides, parse_bytes};
 
 /// What stands in the file, and what the flags say; both the same keys.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -30,6 +32,9 @@ pub struct Settings {
     pub attributes: Option<BTreeMap<String, String>>,
     /// The folder of the executors' binaries.
     pub executors: Option<PathBuf>,
+    /// How much of each output of a task is kept, as a size such as `64MiB`.
+    #[serde(rename = "output-limit")]
+    pub output_limit: Option<String>,
 }
 
 impl Settings {
@@ -55,6 +60,7 @@ impl Settings {
             resources: self.resources.or(rest.resources),
             attributes: self.attributes.or(rest.attributes),
             executors: self.executors.or(rest.executors),
+            output_limit: self.output_limit.or(rest.output_limit),
         }
     }
 }
@@ -76,6 +82,8 @@ pub struct Config {
     pub attributes: BTreeMap<String, String>,
     /// The folder of the executors' binaries.
     pub executors: PathBuf,
+    /// How much of each output of a task is kept.
+    pub output_limit: Bytes,
 }
 
 /// Loopback, any free port.
@@ -122,6 +130,10 @@ impl Config {
             Some(folder) => folder,
             None => folder_of_this_program()?,
         };
+        let output_limit = match settings.output_limit {
+            Some(text) => check_output_limit(&text)?,
+            None => DEFAULT_LIMIT,
+        };
         let attributes = settings.attributes.unwrap_or_default();
         Ok(Self {
             dir,
@@ -131,6 +143,7 @@ impl Config {
             resources,
             attributes,
             executors,
+            output_limit,
         })
     }
 }
@@ -166,6 +179,16 @@ fn check_master(text: &str) -> Result<String, AgentError> {
         return Err(bad("a host and a port are all it has"));
     }
     Ok(url.as_str().trim_end_matches('/').to_owned())
+}
+
+fn check_output_limit(text: &str) -> Result<Bytes, AgentError> {
+    let limit = parse_bytes("output-limit", text);
+    let limit = limit.map_err(|error| AgentError::Config(format!("--{error}")))?;
+    if limit == Bytes(0) {
+        let message = "--output-limit 0 would keep nothing of any task: write a size such as 64MiB";
+        return Err(AgentError::Config(message.into()));
+    }
+    Ok(limit)
 }
 
 fn detect_hostname() -> Result<String, AgentError> {
@@ -205,10 +228,13 @@ mod tests {
             resources,
             attributes,
             executors,
+            output_limit,
         } = settings.clone();
         assert!(dir.is_some() && master.is_some() && listen.is_some() && hostname.is_some());
         assert!(resources.is_some() && attributes.is_some() && executors.is_some());
+        assert!(output_limit.is_some());
         let config = Config::new(settings).unwrap();
+        assert_eq!(config.output_limit, DEFAULT_LIMIT, "as the file says of it");
         assert_eq!(config.master, "http://127.0.0.1:5050");
     }
 
@@ -272,6 +298,14 @@ mod tests {
             ..settings()
         });
         assert!(resources.contains("cpus"), "{resources}");
+        for limit in ["0", "much"] {
+            let error = refused(Settings {
+                output_limit: Some(limit.into()),
+                ..settings()
+            });
+            assert!(error.contains("--output-limit"), "{error}");
+            assert!(error.contains("MiB"), "{error}");
+        }
     }
 
     #[test]

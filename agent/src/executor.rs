@@ -17,7 +17,7 @@ use tepui_executor::spawn::{self, Spawn};
 use tepui_executor::{exits, identity};
 use tepui_types::task::reason;
 use tepui_types::wire::executor::{FromExecutor, ProcessIdentity, TaskUpdate, ToExecutor, VERSION};
-use tepui_types::{AgentId, Reason};
+use tepui_types::{AgentId, Bytes, Reason};
 use tokio::io::{ReadHalf, WriteHalf};
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, Semaphore, mpsc};
@@ -67,6 +67,7 @@ pub enum ExecutorEvent {
 pub struct Supervisor {
     layout: Layout,
     programs: PathBuf,
+    output_limit: Bytes,
     nonce: u128,
     events: mpsc::Sender<Event>,
     starts: Arc<Semaphore>,
@@ -80,10 +81,12 @@ struct Link {
 }
 
 impl Supervisor {
-    /// `programs` is the folder of the executors' binaries.
+    /// `programs` is the folder of the executors' binaries; of each output of a
+    /// task, `output_limit` is kept.
     pub fn new(
         layout: Layout,
         programs: PathBuf,
+        output_limit: Bytes,
         nonce: u128,
         events: mpsc::Sender<Event>,
     ) -> Self {
@@ -91,6 +94,7 @@ impl Supervisor {
         Self {
             layout,
             programs,
+            output_limit,
             nonce,
             events,
             starts,
@@ -104,7 +108,12 @@ impl Supervisor {
             ExecutorKind::Native(_) => "tepui-executor-task",
             ExecutorKind::Wasm(_) => "tepui-executor-wasm",
         });
-        self.supervise(id, kind, Some(Start { program, agent }));
+        let start = Start {
+            program,
+            agent,
+            output_limit: self.output_limit,
+        };
+        self.supervise(id, kind, Some(start));
     }
 
     /// Looks for a process of an earlier agent.
@@ -216,6 +225,7 @@ pub fn clear_strangers(layout: &Layout, is_known: impl Fn(ExecutorId) -> bool) {
 struct Start {
     program: PathBuf,
     agent: AgentId,
+    output_limit: Bytes,
 }
 
 struct Connection {
@@ -277,6 +287,7 @@ impl Connection {
                 dir: &dir,
                 token,
                 agent: start.agent,
+                output_limit: start.output_limit,
                 cgroup: cgroup.as_deref(),
             })
         });

@@ -90,6 +90,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
     let supervisor = Supervisor::new(
         layout.clone(),
         config.executors,
+        config.output_limit,
         identity.nonce,
         events.clone(),
     );

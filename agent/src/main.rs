@@ -41,6 +41,9 @@ struct Arguments {
     /// The folder of the executors' binaries; that of this program when absent.
     #[arg(long)]
     executors: Option<PathBuf>,
+    /// How much of each output of a task is kept: 64MiB when absent.
+    #[arg(long, value_name = "SIZE")]
+    output_limit: Option<String>,
     /// A TOML file of the same settings, which flags override.
     #[arg(long)]
     config: Option<PathBuf>,
@@ -80,6 +83,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         resources: arguments.resources,
         attributes: arguments.attributes,
         executors: arguments.executors,
+        output_limit: arguments.output_limit,
     };
     let config = Config::new(flags.or(file))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()

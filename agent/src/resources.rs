@@ -83,8 +83,8 @@ impl FromStr for ResourceOverrides {
             seen.push(name);
             match name {
                 "cpus" => parsed.cpus = Some(MilliCpus(thousandths(name, value)?)),
-                "mem" => parsed.mem = Some(bytes(name, value)?),
-                "disk" => parsed.disk = Some(bytes(name, value)?),
+                "mem" => parsed.mem = Some(parse_bytes(name, value)?),
+                "disk" => parsed.disk = Some(parse_bytes(name, value)?),
                 "ports" if value == "none" => {}
                 "ports" => ports.push(port_range(value)?),
                 "gpus" => parsed.gpus = Some(gpu_count(value)?),
@@ -128,8 +128,8 @@ fn thousandths(name: &str, value: &str) -> Result<u64, String> {
         .ok_or_else(bad)
 }
 
-/// A size with its unit.
-fn bytes(name: &str, value: &str) -> Result<Bytes, String> {
+/// A size with its unit; `name` is what it is the size of.
+pub fn parse_bytes(name: &str, value: &str) -> Result<Bytes, String> {
     let bad = || format!("{name}={value} is not a size: write one such as 512MiB or 4GiB");
     let end = value
         .find(|c: char| !c.is_ascii_digit())

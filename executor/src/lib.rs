@@ -1,5 +1,5 @@
 //! What executors and their agent share: framing, exit records, process
-//! identities, cgroups, and how an executor is started so that it outlives its
+//! identities, cgroups, how much output is kept, and how an executor is started so that it outlives its
 //! agent.
 //!
 //! The two binaries beside this library run the tasks: `tepui-executor-task`
@@ -12,6 +12,7 @@ pub mod environment;
 pub mod exits;
 pub mod identity;
 pub mod log;
+pub mod output;
 pub mod protocol;
 pub mod spawn;
 pub mod startup;

@@ -15,7 +15,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 
-use tepui_types::AgentId;
+use tepui_types::{AgentId, Bytes};
 
 /// The socket in the executor's folder.
 pub const SOCKET_FILE: &str = "socket";
@@ -42,6 +42,8 @@ pub struct Spawn<'a> {
     pub token: u128,
     /// The agent, for `TEPUI_AGENT_ID`.
     pub agent: AgentId,
+    /// How much of each output of a task is kept.
+    pub output_limit: Bytes,
     /// The cgroup of the executor itself, below the hierarchies' roots; made by
     /// the executor. None where there are no cgroups.
     pub cgroup: Option<&'a str>,
@@ -110,7 +112,9 @@ pub fn spawn(request: &Spawn<'_>) -> Result<(), SpawnError> {
         .arg("--dir")
         .arg(&dir)
         .arg("--agent")
-        .arg(request.agent.to_string());
+        .arg(request.agent.to_string())
+        .arg("--output-limit")
+        .arg(request.output_limit.0.to_string());
     if let Some(cgroup) = request.cgroup {
         command.arg("--cgroup").arg(cgroup);
     }
@@ -227,6 +231,7 @@ mod tests {
             dir: root.path(),
             token: 1,
             agent: AgentId(1),
+            output_limit: Bytes(0),
             cgroup: None,
         };
         let error = spawn(&request("/no/such/executor")).unwrap_err();

@@ -13,8 +13,8 @@ use std::path::PathBuf;
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{ForkResult, dup2_stdin, fork, setsid};
-use tepui_types::AgentId;
 use tepui_types::wire::executor::ProcessIdentity;
+use tepui_types::{AgentId, Bytes};
 
 use crate::cgroup::{CgroupError, Group};
 use crate::identity;
@@ -29,6 +29,8 @@ pub struct Startup {
     pub token: u128,
     /// Its agent, for `TEPUI_AGENT_ID`.
     pub agent: AgentId,
+    /// How much of each output of a task is kept.
+    pub output_limit: Bytes,
     /// Its own cgroup.
     pub cgroup: Option<Group>,
     /// Where its agent connects.
@@ -42,8 +44,9 @@ pub struct Startup {
 pub enum StartError {
     /// It was called in another way than by an agent.
     #[error(
-        "{0}\nusage: an agent starts this program as `--dir DIR --agent ID [--cgroup PATH]`, with \
-         a listening Unix socket as standard input and DIR/token in place"
+        "{0}\nusage: an agent starts this program as `--dir DIR --agent ID --output-limit \
+         BYTES [--cgroup PATH]`, with a listening Unix socket as standard input and DIR/token in \
+         place"
     )]
     Usage(String),
     /// Its own cgroup could not be made or joined.
@@ -67,6 +70,7 @@ fn system(step: &'static str) -> impl Fn(io::Error) -> StartError {
 struct Arguments {
     dir: PathBuf,
     agent: AgentId,
+    output_limit: Bytes,
     cgroup: Option<String>,
 }
 
@@ -102,6 +106,7 @@ pub unsafe fn detach() -> Result<Startup, StartError> {
         dir: arguments.dir,
         token,
         agent: arguments.agent,
+        output_limit: arguments.output_limit,
         cgroup,
         listener,
         identity,
@@ -142,11 +147,12 @@ fn join_cgroup(path: &str) -> Result<Group, CgroupError> {
 }
 
 fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Arguments, StartError> {
-    let (mut dir, mut agent, mut cgroup) = (None, None, None);
+    let (mut dir, mut agent, mut output_limit, mut cgroup) = (None, None, None, None);
     while let Some(name) = arguments.next() {
         let slot = match name.as_str() {
             "--dir" => &mut dir,
             "--agent" => &mut agent,
+            "--output-limit" => &mut output_limit,
             "--cgroup" => &mut cgroup,
             _ => return Err(StartError::Usage(format!("`{name}` is not an option"))),
         };
@@ -155,11 +161,16 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Arguments, Start
     }
     let missing = |name: &str| StartError::Usage(format!("{name} is missing"));
     let agent = agent.ok_or_else(|| missing("--agent"))?;
+    let output_limit = output_limit.ok_or_else(|| missing("--output-limit"))?;
     Ok(Arguments {
         dir: dir.ok_or_else(|| missing("--dir"))?.into(),
         agent: agent
             .parse()
             .map_err(|error| StartError::Usage(format!("--agent: {error}")))?,
+        output_limit: output_limit
+            .parse()
+            .map(Bytes)
+            .map_err(|error| StartError::Usage(format!("--output-limit: {error}")))?,
         cgroup,
     })
 }
@@ -171,12 +182,19 @@ mod tests {
     #[test]
     fn arguments_that_no_agent_gives_are_refused_with_the_usage() {
         let parse = |text: &str| parse(text.split_whitespace().map(str::to_owned));
-        let good = parse("--dir /d --agent a3 --cgroup tepui/e1").unwrap();
-        assert_eq!(
-            (good.agent, good.cgroup.as_deref()),
-            (AgentId(3), Some("tepui/e1"))
-        );
-        for bad in ["", "--dir", "--dir /d", "--dir /d --agent 3", "--help"] {
+        let good = "--dir /d --agent a3 --output-limit 9 --cgroup tepui/e1";
+        let good = parse(good).unwrap();
+        assert_eq!((good.agent, good.output_limit), (AgentId(3), Bytes(9)));
+        assert_eq!(good.cgroup.as_deref(), Some("tepui/e1"));
+        for bad in [
+            "",
+            "--dir",
+            "--dir /d --output-limit 9",
+            "--dir /d --agent 3 --output-limit 9",
+            "--dir /d --agent a3",
+            "--dir /d --agent a3 --output-limit 9KiB",
+            "--help",
+        ] {
             let error = parse(bad).err().unwrap().to_string();
             assert!(error.contains("usage:"), "{error}");
         }

@@ -37,6 +37,27 @@ async fn output_is_followed_to_the_end_of_the_task() {
 }
 
 #[tokio::test]
+async fn who_follows_a_task_past_its_limit_reads_why_it_falls_silent() {
+    let mut master = FakeMaster::start().await;
+    let _agent = AgentProcess::start_with(&master, &["--output-limit", "1KiB"]);
+    let mut session = master.session().await;
+    let task = shell("a", "yes");
+    session.launch(&task).await;
+    session.until(&task.task, TaskState::Running).await;
+    session.open_stream(5, &task.task, 0, true).await;
+    let mut stream = master.stream(5).await;
+    let kept = "y\n".repeat(512);
+    let notice = "[tepui: the first 1 KiB of this output are kept, the rest is dropped";
+    let silent = format!("{kept}{notice}");
+    stream.until(|stream| stream.text == silent).await;
+    session.kill(&task.task, 0).await;
+    let (text, end) = stream.all().await;
+    let dropped = text.strip_prefix(&silent).unwrap();
+    assert!(dropped.starts_with(": ") && dropped.ends_with(" bytes]\n"));
+    assert_eq!((dropped.lines().count(), end), (1, Ok(())));
+}
+
+#[tokio::test]
 async fn output_so_far_is_sent_without_follow() {
     let mut master = FakeMaster::start().await;
     let _agent = AgentProcess::start(&master);

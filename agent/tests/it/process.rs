@@ -17,6 +17,7 @@ use crate::master::{FakeMaster, eventually};
 /// A data folder with, mostly, a living agent.
 pub struct AgentProcess {
     pub dir: TempDir,
+    arguments: &'static [&'static str],
     child: Option<Child>,
 }
 
@@ -31,8 +32,15 @@ pub fn command(dir: &Path, master: &str) -> Command {
 
 impl AgentProcess {
     pub fn start(master: &FakeMaster) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let mut this = Self { dir, child: None };
+        Self::start_with(master, &[])
+    }
+
+    pub fn start_with(master: &FakeMaster, arguments: &'static [&'static str]) -> Self {
+        let mut this = Self {
+            dir: tempfile::tempdir().unwrap(),
+            arguments,
+            child: None,
+        };
         this.start_again(master);
         this
     }
@@ -46,6 +54,7 @@ impl AgentProcess {
             .unwrap();
         let mut command = command(self.dir.path(), &master.url);
         command
+            .args(self.arguments)
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log);

@@ -5,10 +5,10 @@
 //! empty signal mask and the environment that it was given.
 
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read};
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, PipeWriter, Read};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -16,8 +16,10 @@ use std::process::{Command, Stdio};
 use nix::fcntl::OFlag;
 use nix::unistd::{AccessFlags, Pid, access, pipe2};
 use tepui_executor::cgroup::Group;
-use tepui_types::Reason;
 use tepui_types::task::reason;
+use tepui_types::{Bytes, Reason};
+
+use crate::outputs::Outputs;
 
 /// The search path of a command that brings none.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -32,15 +34,17 @@ pub struct Prepared<'a> {
     pub env: BTreeMap<String, String>,
     /// Its working folder, made when absent; its output goes beside it.
     pub sandbox: &'a Path,
+    /// How much of each of its outputs is kept.
+    pub output_limit: Bytes,
     /// Where it is put first.
     pub group: Option<&'a Group>,
 }
 
 impl Prepared<'_> {
     /// Starts it.
-    pub fn start(mut self) -> Result<Pid, Reason> {
-        let outputs = self.make_folder();
-        let (stdout, stderr) = outputs.map_err(|error| {
+    pub fn start(mut self) -> Result<(Pid, Outputs), Reason> {
+        let made = self.make_folder();
+        let (outputs, [stdout, stderr]) = made.map_err(|error| {
             let sandbox = self.sandbox.display();
             executor_failed(format!("the sandbox {sandbox} could not be made: {error}"))
         })?;
@@ -68,7 +72,7 @@ impl Prepared<'_> {
         drop(report);
         match spawned {
             // Reaped by the server, which reaps everyone.
-            Ok(child) => Ok(Pid::from_raw(child.id() as i32)),
+            Ok(child) => Ok((Pid::from_raw(child.id() as i32), outputs)),
             Err(error) if was_prepared(progress) => Err(self.not_executable(&program, &error)),
             Err(error) => Err(executor_failed(format!(
                 "the command's process failed: {error}"
@@ -76,21 +80,13 @@ impl Prepared<'_> {
         }
     }
 
-    fn make_folder(&self) -> io::Result<(File, File)> {
+    fn make_folder(&self) -> io::Result<(Outputs, [PipeWriter; 2])> {
         DirBuilder::new()
             .recursive(true)
             .mode(0o755)
             .create(self.sandbox)?;
         let beside = self.sandbox.parent().unwrap_or(self.sandbox);
-        let open = |name| {
-            let mut options = OpenOptions::new();
-            options
-                .append(true)
-                .create(true)
-                .mode(0o644)
-                .open(beside.join(name))
-        };
-        Ok((open("stdout")?, open("stderr")?))
+        Outputs::make(beside, self.output_limit)
     }
 
     fn complete_env(&mut self) {

@@ -1,4 +1,5 @@
-//! The loop of this process: signals, the agent's connection, deadlines.
+//! The loop of this process: signals, the agent's connection, the task's
+//! output, deadlines.
 //!
 //! One thread waits for all of them. The newest connection that proves itself
 //! is the agent; a task's end is on disk before it is said.
@@ -21,6 +22,7 @@ use tepui_types::wire::executor::{ExecutorLaunch, FromExecutor, TaskUpdate, ToEx
 use tepui_types::{Reason, TaskState};
 
 use crate::connection::Connection;
+use crate::outputs::Outputs;
 use crate::task::Task;
 
 /// How long it stays without an agent when nothing runs: enough for an agent to
@@ -87,6 +89,9 @@ impl Server {
             if ready.signals {
                 self.on_signals()?;
             }
+            if let Some(task) = &mut self.task {
+                task.on_output(ready.outputs, Instant::now());
+            }
             if ready.agent {
                 self.on_agent();
             }
@@ -116,6 +121,9 @@ impl Server {
     }
 
     fn wait(&self) -> anyhow::Result<Ready> {
+        let now = Instant::now();
+        let outputs = self.outputs().map(|outputs| outputs.fds(now));
+        let [stdout, stderr] = outputs.unwrap_or_default();
         let fds = [
             Some(self.signals.as_fd()),
             Some(self.startup.listener.as_fd()),
@@ -123,13 +131,15 @@ impl Server {
             self.stranger
                 .as_ref()
                 .map(|(connection, _)| connection.as_fd()),
+            stdout,
+            stderr,
         ];
         let mut polled: Vec<PollFd<'_>> = fds
             .iter()
             .flatten()
             .map(|fd| PollFd::new(*fd, PollFlags::POLLIN))
             .collect();
-        match poll(&mut polled, self.timeout(Instant::now())) {
+        match poll(&mut polled, self.timeout(now)) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno).context("failed to wait for events"),
         }
@@ -140,14 +150,20 @@ impl Server {
             listener: next(fds[1]),
             agent: next(fds[2]),
             stranger: next(fds[3]),
+            outputs: [next(fds[4]), next(fds[5])],
         })
+    }
+
+    fn outputs(&self) -> Option<&Outputs> {
+        self.task.as_ref().and_then(Task::outputs)
     }
 
     fn timeout(&self, now: Instant) -> PollTimeout {
         let task = self.task.as_ref().and_then(Task::deadline);
+        let outputs = self.outputs().and_then(|outputs| outputs.deadline(now));
         let stranger = self.stranger.as_ref().map(|(_, until)| *until);
         let idle = self.agent.is_none().then_some(self.idle_since + IDLE_EXIT);
-        match [task, stranger, idle].into_iter().flatten().min() {
+        match [task, outputs, stranger, idle].into_iter().flatten().min() {
             // Rounded up, so that the deadline has come when the wait ends.
             Some(next) => {
                 let wait = next.saturating_duration_since(now) + Duration::from_micros(999);
@@ -329,7 +345,7 @@ impl Server {
             Some(_) => self.refuse(launch, "this executor has its one task already"),
             None if self.retiring => self.refuse(launch, "this executor is ending"),
             None => {
-                let task = Task::launch(launch, self.startup.agent);
+                let task = Task::launch(launch, &self.startup);
                 let (ended, update) = (task.has_ended(), task.update().clone());
                 self.task = Some(task);
                 if ended {
@@ -358,4 +374,5 @@ struct Ready {
     listener: bool,
     agent: bool,
     stranger: bool,
+    outputs: [bool; 2],
 }

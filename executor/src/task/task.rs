@@ -14,11 +14,13 @@ use nix::unistd::Pid;
 use tepui_executor::cgroup::{Group, Limits};
 use tepui_executor::environment;
 use tepui_executor::log;
+use tepui_executor::startup::Startup;
 use tepui_types::task::{Workload, reason};
 use tepui_types::wire::executor::{ExecutorLaunch, TaskUpdate};
-use tepui_types::{AgentId, Reason, TaskId, TaskState};
+use tepui_types::{Reason, TaskId, TaskState};
 
 use crate::command::Prepared;
+use crate::outputs::Outputs;
 use crate::processes;
 use crate::verdict::{self, Facts};
 
@@ -33,6 +35,8 @@ pub struct Task {
     update: TaskUpdate,
     group: Option<Group>,
     limits: Limits,
+    /// From its start to its end.
+    outputs: Option<Outputs>,
     kill_grace_ms: u64,
     phase: Phase,
     kill: Option<Kill>,
@@ -59,7 +63,7 @@ struct Kill {
 impl Task {
     /// Starts what `launch` describes; a task that cannot be started is one
     /// that has ended.
-    pub fn launch(launch: &ExecutorLaunch, agent: AgentId) -> Self {
+    pub fn launch(launch: &ExecutorLaunch, startup: &Startup) -> Self {
         let task = &launch.launch;
         let mut this = Self {
             update: TaskUpdate {
@@ -71,11 +75,12 @@ impl Task {
             },
             group: None,
             limits: Limits::of(&task.resources, None),
+            outputs: None,
             kill_grace_ms: task.spec.kill_grace_ms,
             phase: Phase::Ended,
             kill: None,
         };
-        match this.start(launch, agent) {
+        match this.start(launch, startup) {
             Ok(child) => this.phase = Phase::Running { child },
             Err(reason) => {
                 this.update.state = TaskState::Error;
@@ -86,7 +91,7 @@ impl Task {
         this
     }
 
-    fn start(&mut self, launch: &ExecutorLaunch, agent: AgentId) -> Result<Pid, Reason> {
+    fn start(&mut self, launch: &ExecutorLaunch, startup: &Startup) -> Result<Pid, Reason> {
         let failed = |message: String| Reason::new(reason::EXECUTOR_FAILED, message);
         let task = &launch.launch;
         let Workload::Command(command) = &task.spec.workload else {
@@ -108,11 +113,14 @@ impl Task {
         }
         let prepared = Prepared {
             argv: &command.argv,
-            env: environment::of(task, agent, &launch.sandbox),
+            env: environment::of(task, startup.agent, &launch.sandbox),
             sandbox: Path::new(&launch.sandbox),
+            output_limit: startup.output_limit,
             group: self.group.as_ref(),
         };
-        prepared.start()
+        let (child, outputs) = prepared.start()?;
+        self.outputs = Some(outputs);
+        Ok(child)
     }
 
     /// Which task it is.
@@ -128,6 +136,18 @@ impl Task {
     /// Whether it has come to its end.
     pub fn has_ended(&self) -> bool {
         matches!(self.phase, Phase::Ended)
+    }
+
+    /// Its outputs, until its end.
+    pub fn outputs(&self) -> Option<&Outputs> {
+        self.outputs.as_ref()
+    }
+
+    /// Its processes have written to these of its outputs.
+    pub fn on_output(&mut self, readable: [bool; 2], now: Instant) {
+        if let Some(outputs) = &mut self.outputs {
+            outputs.pump(readable, now);
+        }
     }
 
     /// Ends it as its specification says, for the reason of that code.
@@ -225,6 +245,9 @@ impl Task {
     }
 
     fn end(&mut self, status: WaitStatus) {
+        if let Some(outputs) = self.outputs.take() {
+            outputs.finish();
+        }
         let (oom_kills, refused_pids, usage) = match &self.group {
             Some(group) => (group.oom_kills(), group.refused_pids(), group.usage()),
             None => (0, 0, processes::usage()),

@@ -2,7 +2,8 @@
 //!
 //! A file is made at the first write and open only while it is appended to, so
 //! that a thousand quiet tasks hold no descriptor. What a guest wrote is in the
-//! file after [`FLUSH_INTERVAL`] at the latest, and before its end is told.
+//! file after [`FLUSH_INTERVAL`] at the latest, and before its end is told. Past
+//! the limit it is dropped, and the guest does not learn of it.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -15,6 +16,7 @@ use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tepui_executor::output::Ration;
 use tokio::io::AsyncWrite;
 use wasmtime_wasi::async_trait;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
@@ -81,25 +83,44 @@ struct Shared {
     state: Mutex<State>,
 }
 
-#[derive(Default)]
 struct State {
+    ration: Ration,
     bytes: Vec<u8>,
     /// Whether the flusher has it.
     waiting: bool,
     /// Why the last append failed; said to the guest at its next write.
     failed: Option<io::Error>,
+    /// Whether the log has heard of a failure: a guest may bring about many.
+    logged: bool,
 }
 
 impl Output {
-    /// Output that goes to the file at `path`.
-    pub fn new(path: PathBuf, flusher: Flusher) -> Self {
+    /// Output that goes to the file at `path`, as far as `limit`.
+    pub fn new(path: PathBuf, limit: tepui_types::Bytes, flusher: Flusher) -> Self {
+        let state = State {
+            ration: Ration::new(limit),
+            bytes: Vec::new(),
+            waiting: false,
+            failed: None,
+            logged: false,
+        };
         Self {
             shared: Arc::new(Shared {
                 path,
                 flusher,
-                state: Mutex::default(),
+                state: Mutex::new(state),
             }),
         }
+    }
+
+    /// The guest has ended: appends what waits, and how much was dropped.
+    pub fn finish(&self) {
+        let mut state = self.lock();
+        let notice = state.ration.finish();
+        state
+            .bytes
+            .extend_from_slice(notice.unwrap_or_default().as_bytes());
+        self.append(&mut state);
     }
 
     /// Appends what waits. What cannot be appended is dropped, and said to the
@@ -115,7 +136,11 @@ impl Output {
         if let Some(error) = state.failed.take() {
             return Err(error);
         }
-        state.bytes.extend_from_slice(bytes);
+        let (kept, notice) = state.ration.take(bytes);
+        state.bytes.extend_from_slice(kept);
+        state
+            .bytes
+            .extend_from_slice(notice.unwrap_or_default().as_bytes());
         if state.bytes.len() >= BUFFER_BYTES {
             self.append(&mut state);
             return state.failed.take().map_or(Ok(()), Err);
@@ -134,7 +159,9 @@ impl Output {
         let path = &self.shared.path;
         let appended = open(path).and_then(|mut file| file.write_all(&state.bytes));
         if let Err(error) = appended {
-            tracing::warn!(path = %path.display(), %error, "a task's output is lost");
+            if !std::mem::replace(&mut state.logged, true) {
+                tracing::warn!(path = %path.display(), %error, "a task's output is lost");
+            }
             state.failed = Some(error);
         }
         state.bytes.clear();
@@ -220,12 +247,14 @@ impl AsyncWrite for Output {
 mod tests {
     use super::*;
 
+    const LIMIT: tepui_types::Bytes = tepui_types::Bytes::mib(1);
+
     #[test]
     fn a_quiet_task_has_no_file_and_a_written_one_is_complete_after_a_flush() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tasks/t/stdout");
-        let output = Output::new(path.clone(), Flusher::start().unwrap());
-        output.flush();
+        let output = Output::new(path.clone(), LIMIT, Flusher::start().unwrap());
+        output.finish();
         assert!(!path.exists());
         for _ in 0..3 {
             output.write(&[b'x'; BUFFER_BYTES / 2]).unwrap();
@@ -240,7 +269,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("file"), "").unwrap();
         let path = dir.path().join("file/stdout");
-        let output = Output::new(path, Flusher::start().unwrap());
+        let output = Output::new(path, LIMIT, Flusher::start().unwrap());
         output.write(b"lost").unwrap();
         output.flush();
         assert!(output.write(b"told").is_err());

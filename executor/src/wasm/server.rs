@@ -119,7 +119,7 @@ impl Server {
         updates: mpsc::Sender<TaskUpdate>,
     ) -> anyhow::Result<Self> {
         let exits = ExitLog::open(&startup.dir)?;
-        let host = Host::new(startup.agent, updates).context("failed to prepare wasmtime")?;
+        let host = Host::new(&startup, updates).context("failed to prepare wasmtime")?;
         Ok(Self {
             startup,
             host: Arc::new(host),

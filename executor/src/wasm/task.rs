@@ -9,9 +9,10 @@ use std::sync::{Arc, OnceLock};
 
 use tepui_executor::cgroup::limits::memory_of;
 use tepui_executor::environment;
+use tepui_executor::startup::Startup;
 use tepui_types::task::{TaskUsage, WasmWorkload, Workload, reason};
 use tepui_types::wire::executor::{ExecutorLaunch, TaskUpdate};
-use tepui_types::{AgentId, Reason, TaskId, TaskState};
+use tepui_types::{AgentId, Bytes, Reason, TaskId, TaskState};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use wasmtime::{AsContextMut, Engine, InstancePre, Store};
@@ -42,13 +43,15 @@ pub struct Host {
     pub places: Semaphore,
     /// The agent, for the environment.
     pub agent: AgentId,
+    /// How much of each output of a task is kept.
+    pub output_limit: Bytes,
     /// Where updates go.
     pub updates: mpsc::Sender<TaskUpdate>,
 }
 
 impl Host {
     /// With places for as many instances as the engine has.
-    pub fn new(agent: AgentId, updates: mpsc::Sender<TaskUpdate>) -> anyhow::Result<Self> {
+    pub fn new(startup: &Startup, updates: mpsc::Sender<TaskUpdate>) -> anyhow::Result<Self> {
         let engine = crate::engine::new().map_err(prepare_failed)?;
         Ok(Self {
             ticker: Ticker::start(engine.clone())?,
@@ -56,7 +59,8 @@ impl Host {
             flusher: Flusher::start()?,
             places: Semaphore::new(MAX_INSTANCES),
             engine,
-            agent,
+            agent: startup.agent,
+            output_limit: startup.output_limit,
             updates,
         })
     }
@@ -167,7 +171,10 @@ impl Guest<'_> {
         let beside = Path::new(&self.launch.sandbox)
             .parent()
             .unwrap_or(Path::new("/"));
-        let output = |name| Output::new(beside.join(name), self.host.flusher.clone());
+        let output = |name| {
+            let (limit, flusher) = (self.host.output_limit, self.host.flusher.clone());
+            Output::new(beside.join(name), limit, flusher)
+        };
         let (stdout, stderr) = (output("stdout"), output("stderr"));
         let mut wasi = match self.wasi(program, &stdout, &stderr) {
             Ok(wasi) => wasi,
@@ -201,8 +208,8 @@ impl Guest<'_> {
             }
         };
         drop(place);
-        stdout.flush();
-        stderr.flush();
+        stdout.finish();
+        stderr.finish();
         ended
     }
 

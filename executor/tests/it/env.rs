@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tepui_executor::output::DEFAULT_LIMIT;
 use tepui_executor::spawn::{Spawn, connect, spawn};
 use tepui_executor::{cgroup, identity, protocol};
 use tepui_types::task::{CommandWorkload, TaskSpec, WasmWorkload, Workload};
@@ -24,7 +25,17 @@ use tepui_types::{AgentId, Bytes, Digest, MilliCpus, OperationId, Resources, Rol
 pub const DEADLINE: Duration = Duration::from_secs(60);
 const TOKEN: u128 = 0x0123_4567_89ab_cdef;
 
+const NATIVE: &str = env!("CARGO_BIN_EXE_tepui-executor-task");
+
 static GROUPS: AtomicU32 = AtomicU32::new(0);
+
+/// A cgroup of its own, where the machine lets us.
+fn new_group() -> Option<String> {
+    cgroups().then(|| {
+        let number = GROUPS.fetch_add(1, Ordering::Relaxed);
+        format!("tepui-test-{}-{number}", std::process::id())
+    })
+}
 
 /// A running executor, its folder and the connection to it.
 pub struct Executor {
@@ -39,24 +50,31 @@ pub struct Executor {
 impl Executor {
     /// One for a native command, with cgroups where the machine lets us.
     pub fn native() -> Self {
-        let group = cgroups().then(|| {
-            let number = GROUPS.fetch_add(1, Ordering::Relaxed);
-            format!("tepui-test-{}-{number}", std::process::id())
-        });
-        Self::start(env!("CARGO_BIN_EXE_tepui-executor-task"), group)
+        Self::start(NATIVE, new_group(), DEFAULT_LIMIT)
     }
 
     /// One for a native command, without cgroups.
     pub fn native_without_cgroups() -> Self {
-        Self::start(env!("CARGO_BIN_EXE_tepui-executor-task"), None)
+        Self::start(NATIVE, None, DEFAULT_LIMIT)
+    }
+
+    /// Two for native commands of whose outputs `limit` is kept: with cgroups
+    /// and without.
+    pub fn native_keeping(limit: Bytes) -> [Self; 2] {
+        [new_group(), None].map(|group| Self::start(NATIVE, group, limit))
     }
 
     /// One for WebAssembly.
     pub fn wasm() -> Self {
-        Self::start(env!("CARGO_BIN_EXE_tepui-executor-wasm"), None)
+        Self::wasm_keeping(DEFAULT_LIMIT)
     }
 
-    fn start(program: &str, group: Option<String>) -> Self {
+    /// One for WebAssembly that keeps `limit` of outputs.
+    pub fn wasm_keeping(limit: Bytes) -> Self {
+        Self::start(env!("CARGO_BIN_EXE_tepui-executor-wasm"), None, limit)
+    }
+
+    fn start(program: &str, group: Option<String>, output_limit: Bytes) -> Self {
         let root = tempfile::tempdir().unwrap();
         let cgroup = group.as_ref().map(|group| format!("{group}/executor"));
         spawn(&Spawn {
@@ -64,6 +82,7 @@ impl Executor {
             dir: &root.path().join("executor"),
             token: TOKEN,
             agent: AgentId(3),
+            output_limit,
             cgroup: cgroup.as_deref(),
         })
         .unwrap();

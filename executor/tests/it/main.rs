@@ -13,6 +13,7 @@ mod guests;
 mod lifecycle;
 mod native;
 mod native_limits;
+mod output;
 mod programs;
 mod wasm;
 mod wasm_errors;

@@ -36,6 +36,21 @@ pub fn exits(code: i32) -> Vec<u8> {
     module("", &format!("(call $proc_exit (i32.const {code}))"))
 }
 
+/// Writes `times` pages of `x` to its standard output, then `end` to its error.
+pub fn writes_pages(times: u32) -> Vec<u8> {
+    let body = format!(
+        "(local $left i32)
+         (local.set $left (i32.const {times}))
+         (memory.fill (i32.const 4096) (i32.const 120) (i32.const 4096))
+         (loop $again
+             (call $say (i32.const 1) (i32.const 4096) (i32.const 4096))
+             (br_if $again
+                 (local.tee $left (i32.sub (local.get $left) (i32.const 1)))))
+         (call $say (i32.const 2) (i32.const 16) (i32.const 3))"
+    );
+    module(r#"(data (i32.const 16) "end")"#, &body)
+}
+
 /// Says so, then never ends.
 pub fn spins() -> Vec<u8> {
     module(

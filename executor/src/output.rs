@@ -1,0 +1,125 @@
+//! How much of a task's output is kept: a bound for each stream, and the line
+//! that says what was dropped.
+//!
+//! Both executors ask a stream's [`Ration`] what to write. Past the bound the
+//! file ends with one notice, begun when the first byte is dropped, so that who
+//! follows the file reads at once why it stands still, and completed with a
+//! count when the task ends.
+
+use std::fmt::Display;
+
+use tepui_types::Bytes;
+
+/// What is kept of a stream where nobody says otherwise: about a million lines,
+/// more than people read, and little beside the disk of a machine that runs
+/// many tasks.
+pub const DEFAULT_LIMIT: Bytes = Bytes::mib(64);
+
+/// What of one stream goes into its file.
+#[derive(Debug)]
+pub struct Ration {
+    limit: u64,
+    kept: u64,
+    dropped: u64,
+    /// Whether what was kept ends within a line.
+    in_line: bool,
+}
+
+impl Ration {
+    /// Nothing written yet, of at most `limit`.
+    pub fn new(limit: Bytes) -> Self {
+        Self {
+            limit: limit.0,
+            kept: 0,
+            dropped: 0,
+            in_line: false,
+        }
+    }
+
+    /// What to keep of the bytes that the task wrote next and, if they are the
+    /// first that are not all kept, the notice to write after them.
+    #[must_use]
+    pub fn take<'a>(&mut self, bytes: &'a [u8]) -> (&'a [u8], Option<String>) {
+        let room = usize::try_from(self.limit - self.kept).unwrap_or(usize::MAX);
+        let (kept, rest) = bytes.split_at(bytes.len().min(room));
+        self.kept += kept.len() as u64;
+        if let Some(last) = kept.last() {
+            self.in_line = *last != b'\n';
+        }
+        let limit = Bytes(self.limit);
+        let why = format_args!("the first {limit} of this output are kept");
+        let notice = self.lose(rest, why);
+        (kept, notice)
+    }
+
+    /// The last `lost` could not be written, and nothing more is tried. The
+    /// notice to write, should there be room for that at least.
+    #[must_use]
+    pub fn stop(&mut self, lost: &[u8], why: impl Display) -> Option<String> {
+        self.kept -= lost.len() as u64;
+        self.limit = self.kept;
+        let why = format_args!("this output could be written no further ({why})");
+        self.lose(lost, why)
+    }
+
+    fn lose(&mut self, bytes: &[u8], why: impl Display) -> Option<String> {
+        let is_first = self.dropped == 0 && !bytes.is_empty();
+        self.dropped += bytes.len() as u64;
+        let newline = if self.in_line { "\n" } else { "" };
+        is_first.then(|| format!("{newline}[tepui: {why}, the rest is dropped"))
+    }
+
+    /// The end of the notice, if it has a beginning.
+    #[must_use]
+    pub fn finish(&self) -> Option<String> {
+        (self.dropped > 0).then(|| format!(": {} bytes]\n", self.dropped))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The file after these writes.
+    fn file(limit: u64, writes: &[&str]) -> String {
+        let mut ration = Ration::new(Bytes(limit));
+        let mut text = String::new();
+        for write in writes {
+            let (kept, notice) = ration.take(write.as_bytes());
+            text += std::str::from_utf8(kept).unwrap();
+            text += &notice.unwrap_or_default();
+        }
+        text + &ration.finish().unwrap_or_default()
+    }
+
+    #[test]
+    fn up_to_the_limit_all_is_kept_and_nothing_said() {
+        assert_eq!(file(8, &[]), "");
+        assert_eq!(file(8, &["four", "", "more"]), "fourmore");
+    }
+
+    #[test]
+    fn past_the_limit_one_line_says_how_much_is_kept_and_dropped() {
+        let notice =
+            "[tepui: the first 8 B of this output are kept, the rest is dropped: 5 bytes]\n";
+        assert_eq!(
+            file(8, &["four", "more+++", "++"]),
+            format!("fourmore\n{notice}")
+        );
+        assert_eq!(
+            file(8, &["fourmor\n", "+++++"]),
+            format!("fourmor\n{notice}")
+        );
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_said_and_ends_the_keeping() {
+        let mut ration = Ration::new(Bytes(8));
+        assert_eq!(ration.take(b"one\n"), (&b"one\n"[..], None));
+        assert_eq!(ration.take(b"two\n"), (&b"two\n"[..], None));
+        let notice = ration.stop(b"two\n", "disk full").unwrap();
+        assert!(notice.starts_with("[tepui: this output could be written no further (disk full)"));
+        assert_eq!(ration.take(b"more"), (&b""[..], None));
+        assert_eq!(ration.finish().unwrap(), ": 8 bytes]\n");
+    }
+}

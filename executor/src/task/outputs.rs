@@ -1,0 +1,171 @@
+//! Standard output and error of the command: two pipes that the server's loop
+//! empties into two files.
+//!
+//! The command has no file of its own to write to, so that what it
+//! leaves on the disk has a bound: past it the pipes are emptied all the same,
+//! and the command does not learn of it. What is in a pipe when the last process
+//! has ended is in the file before that end is told.
+//!
+//! What this costs is not charged to the command, so it is kept to about what the
+//! command itself spends on writing: a pipe that was found empty is left alone
+//! for a moment, so that much is taken in at once.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use tepui_executor::log;
+use tepui_executor::output::Ration;
+use tepui_types::Bytes;
+
+/// Bytes taken out of a pipe at once: all that a new one holds. Signals and the
+/// agent are looked at in between.
+const PORTION: usize = 64 * 1024;
+/// What the pipe of a loud command holds, so that it seldom waits for the end of
+/// a rest: the most that the kernel gives anybody. What is in it counts as the
+/// command's memory.
+const LOUD_PIPE: i32 = 1024 * 1024;
+/// How long a pipe is left alone that was found empty: nothing to who follows
+/// the output, and at most a thousand wakeups a second.
+const REST: Duration = Duration::from_millis(1);
+
+/// Both streams.
+pub struct Outputs {
+    streams: [Stream; 2],
+    buffer: Box<[u8]>,
+}
+
+impl Outputs {
+    /// Makes the files in `folder`, and gives what the command writes to: its
+    /// standard output and error.
+    pub fn make(folder: &Path, limit: Bytes) -> io::Result<(Self, [PipeWriter; 2])> {
+        let (stdout, out) = Stream::make(&folder.join("stdout"), limit)?;
+        let (stderr, err) = Stream::make(&folder.join("stderr"), limit)?;
+        let this = Self {
+            streams: [stdout, stderr],
+            buffer: vec![0; PORTION].into(),
+        };
+        Ok((this, [out, err]))
+    }
+
+    /// What becomes readable when the command has written, or closed a stream;
+    /// not those that rest.
+    pub fn fds(&self, now: Instant) -> [Option<BorrowedFd<'_>>; 2] {
+        self.streams.each_ref().map(|stream| stream.fd(now))
+    }
+
+    /// When the next stream has rested.
+    pub fn deadline(&self, now: Instant) -> Option<Instant> {
+        let rests = self.streams.iter().map(|stream| stream.rests_until);
+        rests.filter(|until| *until > now).min()
+    }
+
+    /// Takes in a portion of what was written to the streams that are readable.
+    /// Never waits for the command.
+    pub fn pump(&mut self, readable: [bool; 2], now: Instant) {
+        for (stream, readable) in self.streams.iter_mut().zip(readable) {
+            if readable && stream.pump(&mut self.buffer) < Some(PORTION) {
+                stream.rests_until = now + REST;
+            } else if readable {
+                stream.enlarge();
+            }
+        }
+    }
+
+    /// Takes in all that is left, when nobody is left to write. Someone outside
+    /// of the task who was given a pipe may: what comes after this is refused.
+    pub fn finish(mut self) {
+        for stream in &mut self.streams {
+            stream.finish(&mut self.buffer);
+        }
+    }
+}
+
+struct Stream {
+    /// None once all its writers have closed it.
+    pipe: Option<PipeReader>,
+    file: File,
+    ration: Ration,
+    rests_until: Instant,
+    is_large: bool,
+}
+
+impl Stream {
+    fn make(path: &Path, limit: Bytes) -> io::Result<(Self, PipeWriter)> {
+        let mut options = OpenOptions::new();
+        let file = options.append(true).create(true).mode(0o644).open(path)?;
+        let (reader, writer) = io::pipe()?;
+        fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        let this = Self {
+            pipe: Some(reader),
+            file,
+            ration: Ration::new(limit),
+            rests_until: Instant::now(),
+            is_large: false,
+        };
+        Ok((this, writer))
+    }
+
+    fn fd(&self, now: Instant) -> Option<BorrowedFd<'_>> {
+        let pipe = self.pipe.as_ref().filter(|_| self.rests_until <= now);
+        pipe.map(PipeReader::as_fd)
+    }
+
+    /// Gives a loud command more room. Where the kernel refuses, for users have
+    /// a bound, the command waits a little for the end of each rest.
+    fn enlarge(&mut self) {
+        if let Some(pipe) = self.pipe.as_ref().filter(|_| !self.is_large) {
+            let _ = fcntl(pipe, FcntlArg::F_SETPIPE_SZ(LOUD_PIPE));
+            self.is_large = true;
+        }
+    }
+
+    /// Takes in a portion; none when nothing is there.
+    fn pump(&mut self, buffer: &mut [u8]) -> Option<usize> {
+        match self.pipe.as_mut()?.read(buffer) {
+            Ok(count) if count > 0 => {
+                self.keep(&buffer[..count]);
+                Some(count)
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Some(0),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+            Ok(_) | Err(_) => {
+                self.pipe = None;
+                None
+            }
+        }
+    }
+
+    fn keep(&mut self, bytes: &[u8]) {
+        let (kept, mut notice) = self.ration.take(bytes);
+        if let Err(error) = self.file.write_all(kept) {
+            log::say(format_args!("output is lost: {error}"));
+            notice = self.ration.stop(kept, error).or(notice);
+        }
+        self.note(notice);
+    }
+
+    fn finish(&mut self, buffer: &mut [u8]) {
+        let capacity = self
+            .pipe
+            .as_ref()
+            .and_then(|pipe| fcntl(pipe, FcntlArg::F_GETPIPE_SZ).ok())
+            .map_or(PORTION, |bytes| bytes.unsigned_abs() as usize);
+        let mut taken = 0;
+        while taken < capacity
+            && let Some(count) = self.pump(buffer)
+        {
+            taken += count;
+        }
+        self.note(self.ration.finish());
+    }
+
+    fn note(&mut self, notice: Option<String>) {
+        // Where not even that can be written, the log has said so.
+        let _ = self.file.write_all(notice.unwrap_or_default().as_bytes());
+    }
+}
