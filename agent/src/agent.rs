@@ -19,10 +19,12 @@ pub use tasks::Life;
 
 use crate::checkpoint::Record;
 use crate::sandbox::Layout;
+use artifacts::Artifact;
 use executors::Executors;
 use status_updates::StatusUpdates;
 use tasks::{MAX_PLACEMENTS, Stage, Tasks};
 
+mod artifacts;
 mod executors;
 mod placement;
 mod replay;
@@ -38,6 +40,8 @@ pub enum Action {
     Record(Record),
     /// Get an artifact; answered by [`Agent::on_fetched`].
     Fetch(Digest),
+    /// Remove an artifact's file; answered by [`Agent::on_removed`].
+    Remove(Digest),
     /// Start a process; answered by [`Agent::on_attached`], or by
     /// [`Agent::on_executor_failed`] if there never was one.
     Start(ExecutorId, ExecutorKind),
@@ -72,12 +76,6 @@ pub struct StaleTerm {
     pub found: u64,
     /// The newest that was seen.
     pub newest: u64,
-}
-
-#[derive(Debug, Clone)]
-enum Artifact {
-    Fetching(BTreeSet<TaskId>),
-    Present,
 }
 
 /// All that an agent knows.
@@ -239,28 +237,6 @@ impl Agent {
             }
             self.send(out, executor, ToExecutor::Forget(id));
             self.retire_if_done(out, executor);
-        }
-    }
-
-    /// An artifact is here, or cannot be had.
-    pub fn on_fetched(
-        &mut self,
-        out: &mut Vec<Action>,
-        digest: Digest,
-        result: Result<(), Reason>,
-    ) {
-        let waiting = match self.artifacts.remove(&digest) {
-            Some(Artifact::Fetching(waiting)) => waiting,
-            Some(Artifact::Present) | None => BTreeSet::new(),
-        };
-        if result.is_ok() {
-            self.artifacts.insert(digest, Artifact::Present);
-        }
-        for id in waiting {
-            match &result {
-                Ok(()) => self.place(out, &id),
-                Err(why) => self.end(out, report(&id, TaskState::Error, Some(why.clone()))),
-            }
         }
     }
 
@@ -474,13 +450,7 @@ impl Agent {
         }));
         self.statuses.set(report);
         match before {
-            Stage::Fetching => {
-                for artifact in self.artifacts.values_mut() {
-                    if let Artifact::Fetching(waiting) = artifact {
-                        waiting.remove(&id);
-                    }
-                }
-            }
+            Stage::Fetching => self.stop_waiting(&id),
             Stage::Placed(executor) | Stage::Handed { executor, .. } => {
                 if let Some(known) = self.executors.get_mut(executor) {
                     known.living.remove(&id);

@@ -54,6 +54,10 @@ pub enum Event {
     Executor(ExecutorId, ExecutorEvent),
     /// An artifact is here, or cannot be had.
     Fetched(Digest, Result<(), Reason>),
+    /// The files of these artifacts take so many bytes more than they may.
+    Excess(Vec<(Digest, u64)>, u64),
+    /// An artifact's file is gone, or could not be removed.
+    Removed(Digest),
     /// Which tasks are not forgotten?
     HeldWanted(oneshot::Sender<HashSet<TaskId>>),
     /// Time has passed.
@@ -167,6 +171,10 @@ impl EventLoop {
             Event::Fetched(digest, result) => {
                 self.parts.agent.on_fetched(&mut self.out, digest, result);
             }
+            Event::Excess(files, excess) => {
+                self.parts.agent.on_excess(&mut self.out, files, excess);
+            }
+            Event::Removed(digest) => self.parts.agent.on_removed(&mut self.out, digest),
             Event::HeldWanted(answer) => {
                 drop(answer.send(self.parts.agent.held_tasks().cloned().collect()));
             }
@@ -356,6 +364,7 @@ impl EventLoop {
             match action {
                 Action::Record(_) => {}
                 Action::Fetch(digest) => self.fetch(digest),
+                Action::Remove(digest) => self.remove(digest),
                 Action::Start(id, kind) => match self.parts.identity.agent {
                     Some(agent) => self.parts.supervisor.start(id, &kind, agent),
                     None => tracing::error!(executor = %id, "a start before any registration"),
@@ -384,6 +393,18 @@ impl EventLoop {
             let result = fetcher.fetch(digest).await;
             // The loop is gone only when the agent ends.
             let _ = events.send(Event::Fetched(digest, result)).await;
+        });
+    }
+
+    fn remove(&self, digest: Digest) {
+        let (path, events) = (self.parts.layout.artifact(&digest), self.events.clone());
+        tokio::spawn(async move {
+            match tokio::fs::remove_file(&path).await {
+                Ok(()) => tracing::info!(%digest, "an artifact that no task needs is removed"),
+                Err(error) => tracing::warn!(%digest, %error, "an artifact stays"),
+            }
+            // The loop is gone only when the agent ends.
+            let _ = events.send(Event::Removed(digest)).await;
         });
     }
 

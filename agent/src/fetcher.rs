@@ -30,6 +30,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// A master that sends nothing for this long is taken for gone.
 const STALL: Duration = Duration::from_secs(20);
 
+/// The extension of a file that is not complete.
+const DRAFT: &str = "part";
+
 /// Why one try failed.
 #[derive(Debug, thiserror::Error)]
 enum FetchError {
@@ -49,6 +52,18 @@ enum FetchError {
         #[source]
         source: std::io::Error,
     },
+}
+
+/// Removes what fetches of an earlier process left unfinished. Blocks.
+pub fn clear_drafts(layout: &Layout) {
+    let entries = std::fs::read_dir(layout.artifacts()).into_iter().flatten();
+    for path in entries.flatten().map(|entry| entry.path()) {
+        if path.extension().is_some_and(|extension| extension == DRAFT)
+            && let Err(error) = std::fs::remove_file(&path)
+        {
+            tracing::warn!(path = %path.display(), %error, "an unfinished fetch stays");
+        }
+    }
 }
 
 /// Fetches artifacts.
@@ -128,7 +143,7 @@ impl Fetcher {
             StatusCode::NOT_FOUND => return Err(FetchError::Unknown(digest)),
             status => return Err(FetchError::Status { digest, status }),
         }
-        let draft = path.with_extension("part");
+        let draft = path.with_extension(DRAFT);
         let received = self.receive(response, digest, &draft).await;
         if received.is_err() {
             // What is left of it is of no use, and may be why the disk is full.
@@ -173,5 +188,23 @@ impl Fetcher {
         }
         // Renamed before it is on disk, it could be empty after a power cut.
         file.sync_all().await.map_err(failed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unfinished_fetches_go_and_artifacts_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path().to_owned());
+        layout.create().unwrap();
+        let path = layout.artifact(&Digest::of(b"program"));
+        std::fs::write(&path, "program").unwrap();
+        std::fs::write(path.with_extension(DRAFT), "pro").unwrap();
+        clear_drafts(&layout);
+        assert!(path.exists());
+        assert!(!path.with_extension(DRAFT).exists());
     }
 }

@@ -1,14 +1,16 @@
-//! Removes the folders of tasks that ended long ago.
+//! Removes what tasks leave behind: the folders of those that ended long ago,
+//! and artifacts that nobody needs when they take too much room.
 //!
-//! What people may still want to read is kept: the newest thousand, and none
-//! longer than a week. Folders of tasks that the agent still holds stay
-//! whatever their age.
+//! Of folders, what people may still want to read is kept: the newest thousand
+//! within a bound of their output, and none longer than a week. Folders of tasks
+//! that the agent still holds stay whatever their age. Of artifacts, the core
+//! says which no task needs; here is only counted.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use tepui_types::TaskId;
+use tepui_types::{Bytes, Digest, TaskId};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::event_loop::Event;
@@ -16,59 +18,98 @@ use crate::sandbox::Layout;
 
 /// Folders of ended tasks that are kept.
 const KEEP: usize = 1_000;
+/// What their outputs may take together: the whole of 64 tasks that write
+/// without end. What tasks put into their sandboxes is not counted.
+const KEEP_OUTPUT: Bytes = Bytes::gib(8);
 /// How long they are kept.
 const MAX_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
-/// How often they are looked through.
+/// What artifacts may take that wait for the next task that needs them: ten of
+/// the largest that a master takes unless told otherwise.
+const KEEP_ARTIFACTS: Bytes = Bytes::gib(10);
+/// How often all is looked through.
 const INTERVAL: Duration = Duration::from_secs(60);
 
-/// Looks through the folders for as long as the event loop lives.
+/// Looks through everything for as long as the event loop lives.
+pub async fn run(layout: Layout, events: mpsc::Sender<Event>) {
+    while !events.is_closed() {
+        tokio::time::sleep(INTERVAL).await;
+        collect_folders(layout.tasks(), &events).await;
+        collect_artifacts(layout.artifacts(), KEEP_ARTIFACTS, &events).await;
+    }
+}
+
 #[expect(
     clippy::disallowed_methods,
     reason = "folders carry the time of day, and nothing else compares with it"
 )]
-pub async fn run(layout: Layout, events: mpsc::Sender<Event>) {
-    loop {
-        tokio::time::sleep(INTERVAL).await;
-        let tasks = layout.tasks();
-        // The folders first: whatever is launched later is in neither list.
-        let Ok(folders) = tokio::task::spawn_blocking(move || list(&tasks)).await else {
-            continue;
-        };
-        let (sender, held) = oneshot::channel();
-        if events.send(Event::HeldWanted(sender)).await.is_err() {
-            return;
-        }
-        let Ok(held) = held.await else { return };
-        let _ = tokio::task::spawn_blocking(move || {
-            for path in expired(folders, &held, SystemTime::now()) {
-                if let Err(error) = std::fs::remove_dir_all(&path) {
-                    tracing::warn!(path = %path.display(), %error, "an old sandbox stays");
-                }
-            }
-        })
-        .await;
+async fn collect_folders(tasks: PathBuf, events: &mpsc::Sender<Event>) {
+    // The folders first: whatever is launched later is in neither list.
+    let Ok(folders) = tokio::task::spawn_blocking(move || list(&tasks)).await else {
+        return;
+    };
+    let (sender, held) = oneshot::channel();
+    if events.send(Event::HeldWanted(sender)).await.is_err() {
+        return;
     }
+    let Ok(held) = held.await else { return };
+    let _ = tokio::task::spawn_blocking(move || {
+        for path in expired(folders, &held, SystemTime::now()) {
+            if let Err(error) = std::fs::remove_dir_all(&path) {
+                tracing::warn!(path = %path.display(), %error, "an old sandbox stays");
+            }
+        }
+    })
+    .await;
+}
+
+async fn collect_artifacts(folder: PathBuf, keep: Bytes, events: &mpsc::Sender<Event>) {
+    let listed = tokio::task::spawn_blocking(move || list_artifacts(&folder)).await;
+    let Ok(files) = listed else { return };
+    let total: u64 = files.iter().map(|(_, bytes)| bytes).sum();
+    if total > keep.0 {
+        // The loop is gone only when the agent ends.
+        let _ = events.send(Event::Excess(files, total - keep.0)).await;
+    }
+}
+
+/// Artifacts with their sizes, the one that was fetched first in front.
+fn list_artifacts(folder: &Path) -> Vec<(Digest, u64)> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let file = |entry: std::fs::DirEntry| {
+        let digest = format!("sha256:{}", entry.file_name().to_str()?);
+        let metadata = entry.metadata().ok()?;
+        Some((
+            metadata.modified().ok()?,
+            (digest.parse().ok()?, metadata.len()),
+        ))
+    };
+    let mut files: Vec<_> = entries.filter_map(file).collect();
+    files.sort_unstable();
+    files.into_iter().map(|(_, file)| file).collect()
 }
 
 #[derive(Debug, Clone)]
 struct Folder {
     task: TaskId,
     path: PathBuf,
+    /// Of its outputs.
+    bytes: u64,
     changed: SystemTime,
 }
 
-fn list(tasks: &std::path::Path) -> Vec<Folder> {
+fn list(tasks: &Path) -> Vec<Folder> {
     let entries = std::fs::read_dir(tasks).into_iter().flatten().flatten();
     let folder = |entry: std::fs::DirEntry| {
         let path = entry.path();
-        let changed = [path.clone(), path.join("stdout"), path.join("stderr")]
-            .iter()
-            .filter_map(|path| path.metadata().ok()?.modified().ok())
-            .max()?;
+        let folder = path.metadata().ok()?;
+        let outputs = [path.join("stdout"), path.join("stderr")];
+        let outputs: Vec<_> = outputs.iter().flat_map(|path| path.metadata()).collect();
+        let all = outputs.iter().chain([&folder]);
         Some(Folder {
             task: entry.file_name().to_str()?.parse().ok()?,
+            bytes: outputs.iter().map(std::fs::Metadata::len).sum(),
+            changed: all.flat_map(|it| it.modified()).max()?,
             path,
-            changed,
         })
     };
     entries.filter_map(folder).collect()
@@ -82,8 +123,10 @@ fn expired(mut folders: Vec<Folder>, held: &HashSet<TaskId>, now: SystemTime) ->
         now.duration_since(folder.changed)
             .is_ok_and(|age| age > MAX_AGE)
     };
+    let mut bytes: u64 = 0;
     let goes = |(position, folder): (usize, Folder)| {
-        (position >= KEEP || is_old(&folder)).then_some(folder.path)
+        bytes = bytes.saturating_add(folder.bytes);
+        (position >= KEEP || bytes > KEEP_OUTPUT.0 || is_old(&folder)).then_some(folder.path)
     };
     folders.into_iter().enumerate().filter_map(goes).collect()
 }
@@ -98,6 +141,7 @@ mod tests {
         Folder {
             task,
             path,
+            bytes: 0,
             changed: now - Duration::from_secs(age_secs),
         }
     }
@@ -126,12 +170,52 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "any time will do")]
+    fn loud_folders_go_when_newer_ones_take_all_the_room() {
+        let now = SystemTime::now();
+        let mut folders: Vec<_> = (0..4).map(|number| folder(number, number, now)).collect();
+        folders[0].bytes = KEEP_OUTPUT.0 - 10;
+        folders[1].bytes = 10;
+        folders[3].bytes = 1;
+        assert_eq!(
+            expired(folders, &HashSet::new(), now),
+            [PathBuf::from("f1.t.3")]
+        );
+    }
+
+    #[tokio::test]
+    async fn artifacts_above_the_bound_are_told_oldest_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let digests = [b"old", b"new"].map(|bytes| Digest::of(bytes));
+        for (digest, age_secs) in digests.iter().zip([1_000, 10]) {
+            let file = std::fs::File::create(dir.path().join(digest.hex())).unwrap();
+            file.set_len(100).unwrap();
+            let now = file.metadata().unwrap().modified().unwrap();
+            file.set_modified(now - Duration::from_secs(age_secs))
+                .unwrap();
+        }
+        let draft = dir.path().join(digests[0].hex()).with_extension("part");
+        std::fs::write(draft, "on its way").unwrap();
+        let (events, mut told) = mpsc::channel(2);
+        collect_artifacts(dir.path().into(), Bytes(200), &events).await;
+        collect_artifacts(dir.path().into(), Bytes(199), &events).await;
+        drop(events);
+        let Some(Event::Excess(files, 1)) = told.recv().await else {
+            panic!("a byte too many")
+        };
+        assert_eq!(files, digests.map(|digest| (digest, 100)));
+        assert!(told.recv().await.is_none(), "at the bound all stay");
+    }
+
+    #[test]
     fn folders_are_listed_by_task() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("f1.a.0")).unwrap();
+        std::fs::write(dir.path().join("f1.a.0/stdout"), "four").unwrap();
         std::fs::create_dir(dir.path().join("not a task")).unwrap();
         let listed = list(dir.path());
         assert_eq!(listed.len(), 1);
         assert_eq!(listed[0].task, "f1.a.0".parse().unwrap());
+        assert_eq!(listed[0].bytes, 4);
     }
 }

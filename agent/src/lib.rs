@@ -72,6 +72,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
     info.validate().map_err(AgentError::Config)?;
     tracing::info!(resources = %info.resources, dir = %layout.dir().display(), "starting");
 
+    fetcher::clear_drafts(&layout);
     let Restored {
         agent,
         journal,

@@ -5,14 +5,12 @@
 //! `hand` is the point of no return: it is recorded before the launch is sent,
 //! and from then on the task may run in that process and in no other.
 
-use std::collections::BTreeSet;
-
 use tepui_types::wire::executor::{ExecutorLaunch, ToExecutor};
 use tepui_types::{TaskId, TaskState, Workload};
 
 use super::executors::{ExecutorId, ExecutorKind, Phase, TrustDomain};
 use super::tasks::Stage;
-use super::{Action, Agent, Artifact, report};
+use super::{Action, Agent, report};
 use crate::checkpoint::Record;
 
 impl Agent {
@@ -24,19 +22,10 @@ impl Agent {
         let Workload::Wasm(wasm) = &launch.spec.workload else {
             return self.place(out, id);
         };
-        match self.artifacts.get_mut(&wasm.artifact) {
-            Some(Artifact::Present) => self.place(out, id),
-            Some(Artifact::Fetching(waiting)) => {
-                waiting.insert(id.clone());
-                self.statuses.set(report(id, TaskState::Starting, None));
-            }
-            None => {
-                let waiting = BTreeSet::from([id.clone()]);
-                self.artifacts
-                    .insert(wasm.artifact, Artifact::Fetching(waiting));
-                self.statuses.set(report(id, TaskState::Starting, None));
-                out.push(Action::Fetch(wasm.artifact));
-            }
+        if self.is_at_hand(out, wasm.artifact, id) {
+            self.place(out, id);
+        } else {
+            self.statuses.set(report(id, TaskState::Starting, None));
         }
     }
 

@@ -8,6 +8,8 @@ use tepui_types::{FrameworkId, OperationId, Resources, Role, TaskName, Workload}
 
 use super::*;
 
+mod artifacts;
+
 fn layout() -> Layout {
     Layout::new("/agent".into()).with_cgroup(Some("tepui/a".into()))
 }
@@ -189,6 +191,7 @@ impl Agent {
             }
         }
         assert_eq!(living, self.tasks.living());
+        self.assert_waiting();
         for (id, executor) in self.executors.iter() {
             for task in &executor.living {
                 let stage = self.tasks.get(task).map(|task| task.stage);
@@ -278,19 +281,6 @@ fn processes_are_sharded() {
         bench.launch(wasm(&format!("t{number}")));
     }
     assert_eq!(bench.agent.executor_count(), 2);
-}
-
-#[test]
-fn artifact_that_cannot_be_had_ends_its_tasks() {
-    let mut bench = Bench::new();
-    bench.launch(wasm("a"));
-    let why = Reason::new(reason::ARTIFACT_UNKNOWN, "the master has none");
-    let digest = Digest::of(b"program");
-    let out = bench.on(|agent, out| agent.on_fetched(out, digest, Err(why.clone())));
-    assert_eq!(out, [Action::Ended(id("a"), TaskState::Error)]);
-    assert_eq!(bench.agent.hello_tasks()[0].reason, Some(why));
-    let out = bench.launch(wasm("b"));
-    assert_eq!(out, [Action::Fetch(digest)], "the next task tries again");
 }
 
 #[test]
@@ -521,7 +511,7 @@ fn random_event(bench: &mut Bench, dice: &mut Dice) {
     let name = format!("t{}", dice.roll(12));
     let executor = dice.roll(bench.agent.executors.next_number() + 1);
     let state = STATES[dice.roll(4) as usize];
-    match dice.roll(11) {
+    match dice.roll(13) {
         0 => drop(bench.launch(native(&name))),
         1 => drop(bench.launch(wasm(&name))),
         2 => drop(bench.kill(&name)),
@@ -535,7 +525,9 @@ fn random_event(bench: &mut Bench, dice: &mut Dice) {
             vec![update(&name, TaskState::Failed)],
             dice.roll(2) == 0,
         )),
-        9 => drop(bench.on(|agent, _| agent.on_detached(ExecutorId(executor)))),
+        9 => drop(bench.excess()),
+        10 => drop(bench.removed()),
+        11 => drop(bench.on(|agent, _| agent.on_detached(ExecutorId(executor)))),
         _ => drop(bench.on(|agent, out| agent.on_tick(out, 1_000_000))),
     }
 }
