@@ -20,8 +20,8 @@ use crate::resources::{ResourceOverrides, parse_bytes};
 pub struct Settings {
     /// The data folder.
     pub dir: Option<PathBuf>,
-    /// The master's URL.
-    pub master: Option<String>,
+    /// URLs of masters: any of them tells who leads.
+    pub masters: Option<Vec<String>>,
     /// Where the agent's own HTTP listens; loopback only.
     pub listen: Option<SocketAddr>,
     /// The name people see.
@@ -54,7 +54,7 @@ impl Settings {
     pub fn or(self, rest: Self) -> Self {
         Self {
             dir: self.dir.or(rest.dir),
-            master: self.master.or(rest.master),
+            masters: self.masters.or(rest.masters),
             listen: self.listen.or(rest.listen),
             hostname: self.hostname.or(rest.hostname),
             resources: self.resources.or(rest.resources),
@@ -70,8 +70,8 @@ impl Settings {
 pub struct Config {
     /// The data folder, absolute.
     pub dir: PathBuf,
-    /// The master's URL, without a slash at its end.
-    pub master: String,
+    /// URLs of masters without a slash at their ends, at least one.
+    pub masters: Vec<String>,
     /// Where the agent's own HTTP listens.
     pub listen: SocketAddr,
     /// The name people see.
@@ -106,7 +106,12 @@ impl Config {
                 dir.display()
             )));
         }
-        let master = check_master(&settings.master.ok_or_else(|| missing("master"))?)?;
+        let masters = settings.masters.unwrap_or_default();
+        if masters.is_empty() {
+            return Err(missing("master"));
+        }
+        let masters = masters.iter().map(|master| check_master(master));
+        let masters = masters.collect::<Result<Vec<_>, _>>()?;
         let listen = match settings.listen {
             Some(listen) => listen,
             // invariant: the constant is an address.
@@ -137,7 +142,7 @@ impl Config {
         let attributes = settings.attributes.unwrap_or_default();
         Ok(Self {
             dir,
-            master,
+            masters,
             listen,
             hostname,
             resources,
@@ -211,7 +216,7 @@ mod tests {
     fn settings() -> Settings {
         Settings {
             dir: Some("/tmp/agent".into()),
-            master: Some("http://127.0.0.1:5050/".into()),
+            masters: Some(vec!["http://127.0.0.1:5050/".into()]),
             ..Settings::default()
         }
     }
@@ -222,7 +227,7 @@ mod tests {
         let settings = Settings::read(&path).unwrap();
         let Settings {
             dir,
-            master,
+            masters,
             listen,
             hostname,
             resources,
@@ -230,19 +235,19 @@ mod tests {
             executors,
             output_limit,
         } = settings.clone();
-        assert!(dir.is_some() && master.is_some() && listen.is_some() && hostname.is_some());
+        assert!(dir.is_some() && masters.is_some() && listen.is_some() && hostname.is_some());
         assert!(resources.is_some() && attributes.is_some() && executors.is_some());
         assert!(output_limit.is_some());
         let config = Config::new(settings).unwrap();
         assert_eq!(config.output_limit, DEFAULT_LIMIT, "as the file says of it");
-        assert_eq!(config.master, "http://127.0.0.1:5050");
+        assert_eq!(config.masters, ["http://127.0.0.1:5050"]);
     }
 
     #[test]
     fn unknown_keys_are_refused_by_name() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("agent.toml");
-        std::fs::write(&path, "maste = \"http://127.0.0.1:5050\"\n").unwrap();
+        std::fs::write(&path, "maste = [\"http://127.0.0.1:5050\"]\n").unwrap();
         let error = format!(
             "{:#}",
             anyhow::Error::from(Settings::read(&path).unwrap_err())
@@ -283,7 +288,7 @@ mod tests {
             "ftp://x",
         ] {
             let error = refused(Settings {
-                master: Some(master.into()),
+                masters: Some(vec![master.into()]),
                 ..settings()
             });
             assert!(error.contains("http://127.0.0.1:5050"), "{error}");

@@ -257,7 +257,7 @@ impl EventLoop {
 
     fn refused(&self, reason: Reason) -> AgentError {
         AgentError::Refused {
-            master: self.parts.dialer.master().to_owned(),
+            master: self.parts.dialer.master(),
             reason,
         }
     }
@@ -280,6 +280,7 @@ impl EventLoop {
                     tracing::warn!("the master greets twice");
                     self.hang_up();
                 }
+                MasterFrame::Masters(masters) => self.parts.dialer.learn(&masters),
                 MasterFrame::Heartbeat => {}
             }
         }

@@ -16,6 +16,7 @@ use tepui_types::{Digest, Reason};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::Semaphore;
 
+use crate::masters::Masters;
 use crate::metrics::Metrics;
 use crate::sandbox::Layout;
 
@@ -70,23 +71,23 @@ pub fn clear_drafts(layout: &Layout) {
 #[derive(Debug)]
 pub struct Fetcher {
     client: reqwest::Client,
-    master: String,
+    masters: Arc<Masters>,
     layout: Layout,
     metrics: Arc<Metrics>,
     permits: Semaphore,
 }
 
 impl Fetcher {
-    /// `master` is a URL without a slash at its end.
+    /// From the current one of these.
     pub fn new(
         client: reqwest::Client,
-        master: String,
+        masters: Arc<Masters>,
         layout: Layout,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
             client,
-            master,
+            masters,
             layout,
             metrics,
             permits: Semaphore::new(PARALLEL),
@@ -132,7 +133,7 @@ impl Fetcher {
     }
 
     async fn try_fetch(&self, digest: Digest, path: &Path) -> Result<(), FetchError> {
-        let url = format!("{}/v1/artifacts/{digest}", self.master);
+        let url = format!("{}/v1/artifacts/{digest}", self.masters.current());
         let response = self.client.get(url).send();
         let response = tokio::time::timeout(STALL, response)
             .await

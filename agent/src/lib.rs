@@ -23,6 +23,7 @@ use crate::executor::Supervisor;
 use crate::fetcher::Fetcher;
 use crate::identity::{FolderLock, Identity};
 use crate::master::Dialer;
+use crate::masters::Masters;
 use crate::metrics::Metrics;
 use crate::sandbox::Layout;
 
@@ -39,6 +40,7 @@ pub mod gc;
 pub mod http;
 pub mod identity;
 pub mod master;
+pub mod masters;
 pub mod metrics;
 pub mod resources;
 pub mod sandbox;
@@ -86,7 +88,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
         .connect_timeout(CONNECT_TIMEOUT)
         .build()
         .map_err(|error| AgentError::System("set up HTTP", std::io::Error::other(error)))?;
-    let dialer = Arc::new(Dialer::new(client.clone(), config.master.clone()));
+    let masters = Arc::new(Masters::new(config.masters));
+    let dialer = Arc::new(Dialer::new(client.clone(), masters.clone()));
     let (events, inbox) = mpsc::channel(EVENTS);
     let supervisor = Supervisor::new(
         layout.clone(),
@@ -97,7 +100,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
     );
     let fetcher = Arc::new(Fetcher::new(
         client,
-        config.master,
+        masters,
         layout.clone(),
         metrics.clone(),
     ));

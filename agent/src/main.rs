@@ -22,9 +22,14 @@ struct Arguments {
     /// The data folder; made when absent. One agent a folder.
     #[arg(long, env = "TEPUI_AGENT_DIR")]
     dir: Option<PathBuf>,
-    /// The master's URL, such as http://127.0.0.1:5050.
-    #[arg(long, env = "TEPUI_MASTER")]
-    master: Option<String>,
+    /// URLs of masters, such as http://127.0.0.1:5050, divided by commas: any tells who leads.
+    #[arg(
+        long = "master",
+        env = "TEPUI_MASTER",
+        value_name = "URL",
+        value_delimiter = ','
+    )]
+    masters: Option<Vec<String>>,
     /// What to lend instead of what is detected:
     /// cpus=2,mem=4GiB,disk=10GiB,ports=31000-32000,gpus=0,NAME=AMOUNT.
     #[arg(long)]
@@ -77,7 +82,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         .unwrap_or_default();
     let flags = Settings {
         dir: arguments.dir,
-        master: arguments.master,
+        masters: arguments.masters,
         listen: arguments.listen,
         hostname: arguments.hostname,
         resources: arguments.resources,

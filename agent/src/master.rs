@@ -6,13 +6,14 @@
 //! that grows and is never quite the same twice. What frames mean is the event
 //! loop's affair.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::{StatusCode, Upgraded, header};
 use tepui_types::Reason;
 use tepui_types::api::problem::Problem;
 use tepui_types::wire::agent::{
-    AgentFrame, CONNECT_PATH, Hello, MasterFrame, UPGRADE, VERSION, Welcome,
+    AgentFrame, CONNECT_PATH, Hello, LEADER_HEADER, MasterFrame, UPGRADE, VERSION, Welcome,
 };
 use tokio::io::{ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, oneshot};
@@ -20,6 +21,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::event_loop::Event;
 use crate::frames::{FrameError, FrameReader, write_frames};
+use crate::masters::Masters;
 
 /// How long a master may take to answer while a connection is made.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -57,30 +59,37 @@ pub enum DialError {
         status: StatusCode,
         /// What it said.
         detail: String,
+        /// Who leads, if it said so.
+        leader: Option<String>,
     },
 }
 
-/// Makes connections to the master.
+/// Makes connections to the current master.
 #[derive(Debug)]
 pub struct Dialer {
     client: reqwest::Client,
-    master: String,
+    masters: Arc<Masters>,
 }
 
 impl Dialer {
-    /// `master` is a URL without a slash at its end.
-    pub fn new(client: reqwest::Client, master: String) -> Self {
-        Self { client, master }
+    /// To one of these.
+    pub fn new(client: reqwest::Client, masters: Arc<Masters>) -> Self {
+        Self { client, masters }
     }
 
-    /// The master's URL.
-    pub fn master(&self) -> &str {
-        &self.master
+    /// The current master's URL.
+    pub fn master(&self) -> String {
+        self.masters.current()
+    }
+
+    /// These are all masters now.
+    pub fn learn(&self, masters: &[String]) {
+        self.masters.learn(masters);
     }
 
     /// A connection that speaks `protocol`.
     pub async fn dial(&self, path: &str, protocol: &str) -> Result<Upgraded, DialError> {
-        let url = format!("{}{path}", self.master);
+        let url = format!("{}{path}", self.master());
         let request = self
             .client
             .get(&url)
@@ -94,11 +103,14 @@ impl Dialer {
         };
         let status = response.status();
         if status != StatusCode::SWITCHING_PROTOCOLS {
+            let leader = response.headers().get(LEADER_HEADER);
+            let leader = leader.and_then(|url| Some(url.to_str().ok()?.to_owned()));
             let detail = detail_of(response).await;
             return Err(DialError::NoUpgrade {
                 url,
                 status,
                 detail,
+                leader,
             });
         }
         match tokio::time::timeout(ANSWER, response.upgrade()).await {
@@ -151,6 +163,16 @@ enum SessionError {
     Ended,
 }
 
+impl SessionError {
+    /// Who leads, where a master said that it does not.
+    fn leader(&self) -> Option<&str> {
+        match self {
+            Self::Dial(DialError::NoUpgrade { leader, .. }) => leader.as_deref(),
+            _ => None,
+        }
+    }
+}
+
 /// Keeps a session up for as long as the event loop lives. Returns when the
 /// master refuses this agent for good.
 pub async fn run(dialer: &Dialer, events: &mpsc::Sender<Event>) {
@@ -170,6 +192,7 @@ pub async fn run(dialer: &Dialer, events: &mpsc::Sender<Event>) {
             let _ = events.send(Event::Refused(reason)).await;
             return;
         }
+        let leader = error.leader().map(str::to_owned);
         // The first failure tells why; that it goes on is no news.
         let message = format!("{:#}", anyhow::Error::from(error));
         if welcomed {
@@ -191,6 +214,11 @@ pub async fn run(dialer: &Dialer, events: &mpsc::Sender<Event>) {
             );
         }
         was_up = welcomed;
+        match leader {
+            Some(leader) => dialer.masters.turn_to(&leader),
+            None if welcomed => {}
+            None => dialer.masters.pass_over(),
+        }
         tokio::time::sleep(jittered(pause)).await;
         pause = (pause * 2).min(RETRY.1);
     }
@@ -230,6 +258,7 @@ async fn session(
         _ => return Err(SessionError::Unexpected),
     };
     *welcomed = true;
+    dialer.learn(&welcome.masters);
     let pace = |ms: u64| Duration::from_millis(ms.clamp(PACE_MS.0, PACE_MS.1));
     let (heartbeat, silence) = (pace(welcome.heartbeat_ms), pace(welcome.timeout_ms));
     let (outbox, frames_to_send) = mpsc::channel(OUTBOX);

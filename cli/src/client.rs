@@ -5,7 +5,7 @@
 //! Problem documents become errors whose text is their `detail`.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::TryStreamExt;
@@ -25,7 +25,7 @@ mod events;
 
 /// How often a call is made before its error stands. With the pauses below a
 /// master has about four seconds to come back.
-const MAX_TRIES: u32 = 6;
+const MAX_TRIES: usize = 6;
 /// The first pause between two tries; each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause that a master's `Retry-After` may ask for.
@@ -50,6 +50,9 @@ pub enum ClientError {
         /// Where it was looked for.
         url: String,
     },
+    /// The HTTP client cannot be made.
+    #[error("failed to set up HTTP")]
+    Setup(#[source] reqwest::Error),
     /// The address cannot be one.
     #[error("`{0}` is not a master's address: write it like http://127.0.0.1:5050")]
     BadAddress(String),
@@ -128,10 +131,13 @@ impl ClientError {
 
 type Result<T> = std::result::Result<T, ClientError>;
 
-/// A master, by its address.
+/// The masters of a cluster, by their addresses: any of them will do, and one that does not answer
+/// is passed over for the next.
 pub struct Client {
     http: reqwest::Client,
-    base: String,
+    /// At least one.
+    bases: Vec<String>,
+    current: AtomicUsize,
     token: Option<String>,
     /// Whether it ever answered; a master that never did is not waited for.
     reached: AtomicBool,
@@ -146,36 +152,34 @@ enum Body<'a> {
 }
 
 impl Client {
-    /// A client of the master at `base`, such as `http://127.0.0.1:5050`.
-    pub fn new(base: &str, token: Option<String>) -> Result<Self> {
-        let bad = || ClientError::BadAddress(base.to_owned());
-        let with_scheme = if base.contains("://") {
-            base.to_owned()
-        } else {
-            format!("http://{base}")
-        };
-        let url = reqwest::Url::parse(&with_scheme).map_err(|_| bad())?;
-        if url.scheme() != "http" || url.host_str().is_none_or(str::is_empty) {
-            return Err(bad());
-        }
+    /// A client of the masters at these addresses, such as `http://127.0.0.1:5050`, divided by
+    /// commas.
+    pub fn new(masters: &str, token: Option<String>) -> Result<Self> {
+        let bases: Vec<_> = masters.split(',').map(parse_base).collect::<Result<_>>()?;
         let http = reqwest::Client::builder()
             // A proxy of the environment is for the web; a cluster is reached directly.
             .no_proxy()
             .connect_timeout(Duration::from_secs(5))
             .user_agent(concat!("tepui/", env!("CARGO_PKG_VERSION")))
             .build()
-            .map_err(|_| bad())?;
+            .map_err(ClientError::Setup)?;
         Ok(Self {
             http,
-            base: with_scheme.trim_end_matches('/').to_owned(),
+            bases,
+            current: AtomicUsize::new(0),
             token,
             reached: AtomicBool::new(false),
         })
     }
 
-    /// The master's address.
+    /// The address of the master that is asked.
     pub fn base(&self) -> &str {
-        &self.base
+        &self.bases[self.current.load(Ordering::Relaxed) % self.bases.len()]
+    }
+
+    /// The one that is asked does not answer.
+    fn pass_over(&self) {
+        self.current.fetch_add(1, Ordering::Relaxed);
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
@@ -239,33 +243,28 @@ impl Client {
                     (self.refusal(&method, path, response).await, wait)
                 }
                 Err(source) if source.is_connect() => {
-                    let url = self.base.clone();
-                    let again = self.reached.load(Ordering::Relaxed).then_some(pause);
-                    (ClientError::NoMaster { url }, again)
+                    let again = self.reached.load(Ordering::Relaxed) || tries < self.bases.len();
+                    (self.unreachable(source), again.then_some(pause))
                 }
                 Err(source) => {
                     let again = (!source.is_timeout()).then_some(pause);
-                    (self.lost(source), again)
+                    (self.unreachable(source), again)
                 }
             };
             match wait {
                 Some(wait) if tries < MAX_TRIES => tokio::time::sleep(wait).await,
                 _ => return Err(error),
             }
-            pause *= 2;
+            if tries.is_multiple_of(self.bases.len()) {
+                pause *= 2;
+            }
         }
     }
 
     /// A request for a stream: no time limit, no key.
     async fn open(&self, request: RequestBuilder, path: &str) -> Result<Response> {
-        let response = request.send().await.map_err(|source| {
-            if source.is_connect() {
-                let url = self.base.clone();
-                ClientError::NoMaster { url }
-            } else {
-                self.lost(source)
-            }
-        })?;
+        let response = request.send().await;
+        let response = response.map_err(|source| self.unreachable(source))?;
         self.reached.store(true, Ordering::Relaxed);
         if response.status().is_success() {
             return Ok(response);
@@ -276,7 +275,7 @@ impl Client {
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let request = self
             .http
-            .request(method, format!("{}{path}", self.base))
+            .request(method, format!("{}{path}", self.base()))
             .header(ACCEPT, "application/json, */*;q=0.5");
         match &self.token {
             Some(token) => request.bearer_auth(token),
@@ -295,7 +294,7 @@ impl Client {
             .take(MAX_SHOWN)
             .collect();
         ClientError::Unexpected {
-            url: self.base.clone(),
+            url: self.base().to_owned(),
             status,
             method: method.clone(),
             path: path.to_owned(),
@@ -303,10 +302,35 @@ impl Client {
         }
     }
 
+    /// The error of a master that did not answer; the next one is asked from now on.
+    fn unreachable(&self, source: reqwest::Error) -> ClientError {
+        let error = match source.is_connect() {
+            true => ClientError::NoMaster {
+                url: self.bases.join(" or "),
+            },
+            false => self.lost(source),
+        };
+        self.pass_over();
+        error
+    }
+
     fn lost(&self, source: reqwest::Error) -> ClientError {
-        let url = self.base.clone();
+        let url = self.base().to_owned();
         ClientError::Lost { url, source }
     }
+}
+
+fn parse_base(text: &str) -> Result<String> {
+    let bad = || ClientError::BadAddress(text.to_owned());
+    let with_scheme = match text.contains("://") {
+        true => text.to_owned(),
+        false => format!("http://{text}"),
+    };
+    let url = reqwest::Url::parse(&with_scheme).map_err(|_| bad())?;
+    if url.scheme() != "http" || url.host_str().is_none_or(str::is_empty) {
+        return Err(bad());
+    }
+    Ok(with_scheme.trim_end_matches('/').to_owned())
 }
 
 /// The pause that a master with full queues asks for.

@@ -1,11 +1,12 @@
 //! `tepui dev`: a whole cluster on this machine, for as long as it is wanted.
 //!
-//! Master and agents are child processes with a folder and a log each. They
+//! Masters and agents are child processes with a folder and a log each. They
 //! are started side by side, watched, and started again when they die, which
 //! is also a way to see that a cluster does not mind. Whatever ends this
 //! command ends all of it: agents, tasks, master. What the cluster knew stays in
 //! the folder for the next time.
 
+use std::ffi::OsString;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -40,14 +41,16 @@ const MAX_RESTARTS: u32 = 5;
 /// A framework's memory is dropped after one turn in so many, so that an author
 /// who forgot to store something learns it here.
 const DISCARD_INSTANCES: &str = "20";
+/// As many as a cluster takes.
+const MAX_MASTERS: i64 = 9;
 /// Each agent has a thousand ports of its own above 31000, below 65536.
 const MAX_AGENTS: i64 = 32;
 
 /// What cluster to start.
 #[derive(Debug, Args)]
 pub struct Options {
-    /// How many masters; this release runs one
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1), value_name = "N")]
+    /// How many masters; an odd number, so that a majority outlives as many as can be
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=MAX_MASTERS), value_name = "N")]
     masters: u16,
     /// How many agents
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=MAX_AGENTS), value_name = "N")]
@@ -55,7 +58,7 @@ pub struct Options {
     /// Where everything is kept [default: $XDG_STATE_HOME/tepui/dev]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
-    /// The master's port on 127.0.0.1; 0 takes a free one
+    /// The first master's port on 127.0.0.1, the others' follow; 0 takes free ones
     #[arg(long, default_value_t = DEFAULT_PORT, value_name = "PORT")]
     port: u16,
     /// Every *.wasm in it is deployed as a framework [default: beside this program]
@@ -90,7 +93,8 @@ pub async fn run(options: Options) -> Result<()> {
 struct Cluster {
     folder: Folder,
     frameworks: PathBuf,
-    master: Part,
+    /// The first listens on the port that was asked for.
+    masters: Vec<Part>,
     agents: Vec<Part>,
     programs: PathBuf,
 }
@@ -112,23 +116,18 @@ impl Cluster {
             None => programs.join("frameworks"),
         };
         let folder = Folder::open(options.dir.clone())?;
-        let listen = format!("127.0.0.1:{}", options.port);
-        // An address in use by another master would take our agents in.
-        if let Err(error) = TcpListener::bind(&listen) {
-            bail!(
-                "port {} is not free ({error}): give another with --port, or --port 0 for any",
-                options.port
-            );
-        }
-        let mut master = Part::new("master", program(&programs, "tepui-master")?, &folder);
-        master.set_args([
-            "--dir".into(),
-            master.folder().into(),
-            "--listen".into(),
-            listen.into(),
-            "--discard-instances".into(),
-            DISCARD_INSTANCES.into(),
-        ]);
+        let addresses = addresses(options.masters, options.port, &folder)?;
+        let master = program(&programs, "tepui-master")?;
+        let names = (1..).map(|number| match options.masters {
+            1 => "master".to_owned(),
+            _ => format!("master-{number}"),
+        });
+        let masters = names.zip(&addresses).map(|(name, address)| {
+            let mut part = Part::new(&name, master.clone(), &folder);
+            part.set_args(master_args(&part, address, &addresses));
+            part
+        });
+        let masters = masters.collect();
         let agent = program(&programs, "tepui-agent")?;
         let agents = (1..=options.agents)
             .map(|number| Part::new(&format!("agent-{number}"), agent.clone(), &folder))
@@ -136,7 +135,7 @@ impl Cluster {
         Ok(Self {
             folder,
             frameworks,
-            master,
+            masters,
             agents,
             programs,
         })
@@ -145,38 +144,33 @@ impl Cluster {
     /// Starts everything, says so, and keeps it running. Returns only an error.
     async fn serve(&mut self, begun: Instant) -> Result<()> {
         let deadline = begun + START_TIMEOUT;
-        let fixed = self
-            .master
-            .listen()
-            .filter(|listen| !listen.ends_with(":0"));
-        self.master.start().await?;
-        if let Some(listen) = &fixed {
-            self.start_agents(&format!("http://{listen}")).await?;
+        for master in &mut self.masters {
+            master.start().await?;
         }
-        let url = self.master.address(deadline).await?;
-        if fixed.is_none() {
-            self.start_agents(&url).await?;
-        }
-        let client = Client::new(&url, None)?;
+        let listens: Vec<_> = self.masters.iter().filter_map(Part::listen).collect();
+        let urls = listens.iter().map(|listen| format!("http://{listen}"));
+        let urls = urls.collect::<Vec<_>>().join(",");
+        self.start_agents(&urls).await?;
+        let masters = self.masters.iter_mut().map(|part| part.address(deadline));
+        let url = try_join_all(masters).await?.swap_remove(0);
+        let client = Client::new(&urls, None)?;
         let agents = self.agents.iter_mut().map(|agent| agent.address(deadline));
         let (_, deployed) = futures::try_join!(
             try_join_all(agents),
             frameworks::deploy(&self.frameworks, &client, deadline),
         )?;
-        self.announce(&url, &deployed, begun)?;
-        // A master that is started again must be where its agents look for it.
-        self.master.set_listen(url.trim_start_matches("http://"));
+        self.announce(&url, &urls, &deployed, begun)?;
         self.keep().await
     }
 
-    async fn start_agents(&mut self, url: &str) -> Result<()> {
+    async fn start_agents(&mut self, masters: &str) -> Result<()> {
         let shares = machine::shares(self.agents.len(), self.folder.path())?;
         for (agent, share) in self.agents.iter_mut().zip(shares) {
             agent.set_args([
                 "--dir".into(),
                 agent.folder().into(),
                 "--master".into(),
-                url.into(),
+                masters.into(),
                 "--hostname".into(),
                 share.hostname.into(),
                 "--resources".into(),
@@ -187,7 +181,7 @@ impl Cluster {
         Ok(())
     }
 
-    fn announce(&self, url: &str, deployed: &[String], begun: Instant) -> Result<()> {
+    fn announce(&self, url: &str, urls: &str, deployed: &[String], begun: Instant) -> Result<()> {
         for line in deployed {
             output::line(line)?;
         }
@@ -197,14 +191,12 @@ impl Cluster {
         };
         let master = match url.strip_suffix(&format!(":{DEFAULT_PORT}")) {
             Some(_) => String::new(),
-            None => format!(" --master {url}"),
+            None => format!(" --master {urls}"),
         };
-        let agents = match self.agents.len() {
-            1 => "1 agent".to_owned(),
-            count => format!("{count} agents"),
-        };
+        let masters = count(self.masters.len(), "master");
+        let agents = count(self.agents.len(), "agent");
         output::line(&format!(
-            "Tepui runs: 1 master and {agents}, after {}\n\n  \
+            "Tepui runs: {masters} and {agents}, after {}\n\n  \
              dashboard   {url}\n  \
              try         {tepui} run{master} -- echo hello\n  \
              logs        {}\n\nCtrl-C stops it.",
@@ -216,12 +208,13 @@ impl Cluster {
     /// Starts again what dies. Returns an error when something dies too often.
     async fn keep(&mut self) -> Result<()> {
         loop {
-            let parts = std::iter::once(&mut self.master).chain(&mut self.agents);
+            let parts = self.masters.iter_mut().chain(&mut self.agents);
             let exits = parts.map(|part| Box::pin(part.exit()));
             let (status, index, _) = select_all(exits).await;
-            let part = match index {
-                0 => &mut self.master,
-                index => &mut self.agents[index - 1],
+            let masters = self.masters.len();
+            let part = match index.checked_sub(masters) {
+                None => &mut self.masters[index],
+                Some(index) => &mut self.agents[index],
             };
             if part.starts() > MAX_RESTARTS {
                 bail!("{} died too often:\n{}", part.name(), part.last_words());
@@ -236,7 +229,7 @@ impl Cluster {
     }
 
     /// Agents first, so that nothing new is started; then what they ran; the
-    /// master last.
+    /// masters last.
     async fn stop(&mut self) -> Result<()> {
         join_all(self.agents.iter_mut().map(|agent| agent.stop(STOP_TIMEOUT))).await;
         let folders: Vec<_> = self
@@ -245,8 +238,63 @@ impl Cluster {
             .map(|agent| agent.folder().to_owned())
             .collect();
         let ended = leftovers::end_tasks(&folders).await;
-        self.master.stop(STOP_TIMEOUT).await;
+        join_all(self.masters.iter_mut().map(|part| part.stop(STOP_TIMEOUT))).await;
         ended.context("some tasks of the stopped cluster may still run")
+    }
+}
+
+/// Where the masters listen: known beforehand, since each is told of the others, and the same as
+/// the last time if any will do, since they look for each other there. An address in use by another
+/// master would take our agents in.
+fn addresses(masters: u16, port: u16, folder: &Folder) -> Result<Vec<String>> {
+    let path = folder.path().join("addresses");
+    let known = std::fs::read_to_string(&path).unwrap_or_default();
+    let known: Vec<_> = known.lines().map(str::to_owned).collect();
+    if port == 0 && known.len() == usize::from(masters) {
+        return Ok(known);
+    }
+    let mut bound = Vec::new();
+    for number in 0..masters {
+        let port = match port {
+            0 => 0,
+            port => port.checked_add(number).with_context(|| {
+                format!(
+                    "{masters} masters have no ports from {port} on: give a lower one with --port"
+                )
+            })?,
+        };
+        // All are held until each has its own.
+        bound.push(TcpListener::bind(("127.0.0.1", port)).with_context(|| {
+            format!("port {port} is not free: give another with --port, or --port 0 for any")
+        })?);
+    }
+    let addresses = bound.iter().map(|listener| listener.local_addr());
+    let addresses = addresses.collect::<std::io::Result<Vec<_>>>()?;
+    let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+    std::fs::write(&path, addresses.join("\n"))
+        .with_context(|| format!("failed to write {}", path.display()))?;
+    Ok(addresses)
+}
+
+fn master_args(part: &Part, address: &str, addresses: &[String]) -> Vec<OsString> {
+    let mut args: Vec<OsString> = vec![
+        "--dir".into(),
+        part.folder().into(),
+        "--listen".into(),
+        address.into(),
+        "--discard-instances".into(),
+        DISCARD_INSTANCES.into(),
+    ];
+    if addresses.len() > 1 {
+        args.extend(["--peers".into(), addresses.join(",").into()]);
+    }
+    args
+}
+
+fn count(count: usize, of: &str) -> String {
+    match count {
+        1 => format!("1 {of}"),
+        _ => format!("{count} {of}s"),
     }
 }
 

@@ -59,6 +59,14 @@ fn text(event: &Event) -> String {
             count,
         } => format!("framework {framework} wants {count} of {key}"),
         EventBody::Artifact { digest } => format!("artifact {digest} is stored"),
+        EventBody::Master {
+            master,
+            present: true,
+        } => format!("master {master} is a member"),
+        EventBody::Master {
+            master,
+            present: false,
+        } => format!("master {master} has left"),
     };
     format!("{} {} {what}", output::instant(event.time), event.sequence)
 }

@@ -23,6 +23,7 @@ mod events;
 mod explain;
 mod framework;
 mod job;
+mod master;
 mod output;
 mod progress;
 mod run;
@@ -33,7 +34,7 @@ mod task;
 #[derive(Debug, Parser)]
 #[command(name = "tepui", version, max_term_width = 100)]
 struct Cli {
-    /// The master to talk to
+    /// The master to talk to; of several, divided by commas, any that answers
     #[arg(
         long,
         global = true,
@@ -80,6 +81,9 @@ enum Command {
     /// Machines
     #[command(subcommand)]
     Agent(agent::Command),
+    /// Those who replicate the cluster's state
+    #[command(subcommand)]
+    Master(master::Command),
     /// Schedulers
     #[command(subcommand)]
     Framework(framework::Command),
@@ -136,6 +140,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Job(command) => job::run(command, &client, format).await?,
         Command::Task(command) => task::run(command, &client, format).await?,
         Command::Agent(command) => agent::run(command, &client, format).await?,
+        Command::Master(command) => master::run(command, &client, format).await?,
         Command::Framework(command) => framework::run(command, &client, format).await?,
         Command::Artifact(command) => artifact::run(command, &client, format).await?,
         Command::Status => status::run(&client, format).await?,

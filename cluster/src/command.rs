@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use tepui_types::operation::{Kill, Operation};
 use tepui_types::wire::agent::StatusReport;
 use tepui_types::{
-    AgentId, AgentInfo, Demand, Digest, FrameworkId, FrameworkInfo, Reason, TaskId, TaskSpec,
-    Timestamp,
+    AgentId, AgentInfo, Demand, Digest, FrameworkId, FrameworkInfo, NodeId, Reason, TaskId,
+    TaskSpec, Timestamp,
 };
 
 use crate::outcome::HttpAnswer;
@@ -73,6 +73,18 @@ pub enum Command {
     },
     /// One turn of a framework, whole.
     Turn(Turn),
+    /// A master comes in, or has moved.
+    AddMaster {
+        /// Which.
+        master: NodeId,
+        /// Where it is reached.
+        url: String,
+    },
+    /// A master leaves for good.
+    RemoveMaster {
+        /// Which.
+        master: NodeId,
+    },
 }
 
 /// What called for a turn.

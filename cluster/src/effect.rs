@@ -59,6 +59,8 @@ pub struct Changes {
     pub revived: BTreeSet<FrameworkId>,
     /// Frameworks with updates, notices or timers to look at.
     pub inboxes: BTreeSet<FrameworkId>,
+    /// Whether the table of masters changed.
+    pub masters: bool,
 }
 
 impl Changes {
@@ -68,6 +70,7 @@ impl Changes {
         self.frameworks.extend(other.frameworks);
         self.revived.extend(other.revived);
         self.inboxes.extend(other.inboxes);
+        self.masters |= other.masters;
     }
 
     /// Whether nothing has changed.

@@ -3,7 +3,7 @@
 //! A rejection is an ordinary, deterministic outcome: every master finds the same.
 
 use serde::{Deserialize, Serialize};
-use tepui_types::{AgentId, Digest, FrameworkId, TaskId};
+use tepui_types::{AgentId, Digest, FrameworkId, NodeId, TaskId};
 
 /// Of one command.
 pub type Outcome = Result<Accepted, Rejection>;
@@ -38,6 +38,13 @@ pub enum Accepted {
     Agent {
         /// Under this id.
         agent: AgentId,
+    },
+    /// The master is a member, or is none any more.
+    Master {
+        /// Which.
+        master: NodeId,
+        /// Its revision now.
+        revision: u64,
     },
     /// The turn is committed; with an answer if it was a request's.
     Turn {

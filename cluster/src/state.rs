@@ -10,8 +10,8 @@ use std::sync::Arc;
 use imbl::{OrdMap, OrdSet};
 use tepui_types::api::event::EventBody;
 use tepui_types::{
-    AgentId, ClusterId, Digest, FrameworkId, OperationId, TaskId, TaskName, TaskSpec, TaskState,
-    Timestamp,
+    AgentId, ClusterId, Digest, FrameworkId, NodeId, OperationId, TaskId, TaskName, TaskSpec,
+    TaskState, Timestamp,
 };
 
 use crate::command::Command;
@@ -27,6 +27,7 @@ pub mod hash;
 pub mod idempotency;
 pub mod invariants;
 pub mod limits;
+pub mod masters;
 pub mod operations;
 pub mod reports;
 pub mod snapshot;
@@ -39,6 +40,7 @@ use artifacts::Artifact;
 use context::Context;
 use frameworks::Framework;
 use idempotency::Answers;
+use masters::Master;
 use specs::{SpecKey, Specs};
 use tasks::Task;
 
@@ -60,6 +62,8 @@ pub struct State {
     pub term: u64,
     /// The cluster's clock: the latest time of any command.
     pub now: Timestamp,
+    /// Those who replicate the log, by id.
+    pub masters: OrdMap<NodeId, Arc<Master>>,
     next_agent: u64,
     next_framework: u64,
     /// Agents, by id.
@@ -95,6 +99,7 @@ impl State {
             index: 0,
             term: 0,
             now: Timestamp::default(),
+            masters: OrdMap::new(),
             next_agent: 1,
             next_framework: 1,
             agents: OrdMap::new(),
@@ -170,6 +175,8 @@ impl State {
             Command::ReportTasks { agent, reports } => self.report_tasks(context, *agent, reports),
             Command::MarkAgentUnreachable { agent } => self.mark_agent_unreachable(context, *agent),
             Command::Turn(turn) => self.take_turn(context, turn),
+            Command::AddMaster { master, url } => self.add_master(context, *master, url),
+            Command::RemoveMaster { master } => self.remove_master(context, *master, expected),
         }
     }
 

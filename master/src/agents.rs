@@ -16,12 +16,15 @@ use hyper_util::rt::TokioIo;
 use tepui_cluster::State;
 use tepui_types::wire::agent::{AgentEffect, MAX_BATCH, MasterFrame, UPGRADE, effect_batches};
 use tepui_types::wire::stream::StreamRequest;
-use tepui_types::{AgentId, TaskId, TaskState};
+use tepui_types::{AgentId, NodeId, TaskId, TaskState};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::Master;
 use crate::http::error::ApiError;
+use crate::http::forward::LEADER;
+use crate::proposals::ProposeError;
+use crate::raft::Leadership;
 
 pub mod liveness;
 pub mod session;
@@ -73,6 +76,15 @@ impl Sessions {
     pub fn recorded(&self, agent: AgentId, tasks: Vec<(TaskId, TaskState)>) {
         for chunk in tasks.chunks(MAX_BATCH) {
             self.send(agent, MasterFrame::Recorded(chunk.to_vec()));
+        }
+    }
+
+    /// Tells every connected agent where the masters are now.
+    pub fn masters_changed(&self, state: &State) {
+        let urls: Vec<_> = urls_of_masters(state).collect();
+        let agents: Vec<AgentId> = self.lock().sessions.keys().copied().collect();
+        for agent in agents {
+            self.send(agent, MasterFrame::Masters(urls.clone()));
         }
     }
 
@@ -209,6 +221,9 @@ pub async fn connect(
     mut request: Request,
 ) -> Result<Response, ApiError> {
     check_upgrade(&request, UPGRADE)?;
+    if let Leadership::Follower { leader } = *master.leadership.borrow() {
+        return Ok(misdirected(&master, leader));
+    }
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         match upgrade.await {
@@ -219,8 +234,26 @@ pub async fn connect(
     Ok(switching(UPGRADE))
 }
 
+/// Agents speak to the leader; whoever else is asked says where that is, if it knows.
+fn misdirected(master: &Master, leader: Option<NodeId>) -> Response {
+    let mut response = ApiError::Propose(ProposeError::NotLeader { leader }).into_response();
+    let state = master.view.load();
+    let leader = leader.and_then(|leader| state.master(leader));
+    let url = leader.and_then(|leader| HeaderValue::try_from(&leader.url).ok());
+    if let Some(url) = url {
+        *response.status_mut() = StatusCode::MISDIRECTED_REQUEST;
+        response.headers_mut().insert(LEADER, url);
+    }
+    response
+}
+
+/// Where an agent may ask for the leader.
+fn urls_of_masters(state: &State) -> impl Iterator<Item = String> {
+    state.masters.values().map(|master| master.url.clone())
+}
+
 /// Whether the caller asks for this protocol.
-fn check_upgrade(request: &Request, token: &str) -> Result<(), ApiError> {
+pub(crate) fn check_upgrade(request: &Request, token: &str) -> Result<(), ApiError> {
     let asked = request.headers().get(header::UPGRADE);
     if asked.is_some_and(|asked| asked.as_bytes().eq_ignore_ascii_case(token.as_bytes())) {
         return Ok(());
@@ -230,7 +263,7 @@ fn check_upgrade(request: &Request, token: &str) -> Result<(), ApiError> {
     )))
 }
 
-fn switching(token: &'static str) -> Response {
+pub(crate) fn switching(token: &'static str) -> Response {
     let headers = [
         (header::CONNECTION, HeaderValue::from_static("upgrade")),
         (header::UPGRADE, HeaderValue::from_static(token)),

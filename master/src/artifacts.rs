@@ -4,6 +4,8 @@
 //! only when it is whole, synced and of the digest that was promised; one that is cut leaves
 //! nothing. So a file under a digest's name is that artifact, and equal uploads may meet freely.
 //! That the cluster knows an artifact is recorded in the log, by whoever called [`Artifacts::put`].
+//! What the log knows and this master lacks is fetched from the others when it is asked for
+//! ([`source`]).
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,7 +18,11 @@ use sha2::{Digest as _, Sha256};
 use tepui_types::Digest;
 use tokio::fs::{self, File};
 use tokio::io::AsyncWriteExt as _;
-use tokio::sync::Semaphore;
+use tokio::sync::{OnceCell, Semaphore};
+
+use source::Source;
+
+pub mod source;
 
 /// Uploads at once: each takes a descriptor and some hundred kilobytes.
 const UPLOADS: usize = 64;
@@ -87,6 +93,8 @@ struct Store {
     uploads: Semaphore,
     /// Tells uploads of one digest apart.
     next_upload: AtomicU64,
+    /// Where to look for what is not here.
+    source: OnceCell<Source>,
 }
 
 impl Artifacts {
@@ -104,7 +112,14 @@ impl Artifacts {
             max_bytes,
             uploads: Semaphore::new(UPLOADS),
             next_upload: AtomicU64::new(0),
+            source: OnceCell::new(),
         })))
+    }
+
+    /// From now on, what is not here is looked for there.
+    pub fn follow(&self, source: Source) {
+        // A second source would be the same.
+        self.0.source.set(source).ok();
     }
 
     /// The most bytes of one artifact.
@@ -147,8 +162,18 @@ impl Artifacts {
         Ok(size)
     }
 
-    /// The artifact's file, to be streamed, and its size; `None` if it is not here.
+    /// The artifact's file, to be streamed, and its size; `None` if nobody has it.
     pub async fn open(&self, digest: Digest) -> Result<Option<(File, u64)>, ArtifactError> {
+        if !self.contains(digest)
+            && let Some(source) = self.0.source.get()
+        {
+            source.fetch(self, digest).await;
+        }
+        self.open_here(digest).await
+    }
+
+    /// The artifact's file, if it is here.
+    pub async fn open_here(&self, digest: Digest) -> Result<Option<(File, u64)>, ArtifactError> {
         let path = self.path(&digest);
         let file = match File::open(&path).await {
             Ok(file) => file,

@@ -9,11 +9,16 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::frameworks::compiler::process::Compilation;
+use crate::masters::founding::Way;
 
 /// Where a master listens when nothing is said.
 const DEFAULT_LISTEN: &str = "127.0.0.1:5050";
 /// The largest artifact when nothing is said: 1 GiB, a large image's layer.
 const DEFAULT_MAX_ARTIFACT_BYTES: u64 = 1024 * 1024 * 1024;
+/// Entries after which a snapshot is taken: replaying so many takes about a second.
+const DEFAULT_SNAPSHOT_ENTRIES: u64 = 50_000;
+/// Fewer would make a busy master write images all the time.
+const MIN_SNAPSHOT_ENTRIES: u64 = 100;
 /// Silence after which an agent is unreachable, when nothing is said.
 const DEFAULT_AGENT_TIMEOUT_MS: u64 = 15_000;
 /// Between heartbeats, when nothing is said.
@@ -41,12 +46,33 @@ pub struct Args {
     /// reaches it may do everything.
     #[arg(long)]
     pub insecure_listen: bool,
+    /// Where other masters, agents and people reach this one [default: where it listens].
+    #[arg(long, value_name = "URL")]
+    pub advertise: Option<String>,
+    /// The masters that found a cluster together, this one among them; counts only while all their
+    /// folders are empty.
+    #[arg(
+        long,
+        value_name = "URL",
+        value_delimiter = ',',
+        conflicts_with = "join"
+    )]
+    pub peers: Vec<String>,
+    /// A master of the cluster that this one joins; counts only while its folder is empty.
+    #[arg(long, value_name = "URL")]
+    pub join: Option<String>,
+    /// A file with the token that all masters share; each draws its own if it is not given.
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
     /// A TOML file; flags override what it says.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// The most bytes of one artifact.
     #[arg(long, value_name = "BYTES")]
     pub max_artifact_bytes: Option<u64>,
+    /// Entries of the log after which an image of the state is taken in their place.
+    #[arg(long, value_name = "N")]
+    pub snapshot_entries: Option<u64>,
     /// Milliseconds of silence after which an agent is unreachable.
     #[arg(long, value_name = "MS")]
     pub agent_timeout_ms: Option<u64>,
@@ -100,6 +126,18 @@ pub enum ConfigError {
          port 0 for a free one"
     )]
     Address(String),
+    /// A master's address that is none.
+    #[error("`{0}` is not a master's address: write it like http://10.0.0.1:5050")]
+    Url(String),
+    /// Nobody can be reached at an address that stands for all.
+    #[error(
+        "others cannot reach this master at {0}: say with --advertise (advertise = \"…\") where \
+         they do"
+    )]
+    Unadvertised(SocketAddr),
+    /// Two ways into a cluster at once.
+    #[error("peers are for a new cluster, and join is for one that is there: leave one out")]
+    TwoWays,
     /// Others could reach the master.
     #[error(
         "{0} can be reached by others, and nothing is encrypted or asked for a password: listen \
@@ -125,9 +163,20 @@ struct File {
     dir: Option<PathBuf>,
     listen: Option<String>,
     insecure_listen: bool,
+    advertise: Option<String>,
+    peers: Vec<String>,
+    join: Option<String>,
+    token_file: Option<PathBuf>,
     limits: Limits,
+    log: Log,
     agents: Agents,
     frameworks: Frameworks,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Log {
+    snapshot_entries: Option<u64>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -158,8 +207,16 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Whether others may reach it.
     pub insecure_listen: bool,
+    /// Where others reach it, if that is not where it listens.
+    pub advertise: Option<String>,
+    /// What an empty folder is for.
+    pub way: Way,
+    /// The file with the token that all masters share.
+    pub token_file: Option<PathBuf>,
     /// The most bytes of one artifact.
     pub max_artifact_bytes: u64,
+    /// Entries of the log after which an image of the state is taken in their place.
+    pub snapshot_entries: u64,
     /// Milliseconds of silence after which an agent is unreachable.
     pub agent_timeout_ms: u64,
     /// Milliseconds between heartbeats with agents.
@@ -169,6 +226,18 @@ pub struct Config {
 }
 
 impl Config {
+    /// Where others reach a master that is bound to `address`.
+    pub fn url(&self, address: SocketAddr) -> Result<String, ConfigError> {
+        match &self.advertise {
+            Some(url) => Ok(url.clone()),
+            // Alone, nobody has to reach it from elsewhere but those who know where it is.
+            None if address.ip().is_unspecified() && self.way != Way::Alone => {
+                Err(ConfigError::Unadvertised(address))
+            }
+            None => Ok(format!("http://{address}")),
+        }
+    }
+
     /// What flags and file together say.
     pub fn load(args: &Args) -> Result<Self, ConfigError> {
         let file = match &args.config {
@@ -181,14 +250,26 @@ impl Config {
     fn merge(args: &Args, file: File) -> Result<Self, ConfigError> {
         let dir = args.dir.clone().or(file.dir).ok_or(ConfigError::NoFolder)?;
         let listen = args.listen.clone().or(file.listen);
+        let advertise = args.advertise.clone().or(file.advertise);
+        let peers = match args.peers.is_empty() {
+            true => file.peers,
+            false => args.peers.clone(),
+        };
         let config = Self {
             dir,
+            advertise: advertise.as_deref().map(parse_url).transpose()?,
+            way: parse_way(&peers, args.join.clone().or(file.join).as_deref())?,
+            token_file: args.token_file.clone().or(file.token_file),
             listen: parse_listen(listen.as_deref().unwrap_or(DEFAULT_LISTEN))?,
             insecure_listen: args.insecure_listen || file.insecure_listen,
             max_artifact_bytes: args
                 .max_artifact_bytes
                 .or(file.limits.max_artifact_bytes)
                 .unwrap_or(DEFAULT_MAX_ARTIFACT_BYTES),
+            snapshot_entries: args
+                .snapshot_entries
+                .or(file.log.snapshot_entries)
+                .unwrap_or(DEFAULT_SNAPSHOT_ENTRIES),
             agent_timeout_ms: args
                 .agent_timeout_ms
                 .or(file.agents.timeout_ms)
@@ -211,6 +292,10 @@ impl Config {
         if self.max_artifact_bytes == 0 {
             return value("max_artifact_bytes", 0, "nothing could be uploaded");
         }
+        if self.snapshot_entries < MIN_SNAPSHOT_ENTRIES {
+            let why = "100 is the least";
+            return value("snapshot_entries", self.snapshot_entries, why);
+        }
         if self.discard_instances == Some(0) {
             return value("discard_instances", 0, "leave it out to keep instances");
         }
@@ -223,6 +308,30 @@ impl Config {
         }
         Ok(())
     }
+}
+
+fn parse_way(peers: &[String], join: Option<&str>) -> Result<Way, ConfigError> {
+    match (peers, join) {
+        ([], None) => Ok(Way::Alone),
+        (peers, None) => {
+            let peers: Result<Vec<_>, _> = peers.iter().map(|peer| parse_url(peer)).collect();
+            Ok(Way::Together(peers?))
+        }
+        ([], Some(url)) => Ok(Way::Join(parse_url(url)?)),
+        (_, Some(_)) => Err(ConfigError::TwoWays),
+    }
+}
+
+/// One form for each address, so that two can be compared.
+fn parse_url(text: &str) -> Result<String, ConfigError> {
+    let bad = || ConfigError::Url(text.to_owned());
+    let authority = text.strip_prefix("http://").unwrap_or(text);
+    let authority = authority.strip_suffix('/').unwrap_or(authority);
+    let parsed: axum::http::uri::Authority = authority.parse().map_err(|_| bad())?;
+    if parsed.port_u16().is_none_or(|port| port == 0) || authority.contains('@') {
+        return Err(bad());
+    }
+    Ok(format!("http://{}", authority.to_ascii_lowercase()))
 }
 
 fn read(path: &Path) -> Result<File, ConfigError> {
@@ -281,6 +390,24 @@ mod tests {
     }
 
     #[test]
+    fn addresses_of_masters_have_one_form() {
+        for text in ["a:5050", "http://A:5050", "http://a:5050/"] {
+            assert_eq!(parse_url(text).unwrap(), "http://a:5050");
+        }
+        let config = load("dir = '/a'", &["--peers", "a:1,b:2"]).unwrap();
+        let peers = vec!["http://a:1".to_owned(), "http://b:2".to_owned()];
+        assert_eq!(config.way, Way::Together(peers));
+        let everywhere = "0.0.0.0:5050".parse().unwrap();
+        assert!(
+            config
+                .url(everywhere)
+                .unwrap_err()
+                .to_string()
+                .contains("--advertise")
+        );
+    }
+
+    #[test]
     fn what_cannot_be_is_refused_with_what_would_do() {
         let cases = [
             ("", "--dir DIR"),
@@ -299,6 +426,16 @@ mod tests {
                 "dir = '/a'\n[frameworks]\ndiscard_instances = 0",
                 "leave it out",
             ),
+            (
+                "dir = '/a'\n[log]\nsnapshot_entries = 9",
+                "100 is the least",
+            ),
+            ("dir = '/a'\npeers = ['there']", "http://10.0.0.1:5050"),
+            (
+                "dir = '/a'\nadvertise = 'https://a:1'",
+                "http://10.0.0.1:5050",
+            ),
+            ("dir = '/a'\npeers = ['a:1']\njoin = 'b:1'", "leave one out"),
         ];
         for (text, wanted) in cases {
             let error = load(text, &[]).unwrap_err().to_string();

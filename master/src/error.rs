@@ -112,6 +112,15 @@ pub enum RaftError {
         #[source]
         source: raft::Error,
     },
+    /// The folder has no place in a cluster.
+    #[error(transparent)]
+    Founding(Box<crate::masters::founding::FoundingError>),
+    /// Other members do not count it among them any more.
+    #[error(
+        "this master was removed from the cluster; to take part again it needs an empty folder \
+         and --join"
+    )]
+    Removed,
     /// The log's thread could not be started.
     #[error("failed to start the log's thread")]
     Thread(#[source] std::io::Error),

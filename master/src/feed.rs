@@ -79,6 +79,16 @@ impl Feed {
         })
     }
 
+    /// Forgets everything up to `floor`: whoever watches has missed something.
+    pub(crate) fn restart(&self, floor: Sequence) {
+        let mut retained = self.0.retained();
+        // One position is skipped, so that even who has seen all that there was falls behind.
+        retained.first += retained.events.len() as u64 + 1;
+        retained.events.clear();
+        retained.floor = floor;
+        self.0.end.send_replace(retained.first);
+    }
+
     pub(crate) fn publish(&self, events: Vec<Event>) {
         if events.is_empty() {
             return;

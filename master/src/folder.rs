@@ -115,12 +115,10 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Draws new ids.
-    pub fn mint() -> io::Result<Self> {
-        let cluster = ClusterId(random_u128()?);
+    /// Draws a master's id.
+    pub fn draw_node() -> io::Result<NodeId> {
         // Raft keeps 0 for "nobody".
-        let node = NodeId((random_u128()? as u64).max(1));
-        Ok(Self { cluster, node })
+        Ok(NodeId((random_u128()? as u64).max(1)))
     }
 }
 
@@ -149,7 +147,7 @@ impl Folder {
                 path: path.join("db"),
             });
         }
-        let token = token(path)?;
+        let token = own_token(path)?;
         Ok(Self {
             path: path.to_owned(),
             identity,
@@ -319,7 +317,7 @@ fn read_identity(path: &Path) -> Result<Option<Identity>, FolderError> {
 }
 
 /// The token's file is read anew at every start, so that an operator may replace it.
-fn token(path: &Path) -> Result<String, FolderError> {
+fn own_token(path: &Path) -> Result<String, FolderError> {
     let path_of_token = path.join(TOKEN);
     let Some(text) = read(&path_of_token)? else {
         let token = format!(
@@ -333,17 +331,29 @@ fn token(path: &Path) -> Result<String, FolderError> {
         replace(path, TOKEN, &format!("{token}\n"), 0o600)?;
         return Ok(token);
     };
-    let token = text.trim();
-    if token.len() != TOKEN_DIGITS || !token.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return Err(FolderError::Damaged {
-            path: path_of_token,
-            detail: format!("a token has {TOKEN_DIGITS} hexadecimal digits"),
-            mend: "delete it to have a new one made",
-        });
-    }
+    let token = check_token(&path_of_token, &text, "delete it to have a new one made")?;
     let only_owner = fs::Permissions::from_mode(0o600);
     fs::set_permissions(&path_of_token, only_owner)
         .map_err(|source| io_error("restrict", &path_of_token, source))?;
+    Ok(token)
+}
+
+/// The token that an operator has given to all masters, in a file outside their folders.
+pub fn shared_token(path: &Path) -> Result<String, FolderError> {
+    let text = fs::read_to_string(path).map_err(|source| io_error("read", path, source))?;
+    let mend = "make one with `openssl rand -hex 16`, the same for all masters";
+    check_token(path, &text, mend)
+}
+
+fn check_token(path: &Path, text: &str, mend: &'static str) -> Result<String, FolderError> {
+    let token = text.trim();
+    if token.len() != TOKEN_DIGITS || !token.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Err(FolderError::Damaged {
+            path: path.to_owned(),
+            detail: format!("a token has {TOKEN_DIGITS} hexadecimal digits"),
+            mend,
+        });
+    }
     Ok(token.to_owned())
 }
 

@@ -9,7 +9,7 @@ use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::Uri;
 use axum::middleware;
 use axum::response::Response;
-use axum::routing::{any, get, post};
+use axum::routing::{any, delete, get, post};
 use axum::{Extension, Router};
 use tower_http::catch_panic::CatchPanicLayer;
 
@@ -21,16 +21,20 @@ use crate::http::error::ApiError;
 pub mod agents;
 pub mod artifacts;
 pub mod body;
+pub mod candidate;
 pub mod cluster;
 pub mod dashboard;
 pub mod demands;
+pub mod door;
 pub mod error;
 pub mod events;
+pub mod forward;
 pub mod frameworks;
 pub mod guard;
 pub mod guest;
 pub mod health;
 pub mod logs;
+pub mod masters;
 pub mod openapi;
 pub mod page;
 pub mod request;
@@ -43,6 +47,7 @@ pub fn router(master: Arc<Master>) -> Router {
         refusal: |limit| ArtifactError::TooLarge { limit }.into(),
     };
     let artifact = get(artifacts::get).put(artifacts::put);
+    let artifact_here = get(artifacts::get_here).put(artifacts::put_here);
     let api = Router::new()
         .route("/openapi.json", get(openapi::show))
         .route("/cluster", get(cluster::show))
@@ -69,7 +74,17 @@ pub fn router(master: Arc<Master>) -> Router {
         .route("/tasks/{id}/kill", post(tasks::kill))
         .route("/tasks/{id}/logs/{output}", get(logs::follow))
         .route("/artifacts", get(artifacts::list))
-        .route("/events", get(events::follow));
+        .route("/events", get(events::follow))
+        .route("/masters", get(masters::list).post(masters::add))
+        .route("/masters/{id}", delete(masters::remove))
+        .route("/masters/{id}/lead", post(masters::lead))
+        .route("/masters/connect", get(masters::connect))
+        .route("/masters/image", get(masters::send_image))
+        .route("/masters/introduction", get(masters::introduce));
+    let artifacts = Router::new()
+        .route("/v1/artifacts/{digest}", artifact)
+        .route("/v1/masters/artifacts/{digest}", artifact_here)
+        .layer(middleware::from_fn_with_state(uploaded, body::bound));
     Router::new()
         .nest("/v1", api)
         .route("/healthz", get(health::healthz))
@@ -79,12 +94,13 @@ pub fn router(master: Arc<Master>) -> Router {
         .route("/frameworks/{name}/{*path}", any(guest::on_request))
         .layer(DefaultBodyLimit::max(request::MAX_BODY))
         .layer(middleware::from_fn_with_state(request::BODY, body::bound))
-        .route(
-            "/v1/artifacts/{digest}",
-            artifact.layer(middleware::from_fn_with_state(uploaded, body::bound)),
-        )
+        .merge(artifacts)
         .fallback(get(dashboard::serve))
         .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn_with_state(
+            master.clone(),
+            forward::forward,
+        ))
         .layer(middleware::from_fn_with_state(master.clone(), count))
         .layer(middleware::from_fn_with_state(master.clone(), guard::guard))
         .layer(middleware::from_fn(body::read_away))

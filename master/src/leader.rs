@@ -110,6 +110,11 @@ impl<'a> Leader<'a> {
                 self.master.sessions.recorded(agent, owed.recorded);
             }
         }
+        if changes.masters {
+            self.master
+                .sessions
+                .masters_changed(&self.master.view.load());
+        }
         self.master.frameworks.on_changes(&changes);
         self.allocate(&changes);
     }

@@ -31,6 +31,7 @@ pub mod http;
 pub mod identity;
 pub mod leader;
 pub mod mailbox;
+pub mod masters;
 pub mod metrics;
 pub mod proposals;
 pub mod raft;
@@ -39,18 +40,23 @@ pub mod view;
 
 use agents::Sessions;
 use artifacts::Artifacts;
+use artifacts::source::{self, Source};
 use clock::Clock;
 use config::Config;
 use feed::Feed;
 use folder::Folder;
 use frameworks::{Compiler, Frameworks};
 use history::History;
+use http::door::Door;
 use identity::Identities;
 use leader::offers::Offers;
 use mailbox::Mailbox;
+use masters::founding::{self, Candidacy, Founder};
+use masters::peers::Peers;
 use metrics::Metrics;
 use proposals::Proposals;
-use raft::{Leadership, LogThread};
+use raft::{Leadership, LogHandle, LogThread};
+use storage::Storage;
 use view::View;
 
 /// The parts of a running master.
@@ -59,6 +65,14 @@ pub struct Master {
     pub config: Config,
     /// This master.
     pub node: NodeId,
+    /// Where others reach it.
+    pub url: String,
+    /// The way to other masters.
+    pub peers: Peers,
+    /// The log, for other masters and operators.
+    pub log: LogHandle,
+    /// The database.
+    pub storage: Storage,
     /// Who callers are.
     pub identities: Identities,
     /// The way into the log.
@@ -75,6 +89,8 @@ pub struct Master {
     pub history: History,
     /// Bytes by digest.
     pub artifacts: Artifacts,
+    /// Where other masters' artifacts are.
+    pub source: Source,
     /// Outstanding offers.
     pub offers: Offers,
     /// Connected agents.
@@ -105,16 +121,28 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let address = listener
         .local_addr()
         .context("failed to read the bound address")?;
-    let (master, mut log) = open(config, &mut folder)?;
-    let leading = tokio::spawn(leader::follow_leadership(master.clone()));
+    let url = config.url(address)?;
+    // Peers are answered while this master still finds its place among them.
+    let candidacy = Candidacy::default();
+    let door = Door::new(http::candidate::router(candidacy.clone()));
+    let listener = listener.tap_io(send_at_once);
+    let service = door.service();
+    let server = tokio::spawn(async move { axum::serve(listener, service).await });
     let mut signals = (
         signal(SignalKind::terminate())?,
         signal(SignalKind::interrupt())?,
     );
-    let router = http::router(master.clone());
-    let service = router.into_make_service_with_connect_info::<SocketAddr>();
-    let listener = listener.tap_io(send_at_once);
-    let server = tokio::spawn(async move { axum::serve(listener, service).await });
+    let opened = tokio::select! {
+        opened = open(config, &mut folder, url, &candidacy) => opened?,
+        _ = signals.0.recv() => return Ok(()),
+        _ = signals.1.recv() => return Ok(()),
+    };
+    let (master, mut log) = opened;
+    door.open(http::router(master.clone()));
+    let leading = tokio::spawn(leader::follow_leadership(master.clone()));
+    let (artifacts, view, feed) = (&master.artifacts, &master.view, &master.feed);
+    let keeping_up = source::keep_up(artifacts.clone(), view.clone(), feed.clone());
+    let keeping_up = tokio::spawn(keeping_up);
     let announced = tokio::spawn(announce(master, address, folder.path().to_owned()));
     let ended = tokio::select! {
         _ = signals.0.recv() => Ok(()),
@@ -125,6 +153,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     announced.abort();
     server.abort();
     leading.abort();
+    keeping_up.abort();
     tokio::task::spawn_blocking(move || log.stop())
         .await
         .context("the log did not stop")?;
@@ -149,9 +178,32 @@ fn send_at_once(connection: &mut TcpStream) {
     }
 }
 
-fn open(config: Config, folder: &mut Folder) -> anyhow::Result<(Arc<Master>, LogThread)> {
+async fn open(
+    config: Config,
+    folder: &mut Folder,
+    url: String,
+    candidacy: &Candidacy,
+) -> anyhow::Result<(Arc<Master>, LogThread)> {
     let artifacts = Artifacts::new(&folder.artifacts(), config.max_artifact_bytes)?;
-    let log = raft::start(folder, raft::Options::default())?;
+    let shared_token = config.token_file.as_deref().map(folder::shared_token);
+    let shared_token = shared_token.transpose()?;
+    let peers = Peers::new(shared_token.as_deref())?;
+    let storage = Storage::open(&folder.database())?;
+    let founder = Founder {
+        url: &url,
+        peers: &peers,
+        candidacy,
+    };
+    let identity = founding::identify(folder, &storage, &config.way, founder).await?;
+    let defaults = raft::Options::default();
+    let options = raft::Options {
+        snapshot_entries: config.snapshot_entries,
+        snapshot_slack: defaults.snapshot_slack.min(config.snapshot_entries),
+        ..defaults
+    };
+    let log = raft::start(storage.clone(), identity, options, Some(peers.clone()))?;
+    let source = Source::new(identity.node, log.view.clone(), peers.clone());
+    artifacts.follow(source.clone());
     let offers = Offers::new(log.clock.clone());
     let frameworks = Frameworks::new(
         &log.proposals,
@@ -178,7 +230,11 @@ fn open(config: Config, folder: &mut Folder) -> anyhow::Result<(Arc<Master>, Log
         .for_each(|warning| tracing::warn!("{warning}"));
     let master = Master {
         node: log.identity.node,
-        identities: Identities::new(folder.token()),
+        url,
+        peers,
+        log: log.handle,
+        storage,
+        identities: Identities::new(shared_token.as_deref().unwrap_or(folder.token())),
         proposals: log.proposals,
         clock: log.clock,
         view: log.view,
@@ -186,6 +242,7 @@ fn open(config: Config, folder: &mut Folder) -> anyhow::Result<(Arc<Master>, Log
         mailbox: log.mailbox,
         history: log.history,
         artifacts,
+        source,
         offers,
         sessions: Sessions::default(),
         frameworks,
@@ -212,6 +269,7 @@ async fn announce(master: Arc<Master>, address: SocketAddr, folder: std::path::P
     // A closed pipe is no reason to stop.
     writeln!(std::io::stdout(), "tepui-master listens on {url}").ok();
     tracing::info!(%url, cluster = %master.view.load().cluster, node = %master.node, "ready");
+    masters::moved::tell(&master).await;
 }
 
 fn write_address(folder: &Path, url: &str) -> std::io::Result<()> {

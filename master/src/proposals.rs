@@ -58,6 +58,12 @@ pub enum ProposeError {
         /// Who leads, if that is known.
         leader: Option<NodeId>,
     },
+    /// No majority of masters has a leader now.
+    #[error(
+        "no leader answers for the cluster: a majority of its masters must be up; ask again in a \
+         moment"
+    )]
+    NoLeader,
     /// Too much is waiting already.
     #[error("the leader's queue is full: try again in a moment")]
     QueueFull,
@@ -74,7 +80,11 @@ impl ProposeError {
     /// idempotency key.
     pub fn retryable(self) -> bool {
         match self {
-            Self::NotLeader { .. } | Self::QueueFull | Self::Unknown | Self::Stopped => true,
+            Self::NotLeader { .. }
+            | Self::NoLeader
+            | Self::QueueFull
+            | Self::Unknown
+            | Self::Stopped => true,
         }
     }
 }

@@ -1,18 +1,21 @@
 //! The replicated log: the one way in which the state changes.
 //!
-//! [`start`] opens the database, replays what it holds and runs the log on a thread of its own: a
-//! loop over [`Event`]s, each followed by raft's `Ready`s (see [`ready`]). Everyone else proposes,
-//! reads the view, or follows feed and mailbox. The group has one member; what more members need
-//! is raft's own and kept: terms, persisted votes, conditional leadership, a common first snapshot.
+//! [`start`] replays what the database holds and runs the log on a thread of its own: a loop over
+//! [`Event`]s, each followed by raft's `Ready`s (see [`ready`]). Everyone else proposes, reads the
+//! view, or follows feed and mailbox. Other members are reached through the [`transport`], which
+//! never waits; whoever is too far behind is given an image ([`install`]); and who is a member is
+//! what the state says ([`membership`]).
 
 use std::any::Any;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use raft::{Config, RawNode, StateRole};
+use arc_swap::ArcSwap;
+use raft::eraftpb::{Message, MessageType};
+use raft::{Config, RawNode, SnapshotStatus, StateRole};
 use tepui_cluster::{Envelope, State};
 use tepui_types::NodeId;
 use tepui_types::api::event::Sequence;
@@ -21,32 +24,44 @@ use tokio::sync::{oneshot, watch};
 use crate::clock::Clock;
 use crate::error::{RaftError, StorageError};
 use crate::feed::Feed;
-use crate::folder::{Folder, FolderError, Identity};
+use crate::folder::Identity;
 use crate::history::{self, Archive, History};
 use crate::mailbox::Mailbox;
+use crate::masters::peers::Peers;
 use crate::proposals::{Proposal, Proposals, ProposeError};
 use crate::storage::log::LogStore;
-use crate::storage::snapshot::{self, NewSnapshot, SnapshotRecord};
+use crate::storage::snapshot::{self, SnapshotRecord};
 use crate::storage::{FIRST_INDEX, Storage};
 use crate::view::View;
 
 mod apply;
 pub(crate) mod inbox;
+mod install;
 mod logger;
+pub mod membership;
+mod read_index;
 mod ready;
+mod snapshots;
+mod transport;
 mod waiters;
 
 use apply::Applier;
-use inbox::{Event, Inbox, Reader};
+use inbox::{Event, Inbox, Order, Reader};
+use membership::Members;
+use read_index::Asked;
+use snapshots::Since;
+use transport::Transport;
 use waiters::Waiters;
 
-/// Between ticks in a group: elections within a fifth of a second or so.
+/// Between ticks in a group.
 const TICK: Duration = Duration::from_millis(20);
 /// Between ticks of a single voter: nobody waits for its heartbeats and it needs no election, so it
 /// only keeps raft's counters going, and an idle master sleeps.
 const TICK_ALONE: Duration = Duration::from_millis(100);
-/// Ticks without a leader until a follower stands for election; raft draws up to twice as many.
-const ELECTION_TICKS: usize = 10;
+/// Ticks without a leader until a follower stands for election; raft draws up to twice as many, so
+/// an election begins 0.3 to 0.6 s after the leader was last heard. Shorter, and a machine that is
+/// busy for a moment loses its lead for nothing.
+const ELECTION_TICKS: usize = 15;
 /// Ticks between a leader's heartbeats.
 const HEARTBEAT_TICKS: usize = 2;
 /// Bytes of entries in one message to a follower.
@@ -63,7 +78,8 @@ pub struct Options {
     pub snapshot_entries: u64,
     /// Bytes of entries after which a snapshot is taken.
     pub snapshot_bytes: u64,
-    /// Entries that are kept before a snapshot, for peers that are only a little behind.
+    /// Entries that are kept before a snapshot, for peers that are only a little behind; at most as
+    /// many as lie between two snapshots.
     pub snapshot_slack: u64,
     /// What is kept of ended tasks.
     pub history: history::Limits,
@@ -113,8 +129,48 @@ pub struct Log {
     pub history: History,
     /// Whether this master leads.
     pub leadership: watch::Receiver<Leadership>,
+    /// What other masters and operators say to it.
+    pub handle: LogHandle,
     /// The thread.
     pub thread: LogThread,
+}
+
+/// The way of other masters and of operators to the log; clones share it.
+#[derive(Clone)]
+pub struct LogHandle {
+    inbox: Arc<Inbox>,
+    members: Arc<ArcSwap<BTreeSet<NodeId>>>,
+}
+
+impl LogHandle {
+    /// Takes in what a peer says.
+    pub fn step(&self, messages: Vec<Message>) {
+        self.inbox.step(messages);
+    }
+
+    /// A peer did not get what was sent to it last.
+    pub fn unreachable(&self, peer: NodeId) {
+        self.inbox.unreachable(peer);
+    }
+
+    /// Whether a node is in raft's configuration, as this master knows it.
+    pub fn is_member(&self, node: NodeId) -> bool {
+        self.members.load().contains(&node)
+    }
+
+    /// Tries to hand the lead to another voter.
+    pub async fn transfer(&self, to: NodeId) -> Result<(), ProposeError> {
+        let (reply, answer) = oneshot::channel();
+        self.inbox.order(Order::Transfer { to, reply })?;
+        answer.await.unwrap_or(Err(ProposeError::Stopped))
+    }
+
+    /// How the group is doing.
+    pub async fn members(&self) -> Result<Members, ProposeError> {
+        let (reply, answer) = oneshot::channel();
+        self.inbox.order(Order::Members(reply))?;
+        answer.await.map_err(|_| ProposeError::Stopped)
+    }
 }
 
 /// The log's thread, to be watched and stopped.
@@ -154,12 +210,15 @@ impl Drop for LogThread {
     }
 }
 
-/// Opens the database in `folder`, making it if there is none, replays the log and starts its
-/// thread. Blocks. When this returns, [`Log::view`] is as the snapshot says; the leadership tells
-/// when all that was committed is in it.
-pub fn start(folder: &mut Folder, options: Options) -> Result<Log, RaftError> {
-    let storage = Storage::open(&folder.database())?;
-    let identity = identify(folder, &storage)?;
+/// Replays the log in an initialized database and starts its thread. Blocks. When this returns,
+/// [`Log::view`] is as the snapshot says; the leadership tells when all that was committed is in
+/// it. Other members are reached through `peers`; without it this log must be alone.
+pub fn start(
+    storage: Storage,
+    identity: Identity,
+    options: Options,
+    peers: Option<Peers>,
+) -> Result<Log, RaftError> {
     let record = snapshot::latest(&storage)?
         .ok_or_else(|| StorageError::corrupt("the database", "it has no snapshot"))?;
     snapshot::remove_others(&storage, record.index)?;
@@ -198,20 +257,30 @@ pub fn start(folder: &mut Folder, options: Options) -> Result<Log, RaftError> {
         step: "start",
         source,
     })?;
-    let node = Node {
+    let members = Arc::<ArcSwap<BTreeSet<NodeId>>>::default();
+    let mut node = Node {
         raw,
         storage: storage.clone(),
         inbox: inbox.clone(),
         clock: clock.clone(),
+        transport: Transport::new(identity, inbox.clone(), peers),
         applier,
         waiters: Waiters::default(),
         readers: VecDeque::new(),
+        next_read: 0,
         awaiting_leader: Vec::new(),
         leadership,
+        members: members.clone(),
+        was_member: false,
+        is_disowned: false,
         options,
         since_snapshot: Since::default(),
         snapshot_thread: None,
+        is_fetching: false,
+        image: None,
     };
+    node.follow_masters();
+    node.note_members();
     let (ended, end) = oneshot::channel();
     let thread = Builder::new()
         .name("log".into())
@@ -235,6 +304,10 @@ pub fn start(folder: &mut Folder, options: Options) -> Result<Log, RaftError> {
         mailbox,
         history: History::new(storage),
         leadership: led,
+        handle: LogHandle {
+            inbox: inbox.clone(),
+            members,
+        },
         thread: LogThread {
             inbox,
             thread: Some(thread),
@@ -243,48 +316,13 @@ pub fn start(folder: &mut Folder, options: Options) -> Result<Log, RaftError> {
     })
 }
 
-/// The ids in folder and database, minted where there are none. They are written to the database
-/// first: a folder that has them has served.
-fn identify(folder: &mut Folder, storage: &Storage) -> Result<Identity, RaftError> {
-    let identity = match storage.identity()? {
-        Some(identity) => identity,
-        None => {
-            let identity = Identity::mint().map_err(|source| FolderError::Io {
-                step: "draw ids for",
-                path: folder.path().to_owned(),
-                source,
-            })?;
-            storage.initialize(identity)?;
-            tracing::info!(cluster = %identity.cluster, node = %identity.node, "a new cluster");
-            identity
-        }
-    };
-    match folder.identity() {
-        None => folder.set_identity(identity)?,
-        Some(known) if known != identity => {
-            let (found, expected) = (identity.cluster, known.cluster);
-            return Err(StorageError::ForeignDatabase { found, expected }.into());
-        }
-        Some(_) => {}
-    }
-    Ok(identity)
-}
-
-/// The state in an image, which must be what was written.
+/// The state in an image, which must be of this cluster.
 fn load(
     storage: &Storage,
     record: &SnapshotRecord,
     identity: Identity,
 ) -> Result<State, StorageError> {
-    let what = format!("snapshot {}", record.index);
-    let bytes = snapshot::read(storage, record)?;
-    let state = State::decode(&bytes).map_err(StorageError::decode(what.as_str()))?;
-    if state.hash() != record.state_hash {
-        return Err(StorageError::corrupt(
-            what,
-            "the state in it has another hash",
-        ));
-    }
+    let state = snapshot::load(storage, record)?;
     if state.cluster != identity.cluster {
         let (found, expected) = (state.cluster, identity.cluster);
         return Err(StorageError::ForeignDatabase { found, expected });
@@ -307,29 +345,34 @@ fn raft_config(node: NodeId, applied: u64) -> Config {
     }
 }
 
-/// How much log there is after the last snapshot.
-#[derive(Debug, Default)]
-struct Since {
-    entries: u64,
-    bytes: u64,
-}
-
 /// The log's thread.
 struct Node {
     raw: RawNode<LogStore>,
     storage: Storage,
     inbox: Arc<Inbox>,
     clock: Clock,
+    transport: Transport,
     applier: Applier,
     waiters: Waiters,
-    /// Readers whose point raft has been asked for, by the context that it was given.
-    readers: VecDeque<(u64, Vec<Reader>)>,
+    /// Readers whose point raft has been asked for, in the order of their numbers.
+    readers: VecDeque<Asked>,
+    next_read: u64,
     /// Readers who came before the term's first entry was applied: raft would drop them.
     awaiting_leader: Vec<Reader>,
     leadership: watch::Sender<Leadership>,
+    /// Raft's configuration, for others to see.
+    members: Arc<ArcSwap<BTreeSet<NodeId>>>,
+    /// Whether this master ever was one of them: who was and is not has been removed.
+    was_member: bool,
+    /// Whether a peer has said that it is none.
+    is_disowned: bool,
     options: Options,
     since_snapshot: Since,
     snapshot_thread: Option<JoinHandle<()>>,
+    /// Whether an image is on its way here.
+    is_fetching: bool,
+    /// The image that raft is being told of.
+    image: Option<(SnapshotRecord, State)>,
 }
 
 impl Node {
@@ -360,14 +403,22 @@ impl Node {
             match self.inbox.next(next_tick) {
                 Event::Propose(proposals) => self.on_propose(proposals),
                 Event::ReadIndex(readers) => self.on_read_index(readers),
+                Event::Step(messages) => self.on_step(messages),
+                Event::Unreachable(peers) => self.on_unreachable(peers),
+                Event::Disowned => self.is_disowned = true,
+                Event::Order(order) => self.on_order(order),
                 Event::Tick => {
                     next_tick = now() + self.tick_interval();
-                    self.raw.tick();
+                    self.on_tick();
                 }
                 Event::SnapshotReady(result) => self.on_snapshot_ready(result)?,
+                Event::ImageFetched(fetched) => self.on_image_fetched(fetched)?,
                 Event::Stop => return Ok(()),
             }
             self.on_ready()?;
+            if self.has_left() {
+                return Err(RaftError::Removed);
+            }
         }
     }
 
@@ -414,92 +465,37 @@ impl Node {
         }
     }
 
-    /// One question to raft for all readers. It drops, saying nothing, what comes before the term's
-    /// first entry is committed: until then they wait here.
-    fn on_read_index(&mut self, readers: Vec<Reader>) {
-        match *self.leadership.borrow() {
-            Leadership::Leader { .. } => {}
-            Leadership::Follower { .. } if self.raw.raft.state == StateRole::Leader => {
-                self.awaiting_leader.extend(readers);
-                return;
-            }
-            Leadership::Follower { leader } => {
-                for reader in readers {
-                    reader.send(Err(ProposeError::NotLeader { leader })).ok();
+    fn on_step(&mut self, messages: Vec<Message>) {
+        for message in messages {
+            let index = message.get_snapshot().get_metadata().index;
+            match message.get_msg_type() {
+                MessageType::MsgSnapshot if index > self.raw.raft.raft_log.committed => {
+                    self.on_image_offered(message);
                 }
-                return;
+                // Nobody forwards proposals: whoever has one asks the leader.
+                MessageType::MsgPropose => {}
+                _ => self.step(message),
             }
         }
-        let context = self.readers.back().map_or(0, |(last, _)| last + 1);
-        self.readers.push_back((context, readers));
-        self.raw.read_index(context.to_be_bytes().to_vec());
     }
 
-    fn on_snapshot_ready(
-        &mut self,
-        result: Result<SnapshotRecord, StorageError>,
-    ) -> Result<(), RaftError> {
-        if let Some(thread) = self.snapshot_thread.take() {
-            thread.join().ok();
+    fn step(&mut self, message: Message) {
+        if let Err(error) = self.raw.step(message) {
+            tracing::debug!(%error, "raft did not take a message");
         }
-        match result {
-            Ok(record) => {
-                let index = record.index;
-                self.raw
-                    .mut_store()
-                    .compact(record, self.options.snapshot_slack)?;
-                snapshot::remove_others(&self.storage, index)?;
-            }
-            // The log still has everything; the next threshold tries again.
-            Err(error) => {
-                let error = &error as &dyn std::error::Error;
-                tracing::error!(error, "failed to write a snapshot");
-            }
-        }
-        Ok(())
     }
 
-    /// Starts a snapshot of the applied state on a thread of its own, if it is time for one. The
-    /// state's clone costs nothing, and applying goes on.
-    fn snapshot_if_due(&mut self) -> Result<(), RaftError> {
-        let Since { entries, bytes } = self.since_snapshot;
-        let due = entries >= self.options.snapshot_entries || bytes >= self.options.snapshot_bytes;
-        if !due || self.snapshot_thread.is_some() {
-            return Ok(());
+    fn on_unreachable(&mut self, peers: BTreeSet<NodeId>) {
+        for peer in peers {
+            self.raw.report_unreachable(peer.0);
+            self.raw.report_snapshot(peer.0, SnapshotStatus::Failure);
         }
-        self.since_snapshot = Since::default();
-        let index = self.applier.applied;
-        let term = self.raw.raft.raft_log.term(index);
-        let term = term.map_err(|source| RaftError::Raft {
-            step: "take a snapshot",
-            source,
-        })?;
-        let members = self.raw.store().members().clone();
-        let (state, storage) = (self.applier.state.clone(), self.storage.clone());
-        let inbox = self.inbox.clone();
-        let thread = Builder::new()
-            .name("snapshot".into())
-            .spawn(move || {
-                let state_hash = state.hash();
-                let image = NewSnapshot {
-                    index,
-                    term,
-                    members,
-                    state_hash,
-                };
-                let result = snapshot::write(&storage, image, &state.encode());
-                if let Ok(record) = &result {
-                    let hash: String = state_hash
-                        .iter()
-                        .map(|byte| format!("{byte:02x}"))
-                        .collect();
-                    tracing::info!(index, bytes = record.bytes, hash, "took a snapshot");
-                }
-                inbox.snapshot_ready(result);
-            })
-            .map_err(RaftError::Thread)?;
-        self.snapshot_thread = Some(thread);
-        Ok(())
+    }
+
+    fn on_tick(&mut self) {
+        self.raw.tick();
+        self.change_membership();
+        self.expire_readers();
     }
 
     /// Leads from now on: the term's first entry, and so everything before it, is applied.
@@ -520,10 +516,17 @@ impl Node {
             .send_replace(Leadership::Follower { leader });
         self.applier.mailbox.stop_leading();
         self.waiters.give_up();
-        let asked = self.readers.drain(..).flat_map(|(_, readers)| readers);
-        for reader in asked.chain(self.awaiting_leader.drain(..)) {
-            reader.send(Err(ProposeError::NotLeader { leader })).ok();
-        }
+        self.refuse_readers();
+    }
+
+    /// Shows raft's configuration to others.
+    fn note_members(&mut self) {
+        let members = self.raw.store().members();
+        let all = members.voters.iter().chain(&members.voters_outgoing);
+        let all = all.chain(&members.learners).copied().map(NodeId);
+        let all: BTreeSet<NodeId> = all.collect();
+        self.was_member |= all.contains(&NodeId(self.raw.raft.id));
+        self.members.store(Arc::new(all));
     }
 
     fn leader(&self) -> Option<NodeId> {

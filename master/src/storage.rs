@@ -14,7 +14,7 @@ use rocksdb::{
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tepui_types::envelope;
+use tepui_types::{NodeId, envelope};
 
 use crate::error::StorageError;
 use crate::folder::Identity;
@@ -25,8 +25,8 @@ pub mod log;
 pub mod snapshot;
 pub mod watermark;
 
-use log::{HardStateRecord, Members, Truncated};
-use snapshot::NewSnapshot;
+use log::{HardStateRecord, Truncated};
+use snapshot::SnapshotRecord;
 
 /// Index and term of the image that every first voter starts from: being identical everywhere, it
 /// needs no election and no transfer.
@@ -145,33 +145,36 @@ impl Storage {
         self.get_record(Family::Meta, keys::IDENTITY, "the database's identity")
     }
 
-    /// Writes the first image and all that belongs to it, in one synced step: after a crash the
-    /// database is either as it was or ready.
-    pub fn initialize(&self, identity: Identity) -> Result<(), StorageError> {
-        let members = Members {
-            voters: vec![identity.node.0],
-            ..Members::default()
-        };
-        let state = tepui_cluster::State::new(identity.cluster);
+    /// The node id of a master that has no cluster yet; `drawn` if it has none: once told to peers,
+    /// it stays.
+    pub fn candidate(&self, drawn: NodeId) -> Result<NodeId, StorageError> {
+        let what = "the candidate's id";
+        if let Some(node) = self.get_record(Family::Meta, keys::CANDIDATE, what)? {
+            return Ok(node);
+        }
         let mut batch = Batch::default();
-        let image = NewSnapshot {
-            index: FIRST_INDEX,
-            term: FIRST_TERM,
-            members: members.clone(),
-            state_hash: state.hash(),
-        };
-        snapshot::put(self, &mut batch, image, &state.encode());
+        self.put_record(&mut batch, Family::Meta, keys::CANDIDATE, &drawn);
+        self.write(batch, Durability::Synced)?;
+        Ok(drawn)
+    }
+
+    /// Makes this the database of a master, in one synced step: with its ids and the image that it
+    /// starts from, whose record or whole is in `batch`.
+    pub fn initialize(
+        &self,
+        identity: Identity,
+        record: &SnapshotRecord,
+        mut batch: Batch,
+    ) -> Result<(), StorageError> {
+        let SnapshotRecord { index, term, .. } = *record;
         let hard_state = HardStateRecord {
-            term: FIRST_TERM,
+            term,
             vote: 0,
-            commit: FIRST_INDEX,
+            commit: index,
         };
         self.put_record(&mut batch, Family::Meta, keys::HARD_STATE, &hard_state);
-        self.put_record(&mut batch, Family::Meta, keys::MEMBERS, &members);
-        let truncated = Truncated {
-            index: FIRST_INDEX,
-            term: FIRST_TERM,
-        };
+        self.put_record(&mut batch, Family::Meta, keys::MEMBERS, &record.members);
+        let truncated = Truncated { index, term };
         self.put_record(&mut batch, Family::Meta, keys::TRUNCATED, &truncated);
         self.put_record(&mut batch, Family::Meta, keys::IDENTITY, &identity);
         self.write(batch, Durability::Synced)

@@ -16,6 +16,7 @@ use tepui_types::api::demand::DemandView;
 use tepui_types::api::framework::{DeployRequest, FrameworkView};
 use tepui_types::api::job::{JobState, JobView};
 use tepui_types::api::list::Page;
+use tepui_types::api::master::MasterView;
 use tepui_types::api::problem::{CONTENT_TYPE, Problem};
 use tepui_types::api::task::TaskView;
 use tepui_types::{Digest, Role, TaskId};
@@ -168,6 +169,11 @@ impl Client {
     /// The cluster at a glance.
     pub async fn cluster(&self) -> Result<ClusterView> {
         self.get("/v1/cluster").await
+    }
+
+    /// All masters.
+    pub async fn masters(&self) -> Result<Vec<MasterView>> {
+        self.list("/v1/masters").await
     }
 
     /// All agents.

@@ -1,12 +1,14 @@
 //! A cluster as a sentence: `Cluster::new().agents(3).start().await`.
 
 use std::ffi::OsString;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
 use tepui_cli::leftovers;
 use tepui_types::api::framework::FrameworkView;
+use tepui_types::api::master::{MasterRole, MasterView};
 use tepui_types::{AgentStatus, Digest, FrameworkPhase};
 
 use crate::client::Client;
@@ -17,18 +19,21 @@ use crate::watchdog::Watchdog;
 /// What a cluster is to be.
 #[derive(Debug, Clone)]
 pub struct Plan {
+    masters: usize,
+    master_flags: Vec<String>,
     agents: usize,
     resources: String,
     batch: bool,
     forgetful: bool,
-    max_artifact_bytes: Option<u64>,
 }
 
 /// A running cluster.
 #[derive(Debug)]
 pub struct Cluster {
     // Fields are dropped in this order: processes before their folder.
-    master: Option<Process>,
+    masters: Vec<Option<Process>>,
+    /// Where each master is, once it has been there.
+    addresses: Vec<String>,
     agents: Vec<Option<Process>>,
     plan: Plan,
     client: Client,
@@ -37,6 +42,19 @@ pub struct Cluster {
 }
 
 impl Plan {
+    /// How many masters.
+    pub fn masters(mut self, masters: usize) -> Self {
+        self.masters = masters;
+        self
+    }
+
+    /// A flag of every master, and its value.
+    pub fn master_flag(mut self, flag: &str, value: &str) -> Self {
+        self.master_flags
+            .extend([flag.to_owned(), value.to_owned()]);
+        self
+    }
+
     /// How many agents.
     pub fn agents(mut self, agents: usize) -> Self {
         self.agents = agents;
@@ -62,24 +80,27 @@ impl Plan {
         self
     }
 
-    /// The most bytes that the master takes as an artifact.
-    pub fn max_artifact_bytes(mut self, bytes: u64) -> Self {
-        self.max_artifact_bytes = Some(bytes);
-        self
-    }
-
     /// Starts it, and waits until every part is in its place.
     pub async fn start(self) -> Result<Cluster> {
         let dir = tempfile::Builder::new().prefix("tepui-test-").tempdir()?;
         let mut cluster = Cluster {
-            master: None,
+            masters: (0..self.masters).map(|_| None).collect(),
+            addresses: match self.masters {
+                1 => vec!["127.0.0.1:0".into()],
+                masters => addresses(masters)?,
+            },
             agents: (0..self.agents).map(|_| None).collect(),
             plan: self,
             client: Client::new("http://127.0.0.1:0")?,
             _watchdog: Watchdog::over(dir.path())?,
             dir,
         };
-        cluster.start_master().await?;
+        for index in 0..cluster.masters.len() {
+            cluster.spawn_master(index)?;
+        }
+        for index in 0..cluster.masters.len() {
+            cluster.wait_for_master(index).await?;
+        }
         for index in 0..cluster.agents.len() {
             cluster.spawn_agent(index)?;
         }
@@ -99,11 +120,12 @@ impl Cluster {
     #[allow(clippy::new_ret_no_self)]
     pub fn new() -> Plan {
         Plan {
+            masters: 1,
+            master_flags: Vec::new(),
             agents: 1,
             resources: "cpus=4,mem=4GiB,disk=1GiB,ports=31000-31099".into(),
             batch: true,
             forgetful: true,
-            max_artifact_bytes: None,
         }
     }
 
@@ -127,18 +149,38 @@ impl Cluster {
         self.dir().join(format!("agent-{index}"))
     }
 
-    /// The master's data folder.
+    /// The first master's data folder.
     pub fn master_dir(&self) -> PathBuf {
-        self.dir().join("master")
+        self.dir_of_master(0)
     }
 
-    /// The master's process number.
+    /// The data folder of a master, counted from 0.
+    pub fn dir_of_master(&self, index: usize) -> PathBuf {
+        match index {
+            0 => self.dir().join("master"),
+            index => self.dir().join(format!("master-{index}")),
+        }
+    }
+
+    /// The address of a master.
+    pub fn url_of_master(&self, index: usize) -> String {
+        format!("http://{}", self.addresses[index])
+    }
+
+    /// A client of a master.
+    pub fn client_of(&self, index: usize) -> Result<Client> {
+        Client::new(&self.url_of_master(index))
+    }
+
+    /// The first master's process number.
     pub fn master_pid(&self) -> Result<i32> {
-        Ok(self
-            .master
-            .as_ref()
-            .context("the master does not run")?
-            .pid())
+        self.pid_of_master(0)
+    }
+
+    /// A master's process number.
+    pub fn pid_of_master(&self, index: usize) -> Result<i32> {
+        let master = self.masters[index].as_ref();
+        Ok(master.context("the master does not run")?.pid())
     }
 
     /// An agent's process number.
@@ -149,19 +191,35 @@ impl Cluster {
             .pid())
     }
 
-    /// What the master said.
+    /// What the first master said.
     pub fn master_log(&self) -> String {
-        self.master.as_ref().map(Process::log).unwrap_or_default()
+        self.log_of_master(0)
     }
 
-    /// `kill -9` of the master.
+    /// What a master said.
+    pub fn log_of_master(&self, index: usize) -> String {
+        let master = self.masters[index].as_ref();
+        master.map(Process::log).unwrap_or_default()
+    }
+
+    /// `kill -9` of the first master.
     pub fn kill_master(&mut self) {
-        self.master = None;
+        self.kill_master_at(0);
     }
 
-    /// Asks the master to end, which must succeed.
+    /// `kill -9` of a master.
+    pub fn kill_master_at(&mut self, index: usize) {
+        self.masters[index] = None;
+    }
+
+    /// How a master has ended, if it has.
+    pub fn master_ended(&mut self, index: usize) -> Option<std::process::ExitStatus> {
+        self.masters[index].as_mut().and_then(Process::ended)
+    }
+
+    /// Asks the first master to end, which must succeed.
     pub fn stop_master(&mut self) -> Result<()> {
-        let mut master = self.master.take().context("the master does not run")?;
+        let mut master = self.masters[0].take().context("the master does not run")?;
         let status = master.terminate();
         if !status.success() {
             process::print_log(master.log_file());
@@ -170,36 +228,98 @@ impl Cluster {
         Ok(())
     }
 
-    /// Starts the master on its folder, where it was before if it was.
+    /// Starts the first master on its folder, where it was before.
     pub async fn start_master(&mut self) -> Result<()> {
-        let folder = self.master_dir();
-        let listen = match self.url().strip_prefix("http://") {
-            Some(address) if !address.ends_with(":0") => address.to_owned(),
-            _ => "127.0.0.1:0".into(),
-        };
+        self.start_master_at(0).await
+    }
+
+    /// Starts a master on its folder, where it was before.
+    pub async fn start_master_at(&mut self, index: usize) -> Result<()> {
+        self.spawn_master(index)?;
+        self.wait_for_master(index).await
+    }
+
+    /// Starts one more master, which joins the others; gives its number.
+    pub async fn add_master(&mut self) -> Result<usize> {
+        let index = self.masters.len();
+        self.addresses.extend(addresses(1)?);
+        self.masters.push(None);
+        let via = self.url().to_owned();
+        self.spawn_master_with(index, &["--join", &via])?;
+        self.wait_for_master(index).await?;
+        Ok(index)
+    }
+
+    /// Starts a master, without waiting for anything.
+    pub fn spawn_master(&mut self, index: usize) -> Result<()> {
+        let peers = self.addresses.join(",");
+        match self.plan.masters {
+            1 => self.spawn_master_with(index, &[]),
+            _ => self.spawn_master_with(index, &["--peers", &peers]),
+        }
+    }
+
+    fn spawn_master_with(&mut self, index: usize, flags: &[&str]) -> Result<()> {
+        let folder = self.dir_of_master(index);
+        let listen = &self.addresses[index];
         let mut args: Vec<OsString> = ["--dir".into(), folder.clone().into()].into();
         args.extend(["--listen".into(), listen.into()]);
+        args.extend(flags.iter().map(Into::into));
+        args.extend(self.plan.master_flags.iter().map(Into::into));
         if self.plan.forgetful {
             args.extend(["--discard-instances".into(), "20".into()]);
         }
-        if let Some(bytes) = self.plan.max_artifact_bytes {
-            args.extend(["--max-artifact-bytes".into(), bytes.to_string().into()]);
-        }
-        let address = folder.join("address");
-        let _ = std::fs::remove_file(&address);
-        let log = self.dir().join("master.log");
+        let _ = std::fs::remove_file(folder.join("address"));
+        let log = self.log_file_of_master(index);
         let program = process::program("tepui-master")?;
-        let master = Process::spawn("master", &program, &args, &log)?;
-        let master = self.master.insert(master);
+        let master = Process::spawn(&format!("master-{index}"), &program, &args, &log)?;
+        self.masters[index] = Some(master);
+        Ok(())
+    }
+
+    /// Waits until a master answers reads: there is a leader, and it has caught up.
+    pub async fn wait_for_master(&mut self, index: usize) -> Result<()> {
+        let address = self.dir_of_master(index).join("address");
+        let master = self.masters[index].as_mut();
+        let master = master.context("the master does not run")?;
         let url = wait_for_address(master, &address).await?;
-        self.client = Client::new(&url)?;
-        let client = &self.client;
+        self.addresses[index] = url.trim_start_matches("http://").to_owned();
+        let client = Client::new(&url)?;
         eventually("the master is ready", async || match client.ready().await {
             true => Ok(()),
             false => Err("it is not"),
         })
         .await;
+        if index == 0 {
+            self.client = client;
+        }
         Ok(())
+    }
+
+    /// From now on the cluster is spoken to through this master.
+    pub fn speak_to(&mut self, index: usize) -> Result<()> {
+        self.client = self.client_of(index)?;
+        Ok(())
+    }
+
+    /// Which master leads, once they agree on one that answers.
+    pub async fn leader(&self) -> Result<usize> {
+        let url = eventually("a master leads", async || {
+            let running = self.masters.iter().position(Option::is_some);
+            let client = self.client_of(running.context("no master runs")?)?;
+            let masters = client.masters().await?;
+            let leads = |master: &&MasterView| master.role == MasterRole::Leader;
+            let leader = masters.iter().find(leads).context("nobody leads")?;
+            anyhow::Ok(leader.url.clone())
+        })
+        .await;
+        let is_there = |index: &usize| self.url_of_master(*index) == url;
+        let found = (0..self.masters.len()).find(is_there);
+        found.with_context(|| format!("{url} is none of ours"))
+    }
+
+    fn log_file_of_master(&self, index: usize) -> PathBuf {
+        self.dir_of_master(index).with_extension("log")
     }
 
     /// `kill -9` of an agent.
@@ -232,6 +352,7 @@ impl Cluster {
             "--dir".into(),
             folder.clone().into(),
             "--master".into(),
+            // The rest it learns from whoever leads.
             self.url().into(),
             "--hostname".into(),
             format!("agent-{index}").into(),
@@ -286,6 +407,18 @@ impl Cluster {
     }
 }
 
+/// Loopback addresses that nobody has now: masters are told of each other before they start.
+fn addresses(count: usize) -> Result<Vec<String>> {
+    // All are held until each has its own.
+    let bound: Vec<_> = (0..count)
+        .map(|_| TcpListener::bind("127.0.0.1:0"))
+        .collect::<std::io::Result<_>>()?;
+    let addresses = bound
+        .iter()
+        .map(|listener| Ok(listener.local_addr()?.to_string()));
+    addresses.collect()
+}
+
 async fn wait_for_address(part: &mut Process, file: &Path) -> Result<String> {
     let address = eventually("the process serves", async || {
         if let Some(status) = part.ended() {
@@ -306,7 +439,9 @@ async fn wait_for_address(part: &mut Process, file: &Path) -> Result<String> {
 impl Drop for Cluster {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            process::print_log(&self.dir().join("master.log"));
+            for index in 0..self.masters.len() {
+                process::print_log(&self.log_file_of_master(index));
+            }
             for index in 0..self.agents.len() {
                 process::print_log(&self.dir().join(format!("agent-{index}.log")));
             }
@@ -320,6 +455,6 @@ impl Drop for Cluster {
         eventually_blocking("what the agents started is gone", || {
             leftovers::end_once(&folders)
         });
-        self.master = None;
+        self.masters.clear();
     }
 }

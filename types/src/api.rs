@@ -12,5 +12,6 @@ pub mod event;
 pub mod framework;
 pub mod job;
 pub mod list;
+pub mod master;
 pub mod problem;
 pub mod task;

@@ -7,6 +7,7 @@
 
 pub mod agent;
 pub mod executor;
+pub mod peer;
 pub mod stream;
 
 use serde::Serialize;

@@ -177,6 +177,7 @@ pub fn welcome() -> Welcome {
         term: 1,
         heartbeat_ms: 100,
         timeout_ms: 5_000,
+        masters: Vec::new(),
     }
 }
 

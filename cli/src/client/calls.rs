@@ -17,8 +17,9 @@ use tepui_types::api::demand::DemandView;
 use tepui_types::api::framework::{DeployRequest, FrameworkView};
 use tepui_types::api::job::{JobRequest, JobView};
 use tepui_types::api::list::{MAX_LIMIT, Page};
+use tepui_types::api::master::MasterView;
 use tepui_types::api::task::{KillRequest, TaskView};
-use tepui_types::{AgentId, Digest, TaskId, TaskState};
+use tepui_types::{AgentId, Digest, NodeId, TaskId, TaskState};
 
 use super::{Body, Client, ClientError, Result};
 use crate::progress::Transfer;
@@ -86,6 +87,23 @@ impl Client {
     /// One agent.
     pub async fn agent(&self, id: AgentId) -> Result<AgentView> {
         self.get(&format!("/v1/agents/{id}")).await
+    }
+
+    /// All masters.
+    pub async fn masters(&self) -> Result<Vec<MasterView>> {
+        self.all("/v1/masters", &[]).await
+    }
+
+    /// Removes a master for good.
+    pub async fn remove_master(&self, id: NodeId) -> Result<()> {
+        let path = format!("/v1/masters/{id}");
+        self.send(Method::DELETE, &path, Body::None).await.map(drop)
+    }
+
+    /// Hands the lead to a master.
+    pub async fn lead_master(&self, id: NodeId) -> Result<()> {
+        let path = format!("/v1/masters/{id}/lead");
+        self.send(Method::POST, &path, Body::None).await.map(drop)
     }
 
     /// All frameworks.

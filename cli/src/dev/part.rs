@@ -80,13 +80,6 @@ impl Part {
         Some(self.args.get(position + 1)?.to_string_lossy().into_owned())
     }
 
-    /// Another value for its `--listen`, from the next start on.
-    pub fn set_listen(&mut self, listen: &str) {
-        if let Some(position) = self.args.iter().position(|arg| arg == "--listen") {
-            self.args[position + 1] = listen.into();
-        }
-    }
-
     /// Starts it. Of an earlier run of this part nothing is left running.
     pub async fn start(&mut self) -> Result<()> {
         leftovers::end_process(&self.identity).await?;

@@ -1,5 +1,7 @@
 //! Bounds of the state, the same on every master.
 
+/// Masters: every command goes to each of them; nine outlive four.
+pub const MASTERS: usize = 9;
 /// Artifacts: their records are small, but a list of them is served.
 pub const ARTIFACTS: usize = 100_000;
 /// Frameworks: each costs the leader an instance.

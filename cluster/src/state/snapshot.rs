@@ -16,6 +16,7 @@ use super::agents::Agent;
 use super::artifacts::Artifact;
 use super::frameworks::Framework;
 use super::idempotency::Answer;
+use super::masters::Master;
 use super::tasks::Task;
 use super::{LivingNames, State, TaskIndex};
 
@@ -30,6 +31,7 @@ struct SnapshotV1 {
     index: u64,
     term: u64,
     now: Timestamp,
+    masters: Vec<Arc<Master>>,
     next_agent: u64,
     next_framework: u64,
     agents: Vec<Arc<Agent>>,
@@ -52,6 +54,7 @@ impl State {
             index: self.index,
             term: self.term,
             now: self.now,
+            masters: self.masters.values().cloned().collect(),
             next_agent: self.next_agent,
             next_framework: self.next_framework,
             agents: self.agents.values().cloned().collect(),
@@ -116,6 +119,11 @@ impl From<SnapshotV1> for State {
             index: snapshot.index,
             term: snapshot.term,
             now: snapshot.now,
+            masters: snapshot
+                .masters
+                .into_iter()
+                .map(|master| (master.id, master))
+                .collect(),
             next_agent: snapshot.next_agent,
             next_framework: snapshot.next_framework,
             agents: snapshot.agents.into_iter().map(agent_key).collect(),

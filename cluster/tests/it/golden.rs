@@ -10,6 +10,7 @@ use tepui_cluster::{Command, Envelope, State, TurnKind};
 use tepui_types::operation::{Kill, Operation};
 use tepui_types::wire::agent::{AgentEffect, AgentFrame, Hello, MasterFrame, Welcome};
 use tepui_types::wire::executor::{FromExecutor, ProcessIdentity, TaskUpdate, ToExecutor};
+use tepui_types::wire::peer::{PeerAnswer, PeerFrame, PeerHello};
 use tepui_types::*;
 
 use crate::support::*;
@@ -30,6 +31,14 @@ fn check(name: &str, bytes: &[u8]) {
     );
 }
 
+fn peer_hello() -> PeerFrame {
+    PeerFrame::Hello(PeerHello {
+        cluster: ClusterId(7),
+        from: NodeId(1),
+        to: NodeId(2),
+    })
+}
+
 fn busy() -> Log {
     let mut log = Log::new();
     let (agent, framework) = (log.agent(4, 4), log.framework("batch", "eng/web"));
@@ -37,6 +46,10 @@ fn busy() -> Log {
     log.report(agent, &tasks[0], TaskState::Running);
     log.report(agent, &tasks[1], TaskState::Finished);
     log.acknowledge(&tasks[1]);
+    log.accept(Command::AddMaster {
+        master: NodeId(1),
+        url: "http://10.0.0.1:5050".into(),
+    });
     log
 }
 
@@ -100,11 +113,21 @@ fn frames_keep_their_bytes() {
         term: 1,
         heartbeat_ms: 1_000,
         timeout_ms: 15_000,
+        masters: vec!["http://10.0.0.1:5050".into()],
     });
     let AgentEffect::Launch(launch) = effects[0].clone() else {
         panic!("no launch is owed")
     };
-    let frames: [(&str, Vec<u8>); 6] = [
+    let frames: [(&str, Vec<u8>); 9] = [
+        ("peer-hello.bin", wire::frame(1, &peer_hello()).unwrap()),
+        (
+            "peer-messages.bin",
+            wire::frame(1, &PeerFrame::Messages(vec![vec![1, 2], vec![3]])).unwrap(),
+        ),
+        (
+            "peer-refused.bin",
+            wire::frame(1, &PeerAnswer::Refused(Reason::new("not-a-member", "no"))).unwrap(),
+        ),
         ("agent-hello.bin", wire::frame(1, &hello).unwrap()),
         ("master-welcome.bin", wire::frame(1, &welcome).unwrap()),
         (

@@ -3,6 +3,7 @@
 mod allocation;
 mod bounds;
 mod golden;
+mod masters;
 mod properties;
 mod rules;
 mod support;

@@ -80,8 +80,10 @@ async fn greet<C: AsyncRead + AsyncWrite + Unpin>(
     };
     match register(master, hello).await {
         Ok(agent) => {
+            let state = master.view.load();
             let welcome = Welcome {
-                cluster: master.view.load().cluster,
+                cluster: state.cluster,
+                masters: super::urls_of_masters(&state).collect(),
                 agent,
                 term: master.sessions.term(),
                 heartbeat_ms: master.config.heartbeat_ms,

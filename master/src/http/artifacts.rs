@@ -14,6 +14,7 @@ use tepui_types::Digest;
 use tepui_types::api::artifact::ArtifactView;
 use tepui_types::api::list::Page;
 use tepui_types::api::problem::Problem;
+use tokio::fs::File;
 use tokio_util::io::ReaderStream;
 
 use crate::Master;
@@ -84,6 +85,8 @@ pub async fn put(
         .artifacts
         .put(digest, body.into_data_stream())
         .await?;
+    let spread = master.source.spread(&master.artifacts, digest).await;
+    spread.map_err(|error| ApiError::Unavailable(error.to_string()))?;
     let command = Command::RecordArtifact { digest, size };
     let accepted = caller.submit(&master, command).await?.outcome?;
     let known = matches!(accepted, Accepted::Artifact { known: true, .. });
@@ -116,9 +119,32 @@ pub async fn get(
     } else {
         None
     };
-    let Some((file, size)) = file else {
-        return Err(ApiError::NotFound(format!("there is no artifact {digest}")));
-    };
+    let file = file.ok_or_else(|| ApiError::NotFound(format!("there is no artifact {digest}")))?;
+    Ok(stream(digest, file))
+}
+
+/// What is stored here, for another master; recorded or not.
+pub async fn get_here(
+    Extract(master): Extract<Arc<Master>>,
+    ApiPath(digest): ApiPath<Digest>,
+) -> Result<Response, ApiError> {
+    let file = master.artifacts.open_here(digest).await?;
+    let file = file.ok_or_else(|| ApiError::NotFound(format!("{digest} is not stored here")))?;
+    Ok(stream(digest, file))
+}
+
+/// Stores what another master gives; the leader records it.
+pub async fn put_here(
+    Extract(master): Extract<Arc<Master>>,
+    ApiPath(digest): ApiPath<Digest>,
+    body: Body,
+) -> Result<StatusCode, ApiError> {
+    let body = body.into_data_stream();
+    master.artifacts.put(digest, body).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn stream(digest: Digest, (file, size): (File, u64)) -> Response {
     let headers = [
         (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
         (header::CONTENT_LENGTH, size.to_string()),
@@ -130,7 +156,7 @@ pub async fn get(
         ),
     ];
     let stream = ReaderStream::with_capacity(file, READ_CHUNK);
-    Ok((headers, Body::from_stream(stream)).into_response())
+    (headers, Body::from_stream(stream)).into_response()
 }
 
 fn view(artifact: &Artifact) -> ArtifactView {

@@ -120,6 +120,7 @@ fn propose_kind(error: &ProposeError) -> (StatusCode, &'static str, &'static str
     let status = StatusCode::SERVICE_UNAVAILABLE;
     match error {
         ProposeError::NotLeader { .. } => (status, "not-leader", "This master does not lead"),
+        ProposeError::NoLeader => (status, "no-leader", "No master leads now"),
         ProposeError::QueueFull => (status, "overloaded", "The master has too much to do"),
         ProposeError::Unknown => (status, "outcome-unknown", "The outcome is not known"),
         ProposeError::Stopped => (status, "stopping", "The master is stopping"),
@@ -246,8 +247,11 @@ fn framework_kind(error: &RequestError) -> (StatusCode, &'static str, &'static s
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let (status, code, title) = self.kind();
-        if status.is_server_error() {
-            let error: &dyn std::error::Error = &self;
+        let error: &dyn std::error::Error = &self;
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            // Ordinary while masters come and go, and as many as there are callers.
+            tracing::debug!(code, error, "a request must come again");
+        } else if status.is_server_error() {
             tracing::warn!(code, error, "request failed");
         }
         let problem = Problem {

@@ -78,6 +78,7 @@ fn line(event: &Event) -> sse::Event {
         EventBody::Framework { .. } => "framework",
         EventBody::Demand { .. } => "demand",
         EventBody::Artifact { .. } => "artifact",
+        EventBody::Master { .. } => "master",
     };
     let line = sse::Event::default()
         .id(event.sequence.to_string())

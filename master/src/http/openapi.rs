@@ -3,7 +3,7 @@
 use axum::Json;
 use utoipa::OpenApi;
 
-use crate::http::{agents, artifacts, cluster, demands, events, frameworks, logs, tasks};
+use crate::http::{agents, artifacts, cluster, demands, events, frameworks, logs, masters, tasks};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -29,6 +29,10 @@ use crate::http::{agents, artifacts, cluster, demands, events, frameworks, logs,
         tasks::show,
         tasks::kill,
         logs::follow,
+        masters::list,
+        masters::add,
+        masters::remove,
+        masters::lead,
         artifacts::list,
         artifacts::put,
         artifacts::get,

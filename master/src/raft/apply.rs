@@ -8,7 +8,7 @@
 use raft::eraftpb::{Entry, EntryType};
 use tepui_cluster::effect::Archived;
 use tepui_cluster::{Applied, Changes, Effect, Envelope, State};
-use tepui_types::api::event::Event;
+use tepui_types::api::event::{Event, Sequence};
 
 use super::waiters::{Answer, Waiters};
 use crate::error::StorageError;
@@ -36,7 +36,8 @@ pub(super) struct Consequences {
     events: Vec<Event>,
     effects: Vec<Effect>,
     archived: Vec<Archived>,
-    changes: Changes,
+    /// What changed.
+    pub changes: Changes,
 }
 
 impl Applier {
@@ -83,6 +84,17 @@ impl Applier {
             }
         }
         Ok(())
+    }
+
+    /// Takes another state in the place of this one: the leader's, which is further.
+    pub fn install(&mut self, state: State, index: u64) {
+        self.state = state;
+        self.applied = index;
+        self.view.publish(self.state.clone(), index);
+        self.feed.restart(Sequence {
+            index,
+            ordinal: u32::MAX,
+        });
     }
 
     /// Adds what the batch leaves on disk.

@@ -1,14 +1,19 @@
 //! What wakes the log's thread: one queue, one condition variable, one event at a time.
 //!
 //! Everyone may put something in without waiting; only the log's thread takes out. Proposals that
-//! gather while it is busy come out as one batch, and so do readers: that is the group commit.
+//! gather while it is busy come out as one batch, and so do readers and peers' messages: that is
+//! the group commit.
 
+use std::collections::{BTreeSet, VecDeque};
 use std::mem;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use raft::eraftpb::Message;
+use tepui_types::NodeId;
 use tokio::sync::oneshot;
 
+use super::install::Fetched;
 use crate::error::StorageError;
 use crate::proposals::queue::Queue;
 use crate::proposals::{Proposal, ProposeError};
@@ -16,6 +21,10 @@ use crate::storage::snapshot::SnapshotRecord;
 
 /// Readers that wait for a point to read at: as many requests as a master serves at once.
 const READERS: usize = 16_384;
+/// Messages of peers; past it the newest are lost, which Raft is made for.
+const MESSAGES: usize = 4_096;
+/// Orders of operators that wait; each is a person's.
+const ORDERS: usize = 64;
 
 /// Who waits for a point to read at.
 pub(crate) type Reader = oneshot::Sender<Result<u64, ProposeError>>;
@@ -27,12 +36,36 @@ pub(crate) enum Event {
     Propose(Vec<Proposal>),
     /// Find these a point to read at.
     ReadIndex(Vec<Reader>),
+    /// Peers say these.
+    Step(Vec<Message>),
+    /// These peers did not get what was sent last.
+    Unreachable(BTreeSet<NodeId>),
+    /// A peer says that this master is no member.
+    Disowned,
+    /// Something that an operator wants of raft itself.
+    Order(Order),
     /// Time passes.
     Tick,
     /// A snapshot was written, or could not be.
     SnapshotReady(Result<SnapshotRecord, StorageError>),
+    /// The leader's image was fetched, or could not be.
+    ImageFetched(Fetched),
     /// End.
     Stop,
+}
+
+/// Something that an operator wants of raft itself.
+#[derive(Debug)]
+pub(crate) enum Order {
+    /// Let this master lead.
+    Transfer {
+        /// Which.
+        to: NodeId,
+        /// Told whether it was tried.
+        reply: oneshot::Sender<Result<(), ProposeError>>,
+    },
+    /// How the members are doing.
+    Members(oneshot::Sender<super::membership::Members>),
 }
 
 /// The queue.
@@ -46,11 +79,35 @@ pub(crate) struct Inbox {
 struct Waiting {
     proposals: Queue,
     readers: Vec<Reader>,
+    messages: Vec<Message>,
+    unreachable: BTreeSet<NodeId>,
+    disowned: bool,
+    orders: VecDeque<Order>,
     snapshot: Option<Result<SnapshotRecord, StorageError>>,
-    /// Proposals had the last turn: readers go before the next.
-    proposed: bool,
+    image: Option<Fetched>,
+    /// Whose turn it is among those that may always have something.
+    turn: Turn,
     stop: bool,
     closed: bool,
+}
+
+/// Messages, readers and proposals take turns, so that none keeps another waiting.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Turn {
+    #[default]
+    Messages,
+    Readers,
+    Proposals,
+}
+
+impl Turn {
+    fn next(self) -> Self {
+        match self {
+            Self::Messages => Self::Readers,
+            Self::Readers => Self::Proposals,
+            Self::Proposals => Self::Messages,
+        }
+    }
 }
 
 impl Inbox {
@@ -76,8 +133,41 @@ impl Inbox {
         Ok(())
     }
 
+    pub fn order(&self, order: Order) -> Result<(), ProposeError> {
+        let mut waiting = self.open()?;
+        if waiting.orders.len() >= ORDERS {
+            return Err(ProposeError::QueueFull);
+        }
+        waiting.orders.push_back(order);
+        self.filled.notify_one();
+        Ok(())
+    }
+
+    /// Takes in what a peer says.
+    pub fn step(&self, messages: impl IntoIterator<Item = Message>) {
+        let mut waiting = self.waiting();
+        let room = MESSAGES.saturating_sub(waiting.messages.len());
+        waiting.messages.extend(messages.into_iter().take(room));
+        self.filled.notify_one();
+    }
+
+    pub fn unreachable(&self, peer: NodeId) {
+        self.waiting().unreachable.insert(peer);
+        self.filled.notify_one();
+    }
+
+    pub fn disowned(&self) {
+        self.waiting().disowned = true;
+        self.filled.notify_one();
+    }
+
     pub fn snapshot_ready(&self, result: Result<SnapshotRecord, StorageError>) {
         self.waiting().snapshot = Some(result);
+        self.filled.notify_one();
+    }
+
+    pub fn image_fetched(&self, fetched: Fetched) {
+        self.waiting().image = Some(fetched);
         self.filled.notify_one();
     }
 
@@ -117,6 +207,8 @@ impl Inbox {
         for reader in mem::take(&mut waiting.readers) {
             reader.send(Err(ProposeError::Stopped)).ok();
         }
+        // Who gave them sees the other end go.
+        waiting.orders.clear();
     }
 
     fn open(&self) -> Result<MutexGuard<'_, Waiting>, ProposeError> {
@@ -145,15 +237,33 @@ impl Waiting {
         if let Some(result) = self.snapshot.take() {
             return Some(Event::SnapshotReady(result));
         }
-        let readers_turn = self.proposed || self.proposals.is_empty();
-        if readers_turn && !self.readers.is_empty() {
-            self.proposed = false;
-            return Some(Event::ReadIndex(mem::take(&mut self.readers)));
+        if let Some(fetched) = self.image.take() {
+            return Some(Event::ImageFetched(fetched));
         }
-        if self.proposals.is_empty() {
-            return None;
+        if !self.unreachable.is_empty() {
+            return Some(Event::Unreachable(mem::take(&mut self.unreachable)));
         }
-        self.proposed = true;
-        Some(Event::Propose(self.proposals.take_batch()))
+        if mem::take(&mut self.disowned) {
+            return Some(Event::Disowned);
+        }
+        if let Some(order) = self.orders.pop_front() {
+            return Some(Event::Order(order));
+        }
+        for _ in 0..3 {
+            self.turn = self.turn.next();
+            match self.turn {
+                Turn::Messages if !self.messages.is_empty() => {
+                    return Some(Event::Step(mem::take(&mut self.messages)));
+                }
+                Turn::Readers if !self.readers.is_empty() => {
+                    return Some(Event::ReadIndex(mem::take(&mut self.readers)));
+                }
+                Turn::Proposals if !self.proposals.is_empty() => {
+                    return Some(Event::Propose(self.proposals.take_batch()));
+                }
+                Turn::Messages | Turn::Readers | Turn::Proposals => {}
+            }
+        }
+        None
     }
 }

@@ -1,14 +1,17 @@
-//! What raft wants done: persist, apply, advance.
+//! What raft wants done: send, persist, apply, advance.
 //!
-//! The order is the algorithm's: entries and votes are synced before anything that follows from
-//! them is said or applied; the commit that a sync made possible is written down with the batch's
+//! The order is the algorithm's: a leader's messages may go out beside its own sync, and count for
+//! nothing without it; entries and votes are synced before anything else that follows from them is
+//! said or applied; the commit that a sync made possible is written down with the batch's
 //! consequences; only then raft hears that all is done. Empty entries go the same way as others.
 
-use raft::eraftpb::{ConfChange, ConfChangeV2, ConfState, Entry, EntryType};
+use raft::StateRole;
+use raft::eraftpb::{ConfChange, ConfChangeV2, ConfState, Entry, EntryType, Message};
 use raft::prelude::Ready;
-use raft::{ReadState, StateRole};
+use tepui_types::NodeId;
 
 use super::apply::Consequences;
+use super::transport::Saying;
 use super::{Leadership, Node};
 use crate::error::{RaftError, StorageError};
 use crate::storage::log::Members;
@@ -22,23 +25,28 @@ impl Node {
             self.follow_role(&ready);
             let read_states = ready.take_read_states();
             let committed = ready.take_committed_entries();
-            // A group of one has nobody to write to, and nobody who could send it a snapshot.
-            assert!(ready.messages().is_empty() && ready.persisted_messages().is_empty());
-            assert!(
-                ready.snapshot().metadata.is_none(),
-                "a snapshot comes from a leader elsewhere"
-            );
-
+            self.send(ready.take_messages());
+            if ready.snapshot().metadata.is_some() {
+                self.install(ready.hs())?;
+            }
             self.persist(&ready)?;
+            self.send(ready.take_persisted_messages());
             self.apply(committed, None)?;
             let mut light = self.raw.advance_append(ready);
-            assert!(light.messages().is_empty());
+            self.send(light.take_messages());
             self.apply(light.take_committed_entries(), light.commit_index())?;
             self.raw.advance_apply();
             self.answer_readers(read_states);
             self.snapshot_if_due()?;
         }
         Ok(())
+    }
+
+    fn send(&mut self, messages: Vec<Message>) {
+        for message in messages {
+            let to = NodeId(message.to);
+            self.transport.send(to, Saying::Message(Box::new(message)));
+        }
     }
 
     /// Syncs what has to be before anything follows from it.
@@ -73,8 +81,12 @@ impl Node {
             self.storage.write(batch, Durability::Ordered)?;
         }
         if let Some(last) = entries.last() {
+            if consequences.changes.masters {
+                self.follow_masters();
+            }
             self.applier.publish(consequences);
             self.lead_if_applied(last.term);
+            self.change_membership();
         }
         Ok(())
     }
@@ -105,6 +117,7 @@ impl Node {
         self.raw
             .mut_store()
             .set_members(batch, Members::from(members));
+        self.note_members();
         Ok(())
     }
 
@@ -125,27 +138,6 @@ impl Node {
         let leads = raft.state == StateRole::Leader && raft.term == term;
         if leads && *self.leadership.borrow() != (Leadership::Leader { term }) {
             self.lead(term);
-        }
-    }
-
-    /// Hands readers the index at which they may read; they wait for the view themselves.
-    fn answer_readers(&mut self, read_states: Vec<ReadState>) {
-        for state in read_states {
-            let Ok(context) = state
-                .request_ctx
-                .as_slice()
-                .try_into()
-                .map(u64::from_be_bytes)
-            else {
-                continue;
-            };
-            // Raft answers in order, and an answer stands for those before it.
-            while let Some((_, readers)) = self.readers.pop_front_if(|(asked, _)| *asked <= context)
-            {
-                for reader in readers {
-                    reader.send(Ok(state.index)).ok();
-                }
-            }
         }
     }
 }

@@ -10,6 +10,8 @@ pub const VERSION: u8 = 1;
 
 /// Family `meta`: who this database belongs to; written with the first snapshot.
 pub const IDENTITY: &[u8] = b"\x01identity";
+/// Family `meta`: the node id of a master that has no cluster yet.
+pub const CANDIDATE: &[u8] = b"\x01candidate";
 /// Family `meta`: term, vote and commit.
 pub const HARD_STATE: &[u8] = b"\x01hard-state";
 /// Family `meta`: the members of the group after the last applied change.

@@ -155,6 +155,11 @@ impl LogStore {
         &self.members
     }
 
+    /// The newest image.
+    pub fn snapshot(&self) -> &SnapshotRecord {
+        &self.snapshot
+    }
+
     /// Writes entries, over any that stand in their place, and the hard state: one write for all
     /// that was proposed since the last, which is the group commit.
     pub fn persist(
@@ -259,6 +264,39 @@ impl LogStore {
         self.storage
             .put_record(batch, Family::Meta, keys::MEMBERS, &members);
         self.members = members;
+    }
+
+    /// Starts the log anew after an image that came from the leader: everything before it is in the
+    /// image, everything after it is to come. One write, so that a crash leaves the old or the new.
+    pub fn install(
+        &mut self,
+        snapshot: SnapshotRecord,
+        hard_state: Option<&HardState>,
+    ) -> Result<(), StorageError> {
+        let (index, term) = (snapshot.index, snapshot.term);
+        let truncated = Truncated { index, term };
+        // A mark is never before the log, so it goes back first.
+        self.write_mark(Mark {
+            index: self.truncated.index.min(index),
+            ..self.mark()
+        })?;
+        let mut batch = Batch::default();
+        let (from, to) = (keys::log(self.truncated.index), keys::log(self.last + 1));
+        self.storage
+            .delete_range(&mut batch, Family::Log, &from, &to);
+        snapshot::put_whole(&self.storage, &mut batch, &snapshot);
+        self.storage
+            .put_record(&mut batch, Family::Meta, keys::TRUNCATED, &truncated);
+        self.set_members(&mut batch, snapshot.members.clone());
+        let mut hard_state = hard_state.unwrap_or(&self.hard_state).clone();
+        hard_state.commit = hard_state.commit.max(index);
+        self.set_hard_state(&mut batch, &hard_state);
+        self.storage.write(batch, Durability::Synced)?;
+        self.truncated = truncated;
+        self.last = index;
+        self.terms = vec![truncated];
+        self.snapshot = snapshot;
+        self.write_mark(self.mark())
     }
 
     /// Takes a finished snapshot for the newest, and drops the entries up to `slack` before it:
@@ -370,14 +408,14 @@ impl raft::Storage for LogStore {
                 raft::StorageError::SnapshotTemporarilyUnavailable,
             ));
         }
-        let data = snapshot::read(&self.storage, &self.snapshot).map_err(to_raft)?;
         let metadata = SnapshotMetadata {
             conf_state: Some(self.snapshot.members.clone().into()),
             index: self.snapshot.index,
             term: self.snapshot.term,
         };
+        // Its bytes do not go through raft: whoever is sent it fetches them.
         Ok(Snapshot {
-            data,
+            data: Vec::new(),
             metadata: Some(metadata),
         })
     }

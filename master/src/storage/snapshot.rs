@@ -5,9 +5,10 @@
 //! hash, and what is read back must have it.
 
 use serde::{Deserialize, Serialize};
+use tepui_cluster::State;
 
 use super::log::Members;
-use super::{Batch, Direction, Durability, Family, Scan, Storage, keys};
+use super::{Batch, Direction, Durability, FIRST_INDEX, FIRST_TERM, Family, Scan, Storage, keys};
 use crate::error::StorageError;
 
 /// Bytes of one piece: large enough to be few, small enough not to hold up the write-ahead log.
@@ -51,10 +52,7 @@ pub fn write(
 ) -> Result<SnapshotRecord, StorageError> {
     // The pieces go around the write-ahead log, which the log's thread syncs at every commit.
     for (number, chunk) in (0..).zip(bytes.chunks(CHUNK_BYTES)) {
-        let mut batch = Batch::default();
-        let key = keys::snapshot_chunk(image.index, number);
-        storage.put(&mut batch, Family::Snapshot, &key, chunk);
-        storage.write(batch, Durability::Unlogged)?;
+        write_chunk(storage, image.index, number, chunk)?;
     }
     storage.flush(Family::Snapshot)?;
     let mut batch = Batch::default();
@@ -63,13 +61,50 @@ pub fn write(
     Ok(record)
 }
 
-/// Adds a whole image to a batch; for small ones.
-pub fn put(storage: &Storage, batch: &mut Batch, image: NewSnapshot, bytes: &[u8]) {
+/// Adds the image that every founder starts from to a batch: a cluster in which nothing has
+/// happened, with all its masters as voters.
+pub fn put_founding(storage: &Storage, batch: &mut Batch, state: &State) -> SnapshotRecord {
+    let members = Members {
+        voters: state.masters.keys().map(|master| master.0).collect(),
+        ..Members::default()
+    };
+    let image = NewSnapshot {
+        index: FIRST_INDEX,
+        term: FIRST_TERM,
+        members,
+        state_hash: state.hash(),
+    };
+    let bytes = state.encode();
     for (number, chunk) in (0..).zip(bytes.chunks(CHUNK_BYTES)) {
         let key = keys::snapshot_chunk(image.index, number);
         storage.put(batch, Family::Snapshot, &key, chunk);
     }
-    put_record(storage, batch, image, bytes.len());
+    put_record(storage, batch, image, bytes.len())
+}
+
+/// Writes one piece of an image that comes from another master; it counts for nothing until the
+/// record of the whole is written.
+pub fn write_chunk(
+    storage: &Storage,
+    index: u64,
+    number: u32,
+    chunk: &[u8],
+) -> Result<(), StorageError> {
+    let mut batch = Batch::default();
+    let key = keys::snapshot_chunk(index, number);
+    storage.put(&mut batch, Family::Snapshot, &key, chunk);
+    storage.write(batch, Durability::Unlogged)
+}
+
+/// One piece of an image; none if the image was replaced meanwhile.
+pub fn read_chunk(
+    storage: &Storage,
+    index: u64,
+    number: u32,
+) -> Result<Option<Vec<u8>>, StorageError> {
+    let key = keys::snapshot_chunk(index, number);
+    let chunk = storage.get(Family::Snapshot, &key)?;
+    Ok(chunk.map(|chunk| chunk.to_vec()))
 }
 
 fn put_record(
@@ -87,13 +122,14 @@ fn put_record(
         bytes: bytes as u64,
         state_hash: image.state_hash,
     };
-    storage.put_record(
-        batch,
-        Family::Snapshot,
-        &keys::snapshot_meta(record.index),
-        &record,
-    );
+    put_whole(storage, batch, &record);
     record
+}
+
+/// Adds the record that makes an image whole to a batch.
+pub fn put_whole(storage: &Storage, batch: &mut Batch, record: &SnapshotRecord) {
+    let key = keys::snapshot_meta(record.index);
+    storage.put_record(batch, Family::Snapshot, &key, record);
 }
 
 /// The newest whole image's record.
@@ -134,6 +170,18 @@ pub fn read(storage: &Storage, record: &SnapshotRecord) -> Result<Vec<u8>, Stora
         )));
     }
     Ok(bytes)
+}
+
+/// The state in an image, which must be what was written.
+pub fn load(storage: &Storage, record: &SnapshotRecord) -> Result<State, StorageError> {
+    let what = format!("snapshot {}", record.index);
+    let bytes = read(storage, record)?;
+    let state = State::decode(&bytes).map_err(StorageError::decode(what.as_str()))?;
+    if state.hash() != record.state_hash {
+        let detail = "the state in it has another hash";
+        return Err(StorageError::corrupt(what, detail));
+    }
+    Ok(state)
 }
 
 /// Removes every image but one, and what a crash left of others.

@@ -6,8 +6,11 @@ use tempfile::TempDir;
 use tepui_cluster::{Accepted, Command};
 use tepui_master::error::RaftError;
 use tepui_master::folder::Folder;
+use tepui_master::masters::founding::{self, Candidacy, Founder, Way};
+use tepui_master::masters::peers::Peers;
 use tepui_master::proposals::{Committed, Request};
 use tepui_master::raft::{self, Leadership, Log, Options};
+use tepui_master::storage::Storage;
 use tepui_types::api::event::{Event, Sequence};
 use tepui_types::{Digest, Principal};
 
@@ -22,7 +25,7 @@ impl OpenLog {
     /// Opens what is at `path` and waits until it leads.
     pub async fn open(path: &Path, options: Options) -> Result<Self, RaftError> {
         let mut folder = Folder::open(path)?;
-        let mut log = raft::start(&mut folder, options)?;
+        let mut log = start(&mut folder, options).await?;
         let leads = |leadership: &Leadership| matches!(leadership, Leadership::Leader { .. });
         tokio::select! {
             _ = log.leadership.wait_for(leads) => {}
@@ -79,6 +82,18 @@ impl OpenLog {
     pub fn hash(&self) -> [u8; 32] {
         self.log.view.load().hash()
     }
+}
+
+/// Opens the log in a folder, which is that of a master alone.
+pub async fn start(folder: &mut Folder, options: Options) -> Result<Log, RaftError> {
+    let storage = Storage::open(&folder.database())?;
+    let founder = Founder {
+        url: "http://127.0.0.1:1",
+        peers: &Peers::new(None).unwrap(),
+        candidacy: &Candidacy::default(),
+    };
+    let identity = founding::identify(folder, &storage, &Way::Alone, founder).await?;
+    raft::start(storage, identity, options, None)
 }
 
 /// A small command: the record of an artifact.

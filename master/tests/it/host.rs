@@ -21,6 +21,8 @@ use tepui_types::{
     AgentInfo, Digest, FrameworkId, FrameworkInfo, MilliCpus, Principal, Resources, Role,
 };
 
+use crate::env;
+
 /// Far beyond what anything here takes: who waits longer waits for ever.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -49,7 +51,9 @@ impl Master {
         discard_instances: Option<u32>,
     ) -> Self {
         let mut folder = Folder::open(&place.path().join("master")).unwrap();
-        let mut log = raft::start(&mut folder, raft::Options::default()).unwrap();
+        let mut log = env::start(&mut folder, raft::Options::default())
+            .await
+            .unwrap();
         let leads = |leadership: &Leadership| matches!(leadership, Leadership::Leader { .. });
         log.leadership.wait_for(leads).await.unwrap();
         let artifacts = Artifacts::new(&folder.artifacts(), u64::MAX).unwrap();

@@ -84,7 +84,7 @@ impl Connection {
 async fn whoever_sends_too_much_is_told_so() -> Result {
     let cluster = Cluster::new()
         .agents(0)
-        .max_artifact_bytes(MAX_ARTIFACT)
+        .master_flag("--max-artifact-bytes", &MAX_ARTIFACT.to_string())
         .start()
         .await?;
     let json = "Content-Type: application/json\r\n";

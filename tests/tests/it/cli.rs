@@ -5,6 +5,7 @@ use std::process::{Command, Output, Stdio};
 use anyhow::Context;
 use serde_json::Value;
 use tepui_cli::leftovers;
+use tepui_tests::eventually::DEADLINE;
 use tepui_tests::process::{self, Process};
 use tepui_tests::{Client, Cluster, Job, eventually};
 use tepui_types::TaskState;
@@ -231,6 +232,28 @@ async fn a_job_that_waits_says_why_and_ends_with_ctrl_c() -> Result {
     assert_eq!(status.code(), Some(1), "{}", run.log());
     let job = cluster.client().job("huge").await?;
     assert_eq!(job.state, JobState::Killed);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_leaves_ends_the_job() -> Result {
+    let cluster = Cluster::new().start().await?;
+    let tepui = process::program("tepui")?.display().to_string();
+    let script = "i=0; while test $i -lt 100000; do echo line $i; i=$((i+1)); done; sleep 600";
+    let line = format!("{tepui} run --name loud -- sh -c '{script}' | head -n 1");
+    let mut shell = tokio::process::Command::new("sh");
+    shell
+        .args(["-c", &line])
+        .env("TEPUI_MASTER", cluster.url())
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    let output = tokio::time::timeout(DEADLINE, shell.output()).await??;
+    assert_eq!(
+        (text(&output.stdout), text(&output.stderr)),
+        ("line 0\n".into(), "".into())
+    );
+    let job = cluster.client().ended("loud").await;
+    assert_eq!((job.state, job.killed), (JobState::Killed, 1), "{job:?}");
     Ok(())
 }
 

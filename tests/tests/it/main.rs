@@ -12,6 +12,8 @@ mod bodies;
 mod browser;
 /// The command line.
 mod cli;
+/// Groups of masters: the lead moves, members come and go.
+mod failover;
 /// Frameworks: deployed, restarted, removed, and what they may not do.
 mod frameworks;
 /// Each kind of program that people run.

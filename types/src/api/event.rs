@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::agent::AgentStatus;
 use crate::framework::FrameworkPhase;
-use crate::ids::{AgentId, Digest, FrameworkId, TaskId};
+use crate::ids::{AgentId, Digest, FrameworkId, NodeId, TaskId};
 use crate::task::{Reason, TaskState};
 use crate::time::Timestamp;
 
@@ -106,5 +106,12 @@ pub enum EventBody {
     Artifact {
         /// Which.
         digest: Digest,
+    },
+    /// A master came in, moved or left.
+    Master {
+        /// Which.
+        master: NodeId,
+        /// Whether it is a member now.
+        present: bool,
     },
 }

@@ -22,6 +22,8 @@ pub const VERSION: u8 = 1;
 pub const UPGRADE: &str = "tepui-agent/1";
 /// Where agents connect.
 pub const CONNECT_PATH: &str = "/v1/agents/connect";
+/// The header in which a master that does not lead names the one that does, by its URL.
+pub const LEADER_HEADER: &str = "tepui-leader";
 /// The most statuses or effects that a sender puts into one frame.
 pub const MAX_BATCH: usize = 1_000;
 
@@ -136,6 +138,8 @@ pub enum MasterFrame {
     },
     /// It lives.
     Heartbeat,
+    /// URLs of all masters, after they have changed.
+    Masters(Vec<String>),
 }
 
 /// The master's answer to a good [`Hello`].
@@ -151,6 +155,8 @@ pub struct Welcome {
     pub heartbeat_ms: u64,
     /// Milliseconds of silence after which either side hangs up.
     pub timeout_ms: u64,
+    /// URLs of all masters: any of them tells who leads.
+    pub masters: Vec<String>,
 }
 
 /// Something an agent is to do.

@@ -1,0 +1,102 @@
+//! `tepui master`: those who replicate the cluster's state.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::Subcommand;
+use tepui_types::NodeId;
+use tepui_types::api::master::{MasterRole, MasterView};
+use tokio::time::Instant;
+
+use crate::client::Client;
+use crate::output::{self, Columns, Format};
+
+/// How long a change of members or of the lead may take before the command gives up on seeing it.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// Between two looks at the list.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// What can be done with masters.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show all masters
+    ///
+    /// A new one is started with `tepui-master --join URL` and an empty folder.
+    List,
+    /// Remove a master for good: it leaves the group and ends
+    Remove {
+        /// Its id, as `tepui master list` shows it
+        id: NodeId,
+    },
+    /// Let a master lead
+    Lead {
+        /// Its id, as `tepui master list` shows it
+        id: NodeId,
+    },
+}
+
+/// Runs one of the commands.
+pub async fn run(command: Command, client: &Client, format: Format) -> Result<()> {
+    match command {
+        Command::List => list(client, format).await,
+        Command::Remove { id } => {
+            client.remove_master(id).await?;
+            let gone = |masters: &[MasterView]| masters.iter().all(|known| known.id != id);
+            see(client, format, gone).await
+        }
+        Command::Lead { id } => {
+            client.lead_master(id).await?;
+            let leads = |known: &MasterView| known.id == id && known.role == MasterRole::Leader;
+            see(client, format, |masters| masters.iter().any(leads)).await
+        }
+    }
+}
+
+async fn list(client: &Client, format: Format) -> Result<()> {
+    show(&client.masters().await?, format)
+}
+
+/// Shows the list once it is as it was asked for.
+async fn see(
+    client: &Client,
+    format: Format,
+    is_done: impl Fn(&[MasterView]) -> bool,
+) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        // While the lead moves, a list may fail.
+        let masters = client.masters().await;
+        match masters {
+            Ok(masters) if is_done(&masters) => return show(&masters, format),
+            result if Instant::now() > deadline => {
+                result.context("the change was asked for, but cannot be seen")?;
+                bail!(
+                    "the change was asked for and has not happened yet: look again with `tepui \
+                     master list`"
+                );
+            }
+            _ => tokio::time::sleep(LOOK).await,
+        }
+    }
+}
+
+fn show(masters: &[MasterView], format: Format) -> Result<()> {
+    if format == Format::Json {
+        return output::json(&masters);
+    }
+    let mut table = Columns::new(&["id", "url", "role", "behind"]);
+    for master in masters {
+        let role = match master.active {
+            true => master.role.as_str().to_owned(),
+            false => format!("{}, away", master.role.as_str()),
+        };
+        table.row([
+            master.id.to_string(),
+            master.url.clone(),
+            role,
+            master.behind.to_string(),
+        ]);
+    }
+    table.right(3);
+    table.print("no masters are listed")
+}

@@ -1,0 +1,36 @@
+//! Which routes a master serves: those of a candidate, and from its place in a cluster on, all.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use axum::Router;
+use axum::extract::Request;
+use axum::extract::connect_info::IntoMakeServiceWithConnectInfo;
+use tower::ServiceExt as _;
+
+/// The routes behind one listener; clones share them.
+#[derive(Clone)]
+pub struct Door(Arc<ArcSwap<Router>>);
+
+impl Door {
+    /// With these routes at first.
+    pub fn new(router: Router) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(router)))
+    }
+
+    /// Serves these from now on.
+    pub fn open(&self, router: Router) {
+        self.0.store(Arc::new(router));
+    }
+
+    /// What a listener serves.
+    pub fn service(&self) -> IntoMakeServiceWithConnectInfo<Router, SocketAddr> {
+        let door = self.0.clone();
+        let router = Router::new().fallback(move |request: Request| {
+            let router = Router::clone(&door.load());
+            router.oneshot(request)
+        });
+        router.into_make_service_with_connect_info::<SocketAddr>()
+    }
+}

@@ -1,0 +1,180 @@
+//! `/v1/masters`: who replicates the log; and what masters ask of each other.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Request, State as Extract};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use tepui_cluster::{Accepted, Command};
+use tepui_types::NodeId;
+use tepui_types::api::list::Page;
+use tepui_types::api::master::{Introduction, JoinRequest, MasterRole, MasterView};
+use tepui_types::api::problem::Problem;
+use tepui_types::wire::peer::UPGRADE;
+
+use crate::Master;
+use crate::agents::{check_upgrade, switching};
+use crate::http::error::ApiError;
+use crate::http::request::{ApiJson, ApiPath, ApiQuery, Caller, read};
+use crate::masters::{image, link};
+use crate::raft::Leadership;
+
+/// Lists masters by id.
+#[utoipa::path(get, path = "/v1/masters", tag = "masters",
+    responses((status = 200, body = Page<MasterView>), (status = 503, body = Problem)))]
+pub async fn list(
+    Extract(master): Extract<Arc<Master>>,
+) -> Result<Json<Page<MasterView>>, ApiError> {
+    let state = read(&master).await?;
+    let members = master.log.members().await?;
+    let leads = matches!(*master.leadership.borrow(), Leadership::Leader { .. });
+    let items: Vec<_> = state
+        .masters
+        .values()
+        .map(|record| {
+            let progress = members.progress.iter().find(|known| known.id == record.id);
+            let matched = progress.map_or(0, |progress| progress.matched);
+            let role = if record.id == master.node && leads {
+                MasterRole::Leader
+            } else if members.voters.contains(&record.id) {
+                MasterRole::Voter
+            } else if members.learners.contains(&record.id) {
+                MasterRole::Learner
+            } else {
+                MasterRole::Joining
+            };
+            MasterView {
+                id: record.id,
+                url: record.url.clone(),
+                role,
+                active: progress.is_some_and(|progress| progress.active),
+                matched,
+                behind: members.applied.saturating_sub(matched),
+                revision: record.revision,
+            }
+        })
+        .collect();
+    Ok(Json(Page {
+        total: Some(items.len() as u64),
+        items,
+        next: None,
+        index: state.index,
+    }))
+}
+
+/// Takes a master in; it asks for this itself when it is started with `--join`.
+#[utoipa::path(post, path = "/v1/masters", tag = "masters",
+    request_body = JoinRequest,
+    responses(
+        (status = 201, description = "It is listed, and becomes a learner, then a voter"),
+        (status = 507, description = "The cluster has its most", body = Problem),
+    ))]
+pub async fn add(
+    Extract(master): Extract<Arc<Master>>,
+    caller: Caller,
+    ApiJson(request): ApiJson<JoinRequest>,
+) -> Result<StatusCode, ApiError> {
+    let command = Command::AddMaster {
+        master: request.id,
+        url: request.url,
+    };
+    change(&master, caller, command).await?;
+    Ok(StatusCode::CREATED)
+}
+
+/// Removes a master for good: it leaves the group and ends.
+#[utoipa::path(delete, path = "/v1/masters/{id}", tag = "masters",
+    params(("id" = NodeId, Path)),
+    responses((status = 204), (status = 404, body = Problem), (status = 409, body = Problem)))]
+pub async fn remove(
+    Extract(master): Extract<Arc<Master>>,
+    caller: Caller,
+    ApiPath(id): ApiPath<NodeId>,
+) -> Result<StatusCode, ApiError> {
+    change(&master, caller, Command::RemoveMaster { master: id }).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn change(master: &Master, caller: Caller, command: Command) -> Result<(), ApiError> {
+    match caller.submit(master, command).await?.outcome? {
+        Accepted::Master { .. } => Ok(()),
+        other => Err(ApiError::Internal(format!("unexpected outcome {other:?}"))),
+    }
+}
+
+/// Hands the lead to this master.
+#[utoipa::path(post, path = "/v1/masters/{id}/lead", tag = "masters",
+    params(("id" = NodeId, Path)),
+    responses(
+        (status = 202, description = "It is asked to; the list says when it leads"),
+        (status = 404, body = Problem),
+        (status = 409, description = "It does not vote", body = Problem),
+    ))]
+pub async fn lead(
+    Extract(master): Extract<Arc<Master>>,
+    ApiPath(id): ApiPath<NodeId>,
+) -> Result<StatusCode, ApiError> {
+    if read(&master).await?.master(id).is_none() {
+        return Err(ApiError::NotFound(format!("there is no master {id}")));
+    }
+    if !master.log.members().await?.voters.contains(&id) {
+        return Err(ApiError::Rejected(tepui_cluster::Rejection::Conflict(
+            format!("master {id} does not vote yet, so it cannot lead"),
+        )));
+    }
+    master.log.transfer(id).await?;
+    Ok(StatusCode::ACCEPTED)
+}
+
+/// Who this is, for a master that founds or joins a cluster.
+pub async fn introduce(Extract(master): Extract<Arc<Master>>) -> Json<Introduction> {
+    let state = master.view.load();
+    Json(Introduction {
+        id: master.node,
+        cluster: Some(state.cluster),
+        peers: Vec::new(),
+        members: state.masters.keys().copied().collect(),
+    })
+}
+
+/// Which image.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageQuery {
+    index: Option<u64>,
+}
+
+/// An image of the state, for a master that is too far behind.
+pub async fn send_image(
+    Extract(master): Extract<Arc<Master>>,
+    ApiQuery(query): ApiQuery<ImageQuery>,
+) -> Result<Response, ApiError> {
+    let sent = image::send(master.storage.clone(), query.index);
+    let Some(pieces) = sent.map_err(|error| ApiError::Internal(error.to_string()))? else {
+        return Err(ApiError::Gone(
+            "this image was replaced by a newer one".into(),
+        ));
+    };
+    let kind = [(header::CONTENT_TYPE, "application/octet-stream")];
+    Ok((kind, Body::from_stream(pieces)).into_response())
+}
+
+/// A master's connection; it speaks, and this one listens.
+pub async fn connect(
+    Extension(master): Extension<Arc<Master>>,
+    mut request: Request,
+) -> Result<Response, ApiError> {
+    check_upgrade(&request, UPGRADE)?;
+    let upgrade = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        match upgrade.await {
+            Ok(connection) => link::accept(master, TokioIo::new(connection)).await,
+            Err(error) => tracing::debug!(%error, "a master's upgrade failed"),
+        }
+    });
+    Ok(switching(UPGRADE))
+}

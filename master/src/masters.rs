@@ -1,0 +1,12 @@
+//! The other masters: how one is reached, how one is recognized, and how one comes to be.
+//!
+//! [`founding`] gives an empty folder its place in a cluster; [`link`] is one connection between
+//! two masters, which the log's [transport](crate::raft) uses; [`image`] brings the state to one
+//! that is too far behind; [`moved`] tells the others where this one is now; [`peers`] is
+//! what every request to another master goes through.
+
+pub mod founding;
+pub mod image;
+pub mod link;
+pub mod moved;
+pub mod peers;

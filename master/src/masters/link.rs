@@ -1,0 +1,246 @@
+//! One connection between two masters; what is said on it stands in [`tepui_types::wire::peer`].
+//!
+//! Both ends name the cluster and both nodes before anything counts, so that a master with another
+//! one's address, or of another cluster, never votes here.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{SinkExt as _, StreamExt as _};
+use hyper_util::rt::TokioIo;
+use prost::Message as _;
+use raft::eraftpb::Message;
+use reqwest::{Method, StatusCode, header};
+use tepui_types::wire::peer::{CONNECT_PATH, PeerAnswer, PeerFrame, PeerHello, UPGRADE, VERSION};
+use tepui_types::wire::{self, MAX_FRAME};
+use tepui_types::{NodeId, Reason};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::time::timeout;
+use tokio_util::codec::{Framed, LengthDelimitedCodec};
+
+use super::peers::Peers;
+use crate::Master;
+use crate::folder::Identity;
+
+/// The code of a refusal that says: you are no member.
+const NOT_A_MEMBER: &str = "not-a-member";
+/// How long the other end may take for one step.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// Nobody answers.
+    #[error("failed to reach it")]
+    Unreachable(#[source] reqwest::Error),
+    /// Somebody answered, but would not change protocols.
+    #[error("it answered {0}")]
+    NoUpgrade(StatusCode),
+    /// It does not keep up.
+    #[error("it took longer than {} s", PATIENCE.as_secs())]
+    Slow,
+    /// The connection broke.
+    #[error("the connection broke")]
+    Io(#[from] std::io::Error),
+    /// It said what is not a frame.
+    #[error("it said what is not a frame")]
+    Decode(#[from] tepui_types::envelope::DecodeError),
+    /// It does not know this master.
+    #[error("it refused: {0}")]
+    Refused(Reason),
+    /// It hung up.
+    #[error("it hung up")]
+    Closed,
+    /// A frame that does not belong here.
+    #[error("it said what does not belong here")]
+    Unexpected,
+    /// Never sent: batches are kept below it.
+    #[error("a frame is too large")]
+    TooLarge(#[from] wire::FrameTooLarge),
+}
+
+impl LinkError {
+    /// Whether the peer says that this master is no member of the cluster.
+    pub fn disowns(&self) -> bool {
+        matches!(self, Self::Refused(reason) if reason.code == NOT_A_MEMBER)
+    }
+}
+
+/// The way to one peer.
+pub struct Link {
+    hello: PeerHello,
+    url: String,
+    peers: Peers,
+}
+
+/// An open connection to a peer.
+pub struct Connection(Framed<reqwest::Upgraded, LengthDelimitedCodec>);
+
+impl Link {
+    /// To the master `to` at `url`.
+    pub fn new(ours: Identity, to: NodeId, url: String, peers: Peers) -> Self {
+        let hello = PeerHello {
+            cluster: ours.cluster,
+            from: ours.node,
+            to,
+        };
+        Self { hello, url, peers }
+    }
+
+    /// Who is expected there.
+    pub fn to(&self) -> NodeId {
+        self.hello.to
+    }
+
+    /// Where.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Dials, and is welcomed.
+    pub async fn connect(&self) -> Result<Connection, LinkError> {
+        let request = self
+            .peers
+            .request(Method::GET, &self.url, CONNECT_PATH)
+            .header(header::CONNECTION, "upgrade")
+            .header(header::UPGRADE, UPGRADE);
+        let response = patiently(request.send())
+            .await?
+            .map_err(LinkError::Unreachable)?;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Err(LinkError::NoUpgrade(response.status()));
+        }
+        let upgraded = patiently(response.upgrade())
+            .await?
+            .map_err(LinkError::Unreachable)?;
+        let mut connection = Connection(Framed::new(upgraded, codec()));
+        connection
+            .send(&[PeerFrame::Hello(self.hello.clone())])
+            .await?;
+        let answer = patiently(connection.0.next())
+            .await?
+            .ok_or(LinkError::Closed)??;
+        match wire::parse(VERSION, &answer)? {
+            PeerAnswer::Welcome => Ok(connection),
+            PeerAnswer::Refused(reason) => Err(LinkError::Refused(reason)),
+        }
+    }
+}
+
+impl Connection {
+    /// Sends frames; they are on their way when this returns.
+    pub async fn send(&mut self, frames: &[PeerFrame]) -> Result<(), LinkError> {
+        let mut bytes = Vec::new();
+        for frame in frames {
+            bytes.extend_from_slice(&wire::frame(VERSION, frame)?);
+        }
+        let write = async {
+            let connection = self.0.get_mut();
+            connection.write_all(&bytes).await?;
+            connection.flush().await
+        };
+        Ok(patiently(write).await??)
+    }
+}
+
+/// Listens to a master that dialled this one, until either hangs up.
+pub async fn accept(master: Arc<Master>, connection: TokioIo<hyper::upgrade::Upgraded>) {
+    let mut connection = Framed::new(connection, codec());
+    match listen(&master, &mut connection).await {
+        Ok(()) | Err(LinkError::Closed) => {}
+        Err(error) => {
+            let error = anyhow::Error::from(error);
+            tracing::warn!(error = %format_args!("{error:#}"), "a master's connection ended");
+        }
+    }
+}
+
+async fn listen<C: AsyncRead + AsyncWrite + Unpin>(
+    master: &Master,
+    connection: &mut Framed<C, LengthDelimitedCodec>,
+) -> Result<(), LinkError> {
+    let PeerFrame::Hello(hello) = patiently(next_frame(connection)).await?? else {
+        return Err(LinkError::Unexpected);
+    };
+    let refused = refusal(master, &hello);
+    let answer = match &refused {
+        None => PeerAnswer::Welcome,
+        Some(reason) => PeerAnswer::Refused(reason.clone()),
+    };
+    let answer = tepui_types::envelope::encode(VERSION, &answer);
+    patiently(connection.send(Bytes::from(answer))).await??;
+    if let Some(reason) = refused {
+        tracing::warn!(peer = %hello.from, cluster = %hello.cluster, %reason, "a master was turned away");
+        return Ok(());
+    }
+    loop {
+        let frame = next_frame(connection).await?;
+        if refusal(master, &hello).is_some() {
+            // It was removed meanwhile; when it dials again it is told so.
+            return Ok(());
+        }
+        match frame {
+            PeerFrame::Hello(_) => return Err(LinkError::Unexpected),
+            PeerFrame::ImageLost => master.log.unreachable(hello.from),
+            PeerFrame::Messages(messages) => master.log.step(decode(&messages, hello.from)?),
+        }
+    }
+}
+
+/// Messages of the one who may send them.
+fn decode(messages: &[Vec<u8>], from: NodeId) -> Result<Vec<Message>, LinkError> {
+    messages
+        .iter()
+        .map(|bytes| match Message::decode(bytes.as_slice()) {
+            Ok(message) if message.from == from.0 => Ok(message),
+            _ => Err(LinkError::Unexpected),
+        })
+        .collect()
+}
+
+fn refusal(master: &Master, hello: &PeerHello) -> Option<Reason> {
+    let state = master.view.load();
+    let ours = state.cluster;
+    if hello.cluster != ours {
+        let why = format!(
+            "this master is of cluster {ours}, not of {}: check --peers",
+            hello.cluster
+        );
+        return Some(Reason::new("foreign-cluster", why));
+    }
+    if hello.to != master.node {
+        let why = format!(
+            "this is master {}, not {}: its folder is another one now",
+            master.node, hello.to
+        );
+        return Some(Reason::new("other-master", why));
+    }
+    if hello.from == master.node {
+        let why = "this master has the same id: its folder was copied".to_owned();
+        return Some(Reason::new("copied-folder", why));
+    }
+    if state.master(hello.from).is_none() && !master.log.is_member(hello.from) {
+        let why = format!("master {} is not a member of this cluster", hello.from);
+        return Some(Reason::new(NOT_A_MEMBER, why));
+    }
+    None
+}
+
+async fn next_frame<C: AsyncRead + Unpin>(
+    connection: &mut Framed<C, LengthDelimitedCodec>,
+) -> Result<PeerFrame, LinkError> {
+    let bytes = connection.next().await.ok_or(LinkError::Closed)??;
+    Ok(wire::parse(VERSION, &bytes)?)
+}
+
+async fn patiently<F: Future>(step: F) -> Result<F::Output, LinkError> {
+    timeout(PATIENCE, step).await.map_err(|_| LinkError::Slow)
+}
+
+fn codec() -> LengthDelimitedCodec {
+    LengthDelimitedCodec::builder()
+        .little_endian()
+        .max_frame_length(MAX_FRAME)
+        .new_codec()
+}

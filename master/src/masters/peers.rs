@@ -1,0 +1,46 @@
+//! Requests to other masters.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::{Method, RequestBuilder};
+
+/// How long a master may take to be reached: in a data centre far longer than it does, and short
+/// enough to try another.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The client could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to set up the client for other masters")]
+pub struct PeersError(#[source] reqwest::Error);
+
+/// Makes requests to other masters; clones share connections.
+#[derive(Debug, Clone)]
+pub struct Peers {
+    client: reqwest::Client,
+    token: Option<Arc<str>>,
+}
+
+impl Peers {
+    /// With the token that all masters of the cluster share, if they do.
+    pub fn new(token: Option<&str>) -> Result<Self, PeersError> {
+        let client = reqwest::Client::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_nodelay(true)
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .build()
+            .map_err(PeersError)?;
+        let token = token.map(Arc::from);
+        Ok(Self { client, token })
+    }
+
+    /// A request to the master at `url`.
+    pub fn request(&self, method: Method, url: &str, path: &str) -> RequestBuilder {
+        let request = self.client.request(method, format!("{url}{path}"));
+        match &self.token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! Linearizable reads: raft is asked for a point to read at, once for all who wait.
+//!
+//! A follower's raft passes the question on to the leader. An answer says how far the log was
+//! committed when the question came; the reader then waits until its own state is as far.
+
+use std::time::{Duration, Instant};
+
+use raft::{ReadState, StateRole};
+
+use super::inbox::Reader;
+use super::{Leadership, Node, now};
+use crate::proposals::ProposeError;
+
+/// How long a reader waits for a leader's word: above a heartbeat's way and back, and an election.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Readers who wait for one answer of raft's.
+pub(super) struct Asked {
+    number: u64,
+    until: Instant,
+    readers: Vec<Reader>,
+}
+
+impl Node {
+    /// One question to raft for all readers. A leader drops, saying nothing, what comes before its
+    /// term's first entry is committed: until then its own readers wait here, and those of
+    /// followers give up and ask again.
+    pub(super) fn on_read_index(&mut self, readers: Vec<Reader>) {
+        match *self.leadership.borrow() {
+            Leadership::Leader { .. } | Leadership::Follower { leader: Some(_) } => {}
+            Leadership::Follower { leader: None } if self.raw.raft.state == StateRole::Leader => {
+                self.awaiting_leader.extend(readers);
+                return;
+            }
+            Leadership::Follower { leader: None } => return refuse(readers),
+        }
+        let number = self.next_read;
+        self.next_read += 1;
+        self.readers.push_back(Asked {
+            number,
+            until: now() + PATIENCE,
+            readers,
+        });
+        self.raw.read_index(context(self.raw.raft.id, number));
+    }
+
+    /// Hands readers the index at which they may read; they wait for the view themselves.
+    pub(super) fn answer_readers(&mut self, read_states: Vec<ReadState>) {
+        let id = self.raw.raft.id;
+        for state in read_states {
+            let is_answered = |asked: &Asked| state.request_ctx == context(id, asked.number);
+            let Some(last) = self.readers.iter().position(is_answered) else {
+                continue;
+            };
+            // An answer stands for the questions before it: they may have been lost on the way.
+            for asked in self.readers.drain(..=last) {
+                for reader in asked.readers {
+                    reader.send(Ok(state.index)).ok();
+                }
+            }
+        }
+    }
+
+    /// Gives up on questions that nobody answers.
+    pub(super) fn expire_readers(&mut self) {
+        let now = now();
+        while let Some(asked) = self.readers.pop_front_if(|asked| asked.until <= now) {
+            refuse(asked.readers);
+        }
+    }
+
+    /// No leader will answer these.
+    pub(super) fn refuse_readers(&mut self) {
+        let asked = self.readers.drain(..).flat_map(|asked| asked.readers);
+        refuse(asked.chain(self.awaiting_leader.drain(..)));
+    }
+}
+
+fn refuse(readers: impl IntoIterator<Item = Reader>) {
+    for reader in readers {
+        reader.send(Err(ProposeError::NoLeader)).ok();
+    }
+}
+
+/// Tells answers apart: the leader knows readers of all members by it.
+fn context(node: u64, number: u64) -> Vec<u8> {
+    [node.to_be_bytes(), number.to_be_bytes()].concat()
+}

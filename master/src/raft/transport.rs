@@ -1,0 +1,221 @@
+//! What this master says to the others: a connection to each, dialled from here.
+//!
+//! Sending never waits. What does not get through is lost, and raft is told that the peer is
+//! unreachable; it sends again what matters. Messages to a peer that is not connected are not kept:
+//! by then they would be old.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prost::Message as _;
+use raft::eraftpb::Message;
+use tepui_types::NodeId;
+use tepui_types::wire::peer::{MAX_BATCH_BYTES, PeerFrame};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::inbox::Inbox;
+use crate::folder::Identity;
+use crate::masters::link::Link;
+use crate::masters::peers::Peers;
+
+/// Messages on their way to one peer: more than raft has in flight.
+const OUTBOX: usize = 1_024;
+/// The first pause after a failed dial; doubles. Short: a master that was killed comes back soon.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+/// The longest.
+const LAST_PAUSE: Duration = Duration::from_millis(500);
+
+/// The connections.
+pub struct Transport {
+    identity: Identity,
+    inbox: Arc<Inbox>,
+    /// None for a log that is all alone, as tests open it.
+    way: Option<(Handle, Peers)>,
+    peers: BTreeMap<NodeId, Peer>,
+}
+
+struct Peer {
+    url: String,
+    outbox: mpsc::Sender<Saying>,
+    task: JoinHandle<()>,
+}
+
+/// Something for a peer.
+#[derive(Debug)]
+pub(super) enum Saying {
+    /// Raft's.
+    Message(Box<Message>),
+    /// See [`PeerFrame::ImageLost`].
+    ImageLost,
+}
+
+impl Transport {
+    /// Nobody is known yet. Without peers, nobody ever is.
+    pub fn new(identity: Identity, inbox: Arc<Inbox>, peers: Option<Peers>) -> Self {
+        Self {
+            identity,
+            inbox,
+            way: peers.map(|peers| (Handle::current(), peers)),
+            peers: BTreeMap::new(),
+        }
+    }
+
+    /// Who there is, and where; connections to others end.
+    pub fn set_peers(&mut self, masters: impl IntoIterator<Item = (NodeId, String)>) {
+        let Some((runtime, peers)) = &self.way else {
+            return;
+        };
+        let mut known = std::mem::take(&mut self.peers);
+        for (id, url) in masters {
+            if id == self.identity.node {
+                continue;
+            }
+            let peer = match known.remove(&id) {
+                Some(peer) if peer.url == url => peer,
+                _ => {
+                    let (outbox, sayings) = mpsc::channel(OUTBOX);
+                    let link = Link::new(self.identity, id, url.clone(), peers.clone());
+                    let task = runtime.spawn(serve(link, sayings, self.inbox.clone()));
+                    Peer { url, outbox, task }
+                }
+            };
+            self.peers.insert(id, peer);
+        }
+    }
+
+    /// Where a peer is reached.
+    pub fn url(&self, peer: NodeId) -> Option<&str> {
+        self.peers.get(&peer).map(|peer| peer.url.as_str())
+    }
+
+    /// What requests to peers go through; none for a log that is alone.
+    pub fn way(&self) -> Option<(Handle, Peers)> {
+        self.way.clone()
+    }
+
+    /// Sends, if the peer keeps up.
+    pub(super) fn send(&self, to: NodeId, saying: Saying) {
+        let Some(peer) = self.peers.get(&to) else {
+            return;
+        };
+        if peer.outbox.try_send(saying).is_err() {
+            self.inbox.unreachable(to);
+        }
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Keeps one connection up for as long as the peer is one.
+async fn serve(link: Link, mut sayings: mpsc::Receiver<Saying>, inbox: Arc<Inbox>) {
+    let mut pause = FIRST_PAUSE;
+    let mut was_up = true;
+    loop {
+        let error = match link.connect().await {
+            Ok(mut connection) => {
+                tracing::info!(peer = %link.to(), url = link.url(), "peer connected");
+                (pause, was_up) = (FIRST_PAUSE, true);
+                // What gathered meanwhile is old.
+                while sayings.try_recv().is_ok() {}
+                loop {
+                    let Some(frames) = next_frames(&mut sayings).await else {
+                        return;
+                    };
+                    if let Err(error) = connection.send(&frames).await {
+                        break error;
+                    }
+                }
+            }
+            Err(error) => error,
+        };
+        inbox.unreachable(link.to());
+        if error.disowns() {
+            inbox.disowned();
+        }
+        // The first failure is news; that it goes on is none.
+        if was_up {
+            let error = anyhow::Error::from(error);
+            let error = format_args!("{error:#}");
+            tracing::warn!(peer = %link.to(), url = link.url(), %error, "no connection to peer");
+        }
+        was_up = false;
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LAST_PAUSE);
+    }
+}
+
+/// All that waits, in as few frames as hold it; none when there is nobody left to say anything.
+async fn next_frames(sayings: &mut mpsc::Receiver<Saying>) -> Option<Vec<PeerFrame>> {
+    let mut waiting = Vec::new();
+    if sayings.recv_many(&mut waiting, OUTBOX).await == 0 {
+        return None;
+    }
+    let (mut frames, mut batch, mut bytes) = (Vec::new(), Vec::new(), 0);
+    for saying in waiting {
+        match saying {
+            Saying::ImageLost => frames.push(PeerFrame::ImageLost),
+            Saying::Message(message) => {
+                let message = message.encode_to_vec();
+                if bytes + message.len() > MAX_BATCH_BYTES && !batch.is_empty() {
+                    frames.push(PeerFrame::Messages(std::mem::take(&mut batch)));
+                    bytes = 0;
+                }
+                bytes += message.len();
+                batch.push(message);
+            }
+        }
+    }
+    if !batch.is_empty() {
+        frames.push(PeerFrame::Messages(batch));
+    }
+    Some(frames)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use raft::eraftpb::Entry;
+
+    #[tokio::test]
+    async fn large_messages_are_spread_over_frames_in_their_order() {
+        let (sender, mut receiver) = mpsc::channel(OUTBOX);
+        for index in 0..9 {
+            let entry = Entry {
+                index,
+                data: vec![0; MAX_BATCH_BYTES / 3],
+                ..Entry::default()
+            };
+            let message = Message {
+                entries: vec![entry],
+                index,
+                ..Message::default()
+            };
+            sender
+                .send(Saying::Message(Box::new(message)))
+                .await
+                .unwrap();
+        }
+        let frames = next_frames(&mut receiver).await.unwrap();
+        let mut indexes = Vec::new();
+        for frame in &frames {
+            assert!(tepui_types::wire::frame(1, frame).is_ok());
+            let PeerFrame::Messages(messages) = frame else {
+                panic!("messages")
+            };
+            for message in messages {
+                indexes.push(Message::decode(message.as_slice()).unwrap().index);
+            }
+        }
+        assert!(frames.len() >= 4);
+        assert_eq!(indexes, (0..9).collect::<Vec<_>>());
+        drop(sender);
+        assert!(next_frames(&mut receiver).await.is_none());
+    }
+}

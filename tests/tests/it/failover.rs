@@ -1,0 +1,365 @@
+//! Groups of masters: the lead moves, members come and go, and nothing is lost.
+
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use reqwest::Method;
+use tepui_tests::{Client, Cluster, Job, eventually};
+use tepui_types::TaskState;
+use tepui_types::api::job::JobState;
+use tepui_types::api::master::MasterRole;
+
+use super::Result;
+
+/// A job that is submitted until it is known to be taken, by whichever master answers.
+async fn submit_surely(clients: &[Client], job: &Job) -> anyhow::Result<()> {
+    let key = job.request().name.clone().context("a job with a name")?;
+    for turn in 0.. {
+        let client = &clients[turn % clients.len()];
+        let request = client
+            .request(Method::POST, "/frameworks/batch/jobs")
+            .header("Idempotency-Key", &key)
+            .timeout(Duration::from_secs(5))
+            .json(job.request());
+        match client.send(request).await {
+            Ok(answer) if answer.status.is_success() => return Ok(()),
+            Ok(answer) if answer.status.is_server_error() => {}
+            Ok(answer) => bail!("{}: {}", answer.status, answer.text()),
+            Err(_) => {}
+        }
+        ensure!(turn < 2_000, "{key} is not taken");
+        // sleep: the next leader is being elected.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
+}
+
+async fn roles(client: &Client) -> anyhow::Result<Vec<(String, MasterRole)>> {
+    let masters = client.masters().await?;
+    Ok(masters.into_iter().map(|it| (it.url, it.role)).collect())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_leaders_lose_nothing_and_double_nothing() -> Result {
+    let mut cluster = Cluster::new().masters(3).agents(2).start().await?;
+    let clients: Vec<_> = (0..3)
+        .map(|index| cluster.client_of(index))
+        .collect::<anyhow::Result<_>>()?;
+    let mut names = Vec::new();
+    for round in 0..4 {
+        let clients = clients.clone();
+        let submitting = tokio::spawn(async move {
+            let mut names = Vec::new();
+            for number in 0..25 {
+                let name = format!("job-{round}-{number}");
+                submit_surely(&clients, &Job::command(["true"]).count(2).name(&name)).await?;
+                names.push(name);
+            }
+            Ok::<_, anyhow::Error>(names)
+        });
+        // sleep: the kill comes at another moment of the work each time.
+        tokio::time::sleep(Duration::from_millis(30 + 40 * round)).await;
+        let leader = cluster.leader().await?;
+        cluster.kill_master_at(leader);
+        cluster.speak_to((leader + 1) % 3)?;
+        names.extend(submitting.await??);
+        cluster.start_master_at(leader).await?;
+    }
+    for name in &names {
+        let job = cluster.client().ended(name).await;
+        assert_eq!(
+            (job.state, job.finished),
+            (JobState::Finished, 2),
+            "{job:?}"
+        );
+    }
+    let tasks = cluster.client().tasks("?state=finished").await?;
+    assert_eq!(tasks.len(), 2 * names.len(), "each ran once");
+    // Every master has come to the same.
+    let counts = |client: Client| async move {
+        let tasks = client.tasks("").await?;
+        let mut tasks: Vec<_> = tasks
+            .into_iter()
+            .map(|it| (it.id, it.status.state))
+            .collect();
+        tasks.sort();
+        anyhow::Ok(tasks)
+    };
+    let first = counts(clients[0].clone()).await?;
+    for client in &clients[1..] {
+        assert_eq!(counts(client.clone()).await?, first);
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tasks_and_their_readers_go_on_while_the_lead_moves() -> Result {
+    let mut cluster = Cluster::new().masters(3).start().await?;
+    let gate = cluster.dir().join("gate");
+    let script = format!(
+        "echo before; while ! test -e {}; do sleep 0.02; done; echo after",
+        gate.display()
+    );
+    cluster
+        .client()
+        .submit(&Job::shell(&script).name("long"))
+        .await?;
+    let task = cluster.client().running("long").await;
+    let leader = cluster.leader().await?;
+    cluster.kill_master_at(leader);
+    cluster.speak_to((leader + 1) % 3)?;
+    let next = cluster.leader().await?;
+    assert_ne!(next, leader);
+    let client = cluster.client().clone();
+    eventually("the agent is back", async || {
+        let agents = client.agents().await?;
+        match agents.iter().all(|agent| agent.connected) {
+            true => Ok(()),
+            false => bail!("{agents:?}"),
+        }
+    })
+    .await;
+    assert_eq!(client.task(&task).await?.status.state, TaskState::Running);
+    std::fs::write(&gate, "")?;
+    let job = client.ended("long").await;
+    assert_eq!(job.state, JobState::Finished, "{job:?}");
+    assert_eq!(client.output(&task, "stdout").await?, "before\nafter\n");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_master_takes_work_and_shows_it_at_once() -> Result {
+    let cluster = Cluster::new().masters(3).start().await?;
+    for index in 0..3 {
+        let client = cluster.client_of(index)?;
+        let name = format!("job-{index}");
+        client.run(&Job::command(["true"]).name(&name)).await?;
+        // A read on any other master sees what this one has answered.
+        let other = cluster.client_of((index + 1) % 3)?;
+        let tasks = other.tasks(&format!("?search={name}")).await?;
+        assert_eq!(tasks.len(), 1, "{tasks:?}");
+        assert_eq!(tasks[0].status.state, TaskState::Finished);
+    }
+    let leader = cluster.url_of_master(cluster.leader().await?);
+    for index in 0..3 {
+        let answer = cluster.client_of(index)?.get_raw("/v1/cluster").await?;
+        let named = answer.headers.get("tepui-leader");
+        let named = named.map(|url| url.to_str().unwrap_or_default());
+        let is_leader = cluster.url_of_master(index) == leader;
+        assert_eq!(named, (!is_leader).then_some(leader.as_str()));
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_artifact_is_held_by_more_than_the_leader_when_it_is_acknowledged() -> Result {
+    let mut cluster = Cluster::new().masters(3).without_batch().start().await?;
+    let leader = cluster.leader().await?;
+    let client = cluster.client_of(leader)?;
+    let bytes: Vec<u8> = (0..300_000_u32).map(|n| n as u8).collect();
+    let digest = client.upload(bytes.clone()).await?;
+    cluster.kill_master_at(leader);
+    cluster.speak_to((leader + 1) % 3)?;
+    for index in (0..3).filter(|index| *index != leader) {
+        let client = cluster.client_of(index)?;
+        let answer = eventually("the artifact is there", async || {
+            let answer = client.get_raw(&format!("/v1/artifacts/{digest}")).await?;
+            match answer.status.is_success() {
+                true => Ok(answer),
+                false => bail!("{}: {}", answer.status, answer.text()),
+            }
+        })
+        .await;
+        assert!(answer.body == bytes);
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_minority_takes_nothing_and_says_so() -> Result {
+    let mut cluster = Cluster::new().masters(3).start().await?;
+    let leader = cluster.leader().await?;
+    for index in (0..3).filter(|index| *index != leader) {
+        cluster.kill_master_at(index);
+    }
+    let client = cluster.client_of(leader)?;
+    eventually("the leader notices that it leads nobody", async || {
+        let answer = client.submit_raw(&Job::command(["true"])).await?;
+        match answer.status.as_u16() {
+            503 => Ok(()),
+            status => bail!("{status}"),
+        }
+    })
+    .await;
+    let problem = client.get_raw("/v1/tasks").await?.problem();
+    assert_eq!(problem.code, "no-leader");
+    assert!(problem.detail.contains("majority"), "{problem:?}");
+    let back = (leader + 1) % 3;
+    cluster.start_master_at(back).await?;
+    cluster.speak_to(back)?;
+    let client = cluster.client().clone();
+    let job = Job::command(["true"]).name("again");
+    submit_surely(&[client.clone()], &job).await?;
+    assert_eq!(client.ended("again").await.state, JobState::Finished);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wiped_master_comes_back_under_a_new_id_and_votes_again() -> Result {
+    let mut cluster = Cluster::new().masters(3).start().await?;
+    cluster.client().run(&Job::command(["true"])).await?;
+    let leader = cluster.leader().await?;
+    let wiped = (leader + 1) % 3;
+    cluster.speak_to(leader)?;
+    let url = cluster.url_of_master(wiped);
+    let before = cluster.client().masters().await?;
+    let id_of = |masters: &[tepui_types::api::master::MasterView]| {
+        let found = masters.iter().find(|master| master.url == url);
+        found.map(|master| master.id)
+    };
+    cluster.kill_master_at(wiped);
+    std::fs::remove_dir_all(cluster.dir_of_master(wiped))?;
+    cluster.start_master_at(wiped).await?;
+    let client = cluster.client().clone();
+    let after = eventually("it votes", async || {
+        let masters = client.masters().await?;
+        let is_voter = |role| matches!(role, MasterRole::Voter | MasterRole::Leader);
+        match masters.len() == 3 && masters.iter().all(|master| is_voter(master.role)) {
+            true => Ok(masters),
+            false => bail!("{masters:?}"),
+        }
+    })
+    .await;
+    assert_ne!(
+        id_of(&before),
+        id_of(&after),
+        "a wiped folder is another master"
+    );
+    // It counts for the majority: without one of the others, work goes on.
+    let other = (leader + 2) % 3;
+    cluster.kill_master_at(other);
+    submit_surely(&[client.clone()], &Job::command(["true"]).name("after")).await?;
+    assert_eq!(client.ended("after").await.state, JobState::Finished);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_master_that_was_away_for_long_is_brought_an_image() -> Result {
+    let plan = Cluster::new()
+        .masters(3)
+        .master_flag("--snapshot-entries", "100");
+    let mut cluster = plan.start().await?;
+    let leader = cluster.leader().await?;
+    cluster.speak_to(leader)?;
+    let away = (leader + 1) % 3;
+    cluster.kill_master_at(away);
+    for number in 0..60 {
+        let job = Job::command(["true"])
+            .count(3)
+            .name(&format!("job-{number}"));
+        cluster.client().run(&job).await?;
+    }
+    cluster.start_master_at(away).await?;
+    let tasks = cluster.client_of(away)?.tasks("").await?;
+    assert_eq!(tasks.len(), 180);
+    let log = cluster.log_of_master(away);
+    assert!(
+        log.contains("started anew from the leader's image"),
+        "{log}"
+    );
+    // It can lead with what it was brought.
+    let masters = cluster.client().masters().await?;
+    let url = cluster.url_of_master(away);
+    let id = masters
+        .iter()
+        .find(|master| master.url == url)
+        .map(|it| it.id);
+    let path = format!("/v1/masters/{}/lead", id.context("it is listed")?);
+    let answer = cluster.client().post_raw(&path, &()).await?;
+    assert!(answer.status.is_success(), "{}", answer.text());
+    let client = cluster.client_of(away)?;
+    eventually("it leads", async || {
+        match roles(&client)
+            .await?
+            .contains(&(url.clone(), MasterRole::Leader))
+        {
+            true => Ok(()),
+            false => bail!("it does not"),
+        }
+    })
+    .await;
+    submit_surely(&[client.clone()], &Job::command(["true"]).name("after")).await?;
+    assert_eq!(client.ended("after").await.state, JobState::Finished);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_come_and_go_while_work_goes_on() -> Result {
+    let mut cluster = Cluster::new().start().await?;
+    let first = cluster.client().masters().await?.remove(0);
+    let (second, third) = (cluster.add_master().await?, cluster.add_master().await?);
+    let client = cluster.client_of(second)?;
+    eventually("all vote", async || {
+        let roles = roles(&client).await?;
+        let voters = roles.iter().filter(|(_, role)| *role == MasterRole::Voter);
+        match voters.count() == 2 {
+            true => Ok(()),
+            false => bail!("{roles:?}"),
+        }
+    })
+    .await;
+    client
+        .run(&Job::command(["true"]).name("among-three"))
+        .await?;
+    // The leader itself leaves: it hands over first, and its process ends.
+    let answer = client
+        .delete_raw(&format!("/v1/masters/{}", first.id))
+        .await?;
+    assert!(answer.status.is_success(), "{}", answer.text());
+    let status = eventually("the removed master ends", async || {
+        cluster.master_ended(0).context("it runs")
+    })
+    .await;
+    assert!(!status.success(), "it says that it was removed");
+    assert!(
+        cluster
+            .log_of_master(0)
+            .contains("was removed from the cluster")
+    );
+    cluster.kill_master_at(0);
+    submit_surely(&[client.clone()], &Job::command(["true"]).name("among-two")).await?;
+    assert_eq!(client.ended("among-two").await.state, JobState::Finished);
+    let masters = cluster.client_of(third)?.masters().await?;
+    assert_eq!(masters.len(), 2, "{masters:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn peers_that_were_told_different_things_found_nothing() -> Result {
+    let cluster = Cluster::new().masters(3).without_batch().start().await?;
+    // A master of another list, which names one of this cluster.
+    let dir = cluster.dir().join("stranger");
+    let program = tepui_tests::process::program("tepui-master")?;
+    let member = cluster.url_of_master(0);
+    let output = tokio::process::Command::new(&program)
+        .args(["--listen", "127.0.0.1:0", "--peers", &member, "--dir"])
+        .arg(&dir)
+        .output()
+        .await?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && said.contains("--advertise"),
+        "{said}"
+    );
+    let output = tokio::process::Command::new(&program)
+        .args(["--listen", "127.0.0.1:0", "--join", "127.0.0.1:1", "--dir"])
+        .arg(&dir)
+        .output()
+        .await?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && said.contains("failed to reach"),
+        "{said}"
+    );
+    Ok(())
+}

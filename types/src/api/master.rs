@@ -1,0 +1,77 @@
+//! `/v1/masters`: who replicates the log.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{ClusterId, NodeId};
+
+/// One master, as the leader sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct MasterView {
+    /// Its id.
+    pub id: NodeId,
+    /// Where it is reached.
+    pub url: String,
+    /// What it is in the group.
+    pub role: MasterRole,
+    /// Whether the leader has heard of it lately.
+    pub active: bool,
+    /// The last log index that it is known to have.
+    pub matched: u64,
+    /// How many entries it is behind the leader.
+    pub behind: u64,
+    /// Log index of its record's last change.
+    pub revision: u64,
+}
+
+/// What a master is in the group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum MasterRole {
+    /// It leads.
+    Leader,
+    /// It votes and follows.
+    Voter,
+    /// It follows, and votes once it has caught up.
+    Learner,
+    /// It is listed, and not a member yet.
+    Joining,
+}
+
+impl MasterRole {
+    /// As it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Leader => "leader",
+            Self::Voter => "voter",
+            Self::Learner => "learner",
+            Self::Joining => "joining",
+        }
+    }
+}
+
+/// A master that wants to come in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct JoinRequest {
+    /// Its id.
+    pub id: NodeId,
+    /// Where others reach it.
+    pub url: String,
+}
+
+/// What a master says of itself to one that founds or joins a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Introduction {
+    /// Its id.
+    pub id: NodeId,
+    /// Its cluster; none while it founds one.
+    pub cluster: Option<ClusterId>,
+    /// The peers with whom it founds one, itself among them, in order; empty in a cluster.
+    pub peers: Vec<String>,
+    /// The cluster's members; empty while it founds one.
+    pub members: Vec<NodeId>,
+}

@@ -1,0 +1,52 @@
+//! Frames between masters, version 1.
+//!
+//! A master dials each other one at `GET /v1/masters/connect` with `Upgrade: tepui-master/1` and
+//! sends [`PeerFrame::Hello`]; the other answers [`PeerAnswer`] once. From then on frames go one
+//! way: what the other has to say comes on the connection that it dials. Losing frames is safe:
+//! Raft sends again.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{ClusterId, NodeId};
+use crate::task::Reason;
+
+/// The version of every frame here.
+pub const VERSION: u8 = 1;
+/// The token of the HTTP upgrade (RFC 9110, section 7.8).
+pub const UPGRADE: &str = "tepui-master/1";
+/// Where masters connect.
+pub const CONNECT_PATH: &str = "/v1/masters/connect";
+/// Bytes of messages after which a sender begins another frame, far below a frame's own limit: the
+/// largest message holds a megabyte of entries, or one entry of a little more.
+pub const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
+
+/// From the master that dialled.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PeerFrame {
+    /// Who it is and whom it looks for; first on every connection.
+    Hello(PeerHello),
+    /// Raft's messages in their order, each in Protocol Buffers as `raft` defines them.
+    Messages(Vec<Vec<u8>>),
+    /// The image that this leader spoke of cannot be had from it any more.
+    ImageLost,
+}
+
+/// A master's introduction.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerHello {
+    /// The cluster it belongs to.
+    pub cluster: ClusterId,
+    /// Its id.
+    pub from: NodeId,
+    /// The id that it expects at this address.
+    pub to: NodeId,
+}
+
+/// From the master that was dialled, once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PeerAnswer {
+    /// Go on.
+    Welcome,
+    /// The connection ends.
+    Refused(Reason),
+}
