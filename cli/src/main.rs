@@ -23,6 +23,7 @@ mod events;
 mod explain;
 mod framework;
 mod job;
+mod logs;
 mod master;
 mod output;
 mod progress;

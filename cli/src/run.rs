@@ -5,6 +5,7 @@
 //! code; of an array, the count of ended tasks is shown. Ctrl-C asks for the
 //! job's end, and a second one leaves it to itself.
 
+use std::cell::Cell;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -26,8 +27,10 @@ use watch::Watch;
 
 mod watch;
 
-/// What a shell says of a program that Ctrl-C ended.
+/// What a shell says of a program that SIGINT (Ctrl-C) ended: 128 and the signal's number.
 const INTERRUPTED: u8 = 130;
+/// The same of SIGTERM.
+const TERMINATED: u8 = 143;
 
 /// What to run, and how.
 #[derive(Debug, Args)]
@@ -123,11 +126,11 @@ pub async fn run(
         return Ok(ExitCode::SUCCESS);
     }
     let name = job.name.clone();
+    let interrupted = Cell::new(None);
     let ended = tokio::select! {
         ended = wait(&name, job, client, format) => ended,
-        left = interrupts(&name, client) => {
-            left?;
-            return Ok(ExitCode::from(INTERRUPTED));
+        left = interrupts(&name, client, &interrupted) => {
+            return Ok(ExitCode::from(left?));
         }
     };
     let job = match ended {
@@ -143,7 +146,8 @@ pub async fn run(
     if format == Format::Json {
         output::json(&job)?;
     }
-    Ok(verdict(&job))
+    let verdict = verdict(&job);
+    Ok(interrupted.get().map_or(verdict, ExitCode::from))
 }
 
 /// Waits for the job's end, and shows on the way what there is to see.
@@ -155,25 +159,25 @@ async fn wait(name: &str, job: JobView, client: &Client, format: Format) -> Resu
     }
 }
 
-/// Ends with the second Ctrl-C; the first asks for the job's end.
-async fn interrupts(name: &str, client: &Client) -> Result<()> {
+/// Ends with the second Ctrl-C, with the code to exit with; the first asks for the job's end.
+async fn interrupts(name: &str, client: &Client, code: &Cell<Option<u8>>) -> Result<u8> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    for turn in 0..2 {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
+    loop {
+        let signal = tokio::select! {
+            _ = interrupt.recv() => INTERRUPTED,
+            _ = terminate.recv() => TERMINATED,
+        };
+        if code.replace(Some(signal)).is_some() {
+            return Ok(signal);
         }
-        if turn == 0 {
-            output::note(&format!(
-                "tepui: ending job {name}; Ctrl-C again leaves it to end by itself"
-            ));
-            if let Err(error) = client.kill_job(name).await {
-                output::note(&format!("tepui: job {name} could not be ended: {error}"));
-            }
+        output::note(&format!(
+            "tepui: ending job {name}; Ctrl-C again leaves it to end by itself"
+        ));
+        if let Err(error) = client.kill_job(name).await {
+            output::note(&format!("tepui: job {name} could not be ended: {error}"));
         }
     }
-    Ok(())
 }
 
 /// A WebAssembly program, brought to the cluster.

@@ -4,14 +4,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
-use futures::StreamExt;
 use tepui_types::api::task::{KillRequest, TaskView};
 use tepui_types::{AgentId, TaskId, TaskState, Workload};
-use tokio::io::AsyncWriteExt;
 
-use crate::amounts;
 use crate::client::{Client, LogStream, TaskFilter};
 use crate::output::{self, Columns, Fields, Format};
+use crate::{amounts, logs};
 
 /// How many tasks a list shows unless it is told to show all.
 const SHOWN: usize = 100;
@@ -98,7 +96,7 @@ pub async fn run(command: Command, client: &Client, format: Format) -> Result<()
                 true => LogStream::Stderr,
                 false => LogStream::Stdout,
             };
-            logs(&id, stream, follow, client).await
+            logs::copy(client, &id, stream, follow, tokio::io::stdout()).await
         }
         Command::Kill { task, grace } => {
             let id = find(&task, client).await?;
@@ -205,16 +203,6 @@ fn cut(text: &str, most: usize) -> String {
     }
     let kept: String = text.chars().take(most - 1).collect();
     format!("{kept}…")
-}
-
-async fn logs(id: &TaskId, stream: LogStream, follow: bool, client: &Client) -> Result<()> {
-    let mut bytes = client.task_logs(id, stream, 0, follow).await?;
-    let mut stdout = tokio::io::stdout();
-    while let Some(chunk) = bytes.next().await {
-        stdout.write_all(&chunk?).await?;
-        stdout.flush().await?;
-    }
-    Ok(())
 }
 
 /// The task that a person means: by its id, or the newest of a name.

@@ -6,14 +6,14 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use futures::StreamExt;
 use tepui_types::TaskId;
 use tepui_types::api::job::{JobState, JobView};
-use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
 use crate::client::{Client, ClientError, LogStream};
 use crate::job;
+use crate::logs;
 use crate::output;
 use crate::progress::Transfer;
 
@@ -22,10 +22,6 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(2);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 /// How long a job may wait before the reason is said.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How often in a row an output is asked for in vain, and the pause in
-/// between: together about ten seconds for an agent to come back.
-const MAX_FAILURES: u32 = 40;
-const FAILURE_PAUSE: Duration = Duration::from_millis(250);
 
 /// One watched job.
 pub struct Watch<'a> {
@@ -122,7 +118,7 @@ impl<'a> Watch<'a> {
         stream: LogStream,
         to: impl AsyncWrite + Unpin,
     ) -> Result<()> {
-        match self.copy_stream(task, stream, to).await {
+        match logs::copy(self.client, task, stream, true, to).await {
             Err(error) if error.downcast_ref::<ClientError>().is_some() => {
                 let name = stream.as_str();
                 output::note(&format!(
@@ -131,38 +127,6 @@ impl<'a> Watch<'a> {
                 Ok(())
             }
             result => result,
-        }
-    }
-
-    async fn copy_stream(
-        &self,
-        task: &TaskId,
-        stream: LogStream,
-        mut to: impl AsyncWrite + Unpin,
-    ) -> Result<()> {
-        let mut offset = 0;
-        let mut failures = 0;
-        loop {
-            let error = match self.client.task_logs(task, stream, offset, true).await {
-                Ok(mut bytes) => loop {
-                    match bytes.next().await {
-                        Some(Ok(chunk)) => {
-                            to.write_all(&chunk).await?;
-                            to.flush().await?;
-                            offset += chunk.len() as u64;
-                            failures = 0;
-                        }
-                        Some(Err(error)) => break error,
-                        None => return Ok(()),
-                    }
-                },
-                Err(error) => error,
-            };
-            failures += 1;
-            if failures > MAX_FAILURES || !may_come_back(&error) {
-                return Err(error.into());
-            }
-            tokio::time::sleep(FAILURE_PAUSE).await;
         }
     }
 }
@@ -174,9 +138,4 @@ fn is_over(job: &JobView) -> bool {
         JobState::Waiting | JobState::Running => false,
         JobState::Finished | JobState::Failed | JobState::Killed => job.active == 0,
     }
-}
-
-/// Whether the master or the agent may only be away for a moment.
-fn may_come_back(error: &ClientError) -> bool {
-    error.is_connection() || matches!(error.status(), Some(502..=504))
 }

@@ -64,6 +64,14 @@ impl Row {
         }
     }
 
+    /// The same, but better when higher.
+    pub fn higher(self) -> Self {
+        Self {
+            better: "higher",
+            ..self
+        }
+    }
+
     /// Whether the goal is reached.
     pub fn is_reached(&self) -> bool {
         match self.better {

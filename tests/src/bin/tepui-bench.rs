@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use tepui_tests::bench::path;
+use tepui_tests::bench::{failover, path};
 
 /// Measure Tepui on this machine.
 #[derive(Debug, Parser)]
@@ -28,12 +28,30 @@ enum Bench {
         #[arg(long, default_value_t = 10, value_name = "N")]
         seconds: u64,
     },
+    /// How long a group of masters is without a leader, and what it commits
+    Failover {
+        /// Write what was found as JSON, too
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+        /// How often the leader is killed
+        #[arg(long, default_value_t = 50, value_name = "N")]
+        kills: usize,
+        /// How long to commit as much as can be
+        #[arg(long, default_value_t = 30, value_name = "N")]
+        seconds: u64,
+    },
 }
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let Bench::Path { json, seconds } = Cli::parse().bench;
-    let report = path::run(seconds.max(1)).await?;
+    let (json, report) = match Cli::parse().bench {
+        Bench::Path { json, seconds } => (json, path::run(seconds.max(1)).await?),
+        Bench::Failover {
+            json,
+            kills,
+            seconds,
+        } => (json, failover::run(kills.max(1), seconds.max(1)).await?),
+    };
     if let Some(file) = json {
         let text = serde_json::to_string_pretty(&report)? + "\n";
         std::fs::write(&file, text)

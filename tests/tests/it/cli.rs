@@ -229,7 +229,7 @@ async fn a_job_that_waits_says_why_and_ends_with_ctrl_c() -> Result {
     })
     .await;
     let status = run.terminate();
-    assert_eq!(status.code(), Some(1), "{}", run.log());
+    assert_eq!(status.code(), Some(128 + 15), "{}", run.log());
     let job = cluster.client().job("huge").await?;
     assert_eq!(job.state, JobState::Killed);
     Ok(())
