@@ -240,6 +240,10 @@ impl Client {
                         return Ok(response);
                     }
                     let wait = retry_after(&response);
+                    if wait.is_some() {
+                        // It may be cut off from the others.
+                        self.pass_over();
+                    }
                     (self.refusal(&method, path, response).await, wait)
                 }
                 Err(source) if source.is_connect() => {
@@ -252,7 +256,9 @@ impl Client {
                 }
             };
             match wait {
-                Some(wait) if tries < MAX_TRIES => tokio::time::sleep(wait).await,
+                Some(wait) if tries < MAX_TRIES.max(self.bases.len() + 2) => {
+                    tokio::time::sleep(wait).await
+                }
                 _ => return Err(error),
             }
             if tries.is_multiple_of(self.bases.len()) {

@@ -58,9 +58,10 @@ pub struct Options {
     /// Where everything is kept [default: $XDG_STATE_HOME/tepui/dev]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
-    /// The first master's port on 127.0.0.1, the others' follow; 0 takes free ones
-    #[arg(long, default_value_t = DEFAULT_PORT, value_name = "PORT")]
-    port: u16,
+    /// The first master's port on 127.0.0.1, the others' follow; 0 takes free ones [default: 5050,
+    /// or where several masters of this folder were before]
+    #[arg(long, value_name = "PORT")]
+    port: Option<u16>,
     /// Every *.wasm in it is deployed as a framework [default: beside this program]
     #[arg(long, value_name = "DIR")]
     frameworks: Option<PathBuf>,
@@ -246,13 +247,32 @@ impl Cluster {
 /// Where the masters listen: known beforehand, since each is told of the others, and the same as
 /// the last time if any will do, since they look for each other there. An address in use by another
 /// master would take our agents in.
-fn addresses(masters: u16, port: u16, folder: &Folder) -> Result<Vec<String>> {
+fn addresses(masters: u16, port: Option<u16>, folder: &Folder) -> Result<Vec<String>> {
     let path = folder.path().join("addresses");
     let known = std::fs::read_to_string(&path).unwrap_or_default();
     let known: Vec<_> = known.lines().map(str::to_owned).collect();
-    if port == 0 && known.len() == usize::from(masters) {
-        return Ok(known);
+    // One alone may go anywhere.
+    if masters == 1 || known.len() != usize::from(masters) {
+        return bind(masters, port.unwrap_or(DEFAULT_PORT), &path);
     }
+    let is_first = |port: u16| port == 0 || known[0].ends_with(&format!(":{port}"));
+    if port.is_some_and(|port| !is_first(port)) {
+        bail!(
+            "the masters of {} look for each other at {}: leave --port out, or name another folder \
+             with --dir",
+            folder.path().display(),
+            known.join(", ")
+        );
+    }
+    for address in &known {
+        TcpListener::bind(address)
+            .with_context(|| format!("{address} is not free, where a master of this folder was"))?;
+    }
+    Ok(known)
+}
+
+/// Finds free addresses, and remembers them.
+fn bind(masters: u16, port: u16, path: &Path) -> Result<Vec<String>> {
     let mut bound = Vec::new();
     for number in 0..masters {
         let port = match port {
@@ -271,7 +291,7 @@ fn addresses(masters: u16, port: u16, folder: &Folder) -> Result<Vec<String>> {
     let addresses = bound.iter().map(|listener| listener.local_addr());
     let addresses = addresses.collect::<std::io::Result<Vec<_>>>()?;
     let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
-    std::fs::write(&path, addresses.join("\n"))
+    std::fs::write(path, addresses.join("\n"))
         .with_context(|| format!("failed to write {}", path.display()))?;
     Ok(addresses)
 }

@@ -85,6 +85,11 @@ pub enum Command {
         /// Which.
         master: NodeId,
     },
+    /// A master that was to leave has left the group.
+    ForgetMaster {
+        /// Which.
+        master: NodeId,
+    },
 }
 
 /// What called for a turn.

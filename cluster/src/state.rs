@@ -177,6 +177,7 @@ impl State {
             Command::Turn(turn) => self.take_turn(context, turn),
             Command::AddMaster { master, url } => self.add_master(context, *master, url),
             Command::RemoveMaster { master } => self.remove_master(context, *master, expected),
+            Command::ForgetMaster { master } => self.forget_master(context, *master),
         }
     }
 

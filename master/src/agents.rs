@@ -249,7 +249,7 @@ fn misdirected(master: &Master, leader: Option<NodeId>) -> Response {
 
 /// Where an agent may ask for the leader.
 fn urls_of_masters(state: &State) -> impl Iterator<Item = String> {
-    state.masters.values().map(|master| master.url.clone())
+    state.staying_masters().map(|master| master.url.clone())
 }
 
 /// Whether the caller asks for this protocol.

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::frameworks::compiler::process::Compilation;
+use crate::masters::address;
 use crate::masters::founding::Way;
 
 /// Where a master listens when nothing is said.
@@ -127,7 +128,7 @@ pub enum ConfigError {
     )]
     Address(String),
     /// A master's address that is none.
-    #[error("`{0}` is not a master's address: write it like http://10.0.0.1:5050")]
+    #[error("{0}")]
     Url(String),
     /// Nobody can be reached at an address that stands for all.
     #[error(
@@ -322,16 +323,8 @@ fn parse_way(peers: &[String], join: Option<&str>) -> Result<Way, ConfigError> {
     }
 }
 
-/// One form for each address, so that two can be compared.
 fn parse_url(text: &str) -> Result<String, ConfigError> {
-    let bad = || ConfigError::Url(text.to_owned());
-    let authority = text.strip_prefix("http://").unwrap_or(text);
-    let authority = authority.strip_suffix('/').unwrap_or(authority);
-    let parsed: axum::http::uri::Authority = authority.parse().map_err(|_| bad())?;
-    if parsed.port_u16().is_none_or(|port| port == 0) || authority.contains('@') {
-        return Err(bad());
-    }
-    Ok(format!("http://{}", authority.to_ascii_lowercase()))
+    address::parse(text).map_err(ConfigError::Url)
 }
 
 fn read(path: &Path) -> Result<File, ConfigError> {
@@ -390,10 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_of_masters_have_one_form() {
-        for text in ["a:5050", "http://A:5050", "http://a:5050/"] {
-            assert_eq!(parse_url(text).unwrap(), "http://a:5050");
-        }
+    fn peers_are_addresses_of_masters() {
         let config = load("dir = '/a'", &["--peers", "a:1,b:2"]).unwrap();
         let peers = vec!["http://a:1".to_owned(), "http://b:2".to_owned()];
         assert_eq!(config.way, Way::Together(peers));

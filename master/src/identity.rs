@@ -16,6 +16,8 @@ pub struct Identities {
     /// The token's digest: comparing digests takes the same time however many
     /// bytes of a guess are right.
     token: [u8; 32],
+    /// Whether all masters have this token: then they prove themselves by it.
+    is_shared: bool,
 }
 
 /// Why a caller is nobody.
@@ -33,11 +35,25 @@ pub enum IdentityError {
 }
 
 impl Identities {
-    /// With the local token.
-    pub fn new(token: &str) -> Self {
+    /// With the local token, or the one that all masters share.
+    pub fn new(token: &str, is_shared: bool) -> Self {
         Self {
             token: Sha256::digest(token.trim()).into(),
+            is_shared,
         }
+    }
+
+    /// The principal behind what only masters say. Where they share a token, being on this machine
+    /// is not enough.
+    pub fn identify_master(
+        &self,
+        headers: &HeaderMap,
+        peer: IpAddr,
+    ) -> Result<Principal, IdentityError> {
+        if self.is_shared && !headers.contains_key(AUTHORIZATION) {
+            return Err(IdentityError::TokenMissing);
+        }
+        self.identify(headers, peer)
     }
 
     /// The principal behind a request from `peer`.
@@ -69,10 +85,19 @@ mod tests {
 
     #[test]
     fn loopback_needs_no_token_but_a_wrong_one_is_refused_everywhere() {
-        let identities = Identities::new("secret\n");
+        let identities = Identities::new("secret\n", true);
         let (here, there) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([10, 0, 0, 1]));
         let mut headers = HeaderMap::new();
         assert!(identities.identify(&headers, here).is_ok());
+        assert_eq!(
+            identities.identify_master(&headers, here),
+            Err(IdentityError::TokenMissing)
+        );
+        assert!(
+            Identities::new("x", false)
+                .identify_master(&headers, here)
+                .is_ok()
+        );
         assert_eq!(
             identities.identify(&headers, there),
             Err(IdentityError::TokenMissing)

@@ -201,7 +201,13 @@ async fn open(
         snapshot_slack: defaults.snapshot_slack.min(config.snapshot_entries),
         ..defaults
     };
-    let log = raft::start(storage.clone(), identity, options, Some(peers.clone()))?;
+    let log = raft::start(
+        storage.clone(),
+        identity,
+        &url,
+        options,
+        Some(peers.clone()),
+    )?;
     let source = Source::new(identity.node, log.view.clone(), peers.clone());
     artifacts.follow(source.clone());
     let offers = Offers::new(log.clock.clone());
@@ -234,7 +240,10 @@ async fn open(
         peers,
         log: log.handle,
         storage,
-        identities: Identities::new(shared_token.as_deref().unwrap_or(folder.token())),
+        identities: Identities::new(
+            shared_token.as_deref().unwrap_or(folder.token()),
+            shared_token.is_some(),
+        ),
         proposals: log.proposals,
         clock: log.clock,
         view: log.view,

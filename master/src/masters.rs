@@ -5,6 +5,7 @@
 //! that is too far behind; [`moved`] tells the others where this one is now; [`peers`] is
 //! what every request to another master goes through.
 
+pub mod address;
 pub mod founding;
 pub mod image;
 pub mod link;

@@ -28,7 +28,7 @@ use crate::folder::Identity;
 use crate::history::{self, Archive, History};
 use crate::mailbox::Mailbox;
 use crate::masters::peers::Peers;
-use crate::proposals::{Proposal, Proposals, ProposeError};
+use crate::proposals::{Proposal, Proposals, ProposeError, Request};
 use crate::storage::log::LogStore;
 use crate::storage::snapshot::{self, SnapshotRecord};
 use crate::storage::{FIRST_INDEX, Storage};
@@ -64,6 +64,8 @@ const TICK_ALONE: Duration = Duration::from_millis(100);
 const ELECTION_TICKS: usize = 15;
 /// Ticks between a leader's heartbeats.
 const HEARTBEAT_TICKS: usize = 2;
+/// Ticks after which an image is offered again: five seconds.
+const IMAGE_TICKS: u64 = 250;
 /// Bytes of entries in one message to a follower.
 const MESSAGE_BYTES: u64 = 1024 * 1024;
 /// Messages on their way to one follower.
@@ -148,6 +150,11 @@ impl LogHandle {
         self.inbox.step(messages);
     }
 
+    /// A member that this master has not heard of, and that is further than it, is to be found there.
+    pub fn introduce(&self, peer: NodeId, url: String) {
+        self.inbox.introduce(peer, url);
+    }
+
     /// A peer did not get what was sent to it last.
     pub fn unreachable(&self, peer: NodeId) {
         self.inbox.unreachable(peer);
@@ -212,10 +219,12 @@ impl Drop for LogThread {
 
 /// Replays the log in an initialized database and starts its thread. Blocks. When this returns,
 /// [`Log::view`] is as the snapshot says; the leadership tells when all that was committed is in
-/// it. Other members are reached through `peers`; without it this log must be alone.
+/// it. Other members reach this one at `url` and are reached through `peers`; without
+/// that this log must be alone.
 pub fn start(
     storage: Storage,
     identity: Identity,
+    url: &str,
     options: Options,
     peers: Option<Peers>,
 ) -> Result<Log, RaftError> {
@@ -263,16 +272,19 @@ pub fn start(
         storage: storage.clone(),
         inbox: inbox.clone(),
         clock: clock.clone(),
-        transport: Transport::new(identity, inbox.clone(), peers),
+        transport: Transport::new(identity, url, inbox.clone(), view.clone(), peers),
         applier,
         waiters: Waiters::default(),
         readers: VecDeque::new(),
-        next_read: 0,
+        // Raft takes equal questions for one, also across a restart of this process.
+        next_read: random_u128().unwrap_or_default() as u64 / 2,
         awaiting_leader: Vec::new(),
         leadership,
         members: members.clone(),
         was_member: false,
         is_disowned: false,
+        forgetting: 0,
+        ticks: 0,
         options,
         since_snapshot: Since::default(),
         snapshot_thread: None,
@@ -366,6 +378,10 @@ struct Node {
     was_member: bool,
     /// Whether a peer has said that it is none.
     is_disowned: bool,
+    /// Where the last command stands that takes a master out of the table.
+    forgetting: u64,
+    /// Ticks since images were offered again.
+    ticks: u64,
     options: Options,
     since_snapshot: Since,
     snapshot_thread: Option<JoinHandle<()>>,
@@ -405,7 +421,8 @@ impl Node {
                 Event::ReadIndex(readers) => self.on_read_index(readers),
                 Event::Step(messages) => self.on_step(messages),
                 Event::Unreachable(peers) => self.on_unreachable(peers),
-                Event::Disowned => self.is_disowned = true,
+                Event::Disowned => self.on_disowned(),
+                Event::Introduced(peer, url) => self.transport.introduce(peer, url),
                 Event::Order(order) => self.on_order(order),
                 Event::Tick => {
                     next_tick = now() + self.tick_interval();
@@ -440,27 +457,29 @@ impl Node {
                 // Nobody waits any more, and nothing has been promised.
                 continue;
             }
-            let Ok(request_id) = random_u128() else {
-                reply.send(Err(ProposeError::QueueFull)).ok();
-                continue;
-            };
-            let envelope = Envelope {
-                request_id,
-                principal: request.principal,
-                idempotency_key: request.idempotency_key,
-                expected_revision: request.expected_revision,
-                term,
-                time: self.clock.now(),
-                body: request.body,
-            };
-            match self.raw.propose(Vec::new(), envelope.encode()) {
-                Ok(()) => self
-                    .waiters
-                    .push(self.raw.raft.raft_log.last_index(), term, reply),
-                Err(error) => {
-                    tracing::warn!(%error, "raft dropped a proposal");
-                    reply.send(Err(ProposeError::QueueFull)).ok();
-                }
+            match self.propose(request) {
+                Ok(index) => self.waiters.push(index, term, reply),
+                Err(error) => drop(reply.send(Err(error))),
+            }
+        }
+    }
+
+    /// Gives one command to raft; it will stand at this index, if nothing happens to this term.
+    fn propose(&mut self, request: Request) -> Result<u64, ProposeError> {
+        let envelope = Envelope {
+            request_id: random_u128().map_err(|_| ProposeError::QueueFull)?,
+            principal: request.principal,
+            idempotency_key: request.idempotency_key,
+            expected_revision: request.expected_revision,
+            term: self.raw.raft.term,
+            time: self.clock.now(),
+            body: request.body,
+        };
+        match self.raw.propose(Vec::new(), envelope.encode()) {
+            Ok(()) => Ok(self.raw.raft.raft_log.last_index()),
+            Err(error) => {
+                tracing::warn!(%error, "raft dropped a proposal");
+                Err(ProposeError::QueueFull)
             }
         }
     }
@@ -494,6 +513,10 @@ impl Node {
 
     fn on_tick(&mut self) {
         self.raw.tick();
+        self.ticks += 1;
+        if self.ticks.is_multiple_of(IMAGE_TICKS) {
+            self.offer_images_again();
+        }
         self.change_membership();
         self.expire_readers();
     }

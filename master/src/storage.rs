@@ -173,7 +173,6 @@ impl Storage {
             commit: index,
         };
         self.put_record(&mut batch, Family::Meta, keys::HARD_STATE, &hard_state);
-        self.put_record(&mut batch, Family::Meta, keys::MEMBERS, &record.members);
         let truncated = Truncated { index, term };
         self.put_record(&mut batch, Family::Meta, keys::TRUNCATED, &truncated);
         self.put_record(&mut batch, Family::Meta, keys::IDENTITY, &identity);

@@ -408,7 +408,7 @@ impl Cluster {
 }
 
 /// Loopback addresses that nobody has now: masters are told of each other before they start.
-fn addresses(count: usize) -> Result<Vec<String>> {
+pub fn addresses(count: usize) -> Result<Vec<String>> {
     // All are held until each has its own.
     let bound: Vec<_> = (0..count)
         .map(|_| TcpListener::bind("127.0.0.1:0"))

@@ -67,7 +67,7 @@ struct JobPage {
 }
 
 impl Client {
-    /// Whether the master serves: it leads and has applied its log.
+    /// Whether the master serves: it knows a leader and has caught up with it.
     pub async fn ready(&self) -> Result<()> {
         self.open(self.request(Method::GET, "/readyz"), "/readyz")
             .await?;

@@ -36,6 +36,8 @@ fn peer_hello() -> PeerFrame {
         cluster: ClusterId(7),
         from: NodeId(1),
         to: NodeId(2),
+        url: "http://10.0.0.1:5050".into(),
+        index: 9,
     })
 }
 

@@ -18,8 +18,8 @@ fn remove(id: u64) -> Command {
 }
 
 fn urls(log: &Log) -> Vec<(u64, &str)> {
-    let masters = log.state.masters.values();
-    masters
+    log.state
+        .staying_masters()
         .map(|master| (master.id.0, master.url.as_str()))
         .collect()
 }
@@ -60,6 +60,26 @@ fn masters_come_move_and_leave() {
     let applied = log.apply(add(2, "http://c:1"));
     assert!(matches!(applied.outcome, Ok(Accepted::Master { .. })));
     assert!(!applied.changes.masters && applied.events.is_empty());
+}
+
+#[test]
+fn one_that_leaves_is_within_reach_until_it_is_no_member() {
+    let mut log = Log::new();
+    log.accept(add(1, "http://a:1"));
+    log.accept(add(2, "http://b:1"));
+    let forget = |id| Command::ForgetMaster { master: NodeId(id) };
+    log.accept(forget(1));
+    assert_eq!(urls(&log).len(), 2, "only what leaves is forgotten");
+    log.accept(remove(1));
+    assert!(
+        log.state
+            .master(NodeId(1))
+            .is_some_and(|master| master.is_leaving)
+    );
+    let again = log.apply(add(1, "http://a:1")).outcome;
+    assert!(matches!(again, Err(Rejection::Conflict(why)) if why.contains("empty folder")));
+    log.accept(forget(1));
+    assert!(log.state.master(NodeId(1)).is_none());
 }
 
 #[test]

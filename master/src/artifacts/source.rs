@@ -3,6 +3,8 @@
 //! The leader acknowledges an upload once a majority of masters holds it; the others fetch what the
 //! log names and they lack, at once in the background and at the latest when it is asked for.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::stream::{FuturesUnordered, StreamExt as _};
@@ -40,22 +42,43 @@ pub struct Source {
     node: NodeId,
     view: View,
     peers: Peers,
+    /// One fetch of each at a time: whoever comes meanwhile waits for it.
+    fetching: Arc<Mutex<BTreeMap<Digest, Arc<tokio::sync::Mutex<()>>>>>,
 }
 
 impl Source {
     /// Those of the state, but this one.
     pub fn new(node: NodeId, view: View, peers: Peers) -> Self {
-        Self { node, view, peers }
+        Self {
+            node,
+            view,
+            peers,
+            fetching: Arc::default(),
+        }
     }
 
     fn others(&self) -> Vec<String> {
         let state = self.view.load();
-        let others = state.masters.values().filter(|other| other.id != self.node);
+        let others = state.staying_masters();
+        let others = others.filter(|other| other.id != self.node);
         others.map(|other| other.url.clone()).collect()
     }
 
     /// Looks for an artifact at each of the others, until one has it.
     pub(super) async fn fetch(&self, artifacts: &Artifacts, digest: Digest) {
+        let turn = self.fetching().entry(digest).or_default().clone();
+        let _turn = turn.lock().await;
+        if !artifacts.contains(digest) {
+            self.fetch_from_others(artifacts, digest).await;
+        }
+        self.fetching().remove(&digest);
+    }
+
+    fn fetching(&self) -> MutexGuard<'_, BTreeMap<Digest, Arc<tokio::sync::Mutex<()>>>> {
+        self.fetching.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn fetch_from_others(&self, artifacts: &Artifacts, digest: Digest) {
         for url in self.others() {
             let request = self.peers.request(Method::GET, &url, &path(digest));
             let Ok(Ok(response)) = timeout(PATIENCE, request.send()).await else {
@@ -64,7 +87,11 @@ impl Source {
             if !response.status().is_success() {
                 continue;
             }
-            match artifacts.put(digest, response.bytes_stream()).await {
+            let put = timeout(PATIENCE, artifacts.put(digest, response.bytes_stream()));
+            let Ok(put) = put.await else {
+                continue;
+            };
+            match put {
                 Ok(bytes) => {
                     return tracing::info!(%digest, bytes, from = url, "fetched an artifact");
                 }

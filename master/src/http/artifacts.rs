@@ -119,8 +119,14 @@ pub async fn get(
     } else {
         None
     };
-    let file = file.ok_or_else(|| ApiError::NotFound(format!("there is no artifact {digest}")))?;
-    Ok(stream(digest, file))
+    match file {
+        Some(file) => Ok(stream(digest, file)),
+        // Whoever has it may only be away for a moment.
+        None if recorded => Err(ApiError::Unavailable(format!(
+            "no master that can be reached has artifact {digest} now: ask again in a moment"
+        ))),
+        None => Err(ApiError::NotFound(format!("there is no artifact {digest}"))),
+    }
 }
 
 /// What is stored here, for another master; recorded or not.

@@ -17,6 +17,13 @@ use axum::response::Response;
 use crate::Master;
 use crate::http::error::ApiError;
 
+/// What masters say to each other: whoever may say it can break the log.
+const FOR_MASTERS: [&str; 3] = [
+    "/v1/masters/connect",
+    "/v1/masters/image",
+    "/v1/masters/artifacts/",
+];
+
 /// Lets a request in, with its principal, or turns it away.
 pub async fn guard(
     State(master): State<Arc<Master>>,
@@ -24,16 +31,25 @@ pub async fn guard(
     mut request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
-    let host = check_host(request.headers(), request.uri())?;
+    let host = check_host(request.headers(), request.uri(), &master.url)?;
     check_origin(request.headers(), &host)?;
-    let principal = master.identities.identify(request.headers(), peer.ip())?;
+    let is_for_masters = FOR_MASTERS
+        .iter()
+        .any(|path| request.uri().path().starts_with(path));
+    let principal = match is_for_masters {
+        true => master
+            .identities
+            .identify_master(request.headers(), peer.ip())?,
+        false => master.identities.identify(request.headers(), peer.ip())?,
+    };
     request.extensions_mut().insert(principal);
     Ok(next.run(request).await)
 }
 
-/// A host that no stranger's name service can point here: an address, or
-/// `localhost`.
-fn check_host(headers: &HeaderMap, uri: &Uri) -> Result<Authority, ApiError> {
+/// A host that no stranger's name service can point here: an address,
+/// `localhost`, or the name by which the operator has said that this master is
+/// reached.
+fn check_host(headers: &HeaderMap, uri: &Uri, url: &str) -> Result<Authority, ApiError> {
     let named = headers.get(HOST).and_then(|host| host.to_str().ok());
     let authority: Option<Authority> = match (named, uri.authority()) {
         (Some(host), _) => host.parse().ok(),
@@ -48,11 +64,15 @@ fn check_host(headers: &HeaderMap, uri: &Uri) -> Result<Authority, ApiError> {
         .host()
         .trim_start_matches('[')
         .trim_end_matches(']');
-    if host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok() {
+    let is_ours = url
+        .strip_prefix("http://")
+        .is_some_and(|ours| ours.eq_ignore_ascii_case(authority.as_str()));
+    if is_ours || host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok() {
         return Ok(authority);
     }
     Err(ApiError::Forbidden(format!(
-        "`{host}` is not a name of this master: use its address, or localhost"
+        "`{host}` is not a name of this master: use its address, localhost, or the name that it is \
+         started with (--advertise)"
     )))
 }
 
@@ -91,21 +111,33 @@ mod tests {
     }
 
     #[test]
-    fn only_addresses_and_localhost_are_hosts() {
+    fn only_addresses_localhost_and_its_own_name_are_hosts() {
+        const OURS: &str = "http://master-1:5050";
         let uri = Uri::from_static("/");
-        for host in ["127.0.0.1:5050", "localhost:1", "[::1]:5050", "192.168.0.7"] {
+        for host in [
+            "127.0.0.1:5050",
+            "localhost:1",
+            "[::1]:5050",
+            "192.168.0.7",
+            "Master-1:5050",
+        ] {
             assert!(
-                check_host(&headers(&[(HOST, host)]), &uri).is_ok(),
+                check_host(&headers(&[(HOST, host)]), &uri, OURS).is_ok(),
                 "{host}"
             );
         }
-        for host in ["evil.example:5050", "localhost.evil.example", ""] {
+        for host in [
+            "evil.example:5050",
+            "localhost.evil.example",
+            "master-1:1",
+            "",
+        ] {
             assert!(
-                check_host(&headers(&[(HOST, host)]), &uri).is_err(),
+                check_host(&headers(&[(HOST, host)]), &uri, OURS).is_err(),
                 "{host}"
             );
         }
-        assert!(check_host(&HeaderMap::new(), &uri).is_err());
+        assert!(check_host(&HeaderMap::new(), &uri, OURS).is_err());
     }
 
     #[test]

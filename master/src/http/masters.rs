@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
-use tepui_cluster::{Accepted, Command};
+use tepui_cluster::{Accepted, Command, Rejection};
 use tepui_types::NodeId;
 use tepui_types::api::list::Page;
 use tepui_types::api::master::{Introduction, JoinRequest, MasterRole, MasterView};
@@ -20,7 +20,7 @@ use crate::Master;
 use crate::agents::{check_upgrade, switching};
 use crate::http::error::ApiError;
 use crate::http::request::{ApiJson, ApiPath, ApiQuery, Caller, read};
-use crate::masters::{image, link};
+use crate::masters::{address, image, link};
 use crate::raft::Leadership;
 
 /// Lists masters by id.
@@ -40,6 +40,8 @@ pub async fn list(
             let matched = progress.map_or(0, |progress| progress.matched);
             let role = if record.id == master.node && leads {
                 MasterRole::Leader
+            } else if record.is_leaving {
+                MasterRole::Leaving
             } else if members.voters.contains(&record.id) {
                 MasterRole::Voter
             } else if members.learners.contains(&record.id) {
@@ -78,9 +80,10 @@ pub async fn add(
     caller: Caller,
     ApiJson(request): ApiJson<JoinRequest>,
 ) -> Result<StatusCode, ApiError> {
+    let url = check_join(&master, &request).await?;
     let command = Command::AddMaster {
         master: request.id,
-        url: request.url,
+        url,
     };
     change(&master, caller, command).await?;
     Ok(StatusCode::CREATED)
@@ -97,6 +100,40 @@ pub async fn remove(
 ) -> Result<StatusCode, ApiError> {
     change(&master, caller, Command::RemoveMaster { master: id }).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// The address of a master that may come in.
+async fn check_join(master: &Master, request: &JoinRequest) -> Result<String, ApiError> {
+    if request.id == NodeId(0) {
+        return Err(ApiError::Unprocessable("a master's id is not 0".into()));
+    }
+    let url = address::parse(&request.url).map_err(ApiError::Unprocessable)?;
+    let conflict = |why: String| Err(ApiError::Rejected(Rejection::Conflict(why)));
+    if address::is_unspecified(&master.url) {
+        return conflict(format!(
+            "this master is listed at {}, where others cannot reach it: start it again with \
+             --advertise before others join",
+            master.url
+        ));
+    }
+    let state = master.view.load();
+    let members = master.log.members().await?;
+    let is_active = |id| {
+        members
+            .progress
+            .iter()
+            .any(|known| known.id == id && known.active)
+    };
+    let same = state
+        .staying_masters()
+        .find(|known| known.url == url && known.id != request.id);
+    match same {
+        Some(same) if is_active(same.id) => conflict(format!(
+            "master {} runs at {url}: give the new one another address, or stop that one first",
+            same.id
+        )),
+        _ => Ok(url),
+    }
 }
 
 async fn change(master: &Master, caller: Caller, command: Command) -> Result<(), ApiError> {
@@ -122,9 +159,9 @@ pub async fn lead(
         return Err(ApiError::NotFound(format!("there is no master {id}")));
     }
     if !master.log.members().await?.voters.contains(&id) {
-        return Err(ApiError::Rejected(tepui_cluster::Rejection::Conflict(
-            format!("master {id} does not vote yet, so it cannot lead"),
-        )));
+        return Err(ApiError::Rejected(Rejection::Conflict(format!(
+            "master {id} does not vote yet, so it cannot lead"
+        ))));
     }
     master.log.transfer(id).await?;
     Ok(StatusCode::ACCEPTED)
@@ -137,7 +174,7 @@ pub async fn introduce(Extract(master): Extract<Arc<Master>>) -> Json<Introducti
         id: master.node,
         cluster: Some(state.cluster),
         peers: Vec::new(),
-        members: state.masters.keys().copied().collect(),
+        members: state.staying_masters().map(|master| master.id).collect(),
     })
 }
 

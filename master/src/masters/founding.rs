@@ -13,13 +13,13 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use futures::future::join_all;
-use reqwest::Method;
+use reqwest::{Method, StatusCode};
 use sha2::{Digest as _, Sha256};
 use tepui_cluster::State;
 use tepui_types::api::master::{Introduction, JoinRequest};
 use tepui_types::api::problem::Problem;
 use tepui_types::{ClusterId, NodeId};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::image::{self, FetchError};
 use super::peers::Peers;
@@ -31,7 +31,9 @@ use crate::storage::{Batch, Storage, snapshot};
 pub const INTRODUCTION_PATH: &str = "/v1/masters/introduction";
 /// How long a peer may take to introduce itself, or to take a master in.
 const ANSWER: Duration = Duration::from_secs(5);
-/// Between two rounds of introductions.
+/// How long a cluster may take to have a leader that takes a master in: some elections' time.
+const LISTING: Duration = Duration::from_secs(10);
+/// Between two rounds of introductions, and between two tries.
 const ROUND: Duration = Duration::from_millis(50);
 
 /// What an empty folder is for.
@@ -221,7 +223,11 @@ impl Founder<'_> {
                             return Err(FoundingError::SameId { peer: peer.clone() });
                         }
                     }
-                    Err(_) => absent.push(peer.clone()),
+                    Err(error) => {
+                        let error = anyhow::Error::from(error);
+                        tracing::debug!(peer, error = %format_args!("{error:#}"), "no introduction");
+                        absent.push(peer.clone());
+                    }
                 }
             }
             if absent.is_empty() {
@@ -287,16 +293,25 @@ impl Founder<'_> {
             id: node,
             url: self.url.to_owned(),
         };
-        let request = self.peers.request(Method::POST, url, "/v1/masters");
-        let response = self.answer(url, request.json(&body)).await?;
-        if response.status().is_success() {
-            return Ok(());
+        let until = Instant::now() + LISTING;
+        loop {
+            let request = self.peers.request(Method::POST, url, "/v1/masters");
+            let response = self.answer(url, request.json(&body)).await?;
+            let status = response.status();
+            if status.is_success() {
+                return Ok(());
+            }
+            // A leader is being elected, or has not missed the one yet that was here before.
+            let may_change = [StatusCode::SERVICE_UNAVAILABLE, StatusCode::CONFLICT];
+            if !may_change.contains(&status) || Instant::now() > until {
+                let problem: Problem = self.read(url, response.json()).await?;
+                return Err(FoundingError::Refused {
+                    url: url.to_owned(),
+                    why: problem.detail,
+                });
+            }
+            tokio::time::sleep(ROUND).await;
         }
-        let problem: Problem = self.read(url, response.json()).await?;
-        Err(FoundingError::Refused {
-            url: url.to_owned(),
-            why: problem.detail,
-        })
     }
 
     async fn answer(

@@ -22,6 +22,7 @@ use tokio_util::codec::{Framed, LengthDelimitedCodec};
 use super::peers::Peers;
 use crate::Master;
 use crate::folder::Identity;
+use crate::view::View;
 
 /// The code of a refusal that says: you are no member.
 const NOT_A_MEMBER: &str = "not-a-member";
@@ -67,9 +68,20 @@ impl LinkError {
     }
 }
 
+/// What this master says of itself.
+pub struct Ours {
+    /// Its ids.
+    pub identity: Identity,
+    /// Where others reach it.
+    pub url: String,
+    /// How far it is.
+    pub view: View,
+}
+
 /// The way to one peer.
 pub struct Link {
-    hello: PeerHello,
+    ours: Ours,
+    to: NodeId,
     url: String,
     peers: Peers,
 }
@@ -79,18 +91,28 @@ pub struct Connection(Framed<reqwest::Upgraded, LengthDelimitedCodec>);
 
 impl Link {
     /// To the master `to` at `url`.
-    pub fn new(ours: Identity, to: NodeId, url: String, peers: Peers) -> Self {
-        let hello = PeerHello {
-            cluster: ours.cluster,
-            from: ours.node,
+    pub fn new(ours: Ours, to: NodeId, url: String, peers: Peers) -> Self {
+        Self {
+            ours,
             to,
-        };
-        Self { hello, url, peers }
+            url,
+            peers,
+        }
+    }
+
+    fn hello(&self) -> PeerHello {
+        PeerHello {
+            cluster: self.ours.identity.cluster,
+            from: self.ours.identity.node,
+            to: self.to,
+            url: self.ours.url.clone(),
+            index: self.ours.view.applied(),
+        }
     }
 
     /// Who is expected there.
     pub fn to(&self) -> NodeId {
-        self.hello.to
+        self.to
     }
 
     /// Where.
@@ -115,9 +137,7 @@ impl Link {
             .await?
             .map_err(LinkError::Unreachable)?;
         let mut connection = Connection(Framed::new(upgraded, codec()));
-        connection
-            .send(&[PeerFrame::Hello(self.hello.clone())])
-            .await?;
+        connection.send(&[PeerFrame::Hello(self.hello())]).await?;
         let answer = patiently(connection.0.next())
             .await?
             .ok_or(LinkError::Closed)??;
@@ -174,6 +194,9 @@ async fn listen<C: AsyncRead + AsyncWrite + Unpin>(
         tracing::warn!(peer = %hello.from, cluster = %hello.cluster, %reason, "a master was turned away");
         return Ok(());
     }
+    if master.view.load().master(hello.from).is_none() {
+        master.log.introduce(hello.from, hello.url.clone());
+    }
     loop {
         let frame = next_frame(connection).await?;
         if refusal(master, &hello).is_some() {
@@ -220,7 +243,9 @@ fn refusal(master: &Master, hello: &PeerHello) -> Option<Reason> {
         let why = "this master has the same id: its folder was copied".to_owned();
         return Some(Reason::new("copied-folder", why));
     }
-    if state.master(hello.from).is_none() && !master.log.is_member(hello.from) {
+    let is_known = state.master(hello.from).is_some() || master.log.is_member(hello.from);
+    // Of one that is further, this master may only not have heard yet.
+    if !is_known && hello.index <= master.view.applied() {
         let why = format!("master {} is not a member of this cluster", hello.from);
         return Some(Reason::new(NOT_A_MEMBER, why));
     }

@@ -7,6 +7,7 @@ use tepui_cluster::Command;
 use tepui_types::Principal;
 use tepui_types::api::master::JoinRequest;
 
+use super::address;
 use crate::Master;
 use crate::proposals::Request;
 use crate::raft::Leadership;
@@ -17,6 +18,10 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// Returns once the state has this master's address. One that is not listed has been removed, or
 /// belongs to a cluster without a list, and tells nobody.
 pub async fn tell(master: &Master) {
+    // One that lets the system choose is where it was.
+    if address::is_unspecified(&master.url) {
+        return;
+    }
     loop {
         let state = master.view.load();
         match state.master(master.node) {

@@ -4,7 +4,7 @@
 //! gather while it is busy come out as one batch, and so do readers and peers' messages: that is
 //! the group commit.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::mem;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -23,6 +23,8 @@ use crate::storage::snapshot::SnapshotRecord;
 const READERS: usize = 16_384;
 /// Messages of peers; past it the newest are lost, which Raft is made for.
 const MESSAGES: usize = 4_096;
+/// Bytes of entries in them: more than one peer has on its way here.
+const MESSAGE_BYTES: usize = 256 * 1024 * 1024;
 /// Orders of operators that wait; each is a person's.
 const ORDERS: usize = 64;
 
@@ -42,6 +44,8 @@ pub(crate) enum Event {
     Unreachable(BTreeSet<NodeId>),
     /// A peer says that this master is no member.
     Disowned,
+    /// A member that the table does not have yet, and where it is.
+    Introduced(NodeId, String),
     /// Something that an operator wants of raft itself.
     Order(Order),
     /// Time passes.
@@ -80,8 +84,10 @@ struct Waiting {
     proposals: Queue,
     readers: Vec<Reader>,
     messages: Vec<Message>,
+    message_bytes: usize,
     unreachable: BTreeSet<NodeId>,
     disowned: bool,
+    introduced: BTreeMap<NodeId, String>,
     orders: VecDeque<Order>,
     snapshot: Option<Result<SnapshotRecord, StorageError>>,
     image: Option<Fetched>,
@@ -146,8 +152,13 @@ impl Inbox {
     /// Takes in what a peer says.
     pub fn step(&self, messages: impl IntoIterator<Item = Message>) {
         let mut waiting = self.waiting();
-        let room = MESSAGES.saturating_sub(waiting.messages.len());
-        waiting.messages.extend(messages.into_iter().take(room));
+        for message in messages {
+            let bytes: usize = message.entries.iter().map(|entry| entry.data.len()).sum();
+            if waiting.messages.len() < MESSAGES && waiting.message_bytes + bytes <= MESSAGE_BYTES {
+                waiting.message_bytes += bytes;
+                waiting.messages.push(message);
+            }
+        }
         self.filled.notify_one();
     }
 
@@ -158,6 +169,11 @@ impl Inbox {
 
     pub fn disowned(&self) {
         self.waiting().disowned = true;
+        self.filled.notify_one();
+    }
+
+    pub fn introduce(&self, peer: NodeId, url: String) {
+        self.waiting().introduced.insert(peer, url);
         self.filled.notify_one();
     }
 
@@ -246,6 +262,9 @@ impl Waiting {
         if mem::take(&mut self.disowned) {
             return Some(Event::Disowned);
         }
+        if let Some((peer, url)) = self.introduced.pop_first() {
+            return Some(Event::Introduced(peer, url));
+        }
         if let Some(order) = self.orders.pop_front() {
             return Some(Event::Order(order));
         }
@@ -253,6 +272,7 @@ impl Waiting {
             self.turn = self.turn.next();
             match self.turn {
                 Turn::Messages if !self.messages.is_empty() => {
+                    self.message_bytes = 0;
                     return Some(Event::Step(mem::take(&mut self.messages)));
                 }
                 Turn::Readers if !self.readers.is_empty() => {

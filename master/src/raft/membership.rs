@@ -4,13 +4,14 @@
 //! becomes a learner, a learner that has caught up becomes a voter, whoever left the table leaves
 //! the group. A leader that has left first hands the lead to another.
 
-use raft::StateRole;
 use raft::eraftpb::{ConfChange, ConfChangeType};
-use tepui_types::NodeId;
+use raft::{ProgressState, SnapshotStatus, StateRole};
+use tepui_cluster::Command;
+use tepui_types::{NodeId, Principal};
 
 use super::Node;
 use super::inbox::Order;
-use crate::proposals::ProposeError;
+use crate::proposals::{ProposeError, Request};
 
 /// Entries that a learner may be behind when it becomes a voter: a moment's worth, so that it does
 /// not hold up commits as one of the majority.
@@ -40,25 +41,25 @@ pub struct MemberProgress {
     pub active: bool,
 }
 
-/// One step towards what the table says.
+/// One step towards what the table says, the most urgent first: a dead member goes before a new one
+/// votes, since each voter more is one more that must be up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
     Learn(u64),
-    Vote(u64),
     Leave(u64),
     /// Hand the lead over: this master is to leave.
     HandOver(u64),
+    Vote(u64),
+    /// It has left; the table may forget it.
+    Forget(u64),
 }
 
 impl Node {
     /// Knows the peers of the state's table.
     pub(super) fn follow_masters(&mut self) {
-        let masters = &self.applier.state.masters;
-        self.transport.set_peers(
-            masters
-                .values()
-                .map(|master| (master.id, master.url.clone())),
-        );
+        let masters = self.applier.state.masters.values();
+        self.transport
+            .set_peers(masters.map(|master| (master.id, master.url.clone())));
     }
 
     /// Takes the next step towards the table, if this master leads and none is under way.
@@ -74,6 +75,7 @@ impl Node {
             Step::Vote(id) => (id, ConfChangeType::AddNode),
             Step::Leave(id) => (id, ConfChangeType::RemoveNode),
             Step::HandOver(id) => return self.raw.transfer_leader(id),
+            Step::Forget(id) => return self.forget(NodeId(id)),
         };
         let mut change = ConfChange {
             node_id,
@@ -88,27 +90,48 @@ impl Node {
     }
 
     fn next_step(&self) -> Option<Step> {
-        let masters = &self.applier.state.masters;
+        let state = &self.applier.state;
         // A cluster without a table is one that tests open without addresses.
-        if masters.is_empty() {
+        if state.masters.is_empty() {
             return None;
         }
         let members = self.raw.store().members();
-        let is_listed = |id: u64| masters.contains_key(&NodeId(id));
         let is_member = |id: u64| members.voters.contains(&id) || members.learners.contains(&id);
-        let unknown = masters.keys().find(|id| !is_member(id.0));
-        let unknown = unknown.map(|id| Step::Learn(id.0));
+        let unknown = state.staying_masters().find(|it| !is_member(it.id.0));
+        if let Some(unknown) = unknown {
+            return Some(Step::Learn(unknown.id.0));
+        }
+        let all = members.voters.iter().chain(&members.learners).copied();
+        let gone: Vec<_> = all.filter(|id| !self.is_listed(*id)).collect();
+        if let Some(other) = gone.iter().find(|id| **id != self.raw.raft.id) {
+            return Some(Step::Leave(*other));
+        }
+        if !gone.is_empty() {
+            return self.heir().map(Step::HandOver);
+        }
         let caught_up = members.learners.iter().find(|id| self.has_caught_up(**id));
-        let caught_up = caught_up.map(|id| Step::Vote(*id));
-        let all = members.voters.iter().chain(&members.learners);
-        let mut left = all.filter(|id| !is_listed(**id));
-        unknown.or(caught_up).or_else(|| {
-            let left = *left.find(|id| **id != self.raw.raft.id).or(left.next())?;
-            match left == self.raw.raft.id {
-                true => self.heir().map(Step::HandOver),
-                false => Some(Step::Leave(left)),
-            }
-        })
+        if let Some(learner) = caught_up {
+            return Some(Step::Vote(*learner));
+        }
+        let left = state.masters.values().find(|master| master.is_leaving);
+        left.map(|master| Step::Forget(master.id.0))
+    }
+
+    /// Takes a master that has left out of the table, unless that is under way.
+    fn forget(&mut self, master: NodeId) {
+        if self.forgetting > self.applier.applied {
+            return;
+        }
+        let request = Request::new(Principal::Leader, Command::ForgetMaster { master });
+        if let Ok(index) = self.propose(request) {
+            self.forgetting = index;
+        }
+    }
+
+    /// Whether the table has a node among those that are to be members.
+    fn is_listed(&self, id: u64) -> bool {
+        let master = self.applier.state.master(NodeId(id));
+        master.is_some_and(|master| !master.is_leaving)
     }
 
     fn has_caught_up(&self, id: u64) -> bool {
@@ -119,25 +142,45 @@ impl Node {
         })
     }
 
-    /// The voter that is furthest.
+    /// The voter that is furthest, of those that stay and are there.
     fn heir(&self) -> Option<u64> {
         let raft = &self.raw.raft;
-        let others = self.raw.store().members().voters.iter();
-        others
-            .filter(|id| **id != raft.id)
-            .filter_map(|id| Some((raft.prs().get(*id)?.matched, *id)))
+        let voters = self.raw.store().members().voters.iter().copied();
+        voters
+            .filter(|id| *id != raft.id && self.is_listed(*id))
+            .filter_map(|id| Some((raft.prs().get(id)?, id)))
+            .filter(|(progress, _)| progress.recent_active)
+            .map(|(progress, id)| (progress.matched, id))
             .max()
             .map(|(_, id)| id)
+    }
+
+    /// A peer has turned this master away. That counts once this master knows itself that it is to
+    /// leave: before, it is the peer that does not know yet.
+    pub(super) fn on_disowned(&mut self) {
+        self.is_disowned = self.was_member && !self.is_listed(self.raw.raft.id);
     }
 
     /// Whether this master was removed and is of no more use to the others: the table says so, and
     /// either its own configuration does too, or a peer has turned it away. Until then its vote may
     /// be needed for its own removal.
     pub(super) fn has_left(&self) -> bool {
-        let (id, masters) = (NodeId(self.raw.raft.id), &self.applier.state.masters);
-        let is_listed = masters.is_empty() || masters.contains_key(&id);
-        let is_member = self.members.load().contains(&id);
-        self.was_member && !is_listed && (self.is_disowned || !is_member)
+        let id = self.raw.raft.id;
+        let has_table = !self.applier.state.masters.is_empty();
+        let is_member = self.members.load().contains(&NodeId(id));
+        let is_out = has_table && !self.is_listed(id);
+        self.was_member && is_out && (self.is_disowned || !is_member)
+    }
+
+    /// Asks again for what raft would wait for without end: it never repeats the offer of an image,
+    /// which may have been lost on the way, or come while another was fetched.
+    pub(super) fn offer_images_again(&mut self) {
+        let waiting = self.raw.raft.prs().iter();
+        let waiting = waiting.filter(|(_, progress)| progress.state == ProgressState::Snapshot);
+        let waiting: Vec<_> = waiting.map(|(id, _)| *id).collect();
+        for id in waiting {
+            self.raw.report_snapshot(id, SnapshotStatus::Failure);
+        }
     }
 
     pub(super) fn on_order(&mut self, order: Order) {

@@ -73,7 +73,7 @@ impl Node {
                 .apply(entry, &mut self.waiters, &mut consequences)?;
             self.since_snapshot.entries += 1;
             self.since_snapshot.bytes += entry.data.len() as u64;
-            self.change_members(entry, &mut batch)?;
+            self.change_members(entry)?;
         }
         self.applier.write(&mut batch, &consequences)?;
         if !batch.is_empty() {
@@ -93,7 +93,7 @@ impl Node {
 
     /// Members change when the entry that says so is applied. The one that leaves a joint
     /// configuration holds nothing else.
-    fn change_members(&mut self, entry: &Entry, batch: &mut Batch) -> Result<(), RaftError> {
+    fn change_members(&mut self, entry: &Entry) -> Result<(), RaftError> {
         let what = || format!("the members in log entry {}", entry.index);
         let malformed =
             |error: prost::DecodeError| StorageError::corrupt(what(), error.to_string());
@@ -114,9 +114,7 @@ impl Node {
             step: "change the members",
             source,
         })?;
-        self.raw
-            .mut_store()
-            .set_members(batch, Members::from(members));
+        self.raw.mut_store().set_members(Members::from(members));
         self.note_members();
         Ok(())
     }
@@ -125,11 +123,7 @@ impl Node {
     fn follow_role(&mut self, ready: &Ready) {
         let Some(soft_state) = ready.ss() else { return };
         if soft_state.raft_state != StateRole::Leader {
-            let leader = self.leader();
-            let following = Leadership::Follower { leader };
-            if *self.leadership.borrow() != following {
-                self.stop_leading(leader);
-            }
+            self.stop_leading(self.leader());
         }
     }
 

@@ -49,7 +49,7 @@ impl Node {
     pub(super) fn snapshot_if_due(&mut self) -> Result<(), RaftError> {
         let Since { entries, bytes } = self.since_snapshot;
         let due = entries >= self.options.snapshot_entries || bytes >= self.options.snapshot_bytes;
-        if !due || self.snapshot_thread.is_some() {
+        if self.snapshot_thread.is_some() || !(due || self.raw.store().take_newer_wanted()) {
             return Ok(());
         }
         self.since_snapshot = Since::default();

@@ -18,11 +18,14 @@ use tokio::task::JoinHandle;
 
 use super::inbox::Inbox;
 use crate::folder::Identity;
-use crate::masters::link::Link;
+use crate::masters::link::{Link, Ours};
 use crate::masters::peers::Peers;
+use crate::view::View;
 
 /// Messages on their way to one peer: more than raft has in flight.
 const OUTBOX: usize = 1_024;
+/// Members that may introduce themselves before the state has them: as many as a cluster has.
+const INTRODUCED: usize = 9;
 /// The first pause after a failed dial; doubles. Short: a master that was killed comes back soon.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 /// The longest.
@@ -31,10 +34,15 @@ const LAST_PAUSE: Duration = Duration::from_millis(500);
 /// The connections.
 pub struct Transport {
     identity: Identity,
+    /// Where others reach this master.
+    url: String,
     inbox: Arc<Inbox>,
     /// None for a log that is all alone, as tests open it.
     way: Option<(Handle, Peers)>,
     peers: BTreeMap<NodeId, Peer>,
+    /// Members that the state does not have yet, as they said themselves.
+    introduced: BTreeMap<NodeId, String>,
+    view: View,
 }
 
 struct Peer {
@@ -54,36 +62,63 @@ pub(super) enum Saying {
 
 impl Transport {
     /// Nobody is known yet. Without peers, nobody ever is.
-    pub fn new(identity: Identity, inbox: Arc<Inbox>, peers: Option<Peers>) -> Self {
+    pub fn new(
+        identity: Identity,
+        url: &str,
+        inbox: Arc<Inbox>,
+        view: View,
+        peers: Option<Peers>,
+    ) -> Self {
         Self {
             identity,
+            url: url.to_owned(),
             inbox,
             way: peers.map(|peers| (Handle::current(), peers)),
             peers: BTreeMap::new(),
+            introduced: BTreeMap::new(),
+            view,
         }
     }
 
-    /// Who there is, and where; connections to others end.
+    /// Who there is by the state, and where; connections to others end.
     pub fn set_peers(&mut self, masters: impl IntoIterator<Item = (NodeId, String)>) {
+        let mut masters: BTreeMap<_, _> = masters.into_iter().collect();
+        self.introduced.retain(|id, _| !masters.contains_key(id));
+        let introduced = self.introduced.iter();
+        masters.extend(introduced.map(|(id, url)| (*id, url.clone())));
+        masters.remove(&self.identity.node);
+        self.peers
+            .retain(|id, peer| masters.get(id) == Some(&peer.url));
+        for (id, url) in masters {
+            self.add(id, url);
+        }
+    }
+
+    /// A member that the state does not have yet: without it this master might never be brought the
+    /// entries that tell of it.
+    pub fn introduce(&mut self, id: NodeId, url: String) {
+        if self.introduced.len() < INTRODUCED && id != self.identity.node {
+            self.introduced.insert(id, url.clone());
+            self.add(id, url);
+        }
+    }
+
+    fn add(&mut self, id: NodeId, url: String) {
         let Some((runtime, peers)) = &self.way else {
             return;
         };
-        let mut known = std::mem::take(&mut self.peers);
-        for (id, url) in masters {
-            if id == self.identity.node {
-                continue;
-            }
-            let peer = match known.remove(&id) {
-                Some(peer) if peer.url == url => peer,
-                _ => {
-                    let (outbox, sayings) = mpsc::channel(OUTBOX);
-                    let link = Link::new(self.identity, id, url.clone(), peers.clone());
-                    let task = runtime.spawn(serve(link, sayings, self.inbox.clone()));
-                    Peer { url, outbox, task }
-                }
-            };
-            self.peers.insert(id, peer);
+        if self.peers.contains_key(&id) {
+            return;
         }
+        let (outbox, sayings) = mpsc::channel(OUTBOX);
+        let ours = Ours {
+            identity: self.identity,
+            url: self.url.clone(),
+            view: self.view.clone(),
+        };
+        let link = Link::new(ours, id, url.clone(), peers.clone());
+        let task = runtime.spawn(serve(link, sayings, self.inbox.clone()));
+        self.peers.insert(id, Peer { url, outbox, task });
     }
 
     /// Where a peer is reached.
@@ -124,6 +159,7 @@ async fn serve(link: Link, mut sayings: mpsc::Receiver<Saying>, inbox: Arc<Inbox
                 (pause, was_up) = (FIRST_PAUSE, true);
                 // What gathered meanwhile is old.
                 while sayings.try_recv().is_ok() {}
+                inbox.unreachable(link.to());
                 loop {
                     let Some(frames) = next_frames(&mut sayings).await else {
                         return;

@@ -14,8 +14,6 @@ pub const IDENTITY: &[u8] = b"\x01identity";
 pub const CANDIDATE: &[u8] = b"\x01candidate";
 /// Family `meta`: term, vote and commit.
 pub const HARD_STATE: &[u8] = b"\x01hard-state";
-/// Family `meta`: the members of the group after the last applied change.
-pub const MEMBERS: &[u8] = b"\x01members";
 /// Family `meta`: index and term of the last entry that was compacted away.
 pub const TRUNCATED: &[u8] = b"\x01truncated";
 /// Family `meta`: how many ended tasks `history` holds, and their bytes.

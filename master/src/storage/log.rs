@@ -5,6 +5,8 @@
 //! a fatal error that names the place. Only the log's thread uses a [`LogStore`]; raft reads it
 //! through its `Storage` trait.
 
+use std::cell::Cell;
+
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot, SnapshotMetadata};
 use raft::{GetEntriesContext, RaftState};
 use serde::{Deserialize, Serialize};
@@ -108,6 +110,8 @@ pub struct LogStore {
     hard_state: HardState,
     members: Members,
     snapshot: SnapshotRecord,
+    /// Whether a peer needs a newer image than there is.
+    newer_wanted: Cell<bool>,
     watermark: Watermark,
 }
 
@@ -116,7 +120,6 @@ impl LogStore {
     pub fn open(storage: Storage, snapshot: SnapshotRecord) -> Result<Self, StorageError> {
         let truncated: Truncated = required(&storage, keys::TRUNCATED, "the log's start")?;
         let hard_state: HardStateRecord = required(&storage, keys::HARD_STATE, "the hard state")?;
-        let members = required(&storage, keys::MEMBERS, "the group's members")?;
         let (last, terms) = check_entries(&storage, truncated)?;
         let watermark = open_watermark(&storage, last, hard_state)?;
         if last < hard_state.commit || last < snapshot.index || snapshot.index < truncated.index {
@@ -133,6 +136,8 @@ impl LogStore {
         let mut hard_state = HardState::from(hard_state);
         // What is in a snapshot was committed, whatever the last commit on record.
         hard_state.commit = hard_state.commit.max(snapshot.index);
+        // Later changes are applied again with the entries that hold them.
+        let members = snapshot.members.clone();
         Ok(Self {
             storage,
             truncated,
@@ -141,6 +146,7 @@ impl LogStore {
             hard_state,
             members,
             snapshot,
+            newer_wanted: Cell::new(false),
             watermark,
         })
     }
@@ -158,6 +164,11 @@ impl LogStore {
     /// The newest image.
     pub fn snapshot(&self) -> &SnapshotRecord {
         &self.snapshot
+    }
+
+    /// Whether a peer needs a newer image than there is; says so once.
+    pub fn take_newer_wanted(&self) -> bool {
+        self.newer_wanted.take()
     }
 
     /// Writes entries, over any that stand in their place, and the hard state: one write for all
@@ -259,10 +270,8 @@ impl LogStore {
         self.set_hard_state(batch, &state);
     }
 
-    /// Adds changed members to a batch.
-    pub fn set_members(&mut self, batch: &mut Batch, members: Members) {
-        self.storage
-            .put_record(batch, Family::Meta, keys::MEMBERS, &members);
+    /// The members have changed; on disk they stand in the entry that says so, and in snapshots.
+    pub fn set_members(&mut self, members: Members) {
         self.members = members;
     }
 
@@ -287,11 +296,11 @@ impl LogStore {
         snapshot::put_whole(&self.storage, &mut batch, &snapshot);
         self.storage
             .put_record(&mut batch, Family::Meta, keys::TRUNCATED, &truncated);
-        self.set_members(&mut batch, snapshot.members.clone());
         let mut hard_state = hard_state.unwrap_or(&self.hard_state).clone();
         hard_state.commit = hard_state.commit.max(index);
         self.set_hard_state(&mut batch, &hard_state);
         self.storage.write(batch, Durability::Synced)?;
+        self.members = snapshot.members.clone();
         self.truncated = truncated;
         self.last = index;
         self.terms = vec![truncated];
@@ -401,8 +410,12 @@ impl raft::Storage for LogStore {
         Ok(self.last)
     }
 
-    fn snapshot(&self, request_index: u64, _to: u64) -> raft::Result<Snapshot> {
-        if self.snapshot.index < request_index {
+    fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<Snapshot> {
+        let members = &self.snapshot.members;
+        // Raft would not restore an image from before its reader was a member.
+        let has_reader = members.voters.contains(&to) || members.learners.contains(&to);
+        if self.snapshot.index < request_index || !has_reader {
+            self.newer_wanted.set(true);
             // The next one will do; raft asks again.
             return Err(raft::Error::Store(
                 raft::StorageError::SnapshotTemporarilyUnavailable,

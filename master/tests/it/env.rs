@@ -93,7 +93,7 @@ pub async fn start(folder: &mut Folder, options: Options) -> Result<Log, RaftErr
         candidacy: &Candidacy::default(),
     };
     let identity = founding::identify(folder, &storage, &Way::Alone, founder).await?;
-    raft::start(storage, identity, options, None)
+    raft::start(storage, identity, "http://127.0.0.1:1", options, None)
 }
 
 /// A small command: the record of an artifact.

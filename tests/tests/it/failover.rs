@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use reqwest::Method;
+use tepui_tests::eventually::DEADLINE;
 use tepui_tests::{Client, Cluster, Job, eventually};
 use tepui_types::TaskState;
 use tepui_types::api::job::JobState;
@@ -335,31 +336,139 @@ async fn members_come_and_go_while_work_goes_on() -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_group_shrinks_to_one_that_starts_again() -> Result {
+    let mut cluster = Cluster::new().start().await?;
+    let first = cluster.client().masters().await?.remove(0);
+    let second = cluster.add_master().await?;
+    let client = cluster.client_of(second)?;
+    all_vote(&client, 2).await;
+    let answer = client
+        .delete_raw(&format!("/v1/masters/{}", first.id))
+        .await?;
+    assert!(answer.status.is_success(), "{}", answer.text());
+    eventually("the removed master ends", async || {
+        cluster.master_ended(0).context("it runs")
+    })
+    .await;
+    cluster.kill_master_at(0);
+    submit_surely(&[client.clone()], &Job::command(["true"]).name("alone")).await?;
+    eventually("the table has one master", async || {
+        let masters = client.masters().await?;
+        match masters.len() {
+            1 => Ok(()),
+            _ => bail!("{masters:?}"),
+        }
+    })
+    .await;
+    // Alone, it is a majority, also after it has read its log again.
+    cluster.kill_master_at(second);
+    cluster.start_master_at(second).await?;
+    cluster.speak_to(second)?;
+    assert_eq!(client.ended("alone").await.state, JobState::Finished);
+    submit_surely(&[client.clone()], &Job::command(["true"]).name("again")).await?;
+    assert_eq!(client.ended("again").await.state, JobState::Finished);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_follower_ends_and_the_rest_goes_on() -> Result {
+    let mut cluster = Cluster::new().masters(3).start().await?;
+    let leader = cluster.leader().await?;
+    let removed = (leader + 1) % 3;
+    cluster.speak_to(leader)?;
+    let client = cluster.client().clone();
+    let url = cluster.url_of_master(removed);
+    let masters = client.masters().await?;
+    let id = masters.iter().find(|it| it.url == url).map(|it| it.id);
+    let path = format!("/v1/masters/{}", id.context("it is listed")?);
+    assert!(client.delete_raw(&path).await?.status.is_success());
+    eventually("the removed master ends", async || {
+        cluster.master_ended(removed).context("it runs")
+    })
+    .await;
+    let log = cluster.log_of_master(removed);
+    assert!(log.contains("was removed from the cluster"), "{log}");
+    cluster.kill_master_at(removed);
+    submit_surely(&[client.clone()], &Job::command(["true"]).name("after")).await?;
+    assert_eq!(client.ended("after").await.state, JobState::Finished);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_master_joins_while_one_that_it_has_not_heard_of_leads() -> Result {
+    let mut cluster = Cluster::new().start().await?;
+    let second = cluster.add_master().await?;
+    let client = cluster.client_of(second)?;
+    all_vote(&client, 2).await;
+    let url = cluster.url_of_master(second);
+    let masters = client.masters().await?;
+    let id = masters.iter().find(|it| it.url == url).map(|it| it.id);
+    let path = format!("/v1/masters/{}/lead", id.context("it is listed")?);
+    assert!(client.post_raw(&path, &()).await?.status.is_success());
+    eventually("the second leads", async || {
+        match roles(&client)
+            .await?
+            .contains(&(url.clone(), MasterRole::Leader))
+        {
+            true => Ok(()),
+            false => bail!("it does not"),
+        }
+    })
+    .await;
+    // The only image is the first master's first, which knows nobody else.
+    cluster.add_master().await?;
+    all_vote(&client, 3).await;
+    Ok(())
+}
+
+async fn all_vote(client: &Client, masters: usize) {
+    eventually("all vote", async || {
+        let roles = roles(client).await?;
+        let is_voter = |role| matches!(role, MasterRole::Voter | MasterRole::Leader);
+        match roles.len() == masters && roles.iter().all(|(_, role)| is_voter(*role)) {
+            true => Ok(()),
+            false => bail!("{roles:?}"),
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn peers_that_were_told_different_things_found_nothing() -> Result {
-    let cluster = Cluster::new().masters(3).without_batch().start().await?;
-    // A master of another list, which names one of this cluster.
-    let dir = cluster.dir().join("stranger");
+    let cluster = Cluster::new().without_batch().start().await?;
     let program = tepui_tests::process::program("tepui-master")?;
-    let member = cluster.url_of_master(0);
-    let output = tokio::process::Command::new(&program)
-        .args(["--listen", "127.0.0.1:0", "--peers", &member, "--dir"])
-        .arg(&dir)
-        .output()
-        .await?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        !output.status.success() && said.contains("--advertise"),
-        "{said}"
-    );
-    let output = tokio::process::Command::new(&program)
-        .args(["--listen", "127.0.0.1:0", "--join", "127.0.0.1:1", "--dir"])
-        .arg(&dir)
-        .output()
-        .await?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        !output.status.success() && said.contains("failed to reach"),
-        "{said}"
-    );
+    let start = |name: &str, flags: &[&str]| {
+        let mut command = tokio::process::Command::new(&program);
+        let dir = cluster.dir().join(name);
+        command.args(flags).arg("--dir").arg(dir).kill_on_drop(true);
+        command.output()
+    };
+    let refused = async |output: std::process::Output, word: &str| {
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains(word), "{said}");
+    };
+    let listen = ["--listen", "127.0.0.1:0"];
+    let member = cluster.url();
+    let flags = [&listen[..], &["--peers", member]].concat();
+    refused(start("unlisted", &flags).await?, "--advertise").await;
+    let flags = [&listen[..], &["--join", "127.0.0.1:1"]].concat();
+    refused(start("alone", &flags).await?, "failed to reach").await;
+    // Two that were started with lists of their own.
+    let addresses = tepui_tests::cluster::addresses(3)?;
+    let [one, two, three] = &addresses[..] else {
+        panic!("three addresses")
+    };
+    let (short, long) = (format!("{one},{two}"), format!("{one},{two},{three}"));
+    let first = start("first", &["--listen", one, "--peers", &short]);
+    let second = start("second", &["--listen", two, "--peers", &long]);
+    // Whoever sees the other first says so and ends; the other is left waiting for it.
+    let either = async {
+        tokio::select! {
+            output = first => output,
+            output = second => output,
+        }
+    };
+    let output = tokio::time::timeout(DEADLINE, either).await??;
+    refused(output, "the same list").await;
     Ok(())
 }

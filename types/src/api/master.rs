@@ -37,6 +37,8 @@ pub enum MasterRole {
     Learner,
     /// It is listed, and not a member yet.
     Joining,
+    /// It is on its way out.
+    Leaving,
 }
 
 impl MasterRole {
@@ -47,6 +49,7 @@ impl MasterRole {
             Self::Voter => "voter",
             Self::Learner => "learner",
             Self::Joining => "joining",
+            Self::Leaving => "leaving",
         }
     }
 }

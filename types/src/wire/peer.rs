@@ -40,6 +40,10 @@ pub struct PeerHello {
     pub from: NodeId,
     /// The id that it expects at this address.
     pub to: NodeId,
+    /// Where it is reached itself.
+    pub url: String,
+    /// How far its state is: one that is further may be a member that the other has not heard of.
+    pub index: u64,
 }
 
 /// From the master that was dialled, once.
