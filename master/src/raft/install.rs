@@ -18,7 +18,7 @@ use crate::storage::snapshot::{self, SnapshotRecord};
 #[derive(Debug)]
 pub(crate) struct Fetched {
     message: Box<Message>,
-    result: Result<(SnapshotRecord, State), FetchError>,
+    result: Result<Box<(SnapshotRecord, State)>, FetchError>,
 }
 
 impl Node {
@@ -41,7 +41,7 @@ impl Node {
             let result = image::fetch(&peers, &url, Some(index), &storage).await;
             inbox.image_fetched(Fetched {
                 message: Box::new(message),
-                result,
+                result: result.map(Box::new),
             });
         });
     }
@@ -51,7 +51,7 @@ impl Node {
         let Fetched { message, result } = fetched;
         match result {
             Ok(image) => {
-                self.image = Some(image);
+                self.image = Some(*image);
                 self.step(*message);
                 self.on_ready()?;
                 // Raft may have caught up by other means meanwhile.

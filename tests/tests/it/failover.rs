@@ -200,7 +200,7 @@ async fn a_minority_takes_nothing_and_says_so() -> Result {
     cluster.speak_to(back)?;
     let client = cluster.client().clone();
     let job = Job::command(["true"]).name("again");
-    submit_surely(&[client.clone()], &job).await?;
+    submit_surely(std::slice::from_ref(&client), &job).await?;
     assert_eq!(client.ended("again").await.state, JobState::Finished);
     Ok(())
 }
@@ -239,7 +239,11 @@ async fn a_wiped_master_comes_back_under_a_new_id_and_votes_again() -> Result {
     // It counts for the majority: without one of the others, work goes on.
     let other = (leader + 2) % 3;
     cluster.kill_master_at(other);
-    submit_surely(&[client.clone()], &Job::command(["true"]).name("after")).await?;
+    submit_surely(
+        std::slice::from_ref(&client),
+        &Job::command(["true"]).name("after"),
+    )
+    .await?;
     assert_eq!(client.ended("after").await.state, JobState::Finished);
     Ok(())
 }
@@ -289,7 +293,11 @@ async fn a_master_that_was_away_for_long_is_brought_an_image() -> Result {
         }
     })
     .await;
-    submit_surely(&[client.clone()], &Job::command(["true"]).name("after")).await?;
+    submit_surely(
+        std::slice::from_ref(&client),
+        &Job::command(["true"]).name("after"),
+    )
+    .await?;
     assert_eq!(client.ended("after").await.state, JobState::Finished);
     Ok(())
 }
@@ -328,7 +336,11 @@ async fn members_come_and_go_while_work_goes_on() -> Result {
             .contains("was removed from the cluster")
     );
     cluster.kill_master_at(0);
-    submit_surely(&[client.clone()], &Job::command(["true"]).name("among-two")).await?;
+    submit_surely(
+        std::slice::from_ref(&client),
+        &Job::command(["true"]).name("among-two"),
+    )
+    .await?;
     assert_eq!(client.ended("among-two").await.state, JobState::Finished);
     let masters = cluster.client_of(third)?.masters().await?;
     assert_eq!(masters.len(), 2, "{masters:?}");
@@ -351,7 +363,11 @@ async fn a_group_shrinks_to_one_that_starts_again() -> Result {
     })
     .await;
     cluster.kill_master_at(0);
-    submit_surely(&[client.clone()], &Job::command(["true"]).name("alone")).await?;
+    submit_surely(
+        std::slice::from_ref(&client),
+        &Job::command(["true"]).name("alone"),
+    )
+    .await?;
     eventually("the table has one master", async || {
         let masters = client.masters().await?;
         match masters.len() {
@@ -365,7 +381,11 @@ async fn a_group_shrinks_to_one_that_starts_again() -> Result {
     cluster.start_master_at(second).await?;
     cluster.speak_to(second)?;
     assert_eq!(client.ended("alone").await.state, JobState::Finished);
-    submit_surely(&[client.clone()], &Job::command(["true"]).name("again")).await?;
+    submit_surely(
+        std::slice::from_ref(&client),
+        &Job::command(["true"]).name("again"),
+    )
+    .await?;
     assert_eq!(client.ended("again").await.state, JobState::Finished);
     Ok(())
 }
@@ -389,7 +409,11 @@ async fn a_removed_follower_ends_and_the_rest_goes_on() -> Result {
     let log = cluster.log_of_master(removed);
     assert!(log.contains("was removed from the cluster"), "{log}");
     cluster.kill_master_at(removed);
-    submit_surely(&[client.clone()], &Job::command(["true"]).name("after")).await?;
+    submit_surely(
+        std::slice::from_ref(&client),
+        &Job::command(["true"]).name("after"),
+    )
+    .await?;
     assert_eq!(client.ended("after").await.state, JobState::Finished);
     Ok(())
 }
