@@ -33,8 +33,9 @@ pub struct Settings {
     /// The folder of the executors' binaries.
     pub executors: Option<PathBuf>,
     /// How much of each output of a task is kept, as a size such as `64MiB`.
-    #[serde(rename = "output-limit")]
     pub output_limit: Option<String>,
+    /// A file with the masters' token.
+    pub token_file: Option<PathBuf>,
 }
 
 impl Settings {
@@ -61,6 +62,7 @@ impl Settings {
             attributes: self.attributes.or(rest.attributes),
             executors: self.executors.or(rest.executors),
             output_limit: self.output_limit.or(rest.output_limit),
+            token_file: self.token_file.or(rest.token_file),
         }
     }
 }
@@ -84,6 +86,8 @@ pub struct Config {
     pub executors: PathBuf,
     /// How much of each output of a task is kept.
     pub output_limit: Bytes,
+    /// What proves to masters on other machines that this agent may speak to them.
+    pub token: Option<String>,
 }
 
 /// Loopback, any free port.
@@ -149,6 +153,7 @@ impl Config {
             attributes,
             executors,
             output_limit,
+            token: settings.token_file.as_deref().map(read_token).transpose()?,
         })
     }
 }
@@ -196,6 +201,23 @@ fn check_output_limit(text: &str) -> Result<Bytes, AgentError> {
     Ok(limit)
 }
 
+/// A token as a header takes it: 32 hexadecimal digits.
+fn read_token(path: &Path) -> Result<String, AgentError> {
+    let text = std::fs::read_to_string(path).map_err(|source| AgentError::ReadConfig {
+        path: path.to_owned(),
+        source,
+    })?;
+    let token = text.trim();
+    if token.len() != 32 || !token.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Err(AgentError::Config(format!(
+            "{} holds no token, which has 32 hexadecimal digits: name the file that the masters \
+             were given with --token-file",
+            path.display()
+        )));
+    }
+    Ok(token.to_owned())
+}
+
 fn detect_hostname() -> Result<String, AgentError> {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname")
         .map_err(|source| AgentError::System("read the machine's name", source))?;
@@ -234,13 +256,34 @@ mod tests {
             attributes,
             executors,
             output_limit,
+            token_file,
         } = settings.clone();
         assert!(dir.is_some() && masters.is_some() && listen.is_some() && hostname.is_some());
         assert!(resources.is_some() && attributes.is_some() && executors.is_some());
-        assert!(output_limit.is_some());
+        // The example's file is on no machine that runs this.
+        assert!(output_limit.is_some() && token_file.is_none());
         let config = Config::new(settings).unwrap();
         assert_eq!(config.output_limit, DEFAULT_LIMIT, "as the file says of it");
         assert_eq!(config.masters, ["http://127.0.0.1:5050"]);
+    }
+
+    #[test]
+    fn a_token_is_32_hexadecimal_digits() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        let with = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            let token_file = Some(path.clone());
+            Config::new(Settings {
+                token_file,
+                ..settings()
+            })
+        };
+        let token = "0123456789abcdef0123456789abcdef";
+        let config = with(&format!("{token}\n")).unwrap();
+        assert_eq!(config.token.as_deref(), Some(token));
+        let error = with("secret").unwrap_err().to_string();
+        assert!(error.contains("--token-file"), "{error}");
     }
 
     #[test]

@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use tepui_types::agent::AgentInfo;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -85,6 +86,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
     let (listener, address) = listen(config.listen).await?;
     let client = reqwest::Client::builder()
         .no_proxy()
+        .default_headers(credentials(config.token.as_deref())?)
         .connect_timeout(CONNECT_TIMEOUT)
         .build()
         .map_err(|error| AgentError::System("set up HTTP", std::io::Error::other(error)))?;
@@ -124,6 +126,18 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
         metrics,
     };
     EventLoop::new(parts, events).run(inbox, stop, first).await
+}
+
+/// What every request to a master carries.
+fn credentials(token: Option<&str>) -> Result<HeaderMap, AgentError> {
+    let mut headers = HeaderMap::new();
+    if let Some(token) = token {
+        let bearer = HeaderValue::try_from(format!("Bearer {token}"));
+        let mut bearer = bearer.map_err(|_| AgentError::Config("the token is no text".into()))?;
+        bearer.set_sensitive(true);
+        headers.insert(AUTHORIZATION, bearer);
+    }
+    Ok(headers)
 }
 
 /// Takes the folder. Where an agent was killed while it forked, its child holds

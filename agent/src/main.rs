@@ -49,6 +49,9 @@ struct Arguments {
     /// How much of each output of a task is kept: 64MiB when absent.
     #[arg(long, value_name = "SIZE")]
     output_limit: Option<String>,
+    /// A file with the masters' token, which masters on other machines ask for.
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
     /// A TOML file of the same settings, which flags override.
     #[arg(long)]
     config: Option<PathBuf>,
@@ -89,6 +92,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         attributes: arguments.attributes,
         executors: arguments.executors,
         output_limit: arguments.output_limit,
+        token_file: arguments.token_file,
     };
     let config = Config::new(flags.or(file))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
