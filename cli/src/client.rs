@@ -30,6 +30,8 @@ const MAX_TRIES: usize = 6;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause that a master's `Retry-After` may ask for.
 const MAX_PAUSE: Duration = Duration::from_secs(5);
+/// How long a master may take to be reached before the next one is asked.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long one answer may take where it is not a stream. Above the ten
 /// seconds of wall clock that a framework's turn may take, and its queue.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
@@ -159,7 +161,7 @@ impl Client {
         let http = reqwest::Client::builder()
             // A proxy of the environment is for the web; a cluster is reached directly.
             .no_proxy()
-            .connect_timeout(Duration::from_secs(5))
+            .connect_timeout(CONNECT_TIMEOUT)
             .user_agent(concat!("tepui/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(ClientError::Setup)?;

@@ -11,6 +11,7 @@ pub mod client;
 pub mod cluster;
 pub mod eventually;
 pub mod job;
+pub mod net;
 pub mod process;
 pub mod watchdog;
 

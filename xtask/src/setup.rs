@@ -41,7 +41,7 @@ pub const BUILD: [Need; 3] = [
 ];
 
 /// What only the tests need.
-pub const TEST: [Need; 6] = [
+pub const TEST: [Need; 8] = [
     Need {
         package: "chromium",
         purpose: "shows the dashboard to the browser test",
@@ -71,6 +71,16 @@ pub const TEST: [Need; 6] = [
         package: "wasi-libc",
         purpose: "is the C task's standard library",
         present: || installed("wasi-libc"),
+    },
+    Need {
+        package: "iproute2",
+        purpose: "gives the network tests hosts of their own",
+        present: || process::exists("ip"),
+    },
+    Need {
+        package: "curl",
+        purpose: "asks from those hosts",
+        present: || process::exists("curl"),
     },
 ];
 

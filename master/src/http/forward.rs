@@ -5,6 +5,7 @@
 //! speaks with the masters' own token. A request is passed on once: while leadership moves it is
 //! refused with 503, and asked again.
 
+use std::io;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -12,7 +13,10 @@ use axum::extract::{Request, State as Extract};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::Response;
+use bytes::Bytes;
+use futures::stream::{self, Stream};
 use tepui_types::wire::agent::LEADER_HEADER;
+use tokio::sync::watch;
 
 use crate::Master;
 use crate::http::error::ApiError;
@@ -104,7 +108,14 @@ async fn pass_on(master: &Master, leader: &str, request: Request) -> Result<Resp
     if has_body(&parts.headers) {
         request = request.body(reqwest::Body::wrap_stream(body.into_data_stream()));
     }
-    let answer = request.send().await.map_err(|error| {
+    // A leader that is cut off says nothing; that there is another is the sign to ask again.
+    let mut leadership = master.leadership.clone();
+    let asked = *leadership.borrow_and_update();
+    let answer = tokio::select! {
+        answer = request.send() => answer,
+        () = moved(&mut leadership, asked) => return Err(ProposeError::Unknown.into()),
+    };
+    let answer = answer.map_err(|error| {
         tracing::warn!(%error, leader, "a request could not be passed on");
         ApiError::Unavailable(format!(
             "the leader at {leader} cannot be reached from here: ask again in a moment"
@@ -116,8 +127,36 @@ async fn pass_on(master: &Master, leader: &str, request: Request) -> Result<Resp
     if let Ok(leader) = HeaderValue::try_from(leader) {
         response.headers_mut().insert(LEADER, leader);
     }
-    *response.body_mut() = Body::from_stream(answer.bytes_stream());
+    *response.body_mut() = Body::from_stream(until_moved(answer, leadership, asked));
     Ok(response)
+}
+
+/// Returns once leadership is another than it was.
+async fn moved(leadership: &mut watch::Receiver<Leadership>, asked: Leadership) {
+    if leadership.wait_for(|now| *now != asked).await.is_err() {
+        // The log's thread is gone, and the master with it.
+        std::future::pending().await
+    }
+}
+
+/// An answer's body, broken off when the lead moves: whoever reads it goes on elsewhere.
+fn until_moved(
+    answer: reqwest::Response,
+    leadership: watch::Receiver<Leadership>,
+    asked: Leadership,
+) -> impl Stream<Item = io::Result<Bytes>> {
+    let state = Some((answer, leadership));
+    stream::unfold(state, move |state| async move {
+        let (mut answer, mut leadership) = state?;
+        let chunk = tokio::select! {
+            chunk = answer.chunk() => chunk.map_err(io::Error::other),
+            () = moved(&mut leadership, asked) => Err(io::Error::other("the lead has moved")),
+        };
+        match chunk {
+            Ok(chunk) => chunk.map(|chunk| (Ok(chunk), Some((answer, leadership)))),
+            Err(error) => Some((Err(error), None)),
+        }
+    })
 }
 
 fn has_body(headers: &HeaderMap) -> bool {

@@ -18,6 +18,8 @@ mod failover;
 mod frameworks;
 /// Each kind of program that people run.
 mod inputs;
+/// Machines with addresses of their own, and links that break.
+mod network;
 /// A task's way from the request to its record.
 mod path;
 /// `kill -9` of every part.
