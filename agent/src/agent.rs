@@ -361,13 +361,14 @@ impl Agent {
         }
     }
 
-    /// A process could not be started.
+    /// A process could not be started: the machine is to blame, and its tasks may
+    /// run elsewhere.
     pub fn on_executor_failed(&mut self, out: &mut Vec<Action>, id: ExecutorId, why: &Reason) {
         let Some(executor) = self.executors.remove(id) else {
             return;
         };
         for task in executor.living {
-            self.end(out, report(&task, TaskState::Failed, Some(why.clone())));
+            self.end(out, report(&task, TaskState::Dropped, Some(why.clone())));
         }
         out.push(Action::Record(Record::ExecutorGone(id)));
         out.push(Action::Clear(id));
@@ -404,7 +405,7 @@ impl Agent {
                     reason::EXECUTOR_FAILED,
                     format!("{MAX_PLACEMENTS} executor processes ended before they took it"),
                 );
-                self.end(out, report(&task_id, TaskState::Failed, Some(why)));
+                self.end(out, report(&task_id, TaskState::Dropped, Some(why)));
             } else if let Some(grace) = task.kill {
                 tracing::debug!(task = %task_id, grace, "its executor left before the kill");
                 let why = Reason::new(reason::KILL_REQUESTED, "it was killed before it started");

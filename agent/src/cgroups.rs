@@ -6,33 +6,43 @@
 //! without controllers the agent runs tasks unbounded and says so once.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tepui_executor::cgroup;
+use tepui_folder::FolderError;
 use tepui_types::Bytes;
 use tepui_types::resources::MILLI;
 
 use crate::identity::Identity;
+use crate::sandbox::Layout;
 
 /// How long the processes of a dead executor may take to die: they get SIGKILL,
 /// but may be writing to a slow disk.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// v1 says "no limit" with a number near the largest; anything above this is none.
 const NO_LIMIT_ABOVE: u64 = 1 << 60;
+/// The file of the data folder with the parent cgroup's name.
+const NAME_FILE: &str = "cgroup";
 /// Where cgroups are mounted.
 const MOUNT: &str = "/sys/fs/cgroup";
 
 /// The agent's parent cgroup below the hierarchies' roots; none, and a warning,
-/// where there can be none.
-pub fn parent(identity: &Identity) -> Option<String> {
-    match cgroup::available() {
-        Ok(()) => Some(format!("tepui/{:016x}", identity.nonce >> 64)),
-        Err(error) => {
-            tracing::warn!(%error, "tasks run without cgroups: no limit of theirs is enforced");
-            None
-        }
+/// where there can be none. The folder's file `cgroup` has it for those who
+/// clean up. A copy of a folder has another: the same number, but not the same inode.
+pub fn parent(layout: &Layout, identity: &Identity) -> Result<Option<String>, FolderError> {
+    if let Err(error) = cgroup::available() {
+        tracing::warn!(%error, "tasks run without cgroups: no limit of theirs is enforced");
+        return Ok(None);
     }
+    let dir = layout.dir();
+    let inode = fs::metadata(dir).map_err(|source| FolderError::io("look at", dir, source))?;
+    let parent = format!("tepui/{:016x}-{:x}", identity.nonce >> 64, inode.ino());
+    let path = dir.join(NAME_FILE);
+    tepui_folder::replace(&path, parent.as_bytes(), 0o644)
+        .map_err(|source| FolderError::io("write", &path, source))?;
+    Ok(Some(parent))
 }
 
 /// Ends whatever still runs in these cgroups and removes them; those that are

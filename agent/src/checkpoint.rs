@@ -148,7 +148,7 @@ impl Journal {
         };
         let mut bytes = Vec::new();
         records.iter().for_each(|record| encode(record, &mut bytes));
-        crate::identity::write_durably(path, &bytes).map_err(failed("write"))?;
+        tepui_folder::replace(path, &bytes, 0o644).map_err(failed("write"))?;
         let file = OpenOptions::new()
             .append(true)
             .open(path)

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use tepui_executor::output::DEFAULT_LIMIT;
+use tepui_folder::FolderError;
 use tepui_types::Bytes;
 
 use crate::error::AgentError;
@@ -99,11 +100,8 @@ impl Config {
         let missing =
             |what: &str| AgentError::Config(format!("no {what} is set: name one with --{what}"));
         let dir = settings.dir.ok_or_else(|| missing("dir"))?;
-        let dir = std::path::absolute(&dir).map_err(|source| AgentError::Folder {
-            step: "find",
-            path: dir,
-            source,
-        })?;
+        let dir =
+            std::path::absolute(&dir).map_err(|source| FolderError::io("find", &dir, source))?;
         if dir.to_str().is_none() {
             return Err(AgentError::Config(format!(
                 "--dir {} is not UTF-8, and executors are told paths as text: choose another",

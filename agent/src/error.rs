@@ -6,6 +6,7 @@
 
 use std::path::PathBuf;
 
+use tepui_folder::FolderError;
 use tepui_types::{AgentId, ClusterId, Reason};
 
 use crate::checkpoint::CheckpointError;
@@ -34,23 +35,9 @@ pub enum AgentError {
     /// A value is missing or out of place.
     #[error("{0}")]
     Config(String),
-    /// A file or folder of the data folder cannot be used.
-    #[error("failed to {step} {path}")]
-    Folder {
-        /// `create`, `write`…
-        step: &'static str,
-        /// The file or folder.
-        path: PathBuf,
-        /// What the system says.
-        #[source]
-        source: std::io::Error,
-    },
-    /// Another agent process has the folder.
-    #[error(
-        "{0} is in use by another agent process: stop that one, or give this one a folder of its \
-         own with --dir"
-    )]
-    Locked(PathBuf),
+    /// The data folder cannot be had, or a file of it cannot be used.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
     /// The identity file is torn or of a later release.
     #[error("{path} cannot be understood: {detail}")]
     Identity {

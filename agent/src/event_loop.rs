@@ -9,6 +9,7 @@ use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tepui_folder::FolderError;
 use tepui_types::agent::AgentInfo;
 use tepui_types::wire::agent::{AgentFrame, Hello, MAX_BATCH, MasterFrame};
 use tepui_types::wire::stream::{LogRequest, StreamRequest};
@@ -75,6 +76,8 @@ pub struct Parts {
     pub boot_id: String,
     /// Who the agent is.
     pub identity: Identity,
+    /// Drawn by this process.
+    pub process: u128,
     /// What it tells of itself.
     pub info: AgentInfo,
     /// Its folder.
@@ -197,6 +200,7 @@ impl EventLoop {
             cluster,
             agent,
             nonce,
+            process: self.parts.process,
             info: self.parts.info.clone(),
             tasks,
         }
@@ -470,11 +474,6 @@ async fn tick(events: mpsc::Sender<Event>) {
 /// Tells scripts where the agent is, and that it is registered.
 fn announce(layout: &Layout, address: &str) -> Result<(), AgentError> {
     let path = layout.address();
-    crate::identity::write_durably(&path, format!("{address}\n").as_bytes()).map_err(|source| {
-        AgentError::Folder {
-            step: "write",
-            path,
-            source,
-        }
-    })
+    tepui_folder::replace(&path, format!("{address}\n").as_bytes(), 0o644)
+        .map_err(|source| FolderError::io("write", &path, source).into())
 }

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::unistd::{AccessFlags, access};
 use tepui_executor::spawn::{self, Spawn};
 use tepui_executor::{exits, identity};
 use tepui_types::task::reason;
@@ -23,10 +24,14 @@ use tokio::net::UnixStream;
 use tokio::sync::{Notify, Semaphore, mpsc};
 
 use crate::agent::{Death, ExecutorId, ExecutorKind, token};
+use crate::error::AgentError;
 use crate::event_loop::Event;
 use crate::frames::{FrameError, FrameReader, write_frames};
 use crate::sandbox::Layout;
 
+/// The executors' binaries.
+const NATIVE_PROGRAM: &str = "tepui-executor-task";
+const WASM_PROGRAM: &str = "tepui-executor-wasm";
 /// Messages that wait for one process: launch and end of every task that it may
 /// hold. A process that is further behind is connected to anew.
 const QUEUE: usize = 4_096;
@@ -105,8 +110,8 @@ impl Supervisor {
     /// Starts a process.
     pub fn start(&mut self, id: ExecutorId, kind: &ExecutorKind, agent: AgentId) {
         let program = self.programs.join(match kind {
-            ExecutorKind::Native(_) => "tepui-executor-task",
-            ExecutorKind::Wasm(_) => "tepui-executor-wasm",
+            ExecutorKind::Native(_) => NATIVE_PROGRAM,
+            ExecutorKind::Wasm(_) => WASM_PROGRAM,
         });
         let start = Start {
             program,
@@ -165,6 +170,23 @@ impl Supervisor {
             }
         });
     }
+}
+
+/// Refuses a folder without the executors' binaries: an agent that can start
+/// nothing would take every task of the cluster and fail it.
+pub fn check_programs(folder: &Path) -> Result<(), AgentError> {
+    for name in [NATIVE_PROGRAM, WASM_PROGRAM] {
+        let program = folder.join(name);
+        let is_program = access(&program, AccessFlags::X_OK).is_ok() && program.is_file();
+        if !is_program {
+            return Err(AgentError::Config(format!(
+                "{} is not there or is no program: executors are installed beside tepui-agent, or \
+                 in the folder that --executors names",
+                program.display()
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// The exit records of a process; none, and a warning, if they cannot be read.

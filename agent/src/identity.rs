@@ -2,14 +2,10 @@
 //!
 //! The nonce is drawn once with the folder, so that a registration that is
 //! sent twice makes one agent; cluster and id are written when the master has
-//! given them, before anything is launched. The folder is locked for as long
-//! as the process lives, so that two agents never share one.
-
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io::Write;
-use std::path::Path;
+//! given them, before anything is launched.
 
 use serde::{Deserialize, Serialize};
+use tepui_folder::FolderError;
 use tepui_types::envelope;
 use tepui_types::{AgentId, ClusterId};
 
@@ -30,32 +26,6 @@ pub struct Identity {
     pub nonce: u128,
 }
 
-/// The hold on a data folder; let go when the process ends, however it ends.
-#[derive(Debug)]
-pub struct FolderLock(#[allow(dead_code)] File);
-
-impl FolderLock {
-    /// Takes the folder, or says that another agent has it.
-    pub fn take(layout: &Layout) -> Result<Self, AgentError> {
-        let path = layout.lock();
-        let failed = |step| {
-            move |source| AgentError::Folder {
-                step,
-                path: layout.lock(),
-                source,
-            }
-        };
-        let mut options = OpenOptions::new();
-        let file = options.create(true).truncate(false).write(true).open(&path);
-        let file = file.map_err(failed("open"))?;
-        match file.try_lock() {
-            Ok(()) => Ok(Self(file)),
-            Err(TryLockError::WouldBlock) => Err(AgentError::Locked(layout.dir().to_owned())),
-            Err(TryLockError::Error(source)) => Err(failed("lock")(source)),
-        }
-    }
-}
-
 impl Identity {
     /// The folder's identity; a new one, already written, if there is none.
     pub fn load_or_create(layout: &Layout) -> Result<Self, AgentError> {
@@ -74,39 +44,17 @@ impl Identity {
                 identity.save(layout)?;
                 Ok(identity)
             }
-            Err(source) => Err(AgentError::Folder {
-                step: "read",
-                path,
-                source,
-            }),
+            Err(source) => Err(FolderError::io("read", &path, source).into()),
         }
     }
 
     /// Writes the identity so that it survives a power cut.
     pub fn save(&self, layout: &Layout) -> Result<(), AgentError> {
         let path = layout.identity();
-        write_durably(&path, &envelope::encode(VERSION, self)).map_err(|source| {
-            AgentError::Folder {
-                step: "write",
-                path,
-                source,
-            }
-        })
+        let bytes = envelope::encode(VERSION, self);
+        tepui_folder::replace(&path, &bytes, 0o644)
+            .map_err(|source| FolderError::io("write", &path, source).into())
     }
-}
-
-/// Replaces a file as a whole: readers see the old bytes or the new ones, also
-/// after a power cut.
-pub fn write_durably(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let draft = path.with_extension("new");
-    let mut file = File::create(&draft)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    std::fs::rename(&draft, path)?;
-    if let Some(folder) = path.parent() {
-        File::open(folder)?.sync_all()?;
-    }
-    Ok(())
 }
 
 /// 128 bits that nobody can guess.
@@ -152,16 +100,5 @@ mod tests {
             error.contains("identity") && error.contains("empty folder"),
             "{error}"
         );
-    }
-
-    #[test]
-    fn folder_has_one_agent() {
-        let dir = tempfile::tempdir().unwrap();
-        let layout = Layout::new(dir.path().to_owned());
-        let lock = FolderLock::take(&layout).unwrap();
-        let error = FolderLock::take(&layout).unwrap_err();
-        assert!(matches!(error, AgentError::Locked(_)), "{error}");
-        drop(lock);
-        FolderLock::take(&layout).unwrap();
     }
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+use tepui_folder::{FolderError, Format, Hold};
 use tepui_types::agent::AgentInfo;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -22,7 +23,7 @@ use crate::error::AgentError;
 use crate::event_loop::{EVENTS, EventLoop, Parts};
 use crate::executor::Supervisor;
 use crate::fetcher::Fetcher;
-use crate::identity::{FolderLock, Identity};
+use crate::identity::{Identity, random_u128};
 use crate::master::Dialer;
 use crate::masters::Masters;
 use crate::metrics::Metrics;
@@ -47,6 +48,11 @@ pub mod resources;
 pub mod sandbox;
 pub mod streams;
 
+/// The layout of the data folder that this release writes.
+const FORMAT: Format = Format {
+    program: "tepui-agent",
+    version: 1,
+};
 /// How long a connection to the master may take to come up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -61,11 +67,13 @@ const LOCK_RETRY: Duration = Duration::from_millis(20);
 /// Whatever keeps the agent from starting or from going on.
 pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentError> {
     let layout = Layout::new(config.dir.clone());
+    executor::check_programs(&config.executors)?;
+    let _hold = take_folder(&layout).await?;
     layout.create()?;
-    let _lock = take_folder(&layout).await?;
     remove_stale_address(&layout)?;
     let identity = Identity::load_or_create(&layout)?;
-    let layout = layout.with_cgroup(cgroups::parent(&identity));
+    let cgroup = cgroups::parent(&layout, &identity)?;
+    let layout = layout.with_cgroup(cgroup);
     let info = AgentInfo {
         hostname: config.hostname,
         resources: config.resources.complete(&config.dir)?,
@@ -117,6 +125,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
         journal,
         boot_id,
         identity,
+        process: random_u128()?,
         info,
         layout,
         address,
@@ -143,11 +152,11 @@ fn credentials(token: Option<&str>) -> Result<HeaderMap, AgentError> {
 /// Takes the folder. Where an agent was killed while it forked, its child holds
 /// the lock until it executes its program, so one that is taken is asked for
 /// again for a moment.
-async fn take_folder(layout: &Layout) -> Result<FolderLock, AgentError> {
+async fn take_folder(layout: &Layout) -> Result<Hold, FolderError> {
     let deadline = Instant::now() + LOCK_PATIENCE;
     loop {
-        match FolderLock::take(layout) {
-            Err(AgentError::Locked(_)) if Instant::now() < deadline => {
+        match Hold::take(layout.dir(), FORMAT) {
+            Err(FolderError::Locked { .. }) if Instant::now() < deadline => {
                 tokio::time::sleep(LOCK_RETRY).await;
             }
             result => return result,
@@ -156,14 +165,12 @@ async fn take_folder(layout: &Layout) -> Result<FolderLock, AgentError> {
 }
 
 /// An address of an earlier process would tell scripts that this one is ready.
-fn remove_stale_address(layout: &Layout) -> Result<(), AgentError> {
+fn remove_stale_address(layout: &Layout) -> Result<(), FolderError> {
     let path = layout.address();
     match std::fs::remove_file(&path) {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(AgentError::Folder {
-            step: "remove",
-            path,
-            source,
-        }),
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(FolderError::io("remove", &path, source))
+        }
         _ => Ok(()),
     }
 }

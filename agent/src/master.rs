@@ -25,6 +25,9 @@ use crate::masters::Masters;
 
 /// How long a master may take to answer while a connection is made.
 const ANSWER: Duration = Duration::from_secs(10);
+/// Heartbeats after which a silent master is left for another. Less than a master waits for an
+/// agent: to register again costs little, and whoever hangs must not keep its agents.
+const MISSED_HEARTBEATS: u32 = 4;
 /// The shortest and the longest pause between two tries.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(3));
 /// Frames that wait to be written. When they are full the event loop keeps the
@@ -193,6 +196,7 @@ pub async fn run(dialer: &Dialer, events: &mpsc::Sender<Event>) {
             return;
         }
         let leader = error.leader().map(str::to_owned);
+        let is_silent = matches!(error, SessionError::Silent(_));
         // The first failure tells why; that it goes on is no news.
         let message = format!("{:#}", anyhow::Error::from(error));
         if welcomed {
@@ -205,7 +209,7 @@ pub async fn run(dialer: &Dialer, events: &mpsc::Sender<Event>) {
         if welcomed || was_up {
             tracing::warn!(
                 master = dialer.master(),
-                "no session with the master: {message}"
+                "no session with the master; trying again: {message}"
             );
         } else {
             tracing::debug!(
@@ -216,7 +220,8 @@ pub async fn run(dialer: &Dialer, events: &mpsc::Sender<Event>) {
         was_up = welcomed;
         match leader {
             Some(leader) => dialer.masters.turn_to(&leader),
-            None if welcomed => {}
+            // It is the likeliest to lead, unless it hangs.
+            None if welcomed && !is_silent => {}
             None => dialer.masters.pass_over(),
         }
         tokio::time::sleep(jittered(pause)).await;
@@ -260,7 +265,8 @@ async fn session(
     *welcomed = true;
     dialer.learn(&welcome.masters);
     let pace = |ms: u64| Duration::from_millis(ms.clamp(PACE_MS.0, PACE_MS.1));
-    let (heartbeat, silence) = (pace(welcome.heartbeat_ms), pace(welcome.timeout_ms));
+    let heartbeat = pace(welcome.heartbeat_ms);
+    let silence = pace(welcome.timeout_ms).min(heartbeat * MISSED_HEARTBEATS);
     let (outbox, frames_to_send) = mpsc::channel(OUTBOX);
     let begun = Event::Registered(Session { welcome, outbox });
     events.send(begun).await.map_err(|_| SessionError::Ended)?;

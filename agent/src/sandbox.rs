@@ -6,11 +6,11 @@
 
 use std::path::{Path, PathBuf};
 
+use tepui_folder::FolderError;
 use tepui_types::wire::stream::Output;
 use tepui_types::{Digest, TaskId};
 
 use crate::agent::ExecutorId;
-use crate::error::AgentError;
 
 /// Paths below one data folder, and below the agent's cgroup if it has one.
 #[derive(Debug, Clone)]
@@ -32,19 +32,11 @@ impl Layout {
         self
     }
 
-    /// Makes the folders that all tasks share.
-    pub fn create(&self) -> Result<(), AgentError> {
-        for path in [
-            self.dir.clone(),
-            self.tasks(),
-            self.artifacts(),
-            self.executors(),
-        ] {
-            std::fs::create_dir_all(&path).map_err(|source| AgentError::Folder {
-                step: "create",
-                path,
-                source,
-            })?;
+    /// Makes the folders that all tasks share, in a folder that is this agent's.
+    pub fn create(&self) -> Result<(), FolderError> {
+        for path in [self.tasks(), self.artifacts(), self.executors()] {
+            std::fs::create_dir_all(&path)
+                .map_err(|source| FolderError::io("create", &path, source))?;
         }
         Ok(())
     }

@@ -75,6 +75,9 @@ fn about_demand(demand: &DemandView) -> Result<()> {
             "agents",
             format!("{}, fits on {}", explanation.agents, explanation.fitting),
         );
+    for (resource, most) in &explanation.largest {
+        fields.add("largest", format!("{most} {resource}"));
+    }
     for (name, agents) in [
         ("too small", &explanation.too_small),
         ("busy", &explanation.busy),

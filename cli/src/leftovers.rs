@@ -16,8 +16,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tepui_types::envelope;
 use tepui_types::wire::executor::{ProcessIdentity, VERSION};
-use tepui_types::{AgentId, ClusterId, envelope};
 use tokio::time::Instant;
 
 /// How long killed processes may take to be gone: what holds them up is the
@@ -27,8 +27,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(5);
 /// Where control groups are mounted, each hierarchy in a folder or all in one.
 const CGROUPS: &str = "/sys/fs/cgroup";
-/// The version of an agent's identity file that is read here.
-const AGENT_IDENTITY: u8 = 1;
 
 /// Keeps a process's identity for a later [`end_process`].
 pub fn remember_process(file: &Path, pid: u32) -> Result<()> {
@@ -178,15 +176,14 @@ fn everyone(file: &str, matches: impl Fn(&[&[u8]]) -> bool) -> Vec<i32> {
         .collect()
 }
 
-/// An agent's control group, a folder for each hierarchy that has it. Its name
-/// comes of the number that the agent drew with its folder.
+/// An agent's control group, a folder for each hierarchy that has it, by the name that the agent
+/// left in its folder.
 pub fn cgroups(agent: &Path) -> Vec<PathBuf> {
-    let bytes = fs::read(agent.join("identity")).unwrap_or_default();
-    type Identity = (Option<ClusterId>, Option<AgentId>, u128);
-    let Ok((_, _, nonce)) = envelope::decode::<Identity>(AGENT_IDENTITY, &bytes) else {
+    let name = fs::read_to_string(agent.join("cgroup")).unwrap_or_default();
+    let below = name.strip_prefix("tepui/").unwrap_or_default();
+    if below.is_empty() || below.contains('/') {
         return Vec::new();
-    };
-    let name = format!("tepui/{:016x}", nonce >> 64);
+    }
     let root = Path::new(CGROUPS);
     let inner = fs::read_dir(root)
         .into_iter()

@@ -58,6 +58,8 @@ pub struct Allocator {
     /// How often each framework was offered something: equal shares alternate.
     turns: BTreeMap<FrameworkId, u64>,
     changed_agents: BTreeSet<AgentId>,
+    /// Without a connection to the leader now: what is launched there would wait.
+    away: BTreeSet<AgentId>,
     /// Someone's demand is open anew: every agent is worth a look.
     look_at_all: bool,
 }
@@ -71,6 +73,7 @@ impl Allocator {
             filters: Filters::default(),
             turns: BTreeMap::new(),
             changed_agents: BTreeSet::new(),
+            away: BTreeSet::new(),
             look_at_all: true,
         }
     }
@@ -87,6 +90,15 @@ impl Allocator {
                 self.filters.revive(*framework);
                 self.turns.remove(framework);
             }
+        }
+    }
+
+    /// Notes that an agent has lost its connection to the leader, or has it again.
+    pub fn set_away(&mut self, agent: AgentId, is_away: bool) {
+        if is_away {
+            self.away.insert(agent);
+        } else if self.away.remove(&agent) {
+            self.changed_agents.insert(agent);
         }
     }
 
@@ -185,13 +197,15 @@ impl Allocator {
                 })
         };
         let filtered = |agent, free: &Resources| self.filters.covers(framework, agent, free);
-        explain::explain(state, request, held, filtered)
+        let is_away = |agent| self.away.contains(&agent);
+        explain::explain(state, request, is_away, held, filtered)
     }
 
     /// Takes back offers that are overdue, or whose agent or framework is gone.
     fn rescind(&mut self, state: &State, now: Timestamp) -> Vec<Decision> {
         let is_bad = |offer: &Outstanding| {
             offer.expires <= now
+                || self.away.contains(&offer.agent)
                 || feasibility::check(state, offer.agent, &offer.resources).is_err()
                 || !state
                     .framework(offer.framework)
@@ -235,6 +249,9 @@ impl Allocator {
         standings: &mut Standings,
         now: Timestamp,
     ) -> Option<Decision> {
+        if self.away.contains(&agent) {
+            return None;
+        }
         let free = feasibility::offerable(state, agent).ok()?;
         let free = free.saturating_sub(&self.offered_on(agent));
         if free.is_empty() {

@@ -9,21 +9,27 @@ use tepui_types::{AgentId, Resources};
 use crate::feasibility;
 use crate::state::State;
 
-/// Looks at every agent. `held` is what outstanding offers hold of an agent,
+/// Looks at every agent. `is_away` says which have no connection to the leader, `held` is what outstanding offers hold of an agent,
 /// `filtered` whether the framework has lately declined it.
 pub fn explain(
     state: &State,
     request: &ResourceRequest,
+    is_away: impl Fn(AgentId) -> bool,
     held: impl Fn(AgentId) -> Resources,
     filtered: impl Fn(AgentId, &Resources) -> bool,
 ) -> Explanation {
     let mut explanation = Explanation::default();
+    let mut largest = ResourceRequest::default();
     for agent in state.agents.values() {
         explanation.agents += 1;
-        let Ok(free) = feasibility::offerable(state, agent.id) else {
-            explanation.inactive += 1;
-            continue;
+        let free = match feasibility::offerable(state, agent.id) {
+            Ok(free) if !is_away(agent.id) => free,
+            _ => {
+                explanation.inactive += 1;
+                continue;
+            }
         };
+        largest.raise_to(&agent.info.resources);
         let free = free.saturating_sub(&held(agent.id));
         match (agent.info.resources.pick(request), free.pick(request)) {
             (Err(short), _) => count(&mut explanation.too_small, short),
@@ -32,6 +38,10 @@ pub fn explain(
             (Ok(_), Ok(_)) => explanation.fitting += 1,
         }
     }
+    let too_small = explanation.too_small.keys();
+    explanation.largest = too_small
+        .map(|name| (name.clone(), largest.show(name)))
+        .collect();
     explanation.summary = summarize(&explanation);
     explanation
 }
@@ -52,9 +62,11 @@ fn summarize(explanation: &Explanation) -> String {
     }
     let mut parts = Vec::new();
     for (resource, short) in &explanation.too_small {
+        let most = explanation.largest.get(resource).map(String::as_str);
         parts.push(format!(
-            "{resource} too small on {short} of {}",
-            agents(total)
+            "{resource} too small on {short} of {} (the most is {})",
+            agents(total),
+            most.unwrap_or("0")
         ));
     }
     for (resource, short) in &explanation.busy {
@@ -67,7 +79,7 @@ fn summarize(explanation: &Explanation) -> String {
         ));
     }
     if explanation.inactive > 0 {
-        parts.push(format!("{} unreachable", agents(explanation.inactive)));
+        parts.push(format!("{} not connected", agents(explanation.inactive)));
     }
     parts.join(", ")
 }

@@ -181,6 +181,11 @@ impl State {
         }
     }
 
+    /// The agent whose data folder has this nonce.
+    pub fn agent_of_folder(&self, nonce: u128) -> Option<AgentId> {
+        self.nonces.get(&nonce).copied()
+    }
+
     /// The agent with this id.
     pub fn agent(&self, id: AgentId) -> Option<&Arc<Agent>> {
         self.agents.get(&id)

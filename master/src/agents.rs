@@ -59,6 +59,8 @@ struct Table {
 #[derive(Debug)]
 struct Session {
     number: u64,
+    /// The agent's process, as it drew it.
+    process: u128,
     frames: mpsc::Sender<MasterFrame>,
 }
 
@@ -138,12 +140,17 @@ impl Sessions {
     }
 
     /// Makes a session the agent's own; an older one is hung up on.
-    fn open(&self, agent: AgentId) -> (u64, mpsc::Receiver<MasterFrame>) {
+    fn open(&self, agent: AgentId, process: u128) -> (u64, mpsc::Receiver<MasterFrame>) {
         let (frames, receiver) = mpsc::channel(SESSION_QUEUE);
         let mut table = self.lock();
         table.next += 1;
         let number = table.next;
-        table.sessions.insert(agent, Session { number, frames });
+        let session = Session {
+            number,
+            process,
+            frames,
+        };
+        table.sessions.insert(agent, session);
         table.heard.insert(agent, Instant::now());
         (number, receiver)
     }
@@ -157,6 +164,15 @@ impl Sessions {
         {
             table.sessions.remove(&agent);
         }
+    }
+
+    /// Whether another process of the agent has a session, and was heard of in `window`.
+    fn is_taken(&self, agent: AgentId, process: u128, window: Duration) -> bool {
+        let table = self.lock();
+        let session = table.sessions.get(&agent);
+        let heard = table.heard.get(&agent);
+        session.is_some_and(|session| session.process != process)
+            && heard.is_some_and(|heard| heard.elapsed() < window)
     }
 
     fn hear(&self, agent: AgentId) {

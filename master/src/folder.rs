@@ -1,24 +1,23 @@
-//! The master's data folder: who it belongs to, and that one master uses it.
+//! The master's data folder: who it belongs to, and what lies in it.
 //!
-//! `format` says that the folder is a master's and in which layout; `lock` is held for as long as
-//! the process lives and taken before anything else is touched; `cluster` holds the ids that were
-//! minted once; `token` is the local secret. The database is in `db/`, artifacts in `artifacts/`,
-//! and what was compiled of them in `code/`.
-//! A folder that holds something else is never written to.
+//! Beside what every folder has ([`tepui_folder`]), `cluster` holds the ids that were minted once and
+//! `token` the local secret. The database is in `db/`, artifacts in `artifacts/`, and what was
+//! compiled of them in `code/`.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read as _, Seek as _, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use tepui_folder::{Format, Hold};
 use tepui_types::{ClusterId, NodeId};
 
 /// The layout that this release writes.
-const FORMAT_VERSION: u32 = 1;
-const FORMAT_WORD: &str = "tepui-master";
-const FORMAT: &str = "format";
-const LOCK: &str = "lock";
+const FORMAT: Format = Format {
+    program: "tepui-master",
+    version: 1,
+};
 const CLUSTER: &str = "cluster";
 const TOKEN: &str = "token";
 /// Hexadecimal digits of the token: 128 bits.
@@ -27,51 +26,9 @@ const TOKEN_DIGITS: usize = 32;
 /// Why a folder cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
-    /// It is a file.
-    #[error("{path} is not a directory: name a folder, or one to be made, with --dir")]
-    NotADirectory {
-        /// What was named.
-        path: PathBuf,
-    },
-    /// It holds something else.
-    #[error(
-        "{path} is not a master's folder and is not empty (it holds `{entry}`): name another \
-         folder with --dir"
-    )]
-    Foreign {
-        /// The folder.
-        path: PathBuf,
-        /// Something in it.
-        entry: String,
-    },
-    /// A later release wrote it.
-    #[error(
-        "{path} is in format {found}, and this release reads up to {FORMAT_VERSION}: start the \
-         release that wrote it, or a later one"
-    )]
-    Newer {
-        /// The folder.
-        path: PathBuf,
-        /// Its format.
-        found: u32,
-    },
-    /// Another process uses it.
-    #[error("another master (pid {pid}) uses {path}: stop it, or name another folder with --dir")]
-    Locked {
-        /// The folder.
-        path: PathBuf,
-        /// Who says to use it.
-        pid: String,
-    },
-    /// It cannot be written to.
-    #[error("{path} cannot be written to: give its owner write access, or name another folder")]
-    Unwritable {
-        /// The file or folder.
-        path: PathBuf,
-        /// The system's word.
-        #[source]
-        source: io::Error,
-    },
+    /// It cannot be had, or one of its files cannot be read or written.
+    #[error(transparent)]
+    Folder(#[from] tepui_folder::FolderError),
     /// A file in it makes no sense.
     #[error("{path} is damaged ({detail}): {mend}")]
     Damaged {
@@ -82,6 +39,15 @@ pub enum FolderError {
         /// What to do.
         mend: &'static str,
     },
+    /// The file of `--token-file` holds something else.
+    #[error(
+        "{path} holds no token, which has {TOKEN_DIGITS} hexadecimal digits: make one with \
+         `openssl rand -hex 16`, the same for all masters"
+    )]
+    NoToken {
+        /// The file.
+        path: PathBuf,
+    },
     /// The database is gone.
     #[error(
         "{path} is missing, though this master has served before: restore the folder from a \
@@ -90,17 +56,6 @@ pub enum FolderError {
     DatabaseMissing {
         /// Where it should be.
         path: PathBuf,
-    },
-    /// Anything else that the system says.
-    #[error("failed to {step} {path}")]
-    Io {
-        /// What was tried.
-        step: &'static str,
-        /// With which file.
-        path: PathBuf,
-        /// The system's word.
-        #[source]
-        source: io::Error,
     },
 }
 
@@ -128,19 +83,13 @@ pub struct Folder {
     path: PathBuf,
     identity: Option<Identity>,
     token: String,
-    /// Locked until it is closed.
-    _lock: File,
+    _hold: Hold,
 }
 
 impl Folder {
     /// Takes the folder for this process, making it if there is none. Blocks.
     pub fn open(path: &Path) -> Result<Self, FolderError> {
-        create(path)?;
-        refuse_foreign(path)?;
-        let lock = lock(path)?;
-        // Another master may have made it its own in between.
-        refuse_foreign(path)?;
-        check_format(path)?;
+        let hold = Hold::take(path, FORMAT)?;
         let identity = read_identity(path)?;
         if identity.is_some() && !path.join("db").exists() {
             return Err(FolderError::DatabaseMissing {
@@ -152,7 +101,7 @@ impl Folder {
             path: path.to_owned(),
             identity,
             token,
-            _lock: lock,
+            _hold: hold,
         })
     }
 
@@ -199,109 +148,6 @@ impl Folder {
     }
 }
 
-fn create(path: &Path) -> Result<(), FolderError> {
-    if path.exists() && !path.is_dir() {
-        return Err(FolderError::NotADirectory {
-            path: path.to_owned(),
-        });
-    }
-    fs::create_dir_all(path).map_err(|source| match source.kind() {
-        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => FolderError::NotADirectory {
-            path: path.to_owned(),
-        },
-        _ => FolderError::Unwritable {
-            path: path.to_owned(),
-            source,
-        },
-    })
-}
-
-/// Looks without touching: the folder is empty, a master's, or not ours.
-fn refuse_foreign(path: &Path) -> Result<(), FolderError> {
-    if path.join(FORMAT).exists() {
-        return Ok(());
-    }
-    let io = |source| FolderError::Io {
-        step: "list",
-        path: path.to_owned(),
-        source,
-    };
-    for entry in fs::read_dir(path).map_err(io)? {
-        let name = entry
-            .map_err(io)?
-            .file_name()
-            .to_string_lossy()
-            .into_owned();
-        // What a first start leaves when it is cut short.
-        if name != LOCK && !is_temporary(&name, FORMAT) {
-            return Err(FolderError::Foreign {
-                path: path.to_owned(),
-                entry: name,
-            });
-        }
-    }
-    Ok(())
-}
-
-fn lock(path: &Path) -> Result<File, FolderError> {
-    let path_of_lock = path.join(LOCK);
-    let io = |source| io_error("lock", &path_of_lock, source);
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path_of_lock)
-        .map_err(|source| io_error("open", &path_of_lock, source))?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut pid = String::new();
-            // Who holds the lock may not have written its id yet.
-            file.read_to_string(&mut pid).ok();
-            let pid = match pid.trim() {
-                "" => "unknown".to_owned(),
-                pid => pid.to_owned(),
-            };
-            return Err(FolderError::Locked {
-                path: path.to_owned(),
-                pid,
-            });
-        }
-        Err(TryLockError::Error(source)) => return Err(io(source)),
-    }
-    file.set_len(0).map_err(io)?;
-    file.rewind().map_err(io)?;
-    writeln!(file, "{}", std::process::id()).map_err(io)?;
-    Ok(file)
-}
-
-fn check_format(path: &Path) -> Result<(), FolderError> {
-    let Some(text) = read(&path.join(FORMAT))? else {
-        return replace(
-            path,
-            FORMAT,
-            &format!("{FORMAT_WORD} {FORMAT_VERSION}\n"),
-            0o644,
-        );
-    };
-    let version = text
-        .trim()
-        .strip_prefix(FORMAT_WORD)
-        .and_then(|version| version.trim().parse::<u32>().ok());
-    match version {
-        None => Err(FolderError::Foreign {
-            path: path.to_owned(),
-            entry: FORMAT.into(),
-        }),
-        Some(found) if found > FORMAT_VERSION => Err(FolderError::Newer {
-            path: path.to_owned(),
-            found,
-        }),
-        Some(_) => Ok(()),
-    }
-}
-
 fn read_identity(path: &Path) -> Result<Option<Identity>, FolderError> {
     let path = path.join(CLUSTER);
     let Some(text) = read(&path)? else {
@@ -320,18 +166,16 @@ fn read_identity(path: &Path) -> Result<Option<Identity>, FolderError> {
 fn own_token(path: &Path) -> Result<String, FolderError> {
     let path_of_token = path.join(TOKEN);
     let Some(text) = read(&path_of_token)? else {
-        let token = format!(
-            "{:032x}",
-            random_u128().map_err(|source| FolderError::Io {
-                step: "draw",
-                path: path_of_token,
-                source,
-            })?
-        );
+        let drawn = random_u128().map_err(|source| io_error("draw", &path_of_token, source))?;
+        let token = format!("{drawn:032x}");
         replace(path, TOKEN, &format!("{token}\n"), 0o600)?;
         return Ok(token);
     };
-    let token = check_token(&path_of_token, &text, "delete it to have a new one made")?;
+    let token = parse_token(&text).ok_or_else(|| FolderError::Damaged {
+        path: path_of_token.clone(),
+        detail: format!("a token has {TOKEN_DIGITS} hexadecimal digits"),
+        mend: "delete it to have a new one made",
+    })?;
     let only_owner = fs::Permissions::from_mode(0o600);
     fs::set_permissions(&path_of_token, only_owner)
         .map_err(|source| io_error("restrict", &path_of_token, source))?;
@@ -341,67 +185,34 @@ fn own_token(path: &Path) -> Result<String, FolderError> {
 /// The token that an operator has given to all masters, in a file outside their folders.
 pub fn shared_token(path: &Path) -> Result<String, FolderError> {
     let text = fs::read_to_string(path).map_err(|source| io_error("read", path, source))?;
-    let mend = "make one with `openssl rand -hex 16`, the same for all masters";
-    check_token(path, &text, mend)
+    parse_token(&text).ok_or_else(|| FolderError::NoToken {
+        path: path.to_owned(),
+    })
 }
 
-fn check_token(path: &Path, text: &str, mend: &'static str) -> Result<String, FolderError> {
+fn parse_token(text: &str) -> Option<String> {
     let token = text.trim();
-    if token.len() != TOKEN_DIGITS || !token.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return Err(FolderError::Damaged {
-            path: path.to_owned(),
-            detail: format!("a token has {TOKEN_DIGITS} hexadecimal digits"),
-            mend,
-        });
-    }
-    Ok(token.to_owned())
+    let is_token =
+        token.len() == TOKEN_DIGITS && token.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_token.then(|| token.to_owned())
 }
 
 fn read(path: &Path) -> Result<Option<String>, FolderError> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(FolderError::Io {
-            step: "read",
-            path: path.to_owned(),
-            source,
-        }),
+        Err(source) => Err(io_error("read", path, source)),
     }
 }
 
-/// Writes a file so that it is there whole or not at all.
 fn replace(folder: &Path, name: &str, text: &str, mode: u32) -> Result<(), FolderError> {
-    let temporary = folder.join(format!("{name}.new"));
-    let write = || {
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(mode);
-        let mut file = options.open(&temporary)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&temporary, folder.join(name))?;
-        File::open(folder)?.sync_all()
-    };
-    write().map_err(|source| io_error("write", &folder.join(name), source))
-}
-
-fn is_temporary(name: &str, of: &str) -> bool {
-    name.strip_suffix(".new") == Some(of)
+    let path = folder.join(name);
+    tepui_folder::replace(&path, text.as_bytes(), mode)
+        .map_err(|source| io_error("write", &path, source))
 }
 
 fn io_error(step: &'static str, path: &Path, source: io::Error) -> FolderError {
-    match source.kind() {
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-            FolderError::Unwritable {
-                path: path.to_owned(),
-                source,
-            }
-        }
-        _ => FolderError::Io {
-            step,
-            path: path.to_owned(),
-            source,
-        },
-    }
+    tepui_folder::FolderError::io(step, path, source).into()
 }
 
 fn random_u128() -> io::Result<u128> {

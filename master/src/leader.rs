@@ -66,9 +66,10 @@ impl<'a> Leader<'a> {
     /// Takes over: everything is derived from the state.
     fn new(term: u64, master: &'a Master) -> Self {
         tracing::info!(term, "leading");
-        let allocation = Allocation::new(master.offers.clone(), master.clock.clone());
         let state = master.view.load();
         master.sessions.lead(term, &state);
+        master.offers.begin(&state, &master.sessions);
+        let allocation = Allocation::new(master.offers.clone(), master.clock.clone());
         master.sessions.resend_owed(&state);
         master.frameworks.lead(term);
         Self { master, allocation }

@@ -34,7 +34,8 @@ pub enum TaskState {
     Killed,
     /// It could not be started as it was described.
     Error,
-    /// The launch did not fit when it was committed; nothing ran.
+    /// Nothing ran: the launch did not fit when it was committed, or its agent
+    /// could not start an executor for it.
     Dropped,
     /// Its agent, or its agent's memory of it, is gone for good.
     Gone,

@@ -101,6 +101,7 @@ impl FakeMaster {
             cluster: None,
             agent: None,
             nonce: 0,
+            process: 0,
             info: tepui_types::AgentInfo {
                 hostname: String::new(),
                 resources: Resources::default(),

@@ -1,7 +1,7 @@
 //! An agent process in a folder of its own. Whatever happens to the test, its
 //! executors, tasks and cgroups are gone at the end.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::master::{FakeMaster, eventually};
 
 /// A data folder with, mostly, a living agent.
 pub struct AgentProcess {
-    pub dir: TempDir,
+    place: TempDir,
     arguments: &'static [&'static str],
     child: Option<Child>,
 }
@@ -37,7 +37,7 @@ impl AgentProcess {
 
     pub fn start_with(master: &FakeMaster, arguments: &'static [&'static str]) -> Self {
         let mut this = Self {
-            dir: tempfile::tempdir().unwrap(),
+            place: tempfile::tempdir().unwrap(),
             arguments,
             child: None,
         };
@@ -50,9 +50,9 @@ impl AgentProcess {
         let log = std::fs::File::options()
             .append(true)
             .create(true)
-            .open(self.dir.path().join("agent.log"))
+            .open(self.place.path().join("agent.log"))
             .unwrap();
-        let mut command = command(self.dir.path(), &master.url);
+        let mut command = command(&self.dir(), &master.url);
         command
             .args(self.arguments)
             .stdin(Stdio::null())
@@ -61,8 +61,13 @@ impl AgentProcess {
         self.child = Some(command.spawn().unwrap());
     }
 
+    /// Its data folder; its log is not in it.
+    pub fn dir(&self) -> PathBuf {
+        self.place.path().join("agent")
+    }
+
     pub fn layout(&self) -> Layout {
-        Layout::new(self.dir.path().to_owned())
+        Layout::new(self.dir())
     }
 
     pub fn pid(&self) -> Pid {
@@ -108,7 +113,7 @@ impl AgentProcess {
     }
 
     pub fn log(&self) -> String {
-        std::fs::read_to_string(self.dir.path().join("agent.log")).unwrap_or_default()
+        std::fs::read_to_string(self.place.path().join("agent.log")).unwrap_or_default()
     }
 }
 
@@ -119,7 +124,7 @@ impl Drop for AgentProcess {
             let _ = kill(Pid::from_raw(executor.pid), Signal::SIGKILL);
         }
         if let Ok(identity) = Identity::load_or_create(&self.layout())
-            && let Some(parent) = tepui_agent::cgroups::parent(&identity)
+            && let Ok(Some(parent)) = tepui_agent::cgroups::parent(&self.layout(), &identity)
         {
             let _ = tepui_executor::cgroup::destroy(&parent, Duration::from_secs(10));
         }

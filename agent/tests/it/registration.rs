@@ -152,7 +152,7 @@ async fn master_of_another_cluster_is_refused() {
     eventually("it is registered", || agent.layout().address().exists()).await;
     agent.kill();
     drop(first);
-    let run = tokio::spawn(run_to_end(command(agent.dir.path(), &master.url)));
+    let run = tokio::spawn(run_to_end(command(&agent.dir(), &master.url)));
     let mut session = master.accept().await;
     session
         .send(MasterFrame::Welcome(Welcome {

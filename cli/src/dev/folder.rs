@@ -1,18 +1,23 @@
 //! The folder of a local cluster: one `tepui dev` at a time, and a place each
 //! for the parts' data, logs and process identities.
 
-use std::fs::{DirBuilder, File};
-use std::os::unix::fs::DirBuilderExt;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use anyhow::{Context, Result};
+use tepui_folder::{Format, Hold};
 
-/// An open folder. The lock goes with the process.
+/// The layout that this release writes.
+const FORMAT: Format = Format {
+    program: "tepui dev",
+    version: 1,
+};
+
+/// An open folder. The hold on it goes with the process.
 pub struct Folder {
     path: PathBuf,
-    _lock: Flock<File>,
+    _hold: Hold,
 }
 
 impl Folder {
@@ -23,30 +28,14 @@ impl Folder {
                 .with_context(|| format!("{} cannot be a folder", dir.display()))?,
             None => default_dir()?,
         };
-        for folder in [path.clone(), path.join("logs"), path.join("processes")] {
-            let mut builder = DirBuilder::new();
-            let made = builder.recursive(true).mode(0o700).create(&folder);
-            made.with_context(|| {
+        let hold = Hold::take(&path, FORMAT)?;
+        for folder in [&path, &path.join("logs"), &path.join("processes")] {
+            restrict(folder).with_context(|| {
                 let folder = folder.display();
-                format!("failed to create {folder}: name a folder that you may write to with --dir")
+                format!("failed to prepare {folder}: name another folder with --dir")
             })?;
         }
-        let file = path.join("lock");
-        let lock = File::options().create(true).append(true).open(&file);
-        let lock = lock.with_context(|| {
-            let file = file.display();
-            format!("failed to open {file}: name a folder that you may write to with --dir")
-        })?;
-        match Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => Ok(Self { path, _lock: lock }),
-            Err((_, Errno::EWOULDBLOCK)) => bail!(
-                "another `tepui dev` uses {}: stop it first, or name another folder with --dir",
-                path.display()
-            ),
-            Err((_, error)) => {
-                Err(error).with_context(|| format!("failed to lock {}", file.display()))
-            }
-        }
+        Ok(Self { path, _hold: hold })
     }
 
     /// The folder itself.
@@ -63,6 +52,12 @@ impl Folder {
     pub fn identity(&self, part: &str) -> PathBuf {
         self.path.join("processes").join(part)
     }
+}
+
+/// Makes a folder for its owner only: what tasks wrote is nobody else's.
+fn restrict(folder: &Path) -> std::io::Result<()> {
+    fs::create_dir_all(folder)?;
+    fs::set_permissions(folder, Permissions::from_mode(0o700))
 }
 
 fn default_dir() -> Result<PathBuf> {
@@ -87,7 +82,7 @@ mod tests {
         let path = parent.path().join("a/b");
         let first = Folder::open(Some(path.clone())).unwrap();
         let error = Folder::open(Some(path.clone())).err().unwrap().to_string();
-        assert!(error.contains("another `tepui dev` uses"), "{error}");
+        assert!(error.contains("another tepui dev (pid"), "{error}");
         drop(first);
         assert!(Folder::open(Some(path)).is_ok());
     }
@@ -100,5 +95,15 @@ mod tests {
         let error = Folder::open(Some(path.clone())).err().unwrap().to_string();
         assert!(error.contains(&path.display().to_string()), "{error}");
         assert!(error.contains("--dir"), "{error}");
+    }
+
+    #[test]
+    fn a_folder_of_something_else_is_left_as_it_is() {
+        let parent = tempfile::tempdir().unwrap();
+        std::fs::write(parent.path().join("thesis.tex"), "").unwrap();
+        let error = Folder::open(Some(parent.path().to_owned()));
+        let error = error.err().unwrap().to_string();
+        assert!(error.contains("thesis.tex"), "{error}");
+        assert_eq!(std::fs::read_dir(parent.path()).unwrap().count(), 1);
     }
 }

@@ -79,6 +79,6 @@ impl State {
 fn is_masters_own(state: TaskState) -> bool {
     matches!(
         state,
-        TaskState::Staging | TaskState::Unreachable | TaskState::Unknown | TaskState::Dropped
+        TaskState::Staging | TaskState::Unreachable | TaskState::Unknown
     )
 }

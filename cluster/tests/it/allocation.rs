@@ -272,10 +272,38 @@ fn an_explanation_counts_agents_by_what_they_lack() {
     );
     assert_eq!(why.busy, BTreeMap::from([("cpus".into(), 1)]));
     assert!(
-        why.summary.contains("cpus too small on 1 of 3 agents"),
+        why.summary
+            .contains("cpus too small on 1 of 3 agents (the most is 4)"),
         "{}",
         why.summary
     );
+}
+
+#[test]
+fn agents_without_a_connection_are_not_offered() {
+    let mut leader = Leader::new();
+    let (here, away) = (leader.log.agent(4, 4), leader.log.agent(4, 4));
+    let framework = leader.log.framework("a", "*");
+    leader.allocator.set_away(away, true);
+    leader.demand(framework, "x", 2, 3);
+    let offers = leader.offers();
+    let agents: Vec<_> = offers.iter().map(|(_, offer)| offer.agent).collect();
+    assert_eq!(agents, [here]);
+    let explain = |leader: &Leader| {
+        let (allocator, state) = (&leader.allocator, &leader.log.state);
+        allocator.explain(state, framework, &request(5, 1))
+    };
+    let why = explain(&leader);
+    assert_eq!(why.inactive, 1);
+    assert!(why.summary.contains("1 agent not connected"), "{why:?}");
+
+    leader.allocator.set_away(away, false);
+    assert_eq!(leader.offers()[0].1.agent, away, "it is back");
+    assert_eq!(explain(&leader).inactive, 0);
+    leader.allocator.set_away(here, true);
+    let decisions = leader.cycle();
+    let rescinded = Decision::Rescind(framework, offers[0].1.id);
+    assert!(decisions.contains(&rescinded), "{decisions:?}");
 }
 
 proptest! {

@@ -106,6 +106,7 @@ fn frames_keep_their_bytes() {
         cluster: Some(ClusterId(7)),
         agent: Some(AgentId(1)),
         nonce: 1,
+        process: 2,
         info: machine(4, 4),
         tasks: vec![report(&task, TaskState::Running)],
     });

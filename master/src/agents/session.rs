@@ -23,6 +23,9 @@ use crate::proposals::{ProposeError, Request};
 /// How long an agent may take to introduce itself.
 const HELLO_DEADLINE: Duration = Duration::from_secs(10);
 
+/// Heartbeats after which an agent's process counts as gone, when another one asks to take its place.
+const MISSED_HEARTBEATS: u32 = 3;
+
 /// Why a session ends.
 #[derive(Debug, thiserror::Error)]
 enum SessionError {
@@ -55,29 +58,32 @@ pub async fn serve<C: AsyncRead + AsyncWrite + Unpin>(master: &Master, connectio
         .max_frame_length(MAX_FRAME)
         .new_codec();
     let mut connection = Framed::new(connection, codec);
-    let agent = match greet(master, &mut connection).await {
-        Ok(agent) => agent,
+    let (agent, process) = match greet(master, &mut connection).await {
+        Ok(known) => known,
         Err(error) => return tracing::info!(%error, "an agent was turned away"),
     };
-    let (number, frames) = master.sessions.open(agent);
+    let (number, frames) = master.sessions.open(agent, process);
+    master.offers.note_presence(agent, &master.sessions);
     tracing::info!(%agent, session = number, "agent connected");
     let error = match run(master, agent, connection, frames).await {
         Ok(never) => match never {},
         Err(error) => error,
     };
     master.sessions.close(agent, number);
+    master.offers.note_presence(agent, &master.sessions);
     tracing::info!(%agent, session = number, %error, "agent disconnected");
 }
 
-/// From the first frame to the welcome.
+/// From the first frame to the welcome: which agent it is, and which process of it.
 async fn greet<C: AsyncRead + AsyncWrite + Unpin>(
     master: &Master,
     connection: &mut Connection<C>,
-) -> Result<AgentId, SessionError> {
+) -> Result<(AgentId, u128), SessionError> {
     let first = timeout(HELLO_DEADLINE, next_frame(connection));
     let AgentFrame::Hello(hello) = first.await.map_err(|_| SessionError::Silent)?? else {
         return Err(SessionError::Unexpected);
     };
+    let process = hello.process;
     match register(master, hello).await {
         Ok(agent) => {
             let state = master.view.load();
@@ -90,7 +96,7 @@ async fn greet<C: AsyncRead + AsyncWrite + Unpin>(
                 timeout_ms: master.config.agent_timeout_ms,
             };
             send(connection, &MasterFrame::Welcome(welcome)).await?;
-            Ok(agent)
+            Ok((agent, process))
         }
         Err((reason, retry)) => {
             let refusal = MasterFrame::Refused {
@@ -123,6 +129,7 @@ async fn register(master: &Master, hello: Hello) -> Result<AgentId, (Reason, boo
         let why = "a task's reason is too long: run an agent of this release";
         return Err(refuse("invalid", why.into()));
     }
+    refuse_second(master, &hello)?;
     let principal = match hello.agent {
         Some(agent) => Principal::Agent(agent),
         None => Principal::Leader,
@@ -146,6 +153,28 @@ async fn register(master: &Master, hello: Hello) -> Result<AgentId, (Reason, boo
         },
         Err(error) => Err((Reason::new("unavailable", error.to_string()), true)),
     }
+}
+
+/// Refuses an agent that is connected already, from another process: it runs on a copy of the
+/// other's folder, and would end the other's tasks. Where that is what is left of a machine that
+/// died, it is soon silent, and the agent is let in when it asks again.
+fn refuse_second(master: &Master, hello: &Hello) -> Result<(), (Reason, bool)> {
+    let state = master.view.load();
+    let agent = hello.agent.or_else(|| state.agent_of_folder(hello.nonce));
+    let window = Duration::from_millis(master.config.heartbeat_ms) * MISSED_HEARTBEATS;
+    let is_taken = |agent: &AgentId| master.sessions.is_taken(*agent, hello.process, window);
+    let Some(agent) = agent.filter(is_taken) else {
+        return Ok(());
+    };
+    let hostname = state
+        .agent(agent)
+        .map(|record| record.info.hostname.clone());
+    let why = format!(
+        "agent {agent} ({}) is connected from another process. If this one's data folder is a copy \
+         of the other's, start it with an empty folder",
+        hostname.unwrap_or_default()
+    );
+    Err((Reason::new("agent-twice", why), true))
 }
 
 /// Both directions at once, so that a status that waits for its commit holds no

@@ -17,9 +17,8 @@ pub struct Allocation {
 }
 
 impl Allocation {
-    /// Begins a term: nothing is outstanding, everything is to be looked at.
+    /// Cycles over these offers.
     pub fn new(offers: Offers, clock: Clock) -> Self {
-        offers.reset();
         Self { offers, clock }
     }
 

@@ -4,10 +4,11 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tepui_cluster::Allocator;
-use tepui_types::OfferId;
+use tepui_cluster::{Allocator, State};
+use tepui_types::{AgentId, OfferId};
 use tokio::sync::Notify;
 
+use crate::agents::Sessions;
 use crate::clock::Clock;
 use crate::frameworks::Answered;
 
@@ -63,7 +64,22 @@ impl Offers {
         self.0.changed.notify_one();
     }
 
-    /// A term begins or ends: nothing is outstanding.
+    /// An agent has come or gone: only those that are here are offered.
+    pub fn note_presence(&self, agent: AgentId, sessions: &Sessions) {
+        // Looked up under the lock, so that of two that look the later one is right.
+        self.with(|allocator| allocator.set_away(agent, !sessions.connected(agent)));
+        self.0.changed.notify_one();
+    }
+
+    /// A term begins: nothing is outstanding, and agents are away until they connect.
+    pub fn begin(&self, state: &State, sessions: &Sessions) {
+        self.reset();
+        for agent in state.agents.keys() {
+            self.note_presence(*agent, sessions);
+        }
+    }
+
+    /// A term ends: nothing is outstanding.
     pub fn reset(&self) {
         self.with(|allocator| *allocator = Allocator::new());
     }

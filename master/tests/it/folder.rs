@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
 
 use tepui_master::folder::{Folder, FolderError};
 use tepui_master::raft::Options;
@@ -33,17 +32,6 @@ async fn ids_and_token_are_made_once_and_kept() {
 }
 
 #[test]
-fn one_master_uses_a_folder_at_a_time() {
-    let (_folder, path) = folder();
-    let first = Folder::open(&path).unwrap();
-    let error = Folder::open(&path).unwrap_err().to_string();
-    let expected = format!("another master (pid {}) uses", std::process::id());
-    assert!(error.contains(&expected), "{error}");
-    drop(first);
-    Folder::open(&path).unwrap();
-}
-
-#[test]
 fn what_is_not_a_masters_is_not_touched() {
     let (_folder, path) = folder();
     fs::create_dir_all(&path).unwrap();
@@ -55,38 +43,10 @@ fn what_is_not_a_masters_is_not_touched() {
     fs::write(path.join("format"), "tepui-agent 1\n").unwrap();
     assert!(matches!(
         Folder::open(&path),
-        Err(FolderError::Foreign { .. })
+        Err(FolderError::Folder(
+            tepui_folder::FolderError::Foreign { .. }
+        ))
     ));
-}
-
-#[test]
-fn a_later_releases_folder_is_left_to_it() {
-    let (_folder, path) = folder();
-    drop(Folder::open(&path).unwrap());
-    fs::write(path.join("format"), "tepui-master 2\n").unwrap();
-    let error = Folder::open(&path).unwrap_err().to_string();
-    assert!(
-        error.contains("is in format 2, and this release reads up to 1"),
-        "{error}"
-    );
-}
-
-#[test]
-fn files_and_unwritable_places_are_refused() {
-    let (_folder, path) = folder();
-    fs::write(&path, "").unwrap();
-    for path in [path.clone(), path.join("below")] {
-        assert!(matches!(
-            Folder::open(&path),
-            Err(FolderError::NotADirectory { .. })
-        ));
-    }
-    // Nobody makes folders there, not even root.
-    let error = Folder::open(Path::new("/proc/tepui-master")).unwrap_err();
-    assert!(
-        error.to_string().contains("cannot be written to"),
-        "{error}"
-    );
 }
 
 #[test]

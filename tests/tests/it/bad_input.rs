@@ -9,7 +9,7 @@ use tepui_tests::process::{self, Process};
 use tepui_tests::{Client, Cluster, Job, eventually};
 use tepui_types::api::job::JobState;
 use tepui_types::task::reason;
-use tepui_types::{Bytes, Digest};
+use tepui_types::{Bytes, Digest, TaskState};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::Result;
@@ -367,6 +367,17 @@ async fn a_folder_that_cannot_be_used_is_named() -> Result {
         &["--dir", &foreign, "--listen", "127.0.0.1:0"],
     )?;
     assert!(said.contains(&foreign), "{said}");
+    // An agent ends and removes executors that it does not know, so it must know the folder.
+    std::fs::create_dir_all(Path::new(&foreign).join("executors/1"))?;
+    let said = refusal(
+        dir,
+        "tepui-agent",
+        &["--dir", &foreign, "--master", cluster.url()],
+    )?;
+    assert!(said.contains(&foreign) && said.contains("--dir"), "{said}");
+    let left = std::fs::read_dir(&foreign)?.count();
+    assert_eq!(left, 2, "nothing was added or removed");
+    assert!(Path::new(&foreign).join("executors/1").exists());
     let agent = cluster.agent_dir(0).display().to_string();
     let said = refusal(
         dir,
@@ -375,6 +386,67 @@ async fn a_folder_that_cannot_be_used_is_named() -> Result {
     )?;
     assert!(said.contains(&agent), "{said}");
     still_works(cluster.client()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_without_executors_does_not_start() -> Result {
+    let cluster = Cluster::new().start().await?;
+    let dir = cluster.dir();
+    let (folder, nowhere) = (dir.join("new"), dir.join("nowhere"));
+    let folder = folder.display().to_string();
+    let nowhere = nowhere.display().to_string();
+    let said = refusal(
+        dir,
+        "tepui-agent",
+        &[
+            "--dir",
+            &folder,
+            "--master",
+            cluster.url(),
+            "--executors",
+            &nowhere,
+        ],
+    )?;
+    assert!(
+        said.contains("--executors") && said.contains(&nowhere),
+        "{said}"
+    );
+    assert_eq!(cluster.client().agents().await?.len(), 1);
+    still_works(cluster.client()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_on_a_copy_of_a_folder_is_told_so_and_ends_nothing() -> Result {
+    let cluster = Cluster::new().start().await?;
+    let (dir, client) = (cluster.dir(), cluster.client());
+    let job = client.submit(&Job::command(["sleep", "1000"])).await?;
+    let task = client.running(&job.name).await;
+    let copy = dir.join("copy");
+    let copied = std::process::Command::new("cp")
+        .arg("-r")
+        .args([cluster.agent_dir(0), copy.clone()])
+        .status()?;
+    assert!(copied.success());
+    let args = [
+        "--dir",
+        &copy.display().to_string(),
+        "--master",
+        cluster.url(),
+    ];
+    let args: Vec<OsString> = args.iter().map(OsString::from).collect();
+    let program = process::program("tepui-agent")?;
+    let second = Process::spawn("copy", &program, &args, &dir.join("copy.log"))?;
+    eventually("the copy is told", async || {
+        let log = second.log();
+        anyhow::ensure!(log.contains("is a copy"), "{log}");
+        Ok(())
+    })
+    .await;
+    assert_eq!(client.task(&task).await?.status.state, TaskState::Running);
+    let agents = client.agents().await?;
+    assert_eq!(agents.len(), 1);
+    assert!(agents[0].connected, "the first one stays");
+    still_works(client).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -73,6 +73,30 @@ async fn a_killed_master_loses_nothing_that_it_acknowledged() -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_placed_on_an_agent_without_a_connection() -> Result {
+    let mut cluster = Cluster::new().agents(2).start().await?;
+    cluster.kill_agent(0);
+    let client = cluster.client();
+    eventually("the master has seen the connection end", async || {
+        let agents = client.agents().await?;
+        match agents.iter().filter(|agent| agent.connected).count() {
+            1 => Ok(()),
+            _ => bail!("{agents:?}"),
+        }
+    })
+    .await;
+    // The window in which it may still come back has only begun: 15 s.
+    let job = client.run(&Job::command(["true"]).count(50)).await?;
+    assert_eq!((job.state, job.finished), (JobState::Finished, 50));
+    let tasks = client.tasks("").await?;
+    let agents = client.agents().await?;
+    let gone = agents.iter().find(|agent| !agent.connected);
+    let gone = gone.context("one is away")?.id;
+    assert!(tasks.iter().all(|task| task.agent != gone), "{tasks:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_killed_agent_finds_its_tasks_again() -> Result {
     let mut cluster = Cluster::new().start().await?;
     let (gate, pid) = (cluster.dir().join("gate"), cluster.dir().join("pid"));

@@ -42,6 +42,10 @@ pub struct Explanation {
     pub busy: BTreeMap<String, u64>,
     /// Agents that have too little of each resource even when empty.
     pub too_small: BTreeMap<String, u64>,
+    /// The most that an agent has when empty of each resource in `too_small`,
+    /// for people.
+    #[serde(default)]
+    pub largest: BTreeMap<String, String>,
     /// Agents that are not active.
     pub inactive: u64,
     /// Agents that the framework declined a short while ago.

@@ -33,6 +33,8 @@ pub struct ResourceRequest {
 }
 
 impl ResourceRequest {
+    /// The ports that there are.
+    pub const MAX_PORTS: u32 = u16::MAX as u32;
     /// The most custom scalars that one request names.
     pub const MAX_CUSTOM: usize = 32;
     /// Bytes of a custom scalar's name.
@@ -45,6 +47,13 @@ impl ResourceRequest {
                 "gpus_milli is {}: ask for a share of one device (1 to 999) or for whole devices \
                  (a multiple of 1000)",
                 self.gpus_milli
+            ));
+        }
+        if self.ports > Self::MAX_PORTS {
+            return Err(format!(
+                "ports is {}: a machine has {} at most",
+                self.ports,
+                Self::MAX_PORTS
             ));
         }
         if self.cpus.0 == 0 && self.mem.0 == 0 {
@@ -76,6 +85,32 @@ impl ResourceRequest {
         for (name, milli) in &other.custom {
             let total = self.custom.entry(name.clone()).or_default();
             *total = total.saturating_add(*milli);
+        }
+    }
+
+    /// Raises each amount to at least that of these concrete resources.
+    pub fn raise_to(&mut self, resources: &Resources) {
+        let other = Self::from(resources);
+        self.cpus = self.cpus.max(other.cpus);
+        self.mem = self.mem.max(other.mem);
+        self.disk = self.disk.max(other.disk);
+        self.ports = self.ports.max(other.ports);
+        self.gpus_milli = self.gpus_milli.max(other.gpus_milli);
+        for (name, milli) in other.custom {
+            let most = self.custom.entry(name).or_default();
+            *most = milli.max(*most);
+        }
+    }
+
+    /// The amount of one resource, by its name in errors, as people write it.
+    pub fn show(&self, name: &str) -> String {
+        match name {
+            "cpus" => self.cpus.to_string(),
+            "mem" => self.mem.to_string(),
+            "disk" => self.disk.to_string(),
+            "ports" => self.ports.to_string(),
+            "gpus" => MilliCpus(self.gpus_milli).to_string(),
+            name => MilliCpus(self.custom.get(name).copied().unwrap_or(0)).to_string(),
         }
     }
 

@@ -79,6 +79,9 @@ pub struct Hello {
     /// Drawn once with its data folder: a registration that is sent twice
     /// makes one agent.
     pub nonce: u128,
+    /// Drawn once by each process: two that live at the same time are two
+    /// agents on copies of one folder.
+    pub process: u128,
     /// Its machine.
     pub info: AgentInfo,
     /// Every task it holds that has not ended, or whose end the log may not
