@@ -32,14 +32,15 @@ const MOUNT: &str = "/sys/fs/cgroup";
 /// where there can be none. The folder's file `cgroup` has it for those who
 /// clean up. A copy of a folder has another: the same number, but not the same inode.
 pub fn parent(layout: &Layout, identity: &Identity) -> Result<Option<String>, FolderError> {
+    let path = layout.dir().join(NAME_FILE);
     if let Err(error) = cgroup::available() {
+        let _ = fs::remove_file(path);
         tracing::warn!(%error, "tasks run without cgroups: no limit of theirs is enforced");
         return Ok(None);
     }
     let dir = layout.dir();
     let inode = fs::metadata(dir).map_err(|source| FolderError::io("look at", dir, source))?;
     let parent = format!("tepui/{:016x}-{:x}", identity.nonce >> 64, inode.ino());
-    let path = dir.join(NAME_FILE);
     tepui_folder::replace(&path, parent.as_bytes(), 0o644)
         .map_err(|source| FolderError::io("write", &path, source))?;
     Ok(Some(parent))

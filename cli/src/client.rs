@@ -32,6 +32,10 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 /// How long a master may take to be reached before the next one is asked.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often a master that has not answered yet is asked for its health, where there are others.
+const LOOK: Duration = Duration::from_secs(1);
+/// How long that answer may take before the master is taken to hang.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long one answer may take where it is not a stream. Above the ten
 /// seconds of wall clock that a framework's turn may take, and its queue.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
@@ -84,6 +88,12 @@ pub enum ClientError {
         #[source]
         source: reqwest::Error,
     },
+    /// It hangs.
+    #[error("the master at {url} does not answer")]
+    Silent {
+        /// The address.
+        url: String,
+    },
     /// The answer is not what this release expects.
     #[error("the master's answer to {path} cannot be read; is it of another release?")]
     Answer {
@@ -127,7 +137,10 @@ impl ClientError {
 
     /// Whether the master may come back: the connection is the trouble.
     pub fn is_connection(&self) -> bool {
-        matches!(self, Self::NoMaster { .. } | Self::Lost { .. })
+        matches!(
+            self,
+            Self::NoMaster { .. } | Self::Lost { .. } | Self::Silent { .. }
+        )
     }
 }
 
@@ -235,8 +248,13 @@ impl Client {
                     with_file(request, path, size, transfer).await?
                 }
             };
-            let (error, wait) = match request.send().await {
-                Ok(response) => {
+            let answer = tokio::select! {
+                answer = request.send() => Ok(answer),
+                silent = self.until_silent() => Err(silent),
+            };
+            let (error, wait) = match answer {
+                Err(silent) => (silent, Some(Duration::ZERO)),
+                Ok(Ok(response)) => {
                     self.reached.store(true, Ordering::Relaxed);
                     if response.status().is_success() {
                         return Ok(response);
@@ -248,11 +266,11 @@ impl Client {
                     }
                     (self.refusal(&method, path, response).await, wait)
                 }
-                Err(source) if source.is_connect() => {
+                Ok(Err(source)) if source.is_connect() => {
                     let again = self.reached.load(Ordering::Relaxed) || tries < self.bases.len();
                     (self.unreachable(source), again.then_some(pause))
                 }
-                Err(source) => {
+                Ok(Err(source)) => {
                     let again = (!source.is_timeout()).then_some(pause);
                     (self.unreachable(source), again)
                 }
@@ -271,13 +289,35 @@ impl Client {
 
     /// A request for a stream: no time limit, no key.
     async fn open(&self, request: RequestBuilder, path: &str) -> Result<Response> {
-        let response = request.send().await;
+        let response = tokio::select! {
+            response = request.send() => response,
+            silent = self.until_silent() => return Err(silent),
+        };
         let response = response.map_err(|source| self.unreachable(source))?;
         self.reached.store(true, Ordering::Relaxed);
         if response.status().is_success() {
             return Ok(response);
         }
         Err(self.refusal(&Method::GET, path, response).await)
+    }
+
+    /// Ends when the master that is asked hangs and another one can be asked, which then is.
+    async fn until_silent(&self) -> ClientError {
+        if self.bases.len() == 1 {
+            return std::future::pending().await;
+        }
+        let url = self.base().to_owned();
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let health = self
+                .http
+                .get(format!("{url}/healthz"))
+                .timeout(LOOK_TIMEOUT);
+            if health.send().await.is_err_and(|error| error.is_timeout()) {
+                self.pass_over();
+                return ClientError::Silent { url };
+            }
+        }
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {

@@ -194,6 +194,13 @@ impl Cluster {
             Some(_) => String::new(),
             None => format!(" --master {urls}"),
         };
+        let cgroup = |agent: &Part| agent.folder().join("cgroup").exists();
+        if !self.agents.iter().all(cgroup) {
+            output::note(
+                "tepui: the limits of tasks are not enforced, which takes cgroups and so root; the \
+                 agents' logs say what is missing",
+            );
+        }
         let masters = count(self.masters.len(), "master");
         let agents = count(self.agents.len(), "agent");
         output::line(&format!(

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Result, bail};
 use clap::Args;
 use tepui_types::api::demand::DemandView;
-use tepui_types::api::job::{JobState, JobView};
+use tepui_types::api::job::JobView;
 
 use crate::client::Client;
 use crate::job;
@@ -50,7 +50,7 @@ fn about_job(view: &JobView) -> String {
         job::state(view.state),
         job::counts(view)
     );
-    if let (Some(reason), JobState::Waiting | JobState::Running) = (&view.reason, view.state) {
+    if let Some(reason) = &view.reason {
         text.push_str(&format!("\n{reason}"));
     }
     text

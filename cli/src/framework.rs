@@ -85,7 +85,13 @@ pub async fn run(command: Command, client: &Client, format: Format) -> Result<()
                 Format::Table => show(&view),
             }
         }
-        Command::Remove { framework } => told(&client.remove_framework(&framework).await?, format),
+        Command::Remove { framework } => {
+            let view = client.remove_framework(&framework).await?;
+            match format {
+                Format::Json => output::json(&view),
+                Format::Table => output::line(&removed(&view)),
+            }
+        }
         Command::Restart { framework } => {
             told(&client.restart_framework(&framework).await?, format)
         }
@@ -112,6 +118,18 @@ fn told(framework: &FrameworkView, format: Format) -> Result<()> {
         framework.id,
         framework.phase.as_str()
     ))
+}
+
+/// The answer shows a framework as it was last; one without tasks is gone by now.
+fn removed(framework: &FrameworkView) -> String {
+    let FrameworkView {
+        name, id, tasks, ..
+    } = framework;
+    match tasks {
+        0 => format!("framework {name} ({id}) is removed"),
+        1 => format!("framework {name} ({id}) is being removed: its task is ended first"),
+        _ => format!("framework {name} ({id}) is being removed: its {tasks} tasks are ended first"),
+    }
 }
 
 async fn list(client: &Client, format: Format) -> Result<()> {

@@ -76,10 +76,12 @@ pub fn counts(job: &JobView) -> String {
 }
 
 async fn list(client: &Client, format: Format) -> Result<()> {
-    let jobs = client.jobs().await?;
+    let mut jobs = client.jobs().await?;
     if format == Format::Json {
         return output::json(&jobs);
     }
+    // As people count: job-2 before job-10.
+    jobs.sort_by_cached_key(|job| natural(&job.name));
     let mut table = Columns::new(&["name", "state", "tasks", "each", "priority", "reason"]);
     for job in &jobs {
         table.row([
@@ -96,6 +98,13 @@ async fn list(client: &Client, format: Format) -> Result<()> {
     }
     table.right(4);
     table.print("no jobs: run one with `tepui run -- echo hello`")
+}
+
+/// A name without the number at its end, and the number.
+fn natural(name: &str) -> (String, u64) {
+    let stem = name.trim_end_matches(|last: char| last.is_ascii_digit());
+    let number = name[stem.len()..].parse().unwrap_or(0);
+    (stem.to_owned(), number)
 }
 
 fn show(job: &JobView) -> Result<()> {

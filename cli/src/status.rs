@@ -19,18 +19,16 @@ pub async fn run(client: &Client, format: Format) -> Result<()> {
 }
 
 fn show(cluster: &ClusterView, address: &str) -> Result<()> {
-    let leader = match cluster.leader {
-        Some(leader) if leader == cluster.node => "this master".to_owned(),
-        Some(leader) => leader.to_string(),
-        None => "none known".to_owned(),
+    let leader = match (cluster.leader, &cluster.leader_url) {
+        (Some(leader), Some(url)) => format!("{leader} at {url}"),
+        (Some(leader), None) => leader.to_string(),
+        (None, _) => "none known".to_owned(),
     };
     let mut fields = Fields::new();
     fields
         .add("cluster", cluster.cluster)
-        .add(
-            "master",
-            format!("{address} ({}, release {})", cluster.node, cluster.version),
-        )
+        .add("asked", format!("{address}, release {}", cluster.version))
+        .add("masters", cluster.masters)
         .add(
             "leader",
             format!("{leader}, term {}, index {}", cluster.term, cluster.index),

@@ -33,7 +33,10 @@ async fn corrupt_journal_is_named() {
 #[tokio::test]
 async fn unwritable_folder_is_named() {
     let said = said(command("/proc/tepui".as_ref(), "http://127.0.0.1:1")).await;
-    assert!(said.contains("/proc/tepui") && said.contains("--dir"), "{said}");
+    assert!(
+        said.contains("/proc/tepui") && said.contains("--dir"),
+        "{said}"
+    );
 }
 
 #[tokio::test]

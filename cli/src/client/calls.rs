@@ -6,7 +6,7 @@ use std::path::Path;
 use std::pin::Pin;
 
 use bytes::Bytes;
-use futures::{Stream, TryStreamExt};
+use futures::{Stream, StreamExt, stream};
 use reqwest::{Method, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -287,8 +287,19 @@ impl Client {
     async fn stream(&self, path: &str, query: &[(&str, String)]) -> Result<ByteStream<'_>> {
         let request = self.request(Method::GET, &with_query(path, query));
         let response = self.open(request, path).await?;
-        let bytes = response.bytes_stream();
-        Ok(Box::pin(bytes.map_err(|source| self.lost(source))))
+        let bytes = Box::pin(response.bytes_stream());
+        let silence = Box::pin(self.until_silent());
+        let stream = stream::unfold(Some((bytes, silence)), |rest| async {
+            let (mut bytes, mut silence) = rest?;
+            let item = tokio::select! {
+                item = bytes.next() => item?.map_err(|source| self.lost(source)),
+                // Whoever reads from a master that hangs would wait for ever.
+                silent = &mut silence => Err(silent),
+            };
+            let rest = item.is_ok().then_some((bytes, silence));
+            Some((item, rest))
+        });
+        Ok(Box::pin(stream))
     }
 }
 

@@ -6,12 +6,12 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use tepui_types::TaskId;
 use tepui_types::api::job::{JobState, JobView};
+use tepui_types::{TaskId, TaskState};
 use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
-use crate::client::{Client, ClientError, LogStream};
+use crate::client::{Client, ClientError, LogStream, TaskFilter};
 use crate::job;
 use crate::logs;
 use crate::output;
@@ -22,6 +22,10 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(2);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 /// How long a job may wait before the reason is said.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How often tasks are looked for that nobody can reach.
+const LOOK: Duration = Duration::from_secs(2);
+/// Tasks that are looked at for that: one is enough to say so.
+const LOOKED_AT: usize = 100;
 
 /// One watched job.
 pub struct Watch<'a> {
@@ -30,6 +34,7 @@ pub struct Watch<'a> {
     since: Instant,
     pause: Duration,
     said: String,
+    looked: Instant,
 }
 
 impl<'a> Watch<'a> {
@@ -41,6 +46,7 @@ impl<'a> Watch<'a> {
             since: Instant::now(),
             pause: SHORTEST_PAUSE,
             said: String::new(),
+            looked: Instant::now(),
         }
     }
 
@@ -83,8 +89,11 @@ impl<'a> Watch<'a> {
         self.pause = (self.pause * 3 / 2).min(LONGEST_PAUSE);
     }
 
-    /// Says why nothing of the job runs, once for each reason.
+    /// Says why nothing of the job goes on, once for each reason.
     async fn say_why(&mut self, job: &JobView) -> Result<()> {
+        if job.active > 0 && self.looked.elapsed() > LOOK {
+            return self.say_unreachable().await;
+        }
         if job.active > 0 || job.waiting == 0 || self.since.elapsed() < PATIENCE {
             return Ok(());
         }
@@ -93,13 +102,44 @@ impl<'a> Watch<'a> {
             .into_iter()
             .find(|demand| demand.framework_name == "batch" && demand.key == self.name)
             .map(|demand| demand.explanation.summary);
-        let reason = job.reason.as_ref().map(|reason| reason.message.clone());
-        let why = explained.or(reason).filter(|why| !why.is_empty());
-        if let Some(why) = why.filter(|why| *why != self.said) {
-            output::note(&format!("tepui: job {} waits: {why}", self.name));
-            self.said = why;
+        let explained = explained.filter(|why| !why.is_empty());
+        let reason = job.reason.as_ref();
+        let again = reason.map(|reason| format!("to run again what ended: {}", reason.message));
+        if let Some(why) = explained.or(again) {
+            self.say(format!("tepui: job {} waits: {why}", self.name));
         }
         Ok(())
+    }
+
+    /// Says that a task is out of reach, which no patience of this program ends.
+    async fn say_unreachable(&mut self) -> Result<()> {
+        self.looked = Instant::now();
+        let filter = TaskFilter {
+            states: vec![TaskState::Unreachable],
+            framework: Some("batch".into()),
+            search: Some(self.name.into()),
+            ..TaskFilter::default()
+        };
+        let (tasks, _) = self.client.tasks(&filter, LOOKED_AT).await?;
+        let prefix = format!("{}-", self.name);
+        let is_ours = |name: &str| name == self.name || name.starts_with(&prefix);
+        if let Some(task) = tasks.iter().find(|task| is_ours(task.id.name.as_str())) {
+            let reason = task.status.reason.as_ref();
+            let why = reason.map_or("", |reason| &reason.message);
+            self.say(format!(
+                "tepui: task {} is out of reach: {why}. It goes on, or is found ended, when the \
+                 agent is back; Ctrl-C twice stops waiting",
+                task.id
+            ));
+        }
+        Ok(())
+    }
+
+    fn say(&mut self, what: String) {
+        if what != self.said {
+            output::note(&what);
+            self.said = what;
+        }
     }
 
     /// Copies a task's outputs until it has ended, or nobody reads them.

@@ -27,6 +27,8 @@ async fn introduce(Extract(candidacy): Extract<Candidacy>) -> Result<Json<Introd
 
 async fn wait() -> ApiError {
     ApiError::Unavailable(
-        "this master has no cluster yet: it waits for the peers that it was started with".into(),
+        "this master is starting: it opens its data, or waits for the peers that it was started \
+         with"
+            .into(),
     )
 }

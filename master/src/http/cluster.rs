@@ -44,6 +44,8 @@ pub async fn show(Extract(master): Extract<Arc<Master>>) -> Result<Json<ClusterV
         cluster: state.cluster,
         node: master.node,
         leader,
+        leader_url: leader.and_then(|leader| Some(state.master(leader)?.url.clone())),
+        masters: state.staying_masters().count() as u64,
         term,
         index: state.index,
         version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -49,6 +49,7 @@ pub async fn follow(
         .transpose()
         .map_err(ApiError::BadRequest)?;
     let after = last_event_id(&headers)?.or(asked);
+    refuse_future(&master, after).await?;
     let subscription = master.feed.subscribe(after).map_err(|_| {
         ApiError::Gone(
             "events of that time are no longer kept: read the lists, and follow from their index"
@@ -59,6 +60,21 @@ pub async fn follow(
     Ok(Sse::new(lines(subscription))
         .keep_alive(keep_alive)
         .into_response())
+}
+
+/// Who asks for what comes after an event that never was would wait for no reason that it sees.
+async fn refuse_future(master: &Master, after: Option<Sequence>) -> Result<(), ApiError> {
+    let Some(after) = after.filter(|after| after.index > master.view.applied()) else {
+        return Ok(());
+    };
+    // This master may only be behind.
+    let index = master.proposals.read_index().await?;
+    if after.index <= index {
+        return Ok(());
+    }
+    Err(ApiError::BadRequest(format!(
+        "there is no event {after} yet, the last entry is {index}: leave `after` out to begin now"
+    )))
 }
 
 /// Ends when the reader is so slow that events are lost to it; it resumes, and

@@ -3,6 +3,8 @@
 use std::process::{Command, Output, Stdio};
 
 use anyhow::Context;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 use tepui_cli::leftovers;
 use tepui_tests::eventually::DEADLINE;
@@ -163,7 +165,51 @@ async fn artifacts_and_frameworks_come_and_go() -> Result {
     })
     .await;
     ok(&cluster, &["framework", "restart", "guest"]).await?;
-    ok(&cluster, &["framework", "remove", "guest"]).await?;
+    let said = ok(&cluster, &["framework", "remove", "guest"]).await?;
+    assert!(said.contains("is removed"), "{said}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_master_that_hangs_is_passed_over() -> Result {
+    let cluster = Cluster::new().masters(3).start().await?;
+    let leader = cluster.leader().await?;
+    let hung = (0..3)
+        .find(|index| *index != leader)
+        .context("a follower")?;
+    let client = cluster.client_of(leader)?;
+    let script = "echo before; while ! test -e go; do sleep 0.02; done; echo after";
+    let job = client.submit(&Job::shell(script)).await?;
+    let task = client.running(&job.name).await;
+    let masters = [hung, leader].map(|index| cluster.url_of_master(index));
+    let masters = masters.join(",");
+    let log = cluster.dir().join("follow.log");
+    let args = [
+        "--master",
+        &masters,
+        "task",
+        "logs",
+        "-f",
+        &task.to_string(),
+    ];
+    let args: Vec<_> = args.iter().map(Into::into).collect();
+    let mut reader = Process::spawn("reader", &process::program("tepui")?, &args, &log)?;
+    eventually("the output is read through it", async || {
+        match reader.log() {
+            log if log.contains("before") => Ok(()),
+            log => Err(log),
+        }
+    })
+    .await;
+    let pid = Pid::from_raw(cluster.pid_of_master(hung)?);
+    kill(pid, Signal::SIGSTOP)?;
+    let said = ok(&cluster, &["--master", &masters, "status"]).await?;
+    assert!(said.contains("3"), "{said}");
+    let agent = cluster.agent_dir(0);
+    std::fs::write(agent.join(format!("tasks/{task}/sandbox/go")), "")?;
+    assert!(reader.wait().success(), "{}", reader.log());
+    assert_eq!(reader.log(), "before\nafter\n");
+    kill(pid, Signal::SIGCONT)?;
     Ok(())
 }
 

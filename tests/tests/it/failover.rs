@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use reqwest::Method;
 use tepui_tests::eventually::DEADLINE;
 use tepui_tests::{Client, Cluster, Job, eventually};
@@ -137,6 +139,31 @@ async fn tasks_and_their_readers_go_on_while_the_lead_moves() -> Result {
     let job = client.ended("long").await;
     assert_eq!(job.state, JobState::Finished, "{job:?}");
     assert_eq!(client.output(&task, "stdout").await?, "before\nafter\n");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_hangs_does_not_keep_its_agents() -> Result {
+    // By the window alone the agents would wait for it far longer than this test does.
+    let plan = Cluster::new().masters(3).agents(2);
+    let cluster = plan
+        .master_flag("--agent-timeout-ms", "600000")
+        .start()
+        .await?;
+    let hung = cluster.leader().await?;
+    let pid = Pid::from_raw(cluster.pid_of_master(hung)?);
+    kill(pid, Signal::SIGSTOP)?;
+    let others = (0..3).filter(|index| *index != hung);
+    let others: Vec<_> = others.map(|index| cluster.client_of(index)).collect();
+    let others = others.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
+    submit_surely(&others, &Job::command(["true"]).count(10).name("after")).await?;
+    let job = others[0].ended("after").await;
+    assert_eq!(
+        (job.state, job.finished),
+        (JobState::Finished, 10),
+        "{job:?}"
+    );
+    kill(pid, Signal::SIGCONT)?;
     Ok(())
 }
 

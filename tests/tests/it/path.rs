@@ -263,6 +263,11 @@ async fn events_are_resumed_where_they_were_left() -> Result {
         "{all:?}"
     );
 
+    let future = client.request(reqwest::Method::GET, "/v1/events?after=4000000000.0");
+    let answer = client.send(future).await?;
+    assert_eq!(answer.status, 400, "{}", answer.text());
+    assert!(answer.problem().detail.contains("no event"));
+
     let (middle, _) = &all[all.len() / 2];
     let rest = client.events(Some(middle), ended).await?;
     let expected: Vec<_> = all[all.len() / 2 + 1..].to_vec();

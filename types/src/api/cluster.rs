@@ -18,6 +18,12 @@ pub struct ClusterView {
     pub node: NodeId,
     /// The leader it knows.
     pub leader: Option<NodeId>,
+    /// Where that is reached.
+    #[serde(default)]
+    pub leader_url: Option<String>,
+    /// Masters of the cluster.
+    #[serde(default)]
+    pub masters: u64,
     /// Its Raft term.
     pub term: u64,
     /// The last log index in the state that was read.

@@ -197,15 +197,16 @@ fn name_tone(name: &str) -> &'static str {
 #[component]
 fn Facts(cluster: Signal<ClusterView>) -> impl IntoView {
     let leader = move || {
-        cluster.with(|cluster| match cluster.leader {
-            Some(leader) if leader == cluster.node => "this master leads".to_owned(),
-            Some(leader) => format!("led by {leader}"),
-            None => "no leader".to_owned(),
+        cluster.with(|cluster| match (cluster.leader, &cluster.leader_url) {
+            (Some(_), Some(url)) => format!("led by {url}"),
+            (Some(leader), None) => format!("led by {leader}"),
+            (None, _) => "no leader".to_owned(),
         })
     };
     view! {
         <p class="facts muted">
             <span>"cluster " <code>{move || cluster.read().cluster.to_string()}</code></span>
+            <span>{move || amounts::counted(cluster.read().masters, "master")}</span>
             <span>{leader}</span>
             <span>"term " {move || cluster.read().term}</span>
             <span>"log index " {move || amounts::count(cluster.read().index)}</span>
