@@ -116,6 +116,12 @@ impl Cluster {
             Some(frameworks) => frameworks.clone(),
             None => programs.join("frameworks"),
         };
+        if options.masters.is_multiple_of(2) {
+            let (masters, fewer) = (options.masters, options.masters - 1);
+            output::note(&format!(
+                "tepui: {masters} masters outlive no more than {fewer} would: a majority must stay"
+            ));
+        }
         let folder = Folder::open(options.dir.clone())?;
         let addresses = addresses(options.masters, options.port, &folder)?;
         let master = program(&programs, "tepui-master")?;

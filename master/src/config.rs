@@ -3,6 +3,7 @@
 //! Checked once, here, and passed on as an argument. Unknown keys are refused, so that a misspelt
 //! one is not taken for a default. `examples/master.toml` names every key.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -136,6 +137,9 @@ pub enum ConfigError {
          they do"
     )]
     Unadvertised(SocketAddr),
+    /// A list that would count one master for two.
+    #[error("{0} is listed twice in peers: name every master once")]
+    Twice(String),
     /// Two ways into a cluster at once.
     #[error("peers are for a new cluster, and join is for one that is there: leave one out")]
     TwoWays,
@@ -315,8 +319,13 @@ fn parse_way(peers: &[String], join: Option<&str>) -> Result<Way, ConfigError> {
     match (peers, join) {
         ([], None) => Ok(Way::Alone),
         (peers, None) => {
-            let peers: Result<Vec<_>, _> = peers.iter().map(|peer| parse_url(peer)).collect();
-            Ok(Way::Together(peers?))
+            let peers = peers.iter().map(|peer| parse_url(peer));
+            let peers = peers.collect::<Result<Vec<_>, _>>()?;
+            let mut seen = BTreeSet::new();
+            if let Some(twice) = peers.iter().find(|peer| !seen.insert(*peer)) {
+                return Err(ConfigError::Twice(twice.clone()));
+            }
+            Ok(Way::Together(peers))
         }
         ([], Some(url)) => Ok(Way::Join(parse_url(url)?)),
         (_, Some(_)) => Err(ConfigError::TwoWays),

@@ -124,7 +124,15 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let url = config.url(address)?;
     // Peers are answered while this master still finds its place among them.
     let candidacy = Candidacy::default();
-    let door = Door::new(http::candidate::router(candidacy.clone()));
+    let shared_token = config.token_file.as_deref().map(folder::shared_token);
+    let shared_token = shared_token.transpose()?;
+    let identities = Identities::new(
+        shared_token.as_deref().unwrap_or(folder.token()),
+        shared_token.is_some(),
+    );
+    let peers = Peers::new(shared_token.as_deref())?;
+    let waiting = http::candidate::router(candidacy.clone(), identities.clone());
+    let door = Door::new(waiting);
     let listener = listener.tap_io(send_at_once);
     let service = door.service();
     let server = tokio::spawn(async move { axum::serve(listener, service).await });
@@ -133,7 +141,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         signal(SignalKind::interrupt())?,
     );
     let opened = tokio::select! {
-        opened = open(config, &mut folder, url, &candidacy) => opened?,
+        opened = open(config, &mut folder, url, &candidacy, identities, peers) => opened?,
         _ = signals.0.recv() => return Ok(()),
         _ = signals.1.recv() => return Ok(()),
     };
@@ -183,11 +191,10 @@ async fn open(
     folder: &mut Folder,
     url: String,
     candidacy: &Candidacy,
+    identities: Identities,
+    peers: Peers,
 ) -> anyhow::Result<(Arc<Master>, LogThread)> {
     let artifacts = Artifacts::new(&folder.artifacts(), config.max_artifact_bytes)?;
-    let shared_token = config.token_file.as_deref().map(folder::shared_token);
-    let shared_token = shared_token.transpose()?;
-    let peers = Peers::new(shared_token.as_deref())?;
     let storage = Storage::open(&folder.database())?;
     let founder = Founder {
         url: &url,
@@ -240,10 +247,7 @@ async fn open(
         peers,
         log: log.handle,
         storage,
-        identities: Identities::new(
-            shared_token.as_deref().unwrap_or(folder.token()),
-            shared_token.is_some(),
-        ),
+        identities,
         proposals: log.proposals,
         clock: log.clock,
         view: log.view,

@@ -57,7 +57,7 @@ impl<'a> Watch<'a> {
             let task = job.task.as_ref().map(|task| &task.id);
             let fresh = task.filter(|task| shown.as_ref() != Some(*task)).cloned();
             if let (Some(task), true) = (fresh, copied) {
-                self.copy(&task).await?;
+                self.show(&task).await?;
                 shown = Some(task);
                 self.pause = SHORTEST_PAUSE;
             } else if is_over(&job) {
@@ -142,32 +142,42 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Copies a task's outputs until it has ended, or nobody reads them.
-    async fn copy(&self, task: &TaskId) -> Result<()> {
-        tokio::try_join!(
-            self.copy_or_say(task, LogStream::Stdout, tokio::io::stdout()),
-            self.copy_or_say(task, LogStream::Stderr, tokio::io::stderr()),
-        )?;
-        Ok(())
-    }
-
-    /// An output that cannot be had is said, and does not change how the task ends.
-    async fn copy_or_say(
-        &self,
-        task: &TaskId,
-        stream: LogStream,
-        to: impl AsyncWrite + Unpin,
-    ) -> Result<()> {
-        match logs::copy(self.client, task, stream, true, to).await {
-            Err(error) if error.downcast_ref::<ClientError>().is_some() => {
-                let name = stream.as_str();
-                output::note(&format!(
-                    "tepui: the {name} of {task} cannot be read: {error:#}"
-                ));
-                Ok(())
+    /// Copies a task's outputs until it has ended, or nobody reads them, and says meanwhile if it
+    /// is out of reach: its outputs may then just be silent.
+    async fn show(&mut self, task: &TaskId) -> Result<()> {
+        let client = self.client;
+        let copying = async {
+            tokio::try_join!(
+                copy_or_say(client, task, LogStream::Stdout, tokio::io::stdout()),
+                copy_or_say(client, task, LogStream::Stderr, tokio::io::stderr()),
+            )
+        };
+        tokio::pin!(copying);
+        loop {
+            tokio::select! {
+                copied = &mut copying => return copied.map(drop),
+                () = tokio::time::sleep(LOOK) => self.say_unreachable().await?,
             }
-            result => result,
         }
+    }
+}
+
+/// An output that cannot be had is said, and does not change how the task ends.
+async fn copy_or_say(
+    client: &Client,
+    task: &TaskId,
+    stream: LogStream,
+    to: impl AsyncWrite + Unpin,
+) -> Result<()> {
+    match logs::copy(client, task, stream, true, to).await {
+        Err(error) if error.downcast_ref::<ClientError>().is_some() => {
+            let name = stream.as_str();
+            output::note(&format!(
+                "tepui: the {name} of {task} cannot be read: {error:#}"
+            ));
+            Ok(())
+        }
+        result => result,
     }
 }
 

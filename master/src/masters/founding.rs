@@ -33,6 +33,8 @@ pub const INTRODUCTION_PATH: &str = "/v1/masters/introduction";
 const ANSWER: Duration = Duration::from_secs(5);
 /// How long a cluster may take to have a leader that takes a master in: some elections' time.
 const LISTING: Duration = Duration::from_secs(10);
+/// How long a master stays that has found a peer with another list: many rounds.
+const LINGER: Duration = Duration::from_secs(1);
 /// Between two rounds of introductions, and between two tries.
 const ROUND: Duration = Duration::from_millis(50);
 
@@ -90,6 +92,12 @@ pub enum FoundingError {
     /// It does not answer.
     #[error("{url} did not answer in {} s", ANSWER.as_secs())]
     Slow {
+        /// Who.
+        url: String,
+    },
+    /// It takes this master for a stranger.
+    #[error("{url} refuses this master's token: give every master the same file with --token-file")]
+    OtherToken {
         /// Who.
         url: String,
     },
@@ -193,10 +201,16 @@ impl Founder<'_> {
             let url = self.url.to_owned();
             return Err(FoundingError::NotListed { url });
         }
+        if peers.len().is_multiple_of(2) {
+            let masters = peers.len();
+            tracing::warn!(
+                masters,
+                "an even number of masters outlives no more than one fewer does"
+            );
+        }
         let node = candidate(storage)?;
         let mut list = peers.to_vec();
         list.sort();
-        list.dedup();
         self.candidacy.store(Some(Arc::new(Introduction {
             id: node,
             cluster: None,
@@ -218,15 +232,17 @@ impl Founder<'_> {
                         return self.enter(storage, node, peer, &introduction).await;
                     }
                     Ok(introduction) => {
-                        check_list(peer, &introduction.peers, &list)?;
+                        if let Err(error) = check_list(peer, &introduction.peers, &list) {
+                            // The peer is to see it too, and not to wait for this one for ever.
+                            tokio::time::sleep(LINGER).await;
+                            return Err(error);
+                        }
                         if founders.insert(introduction.id, peer.clone()).is_some() {
                             return Err(FoundingError::SameId { peer: peer.clone() });
                         }
                     }
                     Err(error) => {
-                        let error = anyhow::Error::from(error);
-                        tracing::debug!(peer, error = %format_args!("{error:#}"), "no introduction");
-                        absent.push(peer.clone());
+                        absent.push(format!("{peer} ({:#})", anyhow::Error::from(error)));
                     }
                 }
             }
@@ -285,7 +301,24 @@ impl Founder<'_> {
     async fn introduction(&self, url: &str) -> Result<Introduction, FoundingError> {
         let request = self.peers.request(Method::GET, url, INTRODUCTION_PATH);
         let response = self.answer(url, request).await?;
+        if response.status() == StatusCode::UNAUTHORIZED {
+            let url = url.to_owned();
+            return Err(FoundingError::OtherToken { url });
+        }
+        if !response.status().is_success() {
+            return Err(self.refusal(url, response).await);
+        }
         self.read(url, response.json()).await
+    }
+
+    async fn refusal(&self, url: &str, response: reqwest::Response) -> FoundingError {
+        match self.read::<Problem>(url, response.json()).await {
+            Ok(problem) => FoundingError::Refused {
+                url: url.to_owned(),
+                why: problem.detail,
+            },
+            Err(error) => error,
+        }
     }
 
     async fn ask_to_be_listed(&self, url: &str, node: NodeId) -> Result<(), FoundingError> {
@@ -304,11 +337,7 @@ impl Founder<'_> {
             // A leader is being elected, or has not missed the one yet that was here before.
             let may_change = [StatusCode::SERVICE_UNAVAILABLE, StatusCode::CONFLICT];
             if !may_change.contains(&status) || Instant::now() > until {
-                let problem: Problem = self.read(url, response.json()).await?;
-                return Err(FoundingError::Refused {
-                    url: url.to_owned(),
-                    why: problem.detail,
-                });
+                return Err(self.refusal(url, response).await);
             }
             tokio::time::sleep(ROUND).await;
         }

@@ -518,14 +518,37 @@ async fn peers_that_were_told_different_things_found_nothing() -> Result {
     let (short, long) = (format!("{one},{two}"), format!("{one},{two},{three}"));
     let first = start("first", &["--listen", one, "--peers", &short]);
     let second = start("second", &["--listen", two, "--peers", &long]);
-    // Whoever sees the other first says so and ends; the other is left waiting for it.
-    let either = async {
-        tokio::select! {
-            output = first => output,
-            output = second => output,
+    // Each is told, whichever sees the other first.
+    let both = async { tokio::try_join!(first, second) };
+    let (first, second) = tokio::time::timeout(DEADLINE, both).await??;
+    refused(first, "the same list").await;
+    refused(second, "the same list").await;
+    let twice = format!("{three},{three}");
+    let output = start("twice", &["--listen", three, "--peers", &twice]).await?;
+    refused(output, "listed twice").await;
+    // One that speaks another token.
+    let token = |name: &str, text: &str| -> anyhow::Result<String> {
+        let path = cluster.dir().join(name);
+        std::fs::write(&path, text.repeat(32))?;
+        Ok(path.display().to_string())
+    };
+    let (ours, theirs) = (token("ours", "a")?, token("theirs", "b")?);
+    let flags = ["--listen", one, "--peers", &short, "--token-file", &theirs];
+    let other = start("other", &flags);
+    let flags = ["--listen", two, "--join", one, "--token-file", &ours];
+    let joins = async {
+        loop {
+            let output = start("joins", &flags).await?;
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            // Until the other one listens.
+            if said.contains("--token-file") {
+                return anyhow::Ok(());
+            }
         }
     };
-    let output = tokio::time::timeout(DEADLINE, either).await??;
-    refused(output, "the same list").await;
+    tokio::select! {
+        output = other => panic!("it should wait: {output:?}"),
+        told = tokio::time::timeout(DEADLINE, joins) => told??,
+    }
     Ok(())
 }
