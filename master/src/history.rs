@@ -138,19 +138,13 @@ impl Archive {
             let record = envelope::encode(VERSION, &record);
             self.size.tasks += 1;
             self.size.bytes += record.len() as u64;
-            self.storage.put(batch, Family::History, &key, &record);
-            self.storage.put(
-                batch,
-                Family::History,
-                &keys::history_by_task(&task.id),
-                &key,
-            );
+            batch.put(Family::History, &key, record);
+            batch.put(Family::History, &keys::history_by_task(&task.id), &key);
         }
         if self.size.tasks > self.limits.tasks || self.size.bytes > self.limits.bytes {
             self.drop_oldest(batch)?;
         }
-        self.storage
-            .put_record(batch, Family::Meta, keys::HISTORY_SIZE, &self.size);
+        batch.put_record(Family::Meta, keys::HISTORY_SIZE, &self.size);
         Ok(())
     }
 
@@ -171,7 +165,7 @@ impl Archive {
                 return Ok(Scan::Stop);
             }
             let task = decode(record)?.task;
-            storage.delete(batch, Family::History, &keys::history_by_task(&task.id));
+            batch.delete(Family::History, &keys::history_by_task(&task.id));
             size.tasks = size.tasks.saturating_sub(1);
             size.bytes = size.bytes.saturating_sub(record.len() as u64);
             end = Some(operation);
@@ -184,7 +178,7 @@ impl Archive {
                 ordinal: ordinal.saturating_add(1),
             };
             let end = keys::history_by_operation(after);
-            storage.delete_range(batch, Family::History, &start, &end);
+            batch.delete_range(Family::History, &start, &end);
         }
         Ok(())
     }

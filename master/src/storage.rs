@@ -1,17 +1,13 @@
-//! The master's database: RocksDB under `DIR/db`.
+//! The master's database: what the log, images and the history are stored in.
 //!
-//! Four column families: `log` (entries), `meta` (hard state, members, identity), `snapshot`
-//! (images of the state) and `history` (ended tasks). The log's thread writes `log` and `meta`,
-//! and is the only one to ask for a sync; the snapshot's thread writes `snapshot`. A write without
-//! sync is in the write-ahead log in its order, so that the next sync makes it durable too.
+//! Four families: `log` (entries), `meta` (hard state, members, identity), `snapshot` (images of
+//! the state) and `history` (ended tasks). The log's thread writes `log` and `meta`, and is the
+//! only one to ask for a sync; the snapshot's thread writes `snapshot`. What is asked of the bytes
+//! below is a [`Disk`]: RocksDB in a master ([`rocks`]), memory in the simulation.
 
 use std::path::Path;
 use std::sync::Arc;
 
-use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
-    DBPinnableSlice, DBRecoveryMode, Options, WriteBatch, WriteOptions,
-};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tepui_types::{NodeId, envelope};
@@ -22,11 +18,13 @@ use crate::folder::Identity;
 mod entry;
 pub mod keys;
 pub mod log;
+mod rocks;
 pub mod snapshot;
 pub mod watermark;
 
 use log::{HardStateRecord, Truncated};
 use snapshot::SnapshotRecord;
+use watermark::Mark;
 
 /// Index and term of the image that every first voter starts from: being identical everywhere, it
 /// needs no election and no transfer.
@@ -34,20 +32,8 @@ pub const FIRST_INDEX: u64 = 1;
 /// See [`FIRST_INDEX`].
 pub const FIRST_TERM: u64 = 1;
 
-/// All families share it. Reads are rare: the state is in memory, the log is read at start.
-const BLOCK_CACHE_BYTES: usize = 32 * 1024 * 1024;
-/// Past it RocksDB flushes the family that holds the oldest write-ahead log back, so that a start
-/// after a crash replays little.
-const MAX_WAL_BYTES: u64 = 64 * 1024 * 1024;
-/// Each open file costs a descriptor and its index blocks.
-const MAX_OPEN_FILES: i32 = 256;
-/// One flush and one compaction beside each other.
-const BACKGROUND_JOBS: i32 = 2;
-/// RocksDB's own log, for those who debug it: two files of so many bytes.
-const INFO_LOG_BYTES: usize = 4 * 1024 * 1024;
-
-/// A column family.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What is stored apart from the rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Family {
     /// Raft's entries.
     Log,
@@ -60,35 +46,55 @@ pub enum Family {
 }
 
 impl Family {
-    const ALL: [Self; 4] = [Self::Log, Self::Meta, Self::Snapshot, Self::History];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Log => "log",
-            Self::Meta => "meta",
-            Self::Snapshot => "snapshot",
-            Self::History => "history",
-        }
-    }
-
-    /// Memory that is filled before a file is written. Memory is taken as it is needed.
-    fn write_buffer_bytes(self) -> usize {
-        match self {
-            Self::Log | Self::Snapshot => 16 * 1024 * 1024,
-            Self::History => 8 * 1024 * 1024,
-            Self::Meta => 1024 * 1024,
-        }
-    }
+    /// Every one.
+    pub const ALL: [Self; 4] = [Self::Log, Self::Meta, Self::Snapshot, Self::History];
 }
 
-/// What is written together or not at all.
-#[derive(Default)]
-pub struct Batch(WriteBatch);
+/// What is written together or not at all, in order.
+#[derive(Debug, Clone, Default)]
+pub struct Batch(Vec<Write>);
+
+/// One change of a batch.
+#[derive(Debug, Clone)]
+pub enum Write {
+    /// The value that is now under a key.
+    Put(Family, Vec<u8>, Vec<u8>),
+    /// The removal of a key.
+    Delete(Family, Vec<u8>),
+    /// The removal of all keys from the first to before the second.
+    DeleteRange(Family, Vec<u8>, Vec<u8>),
+}
 
 impl Batch {
     /// Whether it would write nothing.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Its changes, in order.
+    pub fn into_writes(self) -> Vec<Write> {
+        self.0
+    }
+
+    /// Adds a value.
+    pub fn put(&mut self, family: Family, key: &[u8], value: impl Into<Vec<u8>>) {
+        self.0.push(Write::Put(family, key.to_vec(), value.into()));
+    }
+
+    /// Adds a versioned record.
+    pub fn put_record<T: Serialize>(&mut self, family: Family, key: &[u8], record: &T) {
+        self.put(family, key, envelope::encode(RECORD_VERSION, record));
+    }
+
+    /// Adds the removal of one key.
+    pub fn delete(&mut self, family: Family, key: &[u8]) {
+        self.0.push(Write::Delete(family, key.to_vec()));
+    }
+
+    /// Adds the removal of all keys from `from` to before `to`.
+    pub fn delete_range(&mut self, family: Family, from: &[u8], to: &[u8]) {
+        let (from, to) = (from.to_vec(), to.to_vec());
+        self.0.push(Write::DeleteRange(family, from, to));
     }
 }
 
@@ -104,40 +110,49 @@ pub enum Durability {
     Unlogged,
 }
 
-/// The open database; clones share it.
-#[derive(Clone)]
-pub struct Storage {
-    db: Arc<DB>,
-    path: Arc<Path>,
+/// Sees one key and its value, and says whether the scan goes on.
+pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> Result<Scan, StorageError> + 'a;
+
+/// All that is asked of the bytes on a disk.
+pub trait Disk: Send + Sync {
+    /// The value under `key`.
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, StorageError>;
+
+    /// Shows keys and values in order, from `from` on, until it is told to stop.
+    fn scan(
+        &self,
+        family: Family,
+        from: &[u8],
+        direction: Direction,
+        visit: &mut Visit<'_>,
+    ) -> Result<(), StorageError>;
+
+    /// Writes a batch, whole or not at all.
+    fn write(&self, batch: Batch, durability: Durability) -> Result<(), StorageError>;
+
+    /// Makes what was written [`Durability::Unlogged`] to a family durable.
+    fn flush(&self, family: Family) -> Result<(), StorageError>;
+
+    /// What was synced at least, by the note of it; see [`watermark`].
+    fn mark(&self) -> Result<Mark, StorageError>;
+
+    /// Notes what was synced; the note itself may be lost with the machine.
+    fn set_mark(&self, mark: Mark) -> Result<(), StorageError>;
 }
 
+/// The open database; clones share it.
+#[derive(Clone)]
+pub struct Storage(Arc<dyn Disk>);
+
 impl Storage {
-    /// Opens the database, making an empty one if there is none. Blocks.
+    /// Opens the database in a folder, making an empty one if there is none. Blocks.
     pub fn open(path: &Path) -> Result<Self, StorageError> {
-        let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES);
-        let families = Family::ALL.map(|family| {
-            ColumnFamilyDescriptor::new(family.name(), family_options(family, &cache))
-        });
-        // RocksDB has a family `default` in every database. Nothing is in it, and with its own
-        // options it would make RocksDB reserve 64 MiB of disk for every write-ahead log.
-        let unused = ColumnFamilyDescriptor::new("default", family_options(Family::Meta, &cache));
-        let families = families.into_iter().chain([unused]);
-        let db =
-            DB::open_cf_descriptors(&database_options(), path, families).map_err(|source| {
-                StorageError::Open {
-                    path: path.to_owned(),
-                    source,
-                }
-            })?;
-        Ok(Self {
-            db: Arc::new(db),
-            path: path.into(),
-        })
+        Ok(Self::on(rocks::Rocks::open(path)?))
     }
 
-    /// The database's folder.
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// The database on a disk.
+    pub fn on(disk: impl Disk + 'static) -> Self {
+        Self(Arc::new(disk))
     }
 
     /// Who the database belongs to; none before [`Storage::initialize`].
@@ -153,7 +168,7 @@ impl Storage {
             return Ok(node);
         }
         let mut batch = Batch::default();
-        self.put_record(&mut batch, Family::Meta, keys::CANDIDATE, &drawn);
+        batch.put_record(Family::Meta, keys::CANDIDATE, &drawn);
         self.write(batch, Durability::Synced)?;
         Ok(drawn)
     }
@@ -172,25 +187,16 @@ impl Storage {
             vote: 0,
             commit: index,
         };
-        self.put_record(&mut batch, Family::Meta, keys::HARD_STATE, &hard_state);
+        batch.put_record(Family::Meta, keys::HARD_STATE, &hard_state);
         let truncated = Truncated { index, term };
-        self.put_record(&mut batch, Family::Meta, keys::TRUNCATED, &truncated);
-        self.put_record(&mut batch, Family::Meta, keys::IDENTITY, &identity);
+        batch.put_record(Family::Meta, keys::TRUNCATED, &truncated);
+        batch.put_record(Family::Meta, keys::IDENTITY, &identity);
         self.write(batch, Durability::Synced)
     }
 
     /// The value under `key`.
-    pub fn get(
-        &self,
-        family: Family,
-        key: &[u8],
-    ) -> Result<Option<DBPinnableSlice<'_>>, StorageError> {
-        self.db
-            .get_pinned_cf(self.family(family), key)
-            .map_err(|source| StorageError::Database {
-                step: "read from",
-                source,
-            })
+    pub fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, StorageError> {
+        self.0.get(family, key)
     }
 
     /// The versioned record under `key`; `what` names it to people.
@@ -208,58 +214,14 @@ impl Storage {
         }
     }
 
-    /// Adds a value to a batch.
-    pub fn put(&self, batch: &mut Batch, family: Family, key: &[u8], value: &[u8]) {
-        batch.0.put_cf(self.family(family), key, value);
-    }
-
-    /// Adds a versioned record to a batch.
-    pub fn put_record<T: Serialize>(
-        &self,
-        batch: &mut Batch,
-        family: Family,
-        key: &[u8],
-        record: &T,
-    ) {
-        self.put(
-            batch,
-            family,
-            key,
-            &envelope::encode(RECORD_VERSION, record),
-        );
-    }
-
-    /// Adds the removal of one key to a batch.
-    pub fn delete(&self, batch: &mut Batch, family: Family, key: &[u8]) {
-        batch.0.delete_cf(self.family(family), key);
-    }
-
-    /// Adds the removal of all keys from `from` to before `to` to a batch.
-    pub fn delete_range(&self, batch: &mut Batch, family: Family, from: &[u8], to: &[u8]) {
-        batch.0.delete_range_cf(self.family(family), from, to);
-    }
-
     /// Writes a batch.
     pub fn write(&self, batch: Batch, durability: Durability) -> Result<(), StorageError> {
-        let mut options = WriteOptions::default();
-        options.set_sync(durability == Durability::Synced);
-        options.disable_wal(durability == Durability::Unlogged);
-        self.db
-            .write_opt(batch.0, &options)
-            .map_err(|source| StorageError::Database {
-                step: "write to",
-                source,
-            })
+        self.0.write(batch, durability)
     }
 
     /// Writes a family's memory to files; what was [`Durability::Unlogged`] is durable after it.
     pub fn flush(&self, family: Family) -> Result<(), StorageError> {
-        self.db
-            .flush_cf(self.family(family))
-            .map_err(|source| StorageError::Database {
-                step: "flush",
-                source,
-            })
+        self.0.flush(family)
     }
 
     /// Reads keys and values in order, from `from` on, until `visit` says to stop.
@@ -270,31 +232,17 @@ impl Storage {
         direction: Direction,
         mut visit: impl FnMut(&[u8], &[u8]) -> Result<Scan, StorageError>,
     ) -> Result<(), StorageError> {
-        let mut iterator = self.db.raw_iterator_cf(self.family(family));
-        match direction {
-            Direction::Up => iterator.seek(from),
-            Direction::Down => iterator.seek_for_prev(from),
-        }
-        while let Some((key, value)) = iterator.item() {
-            if visit(key, value)? == Scan::Stop {
-                return Ok(());
-            }
-            match direction {
-                Direction::Up => iterator.next(),
-                Direction::Down => iterator.prev(),
-            }
-        }
-        iterator.status().map_err(|source| StorageError::Database {
-            step: "read from",
-            source,
-        })
+        self.0.scan(family, from, direction, &mut visit)
     }
 
-    fn family(&self, family: Family) -> &ColumnFamily {
-        // invariant: `open` opens every family, and nothing drops one.
-        self.db
-            .cf_handle(family.name())
-            .expect("every family is open")
+    /// What was synced at least, by the note of it.
+    pub fn mark(&self) -> Result<Mark, StorageError> {
+        self.0.mark()
+    }
+
+    /// Notes what was synced.
+    pub fn set_mark(&self, mark: Mark) -> Result<(), StorageError> {
+        self.0.set_mark(mark)
     }
 }
 
@@ -319,40 +267,6 @@ pub enum Scan {
 /// Version of every record that is a plain struct.
 const RECORD_VERSION: u8 = 1;
 
-fn database_options() -> Options {
-    let mut options = Options::default();
-    options.create_if_missing(true);
-    options.create_missing_column_families(true);
-    // A record torn by a crash at the very end was never acknowledged and goes; anything damaged
-    // before it stops the start. (RocksDB's default would cut the log at the damage in silence.)
-    options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
-    options.set_paranoid_checks(true);
-    options.set_max_total_wal_size(MAX_WAL_BYTES);
-    options.set_max_open_files(MAX_OPEN_FILES);
-    options.set_max_background_jobs(BACKGROUND_JOBS);
-    options.set_keep_log_file_num(2);
-    options.set_max_log_file_size(INFO_LOG_BYTES);
-    // An idle master sleeps: no statistics at intervals.
-    options.set_stats_dump_period_sec(0);
-    options.set_stats_persist_period_sec(0);
-    options
-}
-
-fn family_options(family: Family, cache: &Cache) -> Options {
-    let mut table = BlockBasedOptions::default();
-    table.set_block_cache(cache);
-    table.set_cache_index_and_filter_blocks(true);
-    if family == Family::History {
-        table.set_bloom_filter(10.0, false);
-    }
-    let mut options = Options::default();
-    options.set_block_based_table_factory(&table);
-    options.set_write_buffer_size(family.write_buffer_bytes());
-    options.set_max_write_buffer_number(2);
-    options.set_compression_type(DBCompressionType::None);
-    options
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -367,8 +281,8 @@ mod tests {
         let path = folder.path().join("db");
         let storage = Storage::open(&path).unwrap();
         let mut batch = Batch::default();
-        storage.put_record(&mut batch, Family::Meta, b"a", &Record(7));
-        storage.put(&mut batch, Family::History, b"a", b"x");
+        batch.put_record(Family::Meta, b"a", &Record(7));
+        batch.put(Family::History, b"a", b"x".as_slice());
         storage.write(batch, Durability::Synced).unwrap();
         drop(storage);
         let storage = Storage::open(&path).unwrap();
@@ -376,7 +290,7 @@ mod tests {
             storage.get_record(Family::Meta, b"a", "it").unwrap(),
             Some(Record(7))
         );
-        assert_eq!(&*storage.get(Family::History, b"a").unwrap().unwrap(), b"x");
+        assert_eq!(storage.get(Family::History, b"a").unwrap().unwrap(), b"x");
         assert!(storage.get(Family::Log, b"a").unwrap().is_none());
     }
 

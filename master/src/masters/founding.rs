@@ -293,7 +293,7 @@ impl Founder<'_> {
         }
         let identity = Identity { cluster, node };
         let mut batch = Batch::default();
-        snapshot::put_whole(storage, &mut batch, &record);
+        snapshot::put_whole(&mut batch, &record);
         storage.initialize(identity, &record, batch)?;
         Ok(identity)
     }
@@ -380,7 +380,7 @@ fn found(
     let state = State::founded(cluster, founders);
     let identity = Identity { cluster, node };
     let mut batch = Batch::default();
-    let record = snapshot::put_founding(storage, &mut batch, &state);
+    let record = snapshot::put_founding(&mut batch, &state);
     storage.initialize(identity, &record, batch)?;
     tracing::info!(%cluster, %node, masters = state.masters.len(), "a new cluster");
     Ok(identity)

@@ -12,12 +12,10 @@ use raft::{GetEntriesContext, RaftState};
 use serde::{Deserialize, Serialize};
 
 use super::snapshot::{self, SnapshotRecord};
-use super::watermark::{Mark, Watermark};
+use super::watermark::Mark;
 use super::{Batch, Direction, Durability, Family, Scan, Storage, entry, keys};
 use crate::error::StorageError;
 
-/// The note of what was synced, in the database's folder; RocksDB lets foreign files be.
-const WATERMARK: &str = "SYNCED";
 /// What an entry's record costs beside its data, for limits on sizes.
 const ENTRY_OVERHEAD_BYTES: u64 = 32;
 
@@ -112,7 +110,6 @@ pub struct LogStore {
     snapshot: SnapshotRecord,
     /// Whether a peer needs a newer image than there is.
     newer_wanted: Cell<bool>,
-    watermark: Watermark,
 }
 
 impl LogStore {
@@ -121,7 +118,7 @@ impl LogStore {
         let truncated: Truncated = required(&storage, keys::TRUNCATED, "the log's start")?;
         let hard_state: HardStateRecord = required(&storage, keys::HARD_STATE, "the hard state")?;
         let (last, terms) = check_entries(&storage, truncated)?;
-        let watermark = open_watermark(&storage, last, hard_state)?;
+        check_mark(storage.mark()?, last, hard_state)?;
         if last < hard_state.commit || last < snapshot.index || snapshot.index < truncated.index {
             return Err(StorageError::corrupt(
                 "the log",
@@ -147,7 +144,6 @@ impl LogStore {
             members,
             snapshot,
             newer_wanted: Cell::new(false),
-            watermark,
         })
     }
 
@@ -189,7 +185,7 @@ impl LogStore {
                 index: self.truncated.index,
                 ..self.mark()
             };
-            self.write_mark(mark)?;
+            self.storage.set_mark(mark)?;
         }
         self.append(&mut batch, entries);
         if let Some(hard_state) = hard_state {
@@ -200,7 +196,7 @@ impl LogStore {
         }
         self.storage.write(batch, durability)?;
         match durability {
-            Durability::Synced => self.write_mark(self.mark()),
+            Durability::Synced => self.storage.set_mark(self.mark()),
             Durability::Ordered | Durability::Unlogged => Ok(()),
         }
     }
@@ -213,16 +209,6 @@ impl LogStore {
         }
     }
 
-    fn write_mark(&self, mark: Mark) -> Result<(), StorageError> {
-        let path = self.watermark.path();
-        self.watermark
-            .write(mark)
-            .map_err(|source| StorageError::Watermark {
-                path: path.to_owned(),
-                source,
-            })
-    }
-
     fn append(&mut self, batch: &mut Batch, entries: &[Entry]) {
         let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
             return;
@@ -233,7 +219,7 @@ impl LogStore {
         );
         if last.index < self.last {
             let (from, to) = (keys::log(last.index + 1), keys::log(self.last + 1));
-            self.storage.delete_range(batch, Family::Log, &from, &to);
+            batch.delete_range(Family::Log, &from, &to);
         }
         while self
             .terms
@@ -243,12 +229,7 @@ impl LogStore {
             self.terms.pop();
         }
         for entry in entries {
-            self.storage.put(
-                batch,
-                Family::Log,
-                &keys::log(entry.index),
-                &entry::encode(entry),
-            );
+            batch.put(Family::Log, &keys::log(entry.index), entry::encode(entry));
             push_term(&mut self.terms, entry.index, entry.term);
         }
         self.last = last.index;
@@ -257,8 +238,7 @@ impl LogStore {
     fn set_hard_state(&mut self, batch: &mut Batch, state: &HardState) {
         self.hard_state = state.clone();
         let record = HardStateRecord::from(state);
-        self.storage
-            .put_record(batch, Family::Meta, keys::HARD_STATE, &record);
+        batch.put_record(Family::Meta, keys::HARD_STATE, &record);
     }
 
     /// Adds a commit that went on to a batch.
@@ -285,17 +265,15 @@ impl LogStore {
         let (index, term) = (snapshot.index, snapshot.term);
         let truncated = Truncated { index, term };
         // A mark is never before the log, so it goes back first.
-        self.write_mark(Mark {
+        self.storage.set_mark(Mark {
             index: self.truncated.index.min(index),
             ..self.mark()
         })?;
         let mut batch = Batch::default();
         let (from, to) = (keys::log(self.truncated.index), keys::log(self.last + 1));
-        self.storage
-            .delete_range(&mut batch, Family::Log, &from, &to);
-        snapshot::put_whole(&self.storage, &mut batch, &snapshot);
-        self.storage
-            .put_record(&mut batch, Family::Meta, keys::TRUNCATED, &truncated);
+        batch.delete_range(Family::Log, &from, &to);
+        snapshot::put_whole(&mut batch, &snapshot);
+        batch.put_record(Family::Meta, keys::TRUNCATED, &truncated);
         let mut hard_state = hard_state.unwrap_or(&self.hard_state).clone();
         hard_state.commit = hard_state.commit.max(index);
         self.set_hard_state(&mut batch, &hard_state);
@@ -305,7 +283,7 @@ impl LogStore {
         self.last = index;
         self.terms = vec![truncated];
         self.snapshot = snapshot;
-        self.write_mark(self.mark())
+        self.storage.set_mark(self.mark())
     }
 
     /// Takes a finished snapshot for the newest, and drops the entries up to `slack` before it:
@@ -324,10 +302,8 @@ impl LogStore {
         let truncated = Truncated { index, term };
         let mut batch = Batch::default();
         let (from, to) = (keys::log(self.truncated.index), keys::log(index + 1));
-        self.storage
-            .delete_range(&mut batch, Family::Log, &from, &to);
-        self.storage
-            .put_record(&mut batch, Family::Meta, keys::TRUNCATED, &truncated);
+        batch.delete_range(Family::Log, &from, &to);
+        batch.put_record(Family::Meta, keys::TRUNCATED, &truncated);
         self.storage.write(batch, Durability::Ordered)?;
         self.terms.retain(|run| run.index > index);
         self.terms.insert(0, truncated);
@@ -477,19 +453,8 @@ fn check_entries(
     Ok((last, terms))
 }
 
-/// Opens the note of what was synced, which must all be there.
-fn open_watermark(
-    storage: &Storage,
-    last: u64,
-    hard_state: HardStateRecord,
-) -> Result<Watermark, StorageError> {
-    let path = storage.path().join(WATERMARK);
-    let failed = |source| StorageError::Watermark {
-        path: path.clone(),
-        source,
-    };
-    let watermark = Watermark::open(&path).map_err(failed)?;
-    let mark = watermark.read().map_err(failed)?;
+/// What was synced, by the note of it, must all be there.
+fn check_mark(mark: Mark, last: u64, hard_state: HardStateRecord) -> Result<(), StorageError> {
     let HardStateRecord { term, vote, .. } = hard_state;
     let vote_is_lost = term == mark.term && vote == 0 && mark.vote != 0;
     if last < mark.index || term < mark.term || vote_is_lost {
@@ -501,7 +466,7 @@ fn open_watermark(
             ),
         ));
     }
-    Ok(watermark)
+    Ok(())
 }
 
 fn push_term(terms: &mut Vec<Truncated>, index: u64, term: u64) {

@@ -56,14 +56,14 @@ pub fn write(
     }
     storage.flush(Family::Snapshot)?;
     let mut batch = Batch::default();
-    let record = put_record(storage, &mut batch, image, bytes.len());
+    let record = put_record(&mut batch, image, bytes.len());
     storage.write(batch, Durability::Synced)?;
     Ok(record)
 }
 
 /// Adds the image that every founder starts from to a batch: a cluster in which nothing has
 /// happened, with all its masters as voters.
-pub fn put_founding(storage: &Storage, batch: &mut Batch, state: &State) -> SnapshotRecord {
+pub fn put_founding(batch: &mut Batch, state: &State) -> SnapshotRecord {
     let members = Members {
         voters: state.masters.keys().map(|master| master.0).collect(),
         ..Members::default()
@@ -77,9 +77,9 @@ pub fn put_founding(storage: &Storage, batch: &mut Batch, state: &State) -> Snap
     let bytes = state.encode();
     for (number, chunk) in (0..).zip(bytes.chunks(CHUNK_BYTES)) {
         let key = keys::snapshot_chunk(image.index, number);
-        storage.put(batch, Family::Snapshot, &key, chunk);
+        batch.put(Family::Snapshot, &key, chunk);
     }
-    put_record(storage, batch, image, bytes.len())
+    put_record(batch, image, bytes.len())
 }
 
 /// Writes one piece of an image that comes from another master; it counts for nothing until the
@@ -92,7 +92,7 @@ pub fn write_chunk(
 ) -> Result<(), StorageError> {
     let mut batch = Batch::default();
     let key = keys::snapshot_chunk(index, number);
-    storage.put(&mut batch, Family::Snapshot, &key, chunk);
+    batch.put(Family::Snapshot, &key, chunk);
     storage.write(batch, Durability::Unlogged)
 }
 
@@ -103,16 +103,10 @@ pub fn read_chunk(
     number: u32,
 ) -> Result<Option<Vec<u8>>, StorageError> {
     let key = keys::snapshot_chunk(index, number);
-    let chunk = storage.get(Family::Snapshot, &key)?;
-    Ok(chunk.map(|chunk| chunk.to_vec()))
+    storage.get(Family::Snapshot, &key)
 }
 
-fn put_record(
-    storage: &Storage,
-    batch: &mut Batch,
-    image: NewSnapshot,
-    bytes: usize,
-) -> SnapshotRecord {
+fn put_record(batch: &mut Batch, image: NewSnapshot, bytes: usize) -> SnapshotRecord {
     let record = SnapshotRecord {
         index: image.index,
         term: image.term,
@@ -122,14 +116,14 @@ fn put_record(
         bytes: bytes as u64,
         state_hash: image.state_hash,
     };
-    put_whole(storage, batch, &record);
+    put_whole(batch, &record);
     record
 }
 
 /// Adds the record that makes an image whole to a batch.
-pub fn put_whole(storage: &Storage, batch: &mut Batch, record: &SnapshotRecord) {
+pub fn put_whole(batch: &mut Batch, record: &SnapshotRecord) {
     let key = keys::snapshot_meta(record.index);
-    storage.put_record(batch, Family::Snapshot, &key, record);
+    batch.put_record(Family::Snapshot, &key, record);
 }
 
 /// The newest whole image's record.
@@ -188,11 +182,11 @@ pub fn load(storage: &Storage, record: &SnapshotRecord) -> Result<State, Storage
 pub fn remove_others(storage: &Storage, keep: u64) -> Result<(), StorageError> {
     let mut batch = Batch::default();
     let (from, to) = (keys::snapshot_start(0), keys::snapshot_start(keep));
-    storage.delete_range(&mut batch, Family::Snapshot, &from, &to);
+    batch.delete_range(Family::Snapshot, &from, &to);
     let (from, to) = (
         keys::snapshot_start(keep + 1),
         keys::snapshot_start(u64::MAX),
     );
-    storage.delete_range(&mut batch, Family::Snapshot, &from, &to);
+    batch.delete_range(Family::Snapshot, &from, &to);
     storage.write(batch, Durability::Ordered)
 }

@@ -145,7 +145,7 @@ async fn a_write_ahead_log_cut_in_what_was_synced_is_refused() {
 async fn a_damaged_entry_is_named() {
     let error = refused_after(|storage, index| {
         let key = keys::log(index);
-        let mut entry = storage.get(Family::Log, &key).unwrap().unwrap().to_vec();
+        let mut entry = storage.get(Family::Log, &key).unwrap().unwrap();
         *entry.last_mut().unwrap() ^= 1;
         put(storage, Family::Log, &key, &entry);
     })
@@ -262,13 +262,13 @@ async fn refused(path: &Path) -> String {
 
 fn put(storage: &Storage, family: Family, key: &[u8], value: &[u8]) {
     let mut batch = Batch::default();
-    storage.put(&mut batch, family, key, value);
+    batch.put(family, key, value);
     storage.write(batch, Durability::Synced).unwrap();
 }
 
 fn delete(storage: &Storage, family: Family, key: &[u8]) {
     let mut batch = Batch::default();
-    storage.delete(&mut batch, family, key);
+    batch.delete(family, key);
     storage.write(batch, Durability::Synced).unwrap();
 }
 
