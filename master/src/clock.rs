@@ -6,6 +6,7 @@
 //! clock, and the machine's clock only moves it forward. While a master leads, its clock is never
 //! behind the state's time.
 
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
 
@@ -13,17 +14,41 @@ use tepui_types::Timestamp;
 
 /// The clock; clones share it.
 #[derive(Debug, Clone)]
-pub struct Clock(Arc<Mutex<Steady>>);
+pub struct Clock(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    steady: Mutex<Steady>,
+    machine: Box<dyn Machine>,
+}
+
+/// The clocks of a machine.
+pub trait Machine: fmt::Debug + Send + Sync {
+    /// The time of day, as well as the machine knows it.
+    fn time_of_day(&self) -> Timestamp;
+
+    /// The monotonic clock.
+    fn instant(&self) -> Instant;
+}
 
 impl Clock {
-    /// Starts with the machine's clock.
+    /// Starts with this machine's clock.
     pub fn start() -> Self {
-        Self(Arc::new(Mutex::new(Steady::new(time_of_day(), instant()))))
+        Self::on(ThisMachine)
+    }
+
+    /// Starts with the clock of a machine.
+    pub fn on(machine: impl Machine + 'static) -> Self {
+        let steady = Steady::new(machine.time_of_day(), machine.instant());
+        Self(Arc::new(Shared {
+            steady: Mutex::new(steady),
+            machine: Box::new(machine),
+        }))
     }
 
     /// What it shows.
     pub fn now(&self) -> Timestamp {
-        self.show(time_of_day())
+        self.show(self.0.machine.time_of_day())
     }
 
     /// From now on it shows `time` or later: what a new leader finds in the state, which another
@@ -34,8 +59,22 @@ impl Clock {
 
     fn show(&self, least: Timestamp) -> Timestamp {
         // It is whole after every statement, also after a panic.
-        let mut steady = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        steady.show(least, instant())
+        let mut steady = self.0.steady.lock().unwrap_or_else(PoisonError::into_inner);
+        steady.show(least, self.0.machine.instant())
+    }
+}
+
+/// The machine that this master runs on.
+#[derive(Debug)]
+struct ThisMachine;
+
+impl Machine for ThisMachine {
+    fn time_of_day(&self) -> Timestamp {
+        time_of_day()
+    }
+
+    fn instant(&self) -> Instant {
+        instant()
     }
 }
 

@@ -208,7 +208,7 @@ async fn open(
         snapshot_slack: defaults.snapshot_slack.min(config.snapshot_entries),
         ..defaults
     };
-    let log = raft::start(
+    let (log, thread) = raft::start(
         storage.clone(),
         identity,
         &url,
@@ -264,7 +264,7 @@ async fn open(
         warnings,
         config,
     };
-    Ok((Arc::new(master), log.thread))
+    Ok((Arc::new(master), thread))
 }
 
 /// Says where the master is, once it can answer.

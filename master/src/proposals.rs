@@ -147,7 +147,9 @@ impl Proposals {
 
 /// A request and who waits for its outcome.
 #[derive(Debug)]
-pub(crate) struct Proposal {
+pub struct Proposal {
+    /// What is asked.
     pub request: Request,
+    /// Gets the answer.
     pub reply: oneshot::Sender<Result<Committed, ProposeError>>,
 }

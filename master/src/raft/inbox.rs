@@ -1,4 +1,4 @@
-//! What wakes the log's thread: one queue, one condition variable, one event at a time.
+//! What a member has to take in: one queue, one condition variable, one event at a time.
 //!
 //! Everyone may put something in without waiting; only the log's thread takes out. Proposals that
 //! gather while it is busy come out as one batch, and so do readers and peers' messages: that is
@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::mem;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use raft::eraftpb::Message;
 use tepui_types::NodeId;
@@ -29,11 +29,11 @@ const MESSAGE_BYTES: usize = 256 * 1024 * 1024;
 const ORDERS: usize = 64;
 
 /// Who waits for a point to read at.
-pub(crate) type Reader = oneshot::Sender<Result<u64, ProposeError>>;
+pub type Reader = oneshot::Sender<Result<u64, ProposeError>>;
 
-/// Something for the log's thread.
+/// Something for a member.
 #[derive(Debug)]
-pub(crate) enum Event {
+pub enum Event {
     /// Commit these, in this order.
     Propose(Vec<Proposal>),
     /// Find these a point to read at.
@@ -54,13 +54,11 @@ pub(crate) enum Event {
     SnapshotReady(Result<SnapshotRecord, StorageError>),
     /// The leader's image was fetched, or could not be.
     ImageFetched(Fetched),
-    /// End.
-    Stop,
 }
 
 /// Something that an operator wants of raft itself.
 #[derive(Debug)]
-pub(crate) enum Order {
+pub enum Order {
     /// Let this master lead.
     Transfer {
         /// Which.
@@ -74,7 +72,7 @@ pub(crate) enum Order {
 
 /// The queue.
 #[derive(Debug, Default)]
-pub(crate) struct Inbox {
+pub struct Inbox {
     waiting: Mutex<Waiting>,
     filled: Condvar,
 }
@@ -117,6 +115,7 @@ impl Turn {
 }
 
 impl Inbox {
+    /// Takes in something to be committed.
     pub fn propose(&self, proposal: Proposal) -> Result<(), ProposeError> {
         let bytes = match postcard::experimental::serialized_size(&proposal.request.body) {
             Ok(bytes) => bytes,
@@ -129,6 +128,7 @@ impl Inbox {
         Ok(())
     }
 
+    /// Takes in a reader.
     pub fn read_index(&self, reader: Reader) -> Result<(), ProposeError> {
         let mut waiting = self.open()?;
         if waiting.readers.len() >= READERS {
@@ -139,6 +139,7 @@ impl Inbox {
         Ok(())
     }
 
+    /// Takes in an order.
     pub fn order(&self, order: Order) -> Result<(), ProposeError> {
         let mut waiting = self.open()?;
         if waiting.orders.len() >= ORDERS {
@@ -162,48 +163,54 @@ impl Inbox {
         self.filled.notify_one();
     }
 
+    /// A peer did not get what was sent last.
     pub fn unreachable(&self, peer: NodeId) {
         self.waiting().unreachable.insert(peer);
         self.filled.notify_one();
     }
 
+    /// A peer says that this master is no member.
     pub fn disowned(&self) {
         self.waiting().disowned = true;
         self.filled.notify_one();
     }
 
+    /// A member that the table does not have yet is to be found there.
     pub fn introduce(&self, peer: NodeId, url: String) {
         self.waiting().introduced.insert(peer, url);
         self.filled.notify_one();
     }
 
+    /// An image was written, or could not be.
     pub fn snapshot_ready(&self, result: Result<SnapshotRecord, StorageError>) {
         self.waiting().snapshot = Some(result);
         self.filled.notify_one();
     }
 
+    /// An image was fetched, or could not be.
     pub fn image_fetched(&self, fetched: Fetched) {
         self.waiting().image = Some(fetched);
         self.filled.notify_one();
     }
 
+    /// There is nothing more to come.
     pub fn stop(&self) {
         self.waiting().stop = true;
         self.filled.notify_one();
     }
 
     /// The next event, which is [`Event::Tick`] when nothing comes before `deadline`, or when that
-    /// has passed.
+    /// has passed; none when there is nothing more to come. Waits.
     #[expect(
         clippy::disallowed_methods,
         reason = "this thread has no runtime and its own ticks"
     )]
-    pub fn next(&self, deadline: Instant) -> Event {
+    pub(super) fn next(&self, deadline: Instant) -> Option<Event> {
         let mut waiting = self.waiting();
-        loop {
+        while !waiting.stop {
             let left = deadline.saturating_duration_since(Instant::now());
-            if let Some(event) = waiting.take(left) {
-                return event;
+            if let Some(event) = waiting.take(left.is_zero()) {
+                return Some(event);
             }
             waiting = self
                 .filled
@@ -211,6 +218,13 @@ impl Inbox {
                 .unwrap_or_else(PoisonError::into_inner)
                 .0;
         }
+        None
+    }
+
+    /// The next event, for whoever keeps the time: [`Event::Tick`] if a tick is due, none if nothing
+    /// waits.
+    pub fn poll(&self, is_due: bool) -> Option<Event> {
+        self.waiting().take(is_due)
     }
 
     /// Refuses what waits, and all that is to come.
@@ -243,11 +257,8 @@ impl Inbox {
 
 impl Waiting {
     /// The most urgent event. Time comes before work, so that a busy leader still ticks.
-    fn take(&mut self, left: Duration) -> Option<Event> {
-        if self.stop {
-            return Some(Event::Stop);
-        }
-        if left.is_zero() {
+    fn take(&mut self, is_due: bool) -> Option<Event> {
+        if is_due {
             return Some(Event::Tick);
         }
         if let Some(result) = self.snapshot.take() {

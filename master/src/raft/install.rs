@@ -7,43 +7,41 @@ use raft::eraftpb::{HardState, Message};
 use tepui_cluster::State;
 use tepui_types::NodeId;
 
-use super::Node;
+use super::member::Member;
 use super::snapshots::Since;
-use super::transport::Saying;
+use super::world::{Saying, World};
 use crate::error::{RaftError, StorageError};
-use crate::masters::image::{self, FetchError};
+use crate::masters::image::FetchError;
 use crate::storage::snapshot::{self, SnapshotRecord};
 
 /// What became of fetching an image.
 #[derive(Debug)]
-pub(crate) struct Fetched {
+pub struct Fetched {
     message: Box<Message>,
     result: Result<Box<(SnapshotRecord, State)>, FetchError>,
 }
 
-impl Node {
+impl Fetched {
+    /// What became of the image that a message spoke of.
+    pub fn new(message: Message, result: Result<(SnapshotRecord, State), FetchError>) -> Self {
+        Self {
+            message: Box::new(message),
+            result: result.map(Box::new),
+        }
+    }
+}
+
+impl<W: World> Member<W> {
     /// Fetches the image that the leader speaks of; one at a time.
     pub(super) fn on_image_offered(&mut self, message: Message) {
-        let leader = NodeId(message.from);
-        let (Some((runtime, peers)), Some(url)) =
-            (self.transport.way(), self.transport.url(leader))
-        else {
-            return;
-        };
         if self.is_fetching {
             return;
         }
-        self.is_fetching = true;
-        let index = message.get_snapshot().get_metadata().index;
-        tracing::info!(index, %leader, "fetching an image of the state");
-        let (url, storage, inbox) = (url.to_owned(), self.storage.clone(), self.inbox.clone());
-        runtime.spawn(async move {
-            let result = image::fetch(&peers, &url, Some(index), &storage).await;
-            inbox.image_fetched(Fetched {
-                message: Box::new(message),
-                result: result.map(Box::new),
-            });
-        });
+        let (leader, index) = (message.from, message.get_snapshot().get_metadata().index);
+        self.is_fetching = self.world.fetch_image(message);
+        if self.is_fetching {
+            tracing::info!(index, leader, "fetching an image of the state");
+        }
     }
 
     pub(super) fn on_image_fetched(&mut self, fetched: Fetched) -> Result<(), RaftError> {
@@ -62,7 +60,7 @@ impl Node {
                 let leader = NodeId(message.from);
                 let error = &error as &dyn std::error::Error;
                 tracing::warn!(error, %leader, "failed to fetch an image of the state");
-                self.transport.send(leader, Saying::ImageLost);
+                self.world.send(leader, Saying::ImageLost);
                 Ok(())
             }
         }

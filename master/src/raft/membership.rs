@@ -9,8 +9,9 @@ use raft::{ProgressState, SnapshotStatus, StateRole};
 use tepui_cluster::Command;
 use tepui_types::{NodeId, Principal};
 
-use super::Node;
 use super::inbox::Order;
+use super::member::Member;
+use super::world::World;
 use crate::proposals::{ProposeError, Request};
 
 /// Entries that a learner may be behind when it becomes a voter: a moment's worth, so that it does
@@ -54,12 +55,12 @@ enum Step {
     Forget(u64),
 }
 
-impl Node {
+impl<W: World> Member<W> {
     /// Knows the peers of the state's table.
     pub(super) fn follow_masters(&mut self) {
         let masters = self.applier.state.masters.values();
-        self.transport
-            .set_peers(masters.map(|master| (master.id, master.url.clone())));
+        let masters = masters.map(|master| (master.id, master.url.clone()));
+        self.world.set_peers(masters.collect());
     }
 
     /// Takes the next step towards the table, if this master leads and none is under way.

@@ -3,25 +3,26 @@
 //! A follower's raft passes the question on to the leader. An answer says how far the log was
 //! committed when the question came; the reader then waits until its own state is as far.
 
-use std::time::{Duration, Instant};
-
 use raft::{ReadState, StateRole};
 
+use super::Leadership;
 use super::inbox::Reader;
-use super::{Leadership, Node, now};
+use super::member::Member;
+use super::world::World;
 use crate::proposals::ProposeError;
 
-/// How long a reader waits for a leader's word: above a heartbeat's way and back, and an election.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// Ticks for which a reader waits for a leader's word, a second in a group: above a heartbeat's way
+/// and back, and an election.
+const PATIENCE_TICKS: u64 = 50;
 
 /// Readers who wait for one answer of raft's.
 pub(super) struct Asked {
     number: u64,
-    until: Instant,
+    until: u64,
     readers: Vec<Reader>,
 }
 
-impl Node {
+impl<W: World> Member<W> {
     /// One question to raft for all readers. A leader drops, saying nothing, what comes before its
     /// term's first entry is committed: until then its own readers wait here, and those of
     /// followers give up and ask again.
@@ -38,7 +39,7 @@ impl Node {
         self.next_read += 1;
         self.readers.push_back(Asked {
             number,
-            until: now() + PATIENCE,
+            until: self.ticks + PATIENCE_TICKS,
             readers,
         });
         self.raw.read_index(context(self.raw.raft.id, number));
@@ -63,8 +64,8 @@ impl Node {
 
     /// Gives up on questions that nobody answers.
     pub(super) fn expire_readers(&mut self) {
-        let now = now();
-        while let Some(asked) = self.readers.pop_front_if(|asked| asked.until <= now) {
+        let ticks = self.ticks;
+        while let Some(asked) = self.readers.pop_front_if(|asked| asked.until <= ticks) {
             refuse(asked.readers);
         }
     }

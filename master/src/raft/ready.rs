@@ -10,14 +10,15 @@ use raft::eraftpb::{ConfChange, ConfChangeV2, ConfState, Entry, EntryType, Messa
 use raft::prelude::Ready;
 use tepui_types::NodeId;
 
+use super::Leadership;
 use super::apply::Consequences;
-use super::transport::Saying;
-use super::{Leadership, Node};
+use super::member::Member;
+use super::world::{Saying, World};
 use crate::error::{RaftError, StorageError};
 use crate::storage::log::Members;
 use crate::storage::{Batch, Durability};
 
-impl Node {
+impl<W: World> Member<W> {
     /// Does what raft wants until it wants no more.
     pub(super) fn on_ready(&mut self) -> Result<(), RaftError> {
         while self.raw.has_ready() {
@@ -45,7 +46,7 @@ impl Node {
     fn send(&mut self, messages: Vec<Message>) {
         for message in messages {
             let to = NodeId(message.to);
-            self.transport.send(to, Saying::Message(Box::new(message)));
+            self.world.send(to, Saying::Message(Box::new(message)));
         }
     }
 

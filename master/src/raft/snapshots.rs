@@ -2,10 +2,13 @@
 //!
 //! An image is written beside the log's thread, from a clone of the state that costs nothing.
 
-use std::thread::Builder;
+use tepui_cluster::State;
 
-use super::Node;
+use super::member::Member;
+use super::world::World;
 use crate::error::{RaftError, StorageError};
+use crate::storage::Storage;
+use crate::storage::log::Members;
 use crate::storage::snapshot::{self, NewSnapshot, SnapshotRecord};
 
 /// How much log there is after the last snapshot.
@@ -15,14 +18,47 @@ pub(super) struct Since {
     pub bytes: u64,
 }
 
-impl Node {
+/// An image that is to be written.
+#[derive(Debug)]
+pub struct Image {
+    index: u64,
+    term: u64,
+    members: Members,
+    state: State,
+}
+
+impl Image {
+    /// Writes it and makes it durable. Blocks.
+    pub fn write(self, storage: &Storage) -> Result<SnapshotRecord, StorageError> {
+        let Self {
+            index,
+            term,
+            members,
+            state,
+        } = self;
+        let state_hash = state.hash();
+        let image = NewSnapshot {
+            index,
+            term,
+            members,
+            state_hash,
+        };
+        let record = snapshot::write(storage, image, &state.encode())?;
+        let hash: String = state_hash
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        tracing::info!(index, bytes = record.bytes, hash, "took a snapshot");
+        Ok(record)
+    }
+}
+
+impl<W: World> Member<W> {
     pub(super) fn on_snapshot_ready(
         &mut self,
         result: Result<SnapshotRecord, StorageError>,
     ) -> Result<(), RaftError> {
-        if let Some(thread) = self.snapshot_thread.take() {
-            thread.join().ok();
-        }
+        self.is_writing_image = false;
         match result {
             // An image of the leader's has overtaken it.
             Ok(record) if record.index < self.raw.store().snapshot().index => {}
@@ -44,12 +80,12 @@ impl Node {
         Ok(())
     }
 
-    /// Starts a snapshot of the applied state on a thread of its own, if it is time for one. The
-    /// state's clone costs nothing, and applying goes on.
+    /// Has an image of the applied state written, if it is time for one. The state's clone costs
+    /// nothing, and applying goes on.
     pub(super) fn snapshot_if_due(&mut self) -> Result<(), RaftError> {
         let Since { entries, bytes } = self.since_snapshot;
         let due = entries >= self.options.snapshot_entries || bytes >= self.options.snapshot_bytes;
-        if self.snapshot_thread.is_some() || !(due || self.raw.store().take_newer_wanted()) {
+        if self.is_writing_image || !(due || self.raw.store().take_newer_wanted()) {
             return Ok(());
         }
         self.since_snapshot = Since::default();
@@ -59,31 +95,12 @@ impl Node {
             step: "take a snapshot",
             source,
         })?;
-        let members = self.raw.store().members().clone();
-        let (state, storage) = (self.applier.state.clone(), self.storage.clone());
-        let inbox = self.inbox.clone();
-        let thread = Builder::new()
-            .name("snapshot".into())
-            .spawn(move || {
-                let state_hash = state.hash();
-                let image = NewSnapshot {
-                    index,
-                    term,
-                    members,
-                    state_hash,
-                };
-                let result = snapshot::write(&storage, image, &state.encode());
-                if let Ok(record) = &result {
-                    let hash: String = state_hash
-                        .iter()
-                        .map(|byte| format!("{byte:02x}"))
-                        .collect();
-                    tracing::info!(index, bytes = record.bytes, hash, "took a snapshot");
-                }
-                inbox.snapshot_ready(result);
-            })
-            .map_err(RaftError::Thread)?;
-        self.snapshot_thread = Some(thread);
-        Ok(())
+        self.is_writing_image = true;
+        self.world.write_image(Image {
+            index,
+            term,
+            members: self.raw.store().members().clone(),
+            state: self.applier.state.clone(),
+        })
     }
 }

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message as _;
-use raft::eraftpb::Message;
 use tepui_types::NodeId;
 use tepui_types::wire::peer::{MAX_BATCH_BYTES, PeerFrame};
 use tokio::runtime::Handle;
@@ -17,6 +16,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::inbox::Inbox;
+use super::world::Saying;
 use crate::folder::Identity;
 use crate::masters::link::{Link, Ours};
 use crate::masters::peers::Peers;
@@ -49,15 +49,6 @@ struct Peer {
     url: String,
     outbox: mpsc::Sender<Saying>,
     task: JoinHandle<()>,
-}
-
-/// Something for a peer.
-#[derive(Debug)]
-pub(super) enum Saying {
-    /// Raft's.
-    Message(Box<Message>),
-    /// See [`PeerFrame::ImageLost`].
-    ImageLost,
 }
 
 impl Transport {
@@ -132,7 +123,7 @@ impl Transport {
     }
 
     /// Sends, if the peer keeps up.
-    pub(super) fn send(&self, to: NodeId, saying: Saying) {
+    pub fn send(&self, to: NodeId, saying: Saying) {
         let Some(peer) = self.peers.get(&to) else {
             return;
         };
@@ -217,7 +208,7 @@ async fn next_frames(sayings: &mut mpsc::Receiver<Saying>) -> Option<Vec<PeerFra
 #[cfg(test)]
 mod tests {
     use super::*;
-    use raft::eraftpb::Entry;
+    use raft::eraftpb::{Entry, Message};
 
     #[tokio::test]
     async fn large_messages_are_spread_over_frames_in_their_order() {

@@ -9,7 +9,7 @@ use tepui_master::folder::Folder;
 use tepui_master::masters::founding::{self, Candidacy, Founder, Way};
 use tepui_master::masters::peers::Peers;
 use tepui_master::proposals::{Committed, Request};
-use tepui_master::raft::{self, Leadership, Log, Options};
+use tepui_master::raft::{self, Leadership, Log, LogThread, Options};
 use tepui_master::storage::Storage;
 use tepui_types::api::event::{Event, Sequence};
 use tepui_types::{Digest, Principal};
@@ -17,6 +17,7 @@ use tepui_types::{Digest, Principal};
 /// An open folder and the log in it.
 pub struct OpenLog {
     pub log: Log,
+    pub thread: LogThread,
     // Dropped after the log: the lock is given back last.
     _folder: Folder,
 }
@@ -25,14 +26,15 @@ impl OpenLog {
     /// Opens what is at `path` and waits until it leads.
     pub async fn open(path: &Path, options: Options) -> Result<Self, RaftError> {
         let mut folder = Folder::open(path)?;
-        let mut log = start(&mut folder, options).await?;
+        let (mut log, mut thread) = start(&mut folder, options).await?;
         let leads = |leadership: &Leadership| matches!(leadership, Leadership::Leader { .. });
         tokio::select! {
             _ = log.leadership.wait_for(leads) => {}
-            ended = log.thread.ended() => ended?,
+            ended = thread.ended() => ended?,
         }
         Ok(Self {
             log,
+            thread,
             _folder: folder,
         })
     }
@@ -85,7 +87,7 @@ impl OpenLog {
 }
 
 /// Opens the log in a folder, which is that of a master alone.
-pub async fn start(folder: &mut Folder, options: Options) -> Result<Log, RaftError> {
+pub async fn start(folder: &mut Folder, options: Options) -> Result<(Log, LogThread), RaftError> {
     let storage = Storage::open(&folder.database())?;
     let founder = Founder {
         url: "http://127.0.0.1:1",

@@ -16,7 +16,7 @@ use tepui_master::frameworks::{Compiler, Frameworks, HttpRequest, Options, Reque
 use tepui_master::leader::allocation::Allocation;
 use tepui_master::leader::offers::Offers;
 use tepui_master::proposals::Request;
-use tepui_master::raft::{self, Leadership, Log};
+use tepui_master::raft::{self, Leadership, Log, LogThread};
 use tepui_types::{
     AgentInfo, Digest, FrameworkId, FrameworkInfo, MilliCpus, Principal, Resources, Role,
 };
@@ -29,6 +29,7 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// As much of a master as frameworks need.
 pub struct Master {
     pub log: Log,
+    _thread: LogThread,
     pub frameworks: Frameworks,
     artifacts: Artifacts,
     leading: tokio::task::JoinHandle<()>,
@@ -51,7 +52,7 @@ impl Master {
         discard_instances: Option<u32>,
     ) -> Self {
         let mut folder = Folder::open(&place.path().join("master")).unwrap();
-        let mut log = env::start(&mut folder, raft::Options::default())
+        let (mut log, thread) = env::start(&mut folder, raft::Options::default())
             .await
             .unwrap();
         let leads = |leadership: &Leadership| matches!(leadership, Leadership::Leader { .. });
@@ -75,6 +76,7 @@ impl Master {
         let leading = tokio::spawn(lead(&log, offers, frameworks.clone()));
         Self {
             log,
+            _thread: thread,
             frameworks,
             artifacts,
             leading,

@@ -171,7 +171,7 @@ async fn after_the_end_nobody_waits() {
         }
     });
     open.record("a").await;
-    tokio::task::block_in_place(|| open.log.thread.stop());
+    tokio::task::block_in_place(|| open.thread.stop());
     assert!(matches!(
         busy.await.unwrap(),
         ProposeError::Stopped | ProposeError::Unknown
@@ -188,7 +188,7 @@ async fn after_the_end_nobody_waits() {
         *open.log.leadership.borrow(),
         Leadership::Follower { leader: None }
     );
-    open.log.thread.ended().await.unwrap();
+    open.thread.ended().await.unwrap();
 }
 
 #[tokio::test]

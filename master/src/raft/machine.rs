@@ -1,0 +1,100 @@
+//! The world of a master's member: connections, a thread for images, the system's randomness.
+
+use std::sync::Arc;
+use std::thread::{Builder, JoinHandle};
+
+use raft::eraftpb::Message;
+use tepui_types::NodeId;
+
+use super::inbox::Inbox;
+use super::install::Fetched;
+use super::transport::Transport;
+use super::world::{Image, Saying, World};
+use crate::error::RaftError;
+use crate::masters::image;
+use crate::storage::Storage;
+
+/// The machine that this master runs on.
+pub(super) struct Machine {
+    transport: Transport,
+    storage: Storage,
+    inbox: Arc<Inbox>,
+    /// Writes an image, or has.
+    writer: Option<JoinHandle<()>>,
+}
+
+impl Machine {
+    pub fn new(transport: Transport, storage: Storage, inbox: Arc<Inbox>) -> Self {
+        Self {
+            transport,
+            storage,
+            inbox,
+            writer: None,
+        }
+    }
+
+    /// Waits until no image is being written.
+    fn join_writer(&mut self) {
+        if let Some(writer) = self.writer.take() {
+            // What became of the image is in the inbox; its panic was printed.
+            writer.join().ok();
+        }
+    }
+}
+
+impl World for Machine {
+    fn send(&mut self, to: NodeId, saying: Saying) {
+        self.transport.send(to, saying);
+    }
+
+    fn set_peers(&mut self, masters: Vec<(NodeId, String)>) {
+        self.transport.set_peers(masters);
+    }
+
+    fn introduce(&mut self, peer: NodeId, url: String) {
+        self.transport.introduce(peer, url);
+    }
+
+    fn fetch_image(&mut self, message: Message) -> bool {
+        let leader = NodeId(message.from);
+        let (Some((runtime, peers)), Some(url)) =
+            (self.transport.way(), self.transport.url(leader))
+        else {
+            return false;
+        };
+        let (url, storage, inbox) = (url.to_owned(), self.storage.clone(), self.inbox.clone());
+        runtime.spawn(async move {
+            let index = message.get_snapshot().get_metadata().index;
+            let result = image::fetch(&peers, &url, Some(index), &storage).await;
+            inbox.image_fetched(Fetched::new(message, result));
+        });
+        true
+    }
+
+    fn write_image(&mut self, image: Image) -> Result<(), RaftError> {
+        self.join_writer();
+        let (storage, inbox) = (self.storage.clone(), self.inbox.clone());
+        let writer = Builder::new()
+            .name("snapshot".into())
+            .spawn(move || inbox.snapshot_ready(image.write(&storage)))
+            .map_err(RaftError::Thread)?;
+        self.writer = Some(writer);
+        Ok(())
+    }
+
+    fn draw(&mut self) -> Option<u128> {
+        random_u128().ok()
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.join_writer();
+    }
+}
+
+fn random_u128() -> Result<u128, getrandom::Error> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes)?;
+    Ok(u128::from_le_bytes(bytes))
+}
