@@ -10,10 +10,11 @@ use tepui_types::operation::{Kill, Operation};
 use tepui_types::wire::agent::StatusReport;
 use tepui_types::{
     AgentId, AgentInfo, Demand, Digest, FrameworkId, FrameworkInfo, NodeId, Reason, TaskId,
-    TaskSpec, Timestamp,
+    TaskSpec, Timestamp, WindowId,
 };
 
 use crate::outcome::HttpAnswer;
+use crate::state::maintenance::WindowPlan;
 
 /// A wish to change the state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,6 +91,41 @@ pub enum Command {
         /// Which.
         master: NodeId,
     },
+    /// Offer nothing of an agent; its tasks go on.
+    DeactivateAgent {
+        /// Which.
+        agent: AgentId,
+    },
+    /// Offer an agent again; takes a drain back.
+    ReactivateAgent {
+        /// Which.
+        agent: AgentId,
+    },
+    /// Offer nothing of an agent, and end its tasks.
+    DrainAgent {
+        /// Which.
+        agent: AgentId,
+        /// Milliseconds from now after which no task gets grace.
+        deadline_ms: Option<u64>,
+        /// Milliseconds of grace in place of the tasks' own.
+        grace_ms: Option<u64>,
+        /// Whether the agent is gone at the end.
+        mark_gone: bool,
+    },
+    /// An agent never comes back.
+    MarkAgentGone {
+        /// Which.
+        agent: AgentId,
+    },
+    /// Empty agents for some time.
+    ScheduleMaintenance(WindowPlan),
+    /// Take a maintenance window back, or end it.
+    CancelMaintenance {
+        /// Which.
+        window: WindowId,
+    },
+    /// A deadline of the state has come.
+    MeetDeadlines,
 }
 
 /// What called for a turn.

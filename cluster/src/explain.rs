@@ -79,7 +79,7 @@ fn summarize(explanation: &Explanation) -> String {
         ));
     }
     if explanation.inactive > 0 {
-        parts.push(format!("{} not connected", agents(explanation.inactive)));
+        parts.push(format!("{} not active", agents(explanation.inactive)));
     }
     parts.join(", ")
 }

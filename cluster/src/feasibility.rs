@@ -25,11 +25,15 @@ pub fn offerable(state: &State, agent: AgentId) -> Result<Resources, Reason> {
             format!("there is no agent {agent}"),
         ));
     };
-    match record.status {
-        AgentStatus::Active => Ok(record.free()),
-        AgentStatus::Unreachable => Err(Reason::new(
-            reason::AGENT_UNAVAILABLE,
-            format!("agent {agent} ({}) is unreachable", record.info.hostname),
-        )),
-    }
+    let why = match record.standing() {
+        AgentStatus::Active => return Ok(record.free()),
+        AgentStatus::Unreachable => "is unreachable",
+        AgentStatus::Deactivated => "is deactivated",
+        AgentStatus::Draining | AgentStatus::Drained => "is being drained",
+        AgentStatus::Gone => "is gone",
+    };
+    Err(Reason::new(
+        reason::AGENT_UNAVAILABLE,
+        format!("agent {agent} ({}) {why}", record.info.hostname),
+    ))
 }

@@ -3,7 +3,7 @@
 //! A rejection is an ordinary, deterministic outcome: every master finds the same.
 
 use serde::{Deserialize, Serialize};
-use tepui_types::{AgentId, Digest, FrameworkId, NodeId, TaskId};
+use tepui_types::{AgentId, Digest, FrameworkId, NodeId, TaskId, WindowId};
 
 /// Of one command.
 pub type Outcome = Result<Accepted, Rejection>;
@@ -51,6 +51,20 @@ pub enum Accepted {
         /// What the framework answered.
         answer: Option<HttpAnswer>,
     },
+    /// The agent is as was asked for.
+    AgentChanged {
+        /// Which.
+        agent: AgentId,
+        /// Its revision now.
+        revision: u64,
+    },
+    /// The maintenance window is planned, or over.
+    Window {
+        /// Which.
+        window: WindowId,
+        /// Its revision now.
+        revision: u64,
+    },
 }
 
 /// An answer of a framework to an HTTP request.
@@ -93,4 +107,7 @@ pub enum Rejection {
     /// The one who asks is not known here.
     #[error("{0}")]
     Foreign(String),
+    /// It was given up for good.
+    #[error("{0}")]
+    Gone(String),
 }

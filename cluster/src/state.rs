@@ -11,7 +11,7 @@ use imbl::{OrdMap, OrdSet};
 use tepui_types::api::event::EventBody;
 use tepui_types::{
     AgentId, ClusterId, Digest, FrameworkId, NodeId, OperationId, TaskId, TaskName, TaskSpec,
-    TaskState, Timestamp,
+    TaskState, Timestamp, WindowId,
 };
 
 use crate::command::Command;
@@ -22,11 +22,14 @@ use crate::outcome::{Outcome, Rejection};
 pub mod agents;
 pub mod artifacts;
 mod context;
+pub mod deadlines;
+pub mod drains;
 pub mod frameworks;
 pub mod hash;
 pub mod idempotency;
 pub mod invariants;
 pub mod limits;
+pub mod maintenance;
 pub mod masters;
 pub mod operations;
 pub mod reports;
@@ -38,8 +41,11 @@ pub mod turns;
 use agents::Agent;
 use artifacts::Artifact;
 use context::Context;
+use deadlines::Deadlines;
+use drains::{Drain, GoneAgent};
 use frameworks::Framework;
 use idempotency::Answers;
+use maintenance::Window;
 use masters::Master;
 use specs::{SpecKey, Specs};
 use tasks::Task;
@@ -69,6 +75,12 @@ pub struct State {
     /// Agents, by id.
     pub agents: OrdMap<AgentId, Arc<Agent>>,
     nonces: OrdMap<u128, AgentId>,
+    /// Agents that never come back, as far as they are remembered.
+    pub gone: OrdMap<AgentId, Arc<GoneAgent>>,
+    next_window: u64,
+    /// Maintenance windows that are planned or have begun.
+    pub windows: OrdMap<WindowId, Arc<Window>>,
+    deadlines: Deadlines,
     /// Frameworks, by id.
     pub frameworks: OrdMap<FrameworkId, Arc<Framework>>,
     names: OrdMap<String, FrameworkId>,
@@ -104,6 +116,10 @@ impl State {
             next_framework: 1,
             agents: OrdMap::new(),
             nonces: OrdMap::new(),
+            gone: OrdMap::new(),
+            next_window: 1,
+            windows: OrdMap::new(),
+            deadlines: Deadlines::new(),
             frameworks: OrdMap::new(),
             names: OrdMap::new(),
             tasks: OrdMap::new(),
@@ -178,6 +194,31 @@ impl State {
             Command::AddMaster { master, url } => self.add_master(context, *master, url),
             Command::RemoveMaster { master } => self.remove_master(context, *master, expected),
             Command::ForgetMaster { master } => self.forget_master(context, *master),
+            Command::DeactivateAgent { agent } => self.deactivate_agent(context, *agent, expected),
+            Command::ReactivateAgent { agent } => self.reactivate_agent(context, *agent, expected),
+            Command::DrainAgent {
+                agent,
+                deadline_ms,
+                grace_ms,
+                mark_gone,
+            } => {
+                let drain = Drain {
+                    since: context.now,
+                    deadline: deadline_ms.map(|millis| context.now.after_millis(millis)),
+                    is_overdue: false,
+                    grace_ms: *grace_ms,
+                    mark_gone: *mark_gone,
+                    window: None,
+                    was_deactivated: false,
+                };
+                self.drain_agent(context, *agent, drain, expected)
+            }
+            Command::MarkAgentGone { agent } => self.mark_agent_gone(context, *agent, expected),
+            Command::ScheduleMaintenance(plan) => self.schedule_maintenance(context, plan),
+            Command::CancelMaintenance { window } => {
+                self.cancel_maintenance(context, *window, expected)
+            }
+            Command::MeetDeadlines => self.meet_deadlines(context),
         }
     }
 

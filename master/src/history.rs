@@ -233,6 +233,7 @@ mod tests {
             sequence: 2,
             acknowledged: 2,
             kill: None,
+            drained: false,
             launched_at: Timestamp(0),
             started_at: None,
             ended_at: Some(Timestamp(index)),

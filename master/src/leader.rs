@@ -18,6 +18,7 @@ use crate::mailbox::Delivery;
 use crate::raft::Leadership;
 
 pub mod allocation;
+pub mod deadlines;
 pub mod offers;
 
 use allocation::Allocation;
@@ -44,7 +45,11 @@ pub async fn follow_leadership(master: Arc<Master>) {
 /// Leads during one term, whose first entry is applied; runs until it is dropped.
 async fn lead(term: u64, master: &Master) {
     let leader = Leader::new(term, master);
-    tokio::join!(leader.run(), liveness::watch(master));
+    tokio::join!(
+        leader.run(),
+        liveness::watch(master),
+        deadlines::keep(master)
+    );
 }
 
 /// What wakes the loop.

@@ -65,7 +65,7 @@ impl Metrics {
         for agent in state.agents.values() {
             agents
                 .get_or_create(&ByState {
-                    state: agent.status.as_str(),
+                    state: agent.standing().as_str(),
                 })
                 .inc();
             let sides = [(&total, &agent.info.resources), (&used, &agent.used)];

@@ -52,7 +52,7 @@ impl AgentInfo {
     }
 }
 
-/// Whether an agent takes part.
+/// How an agent stands, in one word: what keeps it from taking part comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -61,6 +61,14 @@ pub enum AgentStatus {
     Active,
     /// Not heard of for longer than the cluster's window.
     Unreachable,
+    /// Not offered; its tasks go on.
+    Deactivated,
+    /// Not offered, and its tasks are being ended.
+    Draining,
+    /// Not offered, and without tasks.
+    Drained,
+    /// An operator has said that it never comes back.
+    Gone,
 }
 
 impl AgentStatus {
@@ -69,6 +77,10 @@ impl AgentStatus {
         match self {
             Self::Active => "active",
             Self::Unreachable => "unreachable",
+            Self::Deactivated => "deactivated",
+            Self::Draining => "draining",
+            Self::Drained => "drained",
+            Self::Gone => "gone",
         }
     }
 }

@@ -118,6 +118,11 @@ counted_id!(
     FrameworkId, "f", "a framework id such as `f1`"
 );
 counted_id!(
+    /// A maintenance window.
+    WindowId, "w", "a maintenance window's id such as `w2`"
+);
+
+counted_id!(
     /// One offer of one leader; never logged.
     OfferId, "o", "an offer id such as `o17`"
 );

@@ -22,6 +22,7 @@ pub use agent::{AgentInfo, AgentStatus};
 pub use framework::{FrameworkInfo, FrameworkPhase};
 pub use ids::{
     AgentId, ClusterId, Digest, FrameworkId, NodeId, OfferId, OperationId, TaskId, TaskName,
+    WindowId,
 };
 pub use offer::{Demand, Filters, Offer};
 pub use principal::Principal;

@@ -226,6 +226,10 @@ pub mod reason {
     pub const AGENT_FORGOT: &str = "agent-forgot";
     /// Its agent's machine was restarted.
     pub const AGENT_REBOOTED: &str = "agent-rebooted";
+    /// It was ended because its agent is being drained.
+    pub const AGENT_DRAINED: &str = "agent-drained";
+    /// An operator has said that its agent never comes back.
+    pub const AGENT_GONE: &str = "agent-gone";
 }
 
 /// What a task runs. One specification serves all the tasks of an array.
@@ -373,6 +377,19 @@ pub struct TaskStatus {
     pub usage: Option<TaskUsage>,
     /// When the log learned of it.
     pub time: Timestamp,
+}
+
+impl TaskStatus {
+    /// Whether the task was taken away without a wish of its framework or a fault of its own:
+    /// it is to be run again without blame.
+    pub fn is_lost(&self) -> bool {
+        let code = self.reason.as_ref().map(|reason| reason.code.as_str());
+        match self.state {
+            TaskState::Dropped | TaskState::Gone => true,
+            TaskState::Killed => code == Some(reason::AGENT_DRAINED),
+            _ => false,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use crate::effect::Effect;
 use crate::outcome::{Accepted, Outcome, Rejection};
 use crate::state::State;
 use crate::state::context::Context;
+use crate::state::drains::Mode;
 
 /// One agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,8 +29,12 @@ pub struct Agent {
     pub nonce: u128,
     /// What it says of itself.
     pub info: Arc<AgentInfo>,
-    /// Whether it takes part.
+    /// Whether it is heard of: `Active` or `Unreachable`.
     pub status: AgentStatus,
+    /// Since when it has not been heard of.
+    pub unreachable_since: Option<Timestamp>,
+    /// What operators want with it.
+    pub mode: Mode,
     /// What its living tasks have.
     pub used: Resources,
     /// Its living tasks, oldest first.
@@ -41,6 +46,17 @@ pub struct Agent {
 }
 
 impl Agent {
+    /// How it stands, in one word.
+    pub fn standing(&self) -> AgentStatus {
+        match (self.status, &self.mode) {
+            (AgentStatus::Active, Mode::Open) => AgentStatus::Active,
+            (AgentStatus::Active, Mode::Deactivated) => AgentStatus::Deactivated,
+            (AgentStatus::Active, Mode::Draining(_)) => AgentStatus::Draining,
+            (AgentStatus::Active, Mode::Drained(_)) => AgentStatus::Drained,
+            (status, _) => status,
+        }
+    }
+
     /// What no task has.
     pub fn free(&self) -> Resources {
         self.info.resources.saturating_sub(&self.used)
@@ -63,6 +79,12 @@ impl State {
             (Some(known), None) => known,
             (Some(known), Some(claimed)) if known == claimed => known,
             (None, None) => self.mint_agent(context, nonce, info)?,
+            (None, Some(claimed)) if self.was_agent(claimed) => {
+                return Err(Rejection::Gone(format!(
+                    "agent {claimed} was given up for good, and what it ran is run elsewhere: \
+                     start it again with an empty folder"
+                )));
+            }
             (_, Some(claimed)) => {
                 return Err(Rejection::Foreign(format!(
                     "agent {claimed} of this cluster has another data folder: this one was \
@@ -94,6 +116,8 @@ impl State {
             nonce,
             info: Arc::new(info.clone()),
             status: AgentStatus::Unreachable,
+            unreachable_since: None,
+            mode: Mode::Open,
             used: Resources::default(),
             tasks: OrdSet::new(),
             registered_at: context.now,
@@ -114,12 +138,11 @@ impl State {
         let agent = Arc::make_mut(agent);
         agent.info = Arc::new(info.clone());
         agent.status = AgentStatus::Active;
+        agent.unreachable_since = None;
         agent.revision = context.index;
+        let status = agent.standing();
         context.changes.agents.insert(id);
-        context.event(EventBody::Agent {
-            agent: id,
-            status: AgentStatus::Active,
-        });
+        context.event(EventBody::Agent { agent: id, status });
     }
 
     /// Compares the log's view of an agent's tasks with the agent's own, both ways.
@@ -142,7 +165,10 @@ impl State {
                 // The launch has not arrived; it is owed again below.
                 (TaskState::Staging, None) => {}
                 (_, Some(_)) => {
-                    let why = Reason::new(reason::KILL_REQUESTED, "ended on request");
+                    let why = match task.drained {
+                        true => Reason::new(reason::AGENT_DRAINED, "its agent is being drained"),
+                        false => Reason::new(reason::KILL_REQUESTED, "ended on request"),
+                    };
                     self.end_task(context, operation, TaskState::Killed, Some(why));
                 }
                 (_, None) => {
@@ -196,6 +222,7 @@ impl State {
         }
         let agent = Arc::make_mut(agent);
         agent.status = AgentStatus::Unreachable;
+        agent.unreachable_since = Some(context.now);
         agent.revision = context.index;
         let tasks = agent.tasks.clone();
         let hostname = agent.info.hostname.clone();

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use tepui_types::resources::ResourceRequest;
 use tepui_types::{Resources, TaskState};
 
+use super::drains::Mode;
 use super::{State, limits};
 
 impl State {
@@ -13,6 +14,10 @@ impl State {
         self.check_agents()?;
         self.check_frameworks()?;
         self.check_tasks()?;
+        let deadlines = super::deadlines::derive(&self.agents, &self.windows);
+        require(deadlines == self.deadlines, || {
+            format!("deadlines are {deadlines:?}, not {:?}", self.deadlines)
+        })?;
         let decoded = State::decode(&self.encode()).map_err(|error| error.to_string())?;
         require(decoded.encode() == self.encode(), || {
             "a snapshot does not give the state back".into()
@@ -38,6 +43,10 @@ impl State {
                     .checked_add(&task.resources)
                     .map_err(|error| error.to_string())?;
             }
+            let is_drained = matches!(agent.mode, Mode::Drained(_));
+            require(!is_drained || agent.tasks.is_empty(), || {
+                format!("{} is drained and has tasks", agent.id)
+            })?;
             require(used == agent.used, || {
                 format!("{} uses {used}, not {}", agent.id, agent.used)
             })?;

@@ -51,3 +51,11 @@ pub const RESTART_BACKOFF_MS: u64 = 500;
 pub const RESTARTS: u32 = 6;
 /// An incarnation that lives so long makes its framework's record clean.
 pub const GOOD_WHILE_MS: u64 = 60_000;
+/// Agents that are gone and still listed; past it the longest gone are forgotten.
+pub const GONE_AGENTS: usize = 1_000;
+/// Maintenance windows: people plan them one by one.
+pub const WINDOWS: usize = 1_000;
+/// Agents of one window: their drains are begun by one command.
+pub const WINDOW_AGENTS: usize = 1_000;
+/// Bytes of a window's note.
+pub const WINDOW_NOTE_BYTES: usize = 1024;

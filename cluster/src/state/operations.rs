@@ -80,6 +80,7 @@ impl State {
             sequence: u64::from(ended),
             acknowledged: 0,
             kill: None,
+            drained: false,
             launched_at: context.now,
             started_at: None,
             ended_at: ended.then_some(context.now),

@@ -4,7 +4,7 @@
 //! answered all the same: the agent sends a state until the log has it.
 
 use tepui_types::wire::agent::{AgentEffect, StatusReport};
-use tepui_types::{AgentId, TaskId, TaskState, TaskStatus};
+use tepui_types::{AgentId, Reason, TaskId, TaskState, TaskStatus, task::reason};
 
 use crate::effect::Effect;
 use crate::outcome::{Accepted, Outcome, Rejection};
@@ -64,9 +64,17 @@ impl State {
             living if back_in_sight && !living.is_terminal() => TaskState::Killing,
             state => state,
         };
+        let was_drained = task.drained && state == TaskState::Killed;
+        let drained = || {
+            let why = format!("agent {agent} was drained");
+            Reason::new(reason::AGENT_DRAINED, why)
+        };
         let status = TaskStatus {
             state,
-            reason: report.reason.clone(),
+            reason: match was_drained {
+                true => Some(drained()),
+                false => report.reason.clone(),
+            },
             exit_code: report.exit_code,
             usage: report.usage,
             time: context.now,

@@ -14,8 +14,10 @@ use tepui_types::{
 
 use super::agents::Agent;
 use super::artifacts::Artifact;
+use super::drains::GoneAgent;
 use super::frameworks::Framework;
 use super::idempotency::Answer;
+use super::maintenance::Window;
 use super::masters::Master;
 use super::tasks::Task;
 use super::{LivingNames, State, TaskIndex};
@@ -35,6 +37,9 @@ struct SnapshotV1 {
     next_agent: u64,
     next_framework: u64,
     agents: Vec<Arc<Agent>>,
+    gone: Vec<Arc<GoneAgent>>,
+    next_window: u64,
+    windows: Vec<Arc<Window>>,
     frameworks: Vec<Arc<Framework>>,
     specs: Vec<(Arc<TaskSpec>, u64)>,
     tasks: Vec<Arc<Task>>,
@@ -58,6 +63,9 @@ impl State {
             next_agent: self.next_agent,
             next_framework: self.next_framework,
             agents: self.agents.values().cloned().collect(),
+            gone: self.gone.values().cloned().collect(),
+            next_window: self.next_window,
+            windows: self.windows.values().cloned().collect(),
             frameworks: self.frameworks.values().cloned().collect(),
             specs: self
                 .specs
@@ -113,6 +121,11 @@ impl From<SnapshotV1> for State {
             Arc::make_mut(&mut framework).unseen_ends = ends;
             (framework.id, framework)
         };
+        let agents = snapshot.agents.into_iter().map(agent_key).collect();
+        let gone = snapshot.gone.into_iter().map(|gone| (gone.agent.id, gone));
+        let windows = snapshot.windows.into_iter();
+        let windows = windows.map(|window| (window.id, window)).collect();
+        let deadlines = super::deadlines::derive(&agents, &windows);
         Self {
             cluster: snapshot.cluster,
             cluster_version: snapshot.cluster_version,
@@ -126,8 +139,12 @@ impl From<SnapshotV1> for State {
                 .collect(),
             next_agent: snapshot.next_agent,
             next_framework: snapshot.next_framework,
-            agents: snapshot.agents.into_iter().map(agent_key).collect(),
+            agents,
             nonces,
+            gone: gone.collect(),
+            next_window: snapshot.next_window,
+            windows,
+            deadlines,
             frameworks: snapshot.frameworks.into_iter().map(framework_key).collect(),
             names,
             tasks: snapshot

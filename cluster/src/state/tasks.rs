@@ -46,6 +46,8 @@ pub struct Task {
     pub acknowledged: u64,
     /// Milliseconds of grace, once its end has been asked for.
     pub kill: Option<u64>,
+    /// Whether it was asked for by a drain of its agent, and by nobody else.
+    pub drained: bool,
     /// When its launch was committed.
     pub launched_at: Timestamp,
     /// When it was first known to run.
@@ -114,15 +116,23 @@ impl State {
             .get(&task.spec)
             .map_or(0, |spec| spec.kill_grace_ms);
         let grace_ms = grace_ms.unwrap_or(of_spec);
-        if task.kill.is_some_and(|known| known <= grace_ms) {
+        let is_sooner = task.kill.is_none_or(|known| grace_ms < known);
+        // Whoever asks beside the drain wants no other attempt elsewhere.
+        let by_drain = why.code == reason::AGENT_DRAINED;
+        let drained = by_drain && (task.kill.is_none() || task.drained);
+        if !is_sooner && drained == task.drained {
             return;
         }
         let Some(task) = self.tasks.get_mut(&operation) else {
             return;
         };
         let task = Arc::make_mut(task);
-        task.kill = Some(grace_ms);
+        task.drained = drained;
         task.revision = context.index;
+        if !is_sooner {
+            return;
+        }
+        task.kill = Some(grace_ms);
         let (id, agent) = (task.id.clone(), task.agent);
         context.effects.push(Effect::Agent(
             agent,
@@ -227,6 +237,7 @@ impl State {
             framework.used.exclude(&task.resources);
             framework.tasks.remove(&task.operation);
         }
+        self.finish_drain(context, task.agent);
     }
 
     /// Whether a task of this name lives.

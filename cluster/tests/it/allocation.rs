@@ -295,7 +295,7 @@ fn agents_without_a_connection_are_not_offered() {
     };
     let why = explain(&leader);
     assert_eq!(why.inactive, 1);
-    assert!(why.summary.contains("1 agent not connected"), "{why:?}");
+    assert!(why.summary.contains("1 agent not active"), "{why:?}");
 
     leader.allocator.set_away(away, false);
     assert_eq!(leader.offers()[0].1.agent, away, "it is back");

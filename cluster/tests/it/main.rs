@@ -4,6 +4,7 @@ mod allocation;
 mod bounds;
 mod golden;
 mod masters;
+mod operators;
 mod properties;
 mod rules;
 mod support;

@@ -2,6 +2,7 @@
 //! same state, and a snapshot anywhere changes nothing.
 
 use proptest::prelude::*;
+use tepui_cluster::state::maintenance::WindowPlan;
 use tepui_cluster::{Command, State};
 use tepui_types::operation::{Kill, Operation};
 use tepui_types::*;
@@ -65,6 +66,19 @@ enum Step {
         key: u8,
         count: u32,
     },
+    Operate {
+        agent: u64,
+        what: u8,
+        deadline_ms: Option<u64>,
+    },
+    Maintain {
+        agent: u64,
+        start: u64,
+        cancel: bool,
+    },
+    Pass {
+        millis: u64,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -91,6 +105,11 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(framework, key, value)| Step::Write { framework, key, value }),
         2 => (framework, 0u8..3, 0u32..4)
             .prop_map(|(framework, key, count)| Step::Demand { framework, key, count }),
+        2 => (1u64..4, 0u8..12, proptest::option::of(0u64..50))
+            .prop_map(|(agent, what, deadline_ms)| Step::Operate { agent, what, deadline_ms }),
+        1 => (1u64..4, 0u64..100, any::<bool>())
+            .prop_map(|(agent, start, cancel)| Step::Maintain { agent, start, cancel }),
+        2 => (0u64..40).prop_map(|millis| Step::Pass { millis }),
     ]
 }
 
@@ -217,6 +236,22 @@ fn command(log: &Log, step: &Step) -> Option<Command> {
             ));
             Command::Turn(turn)
         }
+        Step::Operate {
+            agent,
+            what,
+            deadline_ms,
+        } => operate(AgentId(*agent), *what, *deadline_ms),
+        Step::Maintain { cancel: true, .. } => Command::CancelMaintenance {
+            window: *state.windows.keys().next()?,
+        },
+        Step::Maintain { agent, start, .. } => Command::ScheduleMaintenance(WindowPlan {
+            agents: vec![AgentId(*agent)],
+            start: Timestamp(log.time + start),
+            duration_ms: 30,
+            lead_ms: 10,
+            note: String::new(),
+        }),
+        Step::Pass { .. } => Command::MeetDeadlines,
         Step::Demand {
             framework,
             key,
@@ -233,6 +268,21 @@ fn command(log: &Log, step: &Step) -> Option<Command> {
     })
 }
 
+/// One of an operator's wishes; an agent is seldom given up.
+fn operate(agent: AgentId, what: u8, deadline_ms: Option<u64>) -> Command {
+    match what {
+        0..3 => Command::DeactivateAgent { agent },
+        3..7 => Command::ReactivateAgent { agent },
+        7..11 => Command::DrainAgent {
+            agent,
+            deadline_ms,
+            grace_ms: None,
+            mark_gone: what == 10,
+        },
+        _ => Command::MarkAgentGone { agent },
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
 
@@ -245,6 +295,9 @@ proptest! {
         log.accept(Command::RecordArtifact { digest: Digest::of(b"component"), size: 9 });
         let mut other = log.state.clone();
         for (number, step) in steps.iter().enumerate() {
+            if let Step::Pass { millis } = step {
+                log.time += millis;
+            }
             let Some(command) = command(&log, step) else { continue };
             let envelope = log.envelope(command);
             let applied = log.apply_envelope(&envelope);

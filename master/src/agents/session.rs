@@ -11,7 +11,7 @@ use tepui_types::wire::agent::{
     AgentFrame, Hello, MAX_BATCH, MasterFrame, StatusReport, VERSION, Welcome, effect_batches,
 };
 use tepui_types::wire::{self, MAX_FRAME};
-use tepui_types::{AgentId, AgentStatus, Principal, Reason};
+use tepui_types::{AgentId, AgentStatus, Principal, Reason, task::reason};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -149,6 +149,10 @@ async fn register(master: &Master, hello: Hello) -> Result<AgentId, (Reason, boo
             Ok(Accepted::Agent { agent }) => Ok(agent),
             Ok(other) => Err(refuse("internal", format!("unexpected outcome {other:?}"))),
             Err(rejection @ Rejection::Foreign(_)) => Err(refuse("foreign", rejection.to_string())),
+            // It knows the agent's id, so the agent ends what it runs.
+            Err(rejection @ Rejection::Gone(_)) => {
+                Err(refuse(reason::AGENT_GONE, rejection.to_string()))
+            }
             Err(rejection) => Err((Reason::new("rejected", rejection.to_string()), true)),
         },
         Err(error) => Err((Reason::new("unavailable", error.to_string()), true)),

@@ -10,7 +10,7 @@ use tepui_types::api::demand::Explanation;
 use tepui_types::resources::{MILLI, PortRanges, ResourceRequest};
 use tepui_types::task::{CommandWorkload, WasmWorkload};
 use tepui_types::{
-    Bytes, MilliCpus, Offer, Reason, Resources, TaskId, TaskSpec, TaskState, Workload,
+    Bytes, MilliCpus, Offer, Reason, Resources, TaskId, TaskSpec, TaskState, TaskStatus, Workload,
 };
 
 use super::bindings::{cluster, store, timers, types};
@@ -166,7 +166,7 @@ pub fn agent_out(agent: &tepui_cluster::state::agents::Agent) -> cluster::Agent 
     cluster::Agent {
         id: agent.id.0,
         hostname: agent.info.hostname.clone(),
-        active: agent.status == tepui_types::AgentStatus::Active,
+        active: agent.standing() == tepui_types::AgentStatus::Active,
         total: resources_out(&agent.info.resources),
         used: resources_out(&agent.used),
         attributes: pairs_out(&agent.info.attributes),
@@ -186,7 +186,7 @@ pub fn task_out(task: &Task) -> types::Task {
         agent: task.agent.0,
         status: types::TaskStatus {
             code: task.status.state.as_str().to_owned(),
-            class: class(task.status.state),
+            class: class(&task.status),
             reason: task.status.reason.as_ref().map(reason_out),
             exit_code: task.status.exit_code,
             time_ms: task.status.time.0,
@@ -195,8 +195,11 @@ pub fn task_out(task: &Task) -> types::Task {
     }
 }
 
-fn class(state: TaskState) -> types::TaskClass {
-    match state {
+fn class(status: &TaskStatus) -> types::TaskClass {
+    if status.is_lost() {
+        return types::TaskClass::Lost;
+    }
+    match status.state {
         TaskState::Staging
         | TaskState::Starting
         | TaskState::Running

@@ -22,7 +22,9 @@ pub async fn show(Extract(master): Extract<Arc<Master>>) -> Result<Json<ClusterV
     let (mut total, mut used) = (ResourceRequest::default(), ResourceRequest::default());
     let mut agents = BTreeMap::new();
     for agent in state.agents.values() {
-        *agents.entry(agent.status.as_str().to_owned()).or_default() += 1;
+        *agents
+            .entry(agent.standing().as_str().to_owned())
+            .or_default() += 1;
         if agent.status == AgentStatus::Active {
             total.include(&agent.info.resources);
             used.include(&agent.used);

@@ -148,6 +148,7 @@ fn rejection_kind(rejection: &Rejection) -> (StatusCode, &'static str, &'static 
             "The idempotency key was used",
         ),
         Rejection::Foreign(_) => (StatusCode::CONFLICT, "foreign", "Not of this cluster"),
+        Rejection::Gone(_) => (StatusCode::GONE, "gone", "Given up for good"),
     }
 }
 

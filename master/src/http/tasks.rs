@@ -286,7 +286,8 @@ pub fn find_task(master: &Master, state: &State, id: &TaskId) -> Result<TaskView
 }
 
 fn view(state: &State, task: &Task, spec: &TaskSpec) -> TaskView {
-    let agent = state.agent(task.agent);
+    let gone = state.gone_agent(task.agent).map(|gone| &gone.agent);
+    let agent = state.agent(task.agent).or(gone);
     TaskView {
         id: task.id.clone(),
         framework_name: task.framework_name.to_string(),
