@@ -138,6 +138,11 @@ pub trait Disk: Send + Sync {
 
     /// Notes what was synced; the note itself may be lost with the machine.
     fn set_mark(&self, mark: Mark) -> Result<(), StorageError>;
+
+    /// Takes the note back to where it speaks of nothing that is about to be overwritten. It is on
+    /// the disk when this returns: an older one that turned up again after a power failure would
+    /// speak of entries that are rightly gone.
+    fn take_back_mark(&self, mark: Mark) -> Result<(), StorageError>;
 }
 
 /// The open database; clones share it.
@@ -243,6 +248,11 @@ impl Storage {
     /// Notes what was synced.
     pub fn set_mark(&self, mark: Mark) -> Result<(), StorageError> {
         self.0.set_mark(mark)
+    }
+
+    /// Takes the note of it back, before what it speaks of is overwritten.
+    pub fn take_back_mark(&self, mark: Mark) -> Result<(), StorageError> {
+        self.0.take_back_mark(mark)
     }
 }
 

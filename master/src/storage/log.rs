@@ -185,7 +185,7 @@ impl LogStore {
                 index: self.truncated.index,
                 ..self.mark()
             };
-            self.storage.set_mark(mark)?;
+            self.storage.take_back_mark(mark)?;
         }
         self.append(&mut batch, entries);
         if let Some(hard_state) = hard_state {
@@ -265,7 +265,7 @@ impl LogStore {
         let (index, term) = (snapshot.index, snapshot.term);
         let truncated = Truncated { index, term };
         // A mark is never before the log, so it goes back first.
-        self.storage.set_mark(Mark {
+        self.storage.take_back_mark(Mark {
             index: self.truncated.index.min(index),
             ..self.mark()
         })?;

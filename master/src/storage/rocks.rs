@@ -135,6 +135,12 @@ impl Disk for Rocks {
     fn set_mark(&self, mark: Mark) -> Result<(), StorageError> {
         self.watermark.write(mark).map_err(self.watermark_error())
     }
+
+    fn take_back_mark(&self, mark: Mark) -> Result<(), StorageError> {
+        let written = self.watermark.write(mark);
+        let synced = written.and_then(|()| self.watermark.sync());
+        synced.map_err(self.watermark_error())
+    }
 }
 
 fn failed(step: &'static str) -> impl FnOnce(rocksdb::Error) -> StorageError {

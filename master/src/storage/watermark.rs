@@ -2,9 +2,9 @@
 //!
 //! RocksDB takes a record that runs past the end of its write-ahead log for one that a crash tore,
 //! and drops it and all after it in silence; a damaged length field, a file cut short or a missing
-//! one look the same. So after every sync the log's end is noted here. The note itself is never
-//! synced: after a power failure it may be behind the log, which is harmless, but never before it.
-//! A log that ends before its mark has lost what was acknowledged.
+//! one look the same. So after every sync the log's end is noted here. The note itself is synced
+//! only where it goes back: after a power failure it may be behind the log, which is harmless, but
+//! never before it. A log that ends before its mark has lost what was acknowledged.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -80,6 +80,11 @@ impl Watermark {
     /// Notes what was synced.
     pub fn write(&self, mark: Mark) -> io::Result<()> {
         self.file.write_all_at(&encode(mark), 0)
+    }
+
+    /// Brings the note to the disk.
+    pub fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
     }
 }
 
