@@ -13,6 +13,7 @@ pub mod eventually;
 pub mod job;
 pub mod net;
 pub mod process;
+pub mod sim;
 pub mod watchdog;
 
 pub use client::{Answer, Client};

@@ -10,6 +10,7 @@ mod guests;
 mod process;
 mod say;
 mod setup;
+mod sim;
 mod tasks;
 mod test;
 mod tidy;
@@ -36,6 +37,8 @@ Usage: cargo xtask COMMAND
   web            only the dashboard
   bench NAME [--json FILE] [...]
                  build and run one benchmark
+  sim --seeds N [--from S]
+                 run so many seeds of the simulation of a whole cluster
   tidy           check the house rules that no compiler checks
 
 Builds go to $CARGO_TARGET_DIR, or to target/ in the checkout.";
@@ -61,6 +64,7 @@ fn dispatch(arguments: &[String]) -> Result<ExitCode> {
         ("up", _) => up::run(&workspace, rest)?,
         ("test", _) => return test::run(&workspace, rest),
         ("bench", _) => bench::run(&workspace, rest)?,
+        ("sim", _) => sim::run(&workspace, rest)?,
         ("build", []) => build::everything(&workspace, tasks::C::IfCompilerPresent)?,
         ("guests", []) => {
             wasm_target::ensure(&workspace)?;

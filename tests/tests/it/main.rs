@@ -26,6 +26,8 @@ mod path;
 mod recovery;
 /// The design's rules by number.
 mod rules;
+/// A whole cluster on one thread, under a seed.
+mod sim;
 
 /// What tests return. An error ends a test as a panic does, so that its cluster
 /// prints its logs.

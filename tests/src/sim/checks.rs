@@ -1,0 +1,199 @@
+//! What is watched while the simulation runs: the first thing that is not as it must be ends it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sha2::{Digest as _, Sha256};
+use tepui_cluster::State;
+use tepui_types::api::event::{Event, EventBody, Sequence};
+use tepui_types::{Digest, FrameworkId, TaskId, TaskState};
+
+/// Something that must never be.
+pub type Violation = String;
+
+/// Indexes between two looks at the whole state: the look costs as much as some hundred steps.
+const LOOK_EVERY: u64 = 16;
+
+/// All that was seen.
+#[derive(Debug, Default)]
+pub struct Checks {
+    /// The state's hash by the index of its last command.
+    hashes: BTreeMap<u64, [u8; 32]>,
+    /// The last index whose state was looked at as a whole.
+    looked_at: u64,
+    /// The last event that was seen, and what events there were.
+    newest: Sequence,
+    events: BTreeMap<Sequence, [u8; 32]>,
+    /// Who led in which term.
+    leaders: BTreeMap<u64, usize>,
+    /// Artifacts whose record was acknowledged, with the index that was given.
+    recorded: BTreeMap<Digest, u64>,
+    /// The last turn of each framework that was acknowledged.
+    turns: BTreeMap<FrameworkId, (u64, u64)>,
+    /// The highest index that was acknowledged.
+    acknowledged: u64,
+    /// Tasks whose launch is in the log.
+    launched: BTreeSet<TaskId>,
+    /// Tasks that were started on some machine.
+    started: BTreeSet<TaskId>,
+    /// How each task ended.
+    ended: BTreeMap<TaskId, TaskState>,
+}
+
+impl Checks {
+    /// A master has applied commands; this is its state now.
+    pub fn on_state(&mut self, master: usize, state: &State) -> Result<(), Violation> {
+        let hash = state.hash();
+        let first = *self.hashes.entry(state.index).or_insert(hash);
+        if first != hash {
+            return Err(format!(
+                "master {master} has another state than others at index {}",
+                state.index
+            ));
+        }
+        if state.index >= self.looked_at + LOOK_EVERY {
+            self.looked_at = state.index;
+            state.check_invariants().map_err(|what| {
+                format!("an invariant is broken at index {}: {what}", state.index)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// A master tells its watchers of these.
+    pub fn on_events(&mut self, master: usize, events: &[Event]) -> Result<(), Violation> {
+        for event in events {
+            let hash: [u8; 32] = Sha256::digest(format!("{event:?}")).into();
+            if event.sequence <= self.newest {
+                if self.events.get(&event.sequence) != Some(&hash) {
+                    return Err(format!(
+                        "master {master} tells another event at {:?} than others: {:?}",
+                        event.sequence, event.body
+                    ));
+                }
+                continue;
+            }
+            self.newest = event.sequence;
+            self.events.insert(event.sequence, hash);
+            if let EventBody::Task { task, state, .. } = &event.body {
+                self.on_task(task, *state)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn on_task(&mut self, task: &TaskId, state: TaskState) -> Result<(), Violation> {
+        if let Some(end) = self.ended.get(task) {
+            return Err(format!("{task} is {state} after its end, {end}"));
+        }
+        if state == TaskState::Staging && !self.launched.insert(task.clone()) {
+            return Err(format!("the log launches {task} twice"));
+        }
+        if state.is_terminal() {
+            self.ended.insert(task.clone(), state);
+        }
+        Ok(())
+    }
+
+    /// A master leads.
+    pub fn on_leader(&mut self, master: usize, term: u64, state: &State) -> Result<(), Violation> {
+        let first = *self.leaders.entry(term).or_insert(master);
+        if first != master {
+            return Err(format!(
+                "masters {first} and {master} both lead term {term}"
+            ));
+        }
+        // One that learns late of its own election may be behind a later leader.
+        match self.leaders.last_key_value() {
+            Some((newest, _)) if *newest == term => self.check_acknowledged(master, state),
+            _ => Ok(()),
+        }
+    }
+
+    /// All that was acknowledged is in a state that must be as new.
+    pub fn check_acknowledged(&self, master: usize, state: &State) -> Result<(), Violation> {
+        let missing = self
+            .recorded
+            .iter()
+            .find(|(digest, _)| !state.artifacts.contains_key(*digest));
+        if let Some((digest, index)) = missing {
+            return Err(format!(
+                "master {master} leads and lacks the record of {digest}, acknowledged at {index}"
+            ));
+        }
+        for (framework, acknowledged) in &self.turns {
+            let has = state.framework(*framework);
+            let has = has.map(|framework| (framework.incarnation, framework.turns));
+            if has.is_none_or(|has| has < (acknowledged.0, acknowledged.1 + 1)) {
+                return Err(format!(
+                    "master {master} leads and is at turn {has:?} of {framework}, of which \
+                     {acknowledged:?} was acknowledged"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// A command was acknowledged.
+    pub fn on_acknowledged(&mut self, index: u64) {
+        self.acknowledged = self.acknowledged.max(index);
+    }
+
+    /// The record of an artifact was acknowledged.
+    pub fn on_recorded(&mut self, digest: Digest, index: u64) {
+        self.recorded.insert(digest, index);
+    }
+
+    /// A framework's turn was acknowledged.
+    pub fn on_turn(&mut self, framework: FrameworkId, incarnation: u64, number: u64) {
+        let last = self.turns.entry(framework).or_default();
+        *last = (*last).max((incarnation, number));
+    }
+
+    /// The highest index that was acknowledged: a reader who comes now sees it.
+    pub fn acknowledged(&self) -> u64 {
+        self.acknowledged
+    }
+
+    /// A machine runs a task from now on.
+    pub fn on_start(&mut self, task: &TaskId) -> Result<(), Violation> {
+        if !self.launched.contains(task) {
+            return Err(format!("{task} is started, and the log does not know it"));
+        }
+        if !self.started.insert(task.clone()) {
+            return Err(format!("{task} is started twice"));
+        }
+        Ok(())
+    }
+
+    /// At the end, everything adds up.
+    pub fn at_the_end(&self, state: &State) -> Result<(), Violation> {
+        state.check_invariants()?;
+        let counted: u64 = state.ended_counts.values().sum();
+        if counted != self.ended.len() as u64 {
+            return Err(format!(
+                "{} tasks ended, and {counted} are counted",
+                self.ended.len()
+            ));
+        }
+        for framework in state.frameworks.values() {
+            let seen = framework.store.keys().filter(|key| key.starts_with("end/"));
+            let ended = self
+                .ended
+                .keys()
+                .filter(|task| task.framework == framework.id);
+            let (seen, ended) = (seen.count(), ended.count());
+            if seen != ended {
+                return Err(format!(
+                    "{ended} tasks of {} ended, and it has seen {seen}",
+                    framework.id
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// How many tasks were started, and how many ended.
+    pub fn tasks(&self) -> (usize, usize) {
+        (self.started.len(), self.ended.len())
+    }
+}

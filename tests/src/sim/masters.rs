@@ -1,0 +1,685 @@
+//! Masters: the real member of the group, its real store and queue, on a simulated machine.
+//!
+//! A step gives the member one event from its inbox, as the log's thread does, and takes as long as
+//! its disk: what it sends goes out when it is said, and the next step waits for this one's end.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use raft::eraftpb::{Message, MessageType};
+use tepui_cluster::State;
+use tepui_master::clock::{Clock, Machine};
+use tepui_master::error::RaftError;
+use tepui_master::feed::Subscription;
+use tepui_master::folder::Identity;
+use tepui_master::masters::image::FetchError;
+use tepui_master::proposals::{Committed, ProposeError, Request};
+use tepui_master::raft::inbox::Inbox;
+use tepui_master::raft::member::Member;
+use tepui_master::raft::world::{Image, Saying};
+use tepui_master::raft::{self as group, Fetched, Leadership, Log, Parts, TICK};
+use tepui_master::storage::{Batch, Family, Storage, snapshot};
+use tepui_types::{ClusterId, NodeId, Timestamp};
+
+use super::Sabotage;
+use super::checks::Violation;
+use super::dice::Dice;
+use super::leader::{Leader, Purpose};
+use super::network::Place;
+use super::storage::MemoryDisk;
+use super::world::{Happening, MILLI, SECOND, World};
+
+/// Microseconds that a step takes without its disk.
+const STEP_US: u64 = 30;
+/// The cluster of every simulation.
+const CLUSTER: ClusterId = ClusterId(7);
+/// The time of day at the beginning, in milliseconds.
+const DAWN_MS: u64 = 1_700_000_000_000;
+
+/// A machine for a master.
+pub struct MasterMachine {
+    pub disk: MemoryDisk,
+    pub clock: MachineClock,
+    pub running: Option<Running>,
+    /// Counts its processes.
+    pub life: u64,
+    options: group::Options,
+}
+
+/// A master's process.
+pub struct Running {
+    pub log: Log,
+    pub inbox: Arc<Inbox>,
+    pub leader: Option<Leader>,
+    pub waiting: Vec<Waiting>,
+    member: Member<Around>,
+    out: Out,
+    events: Subscription,
+    busy_until: u64,
+    next_tick: u64,
+    /// When it wakes next.
+    wakes_at: u64,
+    /// The state that was looked at last.
+    seen_index: u64,
+    leads: Leadership,
+}
+
+/// Someone who waits for what becomes of a command.
+pub struct Waiting {
+    pub purpose: Purpose,
+    answer: Pin<Box<dyn Future<Output = Result<Committed, ProposeError>> + Send>>,
+}
+
+/// The clocks of one machine.
+#[derive(Clone)]
+pub struct MachineClock {
+    origin: Instant,
+    now_us: Arc<AtomicU64>,
+    offset_ms: Arc<AtomicI64>,
+}
+
+impl MachineClock {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "an instant can be had in no other way; only its distance to others counts"
+    )]
+    fn new() -> Self {
+        Self {
+            origin: Instant::now(),
+            now_us: Arc::default(),
+            offset_ms: Arc::default(),
+        }
+    }
+
+    /// Someone sets the machine's clock.
+    pub fn jump(&self, by_ms: i64) {
+        self.offset_ms.fetch_add(by_ms, Ordering::Relaxed);
+    }
+}
+
+impl fmt::Debug for MachineClock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MachineClock")
+    }
+}
+
+impl Machine for MachineClock {
+    fn time_of_day(&self) -> Timestamp {
+        let millis = DAWN_MS + self.now_us.load(Ordering::Relaxed) / MILLI;
+        Timestamp(millis.saturating_add_signed(self.offset_ms.load(Ordering::Relaxed)))
+    }
+
+    fn instant(&self) -> Instant {
+        self.origin + Duration::from_micros(self.now_us.load(Ordering::Relaxed))
+    }
+}
+
+/// What a member asked of its world in a step.
+#[derive(Debug)]
+enum Asked {
+    /// Say this, so many microseconds after the step began.
+    Send(NodeId, Saying, u64),
+    Fetch(Message),
+    Write(Image),
+}
+
+type Out = Arc<Mutex<Vec<Asked>>>;
+
+/// What is around a member: it notes what is asked of it.
+struct Around {
+    out: Out,
+    disk: MemoryDisk,
+    dice: Dice,
+}
+
+impl Around {
+    fn ask(&self, asked: Asked) {
+        // A dead process asks for nothing.
+        if !self.disk.is_dead() {
+            self.out
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(asked);
+        }
+    }
+}
+
+impl group::world::World for Around {
+    fn send(&mut self, to: NodeId, saying: Saying) {
+        self.ask(Asked::Send(to, saying, self.disk.spent_us()));
+    }
+
+    fn set_peers(&mut self, _: Vec<(NodeId, String)>) {}
+
+    fn introduce(&mut self, _: NodeId, _: String) {}
+
+    fn fetch_image(&mut self, message: Message) -> bool {
+        self.ask(Asked::Fetch(message));
+        true
+    }
+
+    fn write_image(&mut self, image: Image) -> Result<(), RaftError> {
+        self.ask(Asked::Write(image));
+        Ok(())
+    }
+
+    fn draw(&mut self) -> Option<u128> {
+        Some(self.dice.throw_wide())
+    }
+}
+
+/// A master's id by its number.
+pub fn node(master: usize) -> NodeId {
+    NodeId(master as u64 + 1)
+}
+
+fn number(node: NodeId) -> usize {
+    node.0 as usize - 1
+}
+
+fn url(master: usize) -> String {
+    format!("http://m{master}")
+}
+
+impl MasterMachine {
+    /// The disk as a master opens it.
+    pub fn storage(&self) -> Storage {
+        Storage::on(self.disk.clone())
+    }
+}
+
+impl Running {
+    /// The applied state.
+    pub fn state(&self) -> Arc<State> {
+        self.log.view.load()
+    }
+
+    /// Proposes something; what becomes of it is looked at after each step.
+    pub fn propose(&mut self, purpose: Purpose, request: Request) {
+        let proposals = self.log.proposals.clone();
+        self.wait(
+            purpose,
+            Box::pin(async move { proposals.submit(request).await }),
+        );
+    }
+
+    /// Asks for a point to read at.
+    pub fn read(&mut self, purpose: Purpose) {
+        let proposals = self.log.proposals.clone();
+        let answer = async move {
+            let index = proposals.read_index().await?;
+            let outcome = Ok(tepui_cluster::Accepted::Done);
+            Ok(Committed { index, outcome })
+        };
+        self.wait(purpose, Box::pin(answer));
+    }
+
+    /// Asks it to hand the lead over.
+    pub fn transfer(&mut self, to: NodeId) {
+        let handle = self.log.handle.clone();
+        let answer = async move {
+            handle.transfer(to).await?;
+            let outcome = Ok(tepui_cluster::Accepted::Done);
+            Ok(Committed { index: 0, outcome })
+        };
+        self.wait(Purpose::Nothing, Box::pin(answer));
+    }
+
+    fn wait(
+        &mut self,
+        purpose: Purpose,
+        mut answer: Pin<Box<dyn Future<Output = Result<Committed, ProposeError>> + Send>>,
+    ) {
+        // The first look puts it into the inbox; none is answered before a step.
+        let mut context = Context::from_waker(Waker::noop());
+        match answer.as_mut().poll(&mut context) {
+            Poll::Ready(result) => self.waiting.push(Waiting {
+                purpose,
+                answer: Box::pin(std::future::ready(result)),
+            }),
+            Poll::Pending => self.waiting.push(Waiting { purpose, answer }),
+        }
+    }
+
+    /// Those whose answers are here.
+    fn take_answers(&mut self) -> Vec<(Purpose, Result<Committed, ProposeError>)> {
+        let mut context = Context::from_waker(Waker::noop());
+        let mut answers = Vec::new();
+        let mut waiting = Vec::with_capacity(self.waiting.len());
+        for mut one in self.waiting.drain(..) {
+            match one.answer.as_mut().poll(&mut context) {
+                Poll::Ready(result) => answers.push((one.purpose, result)),
+                Poll::Pending => waiting.push(one),
+            }
+        }
+        self.waiting = waiting;
+        answers
+    }
+}
+
+impl World {
+    pub(super) fn found_masters(&mut self) -> Result<(), Violation> {
+        let count = if self.dice.chance(2_500) { 5 } else { 3 };
+        let founders = (0..count).map(|master| (node(master), url(master)));
+        let state = State::founded(CLUSTER, founders);
+        for master in 0..count {
+            let snapshot_entries = self.dice.within(10..150);
+            let machine = MasterMachine {
+                disk: MemoryDisk::new(self.is_sabotaged(Sabotage::SyncNothing)),
+                clock: MachineClock::new(),
+                running: None,
+                life: 0,
+                options: group::Options {
+                    snapshot_entries,
+                    snapshot_slack: self.dice.below(snapshot_entries / 2),
+                    ..group::Options::default()
+                },
+            };
+            machine.disk.set_sync_us(self.dice.within(100..2_000));
+            machine.clock.jump(self.dice.below(2_000) as i64 - 1_000);
+            let mut batch = Batch::default();
+            let record = snapshot::put_founding(&mut batch, &state);
+            let identity = Identity {
+                cluster: CLUSTER,
+                node: node(master),
+            };
+            machine
+                .storage()
+                .initialize(identity, &record, batch)
+                .map_err(|error| format!("a disk is not initialized: {error}"))?;
+            self.masters.push(machine);
+            let delay = self.dice.below(200 * MILLI);
+            self.after(delay, Happening::StartMaster(master));
+        }
+        Ok(())
+    }
+
+    pub(super) fn start_master(&mut self, master: usize) -> Result<(), Violation> {
+        if self.masters[master].running.is_some() {
+            return Ok(());
+        }
+        let dice = self.dice.fork();
+        self.set_clock(master);
+        let machine = &mut self.masters[master];
+        machine.life += 1;
+        let (inbox, out) = (Arc::new(Inbox::default()), Out::default());
+        let parts = Parts {
+            storage: machine.storage(),
+            identity: Identity {
+                cluster: CLUSTER,
+                node: node(master),
+            },
+            options: machine.options,
+            clock: Clock::on(machine.clock.clone()),
+            inbox: inbox.clone(),
+        };
+        let around = Around {
+            out: out.clone(),
+            disk: machine.disk.clone(),
+            dice,
+        };
+        let opened = group::open(parts, |_| around);
+        let (mut member, log) = match opened {
+            Ok(opened) => opened,
+            Err(_) if machine.disk.is_dead() => return self.died(master),
+            Err(error) => return Err(format!("master {master} does not start: {}", chain(&error))),
+        };
+        let events = log
+            .feed
+            .subscribe(None)
+            .map_err(|error| error.to_string())?;
+        let begun = member.begin();
+        let leads = *log.leadership.borrow();
+        let running = Running {
+            leads,
+            log,
+            inbox,
+            leader: None,
+            waiting: Vec::new(),
+            member,
+            out,
+            events,
+            busy_until: self.now,
+            next_tick: self.now + TICK.as_micros() as u64,
+            wakes_at: 0,
+            seen_index: 0,
+        };
+        machine.running = Some(running);
+        self.after(TICK.as_micros() as u64, Happening::Wake(master));
+        self.after_step(master, begun)
+    }
+
+    /// The process ends, or the machine does.
+    pub(super) fn stop_master(&mut self, master: usize, power: bool) -> Result<(), Violation> {
+        let machine = &mut self.masters[master];
+        let was_running = machine.running.take().is_some();
+        if power {
+            machine.disk.cut_power(&mut self.dice);
+        } else {
+            machine.disk.kill();
+        }
+        if was_running {
+            self.hang_up_all(Place::Master(master));
+            self.trace_with(|| format!("master {master} is gone, power cut: {power}"));
+        }
+        Ok(())
+    }
+
+    /// It died in a write.
+    fn died(&mut self, master: usize) -> Result<(), Violation> {
+        let power = self.dice.chance(5_000);
+        self.stop_master(master, power)?;
+        let delay = self.dice.within(10 * MILLI..3 * SECOND);
+        self.after(delay, Happening::StartMaster(master));
+        Ok(())
+    }
+
+    pub(super) fn on_message(
+        &mut self,
+        from: usize,
+        to: usize,
+        mut message: Message,
+    ) -> Result<(), Violation> {
+        if self.masters[to].running.is_none() {
+            let delay = self.network.delay_us(&mut self.dice);
+            self.after(delay, Happening::Unreachable { from, to });
+            return Ok(());
+        }
+        if self.is_sabotaged(Sabotage::ChangeEntries) && to == 0 {
+            change_entries(&mut message);
+        }
+        let Some(running) = &self.masters[to].running else {
+            return Ok(());
+        };
+        running.log.handle.step(vec![message]);
+        self.wake(to);
+        Ok(())
+    }
+
+    pub(super) fn on_unreachable(&mut self, from: usize, to: usize) -> Result<(), Violation> {
+        if let Some(running) = &self.masters[from].running {
+            running.log.handle.unreachable(node(to));
+            self.wake(from);
+        }
+        Ok(())
+    }
+
+    /// Something is in its inbox: it looks at it as soon as it is done with what it does.
+    pub(super) fn wake(&mut self, master: usize) {
+        let now = self.now;
+        let Some(running) = &mut self.masters[master].running else {
+            return;
+        };
+        let at = running.busy_until.max(now);
+        if running.wakes_at > now && running.wakes_at <= at {
+            return;
+        }
+        running.wakes_at = at;
+        self.at(at, Happening::Wake(master));
+    }
+
+    pub(super) fn on_wake(&mut self, master: usize) -> Result<(), Violation> {
+        self.set_clock(master);
+        let now = self.now;
+        let Some(running) = &mut self.masters[master].running else {
+            return Ok(());
+        };
+        if running.busy_until > now {
+            self.wake(master);
+            return Ok(());
+        }
+        let is_due = running.next_tick <= now;
+        let Some(event) = running.inbox.poll(is_due) else {
+            return Ok(());
+        };
+        if is_due {
+            running.next_tick = now + TICK.as_micros() as u64;
+        }
+        let (result, next_tick) = (running.member.on_event(event), running.next_tick);
+        if is_due {
+            self.at(next_tick, Happening::Wake(master));
+        }
+        self.after_step(master, result)
+    }
+
+    /// Looks at what a step did, and does what it asked for.
+    fn after_step(
+        &mut self,
+        master: usize,
+        result: Result<(), RaftError>,
+    ) -> Result<(), Violation> {
+        let seed = self.options.seed;
+        let machine = &mut self.masters[master];
+        let spent = machine.disk.take_spent_us();
+        let is_dead = machine.disk.is_dead();
+        let Some(running) = &mut machine.running else {
+            return Ok(());
+        };
+        running.busy_until = self.now + STEP_US + spent;
+        let term = running.member.term();
+        let mut delay = Dice::new(seed ^ term << 8 ^ master as u64);
+        running.member.set_election_delay(delay.below(64) as usize);
+        let asked =
+            std::mem::take(&mut *running.out.lock().unwrap_or_else(PoisonError::into_inner));
+        self.look(master)?;
+        for asked in asked {
+            self.on_asked(master, asked);
+        }
+        match result {
+            _ if is_dead => return self.died(master),
+            Err(RaftError::Removed) => {
+                self.retired.insert(master);
+                return self.stop_master(master, false);
+            }
+            Err(error) => return Err(format!("master {master} stopped: {}", chain(&error))),
+            Ok(()) => {}
+        }
+        self.wake(master);
+        Ok(())
+    }
+
+    fn on_asked(&mut self, master: usize, asked: Asked) {
+        let life = self.masters[master].life;
+        match asked {
+            Asked::Send(to, saying, spent) => self.send(master, number(to), saying, spent),
+            Asked::Fetch(message) => {
+                let delay = self.dice.within(5 * MILLI..300 * MILLI);
+                let message = Box::new(message);
+                self.after(
+                    delay,
+                    Happening::FetchImage {
+                        master,
+                        life,
+                        message,
+                    },
+                );
+            }
+            Asked::Write(image) => {
+                let delay = self.dice.within(MILLI..500 * MILLI);
+                let image = Box::new(image);
+                self.after(
+                    delay,
+                    Happening::WriteImage {
+                        master,
+                        life,
+                        image,
+                    },
+                );
+            }
+        }
+    }
+
+    fn send(&mut self, from: usize, to: usize, saying: Saying, spent: u64) {
+        let (from_place, to_place) = (Place::Master(from), Place::Master(to));
+        if to >= self.masters.len() {
+            return;
+        }
+        let copies = self.network.copies(&mut self.dice, from_place, to_place);
+        if copies.is_empty() && self.dice.chance(3_000) {
+            self.after(spent + MILLI, Happening::Unreachable { from, to });
+        }
+        for delay in copies {
+            let happening = match &saying {
+                Saying::Message(message) => Happening::Message {
+                    from,
+                    to,
+                    message: message.clone(),
+                },
+                Saying::ImageLost => Happening::Unreachable { from: to, to: from },
+            };
+            self.after(spent + delay, happening);
+        }
+    }
+
+    pub(super) fn on_write_image(
+        &mut self,
+        master: usize,
+        life: u64,
+        image: Image,
+    ) -> Result<(), Violation> {
+        let machine = &self.masters[master];
+        let Some(running) = machine.running.as_ref().filter(|_| machine.life == life) else {
+            return Ok(());
+        };
+        running
+            .inbox
+            .snapshot_ready(image.write(&machine.storage()));
+        machine.disk.take_spent_us();
+        if machine.disk.is_dead() {
+            return self.died(master);
+        }
+        self.wake(master);
+        Ok(())
+    }
+
+    pub(super) fn on_fetch_image(
+        &mut self,
+        master: usize,
+        life: u64,
+        message: Message,
+    ) -> Result<(), Violation> {
+        if self.masters[master].life != life || self.masters[master].running.is_none() {
+            return Ok(());
+        }
+        let leader = number(NodeId(message.from));
+        let (here, there) = (Place::Master(master), Place::Master(leader));
+        let is_there = self.masters[leader].running.is_some()
+            && self.network.carries(here, there)
+            && self.network.carries(there, here);
+        let index = message.get_snapshot().get_metadata().index;
+        let result = match is_there {
+            true => copy_image(&self.masters[leader], &self.masters[master], index),
+            false => Err(FetchError::Cut),
+        };
+        let machine = &self.masters[master];
+        machine.disk.take_spent_us();
+        if machine.disk.is_dead() {
+            return self.died(master);
+        }
+        if let Some(running) = &machine.running {
+            running.inbox.image_fetched(Fetched::new(message, result));
+        }
+        self.wake(master);
+        Ok(())
+    }
+
+    /// Looks at a master's state, events, answers and lead.
+    fn look(&mut self, master: usize) -> Result<(), Violation> {
+        let Some(running) = &mut self.masters[master].running else {
+            return Ok(());
+        };
+        let state = running.log.view.load();
+        if state.index != running.seen_index {
+            running.seen_index = state.index;
+            self.checks.on_state(master, &state)?;
+            loop {
+                let mut context = Context::from_waker(Waker::noop());
+                let next = std::pin::pin!(running.events.next()).poll(&mut context);
+                match next {
+                    Poll::Ready(Ok(events)) => self.checks.on_events(master, &events)?,
+                    // It has started anew from an image.
+                    Poll::Ready(Err(_)) => {
+                        let events = running.log.feed.subscribe(None);
+                        running.events = events.map_err(|error| error.to_string())?;
+                    }
+                    Poll::Pending => break,
+                }
+            }
+        }
+        let leads = *running.log.leadership.borrow();
+        if leads != running.leads {
+            running.leads = leads;
+            if let Leadership::Leader { term } = leads {
+                self.checks.on_leader(master, term, &state)?;
+            }
+            self.on_leadership(master, leads)?;
+        }
+        let Some(running) = &mut self.masters[master].running else {
+            return Ok(());
+        };
+        for (purpose, result) in running.take_answers() {
+            self.on_answer(master, purpose, result)?;
+        }
+        self.on_delivery(master)
+    }
+
+    pub(super) fn set_clock(&mut self, master: usize) {
+        let clock = &self.masters[master].clock;
+        clock.now_us.store(self.now, Ordering::Relaxed);
+    }
+
+    /// Numbers of the masters that run.
+    pub fn running_masters(&self) -> BTreeSet<usize> {
+        let all = self.masters.iter().enumerate();
+        all.filter(|(_, machine)| machine.running.is_some())
+            .map(|(master, _)| master)
+            .collect()
+    }
+}
+
+/// What a fetch does to both disks.
+fn copy_image(
+    from: &MasterMachine,
+    to: &MasterMachine,
+    index: u64,
+) -> Result<(snapshot::SnapshotRecord, State), FetchError> {
+    let (from, to) = (from.storage(), to.storage());
+    let record = snapshot::latest(&from)?.filter(|record| record.index == index);
+    let record = record.ok_or(FetchError::Cut)?;
+    for number in 0..record.chunks {
+        let chunk = snapshot::read_chunk(&from, index, number)?.ok_or(FetchError::Cut)?;
+        snapshot::write_chunk(&to, index, number, &chunk)?;
+    }
+    to.flush(Family::Snapshot)?;
+    let state = snapshot::load(&to, &record)?;
+    Ok((record, state))
+}
+
+/// Lets a command have another time on one master than on others.
+fn change_entries(message: &mut Message) {
+    if message.msg_type != MessageType::MsgAppend as i32 {
+        return;
+    }
+    for entry in &mut message.entries {
+        if let Ok(mut envelope) = tepui_cluster::Envelope::decode(&entry.data) {
+            envelope.time = envelope.time.after_millis(1);
+            entry.data = envelope.encode();
+        }
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}
