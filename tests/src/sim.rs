@@ -2,7 +2,7 @@
 //!
 //! What runs is real: the state and the allocator of `tepui-cluster`, the member of the group with
 //! its queue, log and images of `tepui-master`, the core of `tepui-agent`. What is around them is
-//! simulated: [network], [disks](storage), clocks, [executors](agents), and small frameworks and
+//! simulated: [network], [disks](storage), clocks, [executors], and small frameworks and
 //! clients. Messages are lost, doubled and overtaken, links are cut one way and both, processes and
 //! machines die at any step, disks are slow and lose what was not synced, clocks jump, frameworks
 //! trap. [`checks`] says what must hold all the while. In the end everything is mended, and all work
@@ -17,11 +17,14 @@ mod agents;
 mod checks;
 mod connections;
 mod dice;
+mod executors;
 mod faults;
 mod leader;
+mod machine;
 mod masters;
 mod network;
 mod scheduler;
+mod sessions;
 mod storage;
 mod workload;
 mod world;

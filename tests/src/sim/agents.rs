@@ -10,11 +10,12 @@ use tepui_agent::agent::{Action, Agent, Death, ExecutorId, ExecutorKind};
 use tepui_agent::checkpoint::Record;
 use tepui_agent::sandbox::Layout;
 use tepui_types::wire::agent::{AgentFrame, Hello, MAX_BATCH, MasterFrame};
-use tepui_types::wire::executor::{ProcessIdentity, TaskUpdate, ToExecutor};
-use tepui_types::{AgentId, AgentInfo, Bytes, ClusterId, MilliCpus, Resources, TaskId, TaskState};
+use tepui_types::wire::executor::ProcessIdentity;
+use tepui_types::{AgentId, AgentInfo, Bytes, ClusterId, MilliCpus, Resources};
 
 use super::Sabotage;
 use super::checks::Violation;
+use super::executors::{Executor, FromProcess};
 use super::leader::{HEARTBEAT_US, SILENCE_US};
 use super::network::Place;
 use super::world::{Connection, Happening, MILLI, SECOND, World};
@@ -33,10 +34,10 @@ pub struct AgentMachine {
     /// Of the journal, what is on the disk for sure.
     journal_synced: usize,
     /// Counts the machine's boots, and the agent's processes.
-    boot: u64,
+    pub boot: u64,
     pub life: u64,
     pub process: Option<AgentProcess>,
-    executors: BTreeMap<ExecutorId, Executor>,
+    pub executors: BTreeMap<ExecutorId, Executor>,
     next_pid: i32,
 }
 
@@ -51,32 +52,6 @@ pub struct AgentProcess {
     next_master: usize,
     started_at: u64,
     ticked_at: u64,
-}
-
-/// An executor process, or what it left.
-struct Executor {
-    identity: ProcessIdentity,
-    tasks: BTreeMap<TaskId, Run>,
-    is_alive: bool,
-    retires: bool,
-    /// Whether it went by itself.
-    left: bool,
-}
-
-struct Run {
-    state: TaskState,
-    is_killed: bool,
-}
-
-/// Something of an executor process on its way to the agent, or to it.
-#[derive(Debug)]
-pub enum FromProcess {
-    /// The agent's process reaches it, or finds it dead.
-    Found(ExecutorId),
-    /// Its tasks have moved.
-    Updates(ExecutorId, Vec<TaskUpdate>),
-    /// The agent says this to it.
-    Said(ExecutorId, Box<ToExecutor>),
 }
 
 impl AgentMachine {
@@ -199,11 +174,7 @@ impl World {
             };
             machine.journal.truncate(machine.journal_synced + kept);
             for executor in machine.executors.values_mut() {
-                executor.is_alive = false;
-                let loses_exits = self.dice.chance(3_000);
-                executor
-                    .tasks
-                    .retain(|_, run| run.state.is_terminal() && !loses_exits);
+                executor.die(self.dice.chance(3_000));
             }
         }
         self.trace_with(|| format!("agent {number} is gone, power cut: {power}"));
@@ -335,7 +306,7 @@ impl World {
     }
 
     /// Tells the agent's core something and does what it says.
-    fn tell(
+    pub(super) fn tell(
         &mut self,
         number: usize,
         call: impl FnOnce(&mut Agent, &mut Vec<Action>),
@@ -388,14 +359,7 @@ impl World {
                     start_time: self.now,
                 };
                 machine.next_pid += 1;
-                let executor = Executor {
-                    identity,
-                    tasks: BTreeMap::new(),
-                    is_alive: true,
-                    retires: false,
-                    left: false,
-                };
-                machine.executors.insert(id, executor);
+                machine.executors.insert(id, Executor::new(identity));
                 let what = Box::new(FromProcess::Found(id));
                 self.after(
                     10 * delay,
@@ -487,169 +451,6 @@ impl World {
         }
     }
 
-    /// An executor hears something.
-    fn on_said(
-        &mut self,
-        number: usize,
-        id: ExecutorId,
-        message: ToExecutor,
-    ) -> Result<(), Violation> {
-        let boot = self.agents[number].boot;
-        let Some(executor) = self.agents[number].executors.get_mut(&id) else {
-            return Ok(());
-        };
-        if !executor.is_alive {
-            return Ok(());
-        }
-        match message {
-            ToExecutor::Attach { .. } => {}
-            ToExecutor::Launch(launch) => {
-                let task = launch.launch.task;
-                if executor.tasks.contains_key(&task) {
-                    return Ok(());
-                }
-                let run = Run {
-                    state: TaskState::Running,
-                    is_killed: false,
-                };
-                executor.tasks.insert(task.clone(), run);
-                self.checks.on_start(&task)?;
-                let length = match self.dice.chance(1_000) {
-                    true => self.dice.within(SECOND..20 * SECOND),
-                    false => self.dice.within(MILLI..SECOND),
-                };
-                self.after(
-                    length,
-                    Happening::Exit {
-                        agent: number,
-                        boot,
-                        process: id.0,
-                        task: task.to_string(),
-                    },
-                );
-                self.tell_of(number, id, &task);
-            }
-            ToExecutor::Kill { task, .. } => {
-                if let Some(run) = executor.tasks.get_mut(&task)
-                    && !run.state.is_terminal()
-                {
-                    run.is_killed = true;
-                    let task = task.to_string();
-                    self.after(
-                        MILLI,
-                        Happening::Exit {
-                            agent: number,
-                            boot,
-                            process: id.0,
-                            task,
-                        },
-                    );
-                }
-            }
-            ToExecutor::Forget(task) => {
-                executor.tasks.remove(&task);
-                self.leave_if_done(number, id);
-            }
-            ToExecutor::Retire => {
-                executor.retires = true;
-                self.leave_if_done(number, id);
-            }
-        }
-        Ok(())
-    }
-
-    fn leave_if_done(&mut self, number: usize, id: ExecutorId) {
-        let life = self.agents[number].life;
-        let Some(executor) = self.agents[number].executors.get_mut(&id) else {
-            return;
-        };
-        if executor.retires && executor.tasks.is_empty() {
-            (executor.is_alive, executor.left) = (false, true);
-            let what = Box::new(FromProcess::Found(id));
-            self.after(
-                MILLI,
-                Happening::Process {
-                    agent: number,
-                    life,
-                    what,
-                },
-            );
-        }
-    }
-
-    pub(super) fn on_exit(
-        &mut self,
-        number: usize,
-        boot: u64,
-        process: u64,
-        task: &str,
-    ) -> Result<(), Violation> {
-        let id = ExecutorId(process);
-        let task: TaskId = task.parse().map_err(|error| format!("{task}: {error}"))?;
-        let fails = self.dice.chance(1_000);
-        let machine = &mut self.agents[number];
-        let executor = machine
-            .executors
-            .get_mut(&id)
-            .filter(|_| machine.boot == boot);
-        let Some(run) = executor
-            .filter(|executor| executor.is_alive)
-            .and_then(|executor| executor.tasks.get_mut(&task))
-        else {
-            return Ok(());
-        };
-        if run.state.is_terminal() {
-            return Ok(());
-        }
-        run.state = match (run.is_killed, fails) {
-            (true, _) => TaskState::Killed,
-            (false, true) => TaskState::Failed,
-            (false, false) => TaskState::Finished,
-        };
-        self.tell_of(number, id, &task);
-        Ok(())
-    }
-
-    /// The executor tells its agent of a task, if that is there.
-    fn tell_of(&mut self, number: usize, id: ExecutorId, task: &TaskId) {
-        let machine = &self.agents[number];
-        let Some(run) = machine
-            .executors
-            .get(&id)
-            .and_then(|executor| executor.tasks.get(task))
-        else {
-            return;
-        };
-        let updates = vec![update(task, run)];
-        let (life, what) = (machine.life, Box::new(FromProcess::Updates(id, updates)));
-        self.after(
-            300,
-            Happening::Process {
-                agent: number,
-                life,
-                what,
-            },
-        );
-    }
-
-    /// An executor process is killed.
-    pub(super) fn kill_executor(&mut self, number: usize, id: ExecutorId) {
-        let life = self.agents[number].life;
-        if let Some(executor) = self.agents[number].executors.get_mut(&id) {
-            executor.is_alive = false;
-            executor.tasks.retain(|_, run| run.state.is_terminal());
-            let what = Box::new(FromProcess::Found(id));
-            self.after(
-                MILLI,
-                Happening::Process {
-                    agent: number,
-                    life,
-                    what,
-                },
-            );
-        }
-    }
-
     /// An agent's end of a connection is gone.
     pub(super) fn forget_master(&mut self, connection: u64, number: usize) {
         let now = self.now;
@@ -660,29 +461,5 @@ impl World {
             process.is_registered = false;
             process.dial_at = now + DIAL_US;
         }
-    }
-}
-
-impl Executor {
-    fn updates(&self) -> Vec<TaskUpdate> {
-        self.tasks
-            .iter()
-            .map(|(task, run)| update(task, run))
-            .collect()
-    }
-
-    fn ends(&self) -> Vec<TaskUpdate> {
-        let ended = self.tasks.iter().filter(|(_, run)| run.state.is_terminal());
-        ended.map(|(task, run)| update(task, run)).collect()
-    }
-}
-
-fn update(task: &TaskId, run: &Run) -> TaskUpdate {
-    TaskUpdate {
-        task: task.clone(),
-        state: run.state,
-        reason: None,
-        exit_code: None,
-        usage: None,
     }
 }

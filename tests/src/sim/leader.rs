@@ -3,28 +3,30 @@
 //! It follows the master's own order: effects go to sessions, a session begins with what is owed,
 //! silence becomes a command, and everything here is forgotten with the term.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::future::Future as _;
+use std::task::{Context, Poll, Waker};
 
-use tepui_cluster::{Accepted, Allocator, Command, Decision, Effect, Rejection, State};
+use tepui_cluster::state::frameworks::Framework;
+use tepui_cluster::{Allocator, Command, Decision, Effect, Rejection, Turn};
 use tepui_master::proposals::{Committed, ProposeError, Request};
 use tepui_master::raft::Leadership;
-use tepui_types::wire::agent::{
-    AgentEffect, AgentFrame, MAX_BATCH, MasterFrame, Welcome, effect_batches,
-};
+use tepui_types::wire::agent::{AgentEffect, AgentFrame, MAX_BATCH, MasterFrame, effect_batches};
 use tepui_types::{
     AgentId, AgentStatus, FrameworkId, FrameworkPhase, Offer, OfferId, Principal, Reason, TaskId,
-    TaskState,
+    TaskState, Timestamp,
 };
 
 use super::checks::Violation;
 use super::network::Place;
 use super::scheduler;
-use super::world::{Connection, Happening, MILLI, SECOND, World};
+use super::world::{Happening, MILLI, SECOND, World};
 
 /// Between a leader's looks at deadlines.
 const LOOK_US: u64 = 100 * MILLI;
-/// Silence after which an agent is given up, and between heartbeats.
+/// Silence after which an agent is given up.
 pub const SILENCE_US: u64 = 5 * SECOND;
+/// Between heartbeats.
 pub const HEARTBEAT_US: u64 = SECOND;
 
 /// Who waits for a command.
@@ -41,8 +43,7 @@ pub enum Purpose {
         framework: FrameworkId,
         incarnation: u64,
         number: u64,
-        used: Vec<OfferId>,
-        refuse_ms: u64,
+        shown: Shown,
     },
     /// A framework's end after a trap.
     Trap(FrameworkId),
@@ -58,10 +59,12 @@ pub enum Purpose {
 pub struct Leader {
     pub term: u64,
     allocator: Allocator,
-    sessions: BTreeMap<AgentId, u64>,
+    pub sessions: BTreeMap<AgentId, u64>,
     /// Frames of a connection that wait for the one before.
-    inboxes: BTreeMap<u64, VecDeque<AgentFrame>>,
-    heard: BTreeMap<AgentId, u64>,
+    pub inboxes: BTreeMap<u64, VecDeque<AgentFrame>>,
+    pub heard: BTreeMap<AgentId, u64>,
+    /// Agents that are being marked as unreachable.
+    marking: BTreeSet<AgentId>,
     hosts: BTreeMap<FrameworkId, Host>,
 }
 
@@ -72,6 +75,91 @@ struct Host {
     offers: Vec<Offer>,
     is_busy: bool,
     rests_until: u64,
+}
+
+/// Offers that a turn has seen, and for how long it declines what it leaves of them.
+#[derive(Debug, Default)]
+pub struct Shown {
+    offers: Vec<OfferId>,
+    refuse_ms: u64,
+}
+
+/// What a framework does next.
+enum Next {
+    Wait,
+    Start,
+    /// The next turn of this incarnation, with its number.
+    Handle(u64, u64),
+}
+
+impl Purpose {
+    fn turn(turn: &Turn, shown: Shown) -> Self {
+        Self::Turn {
+            framework: turn.framework,
+            incarnation: turn.incarnation,
+            number: turn.number,
+            shown,
+        }
+    }
+}
+
+impl Host {
+    fn next(
+        &self,
+        script: &scheduler::Script<'_>,
+        framework: &Framework,
+        now: u64,
+        time: Timestamp,
+    ) -> Next {
+        if self.is_busy || self.rests_until > now {
+            return Next::Wait;
+        }
+        let starts = match framework.phase {
+            FrameworkPhase::Starting => true,
+            FrameworkPhase::Running => self.instance.is_none(),
+            FrameworkPhase::Backoff => framework.restart_at <= time,
+            FrameworkPhase::Failed | FrameworkPhase::Removing => return Next::Wait,
+        };
+        match self.instance {
+            _ if starts => Next::Start,
+            Some((incarnation, number)) if script.has_work(&self.offers) => {
+                Next::Handle(incarnation, number)
+            }
+            _ => Next::Wait,
+        }
+    }
+
+    /// The instance is gone; these offers are given back.
+    fn give_up(&mut self) -> Vec<OfferId> {
+        self.instance = None;
+        self.offers.drain(..).map(|offer| offer.id).collect()
+    }
+}
+
+impl Leader {
+    /// Effects as frames for those who have a session: one agent's keep their order.
+    fn frames(&self, effects: Vec<Effect>) -> Vec<(u64, MasterFrame)> {
+        let mut owed: BTreeMap<AgentId, Vec<AgentEffect>> = BTreeMap::new();
+        let mut recorded: BTreeMap<AgentId, Vec<(TaskId, TaskState)>> = BTreeMap::new();
+        for effect in effects {
+            match effect {
+                Effect::Agent(agent, effect) => owed.entry(agent).or_default().push(effect),
+                Effect::Recorded(agent, tasks) => recorded.entry(agent).or_default().extend(tasks),
+                Effect::Archive(_) => {}
+            }
+        }
+        let term = self.term;
+        let mut frames = Vec::new();
+        for (agent, connection) in &self.sessions {
+            for effects in effect_batches(owed.remove(agent).unwrap_or_default()) {
+                frames.push((*connection, MasterFrame::Effects { term, effects }));
+            }
+            for tasks in recorded.remove(agent).unwrap_or_default().chunks(MAX_BATCH) {
+                frames.push((*connection, MasterFrame::Recorded(tasks.to_vec())));
+            }
+        }
+        frames
+    }
 }
 
 impl World {
@@ -93,6 +181,7 @@ impl World {
                 allocator: Allocator::new(),
                 sessions: BTreeMap::new(),
                 inboxes: BTreeMap::new(),
+                marking: BTreeSet::new(),
                 heard: state
                     .agents
                     .keys()
@@ -108,50 +197,23 @@ impl World {
 
     /// What applied commands left for the leader.
     pub(super) fn on_delivery(&mut self, master: usize) -> Result<(), Violation> {
-        use std::future::Future as _;
         let Some(running) = &mut self.masters[master].running else {
             return Ok(());
         };
         let Some(leader) = &mut running.leader else {
             return Ok(());
         };
-        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        let mut context = Context::from_waker(Waker::noop());
         let delivery = std::pin::pin!(running.log.mailbox.take()).poll(&mut context);
-        let std::task::Poll::Ready(delivery) = delivery else {
+        let Poll::Ready(delivery) = delivery else {
             return Ok(());
         };
-        let state = running.log.view.load();
-        leader.allocator.on_changes(&state, &delivery.changes);
-        let mut frames: Vec<(u64, MasterFrame)> = Vec::new();
         if delivery.overflowed {
             return Err("so little overflows the mailbox".into());
         }
-        let mut effects: BTreeMap<AgentId, Vec<AgentEffect>> = BTreeMap::new();
-        let mut recorded: BTreeMap<AgentId, Vec<(TaskId, TaskState)>> = BTreeMap::new();
-        for effect in delivery.effects {
-            match effect {
-                Effect::Agent(agent, effect) => effects.entry(agent).or_default().push(effect),
-                Effect::Recorded(agent, tasks) => recorded.entry(agent).or_default().extend(tasks),
-                Effect::Archive(_) => {}
-            }
-        }
-        let term = leader.term;
-        for (agent, effects) in effects {
-            if let Some(connection) = leader.sessions.get(&agent) {
-                for effects in effect_batches(effects) {
-                    frames.push((*connection, MasterFrame::Effects { term, effects }));
-                }
-            }
-        }
-        for (agent, tasks) in recorded {
-            if let Some(connection) = leader.sessions.get(&agent) {
-                let chunks = tasks.chunks(MAX_BATCH);
-                frames.extend(
-                    chunks.map(|chunk| (*connection, MasterFrame::Recorded(chunk.to_vec()))),
-                );
-            }
-        }
-        for (connection, frame) in frames {
+        let state = running.log.view.load();
+        leader.allocator.on_changes(&state, &delivery.changes);
+        for (connection, frame) in leader.frames(delivery.effects) {
             self.send_to_agent(connection, frame);
         }
         self.allocate(master);
@@ -176,9 +238,9 @@ impl World {
         let silent: Vec<AgentId> = active
             .map(|agent| agent.id)
             .filter(|id| now - *leader.heard.entry(*id).or_insert(now) > SILENCE_US)
+            .filter(|id| leader.marking.insert(*id))
             .collect();
         for agent in silent {
-            // Once a look: the command is the same each time.
             let request = Request::new(Principal::Leader, Command::MarkAgentUnreachable { agent });
             running.propose(Purpose::Unreachable(agent), request);
         }
@@ -217,6 +279,7 @@ impl World {
 
     /// Lets every framework that has something to do take its next turn.
     fn take_turns(&mut self, master: usize) -> Result<(), Violation> {
+        let traps = if self.is_peace { 0 } else { self.faults.traps };
         let Some(running) = &mut self.masters[master].running else {
             return Ok(());
         };
@@ -224,66 +287,39 @@ impl World {
             return Ok(());
         };
         let state = running.log.view.load();
-        let time = running.log.clock.now();
+        let (now, time) = (self.now, running.log.clock.now());
         let mut proposals = Vec::new();
         for framework in state.frameworks.values() {
             let host = leader.hosts.entry(framework.id).or_default();
-            if host.is_busy || host.rests_until > self.now {
-                continue;
-            }
-            let id = framework.id;
-            let may_start = match framework.phase {
-                FrameworkPhase::Starting | FrameworkPhase::Running => host.instance.is_none(),
-                FrameworkPhase::Backoff => framework.restart_at <= time,
-                FrameworkPhase::Failed | FrameworkPhase::Removing => continue,
-            };
             let script = scheduler::Script::of(&state, framework);
-            if may_start {
-                host.is_busy = true;
-                let incarnation = framework.incarnation + 1;
-                let purpose = Purpose::Turn {
-                    framework: id,
-                    incarnation,
-                    number: 0,
-                    used: Vec::new(),
-                    refuse_ms: 0,
-                };
-                proposals.push((purpose, Command::Turn(script.start())));
-                continue;
-            }
-            let Some((incarnation, number)) = host.instance else {
-                continue;
-            };
-            if !script.has_work(&host.offers) {
-                continue;
+            match host.next(&script, framework, now, time) {
+                Next::Wait => continue,
+                Next::Start => {
+                    let turn = script.start();
+                    let shown = Shown::default();
+                    proposals.push((Purpose::turn(&turn, shown), Command::Turn(turn)));
+                }
+                Next::Handle(incarnation, _) if self.dice.chance(traps) => {
+                    // Nothing of the turn remains, and the offers are given back.
+                    leader.allocator.answered(&host.give_up());
+                    let stop = Command::StopFramework {
+                        framework: framework.id,
+                        incarnation,
+                        reason: Reason::new("trap", "it divided by zero"),
+                    };
+                    proposals.push((Purpose::Trap(framework.id), stop));
+                }
+                Next::Handle(incarnation, number) => {
+                    let offers = std::mem::take(&mut host.offers);
+                    let turn = script.handle((incarnation, number), &offers)?;
+                    let shown = Shown {
+                        offers: offers.iter().map(|offer| offer.id).collect(),
+                        refuse_ms: self.dice.below(3_000),
+                    };
+                    proposals.push((Purpose::turn(&turn, shown), Command::Turn(turn)));
+                }
             }
             host.is_busy = true;
-            if !self.is_peace && self.dice.chance(self.faults.traps) {
-                // Nothing of the turn remains, and the offers are given back.
-                host.instance = None;
-                let offers: Vec<_> = host.offers.drain(..).map(|offer| offer.id).collect();
-                leader.allocator.answered(&offers);
-                let reason = Reason::new("trap", "it divided by zero");
-                let stop = Command::StopFramework {
-                    framework: id,
-                    incarnation,
-                    reason,
-                };
-                proposals.push((Purpose::Trap(id), stop));
-                continue;
-            }
-            let offers = std::mem::take(&mut host.offers);
-            let used = offers.iter().map(|offer| offer.id).collect();
-            let turn = script.handle((incarnation, number), &offers)?;
-            let refuse_ms = self.dice.below(3_000);
-            let purpose = Purpose::Turn {
-                framework: id,
-                incarnation,
-                number,
-                used,
-                refuse_ms,
-            };
-            proposals.push((purpose, Command::Turn(turn)));
         }
         for (purpose, body) in proposals {
             let principal = match &purpose {
@@ -321,10 +357,12 @@ impl World {
             Purpose::Register { connection } => self.on_registered(connection, result),
             Purpose::Report { connection } => self.on_reported(connection, result),
             Purpose::Unreachable(agent) => {
-                if result.is_ok()
-                    && let Some(leader) = self.leader(master)
-                    && let Some(connection) = leader.sessions.get(&agent).copied()
-                {
+                let Some(leader) = self.leader(master) else {
+                    return Ok(());
+                };
+                leader.marking.remove(&agent);
+                let session = leader.sessions.get(&agent).copied();
+                if let Some(connection) = session.filter(|_| result.is_ok()) {
                     self.hang_up(connection, Place::Master(master));
                 }
                 Ok(())
@@ -342,15 +380,8 @@ impl World {
                 framework,
                 incarnation,
                 number,
-                used,
-                refuse_ms,
-            } => self.on_turn(
-                master,
-                framework,
-                (incarnation, number),
-                (used, refuse_ms),
-                result,
-            ),
+                shown,
+            } => self.on_turn(master, framework, (incarnation, number), shown, result),
         }
     }
 
@@ -359,7 +390,7 @@ impl World {
         master: usize,
         framework: FrameworkId,
         (incarnation, number): (u64, u64),
-        (used, refuse_ms): (Vec<OfferId>, u64),
+        shown: Shown,
         result: Result<Committed, ProposeError>,
     ) -> Result<(), Violation> {
         let is_committed = matches!(&result, Ok(Committed { outcome: Ok(_), .. }));
@@ -383,217 +414,23 @@ impl World {
         let Some(leader) = &mut running.leader else {
             return Ok(());
         };
-        leader.allocator.decline(&used, refuse_ms, now);
+        leader
+            .allocator
+            .decline(&shown.offers, shown.refuse_ms, now);
         let host = leader.hosts.entry(framework).or_default();
         host.is_busy = false;
         if is_committed && !discards {
             host.instance = Some((incarnation, number + 1));
         } else {
-            host.instance = None;
             host.rests_until = rests_until;
-            let offers: Vec<_> = host.offers.drain(..).map(|offer| offer.id).collect();
-            leader.allocator.answered(&offers);
+            leader.allocator.answered(&host.give_up());
         }
         self.allocate(master);
         self.take_turns(master)
     }
 
-    fn leader(&mut self, master: usize) -> Option<&mut Leader> {
+    pub(super) fn leader(&mut self, master: usize) -> Option<&mut Leader> {
         self.masters[master].running.as_mut()?.leader.as_mut()
-    }
-
-    /// An agent is at the door.
-    pub(super) fn on_dialled(
-        &mut self,
-        connection: u64,
-        hello: AgentFrame,
-    ) -> Result<(), Violation> {
-        let Some(Connection { agent, master, .. }) = self.connections.get(&connection) else {
-            return Ok(());
-        };
-        let (agent, master) = (*agent, *master);
-        let leads = self.leader(master).is_some();
-        let AgentFrame::Hello(hello) = hello else {
-            return Err("an agent says nothing of itself first".into());
-        };
-        if !leads
-            || !self
-                .network
-                .carries(Place::Agent(agent), Place::Master(master))
-        {
-            self.hang_up(connection, Place::Master(master));
-            return Ok(());
-        }
-        let Some(running) = &mut self.masters[master].running else {
-            return Ok(());
-        };
-        let principal = match hello.agent {
-            Some(agent) => Principal::Agent(agent),
-            None => Principal::Leader,
-        };
-        let command = Command::RegisterAgent {
-            nonce: hello.nonce,
-            agent: hello.agent,
-            info: hello.info,
-            tasks: hello.tasks,
-        };
-        running.propose(
-            Purpose::Register { connection },
-            Request::new(principal, command),
-        );
-        self.wake(master);
-        Ok(())
-    }
-
-    fn on_registered(
-        &mut self,
-        connection: u64,
-        result: Result<Committed, ProposeError>,
-    ) -> Result<(), Violation> {
-        let Some(Connection { master, .. }) = self.connections.get(&connection) else {
-            return Ok(());
-        };
-        let master = *master;
-        let agent = match result {
-            Ok(Committed {
-                outcome: Ok(Accepted::Agent { agent }),
-                ..
-            }) => agent,
-            Ok(Committed { outcome, .. }) => {
-                return Err(format!("an agent is turned away: {outcome:?}"));
-            }
-            Err(_) => {
-                self.hang_up(connection, Place::Master(master));
-                return Ok(());
-            }
-        };
-        let now = self.now;
-        let Some(running) = &mut self.masters[master].running else {
-            return Ok(());
-        };
-        let state = running.log.view.load();
-        let Some(leader) = &mut running.leader else {
-            return Ok(());
-        };
-        let term = leader.term;
-        let before = leader.sessions.insert(agent, connection);
-        leader.heard.insert(agent, now);
-        let welcome = Welcome {
-            cluster: state.cluster,
-            masters: Vec::new(),
-            agent,
-            term,
-            heartbeat_ms: HEARTBEAT_US / MILLI,
-            timeout_ms: SILENCE_US / MILLI,
-        };
-        if let Some(before) = before {
-            self.hang_up(before, Place::Master(master));
-        }
-        // Hanging up the older session took the table's entry with it.
-        if let Some(leader) = self.leader(master) {
-            leader.sessions.insert(agent, connection);
-        }
-        self.send_to_agent(connection, MasterFrame::Welcome(welcome));
-        if state
-            .agent(agent)
-            .is_none_or(|agent| agent.status != AgentStatus::Active)
-        {
-            self.hang_up(connection, Place::Master(master));
-            return Ok(());
-        }
-        for effects in effect_batches(owed(&state, agent)) {
-            self.send_to_agent(connection, MasterFrame::Effects { term, effects });
-        }
-        Ok(())
-    }
-
-    /// A frame of an agent's.
-    pub(super) fn on_agent_frame(
-        &mut self,
-        connection: u64,
-        frame: AgentFrame,
-    ) -> Result<(), Violation> {
-        let Some((agent, master)) = self.arrive(connection, true) else {
-            return Ok(());
-        };
-        let now = self.now;
-        let Some(leader) = self.leader(master) else {
-            return Ok(());
-        };
-        let session = leader
-            .sessions
-            .iter()
-            .find(|(_, session)| **session == connection);
-        let Some(id) = session.map(|(agent, _)| *agent) else {
-            return Ok(());
-        };
-        leader.heard.insert(id, now);
-        let inbox = leader.inboxes.entry(connection).or_default();
-        let is_first = inbox.is_empty();
-        if matches!(frame, AgentFrame::Heartbeat) {
-            self.send_to_agent(connection, MasterFrame::Heartbeat);
-            return Ok(());
-        }
-        inbox.push_back(frame);
-        if is_first {
-            self.report_next(connection, id, master);
-        }
-        let _ = agent;
-        Ok(())
-    }
-
-    /// Proposes the oldest frame of a connection; the next waits for what becomes of it.
-    fn report_next(&mut self, connection: u64, agent: AgentId, master: usize) {
-        let Some(running) = &mut self.masters[master].running else {
-            return;
-        };
-        let Some(leader) = &mut running.leader else {
-            return;
-        };
-        let Some(AgentFrame::Statuses(reports)) =
-            leader.inboxes.entry(connection).or_default().front()
-        else {
-            return;
-        };
-        let command = Command::ReportTasks {
-            agent,
-            reports: reports.clone(),
-        };
-        let request = Request::new(Principal::Agent(agent), command);
-        running.propose(Purpose::Report { connection }, request);
-        self.wake(master);
-    }
-
-    fn on_reported(
-        &mut self,
-        connection: u64,
-        result: Result<Committed, ProposeError>,
-    ) -> Result<(), Violation> {
-        let Some(Connection { master, .. }) = self.connections.get(&connection) else {
-            return Ok(());
-        };
-        let master = *master;
-        if result.is_err() {
-            // A report that is not taken is sent again by the agent's next session.
-            self.hang_up(connection, Place::Master(master));
-            return Ok(());
-        }
-        let now = self.now;
-        let Some(leader) = self.leader(master) else {
-            return Ok(());
-        };
-        if let Some(inbox) = leader.inboxes.get_mut(&connection) {
-            inbox.pop_front();
-        }
-        let session = leader
-            .sessions
-            .iter()
-            .find(|(_, session)| **session == connection);
-        if let Some(agent) = session.map(|(agent, _)| *agent) {
-            leader.heard.insert(agent, now);
-            self.report_next(connection, agent, master);
-        }
-        Ok(())
     }
 
     /// A master's end of a connection is gone.
@@ -603,8 +440,4 @@ impl World {
             leader.inboxes.remove(&connection);
         }
     }
-}
-
-fn owed(state: &State, agent: AgentId) -> Vec<AgentEffect> {
-    state.owed_to(agent)
 }

@@ -4,17 +4,14 @@
 //! its disk: what it sends goes out when it is said, and the next step waits for this one's end.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
 
-use raft::eraftpb::{Message, MessageType};
-use tepui_cluster::State;
-use tepui_master::clock::{Clock, Machine};
+use raft::eraftpb::Message;
+use tepui_cluster::{Accepted, State};
+use tepui_master::clock::Clock;
 use tepui_master::error::RaftError;
 use tepui_master::feed::Subscription;
 use tepui_master::folder::Identity;
@@ -24,13 +21,14 @@ use tepui_master::raft::inbox::Inbox;
 use tepui_master::raft::member::Member;
 use tepui_master::raft::world::{Image, Saying};
 use tepui_master::raft::{self as group, Fetched, Leadership, Log, Parts, TICK};
-use tepui_master::storage::{Batch, Family, Storage, snapshot};
-use tepui_types::{ClusterId, NodeId, Timestamp};
+use tepui_master::storage::{Batch, Storage, snapshot};
+use tepui_types::{ClusterId, NodeId};
 
 use super::Sabotage;
 use super::checks::Violation;
 use super::dice::Dice;
 use super::leader::{Leader, Purpose};
+use super::machine::{Around, Asked, MachineClock, Out, change_entries, copy_image};
 use super::network::Place;
 use super::storage::MemoryDisk;
 use super::world::{Happening, MILLI, SECOND, World};
@@ -39,8 +37,6 @@ use super::world::{Happening, MILLI, SECOND, World};
 const STEP_US: u64 = 30;
 /// The cluster of every simulation.
 const CLUSTER: ClusterId = ClusterId(7);
-/// The time of day at the beginning, in milliseconds.
-const DAWN_MS: u64 = 1_700_000_000_000;
 
 /// A machine for a master.
 pub struct MasterMachine {
@@ -74,104 +70,6 @@ pub struct Running {
 pub struct Waiting {
     pub purpose: Purpose,
     answer: Pin<Box<dyn Future<Output = Result<Committed, ProposeError>> + Send>>,
-}
-
-/// The clocks of one machine.
-#[derive(Clone)]
-pub struct MachineClock {
-    origin: Instant,
-    now_us: Arc<AtomicU64>,
-    offset_ms: Arc<AtomicI64>,
-}
-
-impl MachineClock {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "an instant can be had in no other way; only its distance to others counts"
-    )]
-    fn new() -> Self {
-        Self {
-            origin: Instant::now(),
-            now_us: Arc::default(),
-            offset_ms: Arc::default(),
-        }
-    }
-
-    /// Someone sets the machine's clock.
-    pub fn jump(&self, by_ms: i64) {
-        self.offset_ms.fetch_add(by_ms, Ordering::Relaxed);
-    }
-}
-
-impl fmt::Debug for MachineClock {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("MachineClock")
-    }
-}
-
-impl Machine for MachineClock {
-    fn time_of_day(&self) -> Timestamp {
-        let millis = DAWN_MS + self.now_us.load(Ordering::Relaxed) / MILLI;
-        Timestamp(millis.saturating_add_signed(self.offset_ms.load(Ordering::Relaxed)))
-    }
-
-    fn instant(&self) -> Instant {
-        self.origin + Duration::from_micros(self.now_us.load(Ordering::Relaxed))
-    }
-}
-
-/// What a member asked of its world in a step.
-#[derive(Debug)]
-enum Asked {
-    /// Say this, so many microseconds after the step began.
-    Send(NodeId, Saying, u64),
-    Fetch(Message),
-    Write(Image),
-}
-
-type Out = Arc<Mutex<Vec<Asked>>>;
-
-/// What is around a member: it notes what is asked of it.
-struct Around {
-    out: Out,
-    disk: MemoryDisk,
-    dice: Dice,
-}
-
-impl Around {
-    fn ask(&self, asked: Asked) {
-        // A dead process asks for nothing.
-        if !self.disk.is_dead() {
-            self.out
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(asked);
-        }
-    }
-}
-
-impl group::world::World for Around {
-    fn send(&mut self, to: NodeId, saying: Saying) {
-        self.ask(Asked::Send(to, saying, self.disk.spent_us()));
-    }
-
-    fn set_peers(&mut self, _: Vec<(NodeId, String)>) {}
-
-    fn introduce(&mut self, _: NodeId, _: String) {}
-
-    fn fetch_image(&mut self, message: Message) -> bool {
-        self.ask(Asked::Fetch(message));
-        true
-    }
-
-    fn write_image(&mut self, image: Image) -> Result<(), RaftError> {
-        self.ask(Asked::Write(image));
-        Ok(())
-    }
-
-    fn draw(&mut self) -> Option<u128> {
-        Some(self.dice.throw_wide())
-    }
 }
 
 /// A master's id by its number.
@@ -214,7 +112,7 @@ impl Running {
         let proposals = self.log.proposals.clone();
         let answer = async move {
             let index = proposals.read_index().await?;
-            let outcome = Ok(tepui_cluster::Accepted::Done);
+            let outcome = Ok(Accepted::Done);
             Ok(Committed { index, outcome })
         };
         self.wait(purpose, Box::pin(answer));
@@ -225,7 +123,7 @@ impl Running {
         let handle = self.log.handle.clone();
         let answer = async move {
             handle.transfer(to).await?;
-            let outcome = Ok(tepui_cluster::Accepted::Done);
+            let outcome = Ok(Accepted::Done);
             Ok(Committed { index: 0, outcome })
         };
         self.wait(Purpose::Nothing, Box::pin(answer));
@@ -630,8 +528,7 @@ impl World {
     }
 
     pub(super) fn set_clock(&mut self, master: usize) {
-        let clock = &self.masters[master].clock;
-        clock.now_us.store(self.now, Ordering::Relaxed);
+        self.masters[master].clock.set(self.now);
     }
 
     /// Numbers of the masters that run.
@@ -640,37 +537,6 @@ impl World {
         all.filter(|(_, machine)| machine.running.is_some())
             .map(|(master, _)| master)
             .collect()
-    }
-}
-
-/// What a fetch does to both disks.
-fn copy_image(
-    from: &MasterMachine,
-    to: &MasterMachine,
-    index: u64,
-) -> Result<(snapshot::SnapshotRecord, State), FetchError> {
-    let (from, to) = (from.storage(), to.storage());
-    let record = snapshot::latest(&from)?.filter(|record| record.index == index);
-    let record = record.ok_or(FetchError::Cut)?;
-    for number in 0..record.chunks {
-        let chunk = snapshot::read_chunk(&from, index, number)?.ok_or(FetchError::Cut)?;
-        snapshot::write_chunk(&to, index, number, &chunk)?;
-    }
-    to.flush(Family::Snapshot)?;
-    let state = snapshot::load(&to, &record)?;
-    Ok((record, state))
-}
-
-/// Lets a command have another time on one master than on others.
-fn change_entries(message: &mut Message) {
-    if message.msg_type != MessageType::MsgAppend as i32 {
-        return;
-    }
-    for entry in &mut message.entries {
-        if let Ok(mut envelope) = tepui_cluster::Envelope::decode(&entry.data) {
-            envelope.time = envelope.time.after_millis(1);
-            entry.data = envelope.encode();
-        }
     }
 }
 

@@ -11,9 +11,10 @@ use sha2::{Digest as _, Sha256};
 use tepui_master::raft::world::Image;
 use tepui_types::wire::agent::{AgentFrame, MasterFrame};
 
-use super::agents::{AgentMachine, FromProcess};
+use super::agents::AgentMachine;
 use super::checks::{Checks, Violation};
 use super::dice::Dice;
+use super::executors::FromProcess;
 use super::faults::Faults;
 use super::masters::MasterMachine;
 use super::network::{Network, Place};

@@ -1,0 +1,158 @@
+//! What is around a member: its machine's clocks, what it asks of its world, images on their way.
+
+use std::fmt;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use raft::eraftpb::{Message, MessageType};
+use tepui_cluster::State;
+use tepui_master::clock::Machine;
+use tepui_master::error::RaftError;
+use tepui_master::masters::image::FetchError;
+use tepui_master::raft::world::{Image, Saying, World};
+use tepui_master::storage::{Family, snapshot};
+use tepui_types::{NodeId, Timestamp};
+
+use super::dice::Dice;
+use super::masters::MasterMachine;
+use super::storage::MemoryDisk;
+use super::world::MILLI;
+
+/// The time of day at the beginning, in milliseconds.
+const DAWN_MS: u64 = 1_700_000_000_000;
+
+/// The clocks of one machine.
+#[derive(Clone)]
+pub struct MachineClock {
+    origin: Instant,
+    now_us: Arc<AtomicU64>,
+    offset_ms: Arc<AtomicI64>,
+}
+
+impl MachineClock {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "an instant can be had in no other way; only its distance to others counts"
+    )]
+    pub fn new() -> Self {
+        Self {
+            origin: Instant::now(),
+            now_us: Arc::default(),
+            offset_ms: Arc::default(),
+        }
+    }
+
+    /// So many microseconds have gone by since the beginning.
+    pub fn set(&self, now_us: u64) {
+        self.now_us.store(now_us, Ordering::Relaxed);
+    }
+
+    /// Someone sets the machine's clock.
+    pub fn jump(&self, by_ms: i64) {
+        self.offset_ms.fetch_add(by_ms, Ordering::Relaxed);
+    }
+}
+
+impl fmt::Debug for MachineClock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MachineClock")
+    }
+}
+
+impl Machine for MachineClock {
+    fn time_of_day(&self) -> Timestamp {
+        let millis = DAWN_MS + self.now_us.load(Ordering::Relaxed) / MILLI;
+        Timestamp(millis.saturating_add_signed(self.offset_ms.load(Ordering::Relaxed)))
+    }
+
+    fn instant(&self) -> Instant {
+        self.origin + Duration::from_micros(self.now_us.load(Ordering::Relaxed))
+    }
+}
+
+/// What a member asked of its world in a step.
+#[derive(Debug)]
+pub enum Asked {
+    /// Say this, so many microseconds after the step began.
+    Send(NodeId, Saying, u64),
+    Fetch(Message),
+    Write(Image),
+}
+
+/// Where a member's wishes are noted.
+pub type Out = Arc<Mutex<Vec<Asked>>>;
+
+/// What is around a member: it notes what is asked of it.
+pub struct Around {
+    pub out: Out,
+    pub disk: MemoryDisk,
+    pub dice: Dice,
+}
+
+impl Around {
+    fn ask(&self, asked: Asked) {
+        // A dead process asks for nothing.
+        if !self.disk.is_dead() {
+            self.out
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(asked);
+        }
+    }
+}
+
+impl World for Around {
+    fn send(&mut self, to: NodeId, saying: Saying) {
+        self.ask(Asked::Send(to, saying, self.disk.spent_us()));
+    }
+
+    fn set_peers(&mut self, _: Vec<(NodeId, String)>) {}
+
+    fn introduce(&mut self, _: NodeId, _: String) {}
+
+    fn fetch_image(&mut self, message: Message) -> bool {
+        self.ask(Asked::Fetch(message));
+        true
+    }
+
+    fn write_image(&mut self, image: Image) -> Result<(), RaftError> {
+        self.ask(Asked::Write(image));
+        Ok(())
+    }
+
+    fn draw(&mut self) -> Option<u128> {
+        Some(self.dice.throw_wide())
+    }
+}
+
+/// What a fetch does to both disks.
+pub fn copy_image(
+    from: &MasterMachine,
+    to: &MasterMachine,
+    index: u64,
+) -> Result<(snapshot::SnapshotRecord, State), FetchError> {
+    let (from, to) = (from.storage(), to.storage());
+    let record = snapshot::latest(&from)?.filter(|record| record.index == index);
+    let record = record.ok_or(FetchError::Cut)?;
+    for number in 0..record.chunks {
+        let chunk = snapshot::read_chunk(&from, index, number)?.ok_or(FetchError::Cut)?;
+        snapshot::write_chunk(&to, index, number, &chunk)?;
+    }
+    to.flush(Family::Snapshot)?;
+    let state = snapshot::load(&to, &record)?;
+    Ok((record, state))
+}
+
+/// Lets a command have another time on one master than on others.
+pub fn change_entries(message: &mut Message) {
+    if message.msg_type != MessageType::MsgAppend as i32 {
+        return;
+    }
+    for entry in &mut message.entries {
+        if let Ok(mut envelope) = tepui_cluster::Envelope::decode(&entry.data) {
+            envelope.time = envelope.time.after_millis(1);
+            entry.data = envelope.encode();
+        }
+    }
+}
