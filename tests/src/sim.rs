@@ -43,8 +43,6 @@ pub struct Options {
     pub patience_s: u64,
     /// Something that is broken on purpose, so that the checks have something to find.
     pub sabotage: Option<Sabotage>,
-    /// Whether an agent's machine may lose the end of its journal with its power.
-    pub loses_journals: bool,
     /// Whether to print what happens.
     pub is_loud: bool,
 }
@@ -57,7 +55,6 @@ impl Options {
             war_s: 120,
             patience_s: 240,
             sabotage: None,
-            loses_journals: false,
             is_loud: false,
         }
     }

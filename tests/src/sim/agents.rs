@@ -167,12 +167,9 @@ impl World {
         machine.process = None;
         if power {
             machine.boot += 1;
-            let kept = machine.journal.len() - machine.journal_synced;
-            let kept = match self.options.loses_journals {
-                true => self.dice.place(kept + 1),
-                false => kept,
-            };
-            machine.journal.truncate(machine.journal_synced + kept);
+            let unsynced = machine.journal.len() - machine.journal_synced;
+            let kept = machine.journal_synced + self.dice.place(unsynced + 1);
+            machine.journal.truncate(kept);
             for executor in machine.executors.values_mut() {
                 executor.die(self.dice.chance(3_000));
             }
@@ -323,7 +320,13 @@ impl World {
             Action::Record(record) => Some(record.clone()),
             _ => None,
         });
-        self.agents[number].journal.extend(records);
+        let machine = &mut self.agents[number];
+        let records: Vec<Record> = records.collect();
+        let must_sync = records.iter().any(Record::must_sync);
+        machine.journal.extend(records);
+        if must_sync {
+            machine.journal_synced = machine.journal.len();
+        }
         let dies =
             !self.is_peace && !actions.is_empty() && self.dice.chance(self.faults.agent_deaths);
         // It dies before the next action, or does them all.
