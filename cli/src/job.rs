@@ -52,6 +52,7 @@ pub fn state(state: JobState) -> &'static str {
     match state {
         JobState::Waiting => "waiting",
         JobState::Running => "running",
+        JobState::Killing => "killing",
         JobState::Finished => "finished",
         JobState::Failed => "failed",
         JobState::Killed => "killed",

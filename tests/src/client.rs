@@ -19,7 +19,7 @@ use tepui_types::api::list::Page;
 use tepui_types::api::master::MasterView;
 use tepui_types::api::problem::{CONTENT_TYPE, Problem};
 use tepui_types::api::task::TaskView;
-use tepui_types::{Digest, Role, TaskId};
+use tepui_types::{AgentId, Digest, Role, TaskId};
 
 use crate::eventually::{DEADLINE, eventually};
 use crate::job::Job;
@@ -181,6 +181,24 @@ impl Client {
         self.list("/v1/agents").await
     }
 
+    /// The agent of this hostname.
+    pub async fn agent(&self, hostname: &str) -> Result<AgentView> {
+        let agents = self.agents().await?;
+        let agent = agents.into_iter().find(|agent| agent.hostname == hostname);
+        agent.with_context(|| format!("there is no {hostname}"))
+    }
+
+    /// Does something to an agent: `deactivate`, `drain`…
+    pub async fn operate(
+        &self,
+        agent: AgentId,
+        what: &str,
+        body: serde_json::Value,
+    ) -> Result<AgentView> {
+        let path = format!("/v1/agents/{agent}/{what}");
+        self.post_raw(&path, &body).await?.json()
+    }
+
     /// All frameworks.
     pub async fn frameworks(&self) -> Result<Vec<FrameworkView>> {
         self.list("/v1/frameworks").await
@@ -273,9 +291,7 @@ impl Client {
         eventually(&format!("job {name} ends"), async || {
             let job = self.job(name).await?;
             match job.state {
-                JobState::Waiting | JobState::Running => bail!("{job:?}"),
-                // A job is killed from the request on, its tasks a moment later.
-                _ if job.active > 0 => bail!("{job:?}"),
+                JobState::Waiting | JobState::Running | JobState::Killing => bail!("{job:?}"),
                 JobState::Finished | JobState::Failed | JobState::Killed => Ok(job),
             }
         })

@@ -181,11 +181,10 @@ async fn copy_or_say(
     }
 }
 
-/// Whether nothing of a job runs, or will. A job is killed from the request
-/// on, its tasks a moment later.
+/// Whether nothing of a job runs, or will.
 fn is_over(job: &JobView) -> bool {
     match job.state {
-        JobState::Waiting | JobState::Running => false,
-        JobState::Finished | JobState::Failed | JobState::Killed => job.active == 0,
+        JobState::Waiting | JobState::Running | JobState::Killing => false,
+        JobState::Finished | JobState::Failed | JobState::Killed => true,
     }
 }

@@ -183,7 +183,7 @@ async fn timed(client: &Client, job: &Job) -> Result<f64> {
     loop {
         match view.state {
             JobState::Finished => return Ok(begun.elapsed().as_secs_f64()),
-            JobState::Waiting | JobState::Running => {}
+            JobState::Waiting | JobState::Running | JobState::Killing => {}
             JobState::Failed | JobState::Killed => bail!("{view:?}"),
         }
         // sleep: between two looks at the job.

@@ -64,6 +64,8 @@ pub enum JobState {
     Waiting,
     /// Some have.
     Running,
+    /// Its end was asked for, and tasks of it have not ended yet.
+    Killing,
     /// All finished.
     Finished,
     /// All ended, and at least one for good without success.
@@ -96,7 +98,8 @@ pub struct JobView {
     pub failed: u32,
     /// Tasks that were ended by request.
     pub killed: u32,
-    /// Attempts beyond the first, over all tasks.
+    /// Attempts after a failure, over all tasks. One that was lost, or drained
+    /// off its agent, is placed anew without being counted.
     pub restarts: u32,
     /// Higher goes first.
     pub priority: i32,

@@ -54,6 +54,7 @@ pub fn job_state(state: JobState) -> (Tone, &'static str) {
     match state {
         JobState::Waiting => (Tone::Pending, "waiting"),
         JobState::Running => (Tone::Active, "running"),
+        JobState::Killing => (Tone::Warning, "killing"),
         JobState::Finished => (Tone::Good, "finished"),
         JobState::Failed => (Tone::Bad, "failed"),
         JobState::Killed => (Tone::Quiet, "killed"),

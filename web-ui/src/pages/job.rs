@@ -67,7 +67,7 @@ pub fn JobPage() -> impl IntoView {
 
 fn is_terminal(state: JobState) -> bool {
     match state {
-        JobState::Waiting | JobState::Running => false,
+        JobState::Waiting | JobState::Running | JobState::Killing => false,
         JobState::Finished | JobState::Failed | JobState::Killed => true,
     }
 }

@@ -318,6 +318,7 @@ fn taken(batch: &Batch, cx: &mut Context<'_>, name: &str, count: u32) -> Option<
         let state = match state {
             JobState::Waiting => "waits",
             JobState::Running => "runs",
+            JobState::Killing => "is being ended",
             JobState::Finished | JobState::Failed | JobState::Killed => "has ended",
         };
         return Some(format!("a job named `{name}` {state}"));
@@ -376,7 +377,7 @@ fn view(
     let reason = match state {
         JobState::Finished => None,
         JobState::Waiting | JobState::Running => waiting.or_else(|| progress.reason.clone()),
-        JobState::Failed | JobState::Killed => progress.reason.clone(),
+        JobState::Killing | JobState::Failed | JobState::Killed => progress.reason.clone(),
     };
     let latest = progress.latest.as_ref();
     let task = latest

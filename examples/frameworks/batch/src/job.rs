@@ -57,7 +57,8 @@ pub struct Progress {
     pub failed: u32,
     /// Tasks that were ended by request, or cancelled before they ran.
     pub killed: u32,
-    /// Attempts beyond the first, over all tasks.
+    /// Attempts after a failure, over all tasks; those after a loss are not
+    /// counted.
     pub restarts: u32,
     /// Whether its end was asked for.
     pub cancelled: bool,
@@ -97,7 +98,10 @@ impl Progress {
     /// How far the job is.
     pub fn state(&self, count: u32) -> JobState {
         if self.cancelled {
-            return JobState::Killed;
+            return match self.is_ended(count) {
+                true => JobState::Killed,
+                false => JobState::Killing,
+            };
         }
         let ended = self.finished + self.failed + self.killed;
         match (self.fresh, ended) {
@@ -153,9 +157,9 @@ impl Job {
         let progress = &mut self.progress;
         let before = self.tasks.get(index);
         match before {
-            Some(_) => {
+            Some(cell) => {
                 progress.retrying -= 1;
-                progress.restarts += 1;
+                progress.restarts += u32::from(cell.losses == 0);
             }
             None => progress.fresh = index + 1,
         }

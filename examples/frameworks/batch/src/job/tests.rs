@@ -120,6 +120,7 @@ fn a_lost_task_is_run_again_without_blame() {
     job.launched(0, 2);
     update(&mut job, 0, 2, TaskState::Finished, NOW);
     assert_eq!(job.progress.state(1), JobState::Finished);
+    assert_eq!(job.progress.restarts, 0);
 }
 
 #[test]
@@ -159,12 +160,14 @@ fn cancelling_counts_what_waits_and_leaves_what_runs_to_its_end() {
     check(&job);
     assert_eq!((job.progress.killed, job.progress.active), (8, 2));
     assert_eq!(job.placeable(NOW + 1_000_000), 0);
-    assert_eq!(job.progress.state(10), JobState::Killed);
+    assert_eq!(job.progress.state(10), JobState::Killing);
     assert_eq!(job.tasks.not_killing().count(), 2);
     job.kill_sent(1);
     assert_eq!(job.tasks.not_killing().collect::<Vec<_>>(), [(2, 2)]);
     update(&mut job, 1, 1, TaskState::Killed, NOW);
+    assert_eq!(job.progress.state(10), JobState::Killing);
     update(&mut job, 2, 2, TaskState::Gone, NOW);
+    assert_eq!(job.progress.state(10), JobState::Killed);
     assert!(job.is_ended());
     assert_eq!((job.progress.killed, job.progress.failed), (10, 0));
 }
