@@ -13,7 +13,7 @@ use tepui_folder::FolderError;
 use tepui_types::agent::AgentInfo;
 use tepui_types::wire::agent::{AgentFrame, Hello, MAX_BATCH, MasterFrame};
 use tepui_types::wire::stream::{LogRequest, StreamRequest};
-use tepui_types::{Digest, Reason, TaskId};
+use tepui_types::{Digest, Reason, TaskId, task::reason};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -260,6 +260,11 @@ impl EventLoop {
     }
 
     fn refused(&self, reason: Reason) -> AgentError {
+        if reason.code == reason::AGENT_GONE {
+            // What it runs has ended for the cluster, and may run elsewhere already.
+            crate::executor::end_all(&self.parts.layout);
+            crate::cgroups::clear(self.parts.layout.cgroup().map(str::to_owned));
+        }
         AgentError::Refused {
             master: self.parts.dialer.master(),
             reason,

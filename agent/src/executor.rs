@@ -215,32 +215,40 @@ fn last_words(dir: &Path) -> String {
 /// Ends and removes processes that the journal does not know: those of a folder
 /// whose journal was lost. Blocks.
 pub fn clear_strangers(layout: &Layout, is_known: impl Fn(ExecutorId) -> bool) {
-    let entries = std::fs::read_dir(layout.executors())
-        .into_iter()
-        .flatten()
-        .flatten();
-    for entry in entries {
-        let name = entry.file_name();
-        let Some(id) = name
-            .to_str()
-            .and_then(|name| name.parse::<ExecutorId>().ok())
-        else {
-            continue;
-        };
-        if is_known(id) {
-            continue;
-        }
+    for id in found(layout).into_iter().filter(|id| !is_known(*id)) {
         tracing::warn!(executor = %id, "an executor that the journal does not know is ended");
-        if let Ok(Some(process)) = identity::read(&entry.path())
-            && identity::is_alive(&process)
-        {
-            let pid = nix::unistd::Pid::from_raw(process.pid);
-            // It may have ended meanwhile.
-            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
-        }
-        crate::cgroups::clear(layout.executor_cgroup(id));
-        let _ = std::fs::remove_dir_all(entry.path());
+        end(layout, id);
     }
+}
+
+/// Ends and removes every process of this folder. Blocks.
+pub fn end_all(layout: &Layout) {
+    for id in found(layout) {
+        tracing::warn!(executor = %id, "an executor is ended together with its agent");
+        end(layout, id);
+    }
+}
+
+/// The processes that have a folder.
+fn found(layout: &Layout) -> Vec<ExecutorId> {
+    let entries = std::fs::read_dir(layout.executors());
+    let names = entries.into_iter().flatten().flatten();
+    names
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect()
+}
+
+fn end(layout: &Layout, id: ExecutorId) {
+    let dir = layout.executor(id);
+    if let Ok(Some(process)) = identity::read(&dir)
+        && identity::is_alive(&process)
+    {
+        let pid = nix::unistd::Pid::from_raw(process.pid);
+        // It may have ended meanwhile.
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+    }
+    crate::cgroups::clear(layout.executor_cgroup(id));
+    let _ = std::fs::remove_dir_all(dir);
 }
 
 #[derive(Debug)]

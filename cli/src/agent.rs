@@ -1,11 +1,19 @@
-//! `tepui agent`: the machines.
+//! `tepui agent`: the machines, and what operators do with them.
 
-use anyhow::Result;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
 use clap::Subcommand;
-use tepui_types::AgentId;
+use tepui_types::api::agent::{AgentView, DrainRequest};
+use tepui_types::{AgentId, AgentStatus};
 
+use crate::amounts;
 use crate::client::Client;
 use crate::output::{self, Columns, Fields, Format};
+use crate::progress::Transfer;
+
+/// Between two looks at an agent that is being drained.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// What can be done with agents.
 #[derive(Debug, Subcommand)]
@@ -17,13 +25,128 @@ pub enum Command {
         /// Its id such as a1
         agent: AgentId,
     },
+    /// Place nothing more on an agent; its tasks go on
+    Deactivate {
+        /// Its id such as a1
+        agent: AgentId,
+    },
+    /// Use an agent again; takes back `deactivate` and `drain`
+    Reactivate {
+        /// Its id such as a1
+        agent: AgentId,
+    },
+    /// Place nothing more on an agent, and end its tasks
+    ///
+    /// Frameworks are told that their tasks were drained, and run them elsewhere.
+    Drain {
+        /// Its id such as a1
+        agent: AgentId,
+        /// After this time what is left is ended without grace, such as 10m
+        #[arg(long, value_name = "TIME", value_parser = amounts::duration)]
+        deadline: Option<Duration>,
+        /// Grace of each task in place of its own, such as 30s
+        #[arg(long, value_name = "TIME", value_parser = amounts::duration)]
+        grace: Option<Duration>,
+        /// Give the agent up for good at the end
+        #[arg(long)]
+        mark_gone: bool,
+        /// Wait until it is empty
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Give up an agent for good, because its machine never comes back
+    ///
+    /// Its tasks end as `gone`. If it comes back all the same, it ends what it runs and is refused.
+    Gone {
+        /// Its id such as a1
+        agent: AgentId,
+    },
 }
 
 /// Runs one of the commands.
 pub async fn run(command: Command, client: &Client, format: Format) -> Result<()> {
     match command {
         Command::List => list(client, format).await,
-        Command::Show { agent } => show(agent, client, format).await,
+        Command::Show { agent } => show(&client.agent(agent).await?, format),
+        Command::Deactivate { agent } => {
+            changed(&client.change_agent(agent, "deactivate").await?, format)
+        }
+        Command::Reactivate { agent } => {
+            changed(&client.change_agent(agent, "reactivate").await?, format)
+        }
+        Command::Gone { agent } => changed(&client.change_agent(agent, "gone").await?, format),
+        Command::Drain {
+            agent,
+            deadline,
+            grace,
+            mark_gone,
+            wait,
+        } => {
+            let request = DrainRequest {
+                deadline_ms: deadline.map(millis),
+                grace_ms: grace.map(millis),
+                mark_gone,
+            };
+            let mut view = client.drain_agent(agent, &request).await?;
+            if wait {
+                view = drained(client, view).await?;
+            }
+            changed(&view, format)
+        }
+    }
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Waits until an agent is empty, or is being drained no more.
+async fn drained(client: &Client, mut agent: AgentView) -> Result<AgentView> {
+    let before = agent.tasks;
+    let bar = Transfer::tasks(&format!("draining {}", agent.id), before);
+    while agent.drain.is_some() && agent.tasks > 0 && agent.gone_since.is_none() {
+        bar.set(before.saturating_sub(agent.tasks), left(&agent));
+        tokio::time::sleep(LOOK).await;
+        agent = client.agent(agent.id).await?;
+    }
+    bar.clear();
+    if agent.drain.is_none() && agent.gone_since.is_none() {
+        bail!("the drain of {} was taken back meanwhile", agent.id);
+    }
+    Ok(agent)
+}
+
+fn changed(agent: &AgentView, format: Format) -> Result<()> {
+    match format {
+        Format::Json => output::json(agent),
+        Format::Table => output::line(&format!(
+            "{} ({}) is {}",
+            agent.id,
+            agent.hostname,
+            standing(agent)
+        )),
+    }
+}
+
+/// An agent's status with what belongs to it.
+fn standing(agent: &AgentView) -> String {
+    let status = agent.status.as_str();
+    match agent.status {
+        AgentStatus::Draining => format!("{status}, {}", left(agent)),
+        // Both are of interest: nobody is there to end the tasks.
+        AgentStatus::Unreachable if agent.drain.is_some() && agent.tasks > 0 => {
+            format!("{status}, draining, {}", left(agent))
+        }
+        AgentStatus::Unreachable | AgentStatus::Gone => status.to_owned(),
+        _ if agent.connected => status.to_owned(),
+        _ => format!("{status}, away"),
+    }
+}
+
+fn left(agent: &AgentView) -> String {
+    match agent.tasks {
+        1 => "1 task left".into(),
+        tasks => format!("{tasks} tasks left"),
     }
 }
 
@@ -35,14 +158,10 @@ async fn list(client: &Client, format: Format) -> Result<()> {
     let mut table = Columns::new(&["id", "hostname", "status", "tasks", "cpus", "mem", "since"]);
     for agent in &agents {
         let (cpus, mem) = output::share(&agent.used, &agent.total);
-        let status = match agent.connected {
-            true => agent.status.as_str().to_owned(),
-            false => format!("{}, away", agent.status.as_str()),
-        };
         table.row([
             agent.id.to_string(),
             agent.hostname.clone(),
-            status,
+            standing(agent),
             agent.tasks.to_string(),
             cpus,
             mem,
@@ -53,18 +172,32 @@ async fn list(client: &Client, format: Format) -> Result<()> {
     table.print("no agents: start one with `tepui-agent --master URL --dir DIR`")
 }
 
-async fn show(id: AgentId, client: &Client, format: Format) -> Result<()> {
-    let agent = client.agent(id).await?;
+fn show(agent: &AgentView, format: Format) -> Result<()> {
     if format == Format::Json {
-        return output::json(&agent);
+        return output::json(agent);
     }
     let mut fields = Fields::new();
     fields
         .add("id", agent.id)
         .add("hostname", &agent.hostname)
-        .add("status", agent.status.as_str())
+        .add("status", standing(agent))
         .add("connected", if agent.connected { "yes" } else { "no" })
-        .add("tasks", agent.tasks)
+        .maybe(
+            "unreachable since",
+            agent.unreachable_since.map(output::instant),
+        )
+        .maybe("gone since", agent.gone_since.map(output::instant))
+        .add("tasks", agent.tasks);
+    if let Some(drain) = &agent.drain {
+        fields
+            .add("drain began", output::instant(drain.since))
+            .maybe("drain deadline", drain.deadline.map(output::instant))
+            .maybe("maintenance", drain.window);
+        if drain.mark_gone {
+            fields.add("afterwards", "gone for good");
+        }
+    }
+    fields
         .add("total", &agent.total)
         .add("used", &agent.used)
         .add("offered", &agent.offered);

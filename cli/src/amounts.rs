@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use tepui_types::{Bytes, MilliCpus};
+use tepui_types::{Bytes, MilliCpus, Timestamp};
 
 /// Processors with at most three decimals: `2`, `0.25`.
 pub fn cpus(text: &str) -> Result<MilliCpus, String> {
@@ -53,6 +53,24 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     let number: u64 = number.parse().map_err(|_| wanted())?;
     let millis = number.checked_mul(unit_ms).ok_or_else(wanted)?;
     Ok(Duration::from_millis(millis))
+}
+
+/// A point in time: `in 2h`, or as RFC 3339 has it, with its offset from UTC.
+pub fn when(text: &str) -> Result<Timestamp, String> {
+    let now = jiff::Timestamp::now().as_millisecond();
+    when_from(text, Timestamp(u64::try_from(now).unwrap_or(0)))
+}
+
+fn when_from(text: &str, now: Timestamp) -> Result<Timestamp, String> {
+    if let Some(span) = text.strip_prefix("in ") {
+        let millis = duration(span.trim())?.as_millis();
+        return Ok(now.after_millis(u64::try_from(millis).unwrap_or(u64::MAX)));
+    }
+    let parsed: Option<jiff::Timestamp> = text.parse().ok();
+    let millis = parsed.and_then(|time| u64::try_from(time.as_millisecond()).ok());
+    millis.map(Timestamp).ok_or_else(|| {
+        format!("`{text}` is not a time such as `in 2h`, 2026-05-01T22:00:00Z or …T22:00+02:00")
+    })
 }
 
 /// `NAME=VALUE`; the value may be empty and may hold `=`.
@@ -114,6 +132,25 @@ mod tests {
         assert_eq!(duration("1h"), Ok(Duration::from_secs(3600)));
         for text in ["", "5", "s", "5 s", "-5s", "99999999999999999999s", "1.5s"] {
             assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn times_are_spans_from_now_or_instants_with_their_offset() {
+        let when = |text| when_from(text, Timestamp(1_000));
+        assert_eq!(when("in 2s"), Ok(Timestamp(3_000)));
+        assert_eq!(when("1970-01-01T00:00:07Z"), Ok(Timestamp(7_000)));
+        assert_eq!(when("1970-01-01T01:00:07+01:00"), Ok(Timestamp(7_000)));
+        for text in [
+            "",
+            "in",
+            "in 2",
+            "2h",
+            "tomorrow",
+            "1970-01-01",
+            "1970-01-01T00:00:07",
+        ] {
+            assert!(when(text).is_err(), "{text}");
         }
     }
 

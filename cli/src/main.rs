@@ -24,6 +24,7 @@ mod explain;
 mod framework;
 mod job;
 mod logs;
+mod maintenance;
 mod master;
 mod output;
 mod progress;
@@ -82,6 +83,9 @@ enum Command {
     /// Machines
     #[command(subcommand)]
     Agent(agent::Command),
+    /// When which machines are worked on
+    #[command(subcommand)]
+    Maintenance(maintenance::Command),
     /// Those who replicate the cluster's state
     #[command(subcommand)]
     Master(master::Command),
@@ -141,6 +145,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Job(command) => job::run(command, &client, format).await?,
         Command::Task(command) => task::run(command, &client, format).await?,
         Command::Agent(command) => agent::run(command, &client, format).await?,
+        Command::Maintenance(command) => maintenance::run(command, &client, format).await?,
         Command::Master(command) => master::run(command, &client, format).await?,
         Command::Framework(command) => framework::run(command, &client, format).await?,
         Command::Artifact(command) => artifact::run(command, &client, format).await?,

@@ -202,6 +202,12 @@ impl Sessions {
             .is_some_and(|heard| heard.elapsed() > window)
     }
 
+    /// Ends the sessions of agents that were given up.
+    fn hang_up_gone(&self, state: &State) {
+        let is_gone = |agent: &AgentId| state.was_agent(*agent);
+        self.lock().sessions.retain(|agent, _| !is_gone(agent));
+    }
+
     /// Ends an agent's session, if it has one: only a new registration makes it
     /// active again.
     fn hang_up(&self, agent: AgentId) {

@@ -34,6 +34,7 @@ pub mod guard;
 pub mod guest;
 pub mod health;
 pub mod logs;
+pub mod maintenance;
 pub mod masters;
 pub mod openapi;
 pub mod page;
@@ -53,6 +54,15 @@ pub fn router(master: Arc<Master>) -> Router {
         .route("/cluster", get(cluster::show))
         .route("/agents", get(agents::list))
         .route("/agents/{id}", get(agents::show))
+        .route("/agents/{id}/deactivate", post(agents::deactivate))
+        .route("/agents/{id}/reactivate", post(agents::reactivate))
+        .route("/agents/{id}/drain", post(agents::drain))
+        .route("/agents/{id}/gone", post(agents::gone))
+        .route(
+            "/maintenance",
+            get(maintenance::list).post(maintenance::schedule),
+        )
+        .route("/maintenance/{id}", delete(maintenance::cancel))
         .route("/agents/connect", get(crate::agents::connect))
         .route(
             "/agents/streams/{stream}",

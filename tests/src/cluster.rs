@@ -346,7 +346,19 @@ impl Cluster {
         self.wait_for_agent(index).await
     }
 
-    fn spawn_agent(&mut self, index: usize) -> Result<()> {
+    /// How an agent has ended, if it has.
+    pub fn agent_ended(&mut self, index: usize) -> Option<std::process::ExitStatus> {
+        self.agents[index].as_mut().and_then(Process::ended)
+    }
+
+    /// What an agent said.
+    pub fn log_of_agent(&self, index: usize) -> String {
+        let agent = self.agents[index].as_ref();
+        agent.map(Process::log).unwrap_or_default()
+    }
+
+    /// Starts an agent on its folder, without waiting for anything.
+    pub fn spawn_agent(&mut self, index: usize) -> Result<()> {
         let folder = self.agent_dir(index);
         let args: [OsString; 8] = [
             "--dir".into(),

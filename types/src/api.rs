@@ -12,6 +12,7 @@ pub mod event;
 pub mod framework;
 pub mod job;
 pub mod list;
+pub mod maintenance;
 pub mod master;
 pub mod problem;
 pub mod task;

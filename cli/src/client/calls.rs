@@ -10,16 +10,17 @@ use futures::{Stream, StreamExt, stream};
 use reqwest::{Method, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use tepui_types::api::agent::AgentView;
+use tepui_types::api::agent::{AgentView, DrainRequest};
 use tepui_types::api::artifact::ArtifactView;
 use tepui_types::api::cluster::ClusterView;
 use tepui_types::api::demand::DemandView;
 use tepui_types::api::framework::{DeployRequest, FrameworkView};
 use tepui_types::api::job::{JobRequest, JobView};
 use tepui_types::api::list::{MAX_LIMIT, Page};
+use tepui_types::api::maintenance::{WindowRequest, WindowView};
 use tepui_types::api::master::MasterView;
 use tepui_types::api::task::{KillRequest, TaskView};
-use tepui_types::{AgentId, Digest, NodeId, TaskId, TaskState};
+use tepui_types::{AgentId, Digest, NodeId, TaskId, TaskState, WindowId};
 
 use super::{Body, Client, ClientError, Result};
 use crate::progress::Transfer;
@@ -87,6 +88,35 @@ impl Client {
     /// One agent.
     pub async fn agent(&self, id: AgentId) -> Result<AgentView> {
         self.get(&format!("/v1/agents/{id}")).await
+    }
+
+    /// Does something to an agent that needs no more words: `deactivate`, `reactivate`, `gone`.
+    pub async fn change_agent(&self, id: AgentId, what: &str) -> Result<AgentView> {
+        let path = format!("/v1/agents/{id}/{what}");
+        self.change(Method::POST, &path, None::<&()>).await
+    }
+
+    /// Empties an agent.
+    pub async fn drain_agent(&self, id: AgentId, request: &DrainRequest) -> Result<AgentView> {
+        let path = format!("/v1/agents/{id}/drain");
+        self.change(Method::POST, &path, Some(request)).await
+    }
+
+    /// All maintenance windows.
+    pub async fn windows(&self) -> Result<Vec<WindowView>> {
+        self.all("/v1/maintenance", &[]).await
+    }
+
+    /// Plans a maintenance window.
+    pub async fn schedule_window(&self, request: &WindowRequest) -> Result<WindowView> {
+        self.change(Method::POST, "/v1/maintenance", Some(request))
+            .await
+    }
+
+    /// Takes a maintenance window back.
+    pub async fn cancel_window(&self, id: WindowId) -> Result<()> {
+        let path = format!("/v1/maintenance/{id}");
+        self.send(Method::DELETE, &path, Body::None).await.map(drop)
     }
 
     /// All masters.

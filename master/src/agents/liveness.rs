@@ -20,6 +20,7 @@ pub async fn watch(master: &Master) {
     loop {
         tick.tick().await;
         let state = master.view.load();
+        master.sessions.hang_up_gone(&state);
         for agent in master.sessions.silent(&state, window) {
             // It may have come back while the ones before it were marked.
             if !master.sessions.is_silent(agent, window) {

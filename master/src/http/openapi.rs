@@ -3,7 +3,9 @@
 use axum::Json;
 use utoipa::OpenApi;
 
-use crate::http::{agents, artifacts, cluster, demands, events, frameworks, logs, masters, tasks};
+use crate::http::{
+    agents, artifacts, cluster, demands, events, frameworks, logs, maintenance, masters, tasks,
+};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -18,6 +20,13 @@ use crate::http::{agents, artifacts, cluster, demands, events, frameworks, logs,
         cluster::show,
         agents::list,
         agents::show,
+        agents::deactivate,
+        agents::reactivate,
+        agents::drain,
+        agents::gone,
+        maintenance::list,
+        maintenance::schedule,
+        maintenance::cancel,
         frameworks::list,
         frameworks::deploy,
         frameworks::show,

@@ -4,6 +4,8 @@
 //! root, for control groups. A module is a subject; `rules` has a test for each
 //! of the design's rules that one master can show.
 
+/// What operators do with agents.
+mod agents_operations;
 /// What others send that cannot be: refused clearly, and nothing else suffers.
 mod bad_input;
 /// Bodies that are too large.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::agent::AgentStatus;
-use crate::ids::AgentId;
+use crate::ids::{AgentId, WindowId};
 use crate::resources::Resources;
 use crate::time::Timestamp;
 
@@ -19,6 +19,15 @@ pub struct AgentView {
     pub hostname: String,
     /// Whether it takes part.
     pub status: AgentStatus,
+    /// How it is being drained, or was.
+    #[serde(default)]
+    pub drain: Option<DrainView>,
+    /// Since when it has not been heard of.
+    #[serde(default)]
+    pub unreachable_since: Option<Timestamp>,
+    /// Since when it is gone for good.
+    #[serde(default)]
+    pub gone_since: Option<Timestamp>,
     /// Whether it is connected to this master now.
     pub connected: bool,
     /// All that it lends.
@@ -37,4 +46,36 @@ pub struct AgentView {
     pub registered_at: Timestamp,
     /// Log index of its last change.
     pub revision: u64,
+}
+
+/// A drain; `tasks` of the agent says how many are left.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct DrainView {
+    /// When it began.
+    pub since: Timestamp,
+    /// When tasks that are left are ended without grace.
+    pub deadline: Option<Timestamp>,
+    /// Milliseconds of grace in place of the tasks' own.
+    pub grace_ms: Option<u64>,
+    /// Whether the agent is gone at the end of it.
+    pub mark_gone: bool,
+    /// The maintenance window that it is for.
+    pub window: Option<WindowId>,
+}
+
+/// `POST /v1/agents/{id}/drain`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct DrainRequest {
+    /// Milliseconds from now after which no task gets grace; none when absent.
+    #[serde(default)]
+    pub deadline_ms: Option<u64>,
+    /// Milliseconds of grace in place of the tasks' own.
+    #[serde(default)]
+    pub grace_ms: Option<u64>,
+    /// Whether the agent is gone at the end.
+    #[serde(default)]
+    pub mark_gone: bool,
 }

@@ -2,12 +2,15 @@
 
 use leptos::prelude::*;
 use leptos_router::hooks::use_params_map;
+use tepui_types::AgentStatus;
 use tepui_types::api::agent::AgentView;
 use tepui_types::api::list::Page;
 use tepui_types::api::task::TaskView;
 use tepui_web::query::{self, TaskFilter};
 
+use crate::api::{self, ApiError, IdempotencyKey};
 use crate::app::PageHead;
+use crate::components::confirm::ConfirmButton;
 use crate::components::loaded::{Empty, Loaded};
 use crate::components::resource_bar::{BarCard, Resource};
 use crate::components::table::Detail;
@@ -37,7 +40,9 @@ pub fn AgentPage() -> impl IntoView {
         Some(filter().applied_to("/v1/tasks", &[("limit", TASKS_SHOWN)]))
     });
     view! {
-        <PageHead title=Signal::derive(move || format!("Agent {}", id.get())) above=("/agents", "Agents")/>
+        <PageHead title=Signal::derive(move || format!("Agent {}", id.get())) above=("/agents", "Agents")>
+            <Operations id=id agent=agent/>
+        </PageHead>
         <Loaded feed=agent let:agent>
             <AgentDetails agent=agent/>
         </Loaded>
@@ -56,6 +61,82 @@ pub fn AgentPage() -> impl IntoView {
             </Loaded>
         </section>
     }
+}
+
+/// What may be done with it now.
+#[component]
+fn Operations(id: Memo<String>, agent: Feed<AgentView>) -> impl IntoView {
+    let is = move |wanted: fn(&AgentView) -> bool| {
+        agent.data.with(|view| view.as_ref().is_some_and(wanted))
+    };
+    let is_open = move || is(|view| view.drain.is_none() && view.status == AgentStatus::Active);
+    let is_closed =
+        move || is(|view| view.drain.is_some() || view.status == AgentStatus::Deactivated);
+    let is_there = move || is(|view| view.status != AgentStatus::Gone);
+    view! {
+        <Show when=is_open>
+            <ConfirmButton
+                label="Deactivate"
+                title=Signal::derive(move || format!("Deactivate {}?", id.get()))
+                text="Nothing more is placed on it. Its tasks go on."
+                subject=id
+                action=|id, key| Box::pin(operate(id, "deactivate", key))
+                on_done=move || agent.refresh()
+            />
+            <ConfirmButton
+                label="Drain"
+                title=Signal::derive(move || format!("Drain {}?", id.get()))
+                text="Nothing more is placed on it. Its tasks are ended, each with its grace, and run elsewhere."
+                subject=id
+                action=|id, key| Box::pin(operate(id, "drain", key))
+                on_done=move || agent.refresh()
+            />
+        </Show>
+        <Show when=is_closed>
+            <ConfirmButton
+                label="Reactivate"
+                title=Signal::derive(move || format!("Reactivate {}?", id.get()))
+                text="It is used again."
+                subject=id
+                action=|id, key| Box::pin(operate(id, "reactivate", key))
+                on_done=move || agent.refresh()
+            />
+        </Show>
+        <Show when=is_there>
+            <ConfirmButton
+                label="Give up"
+                title=Signal::derive(move || format!("Give up {} for good?", id.get()))
+                text="For a machine that never comes back: its tasks end as gone, and it is refused if it comes back. This cannot be undone."
+                subject=id
+                action=|id, key| Box::pin(operate(id, "gone", key))
+                on_done=move || agent.refresh()
+            />
+        </Show>
+    }
+}
+
+async fn operate(id: String, what: &str, key: IdempotencyKey) -> Result<(), ApiError> {
+    let path = format!("/v1/agents/{}/{what}", query::escape(&id));
+    api::change("POST", &path, None, &key).await.map(drop)
+}
+
+/// How far a drain is.
+fn drain_text(agent: &AgentView) -> Option<String> {
+    let drain = agent.drain.as_ref()?;
+    let progress = match agent.tasks {
+        0 => "no task is left".to_owned(),
+        1 => "1 task left".to_owned(),
+        tasks => format!("{tasks} tasks left"),
+    };
+    let window = drain
+        .window
+        .map(|window| format!(", for maintenance {window}"));
+    let gone = drain.mark_gone.then_some(", then given up for good");
+    Some(format!(
+        "{progress}{}{}",
+        window.unwrap_or_default(),
+        gone.unwrap_or_default()
+    ))
 }
 
 #[component]
@@ -100,6 +181,9 @@ fn AgentDetails(agent: Signal<AgentView>) -> impl IntoView {
             <Detail term="Status">
                 <StatePill state=state/>
             </Detail>
+            <Show when=move || agent.with(|agent| agent.drain.is_some())>
+                <Detail term="Drain">{move || agent.with(drain_text)}</Detail>
+            </Show>
             <Detail term="Hostname">{move || agent.read().hostname.clone()}</Detail>
             <Detail term="Living tasks">{move || agent.read().tasks}</Detail>
             <Detail term="Ports">{ports}</Detail>

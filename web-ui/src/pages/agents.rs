@@ -75,6 +75,7 @@ fn AgentRow(agent: Signal<AgentView>) -> impl IntoView {
             </th>
             <td>
                 <StatePill state=state/>
+                <span class="sub">{move || agent.with(drain_left)}</span>
             </td>
             <td class="bar-column">
                 <BarCell resource=Resource::Cpus share=share(Resource::Cpus)/>
@@ -91,6 +92,12 @@ fn AgentRow(agent: Signal<AgentView>) -> impl IntoView {
             </td>
         </tr>
     }
+}
+
+/// What is left of a drain.
+fn drain_left(agent: &AgentView) -> Option<String> {
+    let left = agent.drain.is_some() && agent.tasks > 0;
+    left.then(|| format!("{} left", amounts::count(agent.tasks)))
 }
 
 /// An agent's share of one resource.
