@@ -54,6 +54,11 @@ pub enum Command {
         #[arg(long)]
         wait: bool,
     },
+    /// End what an agent still runs of a time that a restored backup does not know
+    EndHeld {
+        /// Its id such as a1
+        agent: AgentId,
+    },
     /// Give up an agent for good, because its machine never comes back
     ///
     /// Its tasks end as `gone`. If it comes back all the same, it ends what it runs and is refused.
@@ -73,6 +78,9 @@ pub async fn run(command: Command, client: &Client, format: Format) -> Result<()
         }
         Command::Reactivate { agent } => {
             changed(&client.change_agent(agent, "reactivate").await?, format)
+        }
+        Command::EndHeld { agent } => {
+            changed(&client.change_agent(agent, "end-held").await?, format)
         }
         Command::Gone { agent } => changed(&client.change_agent(agent, "gone").await?, format),
         Command::Drain {
@@ -138,6 +146,7 @@ fn standing(agent: &AgentView) -> String {
             format!("{status}, draining, {}", left(agent))
         }
         AgentStatus::Unreachable | AgentStatus::Gone => status.to_owned(),
+        _ if agent.held > 0 => format!("{status}, holds {} unknown", agent.held),
         _ if agent.connected => status.to_owned(),
         _ => format!("{status}, away"),
     }

@@ -10,6 +10,7 @@ use tepui_types::{Bytes, Digest};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::client::Client;
+use crate::download::Download;
 use crate::output::{self, Columns, Format};
 use crate::progress::Transfer;
 
@@ -110,26 +111,12 @@ async fn get(digest: &Digest, to: &Path, client: &Client) -> Result<()> {
         stdout.flush().await?;
         return Ok(());
     }
-    let failed = || format!("failed to write {}", to.display());
-    // Written beside and renamed, so that a file under this name is always whole.
-    let mut beside = to.as_os_str().to_owned();
-    beside.push(".part");
-    let beside = PathBuf::from(beside);
-    let mut file = tokio::fs::File::create(&beside)
-        .await
-        .with_context(failed)?;
-    let mut hasher = sha2::Sha256::new();
-    while let Some(chunk) = bytes.next().await {
-        let chunk = chunk?;
-        hasher.update(&chunk);
-        file.write_all(&chunk).await.with_context(failed)?;
-    }
-    file.flush().await.with_context(failed)?;
-    if Digest(hasher.finalize().into()) != *digest {
-        let _ = tokio::fs::remove_file(&beside).await;
+    let download = Download::receive(bytes, to).await?;
+    if download.digest != *digest {
+        download.drop().await;
         bail!("what the master sent does not have the digest {digest}; try again");
     }
-    tokio::fs::rename(&beside, to).await.with_context(failed)
+    download.keep().await
 }
 
 #[cfg(test)]

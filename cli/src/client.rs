@@ -18,7 +18,7 @@ use tokio_util::io::ReaderStream;
 
 use crate::progress::Transfer;
 
-pub use calls::{LogStream, TaskFilter};
+pub use calls::{ByteStream, LogStream, TaskFilter};
 
 mod calls;
 mod events;

@@ -17,8 +17,10 @@ use crate::output::Format;
 mod agent;
 mod amounts;
 mod artifact;
+mod backup;
 mod client;
 mod dev;
+mod download;
 mod events;
 mod explain;
 mod framework;
@@ -95,6 +97,10 @@ enum Command {
     /// Stored programs
     #[command(subcommand)]
     Artifact(artifact::Command),
+    /// Write the cluster's state and artifacts into one file
+    Backup(backup::Backup),
+    /// Make an empty folder the first master's of a cluster that begins again from a backup
+    Restore(backup::Restore),
     /// The whole cluster at a glance
     Status,
     /// What changes, as it happens
@@ -149,6 +155,8 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Master(command) => master::run(command, &client, format).await?,
         Command::Framework(command) => framework::run(command, &client, format).await?,
         Command::Artifact(command) => artifact::run(command, &client, format).await?,
+        Command::Backup(options) => backup::backup(options, &client, format).await?,
+        Command::Restore(options) => backup::restore(&options)?,
         Command::Status => status::run(&client, format).await?,
         Command::Events(options) => events::run(options, &client, format).await?,
         Command::Explain(options) => explain::run(options, &client, format).await?,

@@ -112,6 +112,11 @@ pub enum Command {
         /// Whether the agent is gone at the end.
         mark_gone: bool,
     },
+    /// End what an agent still runs of a time that a restore has lost.
+    EndHeld {
+        /// Which.
+        agent: AgentId,
+    },
     /// An agent never comes back.
     MarkAgentGone {
         /// Which.

@@ -26,6 +26,9 @@ pub fn offerable(state: &State, agent: AgentId) -> Result<Resources, Reason> {
         ));
     };
     let why = match record.standing() {
+        AgentStatus::Active if !record.held.tasks.is_empty() => {
+            "runs tasks that the restored backup does not know"
+        }
         AgentStatus::Active => return Ok(record.free()),
         AgentStatus::Unreachable => "is unreachable",
         AgentStatus::Deactivated => "is deactivated",

@@ -33,6 +33,7 @@ pub mod maintenance;
 pub mod masters;
 pub mod operations;
 pub mod reports;
+pub mod restore;
 pub mod snapshot;
 pub mod specs;
 pub mod tasks;
@@ -47,6 +48,7 @@ use frameworks::Framework;
 use idempotency::Answers;
 use maintenance::Window;
 use masters::Master;
+use restore::Restores;
 use specs::{SpecKey, Specs};
 use tasks::Task;
 
@@ -81,6 +83,8 @@ pub struct State {
     /// Maintenance windows that are planned or have begun.
     pub windows: OrdMap<WindowId, Arc<Window>>,
     deadlines: Deadlines,
+    /// Whether it once began again from a backup.
+    pub restores: Restores,
     /// Frameworks, by id.
     pub frameworks: OrdMap<FrameworkId, Arc<Framework>>,
     names: OrdMap<String, FrameworkId>,
@@ -120,6 +124,7 @@ impl State {
             next_window: 1,
             windows: OrdMap::new(),
             deadlines: Deadlines::new(),
+            restores: Restores::default(),
             frameworks: OrdMap::new(),
             names: OrdMap::new(),
             tasks: OrdMap::new(),
@@ -213,6 +218,7 @@ impl State {
                 };
                 self.drain_agent(context, *agent, drain, expected)
             }
+            Command::EndHeld { agent } => self.end_held(context, *agent),
             Command::MarkAgentGone { agent } => self.mark_agent_gone(context, *agent, expected),
             Command::ScheduleMaintenance(plan) => self.schedule_maintenance(context, plan),
             Command::CancelMaintenance { window } => {

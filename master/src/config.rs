@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::backup::restore::Restore;
 use crate::frameworks::compiler::process::Compilation;
 use crate::masters::address;
 use crate::masters::founding::Way;
@@ -93,6 +94,8 @@ pub struct Args {
 /// What a master starts its own program for.
 #[derive(Debug, Clone, clap::Subcommand)]
 pub enum Command {
+    /// Make an empty folder a master's, from a backup.
+    Restore(Restore),
     /// Compile the component on standard input.
     #[command(hide = true)]
     CompileComponent(Compilation),

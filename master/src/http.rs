@@ -20,6 +20,7 @@ use crate::http::error::ApiError;
 
 pub mod agents;
 pub mod artifacts;
+pub mod backup;
 pub mod body;
 pub mod candidate;
 pub mod cluster;
@@ -58,6 +59,7 @@ pub fn router(master: Arc<Master>) -> Router {
         .route("/agents/{id}/reactivate", post(agents::reactivate))
         .route("/agents/{id}/drain", post(agents::drain))
         .route("/agents/{id}/gone", post(agents::gone))
+        .route("/agents/{id}/end-held", post(agents::end_held))
         .route(
             "/maintenance",
             get(maintenance::list).post(maintenance::schedule),
@@ -84,6 +86,7 @@ pub fn router(master: Arc<Master>) -> Router {
         .route("/tasks/{id}/kill", post(tasks::kill))
         .route("/tasks/{id}/logs/{output}", get(logs::follow))
         .route("/artifacts", get(artifacts::list))
+        .route("/backup", get(backup::send))
         .route("/events", get(events::follow))
         .route("/masters", get(masters::list).post(masters::add))
         .route("/masters/{id}", delete(masters::remove))

@@ -20,6 +20,7 @@ use tokio::sync::watch;
 
 pub mod agents;
 pub mod artifacts;
+pub mod backup;
 pub mod clock;
 pub mod config;
 pub mod error;

@@ -1,5 +1,5 @@
-//! `tepui-master`: parses its flags and runs a master until it is told to stop, or one compilation
-//! for such a master.
+//! `tepui-master`: parses its flags and runs a master until it is told to stop, or does one thing for
+//! such a master: a compilation, a restore.
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
@@ -11,8 +11,12 @@ use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    if let Some(Command::CompileComponent(compilation)) = &args.command {
-        return ended(compilation.run());
+    match &args.command {
+        Some(Command::CompileComponent(compilation)) => return ended(compilation.run()),
+        Some(Command::Restore(restore)) => {
+            return ended(restore.run().map(|()| ExitCode::SUCCESS));
+        }
+        None => {}
     }
     let filter = EnvFilter::try_from_env("TEPUI_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()

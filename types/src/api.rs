@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod artifact;
+pub mod backup;
 pub mod cluster;
 pub mod demand;
 pub mod event;

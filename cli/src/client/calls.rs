@@ -254,6 +254,11 @@ impl Client {
         self.stream(&format!("/v1/artifacts/{digest}"), &[]).await
     }
 
+    /// The whole cluster as an archive.
+    pub async fn backup(&self) -> Result<ByteStream<'_>> {
+        self.stream("/v1/backup", &[]).await
+    }
+
     /// Hands a job to batch.
     pub async fn submit(&self, job: &JobRequest) -> Result<JobView> {
         self.change(Method::POST, "/frameworks/batch/jobs", Some(job))

@@ -19,6 +19,7 @@ use crate::outcome::{Accepted, Outcome, Rejection};
 use crate::state::State;
 use crate::state::context::Context;
 use crate::state::drains::Mode;
+use crate::state::restore::Held;
 
 /// One agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +40,8 @@ pub struct Agent {
     pub used: Resources,
     /// Its living tasks, oldest first.
     pub tasks: OrdSet<OperationId>,
+    /// What it runs of a time that a restore has lost.
+    pub held: Held,
     /// When it first registered.
     pub registered_at: Timestamp,
     /// Log index of its last change.
@@ -78,7 +81,13 @@ impl State {
         let id = match (self.nonces.get(&nonce).copied(), claimed) {
             (Some(known), None) => known,
             (Some(known), Some(claimed)) if known == claimed => known,
-            (None, None) => self.mint_agent(context, nonce, info)?,
+            (None, None) => {
+                let id = AgentId(self.next_agent);
+                self.add_agent(context, id, nonce, info)?
+            }
+            (None, Some(claimed)) if self.is_lost_agent(claimed) => {
+                self.add_agent(context, claimed, nonce, info)?
+            }
             (None, Some(claimed)) if self.was_agent(claimed) => {
                 return Err(Rejection::Gone(format!(
                     "agent {claimed} was given up for good, and what it ran is run elsewhere: \
@@ -97,9 +106,10 @@ impl State {
         Ok(Accepted::Agent { agent: id })
     }
 
-    fn mint_agent(
+    fn add_agent(
         &mut self,
         context: &Context,
+        id: AgentId,
         nonce: u128,
         info: &AgentInfo,
     ) -> Result<AgentId, Rejection> {
@@ -108,8 +118,7 @@ impl State {
                 "the cluster has {MAX_AGENTS} agents, its most"
             )));
         }
-        let id = AgentId(self.next_agent);
-        self.next_agent += 1;
+        self.next_agent = self.next_agent.max(id.0 + 1);
         self.nonces.insert(nonce, id);
         let agent = Agent {
             id,
@@ -120,6 +129,7 @@ impl State {
             mode: Mode::Open,
             used: Resources::default(),
             tasks: OrdSet::new(),
+            held: Held::default(),
             registered_at: context.now,
             revision: context.index,
         };
@@ -147,6 +157,7 @@ impl State {
 
     /// Compares the log's view of an agent's tasks with the agent's own, both ways.
     fn compare_tasks(&mut self, context: &mut Context, id: AgentId, reports: &[StatusReport]) {
+        self.hold_anew(id);
         self.take_reports(context, id, reports);
         let Some(agent) = self.agents.get(&id) else {
             return;
@@ -194,7 +205,7 @@ impl State {
             .tasks
             .iter()
             .filter_map(|operation| self.tasks.get(operation));
-        tasks
+        let effects = tasks
             .flat_map(|task| match (task.status.state, task.kill) {
                 // The launch may not have arrived either, and an agent ends only
                 // what it knows; one that it knows is not launched again.
@@ -209,8 +220,8 @@ impl State {
                 (TaskState::Staging, None) => [self.launch_effect(task), None],
                 _ => [None, None],
             })
-            .flatten()
-            .collect()
+            .flatten();
+        effects.chain(agent.held.owed()).collect()
     }
 
     pub(super) fn mark_agent_unreachable(&mut self, context: &mut Context, id: AgentId) -> Outcome {

@@ -282,7 +282,7 @@ impl State {
         context.check_revision(expected, agent.revision)
     }
 
-    fn agent_changed(&self, id: AgentId) -> Outcome {
+    pub(super) fn agent_changed(&self, id: AgentId) -> Outcome {
         let revision = self.agents.get(&id).map_or(0, |agent| agent.revision);
         Ok(changed(id, revision))
     }

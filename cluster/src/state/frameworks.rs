@@ -112,7 +112,7 @@ impl Framework {
         self.tasks.len() + self.unseen_ends
     }
 
-    fn new(id: FrameworkId, info: &FrameworkInfo, context: &Context) -> Self {
+    fn new(id: FrameworkId, info: &FrameworkInfo, first_attempt: u64, context: &Context) -> Self {
         Self {
             id,
             info: Arc::new(info.clone()),
@@ -128,7 +128,7 @@ impl Framework {
             timers: OrdMap::new(),
             demands: OrdMap::new(),
             suppressed: false,
-            next_attempt: 0,
+            next_attempt: first_attempt,
             used: ResourceRequest::default(),
             tasks: OrdSet::new(),
             pending: OrdSet::new(),
@@ -177,7 +177,7 @@ impl State {
         }
         let id = FrameworkId(self.next_framework);
         self.next_framework += 1;
-        let framework = Framework::new(id, info, context);
+        let framework = Framework::new(id, info, self.first_attempt(), context);
         context.event(framework.event());
         context.changes.frameworks.insert(id);
         self.names.insert(info.name.clone(), id);

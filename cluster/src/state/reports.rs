@@ -42,6 +42,9 @@ impl State {
     }
 
     fn take_report(&mut self, context: &mut Context, agent: AgentId, report: &StatusReport) {
+        if self.is_of_lost_time(&report.task) {
+            return self.hold(context, agent, report);
+        }
         let known = self.task(&report.task).filter(|task| task.agent == agent);
         let Some(task) = known.filter(|task| task.is_living()) else {
             // The log knows of no such task, or that it has ended: whatever

@@ -19,6 +19,7 @@ use super::frameworks::Framework;
 use super::idempotency::Answer;
 use super::maintenance::Window;
 use super::masters::Master;
+use super::restore::Restores;
 use super::tasks::Task;
 use super::{LivingNames, State, TaskIndex};
 
@@ -40,6 +41,7 @@ struct SnapshotV1 {
     gone: Vec<Arc<GoneAgent>>,
     next_window: u64,
     windows: Vec<Arc<Window>>,
+    restores: Restores,
     frameworks: Vec<Arc<Framework>>,
     specs: Vec<(Arc<TaskSpec>, u64)>,
     tasks: Vec<Arc<Task>>,
@@ -66,6 +68,7 @@ impl State {
             gone: self.gone.values().cloned().collect(),
             next_window: self.next_window,
             windows: self.windows.values().cloned().collect(),
+            restores: self.restores.clone(),
             frameworks: self.frameworks.values().cloned().collect(),
             specs: self
                 .specs
@@ -145,6 +148,7 @@ impl From<SnapshotV1> for State {
             next_window: snapshot.next_window,
             windows,
             deadlines,
+            restores: snapshot.restores,
             frameworks: snapshot.frameworks.into_iter().map(framework_key).collect(),
             names,
             tasks: snapshot

@@ -6,5 +6,6 @@ mod golden;
 mod masters;
 mod operators;
 mod properties;
+mod restore;
 mod rules;
 mod support;

@@ -154,6 +154,22 @@ pub async fn drain(
     change(&master, caller, agent, command).await
 }
 
+/// Ends the tasks that an agent runs of a time that a restored backup does not know.
+#[utoipa::path(post, path = "/v1/agents/{id}/end-held", tag = "agents",
+    params(("id" = AgentId, Path)),
+    responses(
+        (status = 200, body = AgentView),
+        (status = 404, body = Problem),
+        (status = 409, description = "It holds none", body = Problem),
+    ))]
+pub async fn end_held(
+    Extract(master): Extract<Arc<Master>>,
+    caller: Caller,
+    ApiPath(agent): ApiPath<AgentId>,
+) -> Result<Response, ApiError> {
+    change(&master, caller, agent, Command::EndHeld { agent }).await
+}
+
 /// Gives up an agent for good: its tasks end as `gone`, and it is refused if it comes back.
 #[utoipa::path(post, path = "/v1/agents/{id}/gone", tag = "agents",
     params(("id" = AgentId, Path)),
@@ -211,6 +227,7 @@ fn view(master: &Master, agent: &Agent) -> AgentView {
             .with(|allocator| allocator.offered_on(agent.id)),
         attributes: agent.info.attributes.clone(),
         tasks: agent.tasks.len() as u64,
+        held: agent.held.tasks.len() as u64,
         version: agent.info.version.clone(),
         registered_at: agent.registered_at,
         revision: agent.revision,

@@ -7,6 +7,7 @@ use tepui_cluster::Rejection;
 use tepui_types::api::problem::{self, Problem};
 
 use crate::artifacts::ArtifactError;
+use crate::backup::BackupError;
 use crate::frameworks::compiler::CompileError;
 use crate::frameworks::{ComponentError, RequestError};
 use crate::identity::IdentityError;
@@ -54,6 +55,9 @@ pub enum ApiError {
     /// The artifact store refused.
     #[error(transparent)]
     Artifact(#[from] ArtifactError),
+    /// There is no backup now.
+    #[error(transparent)]
+    Backup(#[from] BackupError),
     /// The bytes are not a framework.
     #[error(transparent)]
     Component(#[from] ComponentError),
@@ -105,6 +109,12 @@ impl ApiError {
             Self::Propose(error) => propose_kind(error),
             Self::Rejected(rejection) => rejection_kind(rejection),
             Self::Artifact(error) => artifact_kind(error),
+            Self::Backup(BackupError::Missing(_)) => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "unavailable",
+                "Not available now",
+            ),
+            Self::Backup(BackupError::Artifact(error)) => artifact_kind(error),
             Self::Component(error) => component_kind(error),
             Self::Framework(error) => framework_kind(error),
             Self::Internal(_) => (

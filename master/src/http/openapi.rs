@@ -4,7 +4,8 @@ use axum::Json;
 use utoipa::OpenApi;
 
 use crate::http::{
-    agents, artifacts, cluster, demands, events, frameworks, logs, maintenance, masters, tasks,
+    agents, artifacts, backup, cluster, demands, events, frameworks, logs, maintenance, masters,
+    tasks,
 };
 
 #[derive(OpenApi)]
@@ -24,6 +25,7 @@ use crate::http::{
         agents::reactivate,
         agents::drain,
         agents::gone,
+        agents::end_held,
         maintenance::list,
         maintenance::schedule,
         maintenance::cancel,
@@ -45,6 +47,7 @@ use crate::http::{
         artifacts::list,
         artifacts::put,
         artifacts::get,
+        backup::send,
         events::follow,
     )
 )]

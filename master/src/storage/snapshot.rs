@@ -50,15 +50,25 @@ pub fn write(
     image: NewSnapshot,
     bytes: &[u8],
 ) -> Result<SnapshotRecord, StorageError> {
+    let mut batch = Batch::default();
+    let record = prepare(storage, &mut batch, image, bytes)?;
+    storage.write(batch, Durability::Synced)?;
+    Ok(record)
+}
+
+/// Writes an image but for its record, which it adds to a batch.
+pub fn prepare(
+    storage: &Storage,
+    batch: &mut Batch,
+    image: NewSnapshot,
+    bytes: &[u8],
+) -> Result<SnapshotRecord, StorageError> {
     // The pieces go around the write-ahead log, which the log's thread syncs at every commit.
     for (number, chunk) in (0..).zip(bytes.chunks(CHUNK_BYTES)) {
         write_chunk(storage, image.index, number, chunk)?;
     }
     storage.flush(Family::Snapshot)?;
-    let mut batch = Batch::default();
-    let record = put_record(&mut batch, image, bytes.len());
-    storage.write(batch, Durability::Synced)?;
-    Ok(record)
+    Ok(put_record(batch, image, bytes.len()))
 }
 
 /// Adds the image that every founder starts from to a batch: a cluster in which nothing has

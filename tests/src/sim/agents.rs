@@ -235,6 +235,8 @@ impl World {
             cluster: machine.identity.map(|(cluster, _)| cluster),
             agent: machine.identity.map(|(_, agent)| agent),
             nonce: machine.nonce,
+            // No folder is copied here.
+            process: machine.nonce,
             info: info(number),
             tasks: process.agent.hello_tasks(),
         });

@@ -6,6 +6,8 @@
 
 /// What operators do with agents.
 mod agents_operations;
+/// All masters are lost, and there is a backup.
+mod backup;
 /// What others send that cannot be: refused clearly, and nothing else suffers.
 mod bad_input;
 /// Bodies that are too large.

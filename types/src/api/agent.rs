@@ -40,6 +40,10 @@ pub struct AgentView {
     pub attributes: BTreeMap<String, String>,
     /// Living tasks.
     pub tasks: u64,
+    /// Tasks that it runs of a time that a restored backup does not know: nothing
+    /// is placed on it before they end.
+    #[serde(default)]
+    pub held: u64,
     /// Its release.
     pub version: String,
     /// When it first registered.

@@ -1,0 +1,60 @@
+//! Bytes from a master on their way into a file.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use futures::StreamExt;
+use sha2::Digest as _;
+use tepui_types::Digest;
+use tokio::io::AsyncWriteExt;
+
+use crate::client::ByteStream;
+
+/// Writes all bytes beside `to`, and gives their digest if they came whole.
+pub struct Download {
+    beside: PathBuf,
+    to: PathBuf,
+    /// Their SHA-256.
+    pub digest: Digest,
+    /// How many.
+    pub size: u64,
+}
+
+impl Download {
+    /// Reads to the end.
+    pub async fn receive(mut bytes: ByteStream<'_>, to: &Path) -> Result<Self> {
+        // Written beside and renamed, so that a file under this name is always whole.
+        let mut beside = to.as_os_str().to_owned();
+        beside.push(".part");
+        let beside = PathBuf::from(beside);
+        let failed = || format!("failed to write {}", to.display());
+        let mut file = tokio::fs::File::create(&beside)
+            .await
+            .with_context(failed)?;
+        let (mut hasher, mut size) = (sha2::Sha256::new(), 0);
+        while let Some(chunk) = bytes.next().await {
+            let chunk = chunk?;
+            hasher.update(&chunk);
+            size += chunk.len() as u64;
+            file.write_all(&chunk).await.with_context(failed)?;
+        }
+        file.sync_all().await.with_context(failed)?;
+        Ok(Self {
+            beside,
+            to: to.to_owned(),
+            digest: Digest(hasher.finalize().into()),
+            size,
+        })
+    }
+
+    /// Gives the file its name.
+    pub async fn keep(self) -> Result<()> {
+        let renamed = tokio::fs::rename(&self.beside, &self.to).await;
+        renamed.with_context(|| format!("failed to write {}", self.to.display()))
+    }
+
+    /// Removes it: these are not the bytes that were wanted.
+    pub async fn drop(self) {
+        let _ = tokio::fs::remove_file(&self.beside).await;
+    }
+}

@@ -1,0 +1,128 @@
+//! A cluster is lost with all its masters, and begins again from a backup.
+
+use std::process::Command;
+
+use anyhow::{Context, ensure};
+use tepui_tests::process;
+use tepui_tests::{Cluster, Job, eventually};
+use tepui_types::TaskState;
+use tepui_types::api::job::JobState;
+
+use super::Result;
+
+fn tepui(cluster: &Cluster, args: &[&str]) -> anyhow::Result<(bool, String)> {
+    let output = Command::new(process::program("tepui")?)
+        .env("TEPUI_MASTER", cluster.url())
+        .args(args)
+        .output()?;
+    let said = [output.stdout, output.stderr].concat();
+    Ok((
+        output.status.success(),
+        String::from_utf8_lossy(&said).into_owned(),
+    ))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restored_cluster_goes_on_and_holds_what_it_does_not_know() -> Result {
+    let mut cluster = Cluster::new().agents(2).start().await?;
+    let client = cluster.client().clone();
+    let file = cluster.dir().join("backup.tar").display().to_string();
+    let artifact = cluster.guest("tasks/hello.wasm").await?;
+    client.run(&Job::command(["true"]).name("done")).await?;
+    let sleep = |name: &str| Job::command(["sleep", "1000"]).name(name);
+    client.submit(&sleep("known")).await?;
+    let known = client.running("known").await;
+    let (ok, said) = tepui(&cluster, &["backup", &file])?;
+    assert!(ok, "{said}");
+    client.submit(&sleep("unknown")).await?;
+    let unknown = client.running("unknown").await;
+    let host = client.task(&unknown).await?.agent;
+
+    cluster.kill_master();
+    let dir = cluster.master_dir();
+    std::fs::rename(&dir, cluster.dir().join("lost"))?;
+    let listen = cluster.url().trim_start_matches("http://").to_owned();
+    let into = dir.display().to_string();
+    let restore = ["restore", &file, "--dir", &into, "--listen", &listen];
+    let (ok, said) = tepui(&cluster, &restore)?;
+    assert!(ok, "{said}");
+    let (ok, said) = tepui(&cluster, &restore)?;
+    assert!(!ok && said.contains("empty folder"), "{said}");
+    cluster.start_master().await?;
+
+    let client = cluster.client();
+    assert_eq!(client.job("done").await?.state, JobState::Finished);
+    let agents = eventually("both agents are back", async || {
+        let agents = client.agents().await?;
+        ensure!(agents.iter().all(|agent| agent.connected), "{agents:?}");
+        Ok(agents)
+    })
+    .await;
+    assert_eq!(client.task(&known).await?.status.state, TaskState::Running);
+    let held = agents.iter().find(|agent| agent.id == host);
+    let held = held.context("the agent")?;
+    assert_eq!(held.held, 1, "{held:?}");
+    assert!(client.job("unknown").await.is_err(), "the log never had it");
+    // Work goes on elsewhere, under names that were used in the lost time.
+    let again = Job::wasm(artifact, &[]).name("unknown").count(3);
+    let job = client.run(&again).await?;
+    assert_eq!((job.state, job.finished), (JobState::Finished, 3));
+    let tasks = client.tasks("").await?;
+    let mut placed = tasks
+        .iter()
+        .filter(|task| task.id.name.as_str().starts_with("unknown-"));
+    assert!(placed.all(|task| task.agent != host), "{tasks:?}");
+
+    let (ok, said) = tepui(&cluster, &["agent", "end-held", &host.to_string()])?;
+    assert!(ok, "{said}");
+    eventually("the agent has ended it", async || {
+        let agents = client.agents().await?;
+        ensure!(agents.iter().all(|agent| agent.held == 0), "{agents:?}");
+        Ok(())
+    })
+    .await;
+    assert_eq!(client.task(&known).await?.status.state, TaskState::Running);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_whole_backup_is_not_restored() -> Result {
+    let cluster = Cluster::new().start().await?;
+    let file = cluster.dir().join("backup.tar");
+    let (ok, said) = tepui(&cluster, &["backup", &file.display().to_string()])?;
+    assert!(ok, "{said}");
+    let whole = std::fs::read(&file)?;
+    let mut garbled = whole.clone();
+    // Within the state, or an artifact.
+    let middle = garbled.len() / 2;
+    garbled[middle] ^= 1;
+    let newer = String::from_utf8_lossy(&whole[..1024]).contains("\"format\": 1");
+    assert!(newer, "the manifest comes first");
+    let mut newer = whole.clone();
+    let text = b"\"format\": 1";
+    let at = newer.windows(text.len()).position(|bytes| bytes == text);
+    newer[at.context("the format")? + text.len() - 1] = b'9';
+    let cut = &whole[..whole.len() / 2];
+    for (number, (bytes, word)) in [
+        (&b"this is no archive"[..], "tepui backup"),
+        (cut, "tepui backup"),
+        (&garbled, "tepui backup"),
+        (&newer, "later"),
+        (&[], "tepui backup"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let file = cluster.dir().join(format!("bad-{number}.tar"));
+        std::fs::write(&file, bytes)?;
+        let dir = cluster.dir().join(format!("into-{number}"));
+        let (dir_text, file) = (dir.display().to_string(), file.display().to_string());
+        let (ok, said) = tepui(&cluster, &["restore", &file, "--dir", &dir_text])?;
+        assert!(
+            !ok && said.contains(word) && (said.contains("error") || said.contains(&file)),
+            "{number}: {said}"
+        );
+        assert!(!dir.join("cluster").exists(), "{number}: nothing counts");
+    }
+    Ok(())
+}
