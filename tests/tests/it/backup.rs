@@ -29,12 +29,12 @@ async fn a_restored_cluster_goes_on_and_holds_what_it_does_not_know() -> Result 
     let file = cluster.dir().join("backup.tar").display().to_string();
     let artifact = cluster.guest("tasks/hello.wasm").await?;
     client.run(&Job::command(["true"]).name("done")).await?;
-    let sleep = |name: &str| Job::command(["sleep", "1000"]).name(name);
-    client.submit(&sleep("known")).await?;
+    let long = |name: &str| Job::command(["sleep", "1000"]).name(name);
+    client.submit(&long("known")).await?;
     let known = client.running("known").await;
     let (ok, said) = tepui(&cluster, &["backup", &file])?;
     assert!(ok, "{said}");
-    client.submit(&sleep("unknown")).await?;
+    client.submit(&long("unknown")).await?;
     let unknown = client.running("unknown").await;
     let host = client.task(&unknown).await?.agent;
 
