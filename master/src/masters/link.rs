@@ -120,6 +120,11 @@ impl Link {
         &self.url
     }
 
+    /// How far this master is.
+    pub fn applied(&self) -> u64 {
+        self.ours.view.applied()
+    }
+
     /// Dials, and is welcomed.
     pub async fn connect(&self) -> Result<Connection, LinkError> {
         let request = self

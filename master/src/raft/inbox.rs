@@ -42,8 +42,8 @@ pub enum Event {
     Step(Vec<Message>),
     /// These peers did not get what was sent last.
     Unreachable(BTreeSet<NodeId>),
-    /// A peer says that this master is no member.
-    Disowned,
+    /// A peer that is as far as this, or further, says that this master is no member.
+    Disowned(u64),
     /// A member that the table does not have yet, and where it is.
     Introduced(NodeId, String),
     /// Something that an operator wants of raft itself.
@@ -84,7 +84,7 @@ struct Waiting {
     messages: Vec<Message>,
     message_bytes: usize,
     unreachable: BTreeSet<NodeId>,
-    disowned: bool,
+    disowned: Option<u64>,
     introduced: BTreeMap<NodeId, String>,
     orders: VecDeque<Order>,
     snapshot: Option<Result<SnapshotRecord, StorageError>>,
@@ -169,9 +169,11 @@ impl Inbox {
         self.filled.notify_one();
     }
 
-    /// A peer says that this master is no member.
-    pub fn disowned(&self) {
-        self.waiting().disowned = true;
+    /// A peer says that this master is no member, and is at least as far as this master was then.
+    pub fn disowned(&self, index: u64) {
+        let mut waiting = self.waiting();
+        waiting.disowned = waiting.disowned.max(Some(index));
+        drop(waiting);
         self.filled.notify_one();
     }
 
@@ -270,8 +272,8 @@ impl Waiting {
         if !self.unreachable.is_empty() {
             return Some(Event::Unreachable(mem::take(&mut self.unreachable)));
         }
-        if mem::take(&mut self.disowned) {
-            return Some(Event::Disowned);
+        if let Some(index) = self.disowned.take() {
+            return Some(Event::Disowned(index));
         }
         if let Some((peer, url)) = self.introduced.pop_first() {
             return Some(Event::Introduced(peer, url));

@@ -80,6 +80,7 @@ impl<W: World> Member<W> {
         self.since_snapshot = Since::default();
         self.applier.install(state, index);
         self.follow_masters();
+        self.note_members();
         tracing::info!(index, "started anew from the leader's image");
         Ok(())
     }

@@ -45,9 +45,9 @@ pub struct Member<W: World> {
     pub(super) leadership: watch::Sender<Leadership>,
     /// Raft's configuration, for others to see.
     pub(super) members: Arc<ArcSwap<BTreeSet<NodeId>>>,
-    /// Whether this master ever was one of them: who was and is not has been removed.
-    pub(super) was_member: bool,
-    /// Whether a peer has said that it is none.
+    /// Where this master was first seen to be one of them: who was and is not has been removed.
+    pub(super) member_since: Option<u64>,
+    /// Whether a peer has said that it has been.
     pub(super) is_disowned: bool,
     /// Where the last command stands that takes a master out of the table.
     pub(super) forgetting: u64,
@@ -87,7 +87,7 @@ impl<W: World> Member<W> {
             awaiting_leader: Vec::new(),
             leadership,
             members: Arc::default(),
-            was_member: false,
+            member_since: None,
             is_disowned: false,
             forgetting: 0,
             ticks: 0,
@@ -123,7 +123,7 @@ impl<W: World> Member<W> {
             Event::ReadIndex(readers) => self.on_read_index(readers),
             Event::Step(messages) => self.on_step(messages),
             Event::Unreachable(peers) => self.on_unreachable(peers),
-            Event::Disowned => self.on_disowned(),
+            Event::Disowned(index) => self.on_disowned(index),
             Event::Introduced(peer, url) => self.world.introduce(peer, url),
             Event::Order(order) => self.on_order(order),
             Event::Tick => self.on_tick(),
@@ -280,7 +280,9 @@ impl<W: World> Member<W> {
         let all = members.voters.iter().chain(&members.voters_outgoing);
         let all = all.chain(&members.learners).copied().map(NodeId);
         let all: BTreeSet<NodeId> = all.collect();
-        self.was_member |= all.contains(&NodeId(self.raw.raft.id));
+        if self.member_since.is_none() && all.contains(&NodeId(self.raw.raft.id)) {
+            self.member_since = Some(self.applier.applied);
+        }
         self.members.store(Arc::new(all));
     }
 

@@ -42,8 +42,9 @@ pub struct MemberProgress {
     pub active: bool,
 }
 
-/// One step towards what the table says, the most urgent first: a dead member goes before a new one
-/// votes, since each voter more is one more that must be up.
+/// One step towards what the table says. A dead member goes before a new one votes, since each voter
+/// more is one more that must be up; and a new one votes before one that is up goes, since whoever
+/// stays must be enough to commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
     Learn(u64),
@@ -102,20 +103,45 @@ impl<W: World> Member<W> {
         if let Some(unknown) = unknown {
             return Some(Step::Learn(unknown.id.0));
         }
+        let own = self.raw.raft.id;
         let all = members.voters.iter().chain(&members.learners).copied();
-        let gone: Vec<_> = all.filter(|id| !self.is_listed(*id)).collect();
-        if let Some(other) = gone.iter().find(|id| **id != self.raw.raft.id) {
-            return Some(Step::Leave(*other));
+        let gone: Vec<u64> = all.filter(|id| !self.is_listed(*id)).collect();
+        let may_leave = |id: &&u64| **id != own && self.may_leave(**id);
+        let mut leaving = gone.iter().filter(may_leave);
+        if let Some(dead) = leaving.clone().find(|id| !self.is_active(**id)) {
+            return Some(Step::Leave(*dead));
         }
-        if !gone.is_empty() {
-            return self.heir().map(Step::HandOver);
-        }
-        let caught_up = members.learners.iter().find(|id| self.has_caught_up(**id));
-        if let Some(learner) = caught_up {
+        let mut learners = members.learners.iter().filter(|id| self.is_listed(**id));
+        if let Some(learner) = learners.find(|id| self.has_caught_up(**id)) {
             return Some(Step::Vote(*learner));
         }
-        let left = state.masters.values().find(|master| master.is_leaving);
+        if let Some(other) = leaving.next() {
+            return Some(Step::Leave(*other));
+        }
+        if gone.contains(&own) {
+            return self.heir().map(Step::HandOver);
+        }
+        let mut leaving = state.masters.values().filter(|master| master.is_leaving);
+        let left = leaving.find(|master| !is_member(master.id.0));
         left.map(|master| Step::Forget(master.id.0))
+    }
+
+    /// Whether those who stay when this member leaves can still commit: one that is up does not go
+    /// while one that is down would be needed in its place.
+    fn may_leave(&self, id: u64) -> bool {
+        let voters = &self.raw.store().members().voters;
+        if !voters.contains(&id) {
+            return true;
+        }
+        let rest: Vec<u64> = voters.iter().copied().filter(|it| *it != id).collect();
+        let active = rest.iter().filter(|id| self.is_active(**id)).count();
+        2 * active > rest.len()
+    }
+
+    /// Whether a member was heard of lately.
+    fn is_active(&self, id: u64) -> bool {
+        let raft = &self.raw.raft;
+        id == raft.id || raft.prs().get(id).is_some_and(|it| it.recent_active)
     }
 
     /// Takes a master that has left out of the table, unless that is under way.
@@ -156,21 +182,21 @@ impl<W: World> Member<W> {
             .map(|(_, id)| id)
     }
 
-    /// A peer has turned this master away. That counts once this master knows itself that it is to
-    /// leave: before, it is the peer that does not know yet.
-    pub(super) fn on_disowned(&mut self) {
-        self.is_disowned = self.was_member && !self.is_listed(self.raw.raft.id);
+    /// A peer that was as far as `index`, or further, has turned this master away. If this master
+    /// was a member there already, it has left the group since; and for good, for ids are not used
+    /// again.
+    pub(super) fn on_disowned(&mut self, index: u64) {
+        self.is_disowned |= self.member_since.is_some_and(|since| since <= index);
     }
 
-    /// Whether this master was removed and is of no more use to the others: the table says so, and
-    /// either its own configuration does too, or a peer has turned it away. Until then its vote may
-    /// be needed for its own removal.
+    /// Whether this master was removed and is of no more use to the others: it and the table say
+    /// so, or a peer has said it. Until then its vote may be needed for its own removal.
     pub(super) fn has_left(&self) -> bool {
         let id = self.raw.raft.id;
         let has_table = !self.applier.state.masters.is_empty();
         let is_member = self.members.load().contains(&NodeId(id));
-        let is_out = has_table && !self.is_listed(id);
-        self.was_member && is_out && (self.is_disowned || !is_member)
+        let is_out = has_table && !self.is_listed(id) && !is_member;
+        self.member_since.is_some() && (is_out || self.is_disowned)
     }
 
     /// Asks again for what raft would wait for without end: it never repeats the offer of an image,
@@ -203,7 +229,8 @@ impl<W: World> Member<W> {
         }
     }
 
-    fn members(&self) -> Members {
+    /// How the group is doing, as this member knows it.
+    pub fn members(&self) -> Members {
         let members = self.raw.store().members();
         let ids = |ids: &[u64]| ids.iter().copied().map(NodeId).collect();
         let raft = &self.raw.raft;

@@ -144,6 +144,7 @@ async fn serve(link: Link, mut sayings: mpsc::Receiver<Saying>, inbox: Arc<Inbox
     let mut pause = FIRST_PAUSE;
     let mut was_up = true;
     loop {
+        let applied = link.applied();
         let error = match link.connect().await {
             Ok(mut connection) => {
                 tracing::info!(peer = %link.to(), url = link.url(), "peer connected");
@@ -164,7 +165,7 @@ async fn serve(link: Link, mut sayings: mpsc::Receiver<Saying>, inbox: Arc<Inbox
         };
         inbox.unreachable(link.to());
         if error.disowns() {
-            inbox.disowned();
+            inbox.disowned(applied);
         }
         // The first failure is news; that it goes on is none.
         if was_up {
