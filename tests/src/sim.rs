@@ -22,6 +22,7 @@ mod faults;
 mod leader;
 mod machine;
 mod masters;
+mod membership;
 mod network;
 mod scheduler;
 mod sessions;

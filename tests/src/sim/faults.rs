@@ -39,9 +39,12 @@ enum Kind {
     SlowDisk,
     ClockJump,
     Transfer,
+    AddMaster,
+    RemoveMaster,
+    LoseDisk,
 }
 
-const KINDS: [Kind; 12] = [
+const KINDS: [Kind; 15] = [
     Kind::StopMaster,
     Kind::DieInWrite,
     Kind::StopAgent,
@@ -54,6 +57,9 @@ const KINDS: [Kind; 12] = [
     Kind::SlowDisk,
     Kind::ClockJump,
     Kind::Transfer,
+    Kind::AddMaster,
+    Kind::RemoveMaster,
+    Kind::LoseDisk,
 ];
 
 impl Faults {
@@ -115,7 +121,9 @@ impl World {
             }
             Kind::DieInWrite => {
                 let writes = self.dice.below(12);
-                self.masters[master].disk.light_fuse(writes);
+                if self.masters[master].running.is_some() {
+                    self.masters[master].disk.light_fuse(writes);
+                }
             }
             Kind::StopAgent => {
                 self.after(back, Happening::StartAgent(agent));
@@ -154,6 +162,9 @@ impl World {
                 let sign = if power { -3 } else { 1 };
                 self.masters[master].clock.jump(sign * by_ms);
             }
+            Kind::AddMaster => return self.bring_in(None),
+            Kind::RemoveMaster => self.remove_one(),
+            Kind::LoseDisk => return self.lose_disk(master),
             Kind::Transfer => {
                 let to = node(self.dice.place(self.masters.len()));
                 if let Some(running) = &mut self.masters[master].running {

@@ -1,5 +1,6 @@
 //! What is around a member: its machine's clocks, what it asks of its world, images on their way.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,11 +12,10 @@ use tepui_master::clock::Machine;
 use tepui_master::error::RaftError;
 use tepui_master::masters::image::FetchError;
 use tepui_master::raft::world::{Image, Saying, World};
-use tepui_master::storage::{Family, snapshot};
+use tepui_master::storage::{Family, Storage, snapshot};
 use tepui_types::{NodeId, Timestamp};
 
 use super::dice::Dice;
-use super::masters::MasterMachine;
 use super::storage::MemoryDisk;
 use super::world::MILLI;
 
@@ -85,12 +85,25 @@ pub type Out = Arc<Mutex<Vec<Asked>>>;
 
 /// What is around a member: it notes what is asked of it.
 pub struct Around {
-    pub out: Out,
-    pub disk: MemoryDisk,
-    pub dice: Dice,
+    out: Out,
+    disk: MemoryDisk,
+    dice: Dice,
+    /// Who is reached: those of the state's table, and those who introduced themselves.
+    peers: BTreeSet<NodeId>,
+    introduced: BTreeSet<NodeId>,
 }
 
 impl Around {
+    pub fn new(out: Out, disk: MemoryDisk, dice: Dice) -> Self {
+        Self {
+            out,
+            disk,
+            dice,
+            peers: BTreeSet::new(),
+            introduced: BTreeSet::new(),
+        }
+    }
+
     fn ask(&self, asked: Asked) {
         // A dead process asks for nothing.
         if !self.disk.is_dead() {
@@ -104,12 +117,19 @@ impl Around {
 
 impl World for Around {
     fn send(&mut self, to: NodeId, saying: Saying) {
-        self.ask(Asked::Send(to, saying, self.disk.spent_us()));
+        if self.peers.contains(&to) || self.introduced.contains(&to) {
+            self.ask(Asked::Send(to, saying, self.disk.spent_us()));
+        }
     }
 
-    fn set_peers(&mut self, _: Vec<(NodeId, String)>) {}
+    fn set_peers(&mut self, masters: Vec<(NodeId, String)>) {
+        self.peers = masters.into_iter().map(|(id, _)| id).collect();
+        self.introduced.retain(|id| !self.peers.contains(id));
+    }
 
-    fn introduce(&mut self, _: NodeId, _: String) {}
+    fn introduce(&mut self, peer: NodeId, _: String) {
+        self.introduced.insert(peer);
+    }
 
     fn fetch_image(&mut self, message: Message) -> bool {
         self.ask(Asked::Fetch(message));
@@ -128,19 +148,18 @@ impl World for Around {
 
 /// What a fetch does to both disks.
 pub fn copy_image(
-    from: &MasterMachine,
-    to: &MasterMachine,
+    from: &Storage,
+    to: &Storage,
     index: u64,
 ) -> Result<(snapshot::SnapshotRecord, State), FetchError> {
-    let (from, to) = (from.storage(), to.storage());
-    let record = snapshot::latest(&from)?.filter(|record| record.index == index);
+    let record = snapshot::latest(from)?.filter(|record| record.index == index);
     let record = record.ok_or(FetchError::Cut)?;
     for number in 0..record.chunks {
-        let chunk = snapshot::read_chunk(&from, index, number)?.ok_or(FetchError::Cut)?;
-        snapshot::write_chunk(&to, index, number, &chunk)?;
+        let chunk = snapshot::read_chunk(from, index, number)?.ok_or(FetchError::Cut)?;
+        snapshot::write_chunk(to, index, number, &chunk)?;
     }
     to.flush(Family::Snapshot)?;
-    let state = snapshot::load(&to, &record)?;
+    let state = snapshot::load(to, &record)?;
     Ok((record, state))
 }
 

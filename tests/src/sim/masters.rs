@@ -36,7 +36,7 @@ use super::world::{Happening, MILLI, SECOND, World};
 /// Microseconds that a step takes without its disk.
 const STEP_US: u64 = 30;
 /// The cluster of every simulation.
-const CLUSTER: ClusterId = ClusterId(7);
+pub const CLUSTER: ClusterId = ClusterId(7);
 
 /// A machine for a master.
 pub struct MasterMachine {
@@ -45,6 +45,10 @@ pub struct MasterMachine {
     pub running: Option<Running>,
     /// Counts its processes.
     pub life: u64,
+    /// Where others reach it.
+    pub url: String,
+    /// Whether its disk has what a master starts from.
+    pub is_set_up: bool,
     options: group::Options,
 }
 
@@ -77,7 +81,8 @@ pub fn node(master: usize) -> NodeId {
     NodeId(master as u64 + 1)
 }
 
-fn number(node: NodeId) -> usize {
+/// The number of a master by its id.
+pub fn number(node: NodeId) -> usize {
     node.0 as usize - 1
 }
 
@@ -96,6 +101,16 @@ impl Running {
     /// The applied state.
     pub fn state(&self) -> Arc<State> {
         self.log.view.load()
+    }
+
+    /// Term and members, for people.
+    pub fn members(&self) -> String {
+        let members = self.member.members();
+        let numbers =
+            |nodes: &[NodeId]| -> Vec<usize> { nodes.iter().map(|node| number(*node)).collect() };
+        let (voters, learners) = (numbers(&members.voters), numbers(&members.learners));
+        let term = self.member.term();
+        format!("term {term}, voters {voters:?}, learners {learners:?}")
     }
 
     /// Proposes something; what becomes of it is looked at after each step.
@@ -167,20 +182,8 @@ impl World {
         let founders = (0..count).map(|master| (node(master), url(master)));
         let state = State::founded(CLUSTER, founders);
         for master in 0..count {
-            let snapshot_entries = self.dice.within(10..150);
-            let machine = MasterMachine {
-                disk: MemoryDisk::new(self.is_sabotaged(Sabotage::SyncNothing)),
-                clock: MachineClock::new(),
-                running: None,
-                life: 0,
-                options: group::Options {
-                    snapshot_entries,
-                    snapshot_slack: self.dice.below(snapshot_entries / 2),
-                    ..group::Options::default()
-                },
-            };
-            machine.disk.set_sync_us(self.dice.within(100..2_000));
-            machine.clock.jump(self.dice.below(2_000) as i64 - 1_000);
+            let mut machine = self.new_machine(master);
+            machine.is_set_up = true;
             let mut batch = Batch::default();
             let record = snapshot::put_founding(&mut batch, &state);
             let identity = Identity {
@@ -198,8 +201,29 @@ impl World {
         Ok(())
     }
 
+    pub(super) fn new_machine(&mut self, url_of: usize) -> MasterMachine {
+        let snapshot_entries = self.dice.within(10..150);
+        let machine = MasterMachine {
+            disk: MemoryDisk::new(self.is_sabotaged(Sabotage::SyncNothing)),
+            clock: MachineClock::new(),
+            running: None,
+            life: 0,
+            url: url(url_of),
+            is_set_up: false,
+            options: group::Options {
+                snapshot_entries,
+                snapshot_slack: self.dice.below(snapshot_entries / 2),
+                ..group::Options::default()
+            },
+        };
+        machine.disk.set_sync_us(self.dice.within(100..2_000));
+        machine.clock.jump(self.dice.below(2_000) as i64 - 1_000);
+        machine
+    }
+
     pub(super) fn start_master(&mut self, master: usize) -> Result<(), Violation> {
-        if self.masters[master].running.is_some() {
+        let machine = &self.masters[master];
+        if machine.running.is_some() || !machine.is_set_up || self.retired.contains(&master) {
             return Ok(());
         }
         let dice = self.dice.fork();
@@ -217,11 +241,7 @@ impl World {
             clock: Clock::on(machine.clock.clone()),
             inbox: inbox.clone(),
         };
-        let around = Around {
-            out: out.clone(),
-            disk: machine.disk.clone(),
-            dice,
-        };
+        let around = Around::new(out.clone(), machine.disk.clone(), dice);
         let opened = group::open(parts, |_| around);
         let (mut member, log) = match opened {
             Ok(opened) => opened,
@@ -287,6 +307,9 @@ impl World {
         if self.masters[to].running.is_none() {
             let delay = self.network.delay_us(&mut self.dice);
             self.after(delay, Happening::Unreachable { from, to });
+            return Ok(());
+        }
+        if !self.lets_in(from, to) {
             return Ok(());
         }
         if self.is_sabotaged(Sabotage::ChangeEntries) && to == 0 {
@@ -472,7 +495,11 @@ impl World {
             && self.network.carries(there, here);
         let index = message.get_snapshot().get_metadata().index;
         let result = match is_there {
-            true => copy_image(&self.masters[leader], &self.masters[master], index),
+            true => copy_image(
+                &self.masters[leader].storage(),
+                &self.masters[master].storage(),
+                index,
+            ),
             false => Err(FetchError::Cut),
         };
         let machine = &self.masters[master];
@@ -529,6 +556,16 @@ impl World {
 
     pub(super) fn set_clock(&mut self, master: usize) {
         self.masters[master].clock.set(self.now);
+    }
+
+    /// The master that has applied the most.
+    pub fn furthest(&self) -> Option<usize> {
+        let all = self.masters.iter().enumerate();
+        let running = all.filter_map(|(master, machine)| {
+            let running = machine.running.as_ref()?;
+            Some((running.log.view.applied(), master))
+        });
+        running.max().map(|(_, master)| master)
     }
 
     /// Numbers of the masters that run.

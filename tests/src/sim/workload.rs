@@ -211,12 +211,12 @@ impl World {
         {
             return false;
         }
+        let Some(one) = self.furthest() else {
+            return false;
+        };
         let mut states = Vec::new();
-        for (number, machine) in self.masters.iter().enumerate() {
-            if self.retired.contains(&number) {
-                continue;
-            }
-            match &machine.running {
+        for number in self.listed(one) {
+            match &self.masters[number].running {
                 Some(running) => states.push((running.log.view.applied(), running.state())),
                 None => return false,
             }
@@ -246,13 +246,18 @@ impl World {
         }
         for (number, machine) in self.masters.iter().enumerate() {
             let Some(running) = &machine.running else {
-                left.push(format!("master {number} is down"));
+                let retired = self.retired.contains(&number);
+                left.push(format!("master {number} is down, for good: {retired}"));
                 continue;
             };
             let state = running.state();
             let leads = *running.log.leadership.borrow();
             let applied = running.log.view.applied();
-            left.push(format!("master {number} has applied {applied}: {leads:?}"));
+            let listed = self.listed(number);
+            left.push(format!(
+                "master {number} has applied {applied}, knows {listed:?}: {leads:?}, {}",
+                running.members()
+            ));
             if running.leader.is_none() {
                 continue;
             }
@@ -284,11 +289,15 @@ impl World {
 
     /// Everything adds up.
     pub(super) fn check_end(&mut self) -> Result<(), Violation> {
-        let states: Vec<_> = self
-            .masters
-            .iter()
-            .filter_map(|machine| machine.running.as_ref().map(|running| running.state()))
-            .collect();
+        let listed = self
+            .furthest()
+            .map(|one| self.listed(one))
+            .unwrap_or_default();
+        let running = listed.into_iter().filter_map(|number| {
+            let running = self.masters[number].running.as_ref();
+            running.map(|running| running.state())
+        });
+        let states: Vec<_> = running.collect();
         for (number, state) in states.iter().enumerate() {
             self.checks.check_acknowledged(number, state)?;
             if state.hash() != states[0].hash() {

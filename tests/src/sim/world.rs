@@ -55,6 +55,8 @@ pub enum Happening {
     },
     /// A master starts.
     StartMaster(usize),
+    /// A new master tries for its place.
+    Join(usize),
     /// An agent looks at the time.
     AgentTick { agent: usize, life: u64 },
     /// An agent starts.
@@ -128,7 +130,7 @@ pub struct World {
     queue: BTreeMap<(u64, u64), Happening>,
     queued: u64,
     trace: Sha256,
-    /// Masters that hold a place but run no more.
+    /// Masters that will not run any more.
     pub retired: BTreeSet<usize>,
 }
 
@@ -264,6 +266,7 @@ impl World {
                 message,
             } => self.on_fetch_image(master, life, *message),
             Happening::StartMaster(master) => self.start_master(master),
+            Happening::Join(master) => self.on_join(master),
             Happening::AgentTick { agent, life } => self.on_agent_tick(agent, life),
             Happening::StartAgent(agent) => self.start_agent(agent),
             Happening::Dialled { connection, hello } => self.on_dialled(connection, *hello),
