@@ -161,11 +161,14 @@ impl<W: World> Member<W> {
         master.is_some_and(|master| !master.is_leaving)
     }
 
+    /// Whether a learner has answered and is close. Raft takes one that it has only just heard of for
+    /// active, and in a young log everyone is close.
     fn has_caught_up(&self, id: u64) -> bool {
         let raft = &self.raw.raft;
         let committed = raft.raft_log.committed;
         raft.prs().get(id).is_some_and(|progress| {
-            progress.recent_active && progress.matched + CAUGHT_UP >= committed
+            let has_answered = progress.recent_active && progress.matched > 0;
+            has_answered && progress.matched + CAUGHT_UP >= committed
         })
     }
 
