@@ -14,8 +14,10 @@ use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tepui_types::api::problem::Problem;
+use tepui_types::api::stale::{AGE_HEADER, INDEX_HEADER, PARAMETER};
 use tokio_util::io::ReaderStream;
 
+use crate::output;
 use crate::progress::Transfer;
 
 pub use calls::{ByteStream, LogStream, TaskFilter};
@@ -154,6 +156,10 @@ pub struct Client {
     bases: Vec<String>,
     current: AtomicUsize,
     token: Option<String>,
+    /// Whether reads take what the asked master has.
+    is_stale: bool,
+    /// How old that was is said once.
+    has_said_age: AtomicBool,
     /// Whether it ever answered; a master that never did is not waited for.
     reached: AtomicBool,
 }
@@ -183,8 +189,15 @@ impl Client {
             bases,
             current: AtomicUsize::new(0),
             token,
+            is_stale: false,
+            has_said_age: AtomicBool::new(false),
             reached: AtomicBool::new(false),
         })
+    }
+
+    /// The same, whose reads take what the asked master has if `is_stale`.
+    pub fn stale(self, is_stale: bool) -> Self {
+        Self { is_stale, ..self }
     }
 
     /// The address of the master that is asked.
@@ -257,6 +270,7 @@ impl Client {
                 Ok(Ok(response)) => {
                     self.reached.store(true, Ordering::Relaxed);
                     if response.status().is_success() {
+                        self.say_age(&response);
                         return Ok(response);
                     }
                     let wait = retry_after(&response);
@@ -320,10 +334,34 @@ impl Client {
         }
     }
 
+    /// Says once how old what a master has may be.
+    fn say_age(&self, response: &Response) {
+        let number = |name: &str| {
+            let value = response.headers().get(name)?.to_str().ok()?;
+            value.parse::<u64>().ok()
+        };
+        let Some((index, age)) = number(INDEX_HEADER).zip(number(AGE_HEADER)) else {
+            return;
+        };
+        if !self.has_said_age.swap(true, Ordering::Relaxed) {
+            output::note(&format!(
+                "tepui: as {} has it at log index {index}; it heard from a leader {} ago",
+                self.base(),
+                output::span(age)
+            ));
+        }
+    }
+
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let is_stale = self.is_stale && method == Method::GET && path.starts_with("/v1/");
+        let mark = match (is_stale, path.contains('?')) {
+            (false, _) => String::new(),
+            (true, false) => format!("?{PARAMETER}"),
+            (true, true) => format!("&{PARAMETER}"),
+        };
         let request = self
             .http
-            .request(method, format!("{}{path}", self.base()))
+            .request(method, format!("{}{path}{mark}", self.base()))
             .header(ACCEPT, "application/json, */*;q=0.5");
         match &self.token {
             Some(token) => request.bearer_auth(token),

@@ -47,6 +47,9 @@ struct Cli {
         value_name = "URL"
     )]
     master: String,
+    /// Take what the asked master has, also where no majority can be asked; it says how old that is
+    #[arg(long, global = true)]
+    stale: bool,
     /// Who asks, where that is not the operator at this machine
     #[arg(
         long,
@@ -140,7 +143,7 @@ fn main() -> ExitCode {
 }
 
 async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
-    let client = Client::new(&cli.master, cli.token)?;
+    let client = Client::new(&cli.master, cli.token)?.stale(cli.stale);
     let format = cli.output;
     match cli.command {
         Command::Dev(options) => dev::run(options).await?,

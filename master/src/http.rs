@@ -40,6 +40,7 @@ pub mod masters;
 pub mod openapi;
 pub mod page;
 pub mod request;
+pub mod stale;
 pub mod tasks;
 
 /// All routes.
@@ -114,6 +115,7 @@ pub fn router(master: Arc<Master>) -> Router {
             master.clone(),
             forward::forward,
         ))
+        .layer(middleware::from_fn_with_state(master.clone(), stale::allow))
         .layer(middleware::from_fn_with_state(master.clone(), count))
         .layer(middleware::from_fn_with_state(master.clone(), guard::guard))
         .layer(middleware::from_fn(body::read_away))

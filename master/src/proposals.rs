@@ -61,7 +61,7 @@ pub enum ProposeError {
     /// No majority of masters has a leader now.
     #[error(
         "no leader answers for the cluster: a majority of its masters must be up; ask again in a \
-         moment"
+         moment, or read what this one has with `?stale` (tepui --stale)"
     )]
     NoLeader,
     /// Too much is waiting already.

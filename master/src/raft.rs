@@ -9,6 +9,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -144,6 +145,7 @@ pub struct Log {
 pub struct LogHandle {
     inbox: Arc<Inbox>,
     members: Arc<ArcSwap<BTreeSet<NodeId>>>,
+    silence: Arc<AtomicU64>,
 }
 
 impl LogHandle {
@@ -165,6 +167,12 @@ impl LogHandle {
     /// Whether a node is in raft's configuration, as this master knows it.
     pub fn is_member(&self, node: NodeId) -> bool {
         self.members.load().contains(&node)
+    }
+
+    /// How long ago this master last heard from a leader, or led; at most a tick more.
+    pub fn silence(&self) -> Duration {
+        let ticks = self.silence.load(Ordering::Relaxed);
+        TICK * u32::try_from(ticks).unwrap_or(u32::MAX)
     }
 
     /// Tries to hand the lead to another voter.
@@ -283,6 +291,7 @@ pub fn open<W: World>(
         handle: LogHandle {
             inbox,
             members: member.shown_members(),
+            silence: member.shown_silence(),
         },
     };
     Ok((member, log))

@@ -16,4 +16,5 @@ pub mod list;
 pub mod maintenance;
 pub mod master;
 pub mod problem;
+pub mod stale;
 pub mod task;

@@ -20,6 +20,7 @@ use tokio::sync::watch;
 
 use crate::Master;
 use crate::http::error::ApiError;
+use crate::http::stale;
 use crate::proposals::ProposeError;
 use crate::raft::Leadership;
 
@@ -55,7 +56,7 @@ pub async fn forward(
         Leadership::Leader { .. } => return Ok(next.run(request).await),
         Leadership::Follower { leader } => leader,
     };
-    if is_answered_here(request.method(), request.uri().path()) {
+    if stale::is_wanted() || is_answered_here(request.method(), request.uri().path()) {
         return Ok(next.run(request).await);
     }
     let state = master.view.load();

@@ -8,7 +8,6 @@ use axum::extract::{FromRequest, FromRequestParts, OptionalFromRequest, Path, Qu
 use axum::http::header::IF_MATCH;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tepui_cluster::{Command, Envelope, State};
 use tepui_types::Principal;
@@ -16,6 +15,7 @@ use tepui_types::Principal;
 use crate::Master;
 use crate::http::body::Limit;
 use crate::http::error::ApiError;
+use crate::http::stale;
 use crate::proposals::{Committed, Request as Proposal};
 
 /// The largest body of a request to the API or to a framework, in bytes: a turn's worth.
@@ -162,16 +162,11 @@ fn if_match(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
     })
 }
 
-/// `?stale` on reads.
-#[derive(Debug, Default, Deserialize)]
-pub struct Freshness {
-    /// Present: answer from what this master has, without asking a majority.
-    pub stale: Option<String>,
-}
-
 /// The state to answer a read from: at least as new as anything that was
-/// answered before the request came.
+/// answered before the request came, unless the caller takes less.
 pub async fn read(master: &Master) -> Result<Arc<State>, ApiError> {
-    master.proposals.read_index().await?;
+    if !stale::is_wanted() {
+        master.proposals.read_index().await?;
+    }
     Ok(master.view.load())
 }

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use raft::eraftpb::{Message, MessageType};
@@ -45,6 +46,8 @@ pub struct Member<W: World> {
     pub(super) leadership: watch::Sender<Leadership>,
     /// Raft's configuration, for others to see.
     pub(super) members: Arc<ArcSwap<BTreeSet<NodeId>>>,
+    /// Ticks since this member last heard from a leader, or led, for others to see.
+    pub(super) silence: Arc<AtomicU64>,
     /// Where this master was first seen to be one of them: who was and is not has been removed.
     pub(super) member_since: Option<u64>,
     /// Whether a peer has said that it has been.
@@ -87,6 +90,7 @@ impl<W: World> Member<W> {
             awaiting_leader: Vec::new(),
             leadership,
             members: Arc::default(),
+            silence: Arc::default(),
             member_since: None,
             is_disowned: false,
             forgetting: 0,
@@ -163,6 +167,11 @@ impl<W: World> Member<W> {
     /// Raft's configuration, as it is shown to others.
     pub(super) fn shown_members(&self) -> Arc<ArcSwap<BTreeSet<NodeId>>> {
         self.members.clone()
+    }
+
+    /// See [`LogHandle::silence`](super::LogHandle::silence).
+    pub(super) fn shown_silence(&self) -> Arc<AtomicU64> {
+        self.silence.clone()
     }
 
     /// Whether it is the only voter, so that nobody waits for its ticks.
@@ -246,11 +255,23 @@ impl<W: World> Member<W> {
     fn on_tick(&mut self) {
         self.raw.tick();
         self.ticks += 1;
+        self.note_silence();
         if self.ticks.is_multiple_of(IMAGE_TICKS) {
             self.offer_images_again();
         }
         self.change_membership();
         self.expire_readers();
+    }
+
+    fn note_silence(&self) {
+        let raft = &self.raw.raft;
+        let ticks = match (raft.state, self.leader()) {
+            (StateRole::Leader, _) => 0,
+            // Raft counts from the leader's last message to an election, and then anew.
+            (_, Some(_)) => raft.election_elapsed as u64,
+            (_, None) => self.silence.load(Ordering::Relaxed) + 1,
+        };
+        self.silence.store(ticks, Ordering::Relaxed);
     }
 
     /// Leads from now on: the term's first entry, and so everything before it, is applied.

@@ -11,6 +11,7 @@ use tepui_tests::{Client, Cluster, Job, eventually};
 use tepui_types::TaskState;
 use tepui_types::api::job::JobState;
 use tepui_types::api::master::MasterRole;
+use tepui_types::api::stale::{AGE_HEADER, INDEX_HEADER};
 
 use super::Result;
 
@@ -246,6 +247,16 @@ async fn a_minority_takes_nothing_and_says_so() -> Result {
     let problem = client.get_raw("/v1/tasks").await?.problem();
     assert_eq!(problem.code, "no-leader");
     assert!(problem.detail.contains("majority"), "{problem:?}");
+    // What it has can be read all the same, and says so.
+    for path in ["/v1/tasks", "/v1/agents", "/v1/cluster", "/v1/masters"] {
+        let request = client.request(Method::GET, &format!("{path}?stale"));
+        let answer = request.send().await?;
+        assert_eq!(answer.status(), 200, "{path}");
+        for header in [INDEX_HEADER, AGE_HEADER] {
+            let value = answer.headers().get(header).context("how old it is")?;
+            assert!(value.to_str()?.parse::<u64>()? > 0, "{path}: {header}");
+        }
+    }
     let back = (leader + 1) % 3;
     cluster.start_master_at(back).await?;
     cluster.speak_to(back)?;

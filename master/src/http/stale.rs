@@ -1,0 +1,87 @@
+//! `?stale` on reads: what this master has, without asking a majority or the leader.
+//!
+//! For those who look at a cluster that has no majority. The answer says how old it may be:
+//! `Tepui-Index` is the log index that was applied here, `Tepui-Age-Ms` how long ago this master
+//! last heard from a leader.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State as Extract};
+use axum::http::uri::PathAndQuery;
+use axum::http::{HeaderName, HeaderValue, Method, Uri};
+use axum::middleware::Next;
+use axum::response::Response;
+use tepui_types::api::stale::{AGE_HEADER, INDEX_HEADER, PARAMETER};
+
+use crate::Master;
+
+tokio::task_local! {
+    /// Set while a request is answered that takes what this master has.
+    static WANTED: ();
+}
+
+/// Whether the request that is being answered takes what this master has.
+pub fn is_wanted() -> bool {
+    WANTED.try_with(|()| ()).is_ok()
+}
+
+/// Takes `stale` out of the query, answers, and says how old the answer may be.
+pub async fn allow(
+    Extract(master): Extract<Arc<Master>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let is_read = [Method::GET, Method::HEAD].contains(request.method());
+    let Some(uri) = without_parameter(request.uri()).filter(|_| is_read) else {
+        return next.run(request).await;
+    };
+    *request.uri_mut() = uri;
+    let (index, age) = (master.view.applied(), master.log.silence());
+    let mut response = WANTED.scope((), next.run(request)).await;
+    let headers = response.headers_mut();
+    let index = HeaderValue::from(index);
+    headers.insert(HeaderName::from_static(INDEX_HEADER), index);
+    let age = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+    headers.insert(HeaderName::from_static(AGE_HEADER), age.into());
+    response
+}
+
+/// The address without `stale`; none if that is not in it, or not of the API.
+fn without_parameter(uri: &Uri) -> Option<Uri> {
+    let query = uri.query().filter(|_| uri.path().starts_with("/v1/"))?;
+    let is_stale = |part: &&str| part.split('=').next() == Some(PARAMETER);
+    query.split('&').find(is_stale)?;
+    let rest: Vec<_> = query.split('&').filter(|part| !is_stale(part)).collect();
+    let path = match rest.is_empty() {
+        true => uri.path().to_owned(),
+        false => format!("{}?{}", uri.path(), rest.join("&")),
+    };
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = Some(PathAndQuery::try_from(path).ok()?);
+    Uri::from_parts(parts).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parameter_is_found_and_taken_out() {
+        let rest = |uri: &'static str| {
+            without_parameter(&Uri::from_static(uri)).map(|uri| uri.to_string())
+        };
+        assert_eq!(rest("/v1/agents?stale"), Some("/v1/agents".into()));
+        assert_eq!(
+            rest("/v1/tasks?limit=3&stale=1&page=x"),
+            Some("/v1/tasks?limit=3&page=x".into())
+        );
+        for uri in [
+            "/v1/agents",
+            "/v1/agents?stalemate",
+            "/?stale",
+            "/frameworks/a/?stale",
+        ] {
+            assert_eq!(rest(uri), None, "{uri}");
+        }
+    }
+}
