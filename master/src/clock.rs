@@ -46,6 +46,11 @@ impl Clock {
         }))
     }
 
+    /// What the machine's own clock shows, for others to compare with theirs.
+    pub fn time_of_day(&self) -> Timestamp {
+        self.0.machine.time_of_day()
+    }
+
     /// What it shows.
     pub fn now(&self) -> Timestamp {
         self.show(self.0.machine.time_of_day())

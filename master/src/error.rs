@@ -121,6 +121,16 @@ pub enum RaftError {
          and --join"
     )]
     Removed,
+    /// This master's state is another than a majority's.
+    #[error(
+        "this master's state at log index {index} is not what a majority of masters has: its disk \
+         or memory was damaged, or it is of another release. Take it out (tepui master remove), \
+         empty its folder, and start it again"
+    )]
+    Diverged {
+        /// Where they were compared.
+        index: u64,
+    },
     /// The log's thread could not be started.
     #[error("failed to start the log's thread")]
     Thread(#[source] std::io::Error),

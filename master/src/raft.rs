@@ -18,6 +18,7 @@ use raft::{Config, RawNode};
 use tepui_cluster::State;
 use tepui_types::NodeId;
 use tepui_types::api::event::Sequence;
+use tepui_types::wire::peer::Standing;
 use tokio::sync::{oneshot, watch};
 
 use crate::clock::Clock;
@@ -33,6 +34,7 @@ use crate::storage::snapshot::{self, SnapshotRecord};
 use crate::storage::{FIRST_INDEX, Storage};
 use crate::view::View;
 
+mod agreement;
 mod apply;
 pub mod inbox;
 mod install;
@@ -157,6 +159,11 @@ impl LogHandle {
     /// A member that this master has not heard of, and that is further than it, is to be found there.
     pub fn introduce(&self, peer: NodeId, url: String) {
         self.inbox.introduce(peer, url);
+    }
+
+    /// A peer tells how it stands.
+    pub fn standing(&self, peer: NodeId, standing: Standing) {
+        self.inbox.standing(peer, standing);
     }
 
     /// A peer did not get what was sent to it last.

@@ -210,6 +210,7 @@ async fn listen<C: AsyncRead + AsyncWrite + Unpin>(
         }
         match frame {
             PeerFrame::Hello(_) => return Err(LinkError::Unexpected),
+            PeerFrame::Standing(standing) => master.log.standing(hello.from, standing),
             PeerFrame::ImageLost => master.log.unreachable(hello.from),
             PeerFrame::Messages(messages) => master.log.step(decode(&messages, hello.from)?),
         }

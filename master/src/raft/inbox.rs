@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use raft::eraftpb::Message;
 use tepui_types::NodeId;
+use tepui_types::wire::peer::{Standing, StateHash};
 use tokio::sync::oneshot;
 
 use super::install::Fetched;
@@ -46,6 +47,10 @@ pub enum Event {
     Disowned(u64),
     /// A member that the table does not have yet, and where it is.
     Introduced(NodeId, String),
+    /// A peer tells how it stands.
+    Standing(NodeId, Standing),
+    /// The state's hash at an entry.
+    StateHashed(StateHash),
     /// Something that an operator wants of raft itself.
     Order(Order),
     /// Time passes.
@@ -86,6 +91,8 @@ struct Waiting {
     unreachable: BTreeSet<NodeId>,
     disowned: Option<u64>,
     introduced: BTreeMap<NodeId, String>,
+    standings: BTreeMap<NodeId, Standing>,
+    hashed: Option<StateHash>,
     orders: VecDeque<Order>,
     snapshot: Option<Result<SnapshotRecord, StorageError>>,
     image: Option<Fetched>,
@@ -183,6 +190,18 @@ impl Inbox {
         self.filled.notify_one();
     }
 
+    /// A peer tells how it stands; what it said before counts no more.
+    pub fn standing(&self, peer: NodeId, standing: Standing) {
+        self.waiting().standings.insert(peer, standing);
+        self.filled.notify_one();
+    }
+
+    /// The state's hash at an entry was computed.
+    pub fn state_hashed(&self, hash: StateHash) {
+        self.waiting().hashed = Some(hash);
+        self.filled.notify_one();
+    }
+
     /// An image was written, or could not be.
     pub fn snapshot_ready(&self, result: Result<SnapshotRecord, StorageError>) {
         self.waiting().snapshot = Some(result);
@@ -277,6 +296,12 @@ impl Waiting {
         }
         if let Some((peer, url)) = self.introduced.pop_first() {
             return Some(Event::Introduced(peer, url));
+        }
+        if let Some((peer, standing)) = self.standings.pop_first() {
+            return Some(Event::Standing(peer, standing));
+        }
+        if let Some(hash) = self.hashed.take() {
+            return Some(Event::StateHashed(hash));
         }
         if let Some(order) = self.orders.pop_front() {
             return Some(Event::Order(order));

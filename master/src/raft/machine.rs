@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 
 use raft::eraftpb::Message;
+use tepui_cluster::State;
 use tepui_types::NodeId;
+use tepui_types::wire::peer::StateHash;
 
 use super::inbox::Inbox;
 use super::install::Fetched;
@@ -21,6 +23,8 @@ pub(super) struct Machine {
     inbox: Arc<Inbox>,
     /// Writes an image, or has.
     writer: Option<JoinHandle<()>>,
+    /// Computes a hash, or has.
+    hasher: Option<JoinHandle<()>>,
 }
 
 impl Machine {
@@ -30,6 +34,7 @@ impl Machine {
             storage,
             inbox,
             writer: None,
+            hasher: None,
         }
     }
 
@@ -80,6 +85,22 @@ impl World for Machine {
             .map_err(RaftError::Thread)?;
         self.writer = Some(writer);
         Ok(())
+    }
+
+    fn hash_state(&mut self, index: u64, state: State) {
+        if self.hasher.as_ref().is_some_and(|it| !it.is_finished()) {
+            // The next one will do.
+            return;
+        }
+        let inbox = self.inbox.clone();
+        let hasher = Builder::new().name("state-hash".into()).spawn(move || {
+            let hash = state.hash();
+            inbox.state_hashed(StateHash { index, hash });
+        });
+        match hasher {
+            Ok(hasher) => self.hasher = Some(hasher),
+            Err(error) => tracing::warn!(%error, "the state is not hashed this time"),
+        }
     }
 
     fn draw(&mut self) -> Option<u128> {

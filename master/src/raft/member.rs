@@ -16,6 +16,7 @@ use tepui_cluster::{Envelope, State};
 use tepui_types::NodeId;
 use tokio::sync::watch;
 
+use super::agreement::Agreement;
 use super::apply::Applier;
 use super::inbox::{Event, Reader};
 use super::read_index::Asked;
@@ -46,8 +47,12 @@ pub struct Member<W: World> {
     pub(super) leadership: watch::Sender<Leadership>,
     /// Raft's configuration, for others to see.
     pub(super) members: Arc<ArcSwap<BTreeSet<NodeId>>>,
-    /// Ticks since this member last heard from a leader, or led, for others to see.
+    /// The tick at which this member last heard from a leader, or led.
+    pub(super) leader_heard_at: u64,
+    /// Ticks since then, for others to see.
     pub(super) silence: Arc<AtomicU64>,
+    /// Whether clocks and states agree.
+    pub(super) agreement: Agreement,
     /// Where this master was first seen to be one of them: who was and is not has been removed.
     pub(super) member_since: Option<u64>,
     /// Whether a peer has said that it has been.
@@ -90,7 +95,9 @@ impl<W: World> Member<W> {
             awaiting_leader: Vec::new(),
             leadership,
             members: Arc::default(),
+            leader_heard_at: 0,
             silence: Arc::default(),
+            agreement: Agreement::default(),
             member_since: None,
             is_disowned: false,
             forgetting: 0,
@@ -129,6 +136,8 @@ impl<W: World> Member<W> {
             Event::Unreachable(peers) => self.on_unreachable(peers),
             Event::Disowned(index) => self.on_disowned(index),
             Event::Introduced(peer, url) => self.world.introduce(peer, url),
+            Event::Standing(peer, standing) => self.on_standing(peer, standing)?,
+            Event::StateHashed(hash) => self.on_state_hashed(hash)?,
             Event::Order(order) => self.on_order(order),
             Event::Tick => self.on_tick(),
             Event::SnapshotReady(result) => self.on_snapshot_ready(result)?,
@@ -183,7 +192,7 @@ impl<W: World> Member<W> {
     /// Gives proposals to raft. It would forward those of a follower in silence, so they do not
     /// get that far.
     fn on_propose(&mut self, proposals: Vec<Proposal>) {
-        if self.raw.raft.state != StateRole::Leader {
+        if self.raw.raft.state != StateRole::Leader || self.agreement.is_off {
             let error = ProposeError::NotLeader {
                 leader: self.leader(),
             };
@@ -240,8 +249,16 @@ impl<W: World> Member<W> {
     }
 
     pub(super) fn step(&mut self, message: Message) {
+        let (from, kind) = (message.from, message.get_msg_type());
         if let Err(error) = self.raw.step(message) {
             tracing::debug!(%error, "raft did not take a message");
+        }
+        let is_leaders = matches!(
+            kind,
+            MessageType::MsgAppend | MessageType::MsgHeartbeat | MessageType::MsgSnapshot
+        );
+        if is_leaders && from == self.raw.raft.leader_id {
+            self.leader_heard_at = self.ticks;
         }
     }
 
@@ -256,6 +273,7 @@ impl<W: World> Member<W> {
         self.raw.tick();
         self.ticks += 1;
         self.note_silence();
+        self.keep_agreement();
         if self.ticks.is_multiple_of(IMAGE_TICKS) {
             self.offer_images_again();
         }
@@ -263,15 +281,12 @@ impl<W: World> Member<W> {
         self.expire_readers();
     }
 
-    fn note_silence(&self) {
-        let raft = &self.raw.raft;
-        let ticks = match (raft.state, self.leader()) {
-            (StateRole::Leader, _) => 0,
-            // Raft counts from the leader's last message to an election, and then anew.
-            (_, Some(_)) => raft.election_elapsed as u64,
-            (_, None) => self.silence.load(Ordering::Relaxed) + 1,
-        };
-        self.silence.store(ticks, Ordering::Relaxed);
+    fn note_silence(&mut self) {
+        if self.raw.raft.state == StateRole::Leader {
+            self.leader_heard_at = self.ticks;
+        }
+        let silence = self.ticks - self.leader_heard_at;
+        self.silence.store(silence, Ordering::Relaxed);
     }
 
     /// Leads from now on: the term's first entry, and so everything before it, is applied.

@@ -139,7 +139,7 @@ impl<W: World> Member<W> {
     }
 
     /// Whether a member was heard of lately.
-    fn is_active(&self, id: u64) -> bool {
+    pub(super) fn is_active(&self, id: u64) -> bool {
         let raft = &self.raw.raft;
         id == raft.id || raft.prs().get(id).is_some_and(|it| it.recent_active)
     }

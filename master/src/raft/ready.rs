@@ -11,6 +11,7 @@ use raft::prelude::Ready;
 use tepui_types::NodeId;
 
 use super::Leadership;
+use super::agreement::is_hashed;
 use super::apply::Consequences;
 use super::member::Member;
 use super::world::{Saying, World};
@@ -70,8 +71,14 @@ impl<W: World> Member<W> {
         }
         let mut consequences = Consequences::default();
         for entry in &entries {
+            let before = self.applier.state.now;
             self.applier
                 .apply(entry, &mut self.waiters, &mut consequences)?;
+            // Alone, there is nobody to compare it with.
+            if is_hashed(before, &self.applier.state) && !self.is_alone() {
+                let state = self.applier.state.clone();
+                self.world.hash_state(entry.index, state);
+            }
             self.since_snapshot.entries += 1;
             self.since_snapshot.bytes += entry.data.len() as u64;
             self.change_members(entry)?;

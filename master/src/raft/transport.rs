@@ -189,6 +189,7 @@ async fn next_frames(sayings: &mut mpsc::Receiver<Saying>) -> Option<Vec<PeerFra
     for saying in waiting {
         match saying {
             Saying::ImageLost => frames.push(PeerFrame::ImageLost),
+            Saying::Standing(standing) => frames.push(PeerFrame::Standing(standing)),
             Saying::Message(message) => {
                 let message = message.encode_to_vec();
                 if bytes + message.len() > MAX_BATCH_BYTES && !batch.is_empty() {

@@ -4,7 +4,9 @@
 //! takes time is answered by an event.
 
 use raft::eraftpb::Message;
+use tepui_cluster::State;
 use tepui_types::NodeId;
+use tepui_types::wire::peer::Standing;
 
 pub use super::snapshots::Image;
 use crate::error::RaftError;
@@ -16,6 +18,8 @@ pub enum Saying {
     Message(Box<Message>),
     /// See [`PeerFrame::ImageLost`](tepui_types::wire::peer::PeerFrame::ImageLost).
     ImageLost,
+    /// How this member stands.
+    Standing(Standing),
 }
 
 /// The world of one member.
@@ -37,6 +41,10 @@ pub trait World {
     /// Writes an image beside the log; answered by
     /// [`Event::SnapshotReady`](super::inbox::Event::SnapshotReady).
     fn write_image(&mut self, image: Image) -> Result<(), RaftError>;
+
+    /// Computes the hash of the state at an entry; answered by
+    /// [`Event::StateHashed`](super::inbox::Event::StateHashed), or not at all.
+    fn hash_state(&mut self, index: u64, state: State);
 
     /// A number that nobody else has drawn; none if the system has none to give.
     fn draw(&mut self) -> Option<u128>;

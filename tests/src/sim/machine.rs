@@ -78,6 +78,7 @@ pub enum Asked {
     Send(NodeId, Saying, u64),
     Fetch(Message),
     Write(Image),
+    Hash(u64, Box<State>),
 }
 
 /// Where a member's wishes are noted.
@@ -139,6 +140,10 @@ impl World for Around {
     fn write_image(&mut self, image: Image) -> Result<(), RaftError> {
         self.ask(Asked::Write(image));
         Ok(())
+    }
+
+    fn hash_state(&mut self, index: u64, state: State) {
+        self.ask(Asked::Hash(index, Box::new(state)));
     }
 
     fn draw(&mut self) -> Option<u128> {

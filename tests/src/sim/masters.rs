@@ -22,6 +22,7 @@ use tepui_master::raft::member::Member;
 use tepui_master::raft::world::{Image, Saying};
 use tepui_master::raft::{self as group, Fetched, Leadership, Log, Parts, TICK};
 use tepui_master::storage::{Batch, Storage, snapshot};
+use tepui_types::wire::peer::{Standing, StateHash};
 use tepui_types::{ClusterId, NodeId};
 
 use super::Sabotage;
@@ -323,6 +324,22 @@ impl World {
         Ok(())
     }
 
+    pub(super) fn on_standing(
+        &mut self,
+        from: usize,
+        to: usize,
+        standing: Standing,
+    ) -> Result<(), Violation> {
+        if self.masters[to].running.is_none() || !self.lets_in(from, to) {
+            return Ok(());
+        }
+        if let Some(running) = &self.masters[to].running {
+            running.log.handle.standing(node(from), standing);
+            self.wake(to);
+        }
+        Ok(())
+    }
+
     pub(super) fn on_unreachable(&mut self, from: usize, to: usize) -> Result<(), Violation> {
         if let Some(running) = &self.masters[from].running {
             running.log.handle.unreachable(node(to));
@@ -421,6 +438,13 @@ impl World {
                     },
                 );
             }
+            Asked::Hash(index, state) => {
+                if let Some(running) = &self.masters[master].running {
+                    let hash = state.hash();
+                    running.inbox.state_hashed(StateHash { index, hash });
+                    self.wake(master);
+                }
+            }
             Asked::Write(image) => {
                 let delay = self.dice.within(MILLI..500 * MILLI);
                 let image = Box::new(image);
@@ -451,6 +475,11 @@ impl World {
                     from,
                     to,
                     message: message.clone(),
+                },
+                Saying::Standing(standing) => Happening::Standing {
+                    from,
+                    to,
+                    standing: *standing,
                 },
                 Saying::ImageLost => Happening::Unreachable { from: to, to: from },
             };

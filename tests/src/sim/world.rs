@@ -10,6 +10,7 @@ use raft::eraftpb::Message;
 use sha2::{Digest as _, Sha256};
 use tepui_master::raft::world::Image;
 use tepui_types::wire::agent::{AgentFrame, MasterFrame};
+use tepui_types::wire::peer::Standing;
 
 use super::agents::AgentMachine;
 use super::checks::{Checks, Violation};
@@ -38,6 +39,12 @@ pub enum Happening {
         from: usize,
         to: usize,
         message: Box<Message>,
+    },
+    /// A master hears how another one stands.
+    Standing {
+        from: usize,
+        to: usize,
+        standing: Standing,
     },
     /// A message did not get through, and its sender notices.
     Unreachable { from: usize, to: usize },
@@ -254,6 +261,7 @@ impl World {
             Happening::Wake(master) => self.on_wake(master),
             Happening::Lead(master) => self.on_lead(master),
             Happening::Message { from, to, message } => self.on_message(from, to, *message),
+            Happening::Standing { from, to, standing } => self.on_standing(from, to, standing),
             Happening::Unreachable { from, to } => self.on_unreachable(from, to),
             Happening::WriteImage {
                 master,

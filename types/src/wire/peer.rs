@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{ClusterId, NodeId};
 use crate::task::Reason;
+use crate::time::Timestamp;
 
 /// The version of every frame here.
 pub const VERSION: u8 = 1;
@@ -29,6 +30,26 @@ pub enum PeerFrame {
     Messages(Vec<Vec<u8>>),
     /// The image that this leader spoke of cannot be had from it any more.
     ImageLost,
+    /// How this master stands; once a second.
+    Standing(Standing),
+}
+
+/// How a master stands, for the others to compare.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standing {
+    /// What its machine's clock shows.
+    pub time: Timestamp,
+    /// The newest hash of its state.
+    pub hash: Option<StateHash>,
+}
+
+/// The hash of a state at an entry at which every master takes one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateHash {
+    /// The entry.
+    pub index: u64,
+    /// SHA-256 of the state's encoding.
+    pub hash: [u8; 32],
 }
 
 /// A master's introduction.
