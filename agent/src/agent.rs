@@ -29,6 +29,7 @@ mod executors;
 mod placement;
 mod replay;
 mod status_updates;
+mod stops;
 mod tasks;
 #[cfg(test)]
 mod tests;
@@ -87,6 +88,8 @@ pub struct Agent {
     executors: Executors,
     artifacts: HashMap<Digest, Artifact>,
     term: u64,
+    /// When what the masters have last heard was sent, by the agent's own clock.
+    contact_ms: u64,
 }
 
 impl Agent {
@@ -99,6 +102,7 @@ impl Agent {
             executors: Executors::default(),
             artifacts: HashMap::new(),
             term: 0,
+            contact_ms: 0,
         }
     }
 
@@ -418,8 +422,9 @@ impl Agent {
         out.push(Action::Clear(id));
     }
 
-    /// Time has passed; `now_ms` counts from wherever the shell likes.
+    /// Time has passed; `now_ms` is of the clock that heartbeats are sent by.
     pub fn on_tick(&mut self, out: &mut Vec<Action>, now_ms: u64) {
+        self.stop_unheard(out, now_ms);
         for id in self.executors.retire_idle(now_ms) {
             self.send(out, id, ToExecutor::Retire);
         }
@@ -439,6 +444,7 @@ impl Agent {
 
     /// The one way in which tasks end.
     fn end(&mut self, out: &mut Vec<Action>, report: StatusReport) {
+        let report = self.with_stop(report);
         let id = report.task.clone();
         let Some(before) = self.tasks.end(&id) else {
             return;

@@ -15,7 +15,6 @@ use tepui_types::wire::agent::{AgentFrame, Hello, MAX_BATCH, MasterFrame};
 use tepui_types::wire::stream::{LogRequest, StreamRequest};
 use tepui_types::{Digest, Reason, TaskId, task::reason};
 use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::{Action, Agent, ExecutorId, Life};
@@ -28,6 +27,7 @@ use crate::master::{Dialer, Session};
 use crate::metrics::Metrics;
 use crate::sandbox::Layout;
 use crate::streams::{self, MAX_STREAMS, StreamJob};
+use crate::{contact, uptime};
 
 /// Events that wait. Whoever sends more waits itself: executors' connections
 /// and the master's then fill up, which slows those down and loses nothing.
@@ -36,7 +36,7 @@ pub const EVENTS: usize = 1_024;
 /// long a status waits for the round's end.
 const ROUND: usize = 256;
 /// How often time passes for the core.
-const TICK: Duration = Duration::from_secs(1);
+const TICK: Duration = Duration::from_millis(250);
 
 /// All that can happen to an agent.
 #[derive(Debug)]
@@ -103,7 +103,9 @@ pub struct EventLoop {
     announced: bool,
     followed: HashMap<TaskId, CancellationToken>,
     streams: Arc<Semaphore>,
-    started: Instant,
+    /// When the introduction of the session that is being made was given.
+    hello_ms: u64,
+    kept_contact: Option<u64>,
     out: Vec<Action>,
 }
 
@@ -117,7 +119,8 @@ impl EventLoop {
             announced: false,
             followed: HashMap::new(),
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
-            started: Instant::now(),
+            hello_ms: 0,
+            kept_contact: None,
             out: Vec::new(),
         }
     }
@@ -165,7 +168,10 @@ impl EventLoop {
 
     fn on_event(&mut self, event: Event) -> Result<(), AgentError> {
         match event {
-            Event::HelloWanted(answer) => drop(answer.send(self.hello())),
+            Event::HelloWanted(answer) => {
+                self.hello_ms = uptime::now_ms();
+                drop(answer.send(self.hello()));
+            }
             Event::Registered(session) => self.on_registered(session)?,
             Event::Master(frames) => self.on_master(frames),
             Event::MasterLost => self.hang_up(),
@@ -182,8 +188,8 @@ impl EventLoop {
                 drop(answer.send(self.parts.agent.held_tasks().cloned().collect()));
             }
             Event::Tick => {
-                let now_ms = self.started.elapsed().as_millis() as u64;
-                self.parts.agent.on_tick(&mut self.out, now_ms);
+                self.parts.agent.on_tick(&mut self.out, uptime::now_ms());
+                self.keep_contact();
             }
         }
         Ok(())
@@ -237,6 +243,7 @@ impl EventLoop {
             tracing::warn!(%error, "the master is no longer the leader");
             return Ok(());
         }
+        self.parts.agent.on_contact(self.hello_ms);
         let (agent, term, master) = (welcome.agent, welcome.term, self.parts.dialer.master());
         tracing::info!(%agent, term, master, "registered");
         if !self.announced {
@@ -252,6 +259,17 @@ impl EventLoop {
         self.parts.metrics.registered.set(1);
         self.parts.metrics.sessions.inc();
         Ok(())
+    }
+
+    /// For the agent that starts next, should this one end.
+    fn keep_contact(&mut self) {
+        let contact = self.parts.agent.kept_contact();
+        if contact != self.kept_contact
+            && let Some(contact_ms) = contact
+        {
+            contact::write(&self.parts.layout, &self.parts.boot_id, contact_ms);
+        }
+        self.kept_contact = contact;
     }
 
     fn hang_up(&mut self) {
@@ -291,6 +309,7 @@ impl EventLoop {
                 }
                 MasterFrame::Masters(masters) => self.parts.dialer.learn(&masters),
                 MasterFrame::Heartbeat => {}
+                MasterFrame::Heard(sent_ms) => self.parts.agent.on_contact(sent_ms),
             }
         }
     }

@@ -33,6 +33,7 @@ pub mod agent;
 pub mod cgroups;
 pub mod checkpoint;
 pub mod config;
+pub mod contact;
 pub mod error;
 pub mod event_loop;
 pub mod executor;
@@ -47,6 +48,7 @@ pub mod metrics;
 pub mod resources;
 pub mod sandbox;
 pub mod streams;
+pub mod uptime;
 
 /// The layout of the data folder that this release writes.
 const FORMAT: Format = Format {
@@ -196,6 +198,9 @@ fn restore(layout: &Layout) -> Result<Restored, AgentError> {
     let boot_id = boot_id.trim().to_owned();
     let records = Journal::read(&layout.checkpoint())?;
     let (mut agent, last_boot) = Agent::restore(layout.clone(), records);
+    // Where nothing is known, the time without a word begins now.
+    let contact = contact::read(layout, &boot_id).filter(|ms| *ms <= uptime::now_ms());
+    agent.on_contact(contact.unwrap_or_else(uptime::now_ms));
     let executors: Vec<ExecutorId> = agent.executor_ids().collect();
     executor::clear_strangers(layout, |id| executors.contains(&id));
     if executors.is_empty() {

@@ -22,6 +22,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use crate::event_loop::Event;
 use crate::frames::{FrameError, FrameReader, write_frames};
 use crate::masters::Masters;
+use crate::uptime;
 
 /// How long a master may take to answer while a connection is made.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -337,7 +338,10 @@ async fn transmit(
                 write_frames(write, VERSION, &frames).await?;
                 frames.clear();
             }
-            _ = beats.tick() => write_frames(write, VERSION, &[AgentFrame::Heartbeat]).await?,
+            _ = beats.tick() => {
+                let beat = AgentFrame::Heartbeat(uptime::now_ms());
+                write_frames(write, VERSION, &[beat]).await?;
+            },
         }
     }
 }

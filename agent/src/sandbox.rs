@@ -66,6 +66,11 @@ impl Layout {
         self.dir.join("address")
     }
 
+    /// When the masters were last known to hear the agent.
+    pub fn contact(&self) -> PathBuf {
+        self.dir.join("contact")
+    }
+
     /// The folders of all tasks.
     pub fn tasks(&self) -> PathBuf {
         self.dir.join("tasks")

@@ -16,7 +16,7 @@ use clap::Args;
 use tepui_types::api::job::{JobRequest, JobView, MAX_COUNT};
 use tepui_types::resources::ResourceRequest;
 use tepui_types::task::{CommandWorkload, WasmWorkload};
-use tepui_types::{Bytes, MilliCpus, TaskState, Workload};
+use tepui_types::{Bytes, MilliCpus, PartitionPolicy, TaskState, Workload};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::client::Client;
@@ -64,6 +64,14 @@ pub struct Options {
     /// How long a task may take to end by itself when its end is asked for
     #[arg(long, default_value = "5s", value_parser = amounts::duration, value_name = "SPAN")]
     grace: Duration,
+    /// Run a task elsewhere so long after its agent became unreachable; it may
+    /// then run twice for a while [default: wait]
+    #[arg(long, value_parser = amounts::duration, value_name = "SPAN")]
+    replace_after: Option<Duration>,
+    /// Let its agent end a task before it has heard nothing of the masters for
+    /// so long, and run it elsewhere no sooner than that
+    #[arg(long, value_parser = amounts::duration, value_name = "SPAN", conflicts_with = "replace_after")]
+    stop_after: Option<Duration>,
     /// Print the job's name and do not wait
     #[arg(short, long)]
     detach: bool,
@@ -99,10 +107,19 @@ impl Options {
             count: self.count,
             max_restarts: self.restarts,
             priority: self.priority,
-            kill_grace_ms: u64::try_from(self.grace.as_millis()).unwrap_or(u64::MAX),
+            kill_grace_ms: millis(self.grace),
             labels: Default::default(),
+            partition: match (self.replace_after, self.stop_after) {
+                (_, Some(span)) => PartitionPolicy::StopAfter(millis(span)),
+                (Some(span), None) => PartitionPolicy::ReplaceAfter(millis(span)),
+                (None, None) => PartitionPolicy::Wait,
+            },
         }
     }
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Runs it. `line` is the whole command line as the shell gave it.

@@ -131,6 +131,13 @@ pub enum Command {
     },
     /// A deadline of the state has come.
     MeetDeadlines,
+    /// An agent has been unreachable for so long: tasks whose policy waits no longer are gone.
+    ReplaceTasks {
+        /// Which.
+        agent: AgentId,
+        /// Milliseconds since then, by the leader's monotonic clock.
+        unreachable_ms: u64,
+    },
 }
 
 /// What called for a turn.

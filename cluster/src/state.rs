@@ -32,6 +32,7 @@ pub mod limits;
 pub mod maintenance;
 pub mod masters;
 pub mod operations;
+mod partitions;
 pub mod reports;
 pub mod restore;
 pub mod snapshot;
@@ -225,6 +226,10 @@ impl State {
                 self.cancel_maintenance(context, *window, expected)
             }
             Command::MeetDeadlines => self.meet_deadlines(context),
+            Command::ReplaceTasks {
+                agent,
+                unreachable_ms,
+            } => self.replace_tasks(context, *agent, *unreachable_ms),
         }
     }
 

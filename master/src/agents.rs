@@ -26,6 +26,7 @@ use crate::http::forward::LEADER;
 use crate::proposals::ProposeError;
 use crate::raft::Leadership;
 
+mod departures;
 pub mod liveness;
 pub mod session;
 pub mod streams;
@@ -175,21 +176,25 @@ impl Sessions {
             && heard.is_some_and(|heard| heard.elapsed() < window)
     }
 
+    /// Lets an agent know which of its heartbeats was heard.
+    fn acknowledge(&self, agent: AgentId, sent: u64) {
+        self.send(agent, MasterFrame::Heard(sent));
+    }
+
     fn hear(&self, agent: AgentId) {
         self.lock().heard.insert(agent, Instant::now());
     }
 
-    /// Agents of the state that have not been heard of for `window`.
-    fn silent(&self, state: &State, window: Duration) -> Vec<AgentId> {
+    /// How long each reachable agent of the state has not been heard of.
+    fn silences(&self, state: &State) -> Vec<(AgentId, Duration)> {
         let mut table = self.lock();
         let now = Instant::now();
-        let active = state
+        let reachable = state
             .agents
             .values()
             .filter(|agent| agent.status == tepui_types::AgentStatus::Active);
-        active
-            .map(|agent| agent.id)
-            .filter(|id| now - *table.heard.entry(*id).or_insert(now) > window)
+        reachable
+            .map(|agent| (agent.id, now - *table.heard.entry(agent.id).or_insert(now)))
             .collect()
     }
 

@@ -26,6 +26,11 @@ const MIN_SNAPSHOT_ENTRIES: u64 = 100;
 const DEFAULT_AGENT_TIMEOUT_MS: u64 = 15_000;
 /// Between heartbeats, when nothing is said.
 const DEFAULT_HEARTBEAT_MS: u64 = 1_000;
+/// Agents that are marked unreachable in a minute, when nothing is said: a rack of forty in twenty
+/// seconds.
+const DEFAULT_REMOVALS_PER_MINUTE: u64 = 120;
+/// Percent of the agents that may fall silent at once, when nothing is said.
+const DEFAULT_SILENT_SHARE: u64 = 50;
 /// Lost heartbeats that an agent's connection must survive.
 const MIN_HEARTBEATS: u64 = 3;
 
@@ -82,6 +87,13 @@ pub struct Args {
     /// Milliseconds between heartbeats with agents.
     #[arg(long, value_name = "MS")]
     pub heartbeat_ms: Option<u64>,
+    /// The most agents that are marked unreachable, or whose tasks are replaced, in a minute.
+    #[arg(long, value_name = "N")]
+    pub agent_removals_per_minute: Option<u64>,
+    /// Percent of the agents that may fall silent at once; while three or more, and a larger share,
+    /// are, none is marked unreachable.
+    #[arg(long, value_name = "PERCENT")]
+    pub agent_silent_share: Option<u64>,
     /// Drop a framework's memory after one turn in so many, at random, so that
     /// its author learns at once what must be in its store.
     #[arg(long, value_name = "N")]
@@ -204,6 +216,8 @@ struct Frameworks {
 struct Agents {
     timeout_ms: Option<u64>,
     heartbeat_ms: Option<u64>,
+    removals_per_minute: Option<u64>,
+    silent_share: Option<u64>,
 }
 
 /// A checked configuration.
@@ -229,6 +243,10 @@ pub struct Config {
     pub agent_timeout_ms: u64,
     /// Milliseconds between heartbeats with agents.
     pub heartbeat_ms: u64,
+    /// The most agents that are marked unreachable, or whose tasks are replaced, in a minute.
+    pub agent_removals_per_minute: u64,
+    /// Percent of the agents that may fall silent at once.
+    pub agent_silent_share: u64,
     /// Drop a framework's memory after one turn in so many, at random.
     pub discard_instances: Option<u32>,
 }
@@ -286,6 +304,14 @@ impl Config {
                 .heartbeat_ms
                 .or(file.agents.heartbeat_ms)
                 .unwrap_or(DEFAULT_HEARTBEAT_MS),
+            agent_removals_per_minute: args
+                .agent_removals_per_minute
+                .or(file.agents.removals_per_minute)
+                .unwrap_or(DEFAULT_REMOVALS_PER_MINUTE),
+            agent_silent_share: args
+                .agent_silent_share
+                .or(file.agents.silent_share)
+                .unwrap_or(DEFAULT_SILENT_SHARE),
             discard_instances: args.discard_instances.or(file.frameworks.discard_instances),
         };
         config.check()?;
@@ -313,6 +339,14 @@ impl Config {
         if self.agent_timeout_ms < self.heartbeat_ms.saturating_mul(MIN_HEARTBEATS) {
             let why = "it must be three heartbeats at least, or one lost packet ends a session";
             return value("agent timeout_ms", self.agent_timeout_ms, why);
+        }
+        if self.agent_removals_per_minute == 0 {
+            let why = "no agent would ever be unreachable";
+            return value("agent removals_per_minute", 0, why);
+        }
+        if self.agent_silent_share > 100 {
+            let why = "it is a share in percent; 100 sets no bound";
+            return value("agent silent_share", self.agent_silent_share, why);
         }
         Ok(())
     }
@@ -420,6 +454,11 @@ mod tests {
                 "three heartbeats",
             ),
             ("dir = '/a'\n[agents]\nheartbeat_ms = 1", "10 is the least"),
+            (
+                "dir = '/a'\n[agents]\nremovals_per_minute = 0",
+                "no agent would ever be unreachable",
+            ),
+            ("dir = '/a'\n[agents]\nsilent_share = 101", "in percent"),
             (
                 "dir = '/a'\n[limits]\nmax_artifact_bytes = 0",
                 "nothing could be uploaded",

@@ -208,6 +208,7 @@ mod tests {
             kill_grace_ms: default_kill_grace_ms(),
             user: String::new(),
             labels: Default::default(),
+            partition: Default::default(),
         })
     }
 

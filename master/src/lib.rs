@@ -102,6 +102,8 @@ pub struct Master {
     pub leadership: watch::Receiver<Leadership>,
     /// What Prometheus sees.
     pub metrics: Metrics,
+    /// What an operator should know of agents that are silent.
+    pub silence: agents::liveness::Warning,
     /// What an operator should know of this master's set-up.
     pub warnings: Vec<String>,
 }
@@ -262,6 +264,7 @@ async fn open(
         frameworks,
         leadership: log.leadership,
         metrics: Metrics::default(),
+        silence: agents::liveness::Warning::default(),
         warnings,
         config,
     };

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use tepui_types::task::{CommandWorkload, WasmWorkload, default_kill_grace_ms};
-use tepui_types::{AgentId, Digest, Reason, Resources, TaskState, Timestamp, Workload};
+use tepui_types::{
+    AgentId, Digest, PartitionPolicy, Reason, Resources, TaskState, Timestamp, Workload,
+};
 
 /// What tasks run; one serves all the tasks of an array.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +19,8 @@ pub struct TaskSpec {
     pub user: String,
     /// Free text for people and tools.
     pub labels: BTreeMap<String, String>,
+    /// What becomes of it while its agent is not heard of; it is waited for unless set.
+    pub partition: PartitionPolicy,
 }
 
 impl TaskSpec {
@@ -49,6 +53,7 @@ impl TaskSpec {
             kill_grace_ms: default_kill_grace_ms(),
             user: String::new(),
             labels: BTreeMap::new(),
+            partition: PartitionPolicy::Wait,
         }
     }
 
@@ -102,12 +107,14 @@ impl From<TaskSpec> for tepui_types::TaskSpec {
             kill_grace_ms,
             user,
             labels,
+            partition,
         } = spec;
         Self {
             workload,
             kill_grace_ms,
             user,
             labels,
+            partition,
         }
     }
 }
@@ -119,12 +126,14 @@ impl From<tepui_types::TaskSpec> for TaskSpec {
             kill_grace_ms,
             user,
             labels,
+            partition,
         } = spec;
         Self {
             workload,
             kill_grace_ms,
             user,
             labels,
+            partition,
         }
     }
 }

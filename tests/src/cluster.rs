@@ -357,10 +357,46 @@ impl Cluster {
         agent.map(Process::log).unwrap_or_default()
     }
 
+    /// What agents that are started from now on lend.
+    pub fn set_resources(&mut self, resources: &str) {
+        self.plan.resources = resources.to_owned();
+    }
+
     /// Starts an agent on its folder, without waiting for anything.
     pub fn spawn_agent(&mut self, index: usize) -> Result<()> {
+        self.spawn_agent_by(index, process::program("tepui-agent")?, Vec::new())
+    }
+
+    /// Starts an agent on its folder as after a restart of its machine: what ran there is gone, and
+    /// the kernel tells another boot id. Waits until the master has it.
+    pub async fn reboot_agent(&mut self, index: usize) -> Result<()> {
+        self.kill_agent(index);
         let folder = self.agent_dir(index);
-        let args: [OsString; 8] = [
+        leftovers::executors(&folder)
+            .into_iter()
+            .chain(leftovers::tasks(&folder))
+            .for_each(leftovers::kill_process);
+        let boot_id = self.dir().join(format!("boot-id-{index}"));
+        std::fs::write(&boot_id, "11111111-2222-3333-4444-555555555555\n")?;
+        // A mount of its own, which goes with the process.
+        let script = "mount --bind \"$0\" /proc/sys/kernel/random/boot_id && exec \"$@\"";
+        let mut before: Vec<OsString> = ["-m", "sh", "-c", script].map(Into::into).into();
+        before.extend([
+            boot_id.into(),
+            process::program("tepui-agent")?.into_os_string(),
+        ]);
+        self.spawn_agent_by(index, "unshare".into(), before)?;
+        self.wait_for_agent(index).await
+    }
+
+    fn spawn_agent_by(
+        &mut self,
+        index: usize,
+        program: PathBuf,
+        mut args: Vec<OsString>,
+    ) -> Result<()> {
+        let folder = self.agent_dir(index);
+        let own: [OsString; 8] = [
             "--dir".into(),
             folder.clone().into(),
             "--master".into(),
@@ -371,9 +407,9 @@ impl Cluster {
             "--resources".into(),
             self.plan.resources.clone().into(),
         ];
+        args.extend(own);
         let _ = std::fs::remove_file(folder.join("address"));
         let log = self.dir().join(format!("agent-{index}.log"));
-        let program = process::program("tepui-agent")?;
         let agent = Process::spawn(&format!("agent-{index}"), &program, &args, &log)?;
         self.agents[index] = Some(agent);
         Ok(())

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tepui_types::api::job::JobRequest;
 use tepui_types::resources::ResourceRequest;
 use tepui_types::task::{CommandWorkload, WasmWorkload};
-use tepui_types::{Bytes, Digest, MilliCpus, Workload};
+use tepui_types::{Bytes, Digest, MilliCpus, PartitionPolicy, Workload};
 
 /// A job in the making: small, so that many fit on an agent.
 #[derive(Debug, Clone)]
@@ -49,6 +49,7 @@ impl Job {
             priority: 0,
             kill_grace_ms: 5_000,
             labels: BTreeMap::new(),
+            partition: PartitionPolicy::Wait,
         })
     }
 
@@ -91,6 +92,12 @@ impl Job {
     /// The grace of a kill.
     pub fn grace_ms(mut self, millis: u64) -> Self {
         self.0.kill_grace_ms = millis;
+        self
+    }
+
+    /// What becomes of it while its agent is not heard of.
+    pub fn partition(mut self, policy: PartitionPolicy) -> Self {
+        self.0.partition = policy;
         self
     }
 

@@ -28,5 +28,5 @@ pub use offer::{Demand, Filters, Offer};
 pub use principal::Principal;
 pub use resources::{Bytes, MilliCpus, Resources};
 pub use role::Role;
-pub use task::{Reason, TaskSpec, TaskState, TaskStatus, Workload};
+pub use task::{PartitionPolicy, Reason, TaskSpec, TaskState, TaskStatus, Workload};
 pub use time::Timestamp;

@@ -230,6 +230,10 @@ pub mod reason {
     pub const AGENT_DRAINED: &str = "agent-drained";
     /// An operator has said that its agent never comes back.
     pub const AGENT_GONE: &str = "agent-gone";
+    /// Its agent was not heard of for as long as its partition policy waits.
+    pub const REPLACED: &str = "replaced";
+    /// Its agent ended it, having heard nothing of the masters for too long.
+    pub const STOPPED_UNHEARD: &str = "stopped-unheard";
 }
 
 /// What a task runs. One specification serves all the tasks of an array.
@@ -248,6 +252,77 @@ pub struct TaskSpec {
     /// Free text for people and tools.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// What becomes of it while its agent is not heard of.
+    #[serde(default)]
+    pub partition: PartitionPolicy,
+}
+
+/// What becomes of a task while its agent is not heard of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum PartitionPolicy {
+    /// It is waited for, however long.
+    #[default]
+    Wait,
+    /// So many milliseconds after its agent became unreachable it counts as gone, and may be run
+    /// elsewhere. It may then run twice, until its agent is back and ends it.
+    #[serde(rename = "replace-after-ms")]
+    ReplaceAfter(u64),
+    /// Its agent ends it before so many milliseconds have passed without a word from the masters,
+    /// and it does not count as gone sooner: it runs at most once, as long as its agent's process
+    /// lives.
+    #[serde(rename = "stop-after-ms")]
+    StopAfter(u64),
+}
+
+impl PartitionPolicy {
+    /// The shortest time after which agents may end tasks: five heartbeats as they are unless
+    /// configured, so that a lost packet ends nothing.
+    pub const MIN_STOP_MS: u64 = 5_000;
+    /// The longest time, in milliseconds: 30 days.
+    pub const MAX_MS: u64 = 30 * 24 * 60 * 60 * 1000;
+
+    /// How long after its agent became unreachable a task counts as gone.
+    pub fn replaces_after_ms(self) -> Option<u64> {
+        match self {
+            Self::Wait => None,
+            Self::ReplaceAfter(millis) | Self::StopAfter(millis) => Some(millis),
+        }
+    }
+
+    /// As it stands in the WIT package: the name of an extension of a task's specification, and
+    /// its value.
+    pub fn extension(self) -> Option<(&'static str, u64)> {
+        match self {
+            Self::Wait => None,
+            Self::ReplaceAfter(millis) => Some(("replace-after-ms", millis)),
+            Self::StopAfter(millis) => Some(("stop-after-ms", millis)),
+        }
+    }
+
+    /// What an extension of this name makes of its milliseconds, if there is one.
+    pub fn named(extension: &str) -> Option<fn(u64) -> Self> {
+        match extension {
+            "replace-after-ms" => Some(Self::ReplaceAfter),
+            "stop-after-ms" => Some(Self::StopAfter),
+            _ => None,
+        }
+    }
+
+    /// What is wrong with it in itself.
+    pub fn validate(self) -> Result<(), String> {
+        match self {
+            Self::ReplaceAfter(millis) | Self::StopAfter(millis) if millis > Self::MAX_MS => Err(
+                format!("a partition policy waits {} ms at most", Self::MAX_MS),
+            ),
+            Self::StopAfter(millis) if millis < Self::MIN_STOP_MS => Err(format!(
+                "stop-after-ms is {millis}: {} is the least, or a lost packet ends tasks",
+                Self::MIN_STOP_MS
+            )),
+            Self::Wait | Self::ReplaceAfter(_) | Self::StopAfter(_) => Ok(()),
+        }
+    }
 }
 
 /// Five seconds, as Mesos's executors give.
@@ -333,6 +408,7 @@ impl TaskSpec {
                 Self::MAX_KILL_GRACE_MS
             ));
         }
+        self.partition.validate()?;
         let size = crate::envelope::encode(1, self).len();
         if size > Self::MAX_ENCODED {
             return Err(format!(
@@ -349,6 +425,16 @@ impl TaskSpec {
         match &self.workload {
             Workload::Wasm(wasm) => &wasm.env,
             Workload::Command(command) => &command.env,
+        }
+    }
+}
+
+impl fmt::Display for PartitionPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Wait => f.write_str("waited for"),
+            Self::ReplaceAfter(millis) => write!(f, "replaced after {millis} ms"),
+            Self::StopAfter(millis) => write!(f, "stopped and replaced after {millis} ms"),
         }
     }
 }
@@ -386,7 +472,9 @@ impl TaskStatus {
         let code = self.reason.as_ref().map(|reason| reason.code.as_str());
         match self.state {
             TaskState::Dropped | TaskState::Gone => true,
-            TaskState::Killed => code == Some(reason::AGENT_DRAINED),
+            TaskState::Killed => {
+                matches!(code, Some(reason::AGENT_DRAINED | reason::STOPPED_UNHEARD))
+            }
             _ => false,
         }
     }
@@ -436,6 +524,34 @@ mod tests {
                 format!("\"{state}\"")
             );
         }
+    }
+
+    #[test]
+    fn partition_policies_are_bounded_and_have_names_for_people_and_guests() {
+        use PartitionPolicy::{ReplaceAfter, StopAfter, Wait};
+        for policy in [Wait, ReplaceAfter(0), StopAfter(60_000)] {
+            assert_eq!(policy.validate(), Ok(()));
+            let text = serde_json::to_string(&policy).unwrap();
+            assert_eq!(
+                serde_json::from_str::<PartitionPolicy>(&text).unwrap(),
+                policy
+            );
+            let back = policy.extension().map_or(Wait, |(name, millis)| {
+                PartitionPolicy::named(name).unwrap()(millis)
+            });
+            assert_eq!(back, policy);
+        }
+        assert_eq!(
+            serde_json::to_string(&StopAfter(7)).unwrap(),
+            r#"{"stop-after-ms":7}"#
+        );
+        let short = StopAfter(PartitionPolicy::MIN_STOP_MS - 1).validate();
+        assert!(short.unwrap_err().contains("5000 is the least"));
+        assert!(
+            ReplaceAfter(PartitionPolicy::MAX_MS + 1)
+                .validate()
+                .is_err()
+        );
     }
 
     #[test]

@@ -150,6 +150,7 @@ impl JobForm {
                 priority,
                 kill_grace_ms: tepui_types::task::default_kill_grace_ms(),
                 labels: BTreeMap::new(),
+                partition: tepui_types::task::PartitionPolicy::Wait,
             }),
             _ => Err(problems),
         }

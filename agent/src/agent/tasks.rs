@@ -59,6 +59,8 @@ pub struct Task {
     pub stage: Stage,
     /// A kill that its executor must hear of, with its grace in milliseconds.
     pub kill: Option<u64>,
+    /// Whether it is ended for want of a word from the masters, and by nobody's wish.
+    pub stopped: bool,
     /// Processes it was placed on.
     pub placements: u8,
 }
@@ -94,6 +96,7 @@ impl Tasks {
             launch: Some(Arc::new(launch)),
             stage: Stage::Fetching,
             kill: None,
+            stopped: false,
             placements: 0,
         };
         self.held.insert(id, task);
@@ -117,6 +120,7 @@ impl Tasks {
             launch: None,
             stage: Stage::Ended(executor),
             kill: None,
+            stopped: false,
             placements: 0,
         };
         self.held.insert(id, task);

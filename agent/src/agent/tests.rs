@@ -9,6 +9,7 @@ use tepui_types::{FrameworkId, OperationId, Resources, Role, TaskName, Workload}
 use super::*;
 
 mod artifacts;
+mod stops;
 
 fn layout() -> Layout {
     Layout::new("/agent".into()).with_cgroup(Some("tepui/a".into()))
@@ -20,6 +21,7 @@ fn launch(name: &str, workload: Workload) -> TaskLaunch {
         kill_grace_ms: 1,
         user: String::new(),
         labels: BTreeMap::new(),
+        partition: Default::default(),
     };
     TaskLaunch {
         operation: OperationId {

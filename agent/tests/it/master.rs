@@ -323,6 +323,7 @@ fn launch(name: &str, workload: Workload, resources: Resources) -> TaskLaunch {
             kill_grace_ms: 1_000,
             user: "ada".into(),
             labels: BTreeMap::new(),
+            partition: Default::default(),
         }),
         resources,
         array_index: None,

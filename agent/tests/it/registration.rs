@@ -25,7 +25,7 @@ async fn agent_registers_and_comes_back_as_itself() {
     );
     let line = format!("tepui-agent a1 registered with {}\n", master.url);
     eventually("it says so", || agent.log().contains(&line)).await;
-    assert!(matches!(session.next().await, AgentFrame::Heartbeat));
+    assert!(matches!(session.next().await, AgentFrame::Heartbeat(_)));
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
     let get = async |path: &str| {
         http.get(format!("{}{path}", address.trim()))
@@ -110,7 +110,7 @@ async fn older_terms_are_refused() {
             ..welcome()
         }))
         .await;
-    assert!(matches!(session.next().await, AgentFrame::Heartbeat));
+    assert!(matches!(session.next().await, AgentFrame::Heartbeat(_)));
     assert!(agent.executors().is_empty());
 }
 

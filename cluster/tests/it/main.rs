@@ -5,6 +5,7 @@ mod bounds;
 mod golden;
 mod masters;
 mod operators;
+mod partitions;
 mod properties;
 mod restore;
 mod rules;

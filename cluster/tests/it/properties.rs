@@ -182,6 +182,9 @@ fn command(log: &Log, step: &Step) -> Option<Command> {
         } => {
             let mut turn = running(*framework)?;
             let resources = amounts(*cpus, 1);
+            if cpus % 2 == 0 {
+                turn.specs = vec![impatient(PartitionPolicy::ReplaceAfter(9))];
+            }
             turn.operations
                 .push(launch(AgentId(*agent), &format!("t{name}"), resources));
             Command::Turn(turn)
@@ -251,7 +254,11 @@ fn command(log: &Log, step: &Step) -> Option<Command> {
             lead_ms: 10,
             note: String::new(),
         }),
-        Step::Pass { .. } => Command::MeetDeadlines,
+        Step::Pass { millis } if millis % 2 == 0 => Command::MeetDeadlines,
+        Step::Pass { millis } => Command::ReplaceTasks {
+            agent: AgentId(1),
+            unreachable_ms: *millis,
+        },
         Step::Demand {
             framework,
             key,

@@ -197,7 +197,14 @@ pub fn spec() -> Arc<TaskSpec> {
         kill_grace_ms: 5_000,
         user: "operator".into(),
         labels: BTreeMap::new(),
+        partition: Default::default(),
     })
+}
+
+/// A task that is not waited for for ever.
+pub fn impatient(partition: PartitionPolicy) -> Arc<TaskSpec> {
+    let spec = TaskSpec::clone(&spec());
+    Arc::new(TaskSpec { partition, ..spec })
 }
 
 pub fn launch(agent: AgentId, name: &str, resources: Resources) -> Operation {

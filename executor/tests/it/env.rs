@@ -401,6 +401,7 @@ impl Builder {
             kill_grace_ms: 100,
             user: String::new(),
             labels: BTreeMap::new(),
+            partition: Default::default(),
         };
         TaskLaunch {
             operation: OperationId {

@@ -253,7 +253,10 @@ async fn read<C: AsyncRead + AsyncWrite + Unpin>(
 async fn on_frame(master: &Master, agent: AgentId, frame: AgentFrame) -> Result<(), SessionError> {
     match frame {
         AgentFrame::Hello(_) => Err(SessionError::Unexpected),
-        AgentFrame::Heartbeat => Ok(()),
+        AgentFrame::Heartbeat(sent) => {
+            master.sessions.acknowledge(agent, sent);
+            Ok(())
+        }
         AgentFrame::Statuses(reports)
             if reports.len() > MAX_BATCH || !reports.iter().all(StatusReport::is_bounded) =>
         {

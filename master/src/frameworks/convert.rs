@@ -10,7 +10,8 @@ use tepui_types::api::demand::Explanation;
 use tepui_types::resources::{MILLI, PortRanges, ResourceRequest};
 use tepui_types::task::{CommandWorkload, WasmWorkload};
 use tepui_types::{
-    Bytes, MilliCpus, Offer, Reason, Resources, TaskId, TaskSpec, TaskState, TaskStatus, Workload,
+    Bytes, MilliCpus, Offer, PartitionPolicy, Reason, Resources, TaskId, TaskSpec, TaskState,
+    TaskStatus, Workload,
 };
 
 use super::bindings::{cluster, store, timers, types};
@@ -128,18 +129,29 @@ pub fn spec_in(spec: types::TaskSpec) -> Result<TaskSpec, String> {
             pids: command.pids,
         }),
     };
-    if let Some(extension) = spec.extensions.first() {
-        return Err(format!(
-            "this master knows no extension `{}` of a task",
-            extension.name
-        ));
-    }
     Ok(TaskSpec {
         workload,
         kill_grace_ms: spec.kill_grace_ms,
         user: spec.user,
         labels: pairs_in("labels", spec.labels)?,
+        partition: partition_in(spec.extensions)?,
     })
+}
+
+/// What the extensions of a task's specification say.
+fn partition_in(extensions: Vec<types::Extension>) -> Result<PartitionPolicy, String> {
+    let mut partition = None;
+    for types::Extension { name, value } in extensions {
+        let Some(policy) = PartitionPolicy::named(&name) else {
+            return Err(format!("this master knows no extension `{name}` of a task"));
+        };
+        let millis = value.parse();
+        let millis = millis.map_err(|_| format!("`{name}` is `{value}`, and no milliseconds"))?;
+        if partition.replace(policy(millis)).is_some() {
+            return Err("a task has one of replace-after-ms and stop-after-ms".into());
+        }
+    }
+    Ok(partition.unwrap_or_default())
 }
 
 pub fn launch_in(task: cluster::TaskLaunch) -> Result<TaskLaunch, String> {
@@ -258,6 +270,36 @@ impl From<QuotaError> for timers::TimerError {
         match error {
             QuotaError::TooLarge(which) => Self::TooLarge(which),
             QuotaError::TurnFull => Self::TurnFull,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partition_policy_comes_as_an_extension() {
+        let extension = |name: &str, value: &str| types::Extension {
+            name: name.into(),
+            value: value.into(),
+        };
+        let read = |pairs: &[(&str, &str)]| {
+            let extensions = pairs.iter().map(|(name, value)| extension(name, value));
+            partition_in(extensions.collect())
+        };
+        assert_eq!(read(&[]), Ok(PartitionPolicy::Wait));
+        assert_eq!(
+            read(&[("replace-after-ms", "7")]),
+            Ok(PartitionPolicy::ReplaceAfter(7))
+        );
+        let bad: [&[(&str, &str)]; 3] = [
+            &[("replace-after-ms", "soon")],
+            &[("color", "red")],
+            &[("replace-after-ms", "7"), ("stop-after-ms", "9")],
+        ];
+        for (pairs, wanted) in bad.into_iter().zip(["`soon`", "`color`", "one of"]) {
+            assert!(read(pairs).unwrap_err().contains(wanted), "{pairs:?}");
         }
     }
 }

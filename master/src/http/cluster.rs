@@ -59,6 +59,11 @@ pub async fn show(Extract(master): Extract<Arc<Master>>) -> Result<Json<ClusterV
         tasks: state.counts.clone(),
         ended: state.ended_counts.clone(),
         waiting,
-        warnings: master.warnings.clone(),
+        warnings: master
+            .warnings
+            .iter()
+            .cloned()
+            .chain(master.silence.text())
+            .collect(),
     }))
 }

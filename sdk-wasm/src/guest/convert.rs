@@ -147,6 +147,11 @@ pub fn spec(spec: &TaskSpec) -> types::TaskSpec {
             .map(|(name, value)| (name.clone(), value.clone()))
             .collect::<Vec<_>>()
     };
+    let extension = spec.partition.extension();
+    let extension = extension.map(|(name, millis)| types::Extension {
+        name: name.to_owned(),
+        value: millis.to_string(),
+    });
     types::TaskSpec {
         workload: match &spec.workload {
             Workload::Wasm(wasm) => types::Workload::Wasm(types::WasmWorkload {
@@ -163,7 +168,7 @@ pub fn spec(spec: &TaskSpec) -> types::TaskSpec {
         kill_grace_ms: spec.kill_grace_ms,
         user: spec.user.clone(),
         labels: pairs(&spec.labels),
-        extensions: Vec::new(),
+        extensions: extension.into_iter().collect(),
     }
 }
 

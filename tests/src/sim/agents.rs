@@ -203,7 +203,8 @@ impl World {
         } else if process.is_registered && now - process.beat_at >= HEARTBEAT_US {
             process.beat_at = now;
             if let Some(connection) = process.connection {
-                self.send_to_master(connection, AgentFrame::Heartbeat);
+                let sent_ms = (now - process.started_at) / MILLI;
+                self.send_to_master(connection, AgentFrame::Heartbeat(sent_ms));
             }
         }
         let Some(process) = &mut self.agents[number].process else {
@@ -297,6 +298,7 @@ impl World {
             MasterFrame::Recorded(recorded) => {
                 self.tell(number, |agent, out| agent.on_recorded(out, recorded))
             }
+            MasterFrame::Heard(sent_ms) => self.tell(number, |agent, _| agent.on_contact(sent_ms)),
             MasterFrame::Refused { .. }
             | MasterFrame::OpenStream { .. }
             | MasterFrame::Heartbeat

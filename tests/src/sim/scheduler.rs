@@ -171,5 +171,6 @@ fn spec() -> Arc<TaskSpec> {
         kill_grace_ms: 1_000,
         user: String::new(),
         labels: BTreeMap::new(),
+        partition: Default::default(),
     })
 }

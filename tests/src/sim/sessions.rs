@@ -139,8 +139,8 @@ impl World {
         leader.heard.insert(id, now);
         let inbox = leader.inboxes.entry(connection).or_default();
         let is_first = inbox.is_empty();
-        if matches!(frame, AgentFrame::Heartbeat) {
-            self.send_to_agent(connection, MasterFrame::Heartbeat);
+        if let AgentFrame::Heartbeat(sent) = frame {
+            self.send_to_agent(connection, MasterFrame::Heard(sent));
             return Ok(());
         }
         inbox.push_back(frame);

@@ -24,6 +24,8 @@ mod frameworks;
 mod inputs;
 /// Machines with addresses of their own, and links that break.
 mod network;
+/// Agents that are not heard of.
+mod partitions;
 /// A task's way from the request to its record.
 mod path;
 /// `kill -9` of every part.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::TaskId;
 use crate::resources::ResourceRequest;
-use crate::task::{Reason, TaskState, Workload};
+use crate::task::{PartitionPolicy, Reason, TaskState, Workload};
 
 /// The most tasks of one job.
 pub const MAX_COUNT: u32 = 100_000;
@@ -40,6 +40,9 @@ pub struct JobRequest {
     /// Free text for people and tools.
     #[serde(default)]
     pub labels: std::collections::BTreeMap<String, String>,
+    /// What becomes of its tasks while their agents are not heard of.
+    #[serde(default)]
+    pub partition: PartitionPolicy,
 }
 
 fn one() -> u32 {

@@ -58,8 +58,9 @@ pub enum AgentFrame {
     Hello(Hello),
     /// Statuses that the log may not have yet, at most [`MAX_BATCH`].
     Statuses(Vec<StatusReport>),
-    /// It lives; answers nothing in particular.
-    Heartbeat,
+    /// It lives. Carries the time of the agent's own clock at which it was sent, which the master
+    /// sends back.
+    Heartbeat(u64),
     /// It cannot serve this stream.
     StreamRefused {
         /// Which.
@@ -143,6 +144,8 @@ pub enum MasterFrame {
     Heartbeat,
     /// URLs of all masters, after they have changed.
     Masters(Vec<String>),
+    /// The leader has heard the heartbeat that was sent at this time of the agent's clock.
+    Heard(u64),
 }
 
 /// The master's answer to a good [`Hello`].
@@ -220,6 +223,7 @@ mod tests {
                     kill_grace_ms: 0,
                     user: String::new(),
                     labels: Default::default(),
+                    partition: Default::default(),
                 }),
                 resources: Resources::default(),
                 array_index: None,

@@ -175,6 +175,7 @@ fn Program(spec: TaskSpec) -> impl IntoView {
                 <Detail term="Environment">{environment}</Detail>
                 <Detail term="Labels">{labels}</Detail>
                 <Detail term="Grace when killed">{amounts::duration(spec.kill_grace_ms)}</Detail>
+                <Detail term="While its agent is away">{spec.partition.to_string()}</Detail>
                 <Detail term="On behalf of">{user}</Detail>
             </dl>
         </section>

@@ -250,6 +250,7 @@ fn check(body: &JobRequest, user: &str) -> Result<TaskSpec, Response> {
         kill_grace_ms: body.kill_grace_ms,
         user: user.to_owned(),
         labels: body.labels.clone(),
+        partition: body.partition,
     };
     spec.validate().map_err(invalid)?;
     Ok(spec)

@@ -114,6 +114,7 @@ fn spec(argument: &str) -> TaskSpec {
         kill_grace_ms: 0,
         user: String::new(),
         labels: BTreeMap::new(),
+        partition: Default::default(),
     }
 }
 
