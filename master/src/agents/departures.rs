@@ -171,7 +171,8 @@ impl Departures {
     fn fill(&mut self, now: Instant) {
         let passed = now.saturating_duration_since(self.filled).as_millis();
         let passed_ms = u64::try_from(passed).unwrap_or(u64::MAX);
-        let added = passed_ms.saturating_mul(self.rules.per_minute) * MILLI / 60_000;
+        let added = passed_ms.saturating_mul(self.rules.per_minute);
+        let added = added.saturating_mul(MILLI) / 60_000;
         if added > 0 {
             self.filled = now;
             self.tokens_milli = (self.tokens_milli.saturating_add(added)).min(BURST * MILLI);
@@ -248,6 +249,14 @@ mod tests {
         assert_eq!(departures.look(now, left).mark, []);
         let later = now + Duration::from_secs(3);
         assert_eq!(departures.look(later, left).mark, agents(11..=13));
+    }
+
+    #[test]
+    fn any_rate_may_be_configured() {
+        let (mut departures, now) = departures(u64::MAX);
+        let later = now + Duration::from_secs(1_000);
+        let look = departures.look(later, &silences(&[20, 0]));
+        assert_eq!(look.mark, agents([1]));
     }
 
     #[test]

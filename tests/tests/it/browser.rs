@@ -5,6 +5,7 @@ use fantoccini::Locator;
 use reqwest::Method;
 use tepui_tests::browser::Browser;
 use tepui_tests::{Cluster, eventually};
+use tepui_types::AgentStatus;
 
 use super::Result;
 
@@ -43,6 +44,40 @@ async fn a_command_is_submitted_in_the_form_and_its_output_read_on_the_page() ->
             .starts_with(cluster.url())
     );
     assert_eq!(tasks.len(), 1, "{tasks:?}");
+    browser.close().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_is_deactivated_and_used_again_on_its_page() -> Result {
+    let cluster = Cluster::new().without_batch().start().await?;
+    let client = cluster.client();
+    let agent = client.agent("agent-0").await?.id;
+    let browser = Browser::start().await?;
+    let page = format!("{}/agents/{agent}", cluster.url());
+    browser.page().goto(&page).await?;
+    for (label, status) in [
+        ("Deactivate", AgentStatus::Deactivated),
+        ("Reactivate", AgentStatus::Active),
+    ] {
+        // The page's button opens a dialog with one that has the same words.
+        for place in ["not(ancestor::dialog)", "ancestor::dialog"] {
+            let button = format!("//button[normalize-space()='{label}' and {place}]");
+            eventually(&format!("{label} can be pressed"), async || {
+                let button = browser.page().find(Locator::XPath(&button)).await?;
+                button.click().await
+            })
+            .await;
+        }
+        eventually(&format!("{label} is done"), async || {
+            let agent = client.agent("agent-0").await?;
+            match agent.status == status {
+                true => Ok(()),
+                false => anyhow::bail!("{agent:?}"),
+            }
+        })
+        .await;
+    }
     browser.close().await?;
     Ok(())
 }

@@ -471,3 +471,71 @@ async fn dev_starts_again_what_dies() -> Result {
     assert!(dev.terminate().success(), "{}", dev.log());
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn machines_are_drained_and_maintained_in_words() -> Result {
+    let cluster = Cluster::new().start().await?;
+    let client = cluster.client();
+    let job = client.submit(&Job::command(["sleep", "600"])).await?;
+    client.running(&job.name).await;
+    let agent = client.agent("agent-0").await?.id.to_string();
+    let drain = ["agent", "drain", &agent, "--grace", "1s", "--wait"];
+    let drained = ok(&cluster, &drain).await?;
+    assert_eq!(drained, format!("{agent} (agent-0) is drained\n"));
+    let list = ok(&cluster, &["agent", "list"]).await?;
+    assert!(list.contains("drained"), "{list}");
+    let show = ok(&cluster, &["agent", "show", &agent]).await?;
+    assert!(show.contains("drain began"), "{show}");
+    let open = ok(&cluster, &["agent", "reactivate", &agent]).await?;
+    assert_eq!(open, format!("{agent} (agent-0) is active\n"));
+
+    let window = [
+        "maintenance",
+        "schedule",
+        "--start",
+        "in 1h",
+        "--duration",
+        "1h",
+        "--note",
+        "disks",
+        &agent,
+    ];
+    let window = ok(&cluster, &window).await?;
+    assert!(
+        window.contains("disks") && window.contains("w1"),
+        "{window}"
+    );
+    let windows = ok(&cluster, &["-o", "json", "maintenance", "list"]).await?;
+    let windows: Value = serde_json::from_str(&windows)?;
+    assert_eq!(windows[0]["agents"][0], agent.as_str());
+    ok(&cluster, &["maintenance", "cancel", "w1"]).await?;
+    let none = ok(&cluster, &["maintenance", "list"]).await?;
+    assert!(none.contains("no maintenance is planned"), "{none}");
+
+    for (args, wanted) in [
+        (&["agent", "drain", "a99"][..], "there is no agent a99"),
+        (&["maintenance", "cancel", "w9"], "over or was cancelled"),
+        (
+            &["run", "--stop-after", "1s", "--", "true"],
+            "5000 is the least",
+        ),
+        (
+            &[
+                "maintenance",
+                "schedule",
+                "--start",
+                "soon",
+                "--duration",
+                "1h",
+                "a1",
+            ],
+            "in 2h",
+        ),
+    ] {
+        let output = tepui(&cluster, args).await?;
+        assert!(!output.status.success(), "{args:?}");
+        let said = text(&output.stderr);
+        assert!(said.contains(wanted), "{args:?}: {said}");
+    }
+    Ok(())
+}
