@@ -24,6 +24,7 @@ mod machine;
 mod masters;
 mod membership;
 mod network;
+mod operators;
 mod scheduler;
 mod sessions;
 mod storage;

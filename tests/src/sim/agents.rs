@@ -55,6 +55,19 @@ pub struct AgentProcess {
 }
 
 impl AgentMachine {
+    /// The id that it was given.
+    pub fn id(&self) -> Option<AgentId> {
+        self.identity.map(|(_, agent)| agent)
+    }
+
+    /// Nothing is left of its folder, nor of what ran there.
+    pub fn empty(&mut self, nonce: u128) {
+        (self.nonce, self.identity) = (nonce, None);
+        self.journal.clear();
+        self.journal_synced = 0;
+        self.executors.clear();
+    }
+
     /// Whether nothing is left to be told or done.
     pub fn is_idle(&self) -> bool {
         let process = self.process.as_ref();

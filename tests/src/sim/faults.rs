@@ -42,9 +42,11 @@ enum Kind {
     AddMaster,
     RemoveMaster,
     LoseDisk,
+    UseAgent,
+    ThrowAway,
 }
 
-const KINDS: [Kind; 15] = [
+const KINDS: [Kind; 17] = [
     Kind::StopMaster,
     Kind::DieInWrite,
     Kind::StopAgent,
@@ -60,6 +62,8 @@ const KINDS: [Kind; 15] = [
     Kind::AddMaster,
     Kind::RemoveMaster,
     Kind::LoseDisk,
+    Kind::UseAgent,
+    Kind::ThrowAway,
 ];
 
 impl Faults {
@@ -165,6 +169,8 @@ impl World {
             Kind::AddMaster => return self.bring_in(None),
             Kind::RemoveMaster => self.remove_one(),
             Kind::LoseDisk => return self.lose_disk(master),
+            Kind::UseAgent => self.use_an_agent(),
+            Kind::ThrowAway => return self.throw_away(agent, back),
             Kind::Transfer => {
                 let to = node(self.dice.place(self.masters.len()));
                 if let Some(running) = &mut self.masters[master].running {

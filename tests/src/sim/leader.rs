@@ -51,6 +51,8 @@ pub enum Purpose {
     Client(usize),
     /// A client's read, and what had been acknowledged when it came.
     Read { client: usize, acknowledged: u64 },
+    /// Deadlines of the state.
+    Deadlines,
     /// Nobody in particular.
     Nothing,
 }
@@ -63,6 +65,8 @@ pub struct Leader {
     /// Frames of a connection that wait for the one before.
     pub inboxes: BTreeMap<u64, VecDeque<AgentFrame>>,
     pub heard: BTreeMap<AgentId, u64>,
+    /// Whether deadlines of the state are being met.
+    meets_deadlines: bool,
     /// Agents that are being marked as unreachable.
     marking: BTreeSet<AgentId>,
     hosts: BTreeMap<FrameworkId, Host>,
@@ -181,6 +185,7 @@ impl World {
                 allocator: Allocator::new(),
                 sessions: BTreeMap::new(),
                 inboxes: BTreeMap::new(),
+                meets_deadlines: false,
                 marking: BTreeSet::new(),
                 heard: state
                     .agents
@@ -243,6 +248,14 @@ impl World {
         for agent in silent {
             let request = Request::new(Principal::Leader, Command::MarkAgentUnreachable { agent });
             running.propose(Purpose::Unreachable(agent), request);
+        }
+        let due = state.next_deadline();
+        let is_due = due.is_some_and(|due| due <= running.log.clock.now());
+        if let Some(leader) = running.leader.as_mut().filter(|_| is_due)
+            && !std::mem::replace(&mut leader.meets_deadlines, true)
+        {
+            let request = Request::new(Principal::Leader, Command::MeetDeadlines);
+            running.propose(Purpose::Deadlines, request);
         }
         self.wake(master);
         self.allocate(master);
@@ -349,6 +362,12 @@ impl World {
         }
         match purpose {
             Purpose::Nothing => Ok(()),
+            Purpose::Deadlines => {
+                if let Some(leader) = self.leader(master) {
+                    leader.meets_deadlines = false;
+                }
+                Ok(())
+            }
             Purpose::Client(client) => self.on_client_answer(client, master, result),
             Purpose::Read {
                 client,

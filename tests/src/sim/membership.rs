@@ -130,7 +130,8 @@ impl World {
         self.start_master(master)
     }
 
-    fn order(&mut self, leader: usize, body: Command) {
+    /// A leader is asked for something once; whoever asks does not wait.
+    pub(super) fn order(&mut self, leader: usize, body: Command) {
         self.set_clock(leader);
         if let Some(running) = &mut self.masters[leader].running {
             let request = Request::new(Principal::loopback_operator(), body);
@@ -140,7 +141,7 @@ impl World {
     }
 
     /// One that leads, as far as it knows.
-    fn leading(&self) -> Option<usize> {
+    pub(super) fn leading(&self) -> Option<usize> {
         let leads = |machine: &super::masters::MasterMachine| {
             let running = machine.running.as_ref();
             running.is_some_and(|running| running.leader.is_some())

@@ -120,6 +120,11 @@ impl World {
             if let Some(body) = client.to_do.pop() {
                 return Some(ask(body));
             }
+            if self.is_peace
+                && let Some(body) = self.to_set_right(&state)
+            {
+                return Some(ask(body));
+            }
             let failed = state.frameworks.values();
             let mut failed = failed.filter(|framework| framework.phase == FrameworkPhase::Failed);
             let framework = failed.next()?.id;

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use raft::eraftpb::Message;
 use sha2::{Digest as _, Sha256};
 use tepui_master::raft::world::Image;
+use tepui_types::AgentId;
 use tepui_types::wire::agent::{AgentFrame, MasterFrame};
 use tepui_types::wire::peer::Standing;
 
@@ -137,6 +138,8 @@ pub struct World {
     queue: BTreeMap<(u64, u64), Happening>,
     queued: u64,
     trace: Sha256,
+    /// Agents whose machines were thrown away.
+    pub lost_agents: Vec<AgentId>,
     /// Masters that will not run any more.
     pub retired: BTreeSet<usize>,
 }
@@ -160,6 +163,7 @@ impl World {
             queue: BTreeMap::new(),
             queued: 0,
             trace: Sha256::new(),
+            lost_agents: Vec::new(),
             retired: BTreeSet::new(),
             dice,
             options,
