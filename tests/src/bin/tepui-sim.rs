@@ -42,6 +42,14 @@ fn main() -> ExitCode {
         tasks += report.tasks;
         steps += report.steps;
         simulated += Duration::from_micros(report.time_us);
+        if cli.seeds == 1 {
+            // Two runs of one seed say the same.
+            let hash: String = report.trace[..8]
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect();
+            say(&format!("seed {seed}: trace {hash}"));
+        }
         if let Some(violation) = report.violation {
             failures += 1;
             say(&format!(

@@ -27,6 +27,8 @@ pub struct Checks {
     leaders: BTreeMap<u64, usize>,
     /// Artifacts whose record was acknowledged, with the index that was given.
     recorded: BTreeMap<Digest, u64>,
+    /// Frameworks whose deployment was acknowledged.
+    deployed: BTreeSet<FrameworkId>,
     /// The last turn of each framework that was acknowledged.
     turns: BTreeMap<FrameworkId, (u64, u64)>,
     /// The highest index that was acknowledged.
@@ -120,6 +122,12 @@ impl Checks {
                 "master {master} leads and lacks the record of {digest}, acknowledged at {index}"
             ));
         }
+        let mut deployed = self.deployed.iter();
+        if let Some(framework) = deployed.find(|id| state.framework(**id).is_none()) {
+            return Err(format!(
+                "master {master} leads and lacks {framework}, whose deployment was acknowledged"
+            ));
+        }
         for (framework, acknowledged) in &self.turns {
             let has = state.framework(*framework);
             let has = has.map(|framework| (framework.incarnation, framework.turns));
@@ -141,6 +149,11 @@ impl Checks {
     /// The record of an artifact was acknowledged.
     pub fn on_recorded(&mut self, digest: Digest, index: u64) {
         self.recorded.insert(digest, index);
+    }
+
+    /// A framework's deployment was acknowledged.
+    pub fn on_deployed(&mut self, framework: FrameworkId) {
+        self.deployed.insert(framework);
     }
 
     /// A framework's turn was acknowledged.

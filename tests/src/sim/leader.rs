@@ -47,8 +47,8 @@ pub enum Purpose {
     },
     /// A framework's end after a trap.
     Trap(FrameworkId),
-    /// A client's wish.
-    Client(usize),
+    /// A client's wish, by its number.
+    Client { client: usize, ask: u64 },
     /// A client's read, and what had been acknowledged when it came.
     Read { client: usize, acknowledged: u64 },
     /// Deadlines of the state.
@@ -368,7 +368,7 @@ impl World {
                 }
                 Ok(())
             }
-            Purpose::Client(client) => self.on_client_answer(client, master, result),
+            Purpose::Client { client, ask } => self.on_client_answer(client, ask, result),
             Purpose::Read {
                 client,
                 acknowledged,

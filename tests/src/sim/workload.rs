@@ -95,12 +95,14 @@ impl World {
         };
         ask.tries += 1;
         (client.is_waiting, client.life) = (true, 0);
+        let asked = client.number;
         let request = Request {
             idempotency_key: ask.key.clone(),
             ..Request::new(Principal::User(format!("c{number}")), ask.body.clone())
         };
         if let Some(running) = &mut self.masters[master].running {
-            running.propose(Purpose::Client(number), request);
+            let (client, ask) = (number, asked);
+            running.propose(Purpose::Client { client, ask }, request);
             self.wake(master);
         }
         Ok(())
@@ -153,10 +155,14 @@ impl World {
     pub(super) fn on_client_answer(
         &mut self,
         number: usize,
-        _master: usize,
+        asked: u64,
         result: Result<Committed, ProposeError>,
     ) -> Result<(), Violation> {
         let client = &mut self.clients[number];
+        if client.number != asked {
+            // To what was asked before, and asked again: it has come already.
+            return Ok(());
+        }
         client.is_waiting = false;
         let Ok(Committed { index, outcome }) = result else {
             return Ok(());
@@ -173,9 +179,7 @@ impl World {
                 }),
             ) => {
                 if given != *digest {
-                    // An answer to what was asked before, which came late.
-                    client.asks = Some(ask);
-                    return Ok(());
+                    return Err(format!("{digest} was to be recorded, and {given} was"));
                 }
                 if known {
                     return Err(format!(
@@ -185,7 +189,12 @@ impl World {
                 }
                 self.checks.on_recorded(*digest, index);
             }
-            (_, Ok(Accepted::Artifact { .. })) => client.asks = Some(ask),
+            (Command::DeployFramework(_), Ok(Accepted::Framework { framework, .. })) => {
+                self.checks.on_deployed(framework);
+            }
+            (Command::DeployFramework(_), Err(rejection)) => {
+                return Err(format!("a deployment is refused: {rejection}"));
+            }
             _ => {}
         }
         Ok(())
