@@ -151,6 +151,46 @@ async fn an_agent_that_hears_nothing_stops_a_task_before_its_time() -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_starts_while_the_masters_are_silent_stops_what_is_overdue_at_once() -> Result
+{
+    let mut cluster = impatient(1).start().await?;
+    let client = cluster.client().clone();
+    // So long that only what an earlier process of the agent knew can end it in a test's time.
+    let after_ms = 200_000;
+    let job = patient().partition(PartitionPolicy::StopAfter(after_ms));
+    let job = job.name("stopped");
+    let job = client.submit(&job).await?;
+    let before = client.running(&job.name).await;
+    let contact = cluster.agent_dir(0).join("contact");
+    eventually("the agent keeps when it was heard", async || {
+        std::fs::metadata(&contact).map(drop)
+    })
+    .await;
+    cluster.kill_master();
+    cluster.kill_agent(0);
+    // It was heard just now; as if that had been long ago, as the machine's uptime has it.
+    let text = std::fs::read_to_string(&contact)?;
+    let (boot, heard_ms) = text.trim().split_once(' ').context("two words")?;
+    let heard_ms: u64 = heard_ms.parse()?;
+    let earlier_ms = heard_ms.saturating_sub(after_ms);
+    std::fs::write(&contact, format!("{boot} {earlier_ms}\n"))?;
+    cluster.spawn_agent(0)?;
+    let dir = cluster.agent_dir(0);
+    eventually("the task has ended", async || {
+        match leftovers::tasks(&dir).len() {
+            0 => Ok(()),
+            left => bail!("{left} tasks run"),
+        }
+    })
+    .await;
+    cluster.start_master().await?;
+    moved(cluster.client(), &job.name, &before).await;
+    let code = reason_of(cluster.client(), &before).await?;
+    assert_eq!(code, reason::STOPPED_UNHEARD);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_task_that_is_to_be_stopped_is_not_replaced_before_its_time() -> Result {
     let mut cluster = impatient(2).start().await?;
     let client = cluster.client().clone();
