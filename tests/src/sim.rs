@@ -23,6 +23,7 @@ mod leader;
 mod machine;
 mod masters;
 mod membership;
+mod messages;
 mod network;
 mod operators;
 mod scheduler;
