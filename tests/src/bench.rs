@@ -7,6 +7,7 @@ pub mod failover;
 pub mod path;
 pub mod report;
 pub mod samples;
+pub mod state;
 
 pub use report::{Report, Row};
 pub use samples::Samples;

@@ -228,7 +228,7 @@ fn chunks(mut file: impl Read) -> impl Iterator<Item = io::Result<Bytes>> {
 }
 
 /// Writes the state as the image that the master starts from.
-fn begin(storage: &Storage, state: State, node: NodeId) -> Result<Identity, StorageError> {
+pub fn begin(storage: &Storage, state: State, node: NodeId) -> Result<Identity, StorageError> {
     let image = NewSnapshot {
         index: state.index,
         term: state.term,

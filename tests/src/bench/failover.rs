@@ -11,7 +11,7 @@ use tepui_types::api::job::{JobState, JobView};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::bench::{Report, Row, Samples, report};
+use crate::bench::{Report, Row, Samples, report, state};
 use crate::client::Client;
 use crate::cluster::Cluster;
 use crate::job::Job;
@@ -27,6 +27,12 @@ const BACKGROUND: usize = 4;
 /// Tasks of the array.
 const ARRAY: u32 = 5_000;
 const ARRAY_RUNS: usize = 3;
+/// Native tasks of the array, and the agent that runs two at a time.
+const NATIVE: u32 = 2_000;
+const TWO_SLOTS: &str = "cpus=2,mem=4GiB,disk=1GiB,ports=31000-31099";
+/// Tasks in the state of a master that starts again, and of one that writes an image.
+const RESTARTED: u64 = 1_000_000;
+const IMAGED: u64 = 2_000_000;
 /// The pause between two looks at a job, and between two tries of a commit.
 const LOOK: Duration = Duration::from_millis(1);
 /// How long a commit may take before it is asked for elsewhere.
@@ -38,10 +44,19 @@ pub async fn run(kills: usize, seconds: u64) -> Result<Report> {
     let mut rows = Vec::new();
     let mut cluster = start(MASTERS).await?;
     let (http, elections) = commits(&cluster, Duration::from_secs(seconds)).await?;
-    let tasks = tasks_per_second(&cluster).await?;
+    let artifact = cluster.guest(GUEST).await?;
+    let tasks = Job::wasm(artifact, &["0"]).count(ARRAY);
+    let tasks = tasks_per_second(&cluster, &tasks).await?;
     let gaps = kill_leaders(&mut cluster, kills).await?;
     drop(cluster);
-    let alone = tasks_per_second(&start(1).await?).await?;
+    let alone = start(1).await?;
+    let artifact = alone.guest(GUEST).await?;
+    let alone = tasks_per_second(&alone, &Job::wasm(artifact, &["0"]).count(ARRAY)).await?;
+    let native = Cluster::new().resources(TWO_SLOTS).with_memory().start();
+    let job = Job::command(["/bin/true"]).cpus(1_000).count(NATIVE);
+    let native = tasks_per_second(&native.await?, &job).await?;
+    let restart = state::restart(RESTARTED).await?;
+    let image = state::while_an_image_is_written(IMAGED).await?;
 
     let note = format!(
         "kill -9 of the leader of {MASTERS} masters under the load of {BACKGROUND} clients, until a \
@@ -72,6 +87,36 @@ pub async fn run(kills: usize, seconds: u64) -> Result<Report> {
         &note,
     );
     rows.extend([single.higher(), group.higher()]);
+    let note = format!(
+        "an array of {NATIVE} native /bin/true in cgroups of their own, one master, an agent of \
+         {TWO_SLOTS}, two at a time"
+    );
+    let native = Row::median("cluster_native_tasks_per_s", "1/s", 1000.0, &native, &note);
+    rows.push(native.higher());
+    let note = format!("from the start of a master with {RESTARTED} tasks until it is ready");
+    rows.push(Row::new(
+        "restart_1m_tasks_s",
+        "s",
+        10.0,
+        restart,
+        None,
+        &note,
+    ));
+    let note = format!(
+        "the longest of {} commits, one after another, while an image of {IMAGED} tasks is written; \
+         median {:.1}",
+        image.count(),
+        image.median()
+    );
+    let longest = image.quantile(1.0);
+    rows.push(Row::new(
+        "snapshot_pause_ms",
+        "ms",
+        10.0,
+        longest,
+        None,
+        &note,
+    ));
 
     conditions.insert(
         "cluster".into(),
@@ -166,15 +211,13 @@ async fn kill_leaders(cluster: &mut Cluster, kills: usize) -> Result<Samples> {
 }
 
 /// Short tasks a second, from the request for an array until all of it is counted.
-async fn tasks_per_second(cluster: &Cluster) -> Result<Samples> {
+async fn tasks_per_second(cluster: &Cluster, job: &Job) -> Result<Samples> {
     let client = cluster.client_of(cluster.leader().await?)?;
-    let artifact = cluster.guest(GUEST).await?;
-    let job = Job::wasm(artifact, &["0"]).count(ARRAY);
     let mut samples = Samples::default();
     // Once more, so that caches are warm and executors run.
     for run in 0..=ARRAY_RUNS {
         let begun = Instant::now();
-        let mut view: JobView = client.submit(&job).await?;
+        let mut view: JobView = client.submit(job).await?;
         while view.state != JobState::Finished {
             if matches!(view.state, JobState::Failed | JobState::Killed) {
                 bail!("{view:?}");
@@ -184,7 +227,7 @@ async fn tasks_per_second(cluster: &Cluster) -> Result<Samples> {
             view = client.job(&view.name).await?;
         }
         if run > 0 {
-            samples.add(f64::from(ARRAY) / begun.elapsed().as_secs_f64());
+            samples.add(f64::from(view.count) / begun.elapsed().as_secs_f64());
         }
     }
     Ok(samples)

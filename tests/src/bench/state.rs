@@ -1,0 +1,236 @@
+//! One master with a very large state: how soon it serves again, and how long an image stops it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use tepui_cluster::{Accepted, Command, Envelope, State, Turn, TurnKind};
+use tepui_master::backup::restore;
+use tepui_master::folder::{Folder, Identity};
+use tepui_master::proposals::Request;
+use tepui_master::raft::{self, Leadership, Options};
+use tepui_master::storage::Storage;
+use tepui_types::operation::{Launch, Operation};
+use tepui_types::resources::PortRanges;
+use tepui_types::task::CommandWorkload;
+use tepui_types::{
+    AgentId, AgentInfo, Bytes, ClusterId, Digest, FrameworkId, FrameworkInfo, MilliCpus, Principal,
+    Resources, TaskSpec, Timestamp, Workload,
+};
+use tokio::time::Instant;
+
+use crate::bench::Samples;
+use crate::client::Client;
+use crate::process::{self, Process};
+
+/// Agents that the tasks are spread over.
+const AGENTS: u64 = 1_000;
+/// Launches in one turn: as many as it may hold.
+const LAUNCHES: u64 = 2_000;
+/// Where a master looks for others; there are none.
+const NOWHERE: &str = "http://127.0.0.1:1";
+/// How long a master may take to be ready, or an image to be written.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Seconds from the start of a master's process on a folder with so many tasks until it serves.
+pub async fn restart(tasks: u64) -> Result<f64> {
+    let place = tempfile::tempdir()?;
+    let dir = place.path().join("master");
+    drop(prepare(&dir, tasks)?);
+    let log = place.path().join("master.log");
+    let args = [
+        "--dir",
+        &dir.display().to_string(),
+        "--listen",
+        "127.0.0.1:0",
+    ];
+    let args: Vec<_> = args.iter().map(Into::into).collect();
+    let begun = Instant::now();
+    let mut master = Process::spawn("master", &process::program("tepui-master")?, &args, &log)?;
+    loop {
+        if let Some(status) = master.ended() {
+            bail!("the master ended with {status}: {}", master.log());
+        }
+        ensure!(
+            begun.elapsed() < PATIENCE,
+            "the master is not ready: {}",
+            master.log()
+        );
+        if let Ok(url) = std::fs::read_to_string(dir.join("address"))
+            && Client::new(url.trim())?.ready().await
+        {
+            return Ok(begun.elapsed().as_secs_f64());
+        }
+        // sleep: between two looks.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Milliseconds between a small command's proposal and its outcome, one after another, while an
+/// image of so many tasks is written.
+pub async fn while_an_image_is_written(tasks: u64) -> Result<Samples> {
+    let place = tempfile::tempdir()?;
+    let dir = place.path().join("master");
+    let (folder, identity) = prepare(&dir, tasks)?;
+    let storage = Storage::open(&folder.database())?;
+    let options = Options {
+        snapshot_entries: 2_000,
+        ..Options::default()
+    };
+    let (mut log, mut thread) = raft::start(storage.clone(), identity, NOWHERE, options, None)?;
+    let leads = |it: &Leadership| matches!(it, Leadership::Leader { .. });
+    log.leadership.wait_for(leads).await?;
+    let newest =
+        || anyhow::Ok(tepui_master::storage::snapshot::latest(&storage)?.map(|it| it.index));
+    let before = newest()?;
+    let mut samples = Samples::default();
+    let begun = Instant::now();
+    let mut looked = begun;
+    for number in 0_u64.. {
+        let size = 1;
+        let digest = Digest::of(&number.to_le_bytes());
+        let command = Command::RecordArtifact { digest, size };
+        let request = Request::new(Principal::loopback_operator(), command);
+        let asked = Instant::now();
+        // Its outcome is of no interest: past the bound of artifacts it is refused, in the log.
+        log.proposals.submit(request).await?.outcome.ok();
+        samples.add(asked.elapsed().as_secs_f64() * 1_000.0);
+        if looked.elapsed() > Duration::from_millis(100) {
+            looked = Instant::now();
+            if newest()? != before {
+                break;
+            }
+        }
+        ensure!(begun.elapsed() < PATIENCE, "no image was written");
+    }
+    tokio::task::spawn_blocking(move || thread.stop()).await?;
+    Ok(samples)
+}
+
+/// A master's folder with so many living tasks in its state.
+fn prepare(dir: &Path, tasks: u64) -> Result<(Folder, Identity)> {
+    let mut folder = Folder::open(dir)?;
+    let storage = Storage::open(&folder.database())?;
+    let node = storage.candidate(Identity::draw_node()?)?;
+    let state = filled(tasks)?.restored(node, NOWHERE.into());
+    let identity = restore::begin(&storage, state, node)?;
+    folder.set_identity(identity)?;
+    Ok((folder, identity))
+}
+
+/// A state with so many living tasks of one framework.
+fn filled(tasks: u64) -> Result<State> {
+    let mut state = State::new(ClusterId(1));
+    let share = tasks.div_ceil(AGENTS) + 1;
+    for nonce in 1..=AGENTS {
+        let info = machine(nonce, share);
+        let command = Command::RegisterAgent {
+            nonce: u128::from(nonce),
+            agent: None,
+            info,
+            tasks: Vec::new(),
+        };
+        apply(&mut state, command)?;
+    }
+    let digest = Digest::of(b"a framework");
+    apply(&mut state, Command::RecordArtifact { digest, size: 1 })?;
+    let info = FrameworkInfo {
+        name: "bench".into(),
+        role: "*".parse().map_err(anyhow::Error::msg)?,
+        artifact: digest,
+        config: String::new(),
+    };
+    let deployed = apply(&mut state, Command::DeployFramework(info))?;
+    let Accepted::Framework { framework, .. } = deployed else {
+        bail!("{deployed:?}");
+    };
+    let spec = Arc::new(spec());
+    let mut launched = 0;
+    let mut number = 0;
+    while launched < tasks {
+        let mut turn = next_turn(&state, framework, number)?;
+        turn.specs.push(spec.clone());
+        if number > 0 {
+            let end = tasks.min(launched + LAUNCHES);
+            let launches = (launched..end).map(launch);
+            turn.operations = launches.collect::<Result<_>>()?;
+            launched = end;
+        }
+        apply(&mut state, Command::Turn(turn))?;
+        number += 1;
+    }
+    ensure!(state.tasks.len() as u64 == tasks, "not all tasks fit");
+    Ok(state)
+}
+
+fn next_turn(state: &State, framework: FrameworkId, number: u64) -> Result<Turn> {
+    let record = state.framework(framework).context("the framework")?;
+    let (incarnation, kind) = match number {
+        0 => (record.incarnation + 1, TurnKind::Start),
+        _ => (record.incarnation, TurnKind::Handle),
+    };
+    let mut turn = Turn::new(framework, incarnation, number, kind);
+    turn.first_attempt = record.next_attempt;
+    Ok(turn)
+}
+
+fn launch(number: u64) -> Result<Operation> {
+    Ok(Operation::Launch(Launch {
+        agent: AgentId(number % AGENTS + 1),
+        name: format!("task-{number}")
+            .parse()
+            .map_err(anyhow::Error::msg)?,
+        resources: amounts(1),
+        spec: 0,
+        array_index: None,
+    }))
+}
+
+fn apply(state: &mut State, body: Command) -> Result<Accepted> {
+    let envelope = Envelope {
+        request_id: 0,
+        principal: Principal::loopback_operator(),
+        idempotency_key: None,
+        expected_revision: None,
+        term: 1,
+        time: Timestamp(1_700_000_000_000),
+        body,
+    };
+    Ok(state.apply(state.index + 1, &envelope).outcome?)
+}
+
+fn machine(number: u64, tasks: u64) -> AgentInfo {
+    AgentInfo {
+        hostname: format!("agent-{number}"),
+        resources: amounts(tasks),
+        attributes: BTreeMap::new(),
+        version: env!("CARGO_PKG_VERSION").into(),
+    }
+}
+
+fn amounts(tasks: u64) -> Resources {
+    Resources {
+        cpus: MilliCpus(tasks),
+        mem: Bytes(tasks * 1024 * 1024),
+        disk: Bytes(0),
+        ports: PortRanges::default(),
+        gpus: BTreeMap::new(),
+        custom: BTreeMap::new(),
+    }
+}
+
+fn spec() -> TaskSpec {
+    TaskSpec {
+        workload: Workload::Command(CommandWorkload {
+            argv: vec!["true".into()],
+            env: BTreeMap::new(),
+            pids: None,
+        }),
+        kill_grace_ms: 5_000,
+        user: "operator".into(),
+        labels: BTreeMap::new(),
+        partition: Default::default(),
+    }
+}
