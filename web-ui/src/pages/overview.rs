@@ -188,7 +188,7 @@ fn name_tone(name: &str) -> &'static str {
     match name {
         "active" | "running" => "tone-good",
         "starting" => "tone-pending",
-        "backoff" => "tone-warning",
+        "backoff" | "deactivated" | "draining" => "tone-warning",
         "unreachable" | "failed" => "tone-bad",
         _ => "tone-quiet",
     }
