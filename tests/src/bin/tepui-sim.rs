@@ -2,7 +2,7 @@
 //!
 //! `cargo xtask sim` builds everything first and then calls this.
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -39,6 +39,7 @@ fn main() -> ExitCode {
             ..Options::new(seed)
         });
         run += 1;
+        show(&format!("{run} of {} seeds, {failures} failed", cli.seeds));
         tasks += report.tasks;
         steps += report.steps;
         simulated += Duration::from_micros(report.time_us);
@@ -73,6 +74,14 @@ fn main() -> ExitCode {
     match failures {
         0 => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
+    }
+}
+
+/// How far it is, for people who watch.
+fn show(progress: &str) {
+    let mut terminal = std::io::stderr();
+    if terminal.is_terminal() {
+        write!(terminal, "\r{progress} ").ok();
     }
 }
 

@@ -5,7 +5,7 @@
 use tepui_tests::sim::{self, Options, Report, Sabotage};
 
 /// Seeds that every run of the tests tries: some twenty seconds of one processor.
-const BUDGET: u64 = 120;
+const BUDGET: u64 = 80;
 /// Seeds in which something that is broken on purpose must show.
 const ENOUGH: u64 = 40;
 
