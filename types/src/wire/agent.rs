@@ -53,6 +53,10 @@ pub fn effect_batches(effects: Vec<AgentEffect>) -> Vec<Vec<AgentEffect>> {
 
 /// From the agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a session has one `Hello`, and few frames wait at a time"
+)]
 pub enum AgentFrame {
     /// Who it is and what it runs; first on every connection.
     Hello(Hello),
