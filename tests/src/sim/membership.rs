@@ -76,6 +76,9 @@ impl World {
         if self.masters[master].is_set_up {
             return self.start_master(master);
         }
+        if self.retired.contains(&master) {
+            return Ok(());
+        }
         self.after(PAUSE_US, Happening::Join(master));
         let Some(leader) = self.leading() else {
             return Ok(());
