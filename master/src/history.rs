@@ -139,7 +139,7 @@ impl Archive {
             self.size.tasks += 1;
             self.size.bytes += record.len() as u64;
             batch.put(Family::History, &key, record);
-            batch.put(Family::History, &keys::history_by_task(&task.id), &key);
+            batch.put(Family::History, &keys::history_by_task(&task.id), key);
         }
         if self.size.tasks > self.limits.tasks || self.size.bytes > self.limits.bytes {
             self.drop_oldest(batch)?;

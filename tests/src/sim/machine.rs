@@ -77,7 +77,7 @@ pub enum Asked {
     /// Say this, so many microseconds after the step began.
     Send(NodeId, Saying, u64),
     Fetch(Message),
-    Write(Image),
+    Write(Box<Image>),
     Hash(u64, Box<State>),
 }
 
@@ -138,7 +138,7 @@ impl World for Around {
     }
 
     fn write_image(&mut self, image: Image) -> Result<(), RaftError> {
-        self.ask(Asked::Write(image));
+        self.ask(Asked::Write(Box::new(image)));
         Ok(())
     }
 

@@ -398,7 +398,6 @@ impl World {
             }
             Asked::Write(image) => {
                 let delay = self.dice.within(MILLI..500 * MILLI);
-                let image = Box::new(image);
                 self.after(
                     delay,
                     Happening::WriteImage {
