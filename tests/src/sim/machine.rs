@@ -76,7 +76,7 @@ impl Machine for MachineClock {
 pub enum Asked {
     /// Say this, so many microseconds after the step began.
     Send(NodeId, Saying, u64),
-    Fetch(Message),
+    Fetch(Box<Message>),
     Write(Box<Image>),
     Hash(u64, Box<State>),
 }
@@ -133,7 +133,7 @@ impl World for Around {
     }
 
     fn fetch_image(&mut self, message: Message) -> bool {
-        self.ask(Asked::Fetch(message));
+        self.ask(Asked::Fetch(Box::new(message)));
         true
     }
 

@@ -379,7 +379,6 @@ impl World {
             Asked::Send(to, saying, spent) => self.send(master, number(to), saying, spent),
             Asked::Fetch(message) => {
                 let delay = self.dice.within(5 * MILLI..300 * MILLI);
-                let message = Box::new(message);
                 self.after(
                     delay,
                     Happening::FetchImage {
