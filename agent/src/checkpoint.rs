@@ -3,11 +3,11 @@
 //! `DIR/checkpoint` is append-only: records are replayed and compacted when the
 //! agent starts, and compacted again when they outgrow what they describe. The
 //! event loop is its only writer, and writes a record before it does what the
-//! record says. Appends reach the kernel, which is enough to survive the death
-//! of the process. After the death of the machine no task is alive, but the log
-//! may still owe a launch that was done: so that it is not done again, what
-//! hands a task over is on the disk before the task is handed over. A torn last
-//! record is dropped; a broken one before others is an error.
+//! record says. Appends reach the kernel but not the disk: they survive the
+//! death of the process, and after the death of the machine no task is alive
+//! anyway. What the log may owe again then it does not, for the agent says that
+//! its machine was restarted. A torn last record is dropped; a broken one before
+//! others is an error.
 //!
 //! A record is `length u32 · its complement u32 · checksum u32 · body`, little
 //! endian, the body a postcard value in a versioned envelope.
@@ -80,14 +80,6 @@ pub enum Record {
     Forgotten(TaskId),
     /// An executor process is gone, and what it left is known.
     ExecutorGone(ExecutorId),
-}
-
-impl Record {
-    /// Whether it must be on the disk before what it says is done: a task that
-    /// may have run must not run again, also after the machine has lost its power.
-    pub fn must_sync(&self) -> bool {
-        matches!(self, Self::Handed { .. })
-    }
 }
 
 /// Why a journal cannot be used.
@@ -174,17 +166,14 @@ impl Journal {
         })
     }
 
-    /// Appends records with one write, and syncs if one of them must be. After
-    /// an error of the write nothing of them is there.
+    /// Appends records with one write. After an error nothing of them is there.
     pub fn append<'a>(
         &mut self,
         records: impl IntoIterator<Item = &'a Record>,
     ) -> Result<(), CheckpointError> {
         self.buffer.clear();
-        let mut must_sync = false;
         for record in records {
             encode(record, &mut self.buffer);
-            must_sync |= record.must_sync();
         }
         let written = self.file.write_all(&self.buffer);
         if let Err(source) = written {
@@ -197,14 +186,7 @@ impl Journal {
             });
         }
         self.len += self.buffer.len() as u64;
-        if !must_sync {
-            return Ok(());
-        }
-        self.file.sync_data().map_err(|source| CheckpointError::Io {
-            step: "sync",
-            path: self.path.clone(),
-            source,
-        })
+        Ok(())
     }
 
     /// Whether it is worth replacing by a [created](Self::create) one.

@@ -207,6 +207,7 @@ impl EventLoop {
             agent,
             nonce,
             process: self.parts.process,
+            boot: boot_number(&self.parts.boot_id),
             info: self.parts.info.clone(),
             tasks,
         }
@@ -500,4 +501,11 @@ fn announce(layout: &Layout, address: &str) -> Result<(), AgentError> {
     let path = layout.address();
     tepui_folder::replace(&path, format!("{address}\n").as_bytes(), 0o644)
         .map_err(|source| FolderError::io("write", &path, source).into())
+}
+
+/// The boot of the machine as masters compare it.
+fn boot_number(boot_id: &str) -> u128 {
+    let mut number = [0; 16];
+    number.copy_from_slice(&Digest::of(boot_id.as_bytes()).0[..16]);
+    u128::from_le_bytes(number)
 }

@@ -53,6 +53,8 @@ pub enum Command {
     RegisterAgent {
         /// Drawn once with its data folder.
         nonce: u128,
+        /// The boot of its machine.
+        boot: u128,
         /// The id it was given earlier.
         agent: Option<AgentId>,
         /// Its machine.

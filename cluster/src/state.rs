@@ -190,10 +190,11 @@ impl State {
             Command::KillTask(kill) => self.kill_task(context, kill, expected),
             Command::RegisterAgent {
                 nonce,
+                boot,
                 agent,
                 info,
                 tasks,
-            } => self.register_agent(context, *nonce, *agent, info, tasks),
+            } => self.register_agent(context, *nonce, *boot, *agent, info, tasks),
             Command::ReportTasks { agent, reports } => self.report_tasks(context, *agent, reports),
             Command::MarkAgentUnreachable { agent } => self.mark_agent_unreachable(context, *agent),
             Command::Turn(turn) => self.take_turn(context, turn),

@@ -102,6 +102,7 @@ impl FakeMaster {
             agent: None,
             nonce: 0,
             process: 0,
+            boot: 0,
             info: tepui_types::AgentInfo {
                 hostname: String::new(),
                 resources: Resources::default(),

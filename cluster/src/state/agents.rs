@@ -28,6 +28,8 @@ pub struct Agent {
     pub id: AgentId,
     /// Drawn with its data folder.
     pub nonce: u128,
+    /// The boot of its machine; 0 before it was told.
+    pub boot: u128,
     /// What it says of itself.
     pub info: Arc<AgentInfo>,
     /// Whether it is heard of: `Active` or `Unreachable`.
@@ -74,6 +76,7 @@ impl State {
         &mut self,
         context: &mut Context,
         nonce: u128,
+        boot: u128,
         claimed: Option<AgentId>,
         info: &AgentInfo,
         tasks: &[StatusReport],
@@ -101,8 +104,9 @@ impl State {
                 )));
             }
         };
+        let was_restarted = self.note_boot(id, boot);
         self.refresh_agent(context, id, info);
-        self.compare_tasks(context, id, tasks);
+        self.compare_tasks(context, id, tasks, was_restarted);
         Ok(Accepted::Agent { agent: id })
     }
 
@@ -123,6 +127,7 @@ impl State {
         let agent = Agent {
             id,
             nonce,
+            boot: 0,
             info: Arc::new(info.clone()),
             status: AgentStatus::Unreachable,
             unreachable_since: None,
@@ -135,6 +140,17 @@ impl State {
         };
         self.agents.insert(id, Arc::new(agent));
         Ok(id)
+    }
+
+    /// Notes the boot of an agent's machine; answers whether it is another than before.
+    fn note_boot(&mut self, id: AgentId, boot: u128) -> bool {
+        match self.agents.get_mut(&id) {
+            Some(agent) if agent.boot != boot => {
+                let before = std::mem::replace(&mut Arc::make_mut(agent).boot, boot);
+                before != 0
+            }
+            _ => false,
+        }
     }
 
     /// Takes changed resources and attributes live.
@@ -156,7 +172,13 @@ impl State {
     }
 
     /// Compares the log's view of an agent's tasks with the agent's own, both ways.
-    fn compare_tasks(&mut self, context: &mut Context, id: AgentId, reports: &[StatusReport]) {
+    fn compare_tasks(
+        &mut self,
+        context: &mut Context,
+        id: AgentId,
+        reports: &[StatusReport],
+        was_restarted: bool,
+    ) {
         self.hold_anew(id);
         self.take_reports(context, id, reports);
         let Some(agent) = self.agents.get(&id) else {
@@ -174,13 +196,19 @@ impl State {
             };
             match (task.status.state, task.kill) {
                 // The launch has not arrived; it is owed again below.
-                (TaskState::Staging, None) => {}
+                (TaskState::Staging, None) if !was_restarted => {}
                 (_, Some(_)) => {
                     let why = match task.drained {
                         true => Reason::new(reason::AGENT_DRAINED, "its agent is being drained"),
                         false => Reason::new(reason::KILL_REQUESTED, "ended on request"),
                     };
                     self.end_task(context, operation, TaskState::Killed, Some(why));
+                }
+                // It may have arrived, and run, and gone from memory with the machine's power.
+                (TaskState::Staging, None) => {
+                    let why = "the agent's machine was restarted, and may have run it before";
+                    let why = Reason::new(reason::AGENT_REBOOTED, why);
+                    self.end_task(context, operation, TaskState::Gone, Some(why));
                 }
                 (_, None) => {
                     let why = "the agent came back and does not know the task any more";

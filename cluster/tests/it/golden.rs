@@ -107,6 +107,7 @@ fn frames_keep_their_bytes() {
         agent: Some(AgentId(1)),
         nonce: 1,
         process: 2,
+        boot: 3,
         info: machine(4, 4),
         tasks: vec![report(&task, TaskState::Running)],
     });

@@ -356,6 +356,38 @@ fn an_agent_that_comes_back_keeps_its_tasks() {
 }
 
 #[test]
+fn a_launch_to_a_machine_that_was_restarted_is_not_sent_again() {
+    let mut log = Log::new();
+    let (agent, framework) = (log.agent(4, 4), log.framework("batch", "eng"));
+    let task = log.launch(framework, agent, "a");
+    let Command::RegisterAgent {
+        nonce,
+        agent: _,
+        info,
+        tasks,
+        ..
+    } = register(1, Some(agent), machine(4, 4), Vec::new())
+    else {
+        panic!("a registration");
+    };
+    // Its journal went with its power: it may have run what it does not name.
+    let applied = log.apply(Command::RegisterAgent {
+        nonce,
+        boot: 2,
+        agent: Some(agent),
+        info,
+        tasks,
+    });
+    assert!(on_agents(&applied).is_empty());
+    assert_eq!(log.task_state(&task), TaskState::Gone);
+    let status = &log.state.task(&task).unwrap().status;
+    assert_eq!(
+        status.reason.clone().unwrap().code,
+        task::reason::AGENT_REBOOTED
+    );
+}
+
+#[test]
 fn a_launch_that_did_not_arrive_is_sent_again() {
     let mut log = Log::new();
     let (agent, framework) = (log.agent(4, 4), log.framework("a", "*"));

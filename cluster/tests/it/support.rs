@@ -181,6 +181,7 @@ pub fn register(
 ) -> Command {
     Command::RegisterAgent {
         nonce,
+        boot: 1,
         agent,
         info,
         tasks,

@@ -136,6 +136,7 @@ async fn register(master: &Master, hello: Hello) -> Result<AgentId, (Reason, boo
     };
     let command = Command::RegisterAgent {
         nonce: hello.nonce,
+        boot: hello.boot,
         agent: hello.agent,
         info: hello.info,
         tasks: hello.tasks,

@@ -191,6 +191,7 @@ impl Master {
         };
         self.submit(Command::RegisterAgent {
             nonce: 1,
+            boot: 1,
             agent: None,
             info,
             tasks: Vec::new(),

@@ -206,6 +206,7 @@ async fn the_mailbox_holds_what_this_term_changed() {
         };
         let body = Command::RegisterAgent {
             nonce,
+            boot: 1,
             agent: None,
             info,
             tasks: Vec::new(),

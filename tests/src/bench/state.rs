@@ -128,6 +128,7 @@ fn filled(tasks: u64) -> Result<State> {
         let info = machine(nonce, share);
         let command = Command::RegisterAgent {
             nonce: u128::from(nonce),
+            boot: 1,
             agent: None,
             info,
             tasks: Vec::new(),

@@ -251,6 +251,7 @@ impl World {
             nonce: machine.nonce,
             // No folder is copied here.
             process: machine.nonce,
+            boot: u128::from(machine.boot),
             info: info(number),
             tasks: process.agent.hello_tasks(),
         });
@@ -338,12 +339,7 @@ impl World {
             _ => None,
         });
         let machine = &mut self.agents[number];
-        let records: Vec<Record> = records.collect();
-        let must_sync = records.iter().any(Record::must_sync);
         machine.journal.extend(records);
-        if must_sync {
-            machine.journal_synced = machine.journal.len();
-        }
         let dies =
             !self.is_peace && !actions.is_empty() && self.dice.chance(self.faults.agent_deaths);
         // It dies before the next action, or does them all.

@@ -42,6 +42,7 @@ impl World {
         };
         let command = Command::RegisterAgent {
             nonce: hello.nonce,
+            boot: hello.boot,
             agent: hello.agent,
             info: hello.info,
             tasks: hello.tasks,

@@ -87,6 +87,8 @@ pub struct Hello {
     /// Drawn once by each process: two that live at the same time are two
     /// agents on copies of one folder.
     pub process: u128,
+    /// The boot of its machine: after another one nothing of before is alive.
+    pub boot: u128,
     /// Its machine.
     pub info: AgentInfo,
     /// Every task it holds that has not ended, or whose end the log may not

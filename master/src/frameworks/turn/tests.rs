@@ -35,6 +35,7 @@ impl Cluster {
         }));
         cluster.apply(Command::RegisterAgent {
             nonce: 1,
+            boot: 1,
             agent: None,
             info: AgentInfo {
                 hostname: "one".into(),
