@@ -21,16 +21,22 @@ pub struct Download {
 }
 
 impl Download {
-    /// Reads to the end.
-    pub async fn receive(mut bytes: ByteStream<'_>, to: &Path) -> Result<Self> {
+    /// Reads to the end. Of what breaks off nothing is left.
+    pub async fn receive(bytes: ByteStream<'_>, to: &Path) -> Result<Self> {
         // Written beside and renamed, so that a file under this name is always whole.
         let mut beside = to.as_os_str().to_owned();
         beside.push(".part");
         let beside = PathBuf::from(beside);
+        let received = Self::write(bytes, to, &beside).await;
+        if received.is_err() {
+            let _ = tokio::fs::remove_file(&beside).await;
+        }
+        received
+    }
+
+    async fn write(mut bytes: ByteStream<'_>, to: &Path, beside: &Path) -> Result<Self> {
         let failed = || format!("failed to write {}", to.display());
-        let mut file = tokio::fs::File::create(&beside)
-            .await
-            .with_context(failed)?;
+        let mut file = tokio::fs::File::create(beside).await.with_context(failed)?;
         let (mut hasher, mut size) = (sha2::Sha256::new(), 0);
         while let Some(chunk) = bytes.next().await {
             let chunk = chunk?;
@@ -40,7 +46,7 @@ impl Download {
         }
         file.sync_all().await.with_context(failed)?;
         Ok(Self {
-            beside,
+            beside: beside.to_owned(),
             to: to.to_owned(),
             digest: Digest(hasher.finalize().into()),
             size,

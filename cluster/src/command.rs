@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tepui_types::operation::{Kill, Operation};
-use tepui_types::wire::agent::StatusReport;
+use tepui_types::wire::agent::{Hello, StatusReport};
 use tepui_types::{
     AgentId, AgentInfo, Demand, Digest, FrameworkId, FrameworkInfo, NodeId, Reason, TaskId,
     TaskSpec, Timestamp, WindowId,
@@ -140,6 +140,19 @@ pub enum Command {
         /// Milliseconds since then, by the leader's monotonic clock.
         unreachable_ms: u64,
     },
+}
+
+/// An agent's introduction, as it enters the log.
+impl From<Hello> for Command {
+    fn from(hello: Hello) -> Self {
+        Self::RegisterAgent {
+            nonce: hello.nonce,
+            boot: hello.boot,
+            agent: hello.agent,
+            info: hello.info,
+            tasks: hello.tasks,
+        }
+    }
 }
 
 /// What called for a turn.

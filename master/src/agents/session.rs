@@ -134,13 +134,7 @@ async fn register(master: &Master, hello: Hello) -> Result<AgentId, (Reason, boo
         Some(agent) => Principal::Agent(agent),
         None => Principal::Leader,
     };
-    let command = Command::RegisterAgent {
-        nonce: hello.nonce,
-        boot: hello.boot,
-        agent: hello.agent,
-        info: hello.info,
-        tasks: hello.tasks,
-    };
+    let command = Command::from(hello);
     match master
         .proposals
         .submit(Request::new(principal, command))

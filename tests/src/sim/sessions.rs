@@ -40,13 +40,7 @@ impl World {
             Some(agent) => Principal::Agent(agent),
             None => Principal::Leader,
         };
-        let command = Command::RegisterAgent {
-            nonce: hello.nonce,
-            boot: hello.boot,
-            agent: hello.agent,
-            info: hello.info,
-            tasks: hello.tasks,
-        };
+        let command = Command::from(hello);
         running.propose(
             Purpose::Register { connection },
             Request::new(principal, command),

@@ -50,16 +50,34 @@ async fn remove_surely(client: &Client, path: &str) {
     .await;
 }
 
-/// Hands the lead to a master, whose answer may be lost because the lead moves.
-async fn lead_surely(client: &Client, path: &str) {
+/// Where the master at this address is found in the API.
+async fn path_of(client: &Client, url: &str) -> anyhow::Result<String> {
+    let masters = client.masters().await?;
+    let master = masters.iter().find(|master| master.url == url);
+    let id = master.context("it is listed")?.id;
+    Ok(format!("/v1/masters/{id}"))
+}
+
+/// Hands the lead to the master at this address and waits until it leads. The answer may be lost
+/// because the lead moves.
+async fn make_lead(client: &Client, url: &str) -> anyhow::Result<()> {
+    let path = format!("{}/lead", path_of(client, url).await?);
     eventually("the master is asked to lead", async || {
-        let answer = client.post_raw(path, &()).await?;
+        let answer = client.post_raw(&path, &()).await?;
         match answer.status.is_success() {
             true => Ok(()),
             false => bail!("{}: {}", answer.status, answer.text()),
         }
     })
     .await;
+    let leads = (url.to_owned(), MasterRole::Leader);
+    eventually("it leads", async || {
+        let roles = roles(client).await?;
+        ensure!(roles.contains(&leads), "{roles:?}");
+        Ok(())
+    })
+    .await;
+    Ok(())
 }
 
 async fn roles(client: &Client) -> anyhow::Result<Vec<(String, MasterRole)>> {
@@ -335,25 +353,8 @@ async fn a_master_that_was_away_for_long_is_brought_an_image() -> Result {
         "{log}"
     );
     // It can lead with what it was brought.
-    let masters = cluster.client().masters().await?;
-    let url = cluster.url_of_master(away);
-    let id = masters
-        .iter()
-        .find(|master| master.url == url)
-        .map(|it| it.id);
-    let path = format!("/v1/masters/{}/lead", id.context("it is listed")?);
-    lead_surely(cluster.client(), &path).await;
     let client = cluster.client_of(away)?;
-    eventually("it leads", async || {
-        match roles(&client)
-            .await?
-            .contains(&(url.clone(), MasterRole::Leader))
-        {
-            true => Ok(()),
-            false => bail!("it does not"),
-        }
-    })
-    .await;
+    make_lead(&client, &cluster.url_of_master(away)).await?;
     submit_surely(
         std::slice::from_ref(&client),
         &Job::command(["true"]).name("after"),
@@ -452,10 +453,7 @@ async fn a_removed_follower_ends_and_the_rest_goes_on() -> Result {
     let removed = (leader + 1) % 3;
     cluster.speak_to(leader)?;
     let client = cluster.client().clone();
-    let url = cluster.url_of_master(removed);
-    let masters = client.masters().await?;
-    let id = masters.iter().find(|it| it.url == url).map(|it| it.id);
-    let path = format!("/v1/masters/{}", id.context("it is listed")?);
+    let path = path_of(&client, &cluster.url_of_master(removed)).await?;
     remove_surely(&client, &path).await;
     eventually("the removed master ends", async || {
         cluster.master_ended(removed).context("it runs")
@@ -479,21 +477,7 @@ async fn a_master_joins_while_one_that_it_has_not_heard_of_leads() -> Result {
     let second = cluster.add_master().await?;
     let client = cluster.client_of(second)?;
     all_vote(&client, 2).await;
-    let url = cluster.url_of_master(second);
-    let masters = client.masters().await?;
-    let id = masters.iter().find(|it| it.url == url).map(|it| it.id);
-    let path = format!("/v1/masters/{}/lead", id.context("it is listed")?);
-    lead_surely(&client, &path).await;
-    eventually("the second leads", async || {
-        match roles(&client)
-            .await?
-            .contains(&(url.clone(), MasterRole::Leader))
-        {
-            true => Ok(()),
-            false => bail!("it does not"),
-        }
-    })
-    .await;
+    make_lead(&client, &cluster.url_of_master(second)).await?;
     // The only image is the first master's first, which knows nobody else.
     cluster.add_master().await?;
     all_vote(&client, 3).await;
