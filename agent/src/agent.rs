@@ -46,9 +46,9 @@ pub enum Action {
     /// Start a process; answered by [`Agent::on_attached`], or by
     /// [`Agent::on_executor_failed`] if there never was one.
     Start(ExecutorId, ExecutorKind),
-    /// Look for a process that an earlier agent started; answered by
-    /// [`Agent::on_attached`] or [`Agent::on_executor_lost`].
-    Find(ExecutorId, ExecutorKind),
+    /// Look for a process that an earlier agent started, and that had this task;
+    /// answered by [`Agent::on_attached`] or [`Agent::on_executor_lost`].
+    Find(ExecutorId, ExecutorKind, Option<TaskId>),
     /// Say this to a connected process.
     Send(ExecutorId, ToExecutor),
     /// A process is gone and all that it left is known: remove its folder.
@@ -240,7 +240,7 @@ impl Agent {
                 known.ended = known.ended.saturating_sub(1);
             }
             self.send(out, executor, ToExecutor::Forget(id));
-            self.retire_if_done(out, executor);
+            self.keep_or_retire(out, executor);
         }
     }
 
@@ -292,7 +292,7 @@ impl Agent {
                 (Stage::Fetching | Stage::Ended(_), _) => {}
             }
         }
-        self.retire_if_done(out, id);
+        self.keep_or_retire(out, id);
         if self
             .executors
             .get(id)
@@ -360,9 +360,7 @@ impl Agent {
 
     /// A process lives, but the connection to it broke; the shell reconnects.
     pub fn on_detached(&mut self, id: ExecutorId) {
-        if let Some(executor) = self.executors.get_mut(id) {
-            executor.phase = Phase::Away;
-        }
+        self.executors.detach(id);
     }
 
     /// A process could not be started: the machine is to blame, and its tasks may
@@ -389,6 +387,7 @@ impl Agent {
         let Some(executor) = self.executors.remove(id) else {
             return;
         };
+        let mut elsewhere = Vec::new();
         for task_id in executor.living {
             let Some(task) = self.tasks.get_mut(&task_id) else {
                 continue;
@@ -415,11 +414,16 @@ impl Agent {
                 let why = Reason::new(reason::KILL_REQUESTED, "it was killed before it started");
                 self.end(out, report(&task_id, TaskState::Killed, Some(why)));
             } else {
-                self.place(out, &task_id);
+                elsewhere.push(task_id);
             }
         }
+        // After the ends, or a torn journal would run the ended ones again; and before the others
+        // are handed over, or it would have them in two processes.
         out.push(Action::Record(Record::ExecutorGone(id)));
         out.push(Action::Clear(id));
+        for task_id in elsewhere {
+            self.place(out, &task_id);
+        }
     }
 
     /// Time has passed; `now_ms` is of the clock that heartbeats are sent by.
@@ -463,15 +467,20 @@ impl Agent {
                     known.living.remove(&id);
                     known.ended += usize::from(before.keeper().is_some());
                 }
-                self.retire_if_done(out, executor);
+                self.keep_or_retire(out, executor);
             }
             Stage::Ended(_) => {}
         }
         out.push(Action::Ended(id, state));
     }
 
-    /// A native process has no use beyond its one task.
-    fn retire_if_done(&mut self, out: &mut Vec<Action>, id: ExecutorId) {
+    /// A native process without a task waits for the next one, or ends once the
+    /// log has all that it keeps. Without cgroups it ends: what a task left
+    /// running could not be told from the next one's processes.
+    fn keep_or_retire(&mut self, out: &mut Vec<Action>, id: ExecutorId) {
+        if self.layout.cgroup().is_some() && self.executors.keep(id) {
+            return;
+        }
         let Some(executor) = self.executors.get_mut(id) else {
             return;
         };

@@ -18,7 +18,7 @@ use tepui_executor::spawn::{self, Spawn};
 use tepui_executor::{exits, identity};
 use tepui_types::task::reason;
 use tepui_types::wire::executor::{FromExecutor, ProcessIdentity, TaskUpdate, ToExecutor, VERSION};
-use tepui_types::{AgentId, Bytes, Reason};
+use tepui_types::{AgentId, Bytes, Reason, TaskId};
 use tokio::io::{ReadHalf, WriteHalf};
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, Semaphore, mpsc};
@@ -118,25 +118,26 @@ impl Supervisor {
             agent,
             output_limit: self.output_limit,
         };
-        self.supervise(id, kind, Some(start));
+        self.supervise(id, Some(start), None);
     }
 
-    /// Looks for a process of an earlier agent.
-    pub fn find(&mut self, id: ExecutorId, kind: &ExecutorKind) {
-        self.supervise(id, kind, None);
+    /// Looks for a process of an earlier agent, which had this task.
+    pub fn find(&mut self, id: ExecutorId, kind: &ExecutorKind, task: Option<TaskId>) {
+        let task_cgroup = match kind {
+            ExecutorKind::Native(_) => task.and_then(|task| self.layout.task_cgroup(&task)),
+            ExecutorKind::Wasm(_) => None,
+        };
+        self.supervise(id, None, task_cgroup);
     }
 
-    fn supervise(&mut self, id: ExecutorId, kind: &ExecutorKind, start: Option<Start>) {
+    fn supervise(&mut self, id: ExecutorId, start: Option<Start>, task_cgroup: Option<String>) {
         let (messages, queue) = mpsc::channel(QUEUE);
         let reset = Arc::new(Notify::new());
         let connection = Connection {
             id,
             dir: self.layout.executor(id),
             cgroup: self.layout.executor_cgroup(id),
-            task_cgroup: match kind {
-                ExecutorKind::Native(task) => self.layout.task_cgroup(task),
-                ExecutorKind::Wasm(_) => None,
-            },
+            task_cgroups: [None, task_cgroup],
             token: token(self.nonce, id),
             events: self.events.clone(),
             queue,
@@ -262,7 +263,9 @@ struct Connection {
     id: ExecutorId,
     dir: PathBuf,
     cgroup: Option<String>,
-    task_cgroup: Option<String>,
+    /// Of its last two tasks: what of the earlier one is left is why the process
+    /// did not take the later one.
+    task_cgroups: [Option<String>; 2],
     token: u128,
     events: mpsc::Sender<Event>,
     queue: mpsc::Receiver<ToExecutor>,
@@ -337,9 +340,12 @@ impl Connection {
     /// the end of its log.
     async fn clear_remains(&self) -> (Vec<TaskUpdate>, String) {
         let (id, dir) = (self.id, self.dir.clone());
-        let cgroups = [self.task_cgroup.clone(), self.cgroup.clone()];
+        let cgroups: Vec<String> = {
+            let tasks = self.task_cgroups.iter().flatten();
+            tasks.chain(&self.cgroup).cloned().collect()
+        };
         let cleared = tokio::task::spawn_blocking(move || {
-            crate::cgroups::clear(cgroups.into_iter().flatten());
+            crate::cgroups::clear(cgroups);
             (read_exits(&dir, id), last_words(&dir))
         });
         cleared.await.unwrap_or_else(|error| {
@@ -407,6 +413,7 @@ impl Connection {
             events,
             queue,
             reset,
+            task_cgroups,
             ..
         } = self;
         let reading = async {
@@ -419,6 +426,10 @@ impl Connection {
             let mut messages = Vec::with_capacity(WRITE_BATCH);
             // The queue ends when the core has no more to do with the process.
             while queue.recv_many(&mut messages, WRITE_BATCH).await > 0 {
+                for cgroup in messages.iter().filter_map(cgroup_of) {
+                    task_cgroups.swap(0, 1);
+                    task_cgroups[1] = Some(cgroup.to_owned());
+                }
                 write_frames(write, VERSION, &messages).await?;
                 messages.clear();
             }
@@ -434,6 +445,14 @@ impl Connection {
     async fn tell(&self, event: ExecutorEvent) {
         // The loop is gone only when the agent ends.
         let _ = self.events.send(Event::Executor(self.id, event)).await;
+    }
+}
+
+/// The cgroup that a process will make for a task.
+fn cgroup_of(message: &ToExecutor) -> Option<&str> {
+    match message {
+        ToExecutor::Launch(launch) => launch.cgroup.as_deref(),
+        _ => None,
     }
 }
 

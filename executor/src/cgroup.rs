@@ -12,14 +12,16 @@ use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use cgroups_rs::fs::cpu::CpuController;
+use cgroups_rs::fs::hierarchies::UNIFIED_MOUNTPOINT;
 use cgroups_rs::fs::memory::MemController;
 use cgroups_rs::fs::pid::PidController;
-use cgroups_rs::fs::{Cgroup, MaxValue, hierarchies};
+use cgroups_rs::fs::{Cgroup, MaxValue};
 use tepui_types::task::TaskUsage;
 
 pub use limits::Limits;
 
 mod ending;
+mod hierarchy;
 pub mod limits;
 
 const CGROUP_PROCS: &str = "cgroup.procs";
@@ -132,7 +134,7 @@ impl Group {
         if path.is_empty() || !Path::new(path).components().all(is_name) {
             return Err(CgroupError::Path(path.to_owned()));
         }
-        let hierarchy = hierarchies::auto();
+        let hierarchy = hierarchy::of_controllers();
         let v2 = hierarchy.v2();
         let controllers: &[&str] = if v2 { &V2_CONTROLLERS } else { &V1_CONTROLLERS };
         let present: Vec<_> = hierarchy
@@ -153,7 +155,7 @@ impl Group {
             let dir = subsystem.to_controller().path().to_owned();
             // On v2, and where v1 controllers are mounted together, they share a folder.
             let dir = if v2 {
-                Path::new(hierarchies::UNIFIED_MOUNTPOINT).join(path)
+                Path::new(UNIFIED_MOUNTPOINT).join(path)
             } else {
                 dir
             };
@@ -164,7 +166,7 @@ impl Group {
         let unified = if v2 {
             dirs.first().cloned()
         } else {
-            hybrid_mount().map(|m| m.join(path))
+            hierarchy::hybrid_mount().map(|m| m.join(path))
         };
         if !v2 {
             dirs.extend(unified.clone());
@@ -311,17 +313,6 @@ impl Group {
             message,
         }
     }
-}
-
-/// Where a machine with v1 controllers mounts the v2 hierarchy, if it does.
-fn hybrid_mount() -> Option<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-    let cgroup2 = |line: &str| {
-        let (mount, kind) = line.split_once(" - ")?;
-        let point = mount.split(' ').nth(4)?;
-        (kind.split(' ').next() == Some("cgroup2")).then(|| PathBuf::from(point))
-    };
-    mounts.lines().find_map(cgroup2)
 }
 
 /// Ends whatever runs in the cgroup of that path, waits for it and removes the

@@ -24,17 +24,6 @@ const CHECKSUM_BYTES: usize = 8;
 /// in milliseconds.
 const REPLACE_FLOOR: u64 = 256 * 1024;
 
-/// Whether a record must survive the machine, or only the process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Durability {
-    /// On disk before `append` returns. For native tasks: there are few, and
-    /// each may be a large piece of work.
-    Disk,
-    /// With the kernel before `append` returns. For Wasm tasks: thousands a
-    /// second, and none survives its machine.
-    Process,
-}
-
 /// Why exit records could not be written or read.
 #[derive(Debug, thiserror::Error)]
 pub enum ExitsError {
@@ -107,21 +96,18 @@ impl ExitLog {
         }
     }
 
-    /// Appends all of `records` in one write.
+    /// Appends all of `records` in one write, which survives this process, but
+    /// not its machine: after a restart of that a task whose end nobody has
+    /// heard of is lost, whatever it was.
     ///
     /// # Errors
     /// [`ExitsError::Append`]: none of them is there then.
     pub fn append<'a>(
         &mut self,
         records: impl IntoIterator<Item = &'a TaskUpdate>,
-        durability: Durability,
     ) -> Result<(), ExitsError> {
         let bytes = encode(records)?;
-        let written = self.file.write_all(&bytes).and_then(|()| match durability {
-            Durability::Disk => self.file.sync_data(),
-            Durability::Process => Ok(()),
-        });
-        match written {
+        match self.file.write_all(&bytes) {
             Ok(()) => {
                 self.len += bytes.len() as u64;
                 Ok(())
@@ -245,11 +231,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(read(dir.path()).unwrap(), []);
         let mut log = ExitLog::open(dir.path()).unwrap();
-        log.append([&record("a"), &record("b")], Durability::Process)
-            .unwrap();
+        log.append([&record("a"), &record("b")]).unwrap();
         drop(log);
         let mut log = ExitLog::open(dir.path()).unwrap();
-        log.append([&record("c")], Durability::Disk).unwrap();
+        log.append([&record("c")]).unwrap();
         assert_eq!(read(dir.path()).unwrap(), ["a", "b", "c"].map(record));
     }
 
@@ -259,16 +244,16 @@ mod tests {
         let mut log = ExitLog::open(dir.path()).unwrap();
         let many: Vec<_> = (0..100).map(|_| record("old")).collect();
         while !log.has_outgrown() {
-            log.append(&many, Durability::Process).unwrap();
+            log.append(&many).unwrap();
         }
         log.replace([&record("kept")]).unwrap();
         assert!(!log.has_outgrown());
-        log.append([&record("new")], Durability::Process).unwrap();
+        log.append([&record("new")]).unwrap();
         let records = read(dir.path()).unwrap();
         assert_eq!(records, ["kept", "new"].map(record));
         // One that cannot be replaced goes on as it is, and not tries each time.
         while !log.has_outgrown() {
-            log.append(&many, Durability::Process).unwrap();
+            log.append(&many).unwrap();
         }
         std::fs::create_dir(dir.path().join("exits.new")).unwrap();
         log.replace([&record("kept")]).unwrap_err();
@@ -280,8 +265,7 @@ mod tests {
     fn a_torn_or_foreign_tail_leaves_the_records_before_it() {
         let dir = tempfile::tempdir().unwrap();
         let mut log = ExitLog::open(dir.path()).unwrap();
-        log.append([&record("a"), &record("b")], Durability::Process)
-            .unwrap();
+        log.append([&record("a"), &record("b")]).unwrap();
         let path = dir.path().join(EXITS_FILE);
         let whole = std::fs::read(&path).unwrap();
         for cut in whole.len() / 2..whole.len() {

@@ -3,7 +3,7 @@
 //! agent.
 //!
 //! The two binaries beside this library run the tasks: `tepui-executor-task`
-//! one native command a process, `tepui-executor-wasm` many WebAssembly
+//! one native command after another, `tepui-executor-wasm` many WebAssembly
 //! programs of one trust domain. Neither tokio nor wasmtime is used in here, so
 //! that the first stays small.
 

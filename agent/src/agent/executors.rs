@@ -1,8 +1,10 @@
 //! The executor processes, as the pure core counts on them.
 //!
-//! A native task has a process of its own. Wasm tasks of one trust domain share
-//! a process until it is full; tasks of different domains never do. A process
-//! that was told to end, or is about to by itself, gets nothing new.
+//! A native task has a process to itself; when it has ended, the next task of
+//! its trust domain may have the process. Wasm tasks of one trust domain share
+//! a process until it is full. Tasks of different domains never have the same
+//! process, not one after another either. A process that was told to end, or is
+//! about to by itself, gets nothing new.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -16,8 +18,10 @@ use tepui_types::{FrameworkId, Role, TaskId};
 /// The most living tasks of one Wasm process: bounds its mappings
 /// (`vm.max_map_count`) and what dies with it.
 pub const MAX_TASKS: usize = 2_000;
-/// A Wasm process that is idle this long gets no new task and is told to end:
-/// before it ends by itself, which it does after 60 s.
+/// Native processes of one domain that wait for another task.
+pub const MAX_SPARE: usize = 8;
+/// A process that is idle this long gets no new task and is told to end: before
+/// it ends by itself, which it does after 60 s.
 pub const IDLE_MS: u64 = 45_000;
 
 /// An executor process of this agent. Numbers are never used again.
@@ -66,10 +70,19 @@ impl TrustDomain {
 /// What a process is for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ExecutorKind {
-    /// One native task.
-    Native(TaskId),
+    /// The native tasks of a domain, one after another.
+    Native(TrustDomain),
     /// The Wasm tasks of a domain.
     Wasm(TrustDomain),
+}
+
+impl ExecutorKind {
+    /// Whose tasks it may have.
+    pub fn domain(&self) -> &TrustDomain {
+        match self {
+            Self::Native(domain) | Self::Wasm(domain) => domain,
+        }
+    }
 }
 
 /// How far a process has come.
@@ -104,6 +117,8 @@ pub struct Executor {
 pub struct Executors {
     all: BTreeMap<ExecutorId, Executor>,
     by_domain: BTreeMap<TrustDomain, BTreeSet<ExecutorId>>,
+    /// Connected native processes without a task.
+    spare: BTreeMap<TrustDomain, BTreeSet<ExecutorId>>,
     next: u64,
 }
 
@@ -146,14 +161,11 @@ impl Executors {
     /// Takes a process out.
     pub fn remove(&mut self, id: ExecutorId) -> Option<Executor> {
         let executor = self.all.remove(&id)?;
-        if let ExecutorKind::Wasm(domain) = &executor.kind
-            && let Some(ids) = self.by_domain.get_mut(domain)
-        {
-            ids.remove(&id);
-            if ids.is_empty() {
-                self.by_domain.remove(domain);
-            }
-        }
+        let index = match &executor.kind {
+            ExecutorKind::Native(_) => &mut self.spare,
+            ExecutorKind::Wasm(_) => &mut self.by_domain,
+        };
+        take_out(index, executor.kind.domain(), id);
         Some(executor)
     }
 
@@ -177,7 +189,7 @@ impl Executors {
         self.all.len()
     }
 
-    /// The oldest process of a domain that has room.
+    /// The oldest Wasm process of a domain that has room.
     pub fn with_room(&self, domain: &TrustDomain) -> Option<ExecutorId> {
         let ids = self.by_domain.get(domain)?;
         ids.iter().copied().find(|id| {
@@ -187,26 +199,73 @@ impl Executors {
         })
     }
 
-    /// Marks as retired, and names, the connected Wasm processes that have been
-    /// empty for [`IDLE_MS`].
+    /// Keeps a native process for the next task of its domain: false if it has a
+    /// task, is not connected or retired, or if enough wait already.
+    pub fn keep(&mut self, id: ExecutorId) -> bool {
+        let Some(executor) = self.all.get(&id) else {
+            return false;
+        };
+        let ExecutorKind::Native(domain) = &executor.kind else {
+            return false;
+        };
+        let may =
+            executor.phase == Phase::Attached && executor.living.is_empty() && !executor.retired;
+        let waiting = self.spare.get(domain);
+        if !may || waiting.is_some_and(|ids| ids.len() >= MAX_SPARE && !ids.contains(&id)) {
+            return false;
+        }
+        self.spare.entry(domain.clone()).or_default().insert(id);
+        true
+    }
+
+    /// Takes a native process that waits for a task of this domain: the one that
+    /// has waited least, so that what is too much becomes idle.
+    pub fn take_spare(&mut self, domain: &TrustDomain) -> Option<ExecutorId> {
+        let id = *self.spare.get(domain)?.last()?;
+        take_out(&mut self.spare, domain, id);
+        Some(id)
+    }
+
+    /// The connection to a process broke.
+    pub fn detach(&mut self, id: ExecutorId) {
+        if let Some(executor) = self.all.get_mut(&id) {
+            executor.phase = Phase::Away;
+            take_out(&mut self.spare, executor.kind.domain(), id);
+        }
+    }
+
+    /// Marks as retired, and names, the connected processes that have been empty
+    /// for [`IDLE_MS`].
     pub fn retire_idle(&mut self, now_ms: u64) -> Vec<ExecutorId> {
         let mut idle = Vec::new();
         for (id, executor) in &mut self.all {
             let is_empty = executor.living.is_empty() && executor.ended == 0;
-            let may = matches!(executor.kind, ExecutorKind::Wasm(_))
-                && executor.phase == Phase::Attached
-                && !executor.retired;
-            if !is_empty || !may {
+            if !is_empty || executor.phase != Phase::Attached || executor.retired {
                 executor.idle_since_ms = None;
                 continue;
             }
             let since = *executor.idle_since_ms.get_or_insert(now_ms);
             if now_ms.saturating_sub(since) >= IDLE_MS {
                 executor.retired = true;
+                take_out(&mut self.spare, executor.kind.domain(), *id);
                 idle.push(*id);
             }
         }
         idle
+    }
+}
+
+/// Takes a process out of an index, and its domain with the last one.
+fn take_out(
+    index: &mut BTreeMap<TrustDomain, BTreeSet<ExecutorId>>,
+    domain: &TrustDomain,
+    id: ExecutorId,
+) {
+    if let Some(ids) = index.get_mut(domain) {
+        ids.remove(&id);
+        if ids.is_empty() {
+            index.remove(domain);
+        }
     }
 }
 

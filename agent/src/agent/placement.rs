@@ -34,13 +34,14 @@ impl Agent {
         let Some(launch) = self.tasks.get(id).and_then(|task| task.launch.clone()) else {
             return;
         };
-        let (kind, existing) = match &launch.spec.workload {
-            Workload::Command(_) => (ExecutorKind::Native(id.clone()), None),
-            Workload::Wasm(_) => {
-                let domain = TrustDomain::of(&launch);
-                let existing = self.executors.with_room(&domain);
-                (ExecutorKind::Wasm(domain), existing)
-            }
+        let domain = TrustDomain::of(&launch);
+        let existing = match &launch.spec.workload {
+            Workload::Command(_) => self.executors.take_spare(&domain),
+            Workload::Wasm(_) => self.executors.with_room(&domain),
+        };
+        let kind = match &launch.spec.workload {
+            Workload::Command(_) => ExecutorKind::Native(domain),
+            Workload::Wasm(_) => ExecutorKind::Wasm(domain),
         };
         let executor = existing.unwrap_or_else(|| self.start(out, kind));
         if let Some(task) = self.tasks.get_mut(id) {

@@ -9,7 +9,7 @@ use tepui_types::task::reason;
 use tepui_types::wire::executor::TaskUpdate;
 use tepui_types::{Reason, TaskState};
 
-use super::executors::{ExecutorId, ExecutorKind};
+use super::executors::ExecutorId;
 use super::tasks::Stage;
 use super::{Action, Agent, report};
 use crate::checkpoint::Record;
@@ -93,22 +93,10 @@ impl Agent {
 
     /// Takes up what an earlier process of this agent left, in the same boot.
     pub fn on_restart(&mut self, out: &mut Vec<Action>) {
-        let executors: Vec<(ExecutorId, ExecutorKind)> = self
-            .executors
-            .iter()
-            .map(|(id, executor)| (id, executor.kind.clone()))
-            .collect();
-        for (id, kind) in executors {
-            if let ExecutorKind::Native(task) = &kind
-                && let Some(known) = self.tasks.get_mut(task)
-                && known.stage == Stage::Fetching
-            {
-                known.stage = Stage::Placed(id);
-                if let Some(process) = self.executors.get_mut(id) {
-                    process.living.insert(task.clone());
-                }
-            }
-            out.push(Action::Find(id, kind));
+        for (id, executor) in self.executors.iter() {
+            // A native process has one at most; that of a Wasm process has no cgroup.
+            let task = executor.living.first().cloned();
+            out.push(Action::Find(id, executor.kind.clone(), task));
         }
         let unplaced = self
             .tasks

@@ -23,11 +23,17 @@ async fn command_runs_to_its_end_and_leaves_nothing() {
     assert_eq!(report.reason.unwrap().code, reason::EXIT_CODE);
     let stdout = std::fs::read_to_string(agent.layout().task(&good.task).join("stdout")).unwrap();
     assert_eq!(stdout, "a1 f1.good.0\n");
-    eventually("executors end and their folders go", || {
-        std::fs::read_dir(agent.layout().executors())
-            .unwrap()
-            .next()
-            .is_none()
+    for task in [&good.task, &bad.task] {
+        for cgroup in agent.task_cgroups(task) {
+            assert!(!cgroup.exists(), "{} is left", cgroup.display());
+        }
+    }
+    let last = shell("last", "true");
+    session.launch(&last).await;
+    session.until(&last.task, TaskState::Finished).await;
+    // Its executor was one of the first two; where there are no cgroups, those end.
+    eventually("no third executor is there", || {
+        agent.executors().len() <= 2
     })
     .await;
 }

@@ -10,6 +10,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 use tepui_agent::identity::Identity;
 use tepui_agent::sandbox::Layout;
+use tepui_types::TaskId;
 use tepui_types::wire::executor::ProcessIdentity;
 
 use crate::master::{FakeMaster, eventually};
@@ -110,6 +111,14 @@ impl AgentProcess {
             .filter_map(identity)
             .filter(tepui_executor::identity::is_alive)
             .collect()
+    }
+
+    /// Where a task's cgroup would be; nowhere if the agent has none.
+    pub fn task_cgroups(&self, task: &TaskId) -> Vec<PathBuf> {
+        let parent = std::fs::read_to_string(self.layout().dir().join("cgroup"));
+        let roots = ["/sys/fs/cgroup/memory", "/sys/fs/cgroup"].map(Path::new);
+        let below = |parent: String| roots.map(|root| root.join(&parent).join(task.to_string()));
+        parent.map(below).into_iter().flatten().collect()
     }
 
     pub fn log(&self) -> String {

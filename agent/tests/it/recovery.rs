@@ -3,9 +3,9 @@
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tepui_agent::agent::{ExecutorId, ExecutorKind};
+use tepui_agent::agent::{ExecutorId, ExecutorKind, TrustDomain};
 use tepui_agent::checkpoint::{Journal, Record};
-use tepui_executor::exits::{Durability, ExitLog};
+use tepui_executor::exits::ExitLog;
 use tepui_types::TaskState;
 use tepui_types::task::reason;
 use tepui_types::wire::agent::AgentEffect;
@@ -150,11 +150,10 @@ async fn tasks_of_an_earlier_boot_are_gone() {
         boot_id: "an earlier boot".into(),
         next_executor: 0,
     }];
-    for (number, task) in [&gone, &ended].into_iter().enumerate() {
-        let (task, executor) = (task.task.clone(), ExecutorId(number as u64));
-        let kind = ExecutorKind::Native(task.clone());
+    for (number, launch) in [&gone, &ended].into_iter().enumerate() {
+        let (task, executor) = (launch.task.clone(), ExecutorId(number as u64));
+        let kind = ExecutorKind::Native(TrustDomain::of(launch));
         records.push(Record::ExecutorStarting { executor, kind });
-        let launch = if number == 0 { &gone } else { &ended };
         records.push(Record::Launched(Box::new(launch.clone())));
         records.push(Record::Handed { task, executor });
     }
@@ -167,10 +166,7 @@ async fn tasks_of_an_earlier_boot_are_gone() {
         exit_code: Some(0),
         usage: None,
     };
-    ExitLog::open(&folder)
-        .unwrap()
-        .append([&update], Durability::Disk)
-        .unwrap();
+    ExitLog::open(&folder).unwrap().append([&update]).unwrap();
     Journal::create(&agent.layout().checkpoint(), &records).unwrap();
     agent.start_again(&master);
     let mut session = master.session().await;

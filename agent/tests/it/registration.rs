@@ -1,5 +1,6 @@
 //! Sessions with a master: hello and welcome, terms, silence, refusals.
 
+use tepui_agent::checkpoint::{Journal, Record};
 use tepui_types::wire::agent::{AgentEffect, AgentFrame, MasterFrame, Welcome};
 use tepui_types::{AgentId, ClusterId, Reason, TaskState};
 
@@ -60,8 +61,13 @@ async fn lost_session_is_replaced_and_statuses_are_sent_again() {
     assert_eq!(session.hello.tasks[0].exit_code, Some(3));
     let report = session.until(&task.task, TaskState::Failed).await;
     assert_eq!(report.exit_code, Some(3));
-    // Recorded now, so that its executor goes and a third session hears nothing of it.
-    eventually("the end is forgotten", || agent.executors().is_empty()).await;
+    // Recorded now, so that a third session hears nothing of it.
+    let forgotten = Record::Forgotten(task.task.clone());
+    eventually("the end is forgotten", || {
+        let records = Journal::read(&agent.layout().checkpoint()).unwrap();
+        records.contains(&forgotten)
+    })
+    .await;
     drop(session);
     let session = master.session().await;
     assert!(session.hello.tasks.is_empty(), "{:?}", session.hello.tasks);

@@ -1,8 +1,8 @@
-//! `tepui-executor-task`: runs one native command.
+//! `tepui-executor-task`: runs native commands of one trust domain, one after another.
 //!
-//! One process a task, in one thread, so that it may fork freely and stays
-//! small. It is started by an agent and outlives it; see
-//! [`tepui_executor::startup`]. Neither tokio nor wasmtime is linked.
+//! It has one thread, so that it may fork freely and stays small. It is started
+//! by an agent and outlives it; see [`tepui_executor::startup`]. Neither tokio
+//! nor wasmtime is linked.
 
 #![expect(
     clippy::disallowed_methods,

@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use nix::sys::signal::{Signal, kill};
@@ -32,7 +33,7 @@ impl Group {
 
     /// Whether no process is left in it or below it.
     pub fn is_empty(&self) -> bool {
-        self.dirs.iter().all(|dir| processes_below(dir).is_empty())
+        self.dirs.iter().all(|dir| is_empty(dir))
     }
 
     /// Removes it and the cgroups that its processes made below it.
@@ -81,19 +82,29 @@ impl Group {
     }
 }
 
+fn is_empty(dir: &Path) -> bool {
+    // Two links more than it has folders, here as in other file systems.
+    let is_leaf = fs::metadata(dir).is_ok_and(|metadata| metadata.nlink() <= 2);
+    match is_leaf {
+        true => own_processes(dir).is_empty(),
+        false => processes_below(dir).is_empty(),
+    }
+}
+
 /// Process numbers in `dir` and the folders below it; empty when it is not there.
 fn processes_below(dir: &Path) -> Vec<i32> {
-    let text = fs::read_to_string(dir.join(CGROUP_PROCS)).unwrap_or_default();
-    // 0 stands for processes outside this PID namespace.
-    let mut pids: Vec<i32> = text
-        .lines()
-        .filter_map(|line| line.parse().ok())
-        .filter(|pid| *pid > 0)
-        .collect();
+    let mut pids = own_processes(dir);
     for child in children(dir) {
         pids.extend(processes_below(&child));
     }
     pids
+}
+
+fn own_processes(dir: &Path) -> Vec<i32> {
+    let text = fs::read_to_string(dir.join(CGROUP_PROCS)).unwrap_or_default();
+    let pids = text.lines().filter_map(|line| line.parse().ok());
+    // 0 stands for processes outside this PID namespace.
+    pids.filter(|pid| *pid > 0).collect()
 }
 
 fn kill_below(dir: &Path) {
@@ -110,6 +121,12 @@ fn children(dir: &Path) -> Vec<std::path::PathBuf> {
 }
 
 fn remove_below(dir: &Path) -> io::Result<()> {
+    // Most have no folders below.
+    match fs::remove_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Ok(()) => return Ok(()),
+        Err(_) => {}
+    }
     for child in children(dir) {
         remove_below(&child)?;
     }

@@ -5,6 +5,7 @@
 //! empty signal mask and the environment that it was given.
 
 use std::collections::BTreeMap;
+use std::ffi::c_int;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, PipeWriter, Read};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -12,6 +13,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 
 use nix::fcntl::OFlag;
 use nix::unistd::{AccessFlags, Pid, access, pipe2};
@@ -81,11 +83,12 @@ impl Prepared<'_> {
     }
 
     fn make_folder(&self) -> io::Result<(Outputs, [PipeWriter; 2])> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(self.sandbox)?;
         let beside = self.sandbox.parent().unwrap_or(self.sandbox);
+        let mut builder = DirBuilder::new();
+        builder.recursive(true).mode(0o755);
+        // The outer one first: looking for it from within costs a call more.
+        builder.create(beside)?;
+        builder.create(self.sandbox)?;
         Outputs::make(beside, self.output_limit)
     }
 
@@ -170,6 +173,8 @@ fn executor_failed(message: String) -> Reason {
 struct Confinement {
     entrances: Vec<RawFd>,
     report: RawFd,
+    /// An agent under nohup or in a shell's background ignores signals.
+    ignored: &'static [c_int],
     dies_with_executor: bool,
 }
 
@@ -178,6 +183,7 @@ impl Confinement {
         Self {
             entrances: entrances.iter().map(AsRawFd::as_raw_fd).collect(),
             report: report.as_raw_fd(),
+            ignored: ignored_signals(),
             dies_with_executor,
         }
     }
@@ -202,10 +208,8 @@ impl Confinement {
                 libc::write(score, c"0".as_ptr().cast(), 1);
                 libc::close(score);
             }
-            // An agent under nohup or in a shell's background ignores signals.
-            for signal in 1..=libc::SIGRTMAX() {
-                // Refused for SIGKILL, SIGSTOP and the C library's own two.
-                libc::signal(signal, libc::SIG_DFL);
+            for signal in self.ignored {
+                libc::signal(*signal, libc::SIG_DFL);
             }
             let mut mask = std::mem::zeroed();
             libc::sigemptyset(&mut mask);
@@ -225,6 +229,21 @@ impl Confinement {
         }
         Ok(())
     }
+}
+
+/// The signals that this process ignores, from its start on, and with it what it executes.
+fn ignored_signals() -> &'static [c_int] {
+    static IGNORED: OnceLock<Vec<c_int>> = OnceLock::new();
+    let is_ignored = |signal: &c_int| {
+        // SAFETY: it is asked for, into a value of the call's own; numbers that are no signal of a
+        // program's are refused.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            libc::sigaction(*signal, std::ptr::null(), &mut action) == 0
+                && action.sa_sigaction == libc::SIG_IGN
+        }
+    };
+    IGNORED.get_or_init(|| (1..=libc::SIGRTMAX()).filter(is_ignored).collect())
 }
 
 fn check(result: impl TryInto<i64>) -> io::Result<()> {

@@ -14,7 +14,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -40,11 +40,12 @@ pub struct Outputs {
 }
 
 impl Outputs {
-    /// Makes the files in `folder`, and gives what the command writes to: its
-    /// standard output and error.
+    /// Prepares for files in `folder`, each of which is made when there is
+    /// something to write, and gives what the command writes to: its standard
+    /// output and error.
     pub fn make(folder: &Path, limit: Bytes) -> io::Result<(Self, [PipeWriter; 2])> {
-        let (stdout, out) = Stream::make(&folder.join("stdout"), limit)?;
-        let (stderr, err) = Stream::make(&folder.join("stderr"), limit)?;
+        let (stdout, out) = Stream::make(folder.join("stdout"), limit)?;
+        let (stderr, err) = Stream::make(folder.join("stderr"), limit)?;
         let this = Self {
             streams: [stdout, stderr],
             buffer: vec![0; PORTION].into(),
@@ -88,21 +89,22 @@ impl Outputs {
 struct Stream {
     /// None once all its writers have closed it.
     pipe: Option<PipeReader>,
-    file: File,
+    path: PathBuf,
+    /// None until something was written: short silent tasks leave no files.
+    file: Option<File>,
     ration: Ration,
     rests_until: Instant,
     is_large: bool,
 }
 
 impl Stream {
-    fn make(path: &Path, limit: Bytes) -> io::Result<(Self, PipeWriter)> {
-        let mut options = OpenOptions::new();
-        let file = options.append(true).create(true).mode(0o644).open(path)?;
+    fn make(path: PathBuf, limit: Bytes) -> io::Result<(Self, PipeWriter)> {
         let (reader, writer) = io::pipe()?;
         fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         let this = Self {
             pipe: Some(reader),
-            file,
+            path,
+            file: None,
             ration: Ration::new(limit),
             rests_until: Instant::now(),
             is_large: false,
@@ -142,7 +144,7 @@ impl Stream {
 
     fn keep(&mut self, bytes: &[u8]) {
         let (kept, mut notice) = self.ration.take(bytes);
-        if let Err(error) = self.file.write_all(kept) {
+        if let Err(error) = self.write(kept) {
             log::say(format_args!("output is lost: {error}"));
             notice = self.ration.stop(kept, error).or(notice);
         }
@@ -166,6 +168,20 @@ impl Stream {
 
     fn note(&mut self, notice: Option<String>) {
         // Where not even that can be written, the log has said so.
-        let _ = self.file.write_all(notice.unwrap_or_default().as_bytes());
+        let _ = self.write(notice.unwrap_or_default().as_bytes());
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        if self.file.is_none() {
+            let mut options = OpenOptions::new();
+            options.append(true).create(true).mode(0o644);
+            self.file = Some(options.open(&self.path)?);
+        }
+        self.file
+            .as_mut()
+            .map_or(Ok(()), |file| file.write_all(bytes))
     }
 }

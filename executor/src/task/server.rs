@@ -2,8 +2,9 @@
 //! output, deadlines.
 //!
 //! One thread waits for all of them. The newest connection that proves itself
-//! is the agent; a task's end is on disk before it is said.
+//! is the agent; a task's end is written down before it is said.
 
+use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -14,12 +15,13 @@ use nix::sys::prctl::set_child_subreaper;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use tepui_executor::exits::{Durability, ExitLog};
+use tepui_executor::exits::{ExitLog, ExitsError};
 use tepui_executor::log;
+use tepui_executor::spawn::SOCKET_FILE;
 use tepui_executor::startup::Startup;
 use tepui_types::task::reason;
 use tepui_types::wire::executor::{ExecutorLaunch, FromExecutor, TaskUpdate, ToExecutor};
-use tepui_types::{Reason, TaskState};
+use tepui_types::{Reason, TaskId, TaskState};
 
 use crate::connection::Connection;
 use crate::outputs::Outputs;
@@ -40,7 +42,12 @@ pub struct Server {
     agent: Option<Connection>,
     /// The newest connection that has not proven itself, and until when it may.
     stranger: Option<(Connection, Instant)>,
+    /// The one that runs.
     task: Option<Task>,
+    /// Ends that the agent has not told to forget.
+    ended: BTreeMap<TaskId, TaskUpdate>,
+    /// Whether something of an earlier task is left that would not end.
+    is_worn: bool,
     /// Since when there is neither an agent nor a running task.
     idle_since: Instant,
     retiring: bool,
@@ -75,6 +82,8 @@ impl Server {
             agent: None,
             stranger: None,
             task: None,
+            ended: BTreeMap::new(),
+            is_worn: false,
             idle_since: Instant::now(),
             retiring: false,
             terminating: false,
@@ -107,17 +116,21 @@ impl Server {
             // Left to the agent when it fails; nothing runs in it any more.
             let _ = group.leave();
         }
+        if !self.terminating {
+            // Tells the agent that nothing was left behind: a task that it was about to hand over
+            // can go to another executor.
+            let _ = std::fs::remove_file(self.startup.dir.join(SOCKET_FILE));
+        }
         Ok(())
     }
 
     fn is_done(&mut self, now: Instant) -> bool {
-        let busy = self.task.as_ref().is_some_and(|task| !task.has_ended());
-        if busy || self.agent.is_some() {
+        if self.task.is_some() || self.agent.is_some() {
             self.idle_since = now;
         }
-        // A task that has ended is on disk, where an agent finds it.
+        // A task that has ended is written down, where an agent finds it.
         let idle = now.duration_since(self.idle_since) >= IDLE_EXIT;
-        idle || (self.retiring && self.task.is_none())
+        idle || (self.retiring && self.task.is_none() && self.ended.is_empty())
     }
 
     fn wait(&self) -> anyhow::Result<Ready> {
@@ -202,11 +215,9 @@ impl Server {
     fn on_terminate(&mut self) {
         self.retiring = true;
         self.terminating = true;
-        match &mut self.task {
-            Some(task) if !task.has_ended() => {
-                task.kill_with_own_grace(reason::EXECUTOR_TERMINATED);
-            }
-            _ => self.task = None,
+        self.ended.clear();
+        if let Some(task) = &mut self.task {
+            task.kill_with_own_grace(reason::EXECUTOR_TERMINATED);
         }
     }
 
@@ -228,17 +239,23 @@ impl Server {
 
     /// The task has ended: kept first, said second.
     fn on_end(&mut self) {
-        let Some(task) = &self.task else {
+        let Some(task) = self.task.take() else {
             return;
         };
-        let update = task.update().clone();
-        if let Err(error) = self.exits.append([&update], Durability::Disk) {
-            // Said all the same: the agent that hears it keeps it.
-            log::say(format_args!("{:#}", anyhow::Error::from(error)));
+        self.is_worn |= task.is_left_over();
+        self.keep_end(task.into_update());
+    }
+
+    fn keep_end(&mut self, update: TaskUpdate) {
+        // Said all the same: the agent that hears it keeps it.
+        self.exits.append([&update]).unwrap_or_else(say_error);
+        if self.exits.has_outgrown() {
+            let kept = self.ended.values().chain([&update]);
+            self.exits.replace(kept).unwrap_or_else(say_error);
         }
-        self.say(update);
-        if self.terminating || (self.retiring && self.agent.is_none()) {
-            self.task = None;
+        self.say(update.clone());
+        if !(self.terminating || (self.retiring && self.agent.is_none())) {
+            self.ended.insert(update.task.clone(), update);
         }
     }
 
@@ -280,13 +297,19 @@ impl Server {
         let attached = FromExecutor::Attached {
             identity: self.startup.identity.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            tasks: self.task.iter().map(|task| task.update().clone()).collect(),
+            tasks: self.updates().cloned().collect(),
         };
         if connection.send(&attached).is_ok() {
             // The newest wins: the one before is closed here.
             self.agent = Some(connection);
             self.on_frames();
         }
+    }
+
+    /// The state of every task that is here.
+    fn updates(&self) -> impl Iterator<Item = &TaskUpdate> {
+        let running = self.task.as_ref().map(Task::update);
+        self.ended.values().chain(running)
     }
 
     fn on_agent(&mut self) {
@@ -323,15 +346,7 @@ impl Server {
                 }
             }
             ToExecutor::Forget(task) => {
-                if self
-                    .task
-                    .as_ref()
-                    .is_some_and(|known| *known.id() == task && known.has_ended())
-                {
-                    self.task = None;
-                    // It was made for this one task.
-                    self.retiring = true;
-                }
+                self.ended.remove(&task);
             }
             ToExecutor::Retire => self.retiring = true,
         }
@@ -339,22 +354,31 @@ impl Server {
 
     fn on_launch(&mut self, launch: &ExecutorLaunch) {
         let id = &launch.launch.task;
-        match &self.task {
-            // The same launch, sent again.
-            Some(task) if task.id() == id => self.say(task.update().clone()),
-            Some(_) => self.refuse(launch, "this executor has its one task already"),
-            None if self.retiring => self.refuse(launch, "this executor is ending"),
-            None => {
-                let task = Task::launch(launch, &self.startup);
-                let (ended, update) = (task.has_ended(), task.update().clone());
-                self.task = Some(task);
-                if ended {
-                    self.on_end()
-                } else {
-                    self.say(update)
-                }
-            }
+        // The same launch, sent again.
+        let known = self.updates().find(|update| update.task == *id).cloned();
+        if let Some(update) = known {
+            return self.say(update);
         }
+        if self.task.is_some() {
+            return self.refuse(launch, "this executor has a task already");
+        }
+        if self.is_worn {
+            // Ends that are not forgotten are written down. The agent finds that it has left
+            // without a word about this task, and gives that to another.
+            log::say("left for another, since something of an earlier task would not end");
+            (self.retiring, self.agent) = (true, None);
+            return self.ended.clear();
+        }
+        if self.retiring {
+            return self.refuse(launch, "this executor is ending");
+        }
+        let task = Task::launch(launch, &self.startup);
+        if task.has_ended() {
+            self.task = Some(task);
+            return self.on_end();
+        }
+        self.say(task.update().clone());
+        self.task = Some(task);
     }
 
     fn refuse(&mut self, launch: &ExecutorLaunch, why: &str) {
@@ -366,6 +390,10 @@ impl Server {
             usage: None,
         });
     }
+}
+
+fn say_error(error: ExitsError) {
+    log::say(format_args!("{:#}", anyhow::Error::from(error)));
 }
 
 /// What can be read.

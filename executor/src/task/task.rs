@@ -1,4 +1,4 @@
-//! The one task of this process, from its launch to its end.
+//! A task of this process, from its launch to its end.
 //!
 //! Running → Draining (its first process has ended, what it left behind is
 //! being killed) → Ended. The server calls [`Task::on_exit`] for each reaped
@@ -131,6 +131,16 @@ impl Task {
     /// Its latest state.
     pub fn update(&self) -> &TaskUpdate {
         &self.update
+    }
+
+    /// Its last state.
+    pub fn into_update(self) -> TaskUpdate {
+        self.update
+    }
+
+    /// Whether it has ended and something of it would not.
+    pub fn is_left_over(&self) -> bool {
+        self.has_ended() && self.group.is_some()
     }
 
     /// Whether it has come to its end.
@@ -270,11 +280,12 @@ impl Task {
     }
 
     fn remove_group(&mut self) {
-        if let Some(group) = self.group.take()
-            && let Err(error) = group.remove()
-        {
-            // The agent removes what is left with the executor's folder.
-            log::say(error);
+        if let Some(group) = &self.group {
+            match group.remove() {
+                Ok(()) => self.group = None,
+                // The agent ends what is left when this process is gone.
+                Err(error) => log::say(error),
+            }
         }
     }
 }

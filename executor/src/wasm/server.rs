@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use futures::FutureExt;
-use tepui_executor::exits::{Durability, ExitLog};
+use tepui_executor::exits::ExitLog;
 use tepui_executor::spawn::SOCKET_FILE;
 use tepui_executor::startup::Startup;
 use tepui_types::task::reason;
@@ -284,7 +284,7 @@ impl Server {
             entry.update = update;
         }
         if !ended.is_empty()
-            && let Err(error) = self.exits.append(&ended, Durability::Process)
+            && let Err(error) = self.exits.append(&ended)
         {
             // Said all the same: the agent that hears it keeps it.
             tracing::error!(error = %anyhow::Error::from(error), "exit records are lost");

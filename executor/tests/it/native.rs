@@ -6,8 +6,9 @@ use std::os::unix::fs::PermissionsExt;
 
 use tepui_executor::identity;
 use tepui_types::TaskState;
+use tepui_types::wire::executor::ToExecutor;
 
-use crate::env::{Builder, Executor, check, eventually};
+use crate::env::{Builder, Executor, check, eventually, task};
 
 #[test]
 fn a_command_that_succeeds_is_finished_with_its_output_and_usage() {
@@ -235,10 +236,30 @@ fn a_launch_that_comes_twice_runs_once() {
         "error",
         "executor-failed",
         None,
-        "one task",
+        "a task already",
     );
     check(&executor.end("t"), "finished", "", Some(0), "");
     executor.launch(builder());
     check(&executor.end("t"), "finished", "", Some(0), "");
     assert_eq!(executor.output("t", "stdout"), "once\n");
+}
+
+#[test]
+fn an_executor_runs_one_task_after_another_and_keeps_their_ends() {
+    let mut executor = Executor::native();
+    executor.launch(Builder::script("first", "exit 3"));
+    check(&executor.end("first"), "failed", "exit-code", Some(3), "");
+    executor.launch(Builder::script("second", "echo two"));
+    check(&executor.end("second"), "finished", "", Some(0), "");
+    assert_eq!(executor.output("second", "stdout"), "two\n");
+    // Both are told again until they are forgotten.
+    executor.launch(Builder::script("first", "exit 3"));
+    check(&executor.end("first"), "failed", "exit-code", Some(3), "");
+    executor.send(&ToExecutor::Forget(task("first")));
+    executor.send(&ToExecutor::Forget(task("second")));
+    executor.launch(Builder::script("third", "true"));
+    check(&executor.end("third"), "finished", "", Some(0), "");
+    executor.send(&ToExecutor::Retire);
+    executor.send(&ToExecutor::Forget(task("third")));
+    executor.gone();
 }

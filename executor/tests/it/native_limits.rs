@@ -93,6 +93,7 @@ fn the_cgroup_has_the_limits_while_the_command_runs_and_is_gone_after_it() {
     assert!(!v1.exists() && !Path::new("/sys/fs/cgroup").join(&path).exists());
     // The executor's own goes with the executor.
     executor.send(&ToExecutor::Forget(task("t")));
+    executor.send(&ToExecutor::Retire);
     executor.gone();
     let own = path.replace("/f1.t.0", "/executor");
     assert!(!Path::new("/sys/fs/cgroup/memory").join(own).exists());

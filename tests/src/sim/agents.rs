@@ -132,7 +132,8 @@ impl World {
             return Ok(());
         }
         machine.life += 1;
-        let layout = Layout::new(format!("/agent/{number}").into());
+        let layout = Layout::new(format!("/agent/{number}").into())
+            .with_cgroup(Some(format!("tepui/{number}")));
         let (mut agent, last_boot) = Agent::restore(layout, machine.journal.clone());
         let boot_id = machine.boot_id();
         let mut first = Vec::new();
@@ -387,7 +388,7 @@ impl World {
                 );
             }
             Action::Start(_, ExecutorKind::Wasm(_)) => return Err("every task is native".into()),
-            Action::Find(id, _) => {
+            Action::Find(id, _, _) => {
                 let what = Box::new(FromProcess::Found(id));
                 self.after(
                     delay,

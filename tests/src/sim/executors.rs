@@ -60,6 +60,9 @@ impl World {
                 if executor.tasks.contains_key(&task) {
                     return Ok(());
                 }
+                if executor.tasks.values().any(|run| !run.state.is_terminal()) {
+                    return Err(format!("{id} got {task} beside a task that runs"));
+                }
                 let run = Run {
                     state: TaskState::Running,
                     is_killed: false,
