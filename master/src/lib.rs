@@ -4,7 +4,8 @@
 //! [`agents`]), become proposals ([`proposals`]), go through the replicated log
 //! ([`raft`], [`storage`]) into the state ([`view`]); what follows from them
 //! goes to the leader's loop ([`leader`]), to frameworks ([`frameworks`]), and
-//! to agents again. [`run`] wires these parts and holds nothing of its own.
+//! to agents again. [`Running`] wires these parts and holds nothing of its own;
+//! [`run`] is a process around it.
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -17,6 +18,7 @@ use tepui_types::NodeId;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 pub mod agents;
 pub mod artifacts;
@@ -118,57 +120,96 @@ pub fn run(config: Config) -> anyhow::Result<()> {
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {
-    // The folder first: it says who this is, and that no other master is.
-    let mut folder = Folder::open(&config.dir)?;
-    let listener = bind(&config).await?;
-    let address = listener
-        .local_addr()
-        .context("failed to read the bound address")?;
-    let url = config.url(address)?;
-    // Peers are answered while this master still finds its place among them.
-    let candidacy = Candidacy::default();
-    let shared_token = config.token_file.as_deref().map(folder::shared_token);
-    let shared_token = shared_token.transpose()?;
-    let identities = Identities::new(
-        shared_token.as_deref().unwrap_or(folder.token()),
-        shared_token.is_some(),
-    );
-    let peers = Peers::new(shared_token.as_deref())?;
-    let waiting = http::candidate::router(candidacy.clone(), identities.clone());
-    let door = Door::new(waiting);
-    let listener = listener.tap_io(send_at_once);
-    let service = door.service();
-    let server = tokio::spawn(async move { axum::serve(listener, service).await });
     let mut signals = (
         signal(SignalKind::terminate())?,
         signal(SignalKind::interrupt())?,
     );
-    let opened = tokio::select! {
-        opened = open(config, &mut folder, url, &candidacy, identities, peers) => opened?,
+    let mut running = tokio::select! {
+        running = Running::start(config) => running?,
         _ = signals.0.recv() => return Ok(()),
         _ = signals.1.recv() => return Ok(()),
     };
-    let (master, mut log) = opened;
-    door.open(http::router(master.clone()));
-    let leading = tokio::spawn(leader::follow_leadership(master.clone()));
-    let (artifacts, view, feed) = (&master.artifacts, &master.view, &master.feed);
-    let keeping_up = source::keep_up(artifacts.clone(), view.clone(), feed.clone());
-    let keeping_up = tokio::spawn(keeping_up);
-    let announced = tokio::spawn(announce(master, address, folder.path().to_owned()));
     let ended = tokio::select! {
         _ = signals.0.recv() => Ok(()),
         _ = signals.1.recv() => Ok(()),
-        ended = log.ended() => ended.context("the replicated log stopped"),
+        ended = running.ended() => ended,
     };
     tracing::info!("stopping");
-    announced.abort();
-    server.abort();
-    leading.abort();
-    keeping_up.abort();
-    tokio::task::spawn_blocking(move || log.stop())
-        .await
-        .context("the log did not stop")?;
+    running.stop().await?;
     ended
+}
+
+/// A master that serves, in whatever process; it stops serving when this is dropped.
+pub struct Running {
+    /// Its parts.
+    pub master: Arc<Master>,
+    log: LogThread,
+    /// Aborted when they are dropped.
+    tasks: JoinSet<()>,
+    // Last, so that nobody else has the folder before everything else is gone.
+    _folder: Folder,
+}
+
+impl Running {
+    /// Starts a master. This returns once it has found its place in a cluster, which for one that
+    /// waits for others may never be.
+    pub async fn start(config: Config) -> anyhow::Result<Self> {
+        // The folder first: it says who this is, and that no other master is.
+        let mut folder = Folder::open(&config.dir)?;
+        let listener = bind(&config).await?;
+        let address = listener
+            .local_addr()
+            .context("failed to read the bound address")?;
+        let url = config.url(address)?;
+        // Peers are answered while this master still finds its place among them.
+        let candidacy = Candidacy::default();
+        let shared_token = config.token_file.as_deref().map(folder::shared_token);
+        let shared_token = shared_token.transpose()?;
+        let identities = Identities::new(
+            shared_token.as_deref().unwrap_or(folder.token()),
+            shared_token.is_some(),
+        );
+        let peers = Peers::new(shared_token.as_deref())?;
+        let waiting = http::candidate::router(candidacy.clone(), identities.clone());
+        let door = Door::new(waiting);
+        let listener = listener.tap_io(send_at_once);
+        let service = door.service();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            if let Err(error) = axum::serve(listener, service).await {
+                tracing::error!(%error, "the server has stopped");
+            }
+        });
+        let (master, log) = open(config, &mut folder, url, &candidacy, identities, peers).await?;
+        door.open(http::router(master.clone()));
+        tasks.spawn(leader::follow_leadership(master.clone()));
+        let (artifacts, view, feed) = (&master.artifacts, &master.view, &master.feed);
+        let keeping_up = source::keep_up(artifacts.clone(), view.clone(), feed.clone());
+        tasks.spawn(keeping_up);
+        let place = folder.path().to_owned();
+        tasks.spawn(announce(master.clone(), address, place));
+        Ok(Self {
+            master,
+            log,
+            tasks,
+            _folder: folder,
+        })
+    }
+
+    /// Waits until the log ends by itself, upon which the master is of no more use.
+    pub async fn ended(&mut self) -> anyhow::Result<()> {
+        let ended = self.log.ended().await;
+        ended.context("the replicated log stopped")
+    }
+
+    /// Stops it; what it has acknowledged is on the disk.
+    pub async fn stop(mut self) -> anyhow::Result<()> {
+        self.tasks.abort_all();
+        let mut log = self.log;
+        tokio::task::spawn_blocking(move || log.stop())
+            .await
+            .context("the log did not stop")
+    }
 }
 
 async fn bind(config: &Config) -> anyhow::Result<TcpListener> {

@@ -10,7 +10,7 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Registry, Unit};
 
 use crate::Master;
 
@@ -54,6 +54,12 @@ impl Metrics {
             "http_responses",
             "Answered requests",
             self.http_responses.clone(),
+        );
+        registry.register_with_unit(
+            "synced_writes",
+            "How long synced writes to the database took",
+            Unit::Seconds,
+            master.storage.syncs().clone(),
         );
         let state = master.view.load();
         let index: Amount = Gauge::default();

@@ -8,9 +8,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tepui_types::{NodeId, envelope};
+use tokio::time::Instant;
 
 use crate::error::StorageError;
 use crate::folder::Identity;
@@ -31,6 +33,11 @@ use watermark::Mark;
 pub const FIRST_INDEX: u64 = 1;
 /// See [`FIRST_INDEX`].
 pub const FIRST_TERM: u64 = 1;
+
+/// The shortest sync that is told apart: a fast disk's; each step is twice as long.
+const SYNC_SECONDS: f64 = 0.000_1;
+/// Up to 1.6 s, by which a group has elected another leader.
+const SYNC_BUCKETS: u16 = 15;
 
 /// What is stored apart from the rest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -147,7 +154,10 @@ pub trait Disk: Send + Sync {
 
 /// The open database; clones share it.
 #[derive(Clone)]
-pub struct Storage(Arc<dyn Disk>);
+pub struct Storage {
+    disk: Arc<dyn Disk>,
+    syncs: Histogram,
+}
 
 impl Storage {
     /// Opens the database in a folder, making an empty one if there is none. Blocks.
@@ -157,7 +167,15 @@ impl Storage {
 
     /// The database on a disk.
     pub fn on(disk: impl Disk + 'static) -> Self {
-        Self(Arc::new(disk))
+        Self {
+            disk: Arc::new(disk),
+            syncs: Histogram::new(exponential_buckets(SYNC_SECONDS, 2.0, SYNC_BUCKETS)),
+        }
+    }
+
+    /// How long synced writes took, in seconds.
+    pub fn syncs(&self) -> &Histogram {
+        &self.syncs
     }
 
     /// Who the database belongs to; none before [`Storage::initialize`].
@@ -201,7 +219,7 @@ impl Storage {
 
     /// The value under `key`.
     pub fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, StorageError> {
-        self.0.get(family, key)
+        self.disk.get(family, key)
     }
 
     /// The versioned record under `key`; `what` names it to people.
@@ -221,12 +239,17 @@ impl Storage {
 
     /// Writes a batch.
     pub fn write(&self, batch: Batch, durability: Durability) -> Result<(), StorageError> {
-        self.0.write(batch, durability)
+        let begun = Instant::now();
+        self.disk.write(batch, durability)?;
+        if durability == Durability::Synced {
+            self.syncs.observe(begun.elapsed().as_secs_f64());
+        }
+        Ok(())
     }
 
     /// Writes a family's memory to files; what was [`Durability::Unlogged`] is durable after it.
     pub fn flush(&self, family: Family) -> Result<(), StorageError> {
-        self.0.flush(family)
+        self.disk.flush(family)
     }
 
     /// Reads keys and values in order, from `from` on, until `visit` says to stop.
@@ -237,22 +260,22 @@ impl Storage {
         direction: Direction,
         mut visit: impl FnMut(&[u8], &[u8]) -> Result<Scan, StorageError>,
     ) -> Result<(), StorageError> {
-        self.0.scan(family, from, direction, &mut visit)
+        self.disk.scan(family, from, direction, &mut visit)
     }
 
     /// What was synced at least, by the note of it.
     pub fn mark(&self) -> Result<Mark, StorageError> {
-        self.0.mark()
+        self.disk.mark()
     }
 
     /// Notes what was synced.
     pub fn set_mark(&self, mark: Mark) -> Result<(), StorageError> {
-        self.0.set_mark(mark)
+        self.disk.set_mark(mark)
     }
 
     /// Takes the note of it back, before what it speaks of is overwritten.
     pub fn take_back_mark(&self, mark: Mark) -> Result<(), StorageError> {
-        self.0.take_back_mark(mark)
+        self.disk.take_back_mark(mark)
     }
 }
 

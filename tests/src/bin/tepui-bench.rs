@@ -39,6 +39,9 @@ enum Bench {
         /// How long to commit as much as can be
         #[arg(long, default_value_t = 30, value_name = "N")]
         seconds: u64,
+        /// Measure these rows and no others
+        #[arg(long, value_name = "ROW", value_delimiter = ',')]
+        only: Vec<String>,
     },
 }
 
@@ -50,7 +53,15 @@ async fn main() -> Result<()> {
             json,
             kills,
             seconds,
-        } => (json, failover::run(kills.max(1), seconds.max(1)).await?),
+            only,
+        } => {
+            let options = failover::Options {
+                kills: kills.max(1),
+                seconds: seconds.max(1),
+                only,
+            };
+            (json, failover::run(options).await?)
+        }
     };
     if let Some(file) = json {
         let text = serde_json::to_string_pretty(&report)? + "\n";

@@ -356,6 +356,11 @@ async fn every_surface_answers() -> Result {
     }
     let metrics = client.get_raw("/metrics").await?.text();
     assert!(metrics.contains("# TYPE tepui_"), "{metrics}");
+    // What a master has committed it has synced.
+    let syncs = "tepui_master_synced_writes_seconds_count ";
+    let syncs = metrics.lines().find_map(|line| line.strip_prefix(syncs));
+    let syncs: u64 = syncs.context("synced writes are counted")?.parse()?;
+    assert!(syncs > 0, "{metrics}");
     let openapi: Value = client.get("/v1/openapi.json").await?;
     assert!(
         openapi["openapi"]
