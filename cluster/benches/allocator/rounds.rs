@@ -1,0 +1,69 @@
+//! Whole cycles: everything is free and everybody wants it.
+
+use std::time::{Duration, Instant};
+
+use tepui_cluster::Allocator;
+
+use crate::samples::Samples;
+use crate::world::{World, machine, request};
+
+/// Milliseconds for which an offer is declined: a day.
+const LONG_MS: u64 = 86_400_000;
+
+/// So many agents, all free, and frameworks that want more than there is.
+pub fn open(agents: u64, frameworks: u64) -> World {
+    let mut world = World::new();
+    for agent in 0..agents {
+        let slot = 2 << (agent % 4);
+        world.register(agent as u128 + 1, None, machine(4 * slot, 16 * slot, agent));
+    }
+    let teams = (frameworks / 10).max(1);
+    for n in 0..frameworks {
+        let role = format!("team-{}/group-{}", n % teams, n / teams % 2);
+        let framework = world.framework(format!("f{n}"), &role);
+        world.demand(framework, "all", 1_000_000, &request(1, 2));
+    }
+    world
+}
+
+/// Milliseconds from an allocator that knows nothing to all offers.
+pub fn full(world: &mut World, times: usize, budget: Duration) -> Samples {
+    let mut samples = Samples::default();
+    let begun = Instant::now();
+    while samples.count() < times && (samples.count() == 0 || begun.elapsed() < budget) {
+        let cycle = Instant::now();
+        let mut allocator = Allocator::new();
+        let decisions = allocator.allocate(&world.state, world.now);
+        samples.add(cycle.elapsed().as_secs_f64() * 1e3);
+        assert_eq!(
+            decisions.len(),
+            world.state.agents.len(),
+            "every agent is offered"
+        );
+        world.allocator = allocator;
+        world.held.clear();
+        world.hold(decisions);
+    }
+    samples
+}
+
+/// Seconds of a round in which every offer is declined for long, and all are offered to others.
+pub fn decline(world: &mut World, times: usize, budget: Duration) -> Samples {
+    let mut samples = Samples::default();
+    let begun = Instant::now();
+    while samples.count() < times && (samples.count() == 0 || begun.elapsed() < budget) {
+        world.now = world.now.after_millis(1_000);
+        let offers: Vec<_> = world.held.drain(..).map(|held| held.id).collect();
+        let round = Instant::now();
+        world.allocator.decline(&offers, LONG_MS, world.now);
+        let decisions = world.allocator.allocate(&world.state, world.now);
+        samples.add(round.elapsed().as_secs_f64());
+        assert_eq!(
+            decisions.len(),
+            offers.len(),
+            "every agent goes to another framework"
+        );
+        world.hold(decisions);
+    }
+    samples
+}
