@@ -15,6 +15,7 @@ use tepui_types::wire::executor::{ProcessIdentity, TaskUpdate, ToExecutor};
 use tepui_types::{Digest, Reason, TaskId, TaskState};
 
 pub use executors::{Executor, ExecutorId, ExecutorKind, Phase, TrustDomain, token};
+pub use status_updates::Urgency;
 pub use tasks::Life;
 
 use crate::checkpoint::Record;
@@ -148,13 +149,13 @@ impl Agent {
     }
 
     /// Whether a status waits to be sent.
-    pub fn has_statuses(&self) -> bool {
-        self.statuses.is_pending()
+    pub fn has_statuses(&self, urgency: Urgency) -> bool {
+        self.statuses.is_pending(urgency)
     }
 
     /// Up to `most` statuses to send now.
-    pub fn take_statuses(&mut self, most: usize) -> Vec<StatusReport> {
-        self.statuses.take(most)
+    pub fn take_statuses(&mut self, urgency: Urgency, most: usize) -> Vec<StatusReport> {
+        self.statuses.take(urgency, most)
     }
 
     /// A master of this term has taken the agent in.

@@ -25,6 +25,7 @@ mod hierarchy;
 pub mod limits;
 
 const CGROUP_PROCS: &str = "cgroup.procs";
+const CGROUP_EVENTS: &str = "cgroup.events";
 const CGROUP_KILL: &str = "cgroup.kill";
 const PIDS_EVENTS: &str = "pids.events";
 /// v1's names.
@@ -37,7 +38,9 @@ const MEMORY_EVENTS: &str = "memory.events";
 const MEMORY_PEAK: &str = "memory.peak";
 
 /// What a task's limits and figures need, as v1 and v2 name it.
-const V1_CONTROLLERS: [&str; 5] = ["memory", "pids", "cpuacct", "cpu", "freezer"];
+const V1_CONTROLLERS: [&str; 4] = ["memory", "pids", "cpuacct", "cpu"];
+/// What ending a cgroup needs besides, where the v2 hierarchy does not do it.
+const V1_FREEZER: &str = "freezer";
 const V2_CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
 
 /// What could not be done with a cgroup.
@@ -136,7 +139,13 @@ impl Group {
         }
         let hierarchy = hierarchy::of_controllers();
         let v2 = hierarchy.v2();
-        let controllers: &[&str] = if v2 { &V2_CONTROLLERS } else { &V1_CONTROLLERS };
+        let mut controllers = match v2 {
+            true => V2_CONTROLLERS.to_vec(),
+            false => V1_CONTROLLERS.to_vec(),
+        };
+        if !v2 && !hierarchy::has_kill() {
+            controllers.push(V1_FREEZER);
+        }
         let present: Vec<_> = hierarchy
             .subsystems()
             .iter()

@@ -1,8 +1,10 @@
 //! The latest status of each task, until the log has it.
 //!
 //! One record a task, never a queue: a newer status takes the place of an older
-//! one that was not sent yet. Everything that is not recorded is sent again
-//! after each new connection.
+//! one that was not sent yet. Ends are waited for, by those who want the
+//! resources; that a task has begun is not, and is best not sent at all when it
+//! ends in the next moment: so there are two queues. Everything that is not
+//! recorded is sent again after each new connection.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -13,40 +15,53 @@ use tepui_types::{TaskId, TaskState};
 #[derive(Debug, Clone, Default)]
 pub struct StatusUpdates {
     latest: HashMap<TaskId, Latest>,
-    // Those whose `queued` is set, once each, and some that were removed since.
-    queue: VecDeque<TaskId>,
+    queues: [VecDeque<TaskId>; 2],
+}
+
+/// Which statuses: they are sent in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Urgency {
+    /// Terminal ones.
+    End,
+    /// All others.
+    Progress,
+}
+
+impl Urgency {
+    fn of(state: TaskState) -> Self {
+        match state.is_terminal() {
+            true => Self::End,
+            false => Self::Progress,
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
 struct Latest {
     report: StatusReport,
     recorded: bool,
-    queued: bool,
+    /// The queue that it is taken from; it may stand in the other, too, from before.
+    queued: Option<Urgency>,
 }
 
 impl StatusUpdates {
     /// Takes a task's new status; false if it says nothing new.
     pub fn set(&mut self, report: StatusReport) -> bool {
         let task = report.task.clone();
-        match self.latest.get_mut(&task) {
-            Some(latest) if !latest.report.state.may_become(report.state) => return false,
-            Some(latest) => {
-                latest.report = report;
-                latest.recorded = false;
-                if !latest.queued {
-                    latest.queued = true;
-                    self.queue.push_back(task);
-                }
-            }
-            None => {
-                let latest = Latest {
-                    report,
-                    recorded: false,
-                    queued: true,
-                };
-                self.latest.insert(task.clone(), latest);
-                self.queue.push_back(task);
-            }
+        let before = self.latest.get(&task);
+        if before.is_some_and(|it| !it.report.state.may_become(report.state)) {
+            return false;
+        }
+        let urgency = Urgency::of(report.state);
+        let was_queued = before.and_then(|it| it.queued);
+        let latest = Latest {
+            report,
+            recorded: false,
+            queued: Some(urgency),
+        };
+        self.latest.insert(task.clone(), latest);
+        if was_queued != Some(urgency) {
+            self.queues[urgency as usize].push_back(task);
         }
         true
     }
@@ -57,18 +72,21 @@ impl StatusUpdates {
     }
 
     /// Whether something waits to be sent.
-    pub fn is_pending(&self) -> bool {
-        !self.queue.is_empty()
+    pub fn is_pending(&self, urgency: Urgency) -> bool {
+        !self.queues[urgency as usize].is_empty()
     }
 
     /// Up to `most` statuses to send now, oldest change first.
-    pub fn take(&mut self, most: usize) -> Vec<StatusReport> {
-        let mut reports = Vec::with_capacity(self.queue.len().min(most));
+    pub fn take(&mut self, urgency: Urgency, most: usize) -> Vec<StatusReport> {
+        let queue = &mut self.queues[urgency as usize];
+        let mut reports = Vec::with_capacity(queue.len().min(most));
         while reports.len() < most
-            && let Some(task) = self.queue.pop_front()
+            && let Some(task) = queue.pop_front()
         {
-            if let Some(latest) = self.latest.get_mut(&task) {
-                latest.queued = false;
+            let latest = self.latest.get_mut(&task);
+            // Removed since, or in the other queue.
+            if let Some(latest) = latest.filter(|it| it.queued == Some(urgency)) {
+                latest.queued = None;
                 reports.push(latest.report.clone());
             }
         }
@@ -88,16 +106,19 @@ impl StatusUpdates {
 
     /// A new connection: all that is not recorded is to be sent again.
     pub fn resend(&mut self) {
-        let mut tasks: Vec<&TaskId> = Vec::new();
+        let mut tasks: Vec<(&TaskId, Urgency)> = Vec::new();
         for (task, latest) in &mut self.latest {
-            if !latest.recorded && !latest.queued {
-                latest.queued = true;
-                tasks.push(task);
+            if !latest.recorded && latest.queued.is_none() {
+                let urgency = Urgency::of(latest.report.state);
+                latest.queued = Some(urgency);
+                tasks.push((task, urgency));
             }
         }
         // The map's order is arbitrary; a fixed one is easier to follow.
-        tasks.sort_unstable();
-        self.queue.extend(tasks.into_iter().cloned());
+        tasks.sort_unstable_by_key(|(task, _)| *task);
+        for (task, urgency) in tasks {
+            self.queues[urgency as usize].push_back(task.clone());
+        }
     }
 
     /// Drops what is known of a task.
@@ -132,7 +153,7 @@ mod tests {
             "late words change nothing"
         );
         let sent: Vec<_> = updates
-            .take(10)
+            .take(Urgency::Progress, 10)
             .into_iter()
             .map(|r| (r.task.to_string(), r.state))
             .collect();
@@ -143,7 +164,7 @@ mod tests {
                 ("f1.b.0".to_owned(), TaskState::Running)
             ]
         );
-        assert!(!updates.is_pending());
+        assert!(!updates.is_pending(Urgency::Progress));
     }
 
     #[test]
@@ -151,25 +172,45 @@ mod tests {
         let mut updates = StatusUpdates::default();
         let running = report("a", TaskState::Running);
         updates.set(running.clone());
-        assert_eq!(updates.take(1), std::slice::from_ref(&running));
+        assert_eq!(
+            updates.take(Urgency::Progress, 1),
+            std::slice::from_ref(&running)
+        );
         updates.resend();
         updates.resend();
-        assert_eq!(updates.take(10), std::slice::from_ref(&running));
+        assert_eq!(
+            updates.take(Urgency::Progress, 10),
+            std::slice::from_ref(&running)
+        );
         assert!(
             !updates.record(&running.task, TaskState::Starting),
             "another state"
         );
         updates.resend();
-        assert_eq!(updates.take(10).len(), 1);
+        assert_eq!(updates.take(Urgency::Progress, 10).len(), 1);
         assert!(updates.record(&running.task, TaskState::Running));
         updates.resend();
-        assert!(!updates.is_pending());
+        assert!(!updates.is_pending(Urgency::Progress));
         updates.set(report("a", TaskState::Finished));
         assert!(
             !updates.record(&running.task, TaskState::Running),
             "a late answer"
         );
-        assert_eq!(updates.take(10).len(), 1);
+        assert!(!updates.is_pending(Urgency::Progress));
+        assert_eq!(updates.take(Urgency::End, 10).len(), 1);
+    }
+
+    #[test]
+    fn an_end_is_sent_at_once_and_once_though_the_beginning_was_not() {
+        let mut updates = StatusUpdates::default();
+        updates.set(report("a", TaskState::Running));
+        assert!(!updates.is_pending(Urgency::End));
+        updates.set(report("a", TaskState::Finished));
+        assert_eq!(updates.take(Urgency::End, 10).len(), 1);
+        assert!(updates.take(Urgency::Progress, 10).is_empty());
+        // Also when it is to be sent again.
+        updates.resend();
+        assert_eq!(updates.take(Urgency::End, 10).len(), 1);
     }
 
     #[test]
@@ -179,8 +220,8 @@ mod tests {
             updates.set(report(name, TaskState::Running));
         }
         updates.remove(&report("b", TaskState::Running).task);
-        assert_eq!(updates.take(1).len(), 1);
-        assert_eq!(updates.take(9).len(), 1);
-        assert!(!updates.is_pending());
+        assert_eq!(updates.take(Urgency::Progress, 1).len(), 1);
+        assert_eq!(updates.take(Urgency::Progress, 9).len(), 1);
+        assert!(!updates.is_pending(Urgency::Progress));
     }
 }

@@ -166,8 +166,14 @@ impl Bench {
         self.on(|agent, out| agent.on_restart(out))
     }
 
+    fn take_statuses(&mut self) -> Vec<StatusReport> {
+        let mut reports = self.agent.take_statuses(Urgency::End, 100);
+        reports.extend(self.agent.take_statuses(Urgency::Progress, 100));
+        reports
+    }
+
     fn statuses(&mut self) -> Vec<(String, TaskState)> {
-        let reports = self.agent.take_statuses(100);
+        let reports = self.take_statuses();
         reports
             .into_iter()
             .map(|r| (r.task.name.to_string(), r.state))

@@ -15,7 +15,7 @@ use tepui_executor::cgroup::{Group, Limits};
 use tepui_executor::environment;
 use tepui_executor::log;
 use tepui_executor::startup::Startup;
-use tepui_types::task::{Workload, reason};
+use tepui_types::task::{TaskUsage, Workload, reason};
 use tepui_types::wire::executor::{ExecutorLaunch, TaskUpdate};
 use tepui_types::{Reason, TaskId, TaskState};
 
@@ -52,6 +52,14 @@ enum Phase {
         next: Instant,
     },
     Ended,
+}
+
+/// What a task's group counts.
+#[derive(Default)]
+struct Account {
+    oom_kills: u64,
+    refused_pids: u64,
+    usage: TaskUsage,
 }
 
 /// A kill that was asked for.
@@ -223,9 +231,9 @@ impl Task {
                 false
             }
             Phase::Draining { status, since, .. } => {
-                let empty = self.is_empty();
-                if empty || now.duration_since(since) > DRAIN_PATIENCE {
-                    self.end(status);
+                let account = self.account();
+                if self.is_gone() || now.duration_since(since) > DRAIN_PATIENCE {
+                    self.end(status, account);
                     return true;
                 }
                 self.kill_all();
@@ -240,10 +248,30 @@ impl Task {
         }
     }
 
-    fn is_empty(&self) -> bool {
+    /// Whether nothing of it is left, its group included.
+    fn is_gone(&mut self) -> bool {
+        let Some(group) = &self.group else {
+            return !processes::any_left();
+        };
+        let is_gone = group.looks_empty() && group.remove().is_ok();
+        if is_gone {
+            self.group = None;
+        }
+        is_gone
+    }
+
+    /// What its processes have used and run into.
+    fn account(&self) -> Account {
         match &self.group {
-            Some(group) => group.is_empty(),
-            None => !processes::any_left(),
+            Some(group) => Account {
+                oom_kills: group.oom_kills(),
+                refused_pids: group.refused_pids(),
+                usage: group.usage(),
+            },
+            None => Account {
+                usage: processes::usage(),
+                ..Account::default()
+            },
         }
     }
 
@@ -254,29 +282,27 @@ impl Task {
         }
     }
 
-    fn end(&mut self, status: WaitStatus) {
+    fn end(&mut self, status: WaitStatus, account: Account) {
         if let Some(outputs) = self.outputs.take() {
             outputs.finish();
         }
-        let (oom_kills, refused_pids, usage) = match &self.group {
-            Some(group) => (group.oom_kills(), group.refused_pids(), group.usage()),
-            None => (0, 0, processes::usage()),
-        };
         let asked = self.kill.as_ref().map(|kill| kill.reason);
         let facts = Facts {
             status,
             asked,
-            oom_kills,
-            refused_pids,
+            oom_kills: account.oom_kills,
+            refused_pids: account.refused_pids,
             limits: self.limits,
         };
         let (state, reason, exit_code) = verdict::of(&facts);
         self.update.state = state;
         self.update.reason = reason;
         self.update.exit_code = exit_code;
-        self.update.usage = Some(usage);
+        self.update.usage = Some(account.usage);
         self.phase = Phase::Ended;
-        self.remove_group();
+        if let Some(group) = &self.group {
+            log::say(format_args!("the cgroup {} stays", group.path()));
+        }
     }
 
     fn remove_group(&mut self) {

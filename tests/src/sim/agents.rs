@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use tepui_agent::agent::{Action, Agent, Death, ExecutorId, ExecutorKind};
+use tepui_agent::agent::{Action, Agent, Death, ExecutorId, ExecutorKind, Urgency};
 use tepui_agent::checkpoint::Record;
 use tepui_agent::sandbox::Layout;
 use tepui_types::wire::agent::{AgentFrame, Hello, MAX_BATCH, MasterFrame};
@@ -427,7 +427,11 @@ impl World {
         let (true, Some(connection)) = (process.is_registered, process.connection) else {
             return;
         };
-        let reports = process.agent.take_statuses(MAX_BATCH);
+        let mut reports = process.agent.take_statuses(Urgency::End, MAX_BATCH);
+        // Else they wait for what happens next.
+        if self.dice.chance(5_000) {
+            reports.extend(process.agent.take_statuses(Urgency::Progress, MAX_BATCH));
+        }
         if !reports.is_empty() {
             self.send_to_master(connection, AgentFrame::Statuses(reports));
         }

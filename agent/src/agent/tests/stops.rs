@@ -32,9 +32,9 @@ fn a_task_is_stopped_while_a_quarter_of_its_time_is_left() {
     assert_eq!(tick(&mut bench, 114_998), []);
     assert_eq!(tick(&mut bench, 114_999), [kill(1)]);
     assert_eq!(tick(&mut bench, 115_249), [], "it is asked once");
-    bench.agent.take_statuses(100);
+    bench.take_statuses();
     bench.update(0, "a", TaskState::Killed);
-    let reports = bench.agent.take_statuses(100);
+    let reports = bench.take_statuses();
     let why = reports[0].reason.as_ref().unwrap();
     assert_eq!(why.code, reason::STOPPED_UNHEARD, "{why}");
     assert_eq!(bench.agent.kept_contact(), None);
@@ -68,9 +68,9 @@ fn an_end_that_was_asked_for_is_only_hurried() {
     bench.kill("a");
     assert_eq!(tick(&mut bench, 114_999), [kill(1)]);
     assert_eq!(tick(&mut bench, 115_249), []);
-    bench.agent.take_statuses(100);
+    bench.take_statuses();
     bench.update(0, "a", TaskState::Killed);
-    assert_eq!(bench.agent.take_statuses(100)[0].reason, None);
+    assert_eq!(bench.take_statuses()[0].reason, None);
 }
 
 #[test]
