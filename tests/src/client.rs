@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use reqwest::header::{CONTENT_LENGTH, HeaderMap, HeaderName};
+use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderName};
 use reqwest::{Method, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -106,7 +106,18 @@ impl Answer {
 impl Client {
     /// A client of the master at this address.
     pub fn new(base: &str) -> Result<Self> {
+        Self::with_headers(base, HeaderMap::new())
+    }
+
+    /// A client that proves itself by a token.
+    pub fn with_token(base: &str, token: &str) -> Result<Self> {
+        let token = format!("Bearer {token}").parse()?;
+        Self::with_headers(base, HeaderMap::from_iter([(AUTHORIZATION, token)]))
+    }
+
+    fn with_headers(base: &str, headers: HeaderMap) -> Result<Self> {
         let http = reqwest::Client::builder()
+            .default_headers(headers)
             .no_proxy()
             .timeout(DEADLINE)
             .build()?;

@@ -1,5 +1,6 @@
 //! A cluster as a sentence: `Cluster::new().agents(3).start().await`.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -12,6 +13,8 @@ use tepui_types::api::master::{MasterRole, MasterView};
 use tepui_types::{AgentStatus, Digest, FrameworkPhase};
 
 use crate::client::Client;
+use crate::clocks::Clocks;
+use crate::disk::SmallDisk;
 use crate::eventually::{eventually, eventually_blocking};
 use crate::process::{self, Process};
 use crate::watchdog::Watchdog;
@@ -25,6 +28,9 @@ pub struct Plan {
     resources: String,
     batch: bool,
     forgetful: bool,
+    own_clocks: bool,
+    /// Folders that lie on a disk of so many MiB.
+    small_disks: Vec<(String, u64)>,
 }
 
 /// A running cluster.
@@ -37,6 +43,8 @@ pub struct Cluster {
     agents: Vec<Option<Process>>,
     plan: Plan,
     client: Client,
+    clocks: Option<Clocks>,
+    disks: BTreeMap<String, SmallDisk>,
     _watchdog: Watchdog,
     dir: TempDir,
 }
@@ -80,6 +88,19 @@ impl Plan {
         self
     }
 
+    /// Gives every master a clock that can be set, [`Cluster::set_clock`].
+    pub fn own_clocks(mut self) -> Self {
+        self.own_clocks = true;
+        self
+    }
+
+    /// Puts a data folder, such as `master`, `master-1` or `agent-0`, on a disk of its own, of so
+    /// many MiB.
+    pub fn small_disk(mut self, folder: &str, mib: u64) -> Self {
+        self.small_disks.push((folder.to_owned(), mib));
+        self
+    }
+
     /// Starts it, and waits until every part is in its place.
     pub async fn start(self) -> Result<Cluster> {
         let dir = tempfile::Builder::new().prefix("tepui-test-").tempdir()?;
@@ -90,11 +111,20 @@ impl Plan {
                 masters => addresses(masters)?,
             },
             agents: (0..self.agents).map(|_| None).collect(),
+            clocks: match self.own_clocks {
+                true => Some(Clocks::prepare(dir.path())?),
+                false => None,
+            },
             plan: self,
             client: Client::new("http://127.0.0.1:0")?,
+            disks: BTreeMap::new(),
             _watchdog: Watchdog::over(dir.path())?,
             dir,
         };
+        for (folder, mib) in cluster.plan.small_disks.clone() {
+            let disk = SmallDisk::mount(&cluster.dir().join(&folder), mib)?;
+            cluster.disks.insert(folder, disk);
+        }
         for index in 0..cluster.masters.len() {
             cluster.spawn_master(index)?;
         }
@@ -126,6 +156,8 @@ impl Cluster {
             resources: "cpus=4,mem=4GiB,disk=1GiB,ports=31000-31099".into(),
             batch: true,
             forgetful: true,
+            own_clocks: false,
+            small_disks: Vec::new(),
         }
     }
 
@@ -252,17 +284,42 @@ impl Cluster {
 
     /// Starts a master, without waiting for anything.
     pub fn spawn_master(&mut self, index: usize) -> Result<()> {
+        self.spawn_master_also(index, &[])
+    }
+
+    /// Starts a master with more flags than the others have, without waiting for anything.
+    pub fn spawn_master_also(&mut self, index: usize, flags: &[&str]) -> Result<()> {
         let peers = self.addresses.join(",");
         match self.plan.masters {
-            1 => self.spawn_master_with(index, &[]),
-            _ => self.spawn_master_with(index, &["--peers", &peers]),
+            1 => self.spawn_master_with(index, flags),
+            _ => self.spawn_master_with(index, &[&["--peers", &peers], flags].concat()),
         }
+    }
+
+    /// The small disk that a data folder lies on.
+    pub fn disk(&self, folder: &Path) -> Result<&SmallDisk> {
+        let name = folder.file_name().and_then(|name| name.to_str());
+        let disk = name.and_then(|name| self.disks.get(name));
+        disk.context("it has no disk of its own")
+    }
+
+    /// Sets a master's clock to so many seconds after the others'.
+    pub fn set_clock(&self, index: usize, ahead_s: i64) -> Result<()> {
+        let clocks = self.clocks.as_ref().context("masters have own clocks")?;
+        clocks.set(index, ahead_s)
     }
 
     fn spawn_master_with(&mut self, index: usize, flags: &[&str]) -> Result<()> {
         let folder = self.dir_of_master(index);
         let listen = &self.addresses[index];
-        let mut args: Vec<OsString> = ["--dir".into(), folder.clone().into()].into();
+        let mut program = process::program("tepui-master")?;
+        let mut args = Vec::new();
+        if let Some(clocks) = &self.clocks {
+            args.extend(clocks.environment(index));
+            args.push(program.into_os_string());
+            program = "env".into();
+        }
+        args.extend(["--dir".into(), folder.clone().into_os_string()]);
         args.extend(["--listen".into(), listen.into()]);
         args.extend(flags.iter().map(Into::into));
         args.extend(self.plan.master_flags.iter().map(Into::into));
@@ -271,7 +328,6 @@ impl Cluster {
         }
         let _ = std::fs::remove_file(folder.join("address"));
         let log = self.log_file_of_master(index);
-        let program = process::program("tepui-master")?;
         let master = Process::spawn(&format!("master-{index}"), &program, &args, &log)?;
         self.masters[index] = Some(master);
         Ok(())

@@ -8,12 +8,16 @@
 pub mod bench;
 pub mod browser;
 pub mod client;
+pub mod clocks;
 pub mod cluster;
+pub mod disk;
 pub mod eventually;
+pub mod history;
 pub mod job;
 pub mod net;
 pub mod process;
 pub mod sim;
+pub mod site;
 pub mod watchdog;
 
 pub use client::{Answer, Client};

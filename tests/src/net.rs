@@ -1,17 +1,27 @@
 //! Hosts of their own on one network: a network namespace each, an address each, a bridge between
-//! them whose links can be cut.
+//! them whose links can be cut, lose packets, or let few through.
 //!
-//! It wants root and `ip` (iproute2). Dropping it removes every namespace and what runs in them is
+//! It wants root, `ip` and `tc` (iproute2), and `iptables`. Dropping it removes every namespace and what runs in them is
 //! the test's to end; namespaces that a killed test left are removed by the next.
 
+use std::fs::File;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, bail};
+use nix::sched::{CloneFlags, setns};
 
 /// Begins the names of all namespaces of tests; the number of the process follows.
 const PREFIX: &str = "tepui-test-";
+
+/// How much a link carries that is slow, and how long packets wait for their turn before they are
+/// dropped: masters of an idle cluster say about as much, so a busy one's packets do wait.
+const SLOW_LINK: [&str; 7] = ["tbf", "rate", "1mbit", "burst", "16kb", "latency", "250ms"];
+
+/// Something that runs on a host.
+pub type Running<T> = JoinHandle<Result<T>>;
 
 /// A network of hosts, counted from 0.
 #[derive(Debug)]
@@ -68,6 +78,61 @@ impl Net {
         let mut command = tokio::process::Command::new("ip");
         command.args(self.on(host)).arg(program).kill_on_drop(true);
         command
+    }
+
+    /// Runs something on a host, on a thread of this process.
+    pub fn run<T, F>(&self, host: usize, work: impl FnOnce() -> F + Send + 'static) -> Running<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>>,
+    {
+        let path = Path::new("/run/netns").join(self.host(host));
+        std::thread::spawn(move || {
+            let file = File::open(&path);
+            let file = file.with_context(|| format!("failed to open {}", path.display()))?;
+            setns(file, CloneFlags::CLONE_NEWNET).context("failed to enter a namespace")?;
+            // All on this thread: others would be on this machine's own network.
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
+            runtime.block_on(work())
+        })
+    }
+
+    /// From now on a host does not hear another, which still hears it.
+    pub fn deafen(&self, host: usize, to: usize) -> Result<()> {
+        let source = self.address(to);
+        self.iptables(host, &["-A", "INPUT", "-s", &source, "-j", "DROP"])
+    }
+
+    /// From now on a host loses so many percent of the packets that come to it.
+    pub fn lose(&self, host: usize, percent: u64) -> Result<()> {
+        let share = format!("{}.{:02}", percent / 100, percent % 100);
+        let rule = ["-A", "INPUT", "-m", "statistic", "--mode", "random"];
+        let rule = [&rule[..], &["--probability", &share, "-j", "DROP"]].concat();
+        self.iptables(host, &rule)
+    }
+
+    /// From now on what a host sends waits in a queue that is emptied slowly.
+    pub fn slow(&self, host: usize) -> Result<()> {
+        let name = self.host(host);
+        let add = ["-n", &name, "qdisc", "add", "dev", "eth0", "root"];
+        run("tc", &[&add[..], &SLOW_LINK].concat())
+    }
+
+    /// Takes back what [`Net::deafen`], [`Net::lose`], [`Net::slow`] and [`Net::cut`] have done to a
+    /// host.
+    pub fn mend(&self, host: usize) -> Result<()> {
+        self.iptables(host, &["-F", "INPUT"])?;
+        let name = self.host(host);
+        // There may be none.
+        run("tc", &["-n", &name, "qdisc", "del", "dev", "eth0", "root"]).ok();
+        self.heal(host)
+    }
+
+    fn iptables(&self, host: usize, args: &[&str]) -> Result<()> {
+        let name = self.host(host);
+        ip(&[&["netns", "exec", &name, "iptables", "-w"], args].concat())
     }
 
     /// Cuts a host off from all others.
@@ -130,11 +195,16 @@ fn remove_abandoned() -> Result<()> {
 }
 
 fn ip(args: &[&str]) -> Result<()> {
-    let output = Command::new("ip").args(args).output();
-    let output = output.context("failed to start `ip`: install iproute2")?;
+    run("ip", args)
+}
+
+fn run(program: &str, args: &[&str]) -> Result<()> {
+    let output = Command::new(program).args(args).output();
+    let output = output
+        .with_context(|| format!("failed to start `{program}`: install iproute2 and iptables"))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
-        bail!("ip {}: {}", args.join(" "), said.trim());
+        bail!("{program} {}: {}", args.join(" "), said.trim());
     }
     Ok(())
 }

@@ -16,7 +16,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 mod agents;
 mod checks;
 mod connections;
-mod dice;
+pub mod dice;
 mod executors;
 mod faults;
 mod leader;

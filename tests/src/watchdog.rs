@@ -9,7 +9,7 @@ use tepui_cli::leftovers;
 use crate::eventually::eventually_blocking;
 
 /// What the watchdog does once nobody holds its input: ends all that names the
-/// folder, twice for what was just being started, and removes it.
+/// folder, twice for what was just being started, unmounts what is in it, and removes it.
 const WATCHDOG: &str = r#"
 read -r _
 for round in 1 2; do
@@ -19,6 +19,8 @@ for round in 1 2; do
         fi
     done
 done
+awk -v dir="$1/" 'index($2, dir) == 1 { print $2 }' /proc/mounts |
+    while read -r mount; do umount -l "$mount"; done
 rm -rf "$1"
 "#;
 

@@ -41,7 +41,7 @@ pub const BUILD: [Need; 3] = [
 ];
 
 /// What only the tests need.
-pub const TEST: [Need; 8] = [
+pub const TEST: [Need; 9] = [
     Need {
         package: "chromium",
         purpose: "shows the dashboard to the browser test",
@@ -76,6 +76,11 @@ pub const TEST: [Need; 8] = [
         package: "iproute2",
         purpose: "gives the network tests hosts of their own",
         present: || process::exists("ip"),
+    },
+    Need {
+        package: "iptables",
+        purpose: "drops packets between those hosts",
+        present: || process::exists("iptables"),
     },
     Need {
         package: "curl",

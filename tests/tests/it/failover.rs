@@ -16,7 +16,7 @@ use tepui_types::api::stale::{AGE_HEADER, INDEX_HEADER};
 use super::Result;
 
 /// A job that is submitted until it is known to be taken, by whichever master answers.
-async fn submit_surely(clients: &[Client], job: &Job) -> anyhow::Result<()> {
+pub(super) async fn submit_surely(clients: &[Client], job: &Job) -> anyhow::Result<()> {
     let key = job.request().name.clone().context("a job with a name")?;
     for turn in 0.. {
         let client = &clients[turn % clients.len()];
@@ -39,7 +39,7 @@ async fn submit_surely(clients: &[Client], job: &Job) -> anyhow::Result<()> {
 }
 
 /// Removes a master. The answer may be lost when the lead moves for it.
-async fn remove_surely(client: &Client, path: &str) {
+pub(super) async fn remove_surely(client: &Client, path: &str) {
     eventually("the master is removed", async || {
         let answer = client.delete_raw(path).await?;
         match answer.status.as_u16() {
@@ -51,7 +51,7 @@ async fn remove_surely(client: &Client, path: &str) {
 }
 
 /// Where the master at this address is found in the API.
-async fn path_of(client: &Client, url: &str) -> anyhow::Result<String> {
+pub(super) async fn path_of(client: &Client, url: &str) -> anyhow::Result<String> {
     let masters = client.masters().await?;
     let master = masters.iter().find(|master| master.url == url);
     let id = master.context("it is listed")?.id;
@@ -60,7 +60,7 @@ async fn path_of(client: &Client, url: &str) -> anyhow::Result<String> {
 
 /// Hands the lead to the master at this address and waits until it leads. The answer may be lost
 /// because the lead moves.
-async fn make_lead(client: &Client, url: &str) -> anyhow::Result<()> {
+pub(super) async fn make_lead(client: &Client, url: &str) -> anyhow::Result<()> {
     let path = format!("{}/lead", path_of(client, url).await?);
     eventually("the master is asked to lead", async || {
         let answer = client.post_raw(&path, &()).await?;
@@ -484,7 +484,8 @@ async fn a_master_joins_while_one_that_it_has_not_heard_of_leads() -> Result {
     Ok(())
 }
 
-async fn all_vote(client: &Client, masters: usize) {
+/// Waits until there are so many masters, and all of them vote.
+pub(super) async fn all_vote(client: &Client, masters: usize) {
     eventually("all vote", async || {
         let roles = roles(client).await?;
         let is_voter = |role| matches!(role, MasterRole::Voter | MasterRole::Leader);
