@@ -69,6 +69,10 @@ pub struct Args {
     /// A master of the cluster that this one joins; counts only while its folder is empty.
     #[arg(long, value_name = "URL")]
     pub join: Option<String>,
+    /// If the database is damaged, keep it aside, take everything anew from the other masters (of
+    /// --peers or --join), and come back under a new id. Does nothing while it is whole.
+    #[arg(long)]
+    pub rejoin: bool,
     /// A file with the token that all masters share; each draws its own if it is not given.
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
@@ -186,6 +190,7 @@ struct File {
     advertise: Option<String>,
     peers: Vec<String>,
     join: Option<String>,
+    rejoin: bool,
     token_file: Option<PathBuf>,
     limits: Limits,
     log: Log,
@@ -233,6 +238,8 @@ pub struct Config {
     pub advertise: Option<String>,
     /// What an empty folder is for.
     pub way: Way,
+    /// Whether a damaged database is replaced by what other masters have.
+    pub rejoin: bool,
     /// The file with the token that all masters share.
     pub token_file: Option<PathBuf>,
     /// The most bytes of one artifact.
@@ -285,6 +292,7 @@ impl Config {
             dir,
             advertise: advertise.as_deref().map(parse_url).transpose()?,
             way: parse_way(&peers, args.join.clone().or(file.join).as_deref())?,
+            rejoin: args.rejoin || file.rejoin,
             token_file: args.token_file.clone().or(file.token_file),
             listen: parse_listen(listen.as_deref().unwrap_or(DEFAULT_LISTEN))?,
             insecure_listen: args.insecure_listen || file.insecure_listen,

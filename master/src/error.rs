@@ -6,20 +6,25 @@
 
 use std::path::PathBuf;
 
+use rocksdb::ErrorKind;
 use tepui_types::ClusterId;
 use tepui_types::envelope::DecodeError;
 
 use crate::folder::FolderError;
+
+/// What to do about a damaged database. Nothing that was synced is ever cut off, for an acknowledged
+/// command may be in it; so its master cannot go on as who it was.
+const MEND: &str = "nothing of it is cut off, so this master does not start: check the disk, then \
+     start it with --rejoin, which keeps the damaged database aside and takes everything anew from the \
+     other masters, under a new id; the only master of a cluster is restored from a backup with \
+     `tepui restore`";
 
 /// The database cannot be used, or what it holds cannot be trusted. Always fatal: a master never
 /// goes on beside a log that it could not write or read.
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
     /// The database does not open.
-    #[error(
-        "failed to open the database {path}; if it says corruption, restore the data folder from \
-         a backup: nothing that was synced is ever cut off silently"
-    )]
+    #[error("failed to open the database {path} ({})", hint(.source))]
     Open {
         /// Its folder.
         path: PathBuf,
@@ -28,7 +33,7 @@ pub enum StorageError {
         source: rocksdb::Error,
     },
     /// A read or a write failed.
-    #[error("failed to {step} the database (is the disk full or failing?)")]
+    #[error("failed to {step} the database ({})", hint(.source))]
     Database {
         /// What was tried: `write to`, `read from`…
         step: &'static str,
@@ -46,10 +51,7 @@ pub enum StorageError {
         source: std::io::Error,
     },
     /// Something is there and cannot be right.
-    #[error(
-        "{what} is damaged: {detail}; it was synced once, so it is not cut off: check the disk \
-         and restore the data folder from a backup"
-    )]
+    #[error("{what} is damaged: {detail}; {MEND}")]
     Corrupt {
         /// Which record, for people.
         what: String,
@@ -79,6 +81,15 @@ pub enum StorageError {
 }
 
 impl StorageError {
+    /// Whether the database is damaged, so that other masters' is to take its place.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Corrupt { .. } => true,
+            Self::Open { source, .. } | Self::Database { source, .. } => is_corruption(source),
+            Self::Watermark { .. } | Self::Decode { .. } | Self::ForeignDatabase { .. } => false,
+        }
+    }
+
     pub(crate) fn corrupt(what: impl Into<String>, detail: impl Into<String>) -> Self {
         Self::Corrupt {
             what: what.into(),
@@ -91,6 +102,17 @@ impl StorageError {
             what: what.into(),
             source,
         }
+    }
+}
+
+fn is_corruption(error: &rocksdb::Error) -> bool {
+    error.kind() == ErrorKind::Corruption
+}
+
+fn hint(error: &rocksdb::Error) -> &'static str {
+    match is_corruption(error) {
+        true => MEND,
+        false => "is the disk full or failing? Make room, or mend it, and start the master again",
     }
 }
 
@@ -137,4 +159,11 @@ pub enum RaftError {
     /// An invariant broke on the log's thread.
     #[error("the log's thread panicked: {0}")]
     Panicked(String),
+}
+
+impl RaftError {
+    /// Whether the database is damaged, so that other masters' is to take its place.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::Storage(error) if error.is_damage())
+    }
 }

@@ -2,7 +2,8 @@
 //!
 //! Beside what every folder has ([`tepui_folder`]), `cluster` holds the ids that were minted once and
 //! `token` the local secret. The database is in `db/`, artifacts in `artifacts/`, and what was
-//! compiled of them in `code/`.
+//! compiled of them in `code/`. `db.new/` is a database that is to take the place of a damaged one,
+//! and `db.damaged*/` is where such a one was put.
 
 use std::fs;
 use std::io;
@@ -20,6 +21,9 @@ const FORMAT: Format = Format {
 };
 const CLUSTER: &str = "cluster";
 const TOKEN: &str = "token";
+const DATABASE: &str = "db";
+const NEW_DATABASE: &str = "db.new";
+const DAMAGED_DATABASE: &str = "db.damaged";
 /// Hexadecimal digits of the token: 128 bits.
 const TOKEN_DIGITS: usize = 32;
 
@@ -90,11 +94,11 @@ impl Folder {
     /// Takes the folder for this process, making it if there is none. Blocks.
     pub fn open(path: &Path) -> Result<Self, FolderError> {
         let hold = Hold::take(path, FORMAT)?;
+        finish_exchange(path)?;
         let identity = read_identity(path)?;
-        if identity.is_some() && !path.join("db").exists() {
-            return Err(FolderError::DatabaseMissing {
-                path: path.join("db"),
-            });
+        let database = path.join(DATABASE);
+        if identity.is_some() && !database.exists() {
+            return Err(FolderError::DatabaseMissing { path: database });
         }
         let token = own_token(path)?;
         Ok(Self {
@@ -112,7 +116,35 @@ impl Folder {
 
     /// The database's folder.
     pub fn database(&self) -> PathBuf {
-        self.path.join("db")
+        self.path.join(DATABASE)
+    }
+
+    /// Where a database may be made that is to take this one's place; nothing is there.
+    pub fn new_database(&self) -> Result<PathBuf, FolderError> {
+        let path = self.path.join(NEW_DATABASE);
+        match fs::remove_dir_all(&path) {
+            // One that was not finished.
+            Ok(()) => Ok(path),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(path),
+            Err(source) => Err(io_error("remove", &path, source)),
+        }
+    }
+
+    /// Puts a finished new database in the place of the old one, which must be closed; says where
+    /// the old one is now. After a crash in between, the next [`Folder::open`] finishes it.
+    pub fn exchange_databases(&mut self) -> Result<PathBuf, FolderError> {
+        // The ids in it are the old database's; without it they are read from the database.
+        let path = self.path.join(CLUSTER);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(io_error("remove", &path, error));
+            }
+            _ => self.identity = None,
+        }
+        let aside = free_name(&self.path);
+        rename(&self.database(), &aside)?;
+        finish_exchange(&self.path)?;
+        Ok(aside)
     }
 
     /// The artifacts' folder.
@@ -146,6 +178,34 @@ impl Folder {
         self.identity = Some(identity);
         Ok(())
     }
+}
+
+/// Gives the new database its place if there is none: the old one is put aside only once the new
+/// one is whole.
+fn finish_exchange(folder: &Path) -> Result<(), FolderError> {
+    let (new, place) = (folder.join(NEW_DATABASE), folder.join(DATABASE));
+    match new.exists() && !place.exists() {
+        true => rename(&new, &place),
+        false => Ok(()),
+    }
+}
+
+/// Where a damaged database is put: earlier ones stay as they are.
+fn free_name(folder: &Path) -> PathBuf {
+    let names = (2..).map(|number: u32| format!("{DAMAGED_DATABASE}-{number}"));
+    let mut paths = std::iter::once(DAMAGED_DATABASE.to_owned())
+        .chain(names)
+        .map(|name| folder.join(name));
+    // invariant: no folder holds so many that the numbers end.
+    paths.find(|path| !path.exists()).expect("a free name")
+}
+
+fn rename(from: &Path, to: &Path) -> Result<(), FolderError> {
+    let renamed = fs::rename(from, to);
+    // The one must be on the disk before the next.
+    let folder = to.parent().unwrap_or(to);
+    let synced = renamed.and_then(|()| fs::File::open(folder)?.sync_all());
+    synced.map_err(|source| io_error("rename", from, source))
 }
 
 fn read_identity(path: &Path) -> Result<Option<Identity>, FolderError> {
@@ -219,4 +279,50 @@ fn random_u128() -> io::Result<u128> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
     Ok(u128::from_le_bytes(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(folder: &Path, name: &str, text: &str) {
+        fs::create_dir(folder.join(name)).unwrap();
+        fs::write(folder.join(name).join("file"), text).unwrap();
+    }
+
+    fn text(folder: &Path, name: &str) -> String {
+        fs::read_to_string(folder.join(name).join("file")).unwrap()
+    }
+
+    #[test]
+    fn a_damaged_database_is_put_aside_and_none_before_it_is_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("master");
+        let mut folder = Folder::open(&path).unwrap();
+        for (number, aside) in ["db.damaged", "db.damaged-2"].into_iter().enumerate() {
+            if number == 0 {
+                put(&path, "db", "0");
+            }
+            folder.new_database().unwrap();
+            put(&path, "db.new", &(number + 1).to_string());
+            assert_eq!(folder.exchange_databases().unwrap(), path.join(aside));
+            assert_eq!(text(&path, aside), number.to_string());
+        }
+        assert_eq!(text(&path, "db"), "2");
+    }
+
+    #[test]
+    fn an_exchange_that_a_crash_cut_short_is_finished_and_one_not_begun_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("master");
+        drop(Folder::open(&path).unwrap());
+        put(&path, "db", "old");
+        put(&path, "db.new", "half");
+        drop(Folder::open(&path).unwrap());
+        assert_eq!(text(&path, "db"), "old");
+        fs::rename(path.join("db"), path.join("db.damaged")).unwrap();
+        let folder = Folder::open(&path).unwrap();
+        assert_eq!(text(&path, "db"), "half");
+        assert!(!folder.new_database().unwrap().exists());
+    }
 }

@@ -46,6 +46,7 @@ use artifacts::Artifacts;
 use artifacts::source::{self, Source};
 use clock::Clock;
 use config::Config;
+use error::RaftError;
 use feed::Feed;
 use folder::Folder;
 use frameworks::{Compiler, Frameworks};
@@ -56,9 +57,10 @@ use leader::offers::Offers;
 use mailbox::Mailbox;
 use masters::founding::{self, Candidacy, Founder};
 use masters::peers::Peers;
+use masters::rejoin;
 use metrics::Metrics;
 use proposals::Proposals;
-use raft::{Leadership, LogHandle, LogThread};
+use raft::{Leadership, Log, LogHandle, LogThread};
 use storage::Storage;
 use view::View;
 
@@ -239,27 +241,22 @@ async fn open(
     peers: Peers,
 ) -> anyhow::Result<(Arc<Master>, LogThread)> {
     let artifacts = Artifacts::new(&folder.artifacts(), config.max_artifact_bytes)?;
-    let storage = Storage::open(&folder.database())?;
     let founder = Founder {
         url: &url,
         peers: &peers,
         candidacy,
     };
-    let identity = founding::identify(folder, &storage, &config.way, founder).await?;
-    let defaults = raft::Options::default();
-    let options = raft::Options {
-        snapshot_entries: config.snapshot_entries,
-        snapshot_slack: defaults.snapshot_slack.min(config.snapshot_entries),
-        ..defaults
+    let opened = match open_log(&config, folder, &founder).await {
+        Err(damage) if config.rejoin && damage.is_damage() => {
+            let error = &damage as &dyn std::error::Error;
+            tracing::error!(error, "taking everything anew from the other masters");
+            rejoin::rejoin(folder, &config.way, &founder).await?;
+            open_log(&config, folder, &founder).await
+        }
+        opened => opened,
     };
-    let (log, thread) = raft::start(
-        storage.clone(),
-        identity,
-        &url,
-        options,
-        Some(peers.clone()),
-    )?;
-    let source = Source::new(identity.node, log.view.clone(), peers.clone());
+    let (storage, log, thread) = opened?;
+    let source = Source::new(log.identity.node, log.view.clone(), peers.clone());
     artifacts.follow(source.clone());
     let offers = Offers::new(log.clock.clone());
     let frameworks = Frameworks::new(
@@ -310,6 +307,25 @@ async fn open(
         config,
     };
     Ok((Arc::new(master), thread))
+}
+
+/// Opens the folder's database, which gets its place in a cluster first if it has none.
+async fn open_log(
+    config: &Config,
+    folder: &mut Folder,
+    founder: &Founder<'_>,
+) -> Result<(Storage, Log, LogThread), RaftError> {
+    let storage = Storage::open(&folder.database())?;
+    let identity = founding::identify(folder, &storage, &config.way, founder).await?;
+    let defaults = raft::Options::default();
+    let options = raft::Options {
+        snapshot_entries: config.snapshot_entries,
+        snapshot_slack: defaults.snapshot_slack.min(config.snapshot_entries),
+        ..defaults
+    };
+    let peers = Some(founder.peers.clone());
+    let (log, thread) = raft::start(storage.clone(), identity, founder.url, options, peers)?;
+    Ok((storage, log, thread))
 }
 
 /// Says where the master is, once it can answer.

@@ -2,7 +2,7 @@
 //!
 //! [`founding`] gives an empty folder its place in a cluster; [`link`] is one connection between
 //! two masters, which the log's [transport](crate::raft) uses; [`image`] brings the state to one
-//! that is too far behind; [`moved`] tells the others where this one is now; [`peers`] is
+//! that is too far behind; [`rejoin`] brings back one whose database is damaged; [`moved`] tells the others where this one is now; [`peers`] is
 //! what every request to another master goes through.
 
 pub mod address;
@@ -11,3 +11,4 @@ pub mod image;
 pub mod link;
 pub mod moved;
 pub mod peers;
+pub mod rejoin;

@@ -109,6 +109,21 @@ pub enum FoundingError {
         /// Its words.
         why: String,
     },
+    /// Nobody is named from whom a damaged database could be taken anew.
+    #[error(
+        "--rejoin needs another master to take everything from: name one with --join URL. The only \
+         master of a cluster is restored from a backup with `tepui restore`"
+    )]
+    NobodyNamed,
+    /// Nobody is there from whom it could.
+    #[error(
+        "no other master takes this one back ({tried}): most of them must be up first. If all are \
+         lost, restore a backup with `tepui restore`"
+    )]
+    NobodyThere {
+        /// Who was asked, and what came of it.
+        tried: String,
+    },
     /// It has no cluster itself.
     #[error("{url} has no cluster yet: start the first masters with --peers instead of --join")]
     NoCluster {
@@ -153,7 +168,7 @@ pub async fn identify(
     folder: &mut Folder,
     storage: &Storage,
     way: &Way,
-    founder: Founder<'_>,
+    founder: &Founder<'_>,
 ) -> Result<Identity, FoundingError> {
     let identity = match storage.identity()? {
         Some(identity) => identity,
@@ -267,7 +282,7 @@ impl Founder<'_> {
     }
 
     /// Comes into the cluster of a master, which may have been founded with this one in mind.
-    async fn enter(
+    pub(super) async fn enter(
         &self,
         storage: &Storage,
         node: NodeId,
@@ -298,7 +313,7 @@ impl Founder<'_> {
         Ok(identity)
     }
 
-    async fn introduction(&self, url: &str) -> Result<Introduction, FoundingError> {
+    pub(super) async fn introduction(&self, url: &str) -> Result<Introduction, FoundingError> {
         let request = self.peers.request(Method::GET, url, INTRODUCTION_PATH);
         let response = self.answer(url, request).await?;
         if response.status() == StatusCode::UNAUTHORIZED {
@@ -365,7 +380,7 @@ impl Founder<'_> {
     }
 }
 
-fn candidate(storage: &Storage) -> Result<NodeId, FoundingError> {
+pub(super) fn candidate(storage: &Storage) -> Result<NodeId, FoundingError> {
     let drawn = Identity::draw_node().map_err(FoundingError::Random)?;
     Ok(storage.candidate(drawn)?)
 }

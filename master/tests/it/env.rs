@@ -94,7 +94,7 @@ pub async fn start(folder: &mut Folder, options: Options) -> Result<(Log, LogThr
         peers: &Peers::new(None).unwrap(),
         candidacy: &Candidacy::default(),
     };
-    let identity = founding::identify(folder, &storage, &Way::Alone, founder).await?;
+    let identity = founding::identify(folder, &storage, &Way::Alone, &founder).await?;
     raft::start(storage, identity, "http://127.0.0.1:1", options, None)
 }
 

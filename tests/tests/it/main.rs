@@ -16,6 +16,8 @@ mod bodies;
 mod browser;
 /// The command line.
 mod cli;
+/// What was synced is damaged.
+mod damage;
 /// Groups of masters: the lead moves, members come and go.
 mod failover;
 /// Frameworks: deployed, restarted, removed, and what they may not do.
