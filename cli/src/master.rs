@@ -86,10 +86,13 @@ fn show(masters: &[MasterView], format: Format) -> Result<()> {
     }
     let mut table = Columns::new(&["id", "url", "role", "behind"]);
     for master in masters {
-        let role = match master.active {
-            true => master.role.as_str().to_owned(),
-            false => format!("{}, away", master.role.as_str()),
-        };
+        let mut role = master.role.as_str().to_owned();
+        if !master.active {
+            role.push_str(", away");
+        }
+        if let Some(ahead_ms) = master.clock_ahead_ms.filter(|_| master.has_bad_clock()) {
+            role.push_str(&format!(", clock {} ms off", ahead_ms.abs()));
+        }
         table.row([
             master.id.to_string(),
             master.url.clone(),

@@ -56,6 +56,7 @@ pub async fn list(
                 active: progress.is_some_and(|progress| progress.active),
                 matched,
                 behind: members.applied.saturating_sub(matched),
+                clock_ahead_ms: members.clocks.get(&record.id).copied(),
                 revision: record.revision,
             }
         })

@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 
 use raft::StateRole;
 use tepui_cluster::State;
+use tepui_types::api::master::MasterView;
 use tepui_types::wire::peer::{Standing, StateHash};
 use tepui_types::{NodeId, Timestamp};
 
@@ -18,12 +19,12 @@ use super::world::{Saying, World};
 use super::{ELECTION_TICKS, TICK};
 use crate::error::RaftError;
 
+/// Milliseconds by which a clock may be off from most others.
+const MAX_OFFSET_MS: i64 = MasterView::MAX_CLOCK_OFFSET_MS;
 /// Ticks between two tellings: a second.
 const TELL_TICKS: u64 = (1_000 / TICK.as_millis()) as u64;
 /// Ticks after which what a peer said of its clock is old.
 const FRESH_TICKS: u64 = 3 * TELL_TICKS;
-/// Milliseconds by which a clock may be off from most others: far above what a message takes.
-const MAX_OFFSET_MS: i64 = 2_000;
 /// Ticks without any leader after which a master with a bad clock stands all the same: it may have
 /// entries that those with good clocks lack, and hands the lead over once they have them.
 const PATIENCE_TICKS: u64 = 3 * TELL_TICKS;
@@ -63,9 +64,9 @@ impl Agreement {
     /// How far the clocks of most voters are ahead of ours: the middle one of those that are known,
     /// ours among them; of two, the nearer.
     fn offset_ms(&self, voters: &[u64], tick: u64) -> i64 {
-        let is_fresh = |peer: &&Peer| peer.heard_at + FRESH_TICKS >= tick;
         let peers = voters.iter().filter_map(|id| self.peers.get(&NodeId(*id)));
-        let mut ahead: Vec<i64> = peers.filter(is_fresh).map(|peer| peer.ahead_ms).collect();
+        let fresh = peers.filter(|peer| peer.is_fresh(tick));
+        let mut ahead: Vec<i64> = fresh.map(|peer| peer.ahead_ms).collect();
         ahead.push(0);
         ahead.sort_unstable();
         let (low, high) = (ahead[(ahead.len() - 1) / 2], ahead[ahead.len() / 2]);
@@ -73,6 +74,19 @@ impl Agreement {
             true => low,
             false => high,
         }
+    }
+
+    /// How far each clock that was heard of lately is ahead of most voters', ours among them; nothing
+    /// while nobody was heard.
+    pub(super) fn clocks(&self, own: NodeId, voters: &[u64], tick: u64) -> BTreeMap<NodeId, i64> {
+        let fresh = self.peers.iter().filter(|(_, peer)| peer.is_fresh(tick));
+        let mut clocks: BTreeMap<_, _> = fresh.map(|(id, peer)| (*id, peer.ahead_ms)).collect();
+        if !clocks.is_empty() {
+            let middle_ms = self.offset_ms(voters, tick);
+            clocks.insert(own, 0);
+            clocks.values_mut().for_each(|ahead| *ahead -= middle_ms);
+        }
+        clocks
     }
 
     /// The index at which most voters agree on a state that is not ours.
@@ -90,6 +104,12 @@ impl Agreement {
             counts.into_values().any(|count| count >= majority)
         };
         self.own.iter().find(of_majority).map(|hash| hash.index)
+    }
+}
+
+impl Peer {
+    fn is_fresh(&self, tick: u64) -> bool {
+        self.heard_at + FRESH_TICKS >= tick
     }
 }
 
@@ -242,6 +262,16 @@ mod tests {
         );
         assert_eq!(offset(&[(2, 190_000)]), 0, "of two nobody knows which");
         assert_eq!(offset(&[]), 0);
+    }
+
+    #[test]
+    fn everyone_s_clock_is_shown_beside_the_middle() {
+        let agreement = heard(&[(2, 105_000), (3, 105_100)], 0);
+        let clocks = agreement.clocks(NodeId(1), &VOTERS, 0);
+        let expected = [(1, -5_000), (2, 0), (3, 100)].map(|(id, ms)| (NodeId(id), ms));
+        assert_eq!(clocks, BTreeMap::from(expected));
+        let alone = heard(&[], 0).clocks(NodeId(1), &[1], 0);
+        assert!(alone.is_empty(), "there is nobody to compare it with");
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //! becomes a learner, a learner that has caught up becomes a voter, whoever left the table leaves
 //! the group. A leader that has left first hands the lead to another.
 
+use std::collections::BTreeMap;
+
 use raft::eraftpb::{ConfChange, ConfChangeType};
 use raft::{ProgressState, SnapshotStatus, StateRole};
 use tepui_cluster::Command;
@@ -29,6 +31,8 @@ pub struct Members {
     pub applied: u64,
     /// What the leader knows of each; empty elsewhere.
     pub progress: Vec<MemberProgress>,
+    /// Milliseconds by which the clocks that it has heard of lately are ahead of most others.
+    pub clocks: BTreeMap<NodeId, i64>,
 }
 
 /// How one member is doing.
@@ -254,6 +258,9 @@ impl<W: World> Member<W> {
             learners: ids(&members.learners),
             applied: self.applier.applied,
             progress,
+            clocks: self
+                .agreement
+                .clocks(NodeId(raft.id), &members.voters, self.ticks),
         }
     }
 }

@@ -16,6 +16,8 @@ mod bodies;
 mod browser;
 /// The command line.
 mod cli;
+/// Clocks that are wrong.
+mod clocks;
 /// What was synced is damaged.
 mod damage;
 /// Groups of masters: the lead moves, members come and go.

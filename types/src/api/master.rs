@@ -20,8 +20,23 @@ pub struct MasterView {
     pub matched: u64,
     /// How many entries it is behind the leader.
     pub behind: u64,
+    /// Milliseconds by which its clock is ahead of most masters'; none if that is not known.
+    #[serde(default)]
+    pub clock_ahead_ms: Option<i64>,
     /// Log index of its record's last change.
     pub revision: u64,
+}
+
+impl MasterView {
+    /// Milliseconds by which a clock may be off from most others', far above what a message takes:
+    /// further off, a master does not lead.
+    pub const MAX_CLOCK_OFFSET_MS: i64 = 2_000;
+
+    /// Whether its clock keeps it from leading.
+    pub fn has_bad_clock(&self) -> bool {
+        let is_off = |ms: i64| ms.abs() > Self::MAX_CLOCK_OFFSET_MS;
+        self.clock_ahead_ms.is_some_and(is_off)
+    }
 }
 
 /// What a master is in the group.
