@@ -20,6 +20,8 @@ mod cli;
 mod clocks;
 /// What was synced is damaged.
 mod damage;
+/// Disks that are full.
+mod disks;
 /// Groups of masters: the lead moves, members come and go.
 mod failover;
 /// Frameworks: deployed, restarted, removed, and what they may not do.
