@@ -30,6 +30,8 @@ mod frameworks;
 mod inputs;
 /// Machines with addresses of their own, and links that break.
 mod network;
+/// Packets that are lost, late, or heard on one side only.
+mod packets;
 /// Agents that are not heard of.
 mod partitions;
 /// A task's way from the request to its record.
