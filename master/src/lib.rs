@@ -188,6 +188,8 @@ impl Running {
         let (artifacts, view, feed) = (&master.artifacts, &master.view, &master.feed);
         let keeping_up = source::keep_up(artifacts.clone(), view.clone(), feed.clone());
         tasks.spawn(keeping_up);
+        let others = master.config.way.addresses().to_vec();
+        tasks.spawn(masters::moved::look_for_others(master.clone(), others));
         let place = folder.path().to_owned();
         tasks.spawn(announce(master.clone(), address, place));
         Ok(Self {

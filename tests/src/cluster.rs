@@ -271,6 +271,19 @@ impl Cluster {
         self.wait_for_master(index).await
     }
 
+    /// From now on every master is started at another address than before.
+    pub fn move_masters(&mut self) -> Result<()> {
+        self.addresses = addresses(self.masters.len())?;
+        Ok(())
+    }
+
+    /// From now on a master is started at another address than before, and the others know nothing
+    /// of it.
+    pub fn move_master(&mut self, index: usize) -> Result<()> {
+        self.addresses[index] = addresses(1)?.remove(0);
+        Ok(())
+    }
+
     /// Starts one more master, which joins the others; gives its number.
     pub async fn add_master(&mut self) -> Result<usize> {
         let index = self.masters.len();

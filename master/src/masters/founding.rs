@@ -49,6 +49,17 @@ pub enum Way {
     Join(String),
 }
 
+impl Way {
+    /// Where other masters may be.
+    pub fn addresses(&self) -> &[String] {
+        match self {
+            Self::Alone => &[],
+            Self::Together(peers) => peers,
+            Self::Join(url) => std::slice::from_ref(url),
+        }
+    }
+}
+
 /// Why a folder has no place in a cluster.
 #[derive(Debug, thiserror::Error)]
 pub enum FoundingError {

@@ -19,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::timeout;
 use tokio_util::codec::{Framed, LengthDelimitedCodec};
 
+use super::address;
 use super::peers::Peers;
 use crate::Master;
 use crate::folder::Identity;
@@ -199,9 +200,7 @@ async fn listen<C: AsyncRead + AsyncWrite + Unpin>(
         tracing::warn!(peer = %hello.from, cluster = %hello.cluster, %reason, "a master was turned away");
         return Ok(());
     }
-    if master.view.load().master(hello.from).is_none() {
-        master.log.introduce(hello.from, hello.url.clone());
-    }
+    introduce(master, &hello);
     loop {
         let frame = next_frame(connection).await?;
         if refusal(master, &hello).is_some() {
@@ -210,10 +209,25 @@ async fn listen<C: AsyncRead + AsyncWrite + Unpin>(
         }
         match frame {
             PeerFrame::Hello(_) => return Err(LinkError::Unexpected),
-            PeerFrame::Standing(standing) => master.log.standing(hello.from, standing),
+            PeerFrame::Standing(standing) => {
+                master.log.standing(hello.from, standing);
+                // When it said hello, this master may have taken it for still there.
+                introduce(master, &hello);
+            }
             PeerFrame::ImageLost => master.log.unreachable(hello.from),
             PeerFrame::Messages(messages) => master.log.step(decode(&messages, hello.from)?),
         }
+    }
+}
+
+/// Notes where a member is that the state does not have, or not there.
+fn introduce(master: &Master, hello: &PeerHello) {
+    let state = master.view.load();
+    let known = state.master(hello.from);
+    // One that listens everywhere says nothing by its address.
+    let is_usable = !address::is_unspecified(&hello.url);
+    if known.is_none_or(|known| known.url != hello.url && is_usable) {
+        master.log.introduce(hello.from, hello.url.clone());
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use prost::Message as _;
@@ -40,14 +41,24 @@ pub struct Transport {
     /// None for a log that is all alone, as tests open it.
     way: Option<(Handle, Peers)>,
     peers: BTreeMap<NodeId, Peer>,
-    /// Members that the state does not have yet, as they said themselves.
-    introduced: BTreeMap<NodeId, String>,
+    /// Where the state has them.
+    listed: BTreeMap<NodeId, String>,
+    /// Members that the state does not have yet, or has elsewhere, as they said themselves.
+    introduced: BTreeMap<NodeId, Introduced>,
     view: View,
+}
+
+/// Where a member said that it is.
+struct Introduced {
+    url: String,
+    /// What the state had then: once it has something else, that counts.
+    instead_of: Option<String>,
 }
 
 struct Peer {
     url: String,
     outbox: mpsc::Sender<Saying>,
+    is_up: Arc<AtomicBool>,
     task: JoinHandle<()>,
 }
 
@@ -66,6 +77,7 @@ impl Transport {
             inbox,
             way: peers.map(|peers| (Handle::current(), peers)),
             peers: BTreeMap::new(),
+            listed: BTreeMap::new(),
             introduced: BTreeMap::new(),
             view,
         }
@@ -73,10 +85,13 @@ impl Transport {
 
     /// Who there is by the state, and where; connections to others end.
     pub fn set_peers(&mut self, masters: impl IntoIterator<Item = (NodeId, String)>) {
-        let mut masters: BTreeMap<_, _> = masters.into_iter().collect();
-        self.introduced.retain(|id, _| !masters.contains_key(id));
+        self.listed = masters.into_iter().collect();
+        let listed = &self.listed;
+        self.introduced
+            .retain(|id, it| listed.get(id) == it.instead_of.as_ref());
+        let mut masters = listed.clone();
         let introduced = self.introduced.iter();
-        masters.extend(introduced.map(|(id, url)| (*id, url.clone())));
+        masters.extend(introduced.map(|(id, it)| (*id, it.url.clone())));
         masters.remove(&self.identity.node);
         self.peers
             .retain(|id, peer| masters.get(id) == Some(&peer.url));
@@ -85,13 +100,27 @@ impl Transport {
         }
     }
 
-    /// A member that the state does not have yet: without it this master might never be brought the
-    /// entries that tell of it.
+    /// A member that the state does not have yet, or that has moved while nobody could record it:
+    /// without it this master might never be brought the entries that tell of it. While one answers
+    /// where it is known, nobody takes its place.
     pub fn introduce(&mut self, id: NodeId, url: String) {
-        if self.introduced.len() < INTRODUCED && id != self.identity.node {
-            self.introduced.insert(id, url.clone());
-            self.add(id, url);
+        let known = self.peers.get(&id);
+        let is_found = known.is_some_and(|peer| peer.url == url || peer.is_up());
+        let is_room = self.introduced.len() < INTRODUCED || self.introduced.contains_key(&id);
+        if id == self.identity.node || is_found || !is_room {
+            return;
         }
+        let instead_of = self.listed.get(&id).cloned();
+        if instead_of.is_some() {
+            tracing::info!(peer = %id, url, "a peer is at another address now");
+        }
+        let introduced = Introduced {
+            url: url.clone(),
+            instead_of,
+        };
+        self.introduced.insert(id, introduced);
+        self.peers.remove(&id);
+        self.add(id, url);
     }
 
     fn add(&mut self, id: NodeId, url: String) {
@@ -108,8 +137,15 @@ impl Transport {
             view: self.view.clone(),
         };
         let link = Link::new(ours, id, url.clone(), peers.clone());
-        let task = runtime.spawn(serve(link, sayings, self.inbox.clone()));
-        self.peers.insert(id, Peer { url, outbox, task });
+        let is_up = Arc::<AtomicBool>::default();
+        let task = runtime.spawn(serve(link, sayings, self.inbox.clone(), is_up.clone()));
+        let peer = Peer {
+            url,
+            outbox,
+            is_up,
+            task,
+        };
+        self.peers.insert(id, peer);
     }
 
     /// Where a peer is reached.
@@ -133,6 +169,12 @@ impl Transport {
     }
 }
 
+impl Peer {
+    fn is_up(&self) -> bool {
+        self.is_up.load(Ordering::Relaxed)
+    }
+}
+
 impl Drop for Peer {
     fn drop(&mut self) {
         self.task.abort();
@@ -140,7 +182,12 @@ impl Drop for Peer {
 }
 
 /// Keeps one connection up for as long as the peer is one.
-async fn serve(link: Link, mut sayings: mpsc::Receiver<Saying>, inbox: Arc<Inbox>) {
+async fn serve(
+    link: Link,
+    mut sayings: mpsc::Receiver<Saying>,
+    inbox: Arc<Inbox>,
+    is_up: Arc<AtomicBool>,
+) {
     let mut pause = FIRST_PAUSE;
     let mut was_up = true;
     loop {
@@ -149,6 +196,7 @@ async fn serve(link: Link, mut sayings: mpsc::Receiver<Saying>, inbox: Arc<Inbox
             Ok(mut connection) => {
                 tracing::info!(peer = %link.to(), url = link.url(), "peer connected");
                 (pause, was_up) = (FIRST_PAUSE, true);
+                is_up.store(true, Ordering::Relaxed);
                 // What gathered meanwhile is old.
                 while sayings.try_recv().is_ok() {}
                 inbox.unreachable(link.to());
@@ -163,6 +211,7 @@ async fn serve(link: Link, mut sayings: mpsc::Receiver<Saying>, inbox: Arc<Inbox
             }
             Err(error) => error,
         };
+        is_up.store(false, Ordering::Relaxed);
         inbox.unreachable(link.to());
         if error.disowns() {
             inbox.disowned(applied);
@@ -211,6 +260,47 @@ async fn next_frames(sayings: &mut mpsc::Receiver<Saying>) -> Option<Vec<PeerFra
 mod tests {
     use super::*;
     use raft::eraftpb::{Entry, Message};
+    use tepui_cluster::State;
+    use tepui_types::ClusterId;
+
+    #[tokio::test]
+    async fn a_member_is_where_it_was_met_until_the_state_says_something_else() {
+        let identity = Identity {
+            cluster: ClusterId(1),
+            node: NodeId(1),
+        };
+        let view = View::new(State::new(ClusterId(1)), 0);
+        let peers = Peers::new(None).unwrap();
+        let inbox = Arc::new(Inbox::default());
+        let mut transport =
+            Transport::new(identity, "http://127.0.0.1:1", inbox, view, Some(peers));
+        let listed = |two: &str| {
+            vec![
+                (NodeId(1), "http://127.0.0.1:1".to_owned()),
+                (NodeId(2), two.to_owned()),
+            ]
+        };
+        let [old, met, new] = [2, 3, 4].map(|port| format!("http://127.0.0.1:{port}"));
+        transport.set_peers(listed(&old));
+        transport.introduce(NodeId(2), met.clone());
+        assert_eq!(transport.url(NodeId(2)), Some(met.as_str()));
+        transport.set_peers(listed(&old));
+        assert_eq!(
+            transport.url(NodeId(2)),
+            Some(met.as_str()),
+            "it is old news"
+        );
+        transport.set_peers(listed(&new));
+        assert_eq!(transport.url(NodeId(2)), Some(new.as_str()));
+        // While a connection is up, nobody takes its place.
+        transport.peers[&NodeId(2)]
+            .is_up
+            .store(true, Ordering::Relaxed);
+        transport.introduce(NodeId(2), old);
+        assert_eq!(transport.url(NodeId(2)), Some(new.as_str()));
+        transport.introduce(NodeId(1), met);
+        assert_eq!(transport.url(NodeId(1)), None, "it is not its own peer");
+    }
 
     #[tokio::test]
     async fn large_messages_are_spread_over_frames_in_their_order() {

@@ -30,6 +30,8 @@ mod frameworks;
 mod histories;
 /// Each kind of program that people run.
 mod inputs;
+/// Masters that move.
+mod masters;
 /// Machines with addresses of their own, and links that break.
 mod network;
 /// Packets that are lost, late, or heard on one side only.
