@@ -21,8 +21,17 @@ const LOOK: Duration = Duration::from_millis(50);
 pub enum Command {
     /// Show all masters
     ///
-    /// A new one is started with `tepui-master --join URL` and an empty folder.
+    /// Those who replicate the cluster's state, and how far they are.
     List,
+    /// Add a master that waits for it
+    ///
+    /// Start it first, with an empty folder: `tepui-master --await-invitation --dir DIR …`. It takes
+    /// over the state, and votes once it has caught up. (One that is started with `--join URL` comes
+    /// by itself.)
+    Add {
+        /// Where it is reached, such as 10.0.0.4:5050
+        address: String,
+    },
     /// Remove a master for good: it leaves the group and ends
     Remove {
         /// Its id, as `tepui master list` shows it
@@ -39,6 +48,13 @@ pub enum Command {
 pub async fn run(command: Command, client: &Client, format: Format) -> Result<()> {
     match command {
         Command::List => list(client, format).await,
+        Command::Add { address } => {
+            let id = client.invite_master(&address).await?.id;
+            let votes = |known: &MasterView| {
+                known.id == id && known.role == MasterRole::Voter && known.active
+            };
+            see(client, format, |masters| masters.iter().any(votes)).await
+        }
         Command::Remove { id } => {
             client.remove_master(id).await?;
             let gone = |masters: &[MasterView]| masters.iter().all(|known| known.id != id);

@@ -73,6 +73,10 @@ pub struct Args {
     /// --peers or --join), and come back under a new id. Does nothing while it is whole.
     #[arg(long)]
     pub rejoin: bool,
+    /// Wait until `tepui master add` invites this one into a cluster; counts only while its folder is
+    /// empty.
+    #[arg(long, conflicts_with_all = ["peers", "join"])]
+    pub await_invitation: bool,
     /// A file with the token that all masters share; each draws its own if it is not given.
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
@@ -160,7 +164,10 @@ pub enum ConfigError {
     #[error("{0} is listed twice in peers: name every master once")]
     Twice(String),
     /// Two ways into a cluster at once.
-    #[error("peers are for a new cluster, and join is for one that is there: leave one out")]
+    #[error(
+        "peers are for a new cluster, join is for one that is there, and await_invitation for one \
+         that invites this master: leave all but one out"
+    )]
     TwoWays,
     /// Others could reach the master.
     #[error(
@@ -191,6 +198,7 @@ struct File {
     peers: Vec<String>,
     join: Option<String>,
     rejoin: bool,
+    await_invitation: bool,
     token_file: Option<PathBuf>,
     limits: Limits,
     log: Log,
@@ -291,7 +299,11 @@ impl Config {
         let config = Self {
             dir,
             advertise: advertise.as_deref().map(parse_url).transpose()?,
-            way: parse_way(&peers, args.join.clone().or(file.join).as_deref())?,
+            way: parse_way(
+                &peers,
+                args.join.clone().or(file.join).as_deref(),
+                args.await_invitation || file.await_invitation,
+            )?,
             rejoin: args.rejoin || file.rejoin,
             token_file: args.token_file.clone().or(file.token_file),
             listen: parse_listen(listen.as_deref().unwrap_or(DEFAULT_LISTEN))?,
@@ -360,10 +372,15 @@ impl Config {
     }
 }
 
-fn parse_way(peers: &[String], join: Option<&str>) -> Result<Way, ConfigError> {
-    match (peers, join) {
-        ([], None) => Ok(Way::Alone),
-        (peers, None) => {
+fn parse_way(
+    peers: &[String],
+    join: Option<&str>,
+    await_invitation: bool,
+) -> Result<Way, ConfigError> {
+    match (peers, join, await_invitation) {
+        ([], None, false) => Ok(Way::Alone),
+        ([], None, true) => Ok(Way::Invited),
+        (peers, None, false) => {
             let peers = peers.iter().map(|peer| parse_url(peer));
             let peers = peers.collect::<Result<Vec<_>, _>>()?;
             let mut seen = BTreeSet::new();
@@ -372,8 +389,8 @@ fn parse_way(peers: &[String], join: Option<&str>) -> Result<Way, ConfigError> {
             }
             Ok(Way::Together(peers))
         }
-        ([], Some(url)) => Ok(Way::Join(parse_url(url)?)),
-        (_, Some(_)) => Err(ConfigError::TwoWays),
+        ([], Some(url), false) => Ok(Way::Join(parse_url(url)?)),
+        (_, Some(_), _) | (_, None, true) => Err(ConfigError::TwoWays),
     }
 }
 
@@ -484,7 +501,15 @@ mod tests {
                 "dir = '/a'\nadvertise = 'https://a:1'",
                 "http://10.0.0.1:5050",
             ),
-            ("dir = '/a'\npeers = ['a:1']\njoin = 'b:1'", "leave one out"),
+            ("dir = '/a'\npeers = ['a:1']\njoin = 'b:1'", "all but one"),
+            (
+                "dir = '/a'\njoin = 'b:1'\nawait_invitation = true",
+                "all but one",
+            ),
+            (
+                "dir = '/a'\npeers = ['a:1']\nawait_invitation = true",
+                "all but one",
+            ),
         ];
         for (text, wanted) in cases {
             let error = load(text, &[]).unwrap_err().to_string();

@@ -90,6 +90,7 @@ pub fn router(master: Arc<Master>) -> Router {
         .route("/backup", get(backup::send))
         .route("/events", get(events::follow))
         .route("/masters", get(masters::list).post(masters::add))
+        .route("/masters/invitations", post(masters::invite))
         .route("/masters/{id}", delete(masters::remove))
         .route("/masters/{id}/lead", post(masters::lead))
         .route("/masters/connect", get(masters::connect))

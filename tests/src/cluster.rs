@@ -286,12 +286,22 @@ impl Cluster {
 
     /// Starts one more master, which joins the others; gives its number.
     pub async fn add_master(&mut self) -> Result<usize> {
-        let index = self.masters.len();
-        self.addresses.extend(addresses(1)?);
-        self.masters.push(None);
         let via = self.url().to_owned();
-        self.spawn_master_with(index, &["--join", &via])?;
+        let index = self.spawn_new_master(|_| vec!["--join".into(), via])?;
         self.wait_for_master(index).await?;
+        Ok(index)
+    }
+
+    /// Starts one more master with the flags that are given for its address, without waiting for
+    /// anything; gives its number.
+    pub fn spawn_new_master(&mut self, flags: impl FnOnce(&str) -> Vec<String>) -> Result<usize> {
+        let index = self.masters.len();
+        let address = addresses(1)?.remove(0);
+        let flags = flags(&address);
+        self.addresses.push(address);
+        self.masters.push(None);
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        self.spawn_master_with(index, &flags)?;
         Ok(index)
     }
 

@@ -18,7 +18,7 @@ use tepui_types::api::framework::{DeployRequest, FrameworkView};
 use tepui_types::api::job::{JobRequest, JobView};
 use tepui_types::api::list::{MAX_LIMIT, Page};
 use tepui_types::api::maintenance::{WindowRequest, WindowView};
-use tepui_types::api::master::MasterView;
+use tepui_types::api::master::{InviteRequest, InvitedView, MasterView};
 use tepui_types::api::task::{KillRequest, TaskView};
 use tepui_types::{AgentId, Digest, NodeId, TaskId, TaskState, WindowId};
 
@@ -128,6 +128,15 @@ impl Client {
     pub async fn remove_master(&self, id: NodeId) -> Result<()> {
         let path = format!("/v1/masters/{id}");
         self.send(Method::DELETE, &path, Body::None).await.map(drop)
+    }
+
+    /// Invites the master at this address, which waits to be added.
+    pub async fn invite_master(&self, url: &str) -> Result<InvitedView> {
+        let request = InviteRequest {
+            url: url.to_owned(),
+        };
+        let path = "/v1/masters/invitations";
+        self.change(Method::POST, path, Some(&request)).await
     }
 
     /// Hands the lead to a master.

@@ -3,20 +3,23 @@
 use std::net::SocketAddr;
 
 use axum::extract::{ConnectInfo, State as Extract};
-use axum::http::HeaderMap;
-use axum::routing::get;
+use axum::http::{HeaderMap, StatusCode};
+use axum::routing::{get, post};
 use axum::{Json, Router};
-use tepui_types::api::master::Introduction;
+use tepui_types::api::master::{Introduction, Invitation};
 
 use super::error::ApiError;
 use super::health;
+use crate::http::request::ApiJson;
 use crate::identity::Identities;
-use crate::masters::founding::{Candidacy, INTRODUCTION_PATH};
+use crate::masters::candidacy::Candidacy;
+use crate::masters::founding::{INTRODUCTION_PATH, INVITATION_PATH};
 
 /// The routes of a candidate.
 pub fn router(candidacy: Candidacy, identities: Identities) -> Router {
     Router::new()
         .route(INTRODUCTION_PATH, get(introduce))
+        .route(INVITATION_PATH, post(invite))
         .route("/healthz", get(health::healthz))
         .fallback(wait)
         .with_state((candidacy, identities))
@@ -29,9 +32,23 @@ async fn introduce(
     headers: HeaderMap,
 ) -> Result<Json<Introduction>, ApiError> {
     identities.identify_master(&headers, peer.ip())?;
-    match candidacy.load_full() {
+    match candidacy.introduction() {
         Some(introduction) => Ok(Json(Introduction::clone(&introduction))),
         None => Err(wait().await),
+    }
+}
+
+/// Whoever may speak as a master may say where this one belongs.
+async fn invite(
+    Extract((candidacy, identities)): Extract<(Candidacy, Identities)>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+    ApiJson(invitation): ApiJson<Invitation>,
+) -> Result<StatusCode, ApiError> {
+    identities.identify_master(&headers, peer.ip())?;
+    match candidacy.invite(invitation) {
+        true => Ok(StatusCode::ACCEPTED),
+        false => Err(wait().await),
     }
 }
 

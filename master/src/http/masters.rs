@@ -12,7 +12,9 @@ use serde::Deserialize;
 use tepui_cluster::{Accepted, Command, Rejection};
 use tepui_types::NodeId;
 use tepui_types::api::list::Page;
-use tepui_types::api::master::{Introduction, JoinRequest, MasterRole, MasterView};
+use tepui_types::api::master::{
+    Introduction, InviteRequest, InvitedView, JoinRequest, MasterRole, MasterView,
+};
 use tepui_types::api::problem::Problem;
 use tepui_types::wire::peer::UPGRADE;
 
@@ -20,7 +22,7 @@ use crate::Master;
 use crate::agents::{check_upgrade, switching};
 use crate::http::error::ApiError;
 use crate::http::request::{ApiJson, ApiPath, ApiQuery, Caller, read};
-use crate::masters::{address, image, link};
+use crate::masters::{address, image, invitation, link};
 use crate::raft::Leadership;
 
 /// Lists masters by id.
@@ -88,6 +90,23 @@ pub async fn add(
     };
     change(&master, caller, command).await?;
     Ok(StatusCode::CREATED)
+}
+
+/// Invites a master that waits to be added: it then joins by itself.
+#[utoipa::path(post, path = "/v1/masters/invitations", tag = "masters",
+    request_body = InviteRequest,
+    responses(
+        (status = 202, description = "It was invited; the list says when it has come", body = InvitedView),
+        (status = 409, description = "It does not wait to be added", body = Problem),
+        (status = 503, description = "It does not answer", body = Problem),
+    ))]
+pub async fn invite(
+    Extract(master): Extract<Arc<Master>>,
+    ApiJson(request): ApiJson<InviteRequest>,
+) -> Result<(StatusCode, Json<InvitedView>), ApiError> {
+    let url = address::parse(&request.url).map_err(ApiError::Unprocessable)?;
+    let id = invitation::invite(&master, &url).await?;
+    Ok((StatusCode::ACCEPTED, Json(InvitedView { id, url })))
 }
 
 /// Removes a master for good: it leaves the group and ends.

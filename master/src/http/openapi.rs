@@ -42,6 +42,7 @@ use crate::http::{
         logs::follow,
         masters::list,
         masters::add,
+        masters::invite,
         masters::remove,
         masters::lead,
         artifacts::list,

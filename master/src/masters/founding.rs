@@ -4,14 +4,13 @@
 //! introduce themselves to each other, and once each knows the ids of all, each for itself writes
 //! the same first image: the cluster's id follows from theirs, all of them vote, and nothing has to
 //! be agreed upon. The list counts only while all of them are empty: whoever finds that a peer has a
-//! cluster already joins it. One that joins asks to be listed, takes an image, and begins as a
+//! cluster already joins it. One that waits to be added joins the cluster that invites it. One that
+//! joins asks to be listed, takes an image, and begins as a
 //! learner under a new id, in the place of one that had its address.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
 use futures::future::join_all;
 use reqwest::{Method, StatusCode};
 use sha2::{Digest as _, Sha256};
@@ -21,6 +20,7 @@ use tepui_types::api::problem::Problem;
 use tepui_types::{ClusterId, NodeId};
 use tokio::time::{Instant, timeout};
 
+use super::candidacy::Candidacy;
 use super::image::{self, FetchError};
 use super::peers::Peers;
 use crate::error::{RaftError, StorageError};
@@ -29,6 +29,8 @@ use crate::storage::{Batch, Storage, snapshot};
 
 /// Where a master introduces itself.
 pub const INTRODUCTION_PATH: &str = "/v1/masters/introduction";
+/// Where a master that waits to be added is invited.
+pub const INVITATION_PATH: &str = "/v1/masters/invitation";
 /// How long a peer may take to introduce itself, or to take a master in.
 const ANSWER: Duration = Duration::from_secs(5);
 /// How long a cluster may take to have a leader that takes a master in: some elections' time.
@@ -47,13 +49,15 @@ pub enum Way {
     Together(Vec<String>),
     /// A cluster that is there; one of its masters.
     Join(String),
+    /// The cluster that invites it.
+    Invited,
 }
 
 impl Way {
     /// Where other masters may be.
     pub fn addresses(&self) -> &[String] {
         match self {
-            Self::Alone => &[],
+            Self::Alone | Self::Invited => &[],
             Self::Together(peers) => peers,
             Self::Join(url) => std::slice::from_ref(url),
         }
@@ -171,9 +175,6 @@ impl From<FoundingError> for RaftError {
     }
 }
 
-/// What this master says to peers while it has no cluster; shared with who serves it.
-pub type Candidacy = Arc<ArcSwapOption<Introduction>>;
-
 /// The ids of this folder, which gets them and its first image if it has none.
 pub async fn identify(
     folder: &mut Folder,
@@ -187,6 +188,7 @@ pub async fn identify(
             Way::Alone => founder.alone(storage)?,
             Way::Together(peers) => founder.together(storage, peers).await?,
             Way::Join(url) => founder.join(storage, url).await?,
+            Way::Invited => founder.invited(storage).await?,
         },
     };
     match folder.identity() {
@@ -237,12 +239,7 @@ impl Founder<'_> {
         let node = candidate(storage)?;
         let mut list = peers.to_vec();
         list.sort();
-        self.candidacy.store(Some(Arc::new(Introduction {
-            id: node,
-            cluster: None,
-            peers: list.clone(),
-            members: Vec::new(),
-        })));
+        self.introduce_itself(node, &list);
         let mut waited_for = Vec::new();
         loop {
             let others = list.iter().filter(|peer| *peer != self.url);
@@ -284,6 +281,40 @@ impl Founder<'_> {
             }
             tokio::time::sleep(ROUND).await;
         }
+    }
+
+    /// Waits until a cluster invites it, and joins that.
+    async fn invited(&self, storage: &Storage) -> Result<Identity, FoundingError> {
+        self.introduce_itself(candidate(storage)?, &[]);
+        tracing::info!(
+            url = self.url,
+            "waiting to be added: tepui master add {}",
+            self.url
+        );
+        loop {
+            let invitation = self.candidacy.invited().await;
+            match self.join(storage, &invitation.via).await {
+                Ok(identity) => return Ok(identity),
+                Err(error @ (FoundingError::Storage(_) | FoundingError::Folder(_))) => {
+                    return Err(error);
+                }
+                Err(error) => {
+                    let error = anyhow::Error::from(error);
+                    let error = format_args!("{error:#}");
+                    tracing::warn!(%error, "an invitation came to nothing: waiting for another");
+                }
+            }
+        }
+    }
+
+    /// What others are told that ask who this is.
+    fn introduce_itself(&self, node: NodeId, peers: &[String]) {
+        self.candidacy.tell(Introduction {
+            id: node,
+            cluster: None,
+            peers: peers.to_vec(),
+            members: Vec::new(),
+        });
     }
 
     async fn join(&self, storage: &Storage, url: &str) -> Result<Identity, FoundingError> {

@@ -1,7 +1,11 @@
-//! What operators do with masters.
+//! What operators do with masters: they add them and start them elsewhere.
+
+use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, bail, ensure};
-use tepui_tests::{Cluster, Job, eventually};
+use tepui_tests::cluster::addresses;
+use tepui_tests::process;
+use tepui_tests::{Client, Cluster, Job, eventually};
 use tepui_types::api::master::MasterView;
 
 use super::Result;
@@ -57,5 +61,82 @@ async fn masters_that_all_move_at_once_find_each_other_by_the_new_list() -> Resu
         Ok(())
     })
     .await;
+    Ok(())
+}
+
+async fn tepui(cluster: &Cluster, args: &[&str]) -> anyhow::Result<Output> {
+    let mut command = Command::new(process::program("tepui")?);
+    command
+        .env("TEPUI_MASTER", cluster.url())
+        .args(args)
+        .stdin(Stdio::null());
+    Ok(tokio::task::spawn_blocking(move || command.output()).await??)
+}
+
+/// What `tepui master add` says on refusing.
+async fn refusal(cluster: &Cluster, address: &str) -> anyhow::Result<String> {
+    let output = tepui(cluster, &["master", "add", address]).await?;
+    ensure!(!output.status.success(), "{address} was added");
+    Ok(String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// Waits until a master without a cluster answers.
+async fn serves(url: &str) -> anyhow::Result<()> {
+    let client = Client::new(url)?;
+    eventually("the new master serves", async || {
+        let answer = client.get_raw("/healthz").await?;
+        ensure!(answer.status.is_success(), "{}", answer.status);
+        Ok(())
+    })
+    .await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_master_that_waits_is_added_and_no_other_is() -> Result {
+    let mut cluster = Cluster::new().start().await?;
+    let nobody = addresses(1)?.remove(0);
+    let said = refusal(&cluster, &nobody).await?;
+    assert!(said.contains("is a master running there"), "{said}");
+    let said = refusal(&cluster, "there").await?;
+    assert!(said.contains("http://10.0.0.1:5050"), "{said}");
+    // One that founds a cluster with another, which never comes.
+    let founder =
+        cluster.spawn_new_master(|own| vec!["--peers".into(), format!("{own},{nobody}")])?;
+    let founder = cluster.url_of_master(founder);
+    serves(&founder).await?;
+    let said = eventually("it tells whom it founds one with", async || {
+        let said = refusal(&cluster, &founder).await?;
+        ensure!(said.contains("founds a cluster with"), "{said}");
+        Ok(said)
+    })
+    .await;
+    assert!(said.contains("--await-invitation"), "{said}");
+
+    let added = cluster.spawn_new_master(|_| vec!["--await-invitation".into()])?;
+    let url = cluster.url_of_master(added);
+    serves(&url).await?;
+    let address = url.trim_start_matches("http://");
+    // It may only just have begun to serve.
+    eventually("it is added", async || {
+        let output = tepui(&cluster, &["master", "add", address]).await?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{said}");
+        let list = String::from_utf8_lossy(&output.stdout);
+        ensure!(list.contains(address) && list.contains("voter"), "{list}");
+        Ok(())
+    })
+    .await;
+    cluster.wait_for_master(added).await?;
+    let client = cluster.client_of(added)?;
+    client
+        .run(&Job::command(["true"]).name("through-it"))
+        .await?;
+    let said = refusal(&cluster, address).await?;
+    assert!(said.contains("is in this cluster already"), "{said}");
+    // One of another cluster.
+    let other = Cluster::new().agents(0).without_batch().start().await?;
+    let said = refusal(&cluster, other.url()).await?;
+    assert!(said.contains("belongs to another cluster"), "{said}");
     Ok(())
 }

@@ -80,6 +80,35 @@ pub struct JoinRequest {
     pub url: String,
 }
 
+/// A master that waits to be added, for the cluster to invite.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct InviteRequest {
+    /// Where it is reached.
+    pub url: String,
+}
+
+/// The answer to an [`InviteRequest`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct InvitedView {
+    /// The master's id.
+    pub id: NodeId,
+    /// Where it is reached.
+    pub url: String,
+}
+
+/// What a cluster says to a master that waits to be added.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Invitation {
+    /// Which cluster.
+    pub cluster: ClusterId,
+    /// Its master that takes it in.
+    pub via: String,
+}
+
 /// What a master says of itself to one that founds or joins a cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
