@@ -100,22 +100,38 @@ fn show(masters: &[MasterView], format: Format) -> Result<()> {
     if format == Format::Json {
         return output::json(&masters);
     }
-    let mut table = Columns::new(&["id", "url", "role", "behind"]);
+    let mut table = Columns::new(&["id", "url", "role", "behind", "clock", "state", "release"]);
     for master in masters {
         let mut role = master.role.as_str().to_owned();
         if !master.active {
             role.push_str(", away");
         }
-        if let Some(ahead_ms) = master.clock_ahead_ms.filter(|_| master.has_bad_clock()) {
-            role.push_str(&format!(", clock {} ms off", ahead_ms.abs()));
+        if master.has_bad_clock() {
+            role.push_str(", clock off");
         }
         table.row([
             master.id.to_string(),
             master.url.clone(),
             role,
             master.behind.to_string(),
+            known(master.clock_ahead_ms.map(|ahead| format!("{ahead:+} ms"))),
+            known(master.state_agrees.map(agreement)),
+            known(master.version.clone()),
         ]);
     }
     table.right(3);
+    table.right(4);
     table.print("no masters are listed")
+}
+
+/// What the leader's comparison of states came to.
+fn agreement(agrees: bool) -> String {
+    match agrees {
+        true => "agrees".into(),
+        false => "differs".into(),
+    }
+}
+
+fn known(text: Option<String>) -> String {
+    text.unwrap_or_else(|| "-".into())
 }

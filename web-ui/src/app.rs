@@ -21,6 +21,7 @@ use crate::pages::framework::FrameworkPage;
 use crate::pages::frameworks::FrameworksPage;
 use crate::pages::job::JobPage;
 use crate::pages::jobs::JobsPage;
+use crate::pages::masters::MastersPage;
 use crate::pages::overview::OverviewPage;
 use crate::pages::submit::SubmitPage;
 use crate::pages::task::TaskPage;
@@ -91,6 +92,7 @@ fn Main() -> impl IntoView {
                 <Route path=path!("/agents/:id") view=AgentPage/>
                 <Route path=path!("/frameworks") view=FrameworksPage/>
                 <Route path=path!("/frameworks/:id") view=FrameworkPage/>
+                <Route path=path!("/masters") view=MastersPage/>
                 <Route path=path!("/submit") view=SubmitPage/>
             </FlatRoutes>
         </main>

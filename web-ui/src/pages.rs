@@ -6,6 +6,7 @@ pub mod framework;
 pub mod frameworks;
 pub mod job;
 pub mod jobs;
+pub mod masters;
 pub mod overview;
 pub mod submit;
 pub mod task;

@@ -5,19 +5,24 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State as Extract;
-use tepui_types::AgentStatus;
+use axum::http::HeaderMap;
 use tepui_types::api::cluster::ClusterView;
 use tepui_types::resources::ResourceRequest;
+use tepui_types::{AgentStatus, NodeId};
 
 use crate::Master;
 use crate::http::error::ApiError;
+use crate::http::forward::FORWARDED_BY;
 use crate::http::request::read;
 use crate::raft::Leadership;
 
 /// Shows the cluster.
 #[utoipa::path(get, path = "/v1/cluster", tag = "cluster",
     responses((status = 200, body = ClusterView)))]
-pub async fn show(Extract(master): Extract<Arc<Master>>) -> Result<Json<ClusterView>, ApiError> {
+pub async fn show(
+    Extract(master): Extract<Arc<Master>>,
+    headers: HeaderMap,
+) -> Result<Json<ClusterView>, ApiError> {
     let state = read(&master).await?;
     let (mut total, mut used) = (ResourceRequest::default(), ResourceRequest::default());
     let mut agents = BTreeMap::new();
@@ -44,7 +49,7 @@ pub async fn show(Extract(master): Extract<Arc<Master>>) -> Result<Json<ClusterV
     };
     Ok(Json(ClusterView {
         cluster: state.cluster,
-        node: master.node,
+        node: asked(&headers).unwrap_or(master.node),
         leader,
         leader_url: leader.and_then(|leader| Some(state.master(leader)?.url.clone())),
         masters: state.staying_masters().count() as u64,
@@ -66,4 +71,9 @@ pub async fn show(Extract(master): Extract<Arc<Master>>) -> Result<Json<ClusterV
             .chain(master.silence.text())
             .collect(),
     }))
+}
+
+/// The master that passed the request on to this one.
+fn asked(headers: &HeaderMap) -> Option<NodeId> {
+    headers.get(FORWARDED_BY)?.to_str().ok()?.parse().ok()
 }

@@ -27,7 +27,7 @@ use crate::raft::Leadership;
 /// Names the leader in an answer that came from it, or to whom one should turn.
 pub const LEADER: HeaderName = HeaderName::from_static(LEADER_HEADER);
 /// Names the master that passed a request on.
-const FORWARDED_BY: HeaderName = HeaderName::from_static("tepui-forwarded-by");
+pub const FORWARDED_BY: HeaderName = HeaderName::from_static("tepui-forwarded-by");
 
 /// Headers of one connection, not of what is said on it (RFC 9110, section 7.6.1), and those that
 /// were this master's to check.

@@ -1,12 +1,15 @@
 //! `/v1/masters`: who replicates the log; and what masters ask of each other.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Request, State as Extract};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
+use futures::future::join_all;
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use tepui_cluster::{Accepted, Command, Rejection};
@@ -17,6 +20,7 @@ use tepui_types::api::master::{
 };
 use tepui_types::api::problem::Problem;
 use tepui_types::wire::peer::UPGRADE;
+use tokio::time::timeout;
 
 use crate::Master;
 use crate::agents::{check_upgrade, switching};
@@ -24,6 +28,9 @@ use crate::http::error::ApiError;
 use crate::http::request::{ApiJson, ApiPath, ApiQuery, Caller, read};
 use crate::masters::{address, image, invitation, link};
 use crate::raft::Leadership;
+
+/// How long a master may take to say of which release it is: the list does not wait for who hangs.
+const RELEASE: Duration = Duration::from_millis(500);
 
 /// Lists masters by id.
 #[utoipa::path(get, path = "/v1/masters", tag = "masters",
@@ -34,6 +41,8 @@ pub async fn list(
     let state = read(&master).await?;
     let members = master.log.members().await?;
     let leads = matches!(*master.leadership.borrow(), Leadership::Leader { .. });
+    let active = members.progress.iter().filter(|known| known.active);
+    let releases = releases(&master, active.map(|known| known.id)).await;
     let items: Vec<_> = state
         .masters
         .values()
@@ -59,6 +68,8 @@ pub async fn list(
                 matched,
                 behind: members.applied.saturating_sub(matched),
                 clock_ahead_ms: members.clocks.get(&record.id).copied(),
+                state_agrees: progress.and_then(|progress| progress.state_agrees),
+                version: releases.get(&record.id).cloned(),
                 revision: record.revision,
             }
         })
@@ -69,6 +80,20 @@ pub async fn list(
         next: None,
         index: state.index,
     }))
+}
+
+/// The releases of these masters, as far as they answer at once.
+async fn releases(master: &Master, ids: impl Iterator<Item = NodeId>) -> BTreeMap<NodeId, String> {
+    let state = master.view.load();
+    let asked = ids.map(async |id| {
+        if id == master.node {
+            return Some((id, env!("CARGO_PKG_VERSION").to_owned()));
+        }
+        let introduction = master.peers.introduction(&state.master(id)?.url);
+        let introduction = timeout(RELEASE, introduction).await.ok()?.ok()?;
+        Some((id, introduction.version?))
+    });
+    join_all(asked).await.into_iter().flatten().collect()
 }
 
 /// Takes a master in; it asks for this itself when it is started with `--join`.
@@ -195,6 +220,7 @@ pub async fn introduce(Extract(master): Extract<Arc<Master>>) -> Json<Introducti
         cluster: Some(state.cluster),
         peers: Vec::new(),
         members: state.staying_masters().map(|master| master.id).collect(),
+        version: Some(env!("CARGO_PKG_VERSION").into()),
     })
 }
 

@@ -63,6 +63,7 @@ mod tests {
             cluster: None,
             peers: peers.iter().map(|peer| (*peer).to_owned()).collect(),
             members: Vec::new(),
+            version: None,
         }
     }
 

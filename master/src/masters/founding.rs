@@ -314,6 +314,7 @@ impl Founder<'_> {
             cluster: None,
             peers: peers.to_vec(),
             members: Vec::new(),
+            version: Some(env!("CARGO_PKG_VERSION").into()),
         });
     }
 

@@ -16,7 +16,6 @@ use tepui_types::api::master::{Introduction, JoinRequest};
 use tokio::time::timeout;
 
 use super::address;
-use super::founding::INTRODUCTION_PATH;
 use crate::Master;
 use crate::proposals::Request;
 use crate::raft::Leadership;
@@ -60,9 +59,7 @@ pub async fn look_for_others(master: Arc<Master>, addresses: Vec<String>) {
 
 /// What the master there says of itself; none where nobody answers, or not yet.
 async fn introduction(master: &Master, url: &str) -> Option<Introduction> {
-    let request = master.peers.request(Method::GET, url, INTRODUCTION_PATH);
-    let answer = async { request.send().await?.error_for_status()?.json().await };
-    match timeout(ANSWER, answer).await.ok()? {
+    match timeout(ANSWER, master.peers.introduction(url)).await.ok()? {
         Ok(introduction) => Some(introduction),
         Err(error) => {
             tracing::debug!(%error, url, "no master says there who it is");

@@ -4,6 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::{Method, RequestBuilder};
+use tepui_types::api::master::Introduction;
+
+use super::founding::INTRODUCTION_PATH;
 
 /// How long a master may take to be reached: in a data centre far longer than it does, and short
 /// enough to try another.
@@ -33,6 +36,12 @@ impl Peers {
             .map_err(PeersError)?;
         let token = token.map(Arc::from);
         Ok(Self { client, token })
+    }
+
+    /// What the master at `url` says of itself.
+    pub async fn introduction(&self, url: &str) -> reqwest::Result<Introduction> {
+        let request = self.request(Method::GET, url, INTRODUCTION_PATH);
+        request.send().await?.error_for_status()?.json().await
     }
 
     /// A request to the master at `url`.

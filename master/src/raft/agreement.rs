@@ -89,6 +89,14 @@ impl Agreement {
         clocks
     }
 
+    /// Whether a peer's state was ours at the last entry at which both are known.
+    fn agrees_with(&self, id: NodeId) -> Option<bool> {
+        let theirs = &self.peers.get(&id)?.hashes;
+        let same_entry = |ours: &StateHash| theirs.iter().find(|it| it.index == ours.index);
+        let mut both = self.own.iter().rev();
+        both.find_map(|ours| same_entry(ours).map(|theirs| theirs.hash == ours.hash))
+    }
+
     /// The index at which most voters agree on a state that is not ours.
     fn diverged_at(&self, own: u64, voters: &[u64]) -> Option<u64> {
         let majority = voters.len() / 2 + 1;
@@ -151,6 +159,14 @@ impl<W: World> Member<W> {
         match self.agreement.diverged_at(self.raw.raft.id, voters) {
             Some(index) => Err(RaftError::Diverged { index }),
             None => Ok(()),
+        }
+    }
+
+    /// Whether a member's state was this one's at the last entry at which both are known.
+    pub(super) fn state_agrees(&self, id: u64) -> Option<bool> {
+        match id == self.raw.raft.id {
+            true => self.agreement.own.back().map(|_| true),
+            false => self.agreement.agrees_with(NodeId(id)),
         }
     }
 
@@ -301,6 +317,8 @@ mod tests {
         );
         say(&mut agreement, 3, hash(8, 2));
         assert_eq!(agreement.diverged_at(1, &VOTERS), None);
+        assert_eq!(agreement.agrees_with(NodeId(2)), Some(false));
+        assert_eq!(agreement.agrees_with(NodeId(3)), None, "at another entry");
         let mut third = Agreement::default();
         remember(&mut third.own, hash(7, 1));
         say(&mut third, 2, hash(7, 2));
@@ -308,6 +326,7 @@ mod tests {
         assert_eq!(third.diverged_at(1, &VOTERS), Some(7));
         remember(&mut third.own, hash(9, 1));
         say(&mut third, 2, hash(9, 1));
+        assert_eq!(third.agrees_with(NodeId(2)), Some(true), "by the last one");
         assert_eq!(
             third.diverged_at(1, &[1, 2]),
             None,

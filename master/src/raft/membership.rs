@@ -44,6 +44,8 @@ pub struct MemberProgress {
     pub matched: u64,
     /// Whether it was heard of lately.
     pub active: bool,
+    /// Whether its state was this one's when both were last compared.
+    pub state_agrees: Option<bool>,
 }
 
 /// One step towards what the table says. A dead member goes before a new one votes, since each voter
@@ -249,6 +251,7 @@ impl<W: World> Member<W> {
                     id: NodeId(*id),
                     matched: progress.matched,
                     active: *id == raft.id || progress.recent_active,
+                    state_agrees: self.state_agrees(*id),
                 })
                 .collect(),
             _ => Vec::new(),

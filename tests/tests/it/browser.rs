@@ -83,6 +83,49 @@ async fn an_agent_is_deactivated_and_used_again_on_its_page() -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_lead_is_handed_over_on_the_page_of_masters() -> Result {
+    let cluster = Cluster::new().masters(3).agents(0).without_batch();
+    let cluster = cluster.start().await?;
+    let leader = cluster.leader().await?;
+    let [asked, other] = [1, 2].map(|more| (leader + more) % 3);
+    let browser = Browser::start().await?;
+    let page = format!("{}/masters", cluster.url_of_master(asked));
+    browser.page().goto(&page).await?;
+    let row = |index: usize| {
+        let url = cluster.url_of_master(index);
+        let address = url.trim_start_matches("http://").to_owned();
+        format!("//tr[th[contains(., '{address}')]]")
+    };
+    let shows = async |xpath: String| {
+        eventually(&xpath, async || {
+            browser.page().find(Locator::XPath(&xpath)).await.map(drop)
+        })
+        .await;
+    };
+    shows(format!(
+        "{}[contains(., 'you speak to this one')]",
+        row(asked)
+    ))
+    .await;
+    shows(format!("{}[contains(., 'leader')]", row(leader))).await;
+    for place in ["not(ancestor::dialog)", "ancestor::dialog"] {
+        let button = format!(
+            "{}//button[normalize-space()='Lead' and {place}]",
+            row(other)
+        );
+        eventually("Lead can be pressed", async || {
+            let button = browser.page().find(Locator::XPath(&button)).await?;
+            button.click().await
+        })
+        .await;
+    }
+    shows(format!("{}[contains(., 'leader')]", row(other))).await;
+    assert_eq!(cluster.leader().await?, other);
+    browser.close().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_dashboard_is_sent_compressed_and_once() -> Result {
     let cluster = Cluster::new().agents(0).without_batch().start().await?;
     let client = cluster.client();

@@ -30,7 +30,7 @@ mod frameworks;
 mod histories;
 /// Each kind of program that people run.
 mod inputs;
-/// Masters that are added, and that move.
+/// Masters that are added, that move, and what they say of themselves.
 mod masters;
 /// Machines with addresses of their own, and links that break.
 mod network;

@@ -1,4 +1,4 @@
-//! What operators do with masters: they add them and start them elsewhere.
+//! What operators do with masters: they add them, start them elsewhere, and look at them.
 
 use std::process::{Command, Output, Stdio};
 
@@ -6,7 +6,7 @@ use anyhow::{Context, bail, ensure};
 use tepui_tests::cluster::addresses;
 use tepui_tests::process;
 use tepui_tests::{Client, Cluster, Job, eventually};
-use tepui_types::api::master::MasterView;
+use tepui_types::api::master::{MasterRole, MasterView};
 
 use super::Result;
 
@@ -138,5 +138,33 @@ async fn a_master_that_waits_is_added_and_no_other_is() -> Result {
     let other = Cluster::new().agents(0).without_batch().start().await?;
     let said = refusal(&cluster, other.url()).await?;
     assert!(said.contains("belongs to another cluster"), "{said}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_master_says_how_it_stands_and_which_one_was_asked() -> Result {
+    let cluster = Cluster::new().masters(3).agents(0).without_batch();
+    let cluster = cluster.start().await?;
+    let client = cluster.client();
+    let masters = eventually("all have said how they stand", async || {
+        let masters = client.masters().await?;
+        let is_known = |it: &MasterView| it.clock_ahead_ms.is_some() && it.version.is_some();
+        match masters.iter().all(is_known) {
+            true => Ok(masters),
+            false => bail!("{masters:?}"),
+        }
+    })
+    .await;
+    assert_eq!(masters.len(), 3);
+    let leads = |it: &&MasterView| it.role == MasterRole::Leader;
+    let leader = masters.iter().find(leads).context("one leads")?;
+    assert_eq!(leader.clock_ahead_ms, Some(0), "by its own clock");
+    for index in 0..3 {
+        let view = cluster.client_of(index)?.cluster().await?;
+        let url = cluster.url_of_master(index);
+        let asked = masters.iter().find(|it| it.url == url);
+        assert_eq!(asked.map(|it| it.id), Some(view.node), "{url}");
+        assert_eq!(view.leader, Some(leader.id));
+    }
     Ok(())
 }

@@ -14,7 +14,7 @@ use crate::task::TaskState;
 pub struct ClusterView {
     /// The cluster.
     pub cluster: ClusterId,
-    /// The master that answers.
+    /// The master that was asked; what another one knows better it has asked that.
     pub node: NodeId,
     /// The leader it knows.
     pub leader: Option<NodeId>,

@@ -23,6 +23,13 @@ pub struct MasterView {
     /// Milliseconds by which its clock is ahead of most masters'; none if that is not known.
     #[serde(default)]
     pub clock_ahead_ms: Option<i64>,
+    /// Whether its state was the leader's at the last entry at which both took its hash; not known
+    /// before there is one, which takes a minute.
+    #[serde(default)]
+    pub state_agrees: Option<bool>,
+    /// Its release, if it answers.
+    #[serde(default)]
+    pub version: Option<String>,
     /// Log index of its record's last change.
     pub revision: u64,
 }
@@ -121,4 +128,7 @@ pub struct Introduction {
     pub peers: Vec<String>,
     /// The cluster's members; empty while it founds one.
     pub members: Vec<NodeId>,
+    /// Its release.
+    #[serde(default)]
+    pub version: Option<String>,
 }

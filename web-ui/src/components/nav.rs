@@ -16,7 +16,7 @@ struct Place {
     icon: &'static str,
 }
 
-const PLACES: [Place; 5] = [
+const PLACES: [Place; 6] = [
     Place {
         id: "nav-overview",
         href: "/",
@@ -46,6 +46,12 @@ const PLACES: [Place; 5] = [
         href: "/frameworks",
         title: "Frameworks",
         icon: "M8 1.75l5.5 3v6.5l-5.5 3-5.5-3v-6.5zM2.5 4.75l5.5 3 5.5-3M8 7.75v6.5",
+    },
+    Place {
+        id: "nav-masters",
+        href: "/masters",
+        title: "Masters",
+        icon: "M8 2a2 2 0 1 1 0 4a2 2 0 1 1 0-4zM3.5 10a2 2 0 1 1 0 4a2 2 0 1 1 0-4zM12.5 10a2 2 0 1 1 0 4a2 2 0 1 1 0-4zM7 6l-2.5 4M9 6l2.5 4M5.5 12h5",
     },
 ];
 

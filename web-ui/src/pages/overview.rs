@@ -206,7 +206,7 @@ fn Facts(cluster: Signal<ClusterView>) -> impl IntoView {
     view! {
         <p class="facts muted">
             <span>"cluster " <code>{move || cluster.read().cluster.to_string()}</code></span>
-            <span>{move || amounts::counted(cluster.read().masters, "master")}</span>
+            <a href="/masters">{move || amounts::counted(cluster.read().masters, "master")}</a>
             <span>{leader}</span>
             <span>"term " {move || cluster.read().term}</span>
             <span>"log index " {move || amounts::count(cluster.read().index)}</span>
