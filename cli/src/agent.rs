@@ -197,6 +197,13 @@ fn show(agent: &AgentView, format: Format) -> Result<()> {
         )
         .maybe("gone since", agent.gone_since.map(output::instant))
         .add("tasks", agent.tasks);
+    for task in &agent.held_tasks {
+        fields.add("holds", task);
+    }
+    let more = agent.held.saturating_sub(agent.held_tasks.len() as u64);
+    if more > 0 {
+        fields.add("holds", format!("{more} more"));
+    }
     if let Some(drain) = &agent.drain {
         fields
             .add("drain began", output::instant(drain.since))

@@ -29,6 +29,8 @@ pub struct Filter {
     page: Option<String>,
 }
 
+/// Held tasks of an agent that are named; the rest are counted.
+const HELD_SHOWN: usize = 100;
 /// The longest time that a drain may be given, in milliseconds: 30 days.
 const MAX_DEADLINE_MS: u64 = 30 * 24 * 60 * 60 * 1000;
 
@@ -228,6 +230,7 @@ fn view(master: &Master, agent: &Agent) -> AgentView {
         attributes: agent.info.attributes.clone(),
         tasks: agent.tasks.len() as u64,
         held: agent.held.tasks.len() as u64,
+        held_tasks: agent.held.tasks.keys().take(HELD_SHOWN).cloned().collect(),
         version: agent.info.version.clone(),
         registered_at: agent.registered_at,
         revision: agent.revision,

@@ -1,8 +1,11 @@
 //! A cluster is lost with all its masters, and begins again from a backup.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use reqwest::Method;
 use tepui_tests::process;
 use tepui_tests::{Cluster, Job, eventually};
 use tepui_types::TaskState;
@@ -61,7 +64,9 @@ async fn a_restored_cluster_goes_on_and_holds_what_it_does_not_know() -> Result 
     assert_eq!(client.task(&known).await?.status.state, TaskState::Running);
     let held = agents.iter().find(|agent| agent.id == host);
     let held = held.context("the agent")?;
-    assert_eq!(held.held, 1, "{held:?}");
+    assert_eq!((held.held, &held.held_tasks), (1, &vec![unknown.clone()]));
+    let (ok, said) = tepui(&cluster, &["agent", "show", &host.to_string()])?;
+    assert!(ok && said.contains(&unknown.to_string()), "{said}");
     assert!(client.job("unknown").await.is_err(), "the log never had it");
     // Work goes on elsewhere, under names that were used in the lost time.
     let again = Job::wasm(artifact, &[]).name("unknown").count(3);
@@ -82,6 +87,69 @@ async fn a_restored_cluster_goes_on_and_holds_what_it_does_not_know() -> Result 
     })
     .await;
     assert_eq!(client.task(&known).await?.status.state, TaskState::Running);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_whose_master_dies_is_not_taken_for_a_whole_one() -> Result {
+    let mut cluster = Cluster::new().agents(0).without_batch().start().await?;
+    // Far more than what a connection holds, so that the answer is under way when the master dies.
+    let large = vec![7; 96 * 1024 * 1024];
+    let digest = cluster.client().upload(large).await?;
+    let mut answer = cluster
+        .client()
+        .request(Method::GET, "/v1/backup")
+        .send()
+        .await?;
+    answer.chunk().await?.context("it begins")?;
+    cluster.kill_master();
+    let rest = loop {
+        match answer.chunk().await {
+            Ok(Some(_)) => {}
+            Ok(None) => break Ok(()),
+            Err(error) => break Err(error),
+        }
+    };
+    assert!(rest.is_err(), "it breaks off, and does not just end");
+    cluster.start_master().await?;
+    // The command leaves no file behind that could be taken for a backup.
+    let file = cluster.dir().join("backup.tar");
+    let backup = Command::new(process::program("tepui")?)
+        .env("TEPUI_MASTER", cluster.url())
+        .arg("backup")
+        .arg(&file)
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let pid = Pid::from_raw(i32::try_from(backup.id())?);
+    let folder = cluster.dir().to_owned();
+    eventually("it has begun to write", async || {
+        // Whatever it is called meanwhile.
+        let entries = std::fs::read_dir(&folder)?.flatten();
+        let named = entries.filter(|it| it.file_name().to_string_lossy().contains("backup"));
+        let written = named.filter_map(|it| it.metadata().ok()).map(|it| it.len());
+        ensure!(written.sum::<u64>() > 0, "nothing is written");
+        Ok(())
+    })
+    .await;
+    kill(pid, Signal::SIGSTOP)?;
+    let was_done = file.exists();
+    cluster.kill_master();
+    kill(pid, Signal::SIGCONT)?;
+    let ended = backup.wait_with_output()?;
+    if !was_done {
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert!(!ended.status.success(), "{said}");
+        assert!(!file.exists(), "{said}");
+    }
+    // Nothing of it hinders the next one.
+    cluster.start_master().await?;
+    std::fs::remove_file(&file).ok();
+    let (ok, said) = tepui(&cluster, &["backup", &file.display().to_string()])?;
+    assert!(ok, "{said}");
+    assert!(
+        std::fs::metadata(&file)?.len() > 96 * 1024 * 1024,
+        "{digest}"
+    );
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::agent::AgentStatus;
-use crate::ids::{AgentId, WindowId};
+use crate::ids::{AgentId, TaskId, WindowId};
 use crate::resources::Resources;
 use crate::time::Timestamp;
 
@@ -44,6 +44,9 @@ pub struct AgentView {
     /// is placed on it before they end.
     #[serde(default)]
     pub held: u64,
+    /// The first hundred of them.
+    #[serde(default)]
+    pub held_tasks: Vec<TaskId>,
     /// Its release.
     pub version: String,
     /// When it first registered.
