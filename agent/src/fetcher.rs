@@ -15,6 +15,7 @@ use tepui_types::task::reason;
 use tepui_types::{Digest, Reason};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use crate::masters::Masters;
 use crate::metrics::Metrics;
@@ -28,8 +29,11 @@ const PARALLEL: usize = 4;
 const TRIES: u32 = 8;
 /// The pause after the first try.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
-/// A master that sends nothing for this long is taken for gone.
+/// A master that sends nothing for this long is taken for gone; and so is one that sends less than
+/// [`LEAST`].
 const STALL: Duration = Duration::from_secs(20);
+/// Bytes in every [`STALL`]: far below any link that a cluster could be run over.
+const LEAST: usize = 64 * 1024;
 
 /// The extension of a file that is not complete.
 const DRAFT: &str = "part";
@@ -104,11 +108,14 @@ impl Fetcher {
         if tokio::fs::try_exists(&path).await.unwrap_or(false) {
             return Ok(());
         }
-        let _permit = self.permits.acquire().await;
         let mut pause = FIRST_PAUSE;
         let mut tries = 1;
         loop {
-            let error = match self.try_fetch(digest, &path).await {
+            // Not held while this one waits for its next try: others may have more luck.
+            let permit = self.permits.acquire().await;
+            let tried = self.try_fetch(digest, &path).await;
+            drop(permit);
+            let error = match tried {
                 Ok(()) => {
                     self.metrics.fetched("ok");
                     tracing::info!(%digest, "artifact fetched");
@@ -171,12 +178,14 @@ impl Fetcher {
         let mut file = tokio::fs::File::create(draft).await.map_err(failed)?;
         let mut hash = sha2::Sha256::new();
         let mut bytes = response.bytes_stream();
+        let mut progress = Progress::begin(Instant::now());
         loop {
-            let next = tokio::time::timeout(STALL, bytes.next()).await;
+            let next = tokio::time::timeout_at(progress.deadline, bytes.next()).await;
             let Some(chunk) = next.map_err(|_| FetchError::Stalled(digest))? else {
                 break;
             };
             let chunk = chunk.map_err(|error| FetchError::Request(digest, error))?;
+            progress.add(chunk.len(), Instant::now());
             hash.update(&chunk);
             file.write_all(&chunk).await.map_err(failed)?;
         }
@@ -192,9 +201,45 @@ impl Fetcher {
     }
 }
 
+/// Whether enough comes.
+#[derive(Debug)]
+struct Progress {
+    /// When this is over, [`LEAST`] must have come.
+    deadline: Instant,
+    bytes: usize,
+}
+
+impl Progress {
+    fn begin(now: Instant) -> Self {
+        Self {
+            deadline: now + STALL,
+            bytes: 0,
+        }
+    }
+
+    fn add(&mut self, bytes: usize, now: Instant) {
+        self.bytes += bytes;
+        if self.bytes >= LEAST {
+            *self = Self::begin(now);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_trickle_is_no_progress() {
+        let begun = Instant::now();
+        let mut progress = Progress::begin(begun);
+        progress.add(LEAST - 1, begun + STALL / 2);
+        assert_eq!(progress.deadline, begun + STALL);
+        progress.add(1, begun + STALL / 2);
+        assert_eq!(progress.deadline, begun + STALL / 2 + STALL);
+        progress.add(1, begun + STALL);
+        assert_eq!(progress.deadline, begun + STALL / 2 + STALL);
+    }
 
     #[test]
     fn unfinished_fetches_go_and_artifacts_stay() {

@@ -9,13 +9,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::Upgraded;
 use tepui_types::Reason;
 use tepui_types::wire::stream::{
     LogRequest, MAX_CHUNK, STREAM_PATH, StreamFrame, UPGRADE, VERSION,
 };
 use tokio::fs::File;
-use tokio::io::{AsyncReadExt, AsyncSeekExt, ReadHalf, WriteHalf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncSeekExt, AsyncWrite, ReadHalf, WriteHalf};
 use tokio_util::sync::CancellationToken;
 
 use crate::frames::{FrameError, write_frames};
@@ -25,6 +24,9 @@ use crate::sandbox::Layout;
 
 /// Streams at once; one more is refused. Each holds a socket and a file.
 pub const MAX_STREAMS: usize = 256;
+/// A reader that takes nothing for so long is taken for gone. A person who has stopped their terminal
+/// to read may take minutes.
+const STALL: Duration = Duration::from_secs(300);
 /// How often a followed file is looked at: often enough to look live, at the
 /// cost of one `read` that finds nothing.
 const POLL: Duration = Duration::from_millis(25);
@@ -47,6 +49,8 @@ enum StreamError {
     Dial(#[from] DialError),
     #[error("the reader went away")]
     Gone,
+    #[error("the reader took nothing for {0:?}")]
+    Stalled(Duration),
     #[error(transparent)]
     Frame(#[from] FrameError),
     #[error("failed to read the output")]
@@ -77,6 +81,7 @@ async fn run(
         read,
         write,
         metrics,
+        patience: STALL,
     };
     let request = match job.request {
         Ok(request) => request,
@@ -95,18 +100,24 @@ async fn run(
     }
 }
 
-struct Sender<'a> {
-    read: ReadHalf<Upgraded>,
-    write: WriteHalf<Upgraded>,
+struct Sender<'a, C> {
+    read: ReadHalf<C>,
+    write: WriteHalf<C>,
     metrics: &'a Metrics,
+    patience: Duration,
 }
 
-impl Sender<'_> {
+impl<C: AsyncRead + AsyncWrite> Sender<'_, C> {
     async fn send(&mut self, frame: StreamFrame) -> Result<(), StreamError> {
         if let StreamFrame::Data(bytes) = &frame {
             self.metrics.streamed_bytes.inc_by(bytes.len() as u64);
         }
-        Ok(write_frames(&mut self.write, VERSION, &[frame]).await?)
+        let frames = [frame];
+        let written = write_frames(&mut self.write, VERSION, &frames);
+        match tokio::time::timeout(self.patience, written).await {
+            Ok(written) => Ok(written?),
+            Err(_) => Err(StreamError::Stalled(self.patience)),
+        }
     }
 
     /// Returns when the other side has hung up; it has nothing to say.
@@ -117,8 +128,8 @@ impl Sender<'_> {
 }
 
 /// Sends a file from `offset`; until it ends, or until `ended` and then to its end.
-async fn copy(
-    sender: &mut Sender<'_>,
+async fn copy<C: AsyncRead + AsyncWrite>(
+    sender: &mut Sender<'_, C>,
     path: &Path,
     offset: i64,
     ended: Option<CancellationToken>,
@@ -173,4 +184,28 @@ async fn open(path: &Path, offset: i64) -> std::io::Result<Option<File>> {
     };
     file.seek(SeekFrom::Start(start)).await?;
     Ok(Some(file))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_reader_that_takes_nothing_is_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("stdout");
+        std::fs::write(&path, vec![b'x'; 4 * MAX_CHUNK]).unwrap();
+        // The reader's end lives and holds a little.
+        let (ours, _theirs) = tokio::io::duplex(16);
+        let (read, write) = tokio::io::split(ours);
+        let metrics = Metrics::new();
+        let mut sender = Sender {
+            read,
+            write,
+            metrics: &metrics,
+            patience: Duration::from_millis(20),
+        };
+        let copied = copy(&mut sender, &path, 0, None).await;
+        assert!(matches!(copied, Err(StreamError::Stalled(_))), "{copied:?}");
+    }
 }
