@@ -4,8 +4,9 @@
 //! its tag is the digest of the very bytes that are sent.
 
 use axum::body::Body;
-use axum::http::header::{ACCEPT_ENCODING, IF_NONE_MATCH};
-use axum::http::{HeaderMap, HeaderName, StatusCode, Uri, header};
+use axum::extract::Request;
+use axum::http::header::{ACCEPT, ACCEPT_ENCODING, IF_NONE_MATCH};
+use axum::http::{HeaderMap, HeaderName, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use rust_embed::{EmbeddedFile, RustEmbed};
 use tepui_types::Digest;
@@ -49,6 +50,25 @@ pub async fn serve(uri: Uri, headers: HeaderMap) -> Result<Response, ApiError> {
         Some(page) if !is_file => Ok(answer("index.html", page, &headers)),
         _ => Err(ApiError::NotFound(format!("there is no file `{path}`"))),
     }
+}
+
+/// Whether a browser asks for a page to be shown.
+pub fn is_for_people(request: &Request) -> bool {
+    let wants_page = |item: &str| item.split(';').next() == Some("text/html");
+    request.method() == Method::GET && items(request.headers(), ACCEPT).any(wants_page)
+}
+
+/// The dashboard, which says in its own way that there is nothing.
+pub fn not_found(headers: &HeaderMap) -> Result<Response, ApiError> {
+    let Some(page) = Files::get("index.html") else {
+        return Err(ApiError::NotFound("there is no such page".into()));
+    };
+    // Known or not, it is not what was asked for.
+    let mut headers = headers.clone();
+    headers.remove(IF_NONE_MATCH);
+    let mut response = answer("index.html", page, &headers);
+    *response.status_mut() = StatusCode::NOT_FOUND;
+    Ok(response)
 }
 
 fn answer(path: &str, plain: EmbeddedFile, asked: &HeaderMap) -> Response {

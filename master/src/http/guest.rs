@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use crate::Master;
 use crate::frameworks::HttpRequest;
 use crate::http::body::whole;
+use crate::http::dashboard;
 use crate::http::error::ApiError;
 use crate::http::frameworks::find;
 use crate::http::request::{BODY, Caller};
@@ -62,7 +63,14 @@ pub async fn on_request(
         .map(|(_, name)| name.clone())
         .unwrap_or_default();
     // Frameworks read their own store after a read index; the lookup may be older.
-    let framework = find(&master.view.load(), &name)?.id;
+    let framework = match find(&master.view.load(), &name) {
+        Ok(framework) => framework.id,
+        // Someone who looks for a page sees one that says so.
+        Err(ApiError::NotFound(_)) if dashboard::is_for_people(&request) => {
+            return dashboard::not_found(request.headers());
+        }
+        Err(error) => return Err(error),
+    };
     let (parts, body) = request.into_parts();
     let body = whole(body, BODY).await?;
     let request = HttpRequest {

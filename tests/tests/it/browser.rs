@@ -151,6 +151,36 @@ async fn the_dashboard_is_sent_compressed_and_once() -> Result {
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_of_a_framework_that_is_not_there_says_so() -> Result {
+    let cluster = Cluster::new().agents(0).without_batch().start().await?;
+    let path = "/frameworks/nosuch/";
+    // A program is told in its own words.
+    let answer = cluster.client().get_raw(path).await?;
+    assert_eq!(answer.problem().status, 404);
+    let html = cluster.client().request(Method::GET, path);
+    let html = html.header("accept", "text/html,*/*;q=0.8");
+    let answer = cluster.client().send(html).await?;
+    assert_eq!(answer.status.as_u16(), 404);
+    let browser = Browser::start().await?;
+    let page = format!("{}{path}", cluster.url());
+    browser.page().goto(&page).await?;
+    eventually(
+        "the page says that there is no such framework",
+        async || {
+            let main = browser.page().find(Locator::Css("main")).await?;
+            let text = main.text().await?;
+            match text.contains("no framework") || text.contains("no such") {
+                true => Ok(()),
+                false => anyhow::bail!("{text:?}"),
+            }
+        },
+    )
+    .await;
+    browser.close().await?;
+    Ok(())
+}
+
 async fn click(browser: &Browser, selector: &str) -> anyhow::Result<()> {
     browser.element(selector).await?.click().await?;
     Ok(())
