@@ -64,7 +64,7 @@ pub async fn rejoin(
 /// The other masters that this one was told of.
 fn others<'a>(way: &'a Way, own: &str) -> Vec<&'a str> {
     let named = match way {
-        Way::Alone => &[],
+        Way::Alone | Way::Invited => &[],
         Way::Together(peers) => peers.as_slice(),
         Way::Join(url) => std::slice::from_ref(url),
     };
