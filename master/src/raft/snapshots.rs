@@ -36,14 +36,15 @@ impl Image {
             members,
             state,
         } = self;
-        let state_hash = state.hash();
+        let bytes = state.encode();
+        let state_hash = State::hash_of(&bytes);
         let image = NewSnapshot {
             index,
             term,
             members,
             state_hash,
         };
-        let record = snapshot::write(storage, image, &state.encode())?;
+        let record = snapshot::write(storage, image, &bytes)?;
         let hash: String = state_hash
             .iter()
             .map(|byte| format!("{byte:02x}"))

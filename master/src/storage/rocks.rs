@@ -26,6 +26,9 @@ const MAX_WAL_BYTES: u64 = 64 * 1024 * 1024;
 const MAX_OPEN_FILES: i32 = 256;
 /// One flush and one compaction beside each other.
 const BACKGROUND_JOBS: i32 = 2;
+/// Large files are handed to the disk piece by piece, so that a sync of the log never waits for all
+/// of one.
+const BYTES_PER_SYNC: u64 = 1024 * 1024;
 /// RocksDB's own log, for those who debug it: two files of so many bytes.
 const INFO_LOG_BYTES: usize = 4 * 1024 * 1024;
 
@@ -178,6 +181,7 @@ fn database_options() -> Options {
     options.set_max_background_jobs(BACKGROUND_JOBS);
     options.set_keep_log_file_num(2);
     options.set_max_log_file_size(INFO_LOG_BYTES);
+    options.set_bytes_per_sync(BYTES_PER_SYNC);
     // An idle master sleeps: no statistics at intervals.
     options.set_stats_dump_period_sec(0);
     options.set_stats_persist_period_sec(0);
@@ -196,5 +200,13 @@ fn family_options(family: Family, cache: &Cache) -> Options {
     options.set_write_buffer_size(write_buffer_bytes(family));
     options.set_max_write_buffer_number(2);
     options.set_compression_type(DBCompressionType::None);
+    if family == Family::Snapshot {
+        // An image is many files at once. However many wait to be merged, no writer is slowed down,
+        // for that would slow the log's.
+        options.set_level_zero_slowdown_writes_trigger(i32::MAX);
+        options.set_level_zero_stop_writes_trigger(i32::MAX);
+        options.set_soft_pending_compaction_bytes_limit(0);
+        options.set_hard_pending_compaction_bytes_limit(0);
+    }
     options
 }

@@ -13,6 +13,9 @@ use crate::error::StorageError;
 
 /// Bytes of one piece: large enough to be few, small enough not to hold up the write-ahead log.
 const CHUNK_BYTES: usize = 1024 * 1024;
+/// Pieces after which the family is flushed: were its memory full, RocksDB would stop all writers,
+/// the log's too, until it had room.
+const FLUSHED_CHUNKS: u32 = 8;
 
 /// What an image is of.
 #[derive(Debug, Clone)]
@@ -66,6 +69,9 @@ pub fn prepare(
     // The pieces go around the write-ahead log, which the log's thread syncs at every commit.
     for (number, chunk) in (0..).zip(bytes.chunks(CHUNK_BYTES)) {
         write_chunk(storage, image.index, number, chunk)?;
+        if (number + 1).is_multiple_of(FLUSHED_CHUNKS) {
+            storage.flush(Family::Snapshot)?;
+        }
     }
     storage.flush(Family::Snapshot)?;
     Ok(put_record(batch, image, bytes.len()))
