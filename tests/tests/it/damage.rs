@@ -4,10 +4,11 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use tepui_master::storage::snapshot::{self, NewSnapshot};
 use tepui_master::storage::{Batch, Direction, Durability, Family, Scan, Storage, keys};
 use tepui_tests::{Client, Cluster, Job, eventually};
-use tepui_types::NodeId;
 use tepui_types::api::job::JobState;
+use tepui_types::{NodeId, TaskState};
 
 use super::Result;
 use super::failover::{all_vote, submit_surely};
@@ -45,6 +46,23 @@ fn damage_write_ahead_log(database: &Path) -> anyhow::Result<()> {
     let middle = bytes.len() / 2;
     *bytes.get_mut(middle).context("an empty log")? ^= 1;
     Ok(std::fs::write(&path, bytes)?)
+}
+
+/// Changes the state in a stopped master's image, which then is as whole as before: as if a bit had
+/// been turned over in its memory before the image was written.
+fn change_the_state(database: &Path) -> anyhow::Result<()> {
+    let storage = Storage::open(database)?;
+    let record = snapshot::latest(&storage)?.context("an image")?;
+    let mut state = snapshot::load(&storage, &record)?;
+    *state.ended_counts.entry(TaskState::Failed).or_default() += 1;
+    let image = NewSnapshot {
+        index: record.index,
+        term: record.term,
+        members: record.members,
+        state_hash: state.hash(),
+    };
+    snapshot::write(&storage, image, &state.encode())?;
+    Ok(())
 }
 
 async fn id_of(client: &Client, url: &str) -> anyhow::Result<NodeId> {
@@ -167,5 +185,34 @@ async fn a_damaged_master_does_not_come_back_while_the_others_are_no_majority() 
     all_vote(&client, 3).await;
     let job = cluster.client_of(damaged)?.job("acknowledged").await?;
     assert_eq!(job.state, JobState::Finished);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_master_whose_state_is_not_the_majority_s_ends_itself() -> Result {
+    let mut cluster = Cluster::new().masters(3).start().await?;
+    let leader = cluster.leader().await?;
+    let changed = (leader + 1) % 3;
+    cluster.speak_to(leader)?;
+    let client = cluster.client().clone();
+    client.run(&Job::command(["true"]).name("before")).await?;
+    cluster.kill_master_at(changed);
+    let folder = cluster.dir_of_master(changed);
+    change_the_state(&folder.join("db"))?;
+    // Nothing is wrong with what it reads; the others' hashes tell.
+    let said = refuses(&mut cluster, changed, &[]).await?;
+    assert!(
+        said.contains("is not what a majority of masters has"),
+        "{said}"
+    );
+    let one = std::slice::from_ref(&client);
+    submit_surely(one, &Job::command(["true"]).name("after")).await?;
+    assert_eq!(client.ended("after").await.state, JobState::Finished);
+    // What it said helps.
+    std::fs::remove_dir_all(&folder)?;
+    cluster.start_master_at(changed).await?;
+    all_vote(&client, 3).await;
+    let back = cluster.client_of(changed)?;
+    assert_eq!(back.tasks("").await?, client.tasks("").await?);
     Ok(())
 }

@@ -472,6 +472,28 @@ async fn a_removed_follower_ends_and_the_rest_goes_on() -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_master_that_was_removed_while_it_was_down_ends_when_it_comes_back() -> Result {
+    let mut cluster = Cluster::new().masters(3).start().await?;
+    let leader = cluster.leader().await?;
+    let removed = (leader + 1) % 3;
+    cluster.speak_to(leader)?;
+    let client = cluster.client().clone();
+    let path = path_of(&client, &cluster.url_of_master(removed)).await?;
+    cluster.kill_master_at(removed);
+    remove_surely(&client, &path).await;
+    all_vote(&client, 2).await;
+    cluster.spawn_master(removed)?;
+    eventually("it ends", async || {
+        cluster.master_ended(removed).context("it runs")
+    })
+    .await;
+    let log = cluster.log_of_master(removed);
+    assert!(log.contains("was removed from the cluster"), "{log}");
+    all_vote(&client, 2).await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_master_joins_while_one_that_it_has_not_heard_of_leads() -> Result {
     let mut cluster = Cluster::new().start().await?;
     let second = cluster.add_master().await?;
