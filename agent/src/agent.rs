@@ -88,6 +88,8 @@ pub struct Agent {
     statuses: StatusUpdates,
     executors: Executors,
     artifacts: HashMap<Digest, Artifact>,
+    /// Whether there is no room to record more tasks.
+    is_full: bool,
     term: u64,
     /// When what the masters have last heard was sent, by the agent's own clock.
     contact_ms: u64,
@@ -102,6 +104,7 @@ impl Agent {
             statuses: StatusUpdates::default(),
             executors: Executors::default(),
             artifacts: HashMap::new(),
+            is_full: false,
             term: 0,
             contact_ms: 0,
         }
@@ -196,14 +199,42 @@ impl Agent {
         Ok(())
     }
 
+    /// Whether there is room to record more tasks. Without it new ones are refused; those that are
+    /// here go on.
+    pub fn on_room(&mut self, has_room: bool) {
+        self.is_full = !has_room;
+    }
+
     fn on_launch(&mut self, out: &mut Vec<Action>, launch: TaskLaunch) {
         let id = launch.task.clone();
+        if self.is_refused(&id) {
+            tracing::debug!(task = %id, "launch of a refused task is ignored");
+            return;
+        }
+        if self.is_full && self.tasks.life(&id) == Life::Unknown {
+            self.refuse(&id);
+            return;
+        }
         if !self.tasks.insert(launch.clone()) {
             tracing::debug!(task = %id, "launch of a known task is ignored");
             return;
         }
         out.push(Action::Record(Record::Launched(Box::new(launch))));
         self.route(out, &id);
+    }
+
+    /// Nothing is recorded of a refused task, and nothing was done for it: an agent that starts anew
+    /// is told to launch it again, if the log does not have the refusal by then.
+    fn refuse(&mut self, id: &TaskId) {
+        let message = "the disk of the agent's data folder is full: it takes no tasks until there \
+                       is room";
+        let why = Reason::new(reason::AGENT_FULL, message);
+        self.statuses.set(report(id, TaskState::Dropped, Some(why)));
+    }
+
+    /// Whether a task was refused and the log may not have that yet: then it must not run any more.
+    fn is_refused(&self, id: &TaskId) -> bool {
+        self.tasks.life(id) == Life::Unknown && self.statuses.get(id).is_some()
     }
 
     fn on_kill(&mut self, out: &mut Vec<Action>, id: TaskId, grace_ms: u64) {
@@ -228,6 +259,11 @@ impl Agent {
     pub fn on_recorded(&mut self, out: &mut Vec<Action>, recorded: Vec<(TaskId, TaskState)>) {
         for (id, state) in recorded {
             if !self.statuses.record(&id, state) || !state.is_terminal() {
+                continue;
+            }
+            if self.is_refused(&id) {
+                self.statuses.remove(&id);
+                self.tasks.remember(id);
                 continue;
             }
             let Some(Stage::Ended(executor)) = self.tasks.get(&id).map(|task| task.stage) else {

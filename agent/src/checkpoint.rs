@@ -16,6 +16,9 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
+use nix::sys::statvfs::fstatvfs;
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 use tepui_types::wire::agent::{StatusReport, TaskLaunch};
@@ -33,6 +36,12 @@ const MAX_RECORD: usize = 1024 * 1024;
 /// A journal below this size is never compacted while the agent runs: it is
 /// replayed in milliseconds.
 const COMPACT_FLOOR: u64 = 8 * 1024 * 1024;
+/// Room on the disk that is kept behind the journal's end, so that what becomes of the tasks that are
+/// here can be written also when the disk is full: some thousand records.
+const RESERVE: u64 = 1024 * 1024;
+/// Free room on the disk below which no task is worth beginning: its folder and its first output take
+/// some of it, and others write there, too.
+const MIN_FREE: u64 = 4 * 1024 * 1024;
 
 /// Something that must not be forgotten, version 1.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,12 +120,27 @@ pub enum CheckpointError {
     },
 }
 
+impl CheckpointError {
+    /// Whether the disk is full.
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => matches!(
+                source.kind(),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+            ),
+            Self::Corrupt { .. } => false,
+        }
+    }
+}
+
 /// An open journal.
 #[derive(Debug)]
 pub struct Journal {
     file: File,
     path: PathBuf,
     len: u64,
+    /// Up to where there is room on the disk for sure.
+    reserved: u64,
     compact_at: u64,
     buffer: Vec<u8>,
 }
@@ -161,6 +185,7 @@ impl Journal {
             file,
             path: path.to_owned(),
             len,
+            reserved: len,
             compact_at,
             buffer: Vec::new(),
         })
@@ -179,6 +204,7 @@ impl Journal {
         if let Err(source) = written {
             // Half a record before later ones would make the journal unreadable.
             let _ = self.file.set_len(self.len);
+            self.reserved = self.len;
             return Err(CheckpointError::Io {
                 step: "append to",
                 path: self.path.clone(),
@@ -187,6 +213,35 @@ impl Journal {
         }
         self.len += self.buffer.len() as u64;
         Ok(())
+    }
+
+    /// Whether there is room for more than what becomes of the tasks that are here. Makes it if
+    /// there can be.
+    pub fn has_room(&mut self) -> bool {
+        // A file system that does not tell is not full.
+        let free = fstatvfs(&self.file).map_or(MIN_FREE, |disk| {
+            disk.blocks_available() * disk.fragment_size()
+        });
+        if free < MIN_FREE {
+            return false;
+        }
+        if self.len + RESERVE / 2 <= self.reserved {
+            return true;
+        }
+        let keep_len = FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        let (from, len) = (self.len.cast_signed(), RESERVE.cast_signed());
+        match fallocate(&self.file, keep_len, from, len) {
+            Ok(()) => self.reserved = self.len + RESERVE,
+            Err(Errno::ENOSPC | Errno::EDQUOT) => return false,
+            // This file system keeps no room for anybody; a write will tell.
+            Err(_) => self.reserved = self.len + RESERVE,
+        }
+        true
+    }
+
+    /// Lets it grow further before it is to be replaced.
+    pub fn put_off_replacement(&mut self) {
+        self.compact_at = self.len.saturating_mul(2);
     }
 
     /// Whether it is worth replacing by a [created](Self::create) one.
@@ -289,6 +344,30 @@ mod tests {
         let mut journal = Journal::create(&path, &records[..2]).unwrap();
         journal.append(&records[2..10]).unwrap();
         journal.append(&records[10..]).unwrap();
+        assert_eq!(Journal::read(&path).unwrap(), records);
+        assert_eq!(journal.len(), std::fs::metadata(&path).unwrap().len());
+    }
+
+    #[test]
+    fn a_full_disk_is_told_by_the_system_s_word() {
+        let full = |kind: io::ErrorKind| CheckpointError::Io {
+            step: "append to",
+            path: PathBuf::new(),
+            source: kind.into(),
+        };
+        assert!(full(io::ErrorKind::StorageFull).is_full());
+        assert!(!full(io::ErrorKind::PermissionDenied).is_full());
+    }
+
+    #[test]
+    fn room_that_is_kept_is_no_part_of_the_journal() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("checkpoint");
+        let records = records();
+        let mut journal = Journal::create(&path, &records[..1]).unwrap();
+        assert!(journal.has_room());
+        journal.append(&records[1..]).unwrap();
+        assert!(journal.has_room());
         assert_eq!(Journal::read(&path).unwrap(), records);
         assert_eq!(journal.len(), std::fs::metadata(&path).unwrap().len());
     }

@@ -112,6 +112,8 @@ pub struct EventLoop {
     kept_contact: Option<u64>,
     /// When statuses that are no ends are sent.
     progress_due: Option<Instant>,
+    /// Whether the disk has no room for more tasks, as of the last look.
+    is_full: bool,
     out: Vec<Action>,
 }
 
@@ -128,6 +130,7 @@ impl EventLoop {
             hello_ms: 0,
             kept_contact: None,
             progress_due: None,
+            is_full: false,
             out: Vec::new(),
         }
     }
@@ -199,6 +202,9 @@ impl EventLoop {
                 drop(answer.send(self.parts.agent.held_tasks().cloned().collect()));
             }
             Event::Tick => {
+                if self.is_full {
+                    self.look_for_room();
+                }
                 self.parts.agent.on_tick(&mut self.out, uptime::now_ms());
                 self.keep_contact();
             }
@@ -305,6 +311,7 @@ impl EventLoop {
         for frame in frames {
             match frame {
                 MasterFrame::Effects { term, effects } => {
+                    self.look_for_room();
                     let agent = &mut self.parts.agent;
                     if let Err(error) = agent.on_effects(&mut self.out, term, effects) {
                         tracing::warn!(%error, "effects of an older leader are refused");
@@ -324,6 +331,24 @@ impl EventLoop {
                 MasterFrame::Heard(sent_ms) => self.parts.agent.on_contact(sent_ms),
             }
         }
+    }
+
+    /// Looks whether more tasks can be recorded, and says so when that changes.
+    fn look_for_room(&mut self) {
+        let is_full = !self.parts.journal.has_room();
+        if is_full != self.is_full {
+            let dir = self.parts.layout.dir().display();
+            match is_full {
+                true => tracing::warn!(
+                    %dir,
+                    "the disk is full: new tasks are refused, so that they run elsewhere, until \
+                     there is room"
+                ),
+                false => tracing::info!(%dir, "there is room on the disk again: tasks are taken"),
+            }
+        }
+        self.is_full = is_full;
+        self.parts.agent.on_room(!is_full);
     }
 
     fn on_executor(&mut self, id: ExecutorId, event: ExecutorEvent) {
@@ -422,8 +447,21 @@ impl EventLoop {
             }
         }
         if self.parts.journal.has_outgrown() {
-            let records = self.parts.agent.records(&self.parts.boot_id);
-            self.parts.journal = Journal::create(&self.parts.layout.checkpoint(), &records)?;
+            self.replace_journal()?;
+        }
+        Ok(())
+    }
+
+    /// Replaces the journal by one of what is needed; on a full disk the one that is there goes on.
+    fn replace_journal(&mut self) -> Result<(), AgentError> {
+        let records = self.parts.agent.records(&self.parts.boot_id);
+        match Journal::create(&self.parts.layout.checkpoint(), &records) {
+            Ok(journal) => self.parts.journal = journal,
+            Err(error) if error.is_full() => {
+                tracing::warn!(%error, "the journal grows on: the disk is full");
+                self.parts.journal.put_off_replacement();
+            }
+            Err(error) => return Err(error.into()),
         }
         Ok(())
     }

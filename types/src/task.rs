@@ -216,6 +216,8 @@ pub mod reason {
     pub const EXECUTOR_TERMINATED: &str = "executor-terminated";
     /// Its executor could not be started.
     pub const EXECUTOR_FAILED: &str = "executor-failed";
+    /// The agent's disk is full, and it takes no more tasks.
+    pub const AGENT_FULL: &str = "agent-full";
     /// Someone asked for its end.
     pub const KILL_REQUESTED: &str = "kill-requested";
     /// Its framework was removed.

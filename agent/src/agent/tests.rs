@@ -378,6 +378,29 @@ fn executor_that_dies_at_each_start_is_given_up() {
 }
 
 #[test]
+fn a_full_agent_refuses_what_is_new_and_goes_on_with_what_it_has() {
+    let mut bench = Bench::new();
+    bench.launch(native("held"));
+    bench.on(|agent, _| agent.on_room(false));
+    let journal = bench.journal.len();
+    assert_eq!(bench.launch(native("new")), []);
+    assert_eq!(bench.journal.len(), journal, "nothing of it is recorded");
+    assert_eq!(bench.statuses(), [("new".to_owned(), TaskState::Dropped)]);
+    // A launch that the log still owed when it was refused does not run once there is room.
+    bench.on(|agent, _| agent.on_room(true));
+    assert_eq!(bench.launch(native("new")), []);
+    bench.recorded("new", TaskState::Dropped);
+    assert_eq!(bench.launch(native("new")), []);
+    assert!(!bench.launch(native("later")).is_empty());
+    bench.attach(0, vec![update("held", TaskState::Running)]);
+    bench.on(|agent, _| agent.on_room(false));
+    bench.update(0, "held", TaskState::Finished);
+    let statuses = bench.statuses();
+    let held = ("held".to_owned(), TaskState::Finished);
+    assert!(statuses.contains(&held), "{statuses:?}");
+}
+
+#[test]
 fn older_terms_are_refused() {
     let mut bench = Bench::new();
     bench.on(|agent, out| agent.on_registered(out, 7).unwrap());

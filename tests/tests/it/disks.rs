@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use tepui_tests::{Client, Cluster, Job, eventually};
+use tepui_types::TaskState;
 use tepui_types::api::job::JobState;
+use tepui_types::task::reason;
 
 use super::Result;
 use super::failover::{all_vote, make_lead, submit_surely};
@@ -115,4 +117,43 @@ async fn a_follower_whose_disk_is_full_ends_and_comes_back_once_there_is_room() 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_whose_disk_is_full_is_replaced_and_nothing_acknowledged_is_lost() -> Result {
     a_full_disk_while_leads(0).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_whose_disk_is_full_keeps_its_tasks_and_takes_no_more() -> Result {
+    let plan = Cluster::new().small_disk("agent-0", 64);
+    let mut cluster = plan.start().await?;
+    let client = cluster.client().clone();
+    let gate = cluster.dir().join("gate");
+    let script = format!("while ! test -e {}; do sleep 0.02; done", gate.display());
+    client.submit(&Job::shell(&script).name("held")).await?;
+    client.running("held").await;
+    let folder = cluster.agent_dir(0);
+    cluster.disk(&folder)?.fill(0)?;
+
+    client.submit(&Job::command(["true"]).name("new")).await?;
+    eventually("the new task is refused, for a reason", async || {
+        let tasks = client.tasks("?search=new").await?;
+        let refused = tasks.iter().any(|task| {
+            let reason = task.status.reason.as_ref();
+            let is_full = reason.is_some_and(|reason| reason.code == reason::AGENT_FULL);
+            task.status.state == TaskState::Dropped && is_full
+        });
+        ensure!(refused, "{tasks:?}");
+        Ok(())
+    })
+    .await;
+    let said = cluster.log_of_agent(0);
+    assert!(said.contains("the disk is full"), "{said}");
+    // What runs goes on to its end, and is counted.
+    std::fs::write(&gate, "")?;
+    let held = client.ended("held").await;
+    assert_eq!((held.state, held.restarts), (JobState::Finished, 0));
+    assert!(cluster.agent_ended(0).is_none(), "the agent lives");
+    assert!(client.agent("agent-0").await?.connected);
+
+    cluster.disk(&folder)?.free()?;
+    let new = client.ended("new").await;
+    assert_eq!((new.state, new.restarts), (JobState::Finished, 0));
+    Ok(())
 }
