@@ -17,7 +17,10 @@ use crate::clocks::Clocks;
 use crate::disk::SmallDisk;
 use crate::eventually::{eventually, eventually_blocking};
 use crate::process::{self, Process};
+use crate::proxy::Proxy;
 use crate::watchdog::Watchdog;
+
+mod faults;
 
 /// What a cluster is to be.
 #[derive(Debug, Clone)]
@@ -29,6 +32,7 @@ pub struct Plan {
     batch: bool,
     forgetful: bool,
     own_clocks: bool,
+    behind_proxies: bool,
     /// Folders that lie on a disk of so many MiB.
     small_disks: Vec<(String, u64)>,
 }
@@ -44,6 +48,8 @@ pub struct Cluster {
     plan: Plan,
     client: Client,
     clocks: Option<Clocks>,
+    /// What stands before each master, if anything does.
+    proxies: Vec<Proxy>,
     disks: BTreeMap<String, SmallDisk>,
     _watchdog: Watchdog,
     dir: TempDir,
@@ -88,19 +94,6 @@ impl Plan {
         self
     }
 
-    /// Gives every master a clock that can be set, [`Cluster::set_clock`].
-    pub fn own_clocks(mut self) -> Self {
-        self.own_clocks = true;
-        self
-    }
-
-    /// Puts a data folder, such as `master`, `master-1` or `agent-0`, on a disk of its own, of so
-    /// many MiB.
-    pub fn small_disk(mut self, folder: &str, mib: u64) -> Self {
-        self.small_disks.push((folder.to_owned(), mib));
-        self
-    }
-
     /// Starts it, and waits until every part is in its place.
     pub async fn start(self) -> Result<Cluster> {
         let dir = tempfile::Builder::new().prefix("tepui-test-").tempdir()?;
@@ -117,10 +110,16 @@ impl Plan {
             },
             plan: self,
             client: Client::new("http://127.0.0.1:0")?,
+            proxies: Vec::new(),
             disks: BTreeMap::new(),
             _watchdog: Watchdog::over(dir.path())?,
             dir,
         };
+        if cluster.plan.behind_proxies {
+            for address in cluster.addresses.clone() {
+                cluster.proxies.push(Proxy::before(address).await?);
+            }
+        }
         for (folder, mib) in cluster.plan.small_disks.clone() {
             let disk = SmallDisk::mount(&cluster.dir().join(&folder), mib)?;
             cluster.disks.insert(folder, disk);
@@ -157,6 +156,7 @@ impl Cluster {
             batch: true,
             forgetful: true,
             own_clocks: false,
+            behind_proxies: false,
             small_disks: Vec::new(),
         }
     }
@@ -196,7 +196,12 @@ impl Cluster {
 
     /// The address of a master.
     pub fn url_of_master(&self, index: usize) -> String {
-        format!("http://{}", self.addresses[index])
+        format!("http://{}", self.reached_at(index))
+    }
+
+    fn reached_at(&self, index: usize) -> &str {
+        let proxy = self.proxies.get(index).map(Proxy::address);
+        proxy.unwrap_or(&self.addresses[index])
     }
 
     /// A client of a master.
@@ -312,24 +317,14 @@ impl Cluster {
 
     /// Starts a master with more flags than the others have, without waiting for anything.
     pub fn spawn_master_also(&mut self, index: usize, flags: &[&str]) -> Result<()> {
-        let peers = self.addresses.join(",");
+        let peers: Vec<_> = (0..self.addresses.len())
+            .map(|index| self.reached_at(index))
+            .collect();
+        let peers = peers.join(",");
         match self.plan.masters {
             1 => self.spawn_master_with(index, flags),
             _ => self.spawn_master_with(index, &[&["--peers", &peers], flags].concat()),
         }
-    }
-
-    /// The small disk that a data folder lies on.
-    pub fn disk(&self, folder: &Path) -> Result<&SmallDisk> {
-        let name = folder.file_name().and_then(|name| name.to_str());
-        let disk = name.and_then(|name| self.disks.get(name));
-        disk.context("it has no disk of its own")
-    }
-
-    /// Sets a master's clock to so many seconds after the others'.
-    pub fn set_clock(&self, index: usize, ahead_s: i64) -> Result<()> {
-        let clocks = self.clocks.as_ref().context("masters have own clocks")?;
-        clocks.set(index, ahead_s)
     }
 
     fn spawn_master_with(&mut self, index: usize, flags: &[&str]) -> Result<()> {
@@ -344,6 +339,9 @@ impl Cluster {
         }
         args.extend(["--dir".into(), folder.clone().into_os_string()]);
         args.extend(["--listen".into(), listen.into()]);
+        if let Some(proxy) = self.proxies.get(index) {
+            args.extend(["--advertise".into(), proxy.address().into()]);
+        }
         args.extend(flags.iter().map(Into::into));
         args.extend(self.plan.master_flags.iter().map(Into::into));
         if self.plan.forgetful {

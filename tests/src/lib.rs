@@ -16,6 +16,7 @@ pub mod history;
 pub mod job;
 pub mod net;
 pub mod process;
+pub mod proxy;
 pub mod sim;
 pub mod site;
 pub mod watchdog;

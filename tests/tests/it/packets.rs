@@ -1,12 +1,16 @@
 //! Links that are bad and not broken: packets that are lost, late, or come through one way only.
 //! Work goes on all the while, nothing is lost and nothing is done twice.
 
+use std::time::Duration;
+
 use anyhow::{bail, ensure};
 use serde_json::Value;
-use tepui_tests::eventually;
 use tepui_tests::site::{AGENT, MASTERS, Site};
+use tepui_tests::{Cluster, Job, eventually};
+use tepui_types::api::job::JobState;
 
 use super::Result;
+use super::failover::submit_surely;
 
 /// Jobs of a load, one after another.
 const JOBS: usize = 15;
@@ -111,5 +115,36 @@ async fn a_follower_that_does_not_hear_its_leader_does_not_disturb_the_group() -
     // It stands for election again and again, and gets no vote while the others hear their leader.
     assert_eq!(site.masters().await?.0, leader);
     work_goes_on(&site, "mended").await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn work_goes_on_while_all_that_masters_say_comes_late() -> Result {
+    let plan = Cluster::new().masters(MASTERS).behind_proxies();
+    let cluster = plan.start().await?;
+    let clients: Vec<_> = (0..MASTERS)
+        .map(|index| cluster.client_of(index))
+        .collect::<anyhow::Result<_>>()?;
+    // Another continent; then one master on another planet, which is the leader, too.
+    for index in 0..MASTERS {
+        cluster.proxy(index)?.delay(Duration::from_millis(50));
+    }
+    let far = cluster.leader().await?;
+    for number in 0..2 * JOBS {
+        if number == JOBS {
+            cluster.proxy(far)?.delay(Duration::from_millis(700));
+        }
+        let job = Job::command(["true"]).count(2);
+        submit_surely(&clients, &job.name(&format!("late-{number}"))).await?;
+    }
+    for index in 0..MASTERS {
+        cluster.proxy(index)?.delay(Duration::ZERO);
+    }
+    for number in 0..2 * JOBS {
+        let job = clients[0].ended(&format!("late-{number}")).await;
+        assert_eq!((job.state, job.finished), (JobState::Finished, 2));
+    }
+    let tasks = clients[0].tasks("").await?;
+    assert_eq!(tasks.len(), 4 * JOBS, "each ran once");
     Ok(())
 }
