@@ -4,6 +4,7 @@
 //! says what is wanted, with an example. Amounts of memory always carry a unit,
 //! because a bare number means bytes to some and MiB to others; `MB` means MiB.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tepui_types::{Bytes, MilliCpus, Timestamp};
@@ -71,6 +72,38 @@ fn when_from(text: &str, now: Timestamp) -> Result<Timestamp, String> {
     millis.map(Timestamp).ok_or_else(|| {
         format!("`{text}` is not a time such as `in 2h`, 2026-05-01T22:00:00Z or …T22:00+02:00")
     })
+}
+
+/// A weight above 0 with at most three decimals, in thousandths: `2`, `0.5`.
+pub fn weight(text: &str) -> Result<u32, String> {
+    let milli = thousandths(text).and_then(|milli| u32::try_from(milli).ok());
+    milli
+        .filter(|milli| *milli > 0)
+        .ok_or_else(|| format!("`{text}` is not a weight above 0 such as 2 or 0.5"))
+}
+
+/// Amounts by name, in the smallest unit of each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quota(pub BTreeMap<String, u64>);
+
+/// Amounts by name: `cpus=4,mem=8GiB,gpus=1`, or `none`.
+pub fn quota(text: &str) -> Result<Quota, String> {
+    let mut quota = BTreeMap::new();
+    let parts = text.split(',').filter(|_| text != "none");
+    for part in parts {
+        let wanted = || format!("`{part}` is not an amount such as cpus=4 or mem=8GiB");
+        let (name, amount) = part.split_once('=').ok_or_else(wanted)?;
+        let amount = match name {
+            "" => return Err(wanted()),
+            "mem" | "disk" => bytes(amount)?.0,
+            "ports" => amount.parse::<u32>().map_err(|_| wanted())?.into(),
+            _ => thousandths(amount).ok_or_else(wanted)?,
+        };
+        if quota.insert(name.to_owned(), amount).is_some() {
+            return Err(format!("`{name}` is there twice"));
+        }
+    }
+    Ok(Quota(quota))
 }
 
 /// `NAME=VALUE`; the value may be empty and may hold `=`.
@@ -151,6 +184,41 @@ mod tests {
             "1970-01-01T00:00:07",
         ] {
             assert!(when(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn quotas_name_each_amount_once() {
+        let quota = |text: &str| super::quota(text).map(|quota| quota.0.into_iter().collect());
+        let parsed = |pairs: &[(&str, u64)]| {
+            let pairs = pairs
+                .iter()
+                .map(|(name, amount)| ((*name).to_owned(), *amount));
+            Ok(pairs.collect::<Vec<_>>())
+        };
+        assert_eq!(
+            quota("cpus=1.5,mem=1GiB"),
+            parsed(&[("cpus", 1500), ("mem", 1 << 30)])
+        );
+        assert_eq!(
+            quota("ports=3,fpga=2"),
+            parsed(&[("fpga", 2000), ("ports", 3)])
+        );
+        assert_eq!(quota("none"), parsed(&[]));
+        assert_eq!(weight("0.5"), Ok(500));
+        for text in [
+            "",
+            "cpus",
+            "=1",
+            "cpus=-1",
+            "mem=1",
+            "cpus=1,cpus=2",
+            "ports=0.5",
+        ] {
+            assert!(super::quota(text).is_err(), "{text}");
+        }
+        for text in ["0", "-1", "x", "0.0001", "9999999999"] {
+            assert!(weight(text).is_err(), "{text}");
         }
     }
 

@@ -67,6 +67,11 @@ fn text(event: &Event) -> String {
             master,
             present: false,
         } => format!("master {master} has left"),
+        EventBody::Role { role, is_set: true } => format!("role {role} is set"),
+        EventBody::Role {
+            role,
+            is_set: false,
+        } => format!("role {role} is set no more"),
     };
     format!("{} {} {what}", output::instant(event.time), event.sequence)
 }

@@ -30,6 +30,7 @@ mod maintenance;
 mod master;
 mod output;
 mod progress;
+mod role;
 mod run;
 mod status;
 mod task;
@@ -97,6 +98,9 @@ enum Command {
     /// Schedulers
     #[command(subcommand)]
     Framework(framework::Command),
+    /// Who counts how much, and what each is promised and may have
+    #[command(subcommand)]
+    Role(role::Command),
     /// Stored programs
     #[command(subcommand)]
     Artifact(artifact::Command),
@@ -154,6 +158,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Job(command) => job::run(command, &client, format).await?,
         Command::Task(command) => task::run(command, &client, format).await?,
         Command::Agent(command) => agent::run(command, &client, format).await?,
+        Command::Role(command) => role::run(command, &client, format).await?,
         Command::Maintenance(command) => maintenance::run(command, &client, format).await?,
         Command::Master(command) => master::run(command, &client, format).await?,
         Command::Framework(command) => framework::run(command, &client, format).await?,

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tepui_types::api::demand::Explanation;
 use tepui_types::offer::Filters as Decline;
 use tepui_types::resources::ResourceRequest;
-use tepui_types::{AgentId, FrameworkId, Offer, OfferId, Resources, Timestamp};
+use tepui_types::{AgentId, FrameworkId, Offer, OfferId, Resources, Role, Timestamp};
 
 use crate::effect::Changes;
 use crate::explain;
@@ -23,6 +23,8 @@ mod coverage;
 mod filters;
 mod shares;
 mod standings;
+
+pub use shares::{Share, dominant_share};
 
 use filters::Filters;
 use standings::Standings;
@@ -175,6 +177,21 @@ impl Allocator {
             .values()
             .for_each(|offer| total.include(&offer.resources));
         total
+    }
+
+    /// What outstanding offers hold for each of these roles and those below it.
+    pub fn offered_to(&self, state: &State, roles: &[Role]) -> Vec<ResourceRequest> {
+        let mut offered = BTreeMap::<Role, ResourceRequest>::new();
+        for offer in self.offers.values() {
+            let framework = state.framework(offer.framework);
+            for role in framework.into_iter().flat_map(|f| f.info.role.upwards()) {
+                offered.entry(role).or_default().include(&offer.resources);
+            }
+        }
+        let roles = roles.iter();
+        roles
+            .map(|role| offered.remove(role).unwrap_or_default())
+            .collect()
     }
 
     /// Why a request of this framework is not met now. What is offered to the

@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tepui_types::operation::{Kill, Operation};
+use tepui_types::role::RoleSettings;
 use tepui_types::wire::agent::{Hello, StatusReport};
 use tepui_types::{
-    AgentId, AgentInfo, Demand, Digest, FrameworkId, FrameworkInfo, NodeId, Reason, TaskId,
+    AgentId, AgentInfo, Demand, Digest, FrameworkId, FrameworkInfo, NodeId, Reason, Role, TaskId,
     TaskSpec, Timestamp, WindowId,
 };
 
@@ -139,6 +140,20 @@ pub enum Command {
         agent: AgentId,
         /// Milliseconds since then, by the leader's monotonic clock.
         unreachable_ms: u64,
+    },
+    /// Set a role's weight and quota, whole.
+    SetRole {
+        /// Which.
+        role: Role,
+        /// What it counts, is promised and may have.
+        settings: RoleSettings,
+        /// Also where the cluster has less than is guaranteed, or the role more than its limit.
+        force: bool,
+    },
+    /// Forget what was set of a role.
+    RemoveRole {
+        /// Which.
+        role: Role,
     },
 }
 

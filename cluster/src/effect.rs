@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use tepui_types::api::event::Event;
 use tepui_types::wire::agent::AgentEffect;
-use tepui_types::{AgentId, FrameworkId, TaskId, TaskSpec, TaskState};
+use tepui_types::{AgentId, FrameworkId, Role, TaskId, TaskSpec, TaskState};
 
 use crate::outcome::Outcome;
 use crate::state::tasks::Task;
@@ -59,6 +59,10 @@ pub struct Changes {
     pub revived: BTreeSet<FrameworkId>,
     /// Frameworks with updates, notices or timers to look at.
     pub inboxes: BTreeSet<FrameworkId>,
+    /// Frameworks whose tasks came or ended: what they have changed.
+    pub charged: BTreeSet<FrameworkId>,
+    /// Roles whose weight or quota changed.
+    pub roles: BTreeSet<Role>,
     /// Whether the table of masters changed.
     pub masters: bool,
 }
@@ -70,6 +74,8 @@ impl Changes {
         self.frameworks.extend(other.frameworks);
         self.revived.extend(other.revived);
         self.inboxes.extend(other.inboxes);
+        self.charged.extend(other.charged);
+        self.roles.extend(other.roles);
         self.masters |= other.masters;
     }
 

@@ -3,7 +3,7 @@
 //! A rejection is an ordinary, deterministic outcome: every master finds the same.
 
 use serde::{Deserialize, Serialize};
-use tepui_types::{AgentId, Digest, FrameworkId, NodeId, TaskId, WindowId};
+use tepui_types::{AgentId, Digest, FrameworkId, NodeId, Role, TaskId, WindowId};
 
 /// Of one command.
 pub type Outcome = Result<Accepted, Rejection>;
@@ -62,6 +62,13 @@ pub enum Accepted {
     Window {
         /// Which.
         window: WindowId,
+        /// Its revision now.
+        revision: u64,
+    },
+    /// The role is set, or no longer.
+    Role {
+        /// Which.
+        role: Role,
         /// Its revision now.
         revision: u64,
     },

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use imbl::{OrdMap, OrdSet};
 use tepui_types::api::event::EventBody;
 use tepui_types::{
-    AgentId, ClusterId, Digest, FrameworkId, NodeId, OperationId, TaskId, TaskName, TaskSpec,
+    AgentId, ClusterId, Digest, FrameworkId, NodeId, OperationId, Role, TaskId, TaskName, TaskSpec,
     TaskState, Timestamp, WindowId,
 };
 
@@ -35,6 +35,7 @@ pub mod operations;
 mod partitions;
 pub mod reports;
 pub mod restore;
+pub mod roles;
 pub mod snapshot;
 pub mod specs;
 pub mod tasks;
@@ -50,6 +51,7 @@ use idempotency::Answers;
 use maintenance::Window;
 use masters::Master;
 use restore::Restores;
+use roles::{RoleRecord, RoleUse};
 use specs::{SpecKey, Specs};
 use tasks::Task;
 
@@ -89,6 +91,9 @@ pub struct State {
     /// Frameworks, by id.
     pub frameworks: OrdMap<FrameworkId, Arc<Framework>>,
     names: OrdMap<String, FrameworkId>,
+    /// What operators have set of roles.
+    pub roles: OrdMap<Role, Arc<RoleRecord>>,
+    role_use: RoleUse,
     /// Tasks, living and remembered, by the operation that launched them:
     /// oldest first.
     pub tasks: OrdMap<OperationId, Arc<Task>>,
@@ -128,6 +133,8 @@ impl State {
             restores: Restores::default(),
             frameworks: OrdMap::new(),
             names: OrdMap::new(),
+            roles: OrdMap::new(),
+            role_use: RoleUse::new(),
             tasks: OrdMap::new(),
             task_ids: OrdMap::new(),
             living_names: OrdSet::new(),
@@ -227,6 +234,12 @@ impl State {
                 self.cancel_maintenance(context, *window, expected)
             }
             Command::MeetDeadlines => self.meet_deadlines(context),
+            Command::SetRole {
+                role,
+                settings,
+                force,
+            } => self.set_role(context, role, settings, *force, expected),
+            Command::RemoveRole { role } => self.remove_role(context, role, expected),
             Command::ReplaceTasks {
                 agent,
                 unreachable_ms,

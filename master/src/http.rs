@@ -40,6 +40,7 @@ pub mod masters;
 pub mod openapi;
 pub mod page;
 pub mod request;
+pub mod roles;
 pub mod stale;
 pub mod tasks;
 
@@ -81,6 +82,11 @@ pub fn router(master: Arc<Master>) -> Router {
         )
         .route("/frameworks/{id}/restart", post(frameworks::restart))
         .route("/frameworks/{id}/logs", get(frameworks::logs))
+        .route("/roles", get(roles::list))
+        .route(
+            "/roles/{*role}",
+            get(roles::show).put(roles::set).delete(roles::remove),
+        )
         .route("/demands", get(demands::list))
         .route("/tasks", get(tasks::list))
         .route("/tasks/{id}", get(tasks::show))

@@ -16,5 +16,6 @@ pub mod list;
 pub mod maintenance;
 pub mod master;
 pub mod problem;
+pub mod role;
 pub mod stale;
 pub mod task;

@@ -10,9 +10,11 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+pub use limit::ResourceLimit;
 pub use ports::PortRanges;
 pub use request::ResourceRequest;
 
+mod limit;
 mod ports;
 mod request;
 

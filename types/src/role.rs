@@ -6,6 +6,8 @@ use std::str::FromStr;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::resources::{ResourceLimit, ResourceRequest};
+
 /// A role path such as `eng` or `eng/web`; `*` is everybody's.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
@@ -31,6 +33,83 @@ impl Role {
     /// The path.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The role one level up.
+    pub fn parent(&self) -> Option<Self> {
+        self.0
+            .rsplit_once('/')
+            .map(|(parent, _)| Self(parent.into()))
+    }
+
+    /// This role and those above it, upwards.
+    pub fn upwards(&self) -> impl Iterator<Item = Self> {
+        std::iter::successors(Some(self.clone()), Self::parent)
+    }
+
+    /// Whether this is `other`, or is below it.
+    pub fn is_within(&self, other: &Self) -> bool {
+        let rest = self.0.strip_prefix(&other.0);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+}
+
+/// How much a role counts, and what it is promised and allowed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoleSettings {
+    /// Beside its siblings, in thousandths.
+    pub weight_milli: u32,
+    /// What is laid away for it, whether it uses it or not.
+    pub guarantee: ResourceRequest,
+    /// The most that it may have.
+    pub limit: ResourceLimit,
+}
+
+impl RoleSettings {
+    /// The weight of a role that nobody has set: 1.
+    pub const DEFAULT_WEIGHT_MILLI: u32 = 1_000;
+    /// The greatest weight: 1,000,000, so that a share divided by it still says something.
+    pub const MAX_WEIGHT_MILLI: u32 = 1_000_000_000;
+
+    /// What is wrong with them in themselves.
+    pub fn validate(&self) -> Result<(), String> {
+        if !(1..=Self::MAX_WEIGHT_MILLI).contains(&self.weight_milli) {
+            return Err(format!(
+                "a weight is from 0.001 to {}: a role that shall have nothing gets a limit of 0",
+                Self::MAX_WEIGHT_MILLI / 1_000
+            ));
+        }
+        let custom = [&self.guarantee.custom, &self.limit.custom];
+        let is_long = |name: &String| name.len() > ResourceRequest::MAX_CUSTOM_NAME;
+        if custom
+            .iter()
+            .any(|custom| custom.len() > ResourceRequest::MAX_CUSTOM || custom.keys().any(is_long))
+        {
+            return Err(format!(
+                "a quota names at most {} custom resources, with names of at most {} bytes",
+                ResourceRequest::MAX_CUSTOM,
+                ResourceRequest::MAX_CUSTOM_NAME
+            ));
+        }
+        if let Some((name, most)) = self.limit.passed_by(&self.guarantee) {
+            return Err(format!(
+                "the limit of {} {name} is below the guarantee of {}: raise the limit, or lower the \
+                 guarantee",
+                ResourceRequest::show_amount(name, most),
+                self.guarantee.show(name)
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Default for RoleSettings {
+    fn default() -> Self {
+        Self {
+            weight_milli: Self::DEFAULT_WEIGHT_MILLI,
+            guarantee: ResourceRequest::default(),
+            limit: ResourceLimit::default(),
+        }
     }
 }
 

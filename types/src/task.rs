@@ -182,6 +182,8 @@ pub mod reason {
     pub const RESOURCES_TAKEN: &str = "resources-taken";
     /// The launch named an agent that takes no tasks now.
     pub const AGENT_UNAVAILABLE: &str = "agent-unavailable";
+    /// The launch would have passed the limit of its role.
+    pub const QUOTA_REACHED: &str = "quota-reached";
     /// The launch reused a name and attempt.
     pub const TASK_EXISTS: &str = "task-exists";
     /// The artifact is not known to the cluster.

@@ -19,8 +19,9 @@ use tepui_types::api::job::{JobRequest, JobView};
 use tepui_types::api::list::{MAX_LIMIT, Page};
 use tepui_types::api::maintenance::{WindowRequest, WindowView};
 use tepui_types::api::master::{InviteRequest, InvitedView, MasterView};
+use tepui_types::api::role::{RoleRequest, RoleView};
 use tepui_types::api::task::{KillRequest, TaskView};
-use tepui_types::{AgentId, Digest, NodeId, TaskId, TaskState, WindowId};
+use tepui_types::{AgentId, Digest, NodeId, Role, TaskId, TaskState, WindowId};
 
 use super::{Body, Client, ClientError, Result};
 use crate::progress::Transfer;
@@ -116,6 +117,28 @@ impl Client {
     /// Takes a maintenance window back.
     pub async fn cancel_window(&self, id: WindowId) -> Result<()> {
         let path = format!("/v1/maintenance/{id}");
+        self.send(Method::DELETE, &path, Body::None).await.map(drop)
+    }
+
+    /// Roles that are set or used.
+    pub async fn roles(&self) -> Result<Vec<RoleView>> {
+        self.all("/v1/roles", &[]).await
+    }
+
+    /// One role.
+    pub async fn role(&self, role: &Role) -> Result<RoleView> {
+        self.get(&format!("/v1/roles/{role}")).await
+    }
+
+    /// Sets a role, whole.
+    pub async fn set_role(&self, role: &Role, request: &RoleRequest) -> Result<RoleView> {
+        let path = format!("/v1/roles/{role}");
+        self.change(Method::PUT, &path, Some(request)).await
+    }
+
+    /// Forgets what was set of a role.
+    pub async fn remove_role(&self, role: &Role) -> Result<()> {
+        let path = format!("/v1/roles/{role}");
         self.send(Method::DELETE, &path, Body::None).await.map(drop)
     }
 

@@ -18,6 +18,10 @@ impl State {
         require(deadlines == self.deadlines, || {
             format!("deadlines are {deadlines:?}, not {:?}", self.deadlines)
         })?;
+        let charged = super::roles::derive(self.tasks.values());
+        require(charged == self.role_use, || {
+            format!("roles are charged {:?}, not {charged:?}", self.role_use)
+        })?;
         let decoded = State::decode(&self.encode()).map_err(|error| error.to_string())?;
         require(decoded.encode() == self.encode(), || {
             "a snapshot does not give the state back".into()

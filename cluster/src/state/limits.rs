@@ -6,6 +6,8 @@ pub const MASTERS: usize = 9;
 pub const ARTIFACTS: usize = 100_000;
 /// Frameworks: each costs the leader an instance.
 pub const FRAMEWORKS: usize = 10_000;
+/// Roles that are set: people and their teams, at most one for each framework.
+pub const ROLES: usize = 10_000;
 /// Keys in one framework's store.
 pub const STORE_KEYS: usize = 1_000_000;
 /// Bytes of keys and values in one framework's store.

@@ -110,6 +110,7 @@ impl State {
             owner.used.include(&task.resources);
             owner.tasks.insert(task.operation);
         }
+        self.charge_role(context, task);
         if let Some(agent) = self.agents.get_mut(&task.agent) {
             let agent = Arc::make_mut(agent);
             // invariant: feasibility has checked that this is free, so it adds up.
@@ -143,7 +144,9 @@ impl State {
             let why = format!("artifact {} is not known: upload it first", wasm.artifact);
             return Some(Reason::new(reason::ARTIFACT_UNKNOWN, why));
         }
-        feasibility::check(self, launch.agent, &launch.resources).err()
+        feasibility::check(self, launch.agent, &launch.resources)
+            .err()
+            .or_else(|| self.quota_refusal(&owner.info.role, &launch.resources))
     }
 
     fn kill_own(&mut self, context: &mut Context, framework: FrameworkId, kill: &Kill) {

@@ -20,6 +20,7 @@ use super::idempotency::Answer;
 use super::maintenance::Window;
 use super::masters::Master;
 use super::restore::Restores;
+use super::roles::RoleRecord;
 use super::tasks::Task;
 use super::{LivingNames, State, TaskIndex};
 
@@ -49,6 +50,7 @@ struct SnapshotV1 {
     artifacts: Vec<Arc<Artifact>>,
     answers: Vec<((Principal, String), Answer)>,
     ended_counts: BTreeMap<TaskState, u64>,
+    roles: Vec<Arc<RoleRecord>>,
 }
 
 impl State {
@@ -82,6 +84,7 @@ impl State {
                 .map(|(caller, answer)| (caller.clone(), (**answer).clone()))
                 .collect(),
             ended_counts: self.ended_counts.clone(),
+            roles: self.roles.values().cloned().collect(),
         };
         tepui_types::envelope::encode(VERSION, &snapshot)
     }
@@ -128,6 +131,9 @@ impl From<SnapshotV1> for State {
         let gone = snapshot.gone.into_iter().map(|gone| (gone.agent.id, gone));
         let windows = snapshot.windows.into_iter();
         let windows = windows.map(|window| (window.id, window)).collect();
+        let role_use = super::roles::derive(snapshot.tasks.iter());
+        let roles = snapshot.roles.into_iter();
+        let roles = roles.map(|record| (record.role.clone(), record)).collect();
         let deadlines = super::deadlines::derive(&agents, &windows);
         Self {
             cluster: snapshot.cluster,
@@ -151,6 +157,8 @@ impl From<SnapshotV1> for State {
             restores: snapshot.restores,
             frameworks: snapshot.frameworks.into_iter().map(framework_key).collect(),
             names,
+            roles,
+            role_use,
             tasks: snapshot
                 .tasks
                 .into_iter()

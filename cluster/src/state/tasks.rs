@@ -226,6 +226,7 @@ impl State {
     fn release_resources(&mut self, context: &mut Context, task: &Task) {
         let name = (task.id.framework, task.id.name.clone());
         self.living_names.remove(&name);
+        self.discharge_role(context, task);
         if let Some(agent) = self.agents.get_mut(&task.agent) {
             let agent = Arc::make_mut(agent);
             agent.used = agent.used.saturating_sub(&task.resources);

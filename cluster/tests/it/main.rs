@@ -8,5 +8,6 @@ mod operators;
 mod partitions;
 mod properties;
 mod restore;
+mod roles;
 mod rules;
 mod support;

@@ -5,6 +5,8 @@ use proptest::prelude::*;
 use tepui_cluster::state::maintenance::WindowPlan;
 use tepui_cluster::{Command, State};
 use tepui_types::operation::{Kill, Operation};
+use tepui_types::resources::ResourceLimit;
+use tepui_types::role::RoleSettings;
 use tepui_types::*;
 
 use crate::support::*;
@@ -76,6 +78,14 @@ enum Step {
         start: u64,
         cancel: bool,
     },
+    SetRole {
+        child: bool,
+        guarantee: u64,
+        limit: Option<u64>,
+    },
+    RemoveRole {
+        child: bool,
+    },
     Pass {
         millis: u64,
     },
@@ -109,6 +119,9 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(agent, what, deadline_ms)| Step::Operate { agent, what, deadline_ms }),
         1 => (1u64..4, 0u64..100, any::<bool>())
             .prop_map(|(agent, start, cancel)| Step::Maintain { agent, start, cancel }),
+        2 => (any::<bool>(), 0u64..6, proptest::option::of(0u64..6))
+            .prop_map(|(child, guarantee, limit)| Step::SetRole { child, guarantee, limit }),
+        1 => any::<bool>().prop_map(|child| Step::RemoveRole { child }),
         2 => (0u64..40).prop_map(|millis| Step::Pass { millis }),
     ]
 }
@@ -149,7 +162,7 @@ fn command(log: &Log, step: &Step) -> Option<Command> {
         Step::Deploy { name, role } => Command::DeployFramework(FrameworkInfo {
             name: format!("f{name}"),
             role: if *role {
-                "eng".parse().unwrap()
+                "eng/web".parse().unwrap()
             } else {
                 Role::default()
             },
@@ -254,6 +267,23 @@ fn command(log: &Log, step: &Step) -> Option<Command> {
             lead_ms: 10,
             note: String::new(),
         }),
+        Step::SetRole {
+            child,
+            guarantee,
+            limit,
+        } => Command::SetRole {
+            role: role(*child),
+            settings: RoleSettings {
+                guarantee: request(*guarantee, 0),
+                limit: ResourceLimit {
+                    cpus: limit.map(|cpus| MilliCpus(cpus * 1000)),
+                    ..ResourceLimit::default()
+                },
+                ..RoleSettings::default()
+            },
+            force: guarantee % 2 == 0,
+        },
+        Step::RemoveRole { child } => Command::RemoveRole { role: role(*child) },
         Step::Pass { millis } if millis % 2 == 0 => Command::MeetDeadlines,
         Step::Pass { millis } => Command::ReplaceTasks {
             agent: AgentId(1),
@@ -273,6 +303,12 @@ fn command(log: &Log, step: &Step) -> Option<Command> {
             Command::Turn(turn)
         }
     })
+}
+
+/// The role of some frameworks, or the one above it.
+fn role(child: bool) -> Role {
+    let name = if child { "eng/web" } else { "eng" };
+    name.parse().unwrap()
 }
 
 /// One of an operator's wishes; an agent is seldom given up.

@@ -95,6 +95,7 @@ fn line(event: &Event) -> sse::Event {
         EventBody::Demand { .. } => "demand",
         EventBody::Artifact { .. } => "artifact",
         EventBody::Master { .. } => "master",
+        EventBody::Role { .. } => "role",
     };
     let line = sse::Event::default()
         .id(event.sequence.to_string())

@@ -5,7 +5,7 @@ use utoipa::OpenApi;
 
 use crate::http::{
     agents, artifacts, backup, cluster, demands, events, frameworks, logs, maintenance, masters,
-    tasks,
+    roles, tasks,
 };
 
 #[derive(OpenApi)]
@@ -36,6 +36,10 @@ use crate::http::{
         frameworks::restart,
         frameworks::logs,
         demands::list,
+        roles::list,
+        roles::show,
+        roles::set,
+        roles::remove,
         tasks::list,
         tasks::show,
         tasks::kill,

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::agent::AgentStatus;
 use crate::framework::FrameworkPhase;
 use crate::ids::{AgentId, Digest, FrameworkId, NodeId, TaskId};
+use crate::role::Role;
 use crate::task::{Reason, TaskState};
 use crate::time::Timestamp;
 
@@ -113,5 +114,12 @@ pub enum EventBody {
         master: NodeId,
         /// Whether it is a member now.
         present: bool,
+    },
+    /// A role's weight or quota changed.
+    Role {
+        /// Which.
+        role: Role,
+        /// Whether something is set of it now.
+        is_set: bool,
     },
 }

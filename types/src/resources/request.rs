@@ -104,14 +104,68 @@ impl ResourceRequest {
 
     /// The amount of one resource, by its name in errors, as people write it.
     pub fn show(&self, name: &str) -> String {
+        Self::show_amount(name, self.amount(name))
+    }
+
+    /// So much of one resource, as people write it.
+    pub fn show_amount(name: &str, amount: u64) -> String {
         match name {
-            "cpus" => self.cpus.to_string(),
-            "mem" => self.mem.to_string(),
-            "disk" => self.disk.to_string(),
-            "ports" => self.ports.to_string(),
-            "gpus" => MilliCpus(self.gpus_milli).to_string(),
-            name => MilliCpus(self.custom.get(name).copied().unwrap_or(0)).to_string(),
+            "mem" | "disk" => Bytes(amount).to_string(),
+            "ports" => amount.to_string(),
+            // Cpus, gpus and custom scalars are in thousandths.
+            _ => MilliCpus(amount).to_string(),
         }
+    }
+
+    /// The amount of one resource, by its name in errors, in its smallest unit.
+    pub fn amount(&self, name: &str) -> u64 {
+        match name {
+            "cpus" => self.cpus.0,
+            "mem" => self.mem.0,
+            "disk" => self.disk.0,
+            "ports" => u64::from(self.ports),
+            "gpus" => self.gpus_milli,
+            name => self.custom.get(name).copied().unwrap_or(0),
+        }
+    }
+
+    /// What there is more than nothing of, by its name in errors.
+    pub fn entries(&self) -> impl Iterator<Item = (&str, u64)> {
+        let named = [
+            ("cpus", self.cpus.0),
+            ("mem", self.mem.0),
+            ("disk", self.disk.0),
+            ("ports", u64::from(self.ports)),
+            ("gpus", self.gpus_milli),
+        ];
+        let custom = self.custom.iter();
+        let custom = custom.map(|(name, amount)| (name.as_str(), *amount));
+        named
+            .into_iter()
+            .chain(custom)
+            .filter(|(_, amount)| *amount > 0)
+    }
+
+    /// The sum, if every amount of it fits its type; the name of what does not.
+    pub fn checked_add(&self, other: &Self) -> Result<Self, String> {
+        let mut sum = self.clone();
+        sum.add(other);
+        let is_exact = |name: &str| {
+            let exact = u128::from(self.amount(name)) + u128::from(other.amount(name));
+            exact == u128::from(sum.amount(name))
+        };
+        let wrong = sum.entries().find(|(name, _)| !is_exact(name));
+        match wrong.map(|(name, _)| name.to_owned()) {
+            Some(name) => Err(name),
+            None => Ok(sum),
+        }
+    }
+
+    /// The first resource of which there is more than in `most`.
+    pub fn exceeds(&self, most: &Self) -> Option<&str> {
+        self.entries()
+            .find(|(name, amount)| *amount > most.amount(name))
+            .map(|(name, _)| name)
     }
 
     /// Takes concrete resources out of a total that includes them.
