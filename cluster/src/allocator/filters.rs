@@ -1,6 +1,6 @@
 //! Declined resources that stay away for a while.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tepui_types::{AgentId, FrameworkId, Resources, Timestamp};
 
@@ -9,6 +9,8 @@ use tepui_types::{AgentId, FrameworkId, Resources, Timestamp};
 #[derive(Debug, Default)]
 pub struct Filters {
     table: BTreeMap<(FrameworkId, AgentId), Filter>,
+    by_agent: BTreeSet<(AgentId, FrameworkId)>,
+    by_end: BTreeSet<(Timestamp, FrameworkId, AgentId)>,
 }
 
 #[derive(Debug)]
@@ -27,50 +29,68 @@ impl Filters {
         resources: Resources,
         until: Timestamp,
     ) {
+        self.remove(framework, agent);
+        self.by_agent.insert((agent, framework));
+        self.by_end.insert((until, framework, agent));
         self.table
             .insert((framework, agent), Filter { resources, until });
     }
 
-    /// Whether these resources are to stay away.
-    pub fn refuses(
-        &self,
-        framework: FrameworkId,
-        agent: AgentId,
-        resources: &Resources,
-        now: Timestamp,
-    ) -> bool {
-        self.table
-            .get(&(framework, agent))
-            .is_some_and(|filter| filter.until > now && filter.resources.contains(resources))
-    }
-
-    /// Whether any filter of this framework on this agent covers these resources.
+    /// Whether a filter of this framework on this agent covers these resources.
     pub fn covers(&self, framework: FrameworkId, agent: AgentId, resources: &Resources) -> bool {
         let filter = self.table.get(&(framework, agent));
         filter.is_some_and(|filter| filter.resources.contains(resources))
     }
 
-    /// Forgets a framework's filters.
-    pub fn revive(&mut self, framework: FrameworkId) {
-        self.table.retain(|(owner, _), _| *owner != framework);
+    /// The agents of which this framework has declined something.
+    pub fn agents_of(&self, framework: FrameworkId) -> impl Iterator<Item = AgentId> {
+        let all = (framework, AgentId(0))..=(framework, AgentId(u64::MAX));
+        self.table.range(all).map(|((_, agent), _)| *agent)
     }
 
-    /// Drops the filters whose time is over; answers their agents.
-    pub fn expire(&mut self, now: Timestamp) -> Vec<AgentId> {
-        let over: Vec<_> = self
-            .table
-            .iter()
-            .filter(|(_, filter)| filter.until <= now)
-            .map(|(key, _)| *key)
-            .collect();
-        for key in &over {
-            self.table.remove(key);
+    /// Forgets a framework's filters.
+    pub fn revive(&mut self, framework: FrameworkId) {
+        let agents: Vec<_> = self.agents_of(framework).collect();
+        for agent in agents {
+            self.remove(framework, agent);
         }
-        over.into_iter().map(|(_, agent)| agent).collect()
+    }
+
+    /// Forgets an agent's filters: it is another than the one that was declined.
+    pub fn forget_agent(&mut self, agent: AgentId) {
+        let all = (agent, FrameworkId(0))..=(agent, FrameworkId(u64::MAX));
+        let frameworks: Vec<_> = self
+            .by_agent
+            .range(all)
+            .map(|(_, framework)| *framework)
+            .collect();
+        for framework in frameworks {
+            self.remove(framework, agent);
+        }
+    }
+
+    /// Drops the filters whose time is over; answers whose they were, and of which agents.
+    pub fn expire(&mut self, now: Timestamp) -> Vec<(FrameworkId, AgentId)> {
+        let mut over = Vec::new();
+        while let Some((until, framework, agent)) = self.by_end.first().copied() {
+            if until > now {
+                break;
+            }
+            self.remove(framework, agent);
+            over.push((framework, agent));
+        }
+        over
     }
 
     /// When the next one ends.
     pub fn next_end(&self) -> Option<Timestamp> {
-        self.table.values().map(|filter| filter.until).min()
+        self.by_end.first().map(|(until, ..)| *until)
+    }
+
+    fn remove(&mut self, framework: FrameworkId, agent: AgentId) {
+        if let Some(filter) = self.table.remove(&(framework, agent)) {
+            self.by_agent.remove(&(agent, framework));
+            self.by_end.remove(&(filter.until, framework, agent));
+        }
     }
 }

@@ -161,6 +161,60 @@ impl ResourceRequest {
         }
     }
 
+    /// Whether there is nothing at all.
+    pub fn is_empty(&self) -> bool {
+        self.cpus.0 == 0
+            && self.mem.0 == 0
+            && self.disk.0 == 0
+            && self.ports == 0
+            && self.gpus_milli == 0
+            && self.custom.is_empty()
+    }
+
+    /// Whether there is at most as much of everything as in `free`.
+    pub fn fits_in(&self, free: &Self) -> bool {
+        self.cpus <= free.cpus
+            && self.mem <= free.mem
+            && self.disk <= free.disk
+            && self.ports <= free.ports
+            && self.gpus_milli <= free.gpus_milli
+            && self
+                .custom
+                .iter()
+                .all(|(name, amount)| *amount <= free.custom.get(name).copied().unwrap_or(0))
+    }
+
+    /// What is left when `other` is taken away as far as it is there.
+    pub fn saturating_sub(&self, other: &Self) -> Self {
+        let custom = self.custom.iter().map(|(name, amount)| {
+            let less = other.custom.get(name).copied().unwrap_or(0);
+            (name.clone(), amount.saturating_sub(less))
+        });
+        Self {
+            cpus: MilliCpus(self.cpus.0.saturating_sub(other.cpus.0)),
+            mem: Bytes(self.mem.0.saturating_sub(other.mem.0)),
+            disk: Bytes(self.disk.0.saturating_sub(other.disk.0)),
+            ports: self.ports.saturating_sub(other.ports),
+            gpus_milli: self.gpus_milli.saturating_sub(other.gpus_milli),
+            custom: custom.filter(|(_, amount)| *amount > 0).collect(),
+        }
+    }
+
+    /// The greater of each amount.
+    pub fn or_more(&self, other: &Self) -> Self {
+        let mut most = self.clone();
+        most.cpus = most.cpus.max(other.cpus);
+        most.mem = most.mem.max(other.mem);
+        most.disk = most.disk.max(other.disk);
+        most.ports = most.ports.max(other.ports);
+        most.gpus_milli = most.gpus_milli.max(other.gpus_milli);
+        for (name, amount) in &other.custom {
+            let entry = most.custom.entry(name.clone()).or_default();
+            *entry = (*entry).max(*amount);
+        }
+        most
+    }
+
     /// The first resource of which there is more than in `most`.
     pub fn exceeds(&self, most: &Self) -> Option<&str> {
         self.entries()

@@ -1,0 +1,226 @@
+//! One cycle: what has changed is seen, what is no longer good is rescinded,
+//! changed agents go to who is next, and reopened demands look for agents.
+
+use tepui_types::offer::Filters as Decline;
+use tepui_types::resources::ResourceRequest;
+use tepui_types::{AgentId, FrameworkId, Timestamp};
+
+use super::agents::Seen;
+use super::demands::Demands;
+use super::placement::Use;
+use super::{Allocator, Decision};
+use crate::effect::Changes;
+use crate::feasibility;
+use crate::state::State;
+
+impl Allocator {
+    /// One cycle: what is overdue is rescinded, what is free and wanted is
+    /// offered.
+    pub fn allocate(&mut self, state: &State, now: Timestamp) -> Vec<Decision> {
+        let mut decisions = Vec::new();
+        if std::mem::take(&mut self.is_new) {
+            self.look_at_all(state);
+        }
+        self.see_frameworks(state);
+        self.rescind(state, now, &mut decisions);
+        for (framework, agent) in self.filters.expire(now) {
+            self.changed.agents.insert(agent);
+            self.reopened.insert(framework);
+        }
+        let changed = std::mem::take(&mut self.changed.agents);
+        if changed.is_empty() && self.reopened.is_empty() {
+            return decisions;
+        }
+        for agent in &changed {
+            let held = self.offers.held(*agent);
+            if self.agents.see(state, *agent, &held) == Seen::Otherwise {
+                self.filters.forget_agent(*agent);
+            }
+        }
+        self.roles.set_total(self.agents.total());
+        // What has come free may be room for who was kept from more.
+        let bounded = std::mem::take(&mut self.bounded);
+        self.reopened.extend(bounded);
+        for agent in &changed {
+            self.serve_agent(state, *agent, now, &mut decisions);
+            self.agents.list(*agent);
+        }
+        if changed.len() >= self.agents.len() {
+            // Every agent has been looked at, for everybody.
+            self.reopened.clear();
+        }
+        self.serve_demands(state, now, &mut decisions);
+        decisions
+    }
+
+    fn look_at_all(&mut self, state: &State) {
+        self.changed = Changes {
+            agents: state.agents.keys().copied().collect(),
+            frameworks: state.frameworks.keys().copied().collect(),
+            roles: state.roles.keys().cloned().collect(),
+            ..Changes::default()
+        };
+    }
+
+    /// Sees roles and frameworks as they are now.
+    fn see_frameworks(&mut self, state: &State) {
+        let roles = std::mem::take(&mut self.changed.roles);
+        if !roles.is_empty() {
+            for role in &roles {
+                let is_set = state.roles.contains_key(role);
+                self.roles
+                    .set_role(role, &state.role_settings(role), is_set);
+            }
+            // What was offered by other rules is shared out anew.
+            let offers: Vec<_> = self.offers.iter().map(|(id, _)| id).collect();
+            self.stale.extend(offers);
+            self.reopened.extend(self.frameworks.keys());
+        }
+        let changed = std::mem::take(&mut self.changed.frameworks);
+        let mut charged = std::mem::take(&mut self.changed.charged);
+        for framework in changed {
+            charged.remove(&framework);
+            self.see_framework(state, framework);
+        }
+        for framework in charged {
+            self.see_use(state, framework);
+        }
+    }
+
+    /// Sees a framework whose demand or phase is another.
+    fn see_framework(&mut self, state: &State, id: FrameworkId) {
+        let framework = state.framework(id);
+        if framework.is_none_or(|framework| !framework.takes_turns()) {
+            self.stale.extend(self.offers.of_framework(id));
+        }
+        let Some(framework) = framework else {
+            self.roles.unseat(id);
+            self.frameworks.remove(&id);
+            self.reopened.remove(&id);
+            self.bounded.remove(&id);
+            return;
+        };
+        self.roles.seat(id, &framework.info.role);
+        let mut demands = Demands::of(framework);
+        for offer in self.offers.of_framework(id) {
+            self.offers
+                .cover(offer, |resources| demands.cover(resources));
+        }
+        let is_hungry = demands.is_hungry();
+        self.frameworks.entry(id).or_default().demands = demands;
+        self.see_use(state, id);
+        self.roles.set_hungry(id, is_hungry);
+        self.reopened.insert(id);
+    }
+
+    /// Sees what a framework's tasks have.
+    fn see_use(&mut self, state: &State, id: FrameworkId) {
+        let (Some(framework), Some(member)) = (state.framework(id), self.frameworks.get_mut(&id))
+        else {
+            return;
+        };
+        if member.used != framework.used {
+            let before = std::mem::replace(&mut member.used, framework.used.clone());
+            self.roles.discharge(id, &before);
+            self.roles.charge(id, &framework.used);
+        }
+    }
+
+    /// Takes back offers that are overdue, or whose agent or framework is no
+    /// longer what it was.
+    fn rescind(&mut self, state: &State, now: Timestamp, decisions: &mut Vec<Decision>) {
+        for id in self.offers.overdue(now) {
+            if let Some(offer) = self.offers.get(id) {
+                decisions.push(Decision::Rescind(offer.framework, id));
+                // Who held an offer for so long has no use for it.
+                self.decline(&[id], Decline::DEFAULT.refuse_ms, now);
+            }
+        }
+        let mut bad = std::mem::take(&mut self.stale);
+        for agent in &self.changed.agents {
+            let offers = self.offers.of_agent(*agent);
+            let lost = offers.filter(|(_, offer)| {
+                self.agents.is_away(*agent)
+                    || feasibility::check(state, *agent, &offer.resources).is_err()
+            });
+            bad.extend(lost.map(|(id, _)| id));
+        }
+        for id in bad {
+            if let Some(offer) = self.offers.get(id) {
+                decisions.push(Decision::Rescind(offer.framework, id));
+                self.answered(&[id]);
+            }
+        }
+    }
+
+    /// Offers what is free on an agent: to one, or what one's quota leaves to the next.
+    fn serve_agent(
+        &mut self,
+        state: &State,
+        agent: AgentId,
+        now: Timestamp,
+        decisions: &mut Vec<Decision>,
+    ) {
+        loop {
+            let is_empty = |free: &ResourceRequest| free.is_empty();
+            if self.agents.free_on(agent).is_none_or(is_empty) {
+                return;
+            }
+            let free = self.free_on(state, agent);
+            let mut bounded = Vec::new();
+            let next = self
+                .roles
+                .ask(|framework| match self.use_of(framework, agent, &free) {
+                    Use::Takes(resources) => Some((framework, resources)),
+                    Use::Bounded => {
+                        bounded.push(framework);
+                        None
+                    }
+                    Use::None => None,
+                });
+            self.bounded.extend(bounded);
+            let Some((framework, resources)) = next else {
+                return;
+            };
+            let Some(decision) = self.offer(state, framework, agent, resources, now) else {
+                return;
+            };
+            decisions.push(decision);
+        }
+    }
+
+    /// Lets reopened demands look for agents, in the order of service.
+    fn serve_demands(&mut self, state: &State, now: Timestamp, decisions: &mut Vec<Decision>) {
+        while !self.reopened.is_empty() {
+            let (mut bounded, mut vain) = (Vec::new(), Vec::new());
+            let next = self.roles.ask(|framework| {
+                if !self.reopened.contains(&framework) {
+                    return None;
+                }
+                let found = self.search(state, framework);
+                match found {
+                    Use::Takes((agent, resources)) => return Some((framework, agent, resources)),
+                    Use::Bounded => bounded.push(framework),
+                    Use::None => {}
+                }
+                vain.push(framework);
+                None
+            });
+            self.bounded.extend(bounded);
+            for framework in vain {
+                self.reopened.remove(&framework);
+            }
+            let Some((framework, agent, resources)) = next else {
+                self.reopened.clear();
+                return;
+            };
+            self.agents.unlist(agent);
+            let decision = self.offer(state, framework, agent, resources, now);
+            self.agents.list(agent);
+            if decision.is_none() {
+                self.reopened.remove(&framework);
+            }
+            decisions.extend(decision);
+        }
+    }
+}

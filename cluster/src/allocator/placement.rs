@@ -1,0 +1,136 @@
+//! Agents × frameworks → offers: what a framework may have of an agent.
+
+use tepui_types::resources::ResourceRequest;
+use tepui_types::{AgentId, FrameworkId, Offer, Resources, Timestamp};
+
+use super::offers::Outstanding;
+use super::quota::cut;
+use super::{Allocator, Decision, OFFER_TIMEOUT_MS};
+use crate::state::State;
+
+/// What can be made of an agent for a framework.
+pub(super) enum Use<T> {
+    /// It gets this.
+    Takes(T),
+    /// It would, but for a quota.
+    Bounded,
+    /// Nothing that it wants fits, or it has declined it.
+    None,
+}
+
+impl Allocator {
+    /// What is free on an agent and held by no offer.
+    pub(super) fn free_on(&self, state: &State, agent: AgentId) -> Resources {
+        self.agents
+            .offerable(state, agent, &self.offers.held(agent))
+    }
+
+    /// What a framework gets of what is free on an agent.
+    pub(super) fn use_of(
+        &self,
+        framework: FrameworkId,
+        agent: AgentId,
+        free: &Resources,
+    ) -> Use<Resources> {
+        let (Some(member), Some(node)) = (
+            self.frameworks.get(&framework),
+            self.roles.node_of(framework),
+        ) else {
+            return Use::None;
+        };
+        let Some(amounts) = self.agents.free_on(agent) else {
+            return Use::None;
+        };
+        let demands = &member.demands;
+        if !demands.fits(amounts, free) || self.filters.covers(framework, agent, free) {
+            return Use::None;
+        }
+        if !self.roles.is_bounded(node) {
+            return Use::Takes(free.clone());
+        }
+        let room = self.roles.room(node, self.agents.free(), amounts);
+        if room == *amounts {
+            return Use::Takes(free.clone());
+        }
+        let part = cut(free, &room);
+        if !demands.fits(&ResourceRequest::from(&part), &part) {
+            Use::Bounded
+        } else if self.filters.covers(framework, agent, &part) {
+            Use::None
+        } else {
+            Use::Takes(part)
+        }
+    }
+
+    /// The smallest agent that meets some of a framework's open demand.
+    pub(super) fn search(
+        &self,
+        state: &State,
+        framework: FrameworkId,
+    ) -> Use<(AgentId, Resources)> {
+        let (Some(member), Some(node)) = (
+            self.frameworks.get(&framework),
+            self.roles.node_of(framework),
+        ) else {
+            return Use::None;
+        };
+        let is_bounded = self.roles.is_bounded(node);
+        let mut was_bounded = false;
+        for request in member.demands.open() {
+            let free = self.agents.free();
+            if is_bounded && self.roles.bound(node, free, request).is_some() {
+                was_bounded = true;
+                continue;
+            }
+            let found = self.agents.find(request, |agent| {
+                match self.use_of(framework, agent, &self.free_on(state, agent)) {
+                    Use::Takes(resources) => Some((agent, resources)),
+                    Use::Bounded => {
+                        was_bounded = true;
+                        None
+                    }
+                    Use::None => None,
+                }
+            });
+            if let Some(found) = found {
+                return Use::Takes(found);
+            }
+        }
+        if was_bounded { Use::Bounded } else { Use::None }
+    }
+
+    /// Holds these resources for a framework, charges them and serves it.
+    pub(super) fn offer(
+        &mut self,
+        state: &State,
+        framework: FrameworkId,
+        agent: AgentId,
+        resources: Resources,
+        now: Timestamp,
+    ) -> Option<Decision> {
+        let record = state.agent(agent)?;
+        let member = self.frameworks.get_mut(&framework)?;
+        let covered = member.demands.cover(&resources);
+        let is_hungry = member.demands.is_hungry();
+        let amounts = ResourceRequest::from(&resources);
+        self.roles.serve(framework, &amounts, is_hungry);
+        self.agents.take(agent, &amounts);
+        let id = self.offers.mint();
+        let offer = Offer {
+            id,
+            agent,
+            hostname: record.info.hostname.clone(),
+            resources: resources.clone(),
+            attributes: record.info.attributes.clone(),
+        };
+        let outstanding = Outstanding {
+            framework,
+            agent,
+            resources,
+            expires: now.after_millis(OFFER_TIMEOUT_MS),
+            covered,
+        };
+        self.offers.insert(id, outstanding);
+        Some(Decision::Offer(framework, offer))
+    }
+}

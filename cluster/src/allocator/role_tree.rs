@@ -1,0 +1,415 @@
+//! Roles as a tree, and who of them is next.
+//!
+//! Each node is charged with what its tasks have and its offers hold, and with
+//! what those below it are. It keeps its *hungry* children, below which someone
+//! has open demand, in the order of service: the lowest weighted dominant share
+//! first, of equal ones who was served longest ago. A role's own frameworks are
+//! together one child beside its child roles. Nothing here is computed over
+//! all: a charge moves one framework and the nodes above it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use tepui_types::resources::{ResourceLimit, ResourceRequest};
+use tepui_types::role::RoleSettings;
+use tepui_types::{FrameworkId, Role};
+
+use super::shares::{Share, weighted_share};
+
+/// Where a node stands in the table.
+pub(super) type NodeIndex = usize;
+/// The cluster: above all roles.
+pub(super) const ROOT: NodeIndex = 0;
+
+/// All roles that are set or used, and their frameworks.
+#[derive(Debug)]
+pub struct RoleTree {
+    pub(super) nodes: Vec<Node>,
+    /// Places in the table that are free.
+    unused: Vec<NodeIndex>,
+    by_role: BTreeMap<Role, NodeIndex>,
+    seats: BTreeMap<FrameworkId, Seat>,
+    total: ResourceRequest,
+    served: u64,
+}
+
+/// One role.
+#[derive(Debug, Default)]
+pub(super) struct Node {
+    name: Arc<str>,
+    role: Option<Role>,
+    pub(super) parent: Option<NodeIndex>,
+    weight_milli: u32,
+    pub(super) guarantee: ResourceRequest,
+    pub(super) limit: ResourceLimit,
+    is_set: bool,
+    /// What it and those below it have.
+    pub(super) charged: ResourceRequest,
+    /// What must be laid away for it, and for its children together.
+    pub(super) need: ResourceRequest,
+    pub(super) children_need: ResourceRequest,
+    served: u64,
+    children: BTreeSet<NodeIndex>,
+    hungry: BTreeSet<Rank>,
+    rank: Option<Rank>,
+    own: Own,
+}
+
+/// A role's own frameworks.
+#[derive(Debug, Default)]
+struct Own {
+    charged: ResourceRequest,
+    served: u64,
+    frameworks: BTreeSet<FrameworkId>,
+    hungry: BTreeSet<SeatRank>,
+    rank: Option<Rank>,
+}
+
+/// Where a framework sits.
+#[derive(Debug)]
+struct Seat {
+    node: NodeIndex,
+    charged: ResourceRequest,
+    served: u64,
+    is_hungry: bool,
+    rank: Option<SeatRank>,
+}
+
+/// The order of service among a node's children; the name only decides among
+/// those that were never served.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    share: Share,
+    served: u64,
+    name: Arc<str>,
+    child: Child,
+}
+
+/// The order of service among a role's own frameworks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct SeatRank {
+    share: Share,
+    served: u64,
+    framework: FrameworkId,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Child {
+    Own,
+    Role(NodeIndex),
+}
+
+impl RoleTree {
+    /// Without roles.
+    pub fn new() -> Self {
+        Self {
+            nodes: vec![Node::default()],
+            unused: Vec::new(),
+            by_role: BTreeMap::new(),
+            seats: BTreeMap::new(),
+            total: ResourceRequest::default(),
+            served: 0,
+        }
+    }
+
+    /// Gives a role its weight and quota.
+    pub fn set_role(&mut self, role: &Role, settings: &RoleSettings, is_set: bool) {
+        let index = self.node(role);
+        let node = &mut self.nodes[index];
+        node.weight_milli = settings.weight_milli;
+        node.guarantee = settings.guarantee.clone();
+        node.limit = settings.limit.clone();
+        node.is_set = is_set;
+        self.update_need(index);
+        self.rerank_path(index);
+        self.prune(index);
+    }
+
+    /// Seats a framework that is new, and knows what it has.
+    pub fn seat(&mut self, framework: FrameworkId, role: &Role) {
+        if self.seats.contains_key(&framework) {
+            return;
+        }
+        let node = self.node(role);
+        self.nodes[node].own.frameworks.insert(framework);
+        let seat = Seat {
+            node,
+            charged: ResourceRequest::default(),
+            served: 0,
+            is_hungry: false,
+            rank: None,
+        };
+        self.seats.insert(framework, seat);
+    }
+
+    /// Forgets a framework, and its role when nothing else is there.
+    pub fn unseat(&mut self, framework: FrameworkId) {
+        let charged = self.seats.get(&framework).map(|seat| seat.charged.clone());
+        let Some(charged) = charged else {
+            return;
+        };
+        self.set_hungry(framework, false);
+        self.discharge(framework, &charged);
+        if let Some(seat) = self.seats.remove(&framework) {
+            self.nodes[seat.node].own.frameworks.remove(&framework);
+            self.prune(seat.node);
+        }
+    }
+
+    /// Whether a framework has open demand.
+    pub fn set_hungry(&mut self, framework: FrameworkId, is_hungry: bool) {
+        let Some(seat) = self.seats.get_mut(&framework) else {
+            return;
+        };
+        if std::mem::replace(&mut seat.is_hungry, is_hungry) != is_hungry {
+            self.rerank(framework);
+        }
+    }
+
+    /// Charges a framework and the roles above it.
+    pub fn charge(&mut self, framework: FrameworkId, amounts: &ResourceRequest) {
+        self.shift(framework, |charged| charged.add(amounts));
+    }
+
+    /// Takes a charge back.
+    pub fn discharge(&mut self, framework: FrameworkId, amounts: &ResourceRequest) {
+        self.shift(framework, |charged| {
+            *charged = charged.saturating_sub(amounts)
+        });
+    }
+
+    /// Charges a framework with what it is offered. Among equals it comes last
+    /// now.
+    pub fn serve(&mut self, framework: FrameworkId, amounts: &ResourceRequest, is_hungry: bool) {
+        let Some(seat) = self.seats.get_mut(&framework) else {
+            return;
+        };
+        self.served += 1;
+        seat.served = self.served;
+        seat.is_hungry = is_hungry;
+        let mut above = Some(seat.node);
+        self.nodes[seat.node].own.served = self.served;
+        while let Some(index) = above {
+            self.nodes[index].served = self.served;
+            above = self.nodes[index].parent;
+        }
+        self.charge(framework, amounts);
+    }
+
+    /// Takes the cluster's total: shares are parts of it.
+    pub fn set_total(&mut self, total: &ResourceRequest) {
+        if self.total != *total {
+            self.total = total.clone();
+            self.sort(ROOT);
+        }
+    }
+
+    /// The node of a framework's role.
+    pub(super) fn node_of(&self, framework: FrameworkId) -> Option<NodeIndex> {
+        self.seats.get(&framework).map(|seat| seat.node)
+    }
+
+    /// The node and those above it, upwards.
+    pub(super) fn path(&self, node: NodeIndex) -> impl Iterator<Item = &Node> {
+        std::iter::successors(Some(&self.nodes[node]), |node| {
+            node.parent.map(|parent| &self.nodes[parent])
+        })
+    }
+
+    /// The role of a node; none of the cluster's own.
+    pub(super) fn role_of(&self, node: &Node) -> Option<Role> {
+        node.role.clone()
+    }
+
+    /// Asks the hungry frameworks one after another, in the order of service,
+    /// until one answers.
+    pub fn ask<T>(&self, mut ask: impl FnMut(FrameworkId) -> Option<T>) -> Option<T> {
+        match self.ask_below(ROOT, &mut ask) {
+            ControlFlow::Break(answer) => Some(answer),
+            ControlFlow::Continue(()) => None,
+        }
+    }
+
+    fn ask_below<T>(
+        &self,
+        node: NodeIndex,
+        ask: &mut impl FnMut(FrameworkId) -> Option<T>,
+    ) -> ControlFlow<T> {
+        for rank in &self.nodes[node].hungry {
+            match rank.child {
+                Child::Role(child) => self.ask_below(child, ask)?,
+                Child::Own => {
+                    for rank in &self.nodes[node].own.hungry {
+                        if let Some(answer) = ask(rank.framework) {
+                            return ControlFlow::Break(answer);
+                        }
+                    }
+                }
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn shift(&mut self, framework: FrameworkId, change: impl Fn(&mut ResourceRequest)) {
+        let Some(seat) = self.seats.get_mut(&framework) else {
+            return;
+        };
+        change(&mut seat.charged);
+        let node = seat.node;
+        change(&mut self.nodes[node].own.charged);
+        let mut above = Some(node);
+        while let Some(index) = above {
+            change(&mut self.nodes[index].charged);
+            above = self.nodes[index].parent;
+        }
+        self.update_need(node);
+        self.rerank(framework);
+    }
+
+    /// The node of a role, made together with those above it if need be.
+    fn node(&mut self, role: &Role) -> NodeIndex {
+        if let Some(index) = self.by_role.get(role) {
+            return *index;
+        }
+        let parent = match role.parent() {
+            Some(parent) => self.node(&parent),
+            None => ROOT,
+        };
+        let node = Node {
+            name: role.as_str().into(),
+            role: Some(role.clone()),
+            parent: Some(parent),
+            weight_milli: RoleSettings::DEFAULT_WEIGHT_MILLI,
+            ..Node::default()
+        };
+        let index = match self.unused.pop() {
+            Some(index) => {
+                self.nodes[index] = node;
+                index
+            }
+            None => {
+                self.nodes.push(node);
+                self.nodes.len() - 1
+            }
+        };
+        self.nodes[parent].children.insert(index);
+        self.by_role.insert(role.clone(), index);
+        index
+    }
+
+    /// Forgets a node that nobody needs, and those above it that nobody needs then.
+    fn prune(&mut self, mut index: NodeIndex) {
+        while let Some(parent) = self.nodes[index].parent {
+            let node = &self.nodes[index];
+            let is_needed =
+                node.is_set || !node.children.is_empty() || !node.own.frameworks.is_empty();
+            if is_needed {
+                return;
+            }
+            let node = std::mem::take(&mut self.nodes[index]);
+            if let Some(role) = &node.role {
+                self.by_role.remove(role);
+            }
+            self.nodes[parent].children.remove(&index);
+            self.unused.push(index);
+            index = parent;
+        }
+    }
+
+    fn rerank(&mut self, framework: FrameworkId) {
+        let Some(seat) = self.seats.get_mut(&framework) else {
+            return;
+        };
+        let own = &mut self.nodes[seat.node].own;
+        let rank = seat.is_hungry.then(|| SeatRank {
+            share: weighted_share(
+                &seat.charged,
+                &self.total,
+                RoleSettings::DEFAULT_WEIGHT_MILLI,
+            ),
+            served: seat.served,
+            framework,
+        });
+        if let Some(before) = std::mem::replace(&mut seat.rank, rank) {
+            own.hungry.remove(&before);
+        }
+        own.hungry.extend(rank);
+        let node = seat.node;
+        self.rerank_path(node);
+    }
+
+    /// Puts a node's own frameworks, it, and those above it, into their places.
+    fn rerank_path(&mut self, index: NodeIndex) {
+        let rank = self.own_rank(index);
+        let node = &mut self.nodes[index];
+        if node.own.rank != rank {
+            if let Some(before) = std::mem::replace(&mut node.own.rank, rank.clone()) {
+                node.hungry.remove(&before);
+            }
+            node.hungry.extend(rank);
+        }
+        let mut child = index;
+        while let Some(parent) = self.nodes[child].parent {
+            let rank = self.node_rank(child);
+            if self.nodes[child].rank != rank {
+                let before = std::mem::replace(&mut self.nodes[child].rank, rank.clone());
+                let hungry = &mut self.nodes[parent].hungry;
+                if let Some(before) = before {
+                    hungry.remove(&before);
+                }
+                hungry.extend(rank);
+            }
+            child = parent;
+        }
+    }
+
+    fn own_rank(&self, index: NodeIndex) -> Option<Rank> {
+        let own = &self.nodes[index].own;
+        (!own.hungry.is_empty()).then(|| Rank {
+            share: weighted_share(
+                &own.charged,
+                &self.total,
+                RoleSettings::DEFAULT_WEIGHT_MILLI,
+            ),
+            served: own.served,
+            name: Arc::default(),
+            child: Child::Own,
+        })
+    }
+
+    fn node_rank(&self, index: NodeIndex) -> Option<Rank> {
+        let node = &self.nodes[index];
+        (!node.hungry.is_empty()).then(|| Rank {
+            share: weighted_share(&node.charged, &self.total, node.weight_milli),
+            served: node.served,
+            name: node.name.clone(),
+            child: Child::Role(index),
+        })
+    }
+
+    /// Sorts everything below a node anew.
+    fn sort(&mut self, index: NodeIndex) {
+        let mut hungry = BTreeSet::new();
+        for framework in &self.nodes[index].own.frameworks {
+            let Some(seat) = self.seats.get_mut(framework) else {
+                continue;
+            };
+            if let Some(rank) = &mut seat.rank {
+                let weight = RoleSettings::DEFAULT_WEIGHT_MILLI;
+                rank.share = weighted_share(&seat.charged, &self.total, weight);
+                hungry.insert(*rank);
+            }
+        }
+        self.nodes[index].own.hungry = hungry;
+        self.nodes[index].own.rank = self.own_rank(index);
+        let mut hungry: BTreeSet<Rank> = self.nodes[index].own.rank.clone().into_iter().collect();
+        let children: Vec<_> = self.nodes[index].children.iter().copied().collect();
+        for child in children {
+            self.sort(child);
+            self.nodes[child].rank = self.node_rank(child);
+            hungry.extend(self.nodes[child].rank.clone());
+        }
+        self.nodes[index].hungry = hungry;
+    }
+}
