@@ -2,7 +2,8 @@
 //!
 //! Four fifths of the agents are full; of each of the others a quarter is free. Four frameworks of
 //! ten want more of what only the largest agents have free, so small agents stay free and large ones
-//! are waited for. Three of ten frameworks have declined most of what they were offered.
+//! are waited for. Three of ten frameworks have declined most of what they were offered, and one role
+//! of ten has a quota.
 
 use std::time::{Duration, Instant};
 
@@ -58,6 +59,13 @@ impl Load {
             .chain(frameworks.iter().skip(1).step_by(5))
         {
             world.demand(*framework, "large", 10_000, &request(16, 16));
+        }
+        // Of a hundredth of the cluster that a team has, a tenth more is guaranteed to some.
+        let cpus: u64 = (0..agents).map(|agent| 8 << (agent % 4)).sum();
+        for team in (0..teams).step_by(10) {
+            let share = cpus * 11 / 10 / teams;
+            world.quota(&format!("team-{team}"), share, 3 * share);
+            world.quota(&format!("team-{team}/group-0"), share / 2, share);
         }
         let tasks = world.state.tasks.keys().copied().collect();
         let mut load = Self {

@@ -7,7 +7,8 @@ use tepui_cluster::{
     Accepted, Allocator, Changes, Command, Decision, Envelope, State, Turn, TurnKind,
 };
 use tepui_types::operation::{Launch, Operation};
-use tepui_types::resources::{PortRanges, ResourceRequest};
+use tepui_types::resources::{PortRanges, ResourceLimit, ResourceRequest};
+use tepui_types::role::RoleSettings;
 use tepui_types::task::{CommandWorkload, TaskSpec, Workload};
 use tepui_types::{
     AgentId, AgentInfo, Bytes, ClusterId, Demand, Digest, FrameworkId, FrameworkInfo, MilliCpus,
@@ -95,6 +96,26 @@ impl World {
         };
         self.apply(Command::Turn(Turn::new(framework, 1, 0, TurnKind::Start)));
         framework
+    }
+
+    /// Guarantees a role so many cpus and GiB, and limits it to twice as much.
+    pub fn quota(&mut self, role: &str, cpus: u64, gib: u64) {
+        let guarantee = request(cpus, gib);
+        let settings = RoleSettings {
+            limit: ResourceLimit {
+                cpus: Some(MilliCpus(2 * guarantee.cpus.0)),
+                mem: Some(Bytes(2 * guarantee.mem.0)),
+                ..ResourceLimit::default()
+            },
+            guarantee,
+            ..RoleSettings::default()
+        };
+        let role = role.parse().expect("roles of the load are roles");
+        self.apply(Command::SetRole {
+            role,
+            settings,
+            force: false,
+        });
     }
 
     /// The framework's next turn, with nothing in it.
