@@ -4,6 +4,7 @@
 use tepui_types::{AgentId, AgentStatus, Reason, Resources, task::reason};
 
 use crate::state::State;
+use crate::state::agents::Agent;
 
 /// Why these resources cannot be taken from this agent now.
 pub fn check(state: &State, agent: AgentId, resources: &Resources) -> Result<(), Reason> {
@@ -19,12 +20,17 @@ pub fn check(state: &State, agent: AgentId, resources: &Resources) -> Result<(),
 
 /// What an agent could give now.
 pub fn offerable(state: &State, agent: AgentId) -> Result<Resources, Reason> {
-    let Some(record) = state.agent(agent) else {
-        return Err(Reason::new(
+    match state.agent(agent) {
+        Some(record) => offerable_of(record),
+        None => Err(Reason::new(
             reason::AGENT_UNAVAILABLE,
             format!("there is no agent {agent}"),
-        ));
-    };
+        )),
+    }
+}
+
+/// What this agent could give now.
+pub fn offerable_of(record: &Agent) -> Result<Resources, Reason> {
     let why = match record.standing() {
         AgentStatus::Active if !record.held.tasks.is_empty() => {
             "runs tasks that the restored backup does not know"
@@ -37,6 +43,6 @@ pub fn offerable(state: &State, agent: AgentId) -> Result<Resources, Reason> {
     };
     Err(Reason::new(
         reason::AGENT_UNAVAILABLE,
-        format!("agent {agent} ({}) {why}", record.info.hostname),
+        format!("agent {} ({}) {why}", record.id, record.info.hostname),
     ))
 }

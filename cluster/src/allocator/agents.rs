@@ -9,6 +9,7 @@ use tepui_types::{AgentId, AgentInfo, AgentStatus, Resources};
 use super::blocks::Blocks;
 use crate::feasibility;
 use crate::state::State;
+use crate::state::agents::Agent;
 
 /// The agents, their sums, and the index by what is free.
 #[derive(Debug, Default)]
@@ -59,24 +60,25 @@ impl Agents {
         self.away.contains(&agent)
     }
 
-    /// What an agent could be offered now, if any of it is not held.
-    pub fn offerable(&self, state: &State, agent: AgentId, held: &Resources) -> Resources {
-        match feasibility::offerable(state, agent) {
-            Ok(free) if !self.is_away(agent) && held.is_empty() => free,
-            Ok(free) if !self.is_away(agent) => free.saturating_sub(held),
+    /// What an agent could be offered now, while offers hold some of it.
+    pub fn offerable(&self, agent: &Agent, held: &Resources) -> Resources {
+        match feasibility::offerable_of(agent) {
+            Ok(free) if !self.is_away(agent.id) && held.is_empty() => free,
+            Ok(free) if !self.is_away(agent.id) => free.saturating_sub(held),
             _ => Resources::default(),
         }
     }
 
-    /// Sees an agent as it is now. It is not found by searches until it is listed.
-    pub fn see(&mut self, state: &State, id: AgentId, held: &Resources) -> Seen {
+    /// Sees an agent as it is now; answers what is free on it. It is not found
+    /// by searches until it is listed.
+    pub fn see(&mut self, state: &State, id: AgentId, held: &Resources) -> (Resources, Seen) {
         let before = self.forget(id);
         let Some(agent) = state.agent(id) else {
             // Ids are never used again.
             self.away.remove(&id);
-            return Seen::Same;
+            return (Resources::default(), Seen::Same);
         };
-        let free = self.offerable(state, id, held);
+        let free = self.offerable(agent, held);
         let known = Known {
             info: agent.info.clone(),
             counts: agent.status == AgentStatus::Active,
@@ -91,7 +93,7 @@ impl Agents {
                 || before.info.attributes == known.info.attributes
         });
         self.known.insert(id, known);
-        if same { Seen::Same } else { Seen::Otherwise }
+        (free, if same { Seen::Same } else { Seen::Otherwise })
     }
 
     /// Takes from an agent that is not listed what an offer holds now.

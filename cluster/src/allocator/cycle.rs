@@ -2,15 +2,13 @@
 //! changed agents go to who is next, and reopened demands look for agents.
 
 use tepui_types::offer::Filters as Decline;
-use tepui_types::resources::ResourceRequest;
-use tepui_types::{AgentId, FrameworkId, Timestamp};
+use tepui_types::{AgentId, FrameworkId, OfferId, Resources, Timestamp};
 
 use super::agents::Seen;
 use super::demands::Demands;
 use super::placement::Use;
 use super::{Allocator, Decision};
 use crate::effect::Changes;
-use crate::feasibility;
 use crate::state::State;
 
 impl Allocator {
@@ -31,21 +29,25 @@ impl Allocator {
         if changed.is_empty() && self.reopened.is_empty() {
             return decisions;
         }
-        for agent in &changed {
-            let held = self.offers.held(*agent);
-            if self.agents.see(state, *agent, &held) == Seen::Otherwise {
-                self.filters.forget_agent(*agent);
+        let mut seen = Vec::with_capacity(changed.len());
+        for agent in changed {
+            let held = self.offers.held(agent);
+            let (free, is) = self.agents.see(state, agent, &held);
+            if is == Seen::Otherwise {
+                self.filters.forget_agent(agent);
             }
+            seen.push((agent, free));
         }
         self.roles.set_total(self.agents.total());
         // What has come free may be room for who was kept from more.
         let bounded = std::mem::take(&mut self.bounded);
         self.reopened.extend(bounded);
-        for agent in &changed {
-            self.serve_agent(state, *agent, now, &mut decisions);
-            self.agents.list(*agent);
+        let all = seen.len() >= self.agents.len();
+        for (agent, free) in seen {
+            self.serve_agent(state, agent, free, now, &mut decisions);
+            self.agents.list(agent);
         }
-        if changed.len() >= self.agents.len() {
+        if all {
             // Every agent has been looked at, for everybody.
             self.reopened.clear();
         }
@@ -138,12 +140,7 @@ impl Allocator {
         }
         let mut bad = std::mem::take(&mut self.stale);
         for agent in &self.changed.agents {
-            let offers = self.offers.of_agent(*agent);
-            let lost = offers.filter(|(_, offer)| {
-                self.agents.is_away(*agent)
-                    || feasibility::check(state, *agent, &offer.resources).is_err()
-            });
-            bad.extend(lost.map(|(id, _)| id));
+            bad.extend(self.lost_offers(state, *agent));
         }
         for id in bad {
             if let Some(offer) = self.offers.get(id) {
@@ -153,20 +150,34 @@ impl Allocator {
         }
     }
 
+    /// Offers that an agent has no longer room for beside those before them:
+    /// an agent that shrank may have enough for each, and not for all.
+    fn lost_offers(&self, state: &State, agent: AgentId) -> Vec<OfferId> {
+        let record = state.agent(agent);
+        let mut left = record.map_or_else(Resources::default, |record| {
+            self.agents.offerable(record, &Resources::default())
+        });
+        let offers = self.offers.of_agent(agent);
+        let lost = offers.filter(|(_, offer)| match left.checked_sub(&offer.resources) {
+            Ok(rest) => {
+                left = rest;
+                false
+            }
+            Err(_) => true,
+        });
+        lost.map(|(id, _)| id).collect()
+    }
+
     /// Offers what is free on an agent: to one, or what one's quota leaves to the next.
     fn serve_agent(
         &mut self,
         state: &State,
         agent: AgentId,
+        mut free: Resources,
         now: Timestamp,
         decisions: &mut Vec<Decision>,
     ) {
-        loop {
-            let is_empty = |free: &ResourceRequest| free.is_empty();
-            if self.agents.free_on(agent).is_none_or(is_empty) {
-                return;
-            }
-            let free = self.free_on(state, agent);
+        while !free.is_empty() {
             let mut bounded = Vec::new();
             let next = self
                 .roles
@@ -182,6 +193,7 @@ impl Allocator {
             let Some((framework, resources)) = next else {
                 return;
             };
+            free = free.saturating_sub(&resources);
             let Some(decision) = self.offer(state, framework, agent, resources, now) else {
                 return;
             };

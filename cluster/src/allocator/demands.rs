@@ -73,15 +73,18 @@ impl Demands {
 
     /// Lowers the open demand by what fits into an offer.
     pub fn cover(&mut self, resources: &Resources) -> Covered {
-        let mut left = resources.clone();
+        let mut left = None;
         let mut covered = Covered::new();
         for (at, shape) in self.shapes.iter_mut().enumerate() {
             if shape.open == 0 {
                 continue;
             }
             let limit = u32::try_from(shape.open).unwrap_or(u32::MAX);
-            let (met, rest) = left.pick_many(&shape.request, limit);
-            left = rest;
+            let (met, rest) = left
+                .as_ref()
+                .unwrap_or(resources)
+                .pick_many(&shape.request, limit);
+            left = Some(rest);
             if met > 0 {
                 shape.open -= u64::from(met);
                 self.open -= u64::from(met);

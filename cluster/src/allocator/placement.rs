@@ -21,8 +21,10 @@ pub(super) enum Use<T> {
 impl Allocator {
     /// What is free on an agent and held by no offer.
     pub(super) fn free_on(&self, state: &State, agent: AgentId) -> Resources {
-        self.agents
-            .offerable(state, agent, &self.offers.held(agent))
+        let record = state.agent(agent);
+        record.map_or_else(Resources::default, |record| {
+            self.agents.offerable(record, &self.offers.held(agent))
+        })
     }
 
     /// What a framework gets of what is free on an agent.
@@ -53,12 +55,13 @@ impl Allocator {
             return Use::Takes(free.clone());
         }
         let part = cut(free, &room);
-        if !demands.fits(&ResourceRequest::from(&part), &part) {
-            Use::Bounded
-        } else if self.filters.covers(framework, agent, &part) {
-            Use::None
-        } else {
+        let is_wanted = demands.fits(&ResourceRequest::from(&part), &part)
+            // With more room it would be more than what was declined.
+            && !self.filters.covers(framework, agent, &part);
+        if is_wanted {
             Use::Takes(part)
+        } else {
+            Use::Bounded
         }
     }
 

@@ -10,14 +10,14 @@ use tepui_types::*;
 use crate::support::*;
 
 /// A log with the allocator that follows it.
-struct Leader {
-    log: Log,
-    allocator: Allocator,
-    now: u64,
+pub struct Leader {
+    pub log: Log,
+    pub allocator: Allocator,
+    pub now: u64,
 }
 
 impl Leader {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self {
             log: Log::new(),
             allocator: Allocator::new(),
@@ -25,7 +25,7 @@ impl Leader {
         }
     }
 
-    fn demand(&mut self, framework: FrameworkId, key: &str, count: u32, cpus: u64) {
+    pub fn demand(&mut self, framework: FrameworkId, key: &str, count: u32, cpus: u64) {
         let mut turn = self.log.next_turn(framework);
         turn.demands.push((
             key.into(),
@@ -37,19 +37,19 @@ impl Leader {
         self.apply(Command::Turn(turn));
     }
 
-    fn apply(&mut self, command: Command) {
+    pub fn apply(&mut self, command: Command) {
         let applied = self.log.apply(command);
         applied.outcome.unwrap();
         self.allocator.on_changes(&self.log.state, &applied.changes);
     }
 
-    fn cycle(&mut self) -> Vec<Decision> {
+    pub fn cycle(&mut self) -> Vec<Decision> {
         self.allocator
             .allocate(&self.log.state, Timestamp(self.now))
     }
 
     /// The offers of one cycle: to whom, and where.
-    fn offers(&mut self) -> Vec<(FrameworkId, Offer)> {
+    pub fn offers(&mut self) -> Vec<(FrameworkId, Offer)> {
         let decisions = self.cycle().into_iter();
         decisions
             .filter_map(|decision| match decision {
@@ -59,7 +59,7 @@ impl Leader {
             .collect()
     }
 
-    fn use_offer(&mut self, framework: FrameworkId, offer: &Offer, name: &str, cpus: u64) {
+    pub fn use_offer(&mut self, framework: FrameworkId, offer: &Offer, name: &str, cpus: u64) {
         let mut turn = self.log.next_turn(framework);
         turn.operations
             .push(launch(offer.agent, name, amounts(cpus, 1)));

@@ -2,6 +2,7 @@
 
 mod allocation;
 mod bounds;
+mod fairness;
 mod golden;
 mod masters;
 mod operators;
@@ -10,4 +11,5 @@ mod properties;
 mod restore;
 mod roles;
 mod rules;
+mod scripts;
 mod support;

@@ -1,0 +1,327 @@
+//! Random clusters: nothing is offered twice, no limit is passed, nothing that is wanted lies idle,
+//! the same events give the same decisions, and shares come out as weights say.
+
+use proptest::prelude::*;
+use tepui_cluster::{Changes, Command, Decision};
+use tepui_types::resources::{ResourceLimit, ResourceRequest};
+use tepui_types::role::RoleSettings;
+use tepui_types::*;
+
+use crate::allocation::Leader;
+use crate::support::*;
+
+/// A step; numbers are made to fit what is there.
+#[derive(Debug, Clone)]
+enum Step {
+    Want {
+        framework: usize,
+        count: u32,
+        cpus: u64,
+    },
+    Use {
+        offer: usize,
+        cpus: u64,
+    },
+    Decline {
+        offer: usize,
+        refuse_ms: u64,
+    },
+    End {
+        task: usize,
+    },
+    Machine {
+        agent: usize,
+        cpus: u64,
+    },
+    Away {
+        agent: usize,
+        is_away: bool,
+    },
+    Lose {
+        agent: usize,
+    },
+    Quota {
+        role: usize,
+        guarantee: u64,
+        limit: Option<u64>,
+    },
+    Suppress {
+        framework: usize,
+        suppressed: bool,
+    },
+    Pass {
+        millis: u64,
+    },
+}
+
+const ROLES: [&str; 4] = ["x", "y", "y/a", "y/b"];
+
+fn step() -> impl Strategy<Value = Step> {
+    let (agent, framework) = (0usize..5, 0usize..6);
+    prop_oneof![
+        6 => (framework.clone(), 0u32..6, 1u64..5)
+            .prop_map(|(framework, count, cpus)| Step::Want { framework, count, cpus }),
+        5 => (any::<usize>(), 1u64..4).prop_map(|(offer, cpus)| Step::Use { offer, cpus }),
+        4 => (any::<usize>(), 0u64..300)
+            .prop_map(|(offer, refuse_ms)| Step::Decline { offer, refuse_ms }),
+        4 => any::<usize>().prop_map(|task| Step::End { task }),
+        1 => (agent.clone(), 0u64..9).prop_map(|(agent, cpus)| Step::Machine { agent, cpus }),
+        1 => (agent.clone(), any::<bool>()).prop_map(|(agent, is_away)| Step::Away { agent, is_away }),
+        1 => agent.prop_map(|agent| Step::Lose { agent }),
+        2 => (0usize..4, 0u64..6, proptest::option::of(0u64..9))
+            .prop_map(|(role, guarantee, limit)| Step::Quota { role, guarantee, limit }),
+        1 => (framework, any::<bool>())
+            .prop_map(|(framework, suppressed)| Step::Suppress { framework, suppressed }),
+        2 => (0u64..200).prop_map(|millis| Step::Pass { millis }),
+    ]
+}
+
+/// A cluster of a few agents and frameworks, and what is offered in it.
+struct Play {
+    leader: Leader,
+    agents: Vec<AgentId>,
+    frameworks: Vec<FrameworkId>,
+    held: Vec<(FrameworkId, Offer)>,
+    launched: u64,
+}
+
+impl Play {
+    fn new() -> Self {
+        let mut leader = Leader::new();
+        let agents = [4, 2, 8, 3, 1]
+            .map(|cpus| leader.log.agent(cpus, 16))
+            .to_vec();
+        let roles = ["x", "x", "y", "y/a", "y/a", "y/b"];
+        let frameworks = roles.iter().enumerate();
+        let frameworks = frameworks
+            .map(|(n, role)| leader.log.framework(&format!("f{n}"), role))
+            .collect();
+        Self {
+            leader,
+            agents,
+            frameworks,
+            held: Vec::new(),
+            launched: 0,
+        }
+    }
+
+    /// Takes a step and a cycle; answers what the cycle decided.
+    fn take(&mut self, step: &Step) -> Vec<Decision> {
+        match step {
+            Step::Want {
+                framework,
+                count,
+                cpus,
+            } => {
+                let framework = self.frameworks[*framework];
+                self.leader.demand(framework, "d", *count, *cpus);
+            }
+            Step::Use { offer, cpus } => {
+                if let Some((framework, offer)) = self.pick(*offer) {
+                    // A framework takes no more than it was offered.
+                    let cpus = (*cpus).min(offer.resources.cpus.0 / 1000);
+                    self.launched += 1;
+                    let name = format!("t{}", self.launched);
+                    self.leader.use_offer(framework, &offer, &name, cpus);
+                }
+            }
+            Step::Decline { offer, refuse_ms } => {
+                if let Some((_, offer)) = self.pick(*offer) {
+                    let now = Timestamp(self.leader.now);
+                    self.leader.allocator.decline(&[offer.id], *refuse_ms, now);
+                }
+            }
+            Step::End { task } => self.end(*task),
+            Step::Machine { agent, cpus } => self.machine(self.agents[*agent], *cpus),
+            Step::Away { agent, is_away } => {
+                self.leader
+                    .allocator
+                    .set_away(self.agents[*agent], *is_away);
+            }
+            Step::Lose { agent } => {
+                let agent = self.agents[*agent];
+                self.leader.apply(Command::MarkAgentUnreachable { agent });
+            }
+            Step::Quota {
+                role,
+                guarantee,
+                limit,
+            } => self.quota(ROLES[*role], *guarantee, *limit),
+            Step::Suppress {
+                framework,
+                suppressed,
+            } => {
+                let mut turn = self.leader.log.next_turn(self.frameworks[*framework]);
+                turn.suppressed = Some(*suppressed);
+                self.leader.apply(Command::Turn(turn));
+            }
+            Step::Pass { millis } => self.leader.now += millis,
+        }
+        self.cycle()
+    }
+
+    fn cycle(&mut self) -> Vec<Decision> {
+        let decisions = self.leader.cycle();
+        for decision in &decisions {
+            match decision {
+                Decision::Offer(framework, offer) => self.held.push((*framework, offer.clone())),
+                Decision::Rescind(_, id) => self.held.retain(|(_, offer)| offer.id != *id),
+            }
+        }
+        decisions
+    }
+
+    fn pick(&mut self, number: usize) -> Option<(FrameworkId, Offer)> {
+        let count = self.held.len();
+        (count > 0).then(|| self.held.swap_remove(number % count))
+    }
+
+    fn end(&mut self, number: usize) {
+        let tasks = self.leader.log.state.tasks.values();
+        let living: Vec<_> = tasks.filter(|task| task.is_living()).cloned().collect();
+        if !living.is_empty() {
+            let task = &living[number % living.len()];
+            let reports = vec![report(&task.id, TaskState::Finished)];
+            let agent = task.agent;
+            self.leader.apply(Command::ReportTasks { agent, reports });
+        }
+    }
+
+    fn machine(&mut self, agent: AgentId, cpus: u64) {
+        let known = self.leader.log.state.agent(agent).unwrap().clone();
+        let tasks = known.tasks.iter();
+        let tasks = tasks.map(|operation| &self.leader.log.state.tasks[operation].id);
+        let tasks = tasks.map(|task| report(task, TaskState::Running)).collect();
+        let hello = register(known.nonce, Some(agent), machine(cpus, 16), tasks);
+        self.leader.apply(hello);
+    }
+
+    fn quota(&mut self, role: &str, guarantee: u64, limit: Option<u64>) {
+        let settings = RoleSettings {
+            guarantee: request(guarantee, 0),
+            limit: ResourceLimit {
+                cpus: limit.map(|cpus| MilliCpus(cpus * 1000)),
+                ..ResourceLimit::default()
+            },
+            weight_milli: 1000 + 500 * guarantee as u32,
+        };
+        let role = role.parse().unwrap();
+        let set = Command::SetRole {
+            role,
+            settings,
+            force: true,
+        };
+        // What does not fit into the other quotas is refused, and nothing is changed.
+        let applied = self.leader.log.apply(set);
+        let state = &self.leader.log.state;
+        self.leader.allocator.on_changes(state, &applied.changes);
+    }
+
+    /// What offers and tasks hold together is there.
+    fn nothing_is_had_twice(&self) -> Result<(), TestCaseError> {
+        for agent in &self.agents {
+            let record = self.leader.log.state.agent(*agent).unwrap();
+            let offers = self.held.iter().filter(|(_, offer)| offer.agent == *agent);
+            let mut taken = Resources::default();
+            for (_, offer) in offers {
+                taken = taken.checked_add(&offer.resources).unwrap();
+            }
+            prop_assert!(
+                record.free().contains(&taken),
+                "{agent} has not got {taken}"
+            );
+        }
+        Ok(())
+    }
+
+    /// No offer would let a role pass a limit, were all of them used whole.
+    fn no_limit_is_passed(&self) -> Result<(), TestCaseError> {
+        for record in self.leader.log.state.roles.values() {
+            let offers = self.held.iter().filter(|(framework, _)| {
+                let framework = self.leader.log.state.framework(*framework).unwrap();
+                framework.info.role.is_within(&record.role)
+            });
+            let mut wanted = ResourceRequest::default();
+            offers.for_each(|(_, offer)| wanted.include(&offer.resources));
+            if wanted.cpus.0 > 0 {
+                wanted.add(&self.leader.log.state.role_use(&record.role));
+                let passed = record.settings.limit.passed_by(&wanted);
+                prop_assert_eq!(passed, None, "{}", record.role);
+            }
+        }
+        Ok(())
+    }
+
+    /// A look at everything finds nothing more to offer.
+    fn nothing_wanted_lies_idle(&mut self) -> Result<(), TestCaseError> {
+        let all = Changes {
+            agents: self.agents.iter().copied().collect(),
+            frameworks: self.frameworks.iter().copied().collect(),
+            ..Changes::default()
+        };
+        let state = &self.leader.log.state;
+        self.leader.allocator.on_changes(state, &all);
+        let decisions = self.cycle();
+        prop_assert!(decisions.is_empty(), "it was overlooked: {decisions:?}");
+        Ok(())
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+
+    #[test]
+    fn offers_add_up_keep_to_limits_and_leave_nothing_wanted_idle(
+        steps in proptest::collection::vec(step(), 1..60),
+    ) {
+        let mut play = Play::new();
+        for step in &steps {
+            play.take(step);
+            play.nothing_is_had_twice()?;
+            play.no_limit_is_passed()?;
+            play.nothing_wanted_lies_idle()?;
+        }
+    }
+
+    #[test]
+    fn the_same_events_give_the_same_decisions(
+        steps in proptest::collection::vec(step(), 1..60),
+    ) {
+        let (mut one, mut other) = (Play::new(), Play::new());
+        for step in &steps {
+            prop_assert_eq!(one.take(step), other.take(step));
+        }
+    }
+
+    #[test]
+    fn equal_agents_are_shared_by_weight_to_within_one(
+        weights in proptest::collection::vec(1u32..6, 2..5),
+        agents in 1u64..60,
+    ) {
+        let mut leader = Leader::new();
+        let mut frameworks = Vec::new();
+        for (n, weight) in weights.iter().enumerate() {
+            let role: Role = format!("r{n}").parse().unwrap();
+            let weight_milli = weight * 1000;
+            let settings = RoleSettings { weight_milli, ..RoleSettings::default() };
+            leader.log.accept(Command::SetRole { role, settings, force: false });
+            frameworks.push(leader.log.framework(&format!("f{n}"), &format!("r{n}")));
+        }
+        for _ in 0..agents {
+            leader.log.agent(2, 2);
+        }
+        for framework in &frameworks {
+            leader.demand(*framework, "d", 1_000, 1);
+        }
+        let offers = leader.offers();
+        prop_assert_eq!(offers.len() as u64, agents);
+        let got = |n: usize| offers.iter().filter(|(to, _)| *to == frameworks[n]).count() as u64;
+        for (n, weight) in weights.iter().enumerate() {
+            for (m, other) in weights.iter().enumerate() {
+                // Without the last agent that it got, nobody has more for its weight than another.
+                let (mine, theirs) = (got(n).saturating_sub(1), got(m));
+                prop_assert!(mine * u64::from(*other) <= theirs * u64::from(*weight));
+            }
+        }
+    }
+}

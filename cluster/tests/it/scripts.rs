@@ -1,0 +1,451 @@
+//! What the allocator must show, as scripts that a reader can follow.
+//!
+//! Each file in `testdata/` is a list of facts: a title, then commands above a
+//! `----` and what comes of them below, up to an empty line. `UPDATE_EXPECT=1`
+//! writes the answers anew; read the difference before you keep it.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+
+use tepui_cluster::{Allocator, Command, Decision};
+use tepui_types::operation::Operation;
+use tepui_types::resources::{ResourceLimit, ResourceRequest};
+use tepui_types::role::RoleSettings;
+use tepui_types::*;
+
+use crate::support::*;
+
+/// A cluster in which things have names.
+struct Stage {
+    log: Log,
+    allocator: Allocator,
+    now: u64,
+    agents: BTreeMap<String, AgentId>,
+    frameworks: BTreeMap<String, FrameworkId>,
+    tasks: BTreeMap<String, TaskId>,
+    held: Vec<(FrameworkId, Offer)>,
+}
+
+impl Stage {
+    fn new() -> Self {
+        Self {
+            log: Log::new(),
+            allocator: Allocator::new(),
+            now: 0,
+            agents: BTreeMap::new(),
+            frameworks: BTreeMap::new(),
+            tasks: BTreeMap::new(),
+            held: Vec::new(),
+        }
+    }
+
+    /// Does what one line says; answers what came of it, empty if nothing did.
+    fn play(&mut self, line: &str) -> String {
+        let words: Vec<_> = line.split_whitespace().collect();
+        match words[..] {
+            ["agent", name, ref rest @ ..] => self.agent(name, rest),
+            ["framework", name, "in", role] => {
+                let id = self.log.framework(name, role);
+                self.frameworks.insert(name.into(), id);
+                self.follow(tepui_cluster::Changes {
+                    frameworks: [id].into(),
+                    ..Default::default()
+                })
+            }
+            ["role", role, ref rest @ ..] => self.role(role, rest),
+            ["want", name, count, "of", ref rest @ ..] => {
+                let demand = Demand {
+                    count: count.parse().unwrap(),
+                    request: ResourceRequest::from(&resources(rest)),
+                };
+                self.turn(name, |turn| turn.demands.push((rest.join(" "), demand)))
+            }
+            ["suppress", name] => self.turn(name, |turn| turn.suppressed = Some(true)),
+            ["revive", name] => self.turn(name, |turn| turn.suppressed = Some(false)),
+            ["remove", name] => {
+                let framework = self.frameworks[name];
+                self.apply(Command::RemoveFramework { framework })
+            }
+            ["stop", name] => {
+                let framework = self.frameworks[name];
+                let incarnation = self.log.state.framework(framework).unwrap().incarnation;
+                let reason = Reason::new("trap", "it divided by zero");
+                self.apply(Command::StopFramework {
+                    framework,
+                    incarnation,
+                    reason,
+                })
+            }
+            ["start", name] => {
+                let framework = self.frameworks[name];
+                self.log.start(framework);
+                let frameworks = [framework].into();
+                self.follow(tepui_cluster::Changes {
+                    frameworks,
+                    ..Default::default()
+                })
+            }
+            ["launch", task, "of", name, "on", agent, ref rest @ ..] => {
+                self.launch(task, name, agent, rest)
+            }
+            ["end", task] => {
+                let task = self.tasks[task].clone();
+                let agent = self.log.state.task(&task).unwrap().agent;
+                let reports = vec![report(&task, TaskState::Finished)];
+                self.apply(Command::ReportTasks { agent, reports })
+            }
+            ["lose", name] => self.apply(Command::MarkAgentUnreachable {
+                agent: self.agents[name],
+            }),
+            ["deactivate", name] => self.apply(Command::DeactivateAgent {
+                agent: self.agents[name],
+            }),
+            ["reactivate", name] => self.apply(Command::ReactivateAgent {
+                agent: self.agents[name],
+            }),
+            ["drain", name] => self.apply(Command::DrainAgent {
+                agent: self.agents[name],
+                deadline_ms: None,
+                grace_ms: None,
+                mark_gone: false,
+            }),
+            ["gone", name] => self.apply(Command::MarkAgentGone {
+                agent: self.agents[name],
+            }),
+            ["pass", seconds] => {
+                self.now += 1000 * seconds.parse::<u64>().unwrap();
+                String::new()
+            }
+            ["cycle"] => self.cycle(),
+            ["rounds", count] => self.rounds(count.parse().unwrap()),
+            ["accept", name, "on", agent] => self.answer(name, agent, None),
+            ["decline", name, "on", agent, "for", seconds] => {
+                self.answer(name, agent, Some(1000 * seconds.parse::<u64>().unwrap()))
+            }
+            ["why", name, ref rest @ ..] => {
+                let request = ResourceRequest::from(&resources(rest));
+                let framework = self.frameworks[name];
+                let why = self.allocator.explain(&self.log.state, framework, &request);
+                why.summary + "\n"
+            }
+            _ => panic!("no such command: {line}"),
+        }
+    }
+
+    fn agent(&mut self, name: &str, rest: &[&str]) -> String {
+        let (attributes, rest): (Vec<&str>, Vec<&str>) =
+            rest.iter().partition(|word| word.starts_with('@'));
+        let attributes = attributes.iter().map(|word| {
+            let (name, value) = word[1..].split_once('=').unwrap();
+            (name.to_owned(), value.to_owned())
+        });
+        let info = AgentInfo {
+            hostname: name.into(),
+            resources: resources(&rest),
+            attributes: attributes.collect(),
+            version: "0.1.0".into(),
+        };
+        let known = self.agents.get(name).copied();
+        let nonce = known.map_or(self.agents.len() as u64 + 1, |agent| agent.0);
+        let id = AgentId(nonce);
+        let tasks = self
+            .log
+            .state
+            .agent(id)
+            .into_iter()
+            .flat_map(|agent| &agent.tasks);
+        let tasks = tasks.map(|operation| &self.log.state.tasks[operation].id);
+        let tasks = tasks.map(|task| report(task, TaskState::Running)).collect();
+        self.agents.insert(name.into(), id);
+        self.apply(register(nonce.into(), known, info, tasks))
+    }
+
+    fn role(&mut self, role: &str, rest: &[&str]) -> String {
+        let mut settings = RoleSettings::default();
+        for word in rest.iter().filter(|word| **word != "forced") {
+            let (what, amount) = word.split_once('=').unwrap();
+            let set = match what.split_once('.') {
+                None => {
+                    settings.weight_milli = thousandths(amount) as u32;
+                    continue;
+                }
+                Some((what, name)) => (what, resources(&[&format!("{name}={amount}")])),
+            };
+            match set {
+                ("guarantee", amounts) => settings.guarantee.include(&amounts),
+                ("limit", amounts) => limit(&mut settings.limit, &amounts),
+                other => panic!("no such setting: {other:?}"),
+            }
+        }
+        let force = rest.contains(&"forced");
+        let role = role.parse().unwrap();
+        self.apply(Command::SetRole {
+            role,
+            settings,
+            force,
+        })
+    }
+
+    fn launch(&mut self, task: &str, name: &str, agent: &str, rest: &[&str]) -> String {
+        let (framework, agent) = (self.frameworks[name], self.agents[agent]);
+        let attempt = self.log.state.framework(framework).unwrap().next_attempt;
+        let operation = launch(agent, task, resources(rest));
+        let said = self.turn(name, |turn| turn.operations.push(operation));
+        let id = TaskId {
+            framework,
+            name: task.parse().unwrap(),
+            attempt,
+        };
+        let status = &self.log.state.task(&id).unwrap().status;
+        let dropped = status
+            .reason
+            .as_ref()
+            .map(|reason| format!("{task} is dropped: {}\n", reason.message));
+        self.tasks.insert(task.into(), id);
+        said + &dropped.unwrap_or_default()
+    }
+
+    fn turn(&mut self, name: &str, fill: impl FnOnce(&mut tepui_cluster::Turn)) -> String {
+        let mut turn = self.log.next_turn(self.frameworks[name]);
+        fill(&mut turn);
+        self.apply(Command::Turn(turn))
+    }
+
+    fn apply(&mut self, command: Command) -> String {
+        let applied = self.log.apply(command);
+        match applied.outcome {
+            Ok(_) => self.follow(applied.changes),
+            Err(refusal) => format!("refused: {refusal}\n"),
+        }
+    }
+
+    fn follow(&mut self, changes: tepui_cluster::Changes) -> String {
+        self.allocator.on_changes(&self.log.state, &changes);
+        String::new()
+    }
+
+    fn cycle(&mut self) -> String {
+        let mut said = String::new();
+        for decision in self
+            .allocator
+            .allocate(&self.log.state, Timestamp(self.now))
+        {
+            match decision {
+                Decision::Offer(framework, offer) => {
+                    let name = self.name(framework);
+                    writeln!(said, "{name} gets {}: {}", offer.hostname, offer.resources).unwrap();
+                    self.held.push((framework, offer));
+                }
+                Decision::Rescind(framework, id) => {
+                    let at = self
+                        .held
+                        .iter()
+                        .position(|(_, offer)| offer.id == id)
+                        .unwrap();
+                    let (_, offer) = self.held.remove(at);
+                    writeln!(said, "{} loses {}", self.name(framework), offer.hostname).unwrap();
+                }
+            }
+        }
+        if said.is_empty() {
+            "nothing\n".into()
+        } else {
+            said
+        }
+    }
+
+    /// Cycles in which all offers are given back; answers how often each was offered something.
+    fn rounds(&mut self, count: u32) -> String {
+        let mut served = BTreeMap::new();
+        for _ in 0..count {
+            self.cycle();
+            for (framework, offer) in std::mem::take(&mut self.held) {
+                *served.entry(self.name(framework)).or_insert(0) += 1;
+                self.allocator.answered(&[offer.id]);
+            }
+        }
+        served
+            .iter()
+            .map(|(name, times)| format!("{name} {times} times\n"))
+            .collect()
+    }
+
+    /// Declines an offer, or runs as many tasks on it as its framework wants of its first shape.
+    fn answer(&mut self, name: &str, agent: &str, refuse_ms: Option<u64>) -> String {
+        let (framework, agent) = (self.frameworks[name], self.agents[agent]);
+        let is_meant =
+            |(to, offer): &(FrameworkId, Offer)| (*to, offer.agent) == (framework, agent);
+        let at = self
+            .held
+            .iter()
+            .position(is_meant)
+            .expect("there is such an offer");
+        let (_, offer) = self.held.remove(at);
+        match refuse_ms {
+            Some(millis) => self
+                .allocator
+                .decline(&[offer.id], millis, Timestamp(self.now)),
+            None => {
+                self.use_up(name, &offer);
+                self.allocator.answered(&[offer.id]);
+            }
+        }
+        String::new()
+    }
+
+    fn use_up(&mut self, name: &str, offer: &Offer) {
+        let record = self
+            .log
+            .state
+            .framework(self.frameworks[name])
+            .unwrap()
+            .clone();
+        let (key, entry) = record.demands.iter().next().expect("it wants something");
+        let mut left = offer.resources.clone();
+        let mut operations: Vec<Operation> = Vec::new();
+        while (operations.len() as u32) < entry.demand.count {
+            let Ok(picked) = left.pick(&entry.demand.request) else {
+                break;
+            };
+            left = left.saturating_sub(&picked);
+            let task = format!("{name}-{}", record.next_attempt + operations.len() as u64);
+            let attempt = record.next_attempt + operations.len() as u64;
+            operations.push(launch(offer.agent, &task, picked));
+            let id = TaskId {
+                framework: record.id,
+                name: task.parse().unwrap(),
+                attempt,
+            };
+            self.tasks.insert(task, id);
+        }
+        let count = entry.demand.count - operations.len() as u32;
+        let demand = Demand {
+            count,
+            request: entry.demand.request.clone(),
+        };
+        self.turn(name, |turn| {
+            turn.demands.push((key.to_string(), demand));
+            turn.operations = operations;
+        });
+    }
+
+    fn name(&self, framework: FrameworkId) -> String {
+        let is_it = |(_, id): &(&String, &FrameworkId)| **id == framework;
+        self.frameworks.iter().find(is_it).unwrap().0.clone()
+    }
+}
+
+/// `cpus=2 mem=1 gpus=g0,g1 ports=2`: memory and disk in GiB.
+fn resources(words: &[&str]) -> Resources {
+    let mut resources = Resources::default();
+    for word in words {
+        let (name, amount) = word
+            .split_once('=')
+            .unwrap_or_else(|| panic!("no amount: {word}"));
+        match name {
+            "cpus" => resources.cpus = MilliCpus(thousandths(amount)),
+            "mem" => resources.mem = Bytes::gib(amount.parse().unwrap()),
+            "disk" => resources.disk = Bytes::gib(amount.parse().unwrap()),
+            "ports" => {
+                let count: u16 = amount.parse().unwrap();
+                resources.ports = resources::PortRanges::from_range(31000, 30999 + count);
+            }
+            "gpus" => {
+                let devices = amount.split(',').map(|name| (name.to_owned(), 1000));
+                resources.gpus = devices.collect();
+            }
+            name => _ = resources.custom.insert(name.into(), thousandths(amount)),
+        }
+    }
+    resources
+}
+
+fn limit(limit: &mut ResourceLimit, amounts: &Resources) {
+    let amounts = ResourceRequest::from(amounts);
+    // A limit of nothing is written `limit.cpus=0`, the only one that a script has needed.
+    if amounts.is_empty() {
+        limit.cpus = Some(MilliCpus(0));
+    }
+    for (name, amount) in amounts.entries() {
+        match name {
+            "cpus" => limit.cpus = Some(MilliCpus(amount)),
+            "mem" => limit.mem = Some(Bytes(amount)),
+            "disk" => limit.disk = Some(Bytes(amount)),
+            "ports" => limit.ports = Some(amount as u32),
+            "gpus" => limit.gpus_milli = Some(amount),
+            name => _ = limit.custom.insert(name.into(), amount),
+        }
+    }
+}
+
+fn thousandths(text: &str) -> u64 {
+    let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
+    whole.parse::<u64>().unwrap() * 1000 + format!("{part:0<3}").parse::<u64>().unwrap()
+}
+
+/// Plays a file; every title begins a new cluster.
+fn check(name: &str) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/testdata");
+    let path = folder.join(name).with_extension("txt");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let mut stage = Stage::new();
+    let mut played = Vec::new();
+    for block in text.trim_end().split("\n\n") {
+        let (commands, is_question) = match block.split_once("\n----") {
+            Some((commands, _)) => (commands, true),
+            None => (block, false),
+        };
+        let mut said = String::new();
+        for line in commands.lines() {
+            match line.strip_prefix('#') {
+                Some(_) => stage = Stage::new(),
+                None => said.push_str(&stage.play(line)),
+            }
+        }
+        let said = if said.is_empty() {
+            "ok"
+        } else {
+            said.trim_end()
+        };
+        played.push(match is_question {
+            true => format!("{commands}\n----\n{said}"),
+            false => commands.to_owned(),
+        });
+    }
+    let played = played.join("\n\n") + "\n";
+    if std::env::var_os("UPDATE_EXPECT").is_some() {
+        std::fs::write(path, played).unwrap();
+    } else {
+        let path = path.display();
+        assert_eq!(
+            played, text,
+            "{path}: UPDATE_EXPECT=1 writes what it is now"
+        );
+    }
+}
+
+#[test]
+fn shares_are_fair() {
+    check("shares");
+}
+
+#[test]
+fn only_what_is_wanted_is_offered() {
+    check("demand");
+}
+
+#[test]
+fn what_is_declined_stays_away() {
+    check("filters");
+}
+
+#[test]
+fn guarantees_and_limits_are_kept() {
+    check("quota");
+}
+
+#[test]
+fn nothing_is_lost_when_agents_change() {
+    check("agents");
+}
