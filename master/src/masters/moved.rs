@@ -40,17 +40,17 @@ pub async fn look_for_others(master: Arc<Master>, addresses: Vec<String>) {
                 continue;
             };
             let state = master.view.load();
+            // One without a cluster is on its way into one.
+            let is_stranger = introduction
+                .cluster
+                .is_some_and(|cluster| cluster != state.cluster);
             let known = state.master(introduction.id);
-            match known.filter(|_| introduction.cluster == Some(state.cluster)) {
-                Some(known) if known.url != *url => {
-                    master.log.introduce(introduction.id, url.clone());
+            if is_stranger {
+                if strangers.insert(url.clone()) {
+                    tracing::warn!(url, "the master there is of another cluster: check --peers");
                 }
-                Some(_) => {}
-                None if strangers.insert(url.clone()) => tracing::warn!(
-                    url,
-                    "the master there is none of this cluster: check --peers"
-                ),
-                None => {}
+            } else if known.is_some_and(|known| known.url != *url) {
+                master.log.introduce(introduction.id, url.clone());
             }
         }
         tokio::time::sleep(PAUSE).await;
