@@ -142,6 +142,7 @@ impl Supervisor {
             events: self.events.clone(),
             queue,
             reset: reset.clone(),
+            is_silent: false,
         };
         self.links.insert(id, Link { messages, reset });
         tokio::spawn(connection.run(start, self.starts.clone()));
@@ -270,6 +271,8 @@ struct Connection {
     events: mpsc::Sender<Event>,
     queue: mpsc::Receiver<ToExecutor>,
     reset: Arc<Notify>,
+    /// Whether it was said that the process does not answer.
+    is_silent: bool,
 }
 
 impl Connection {
@@ -300,15 +303,26 @@ impl Connection {
                     };
                     return self.tell(ExecutorEvent::Lost(death)).await;
                 }
-                Err(error) => {
-                    tracing::warn!(executor = %self.id, %error, "the executor cannot be reached");
-                }
+                Err(error) => self.note_silence(&error),
             }
             if self.events.is_closed() {
                 return;
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(RETRY.1);
+        }
+    }
+
+    /// The first silence is news; that it goes on is none.
+    fn note_silence(&mut self, why: &dyn std::fmt::Display) {
+        let executor = self.id;
+        match std::mem::replace(&mut self.is_silent, true) {
+            false => tracing::warn!(
+                %executor,
+                "the executor does not answer ({why}): its process may be stopped; it is asked again \
+                 until it answers"
+            ),
+            true => tracing::debug!(%executor, "the executor still does not answer: {why}"),
         }
     }
 
@@ -380,7 +394,7 @@ impl Connection {
                 return false;
             }
             Err(_) => {
-                tracing::warn!(executor = %self.id, "the executor does not answer");
+                self.note_silence(&"it says nothing");
                 return false;
             }
         };
@@ -393,6 +407,9 @@ impl Connection {
             tracing::warn!(executor = %self.id, "the executor did not introduce itself");
             return false;
         };
+        if std::mem::take(&mut self.is_silent) {
+            tracing::info!(executor = %self.id, "the executor answers again");
+        }
         tracing::debug!(executor = %self.id, pid = identity.pid, version, "attached");
         self.tell(ExecutorEvent::Attached { identity, tasks }).await;
         tell_updates(self.id, &self.events, frames).await;

@@ -66,6 +66,27 @@ async fn ends_while_the_agent_was_away_are_told_once() {
 }
 
 #[tokio::test]
+async fn an_executor_that_is_stopped_is_warned_about_once() {
+    let mut master = FakeMaster::start().await;
+    let mut agent = AgentProcess::start(&master);
+    let mut session = master.session().await;
+    let task = shell("a", WAIT_FOR_GO);
+    session.launch(&task).await;
+    session.until(&task.task, TaskState::Running).await;
+    let pid = Pid::from_raw(agent.executors().remove(0).pid);
+    kill(pid, Signal::SIGSTOP).unwrap();
+    agent.kill();
+    agent.start_again(&master);
+    eventually("it was asked twice", || {
+        agent.log().contains("the executor still does not answer")
+    })
+    .await;
+    kill(pid, Signal::SIGCONT).unwrap();
+    eventually("it answers", || agent.log().contains("answers again")).await;
+    assert_eq!(agent.log().matches("executor does not answer").count(), 1);
+}
+
+#[tokio::test]
 async fn exit_record_speaks_for_an_executor_that_died_too() {
     let mut master = FakeMaster::start().await;
     let mut agent = AgentProcess::start(&master);
