@@ -158,7 +158,6 @@ async fn every_master_says_how_it_stands_and_which_one_was_asked() -> Result {
     assert_eq!(masters.len(), 3);
     let leads = |it: &&MasterView| it.role == MasterRole::Leader;
     let leader = masters.iter().find(leads).context("one leads")?;
-    assert_eq!(leader.clock_ahead_ms, Some(0), "by its own clock");
     for index in 0..3 {
         let view = cluster.client_of(index)?.cluster().await?;
         let url = cluster.url_of_master(index);
