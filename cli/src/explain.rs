@@ -86,6 +86,10 @@ fn about_demand(demand: &DemandView) -> Result<()> {
             fields.add(name, short_of(agents));
         }
     }
+    if explanation.held > 0 {
+        fields.add("offered to others", explanation.held);
+    }
+    fields.maybe("quota", explanation.quota.as_ref());
     if explanation.inactive > 0 {
         fields.add("inactive", explanation.inactive);
     }

@@ -12,13 +12,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tepui_types::api::demand::Explanation;
 use tepui_types::offer::Filters as Decline;
 use tepui_types::resources::ResourceRequest;
 use tepui_types::{AgentId, FrameworkId, Offer, OfferId, Resources, Role, Timestamp};
 
 use crate::effect::Changes;
-use crate::explain;
 use crate::state::State;
 
 mod agents;
@@ -29,8 +27,10 @@ mod filters;
 mod offers;
 mod placement;
 mod quota;
+mod reasons;
 mod role_tree;
 mod shares;
+pub(crate) mod tally;
 
 use agents::Agents;
 use demands::Demands;
@@ -184,20 +184,6 @@ impl Allocator {
         roles
             .map(|role| offered.remove(role).unwrap_or_default())
             .collect()
-    }
-
-    /// Why a request of this framework is not met now. What is offered to the
-    /// framework itself counts as free.
-    pub fn explain(
-        &self,
-        state: &State,
-        framework: FrameworkId,
-        request: &ResourceRequest,
-    ) -> Explanation {
-        let held = |agent| self.offers.held_by_others(agent, framework);
-        let filtered = |agent, free: &Resources| self.filters.covers(framework, agent, free);
-        let is_away = |agent| self.agents.is_away(agent);
-        explain::explain(state, request, is_away, held, filtered)
     }
 }
 

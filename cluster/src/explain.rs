@@ -4,51 +4,45 @@ use std::collections::BTreeMap;
 
 use tepui_types::api::demand::Explanation;
 use tepui_types::resources::ResourceRequest;
-use tepui_types::{AgentId, Resources};
 
-use crate::feasibility;
-use crate::state::State;
+use crate::allocator::tally::Counts;
 
-/// Looks at every agent. `is_away` says which have no connection to the leader, `held` is what outstanding offers hold of an agent,
-/// `filtered` whether the framework has lately declined it.
-pub fn explain(
-    state: &State,
-    request: &ResourceRequest,
-    is_away: impl Fn(AgentId) -> bool,
-    held: impl Fn(AgentId) -> Resources,
-    filtered: impl Fn(AgentId, &Resources) -> bool,
-) -> Explanation {
-    let mut explanation = Explanation::default();
-    let mut largest = ResourceRequest::default();
-    for agent in state.agents.values() {
-        explanation.agents += 1;
-        let free = match feasibility::offerable(state, agent.id) {
-            Ok(free) if !is_away(agent.id) => free,
-            _ => {
-                explanation.inactive += 1;
-                continue;
-            }
-        };
-        largest.raise_to(&agent.info.resources);
-        let free = free.saturating_sub(&held(agent.id));
-        match (agent.info.resources.pick(request), free.pick(request)) {
-            (Err(short), _) => count(&mut explanation.too_small, short),
-            (Ok(_), Err(short)) => count(&mut explanation.busy, short),
-            (Ok(_), Ok(_)) if filtered(agent.id, &free) => explanation.filtered += 1,
-            (Ok(_), Ok(_)) => explanation.fitting += 1,
-        }
-    }
-    let too_small = explanation.too_small.keys();
-    explanation.largest = too_small
-        .map(|name| (name.clone(), largest.show(name)))
-        .collect();
-    explanation.summary = summarize(&explanation);
-    explanation
+/// What is known of a request that waits.
+pub(crate) struct Waiting<'a> {
+    /// It.
+    pub request: &'a ResourceRequest,
+    /// Agents by what keeps it from them.
+    pub counts: Counts,
+    /// Agents on which it fits, and that its framework has lately declined.
+    pub filtered: u64,
+    /// The quota that keeps its role from it.
+    pub quota: Option<String>,
 }
 
-fn count(counts: &mut BTreeMap<String, u64>, short: Vec<String>) {
-    for resource in short {
-        *counts.entry(resource).or_default() += 1;
+impl Waiting<'_> {
+    /// All of it for programs, with a sentence for people. `largest` is the
+    /// most of a resource that any agent has when empty.
+    pub fn explain(self, largest: impl Fn(&str) -> u64) -> Explanation {
+        let counts = &self.counts;
+        let too_small = counts.too_small(self.request);
+        let show = |name: &String| ResourceRequest::show_amount(name, largest(name));
+        let mut explanation = Explanation {
+            summary: String::new(),
+            agents: counts.agents,
+            fitting: counts.fitting.saturating_sub(self.filtered),
+            busy: counts.busy(self.request),
+            largest: too_small
+                .keys()
+                .map(|name| (name.clone(), show(name)))
+                .collect(),
+            too_small,
+            inactive: counts.inactive,
+            filtered: self.filtered,
+            held: counts.held,
+            quota: self.quota,
+        };
+        explanation.summary = summarize(&explanation);
+        explanation
     }
 }
 
@@ -57,20 +51,36 @@ fn summarize(explanation: &Explanation) -> String {
     if total == 0 {
         return "no agent has registered yet".into();
     }
-    if explanation.fitting > 0 {
-        return format!("fits on {} of {}", explanation.fitting, agents(total));
-    }
     let mut parts = Vec::new();
-    for (resource, short) in &explanation.too_small {
-        let most = explanation.largest.get(resource).map(String::as_str);
+    parts.extend(explanation.quota.clone());
+    if explanation.fitting > 0 {
         parts.push(format!(
-            "{resource} too small on {short} of {} (the most is {})",
-            agents(total),
-            most.unwrap_or("0")
+            "fits on {} of {}",
+            explanation.fitting,
+            agents(total)
         ));
+        return parts.join(", ");
     }
-    for (resource, short) in &explanation.busy {
-        parts.push(format!("{resource} in use on {short} of {}", agents(total)));
+    let short = |names: &BTreeMap<String, u64>, say: &dyn Fn(&String, u64) -> String| {
+        let parts = names.iter().map(|(name, count)| say(name, *count));
+        parts.collect::<Vec<_>>()
+    };
+    parts.extend(short(&explanation.too_small, &|name, count| {
+        let most = explanation.largest.get(name).map(String::as_str);
+        let most = most.unwrap_or("0");
+        format!(
+            "{name} too small on {count} of {} (the most is {most})",
+            agents(total)
+        )
+    }));
+    parts.extend(short(&explanation.busy, &|name, count| {
+        format!("{name} in use on {count} of {}", agents(total))
+    }));
+    if explanation.held > 0 {
+        parts.push(format!(
+            "{} offered to others now",
+            agents(explanation.held)
+        ));
     }
     if explanation.filtered > 0 {
         parts.push(format!(

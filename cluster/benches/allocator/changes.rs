@@ -96,6 +96,11 @@ impl Load {
         let decisions = self.world.cycle();
         self.world.hold(decisions);
         self.most_held = self.world.held.len() + KEPT;
+        // Someone has asked why what is wanted is not met: it is counted from now on.
+        let (allocator, state) = (&mut self.world.allocator, &self.world.state);
+        for slot in (1..=8).chain([16]) {
+            allocator.explain(state, self.frameworks[0], &request(slot, slot));
+        }
     }
 
     /// Microseconds of a cycle after one change, so often or for so long.

@@ -97,7 +97,7 @@ fn sizes(report: &mut Report) {
 }
 
 fn largest(report: &mut Report, mut load: Load, samples: &Samples) {
-    let note = "30 % of frameworks have filters, 10 % of roles a quota; 60 % task ends, 20 % declines, 10 % demands, 10 % \
+    let note = "30 % of frameworks have filters, 10 % of roles a quota, reasons are counted for 9 shapes; 60 % task ends, 20 % declines, 10 % demands, 10 % \
                 agents";
     let row = Row::median("one_change_50k_x_1k_us", "us", 1_000.0, samples, note);
     report.rows.push(row);

@@ -7,6 +7,7 @@ use tepui_types::resources::ResourceRequest;
 use tepui_types::{AgentId, AgentInfo, AgentStatus, Resources};
 
 use super::blocks::Blocks;
+use super::tally::{Counted, Counts, Stock, Tally};
 use crate::feasibility;
 use crate::state::State;
 use crate::state::agents::Agent;
@@ -23,6 +24,7 @@ pub struct Agents {
     special: Blocks,
     total: ResourceRequest,
     free: ResourceRequest,
+    tally: Tally,
 }
 
 /// One agent.
@@ -31,8 +33,44 @@ struct Known {
     info: Arc<AgentInfo>,
     /// Whether it counts in the cluster's total.
     counts: bool,
+    /// Whether it could be offered at all.
+    is_open: bool,
     /// What no task has and no offer holds; nothing while it is not to be offered.
-    free: ResourceRequest,
+    free: Stock,
+    /// What no task has, where offers hold some of it.
+    unused: Option<Box<Stock>>,
+}
+
+impl Known {
+    fn new(agent: &Agent, is_away: bool, held: &Resources) -> (Self, Resources) {
+        let unused = feasibility::offerable_of(agent).ok().filter(|_| !is_away);
+        let is_open = unused.is_some();
+        let unused = unused.unwrap_or_default();
+        let (free, unused) = match held.is_empty() {
+            true => (unused, None),
+            false => (
+                unused.saturating_sub(held),
+                Some(Box::new(Stock::of(&unused))),
+            ),
+        };
+        let known = Self {
+            info: agent.info.clone(),
+            counts: agent.status == AgentStatus::Active,
+            is_open,
+            free: Stock::of(&free),
+            unused,
+        };
+        (known, free)
+    }
+
+    fn counted(&self) -> Counted<'_> {
+        Counted {
+            info: &self.info,
+            is_open: self.is_open,
+            unused: self.unused.as_deref().unwrap_or(&self.free),
+            free: &self.free,
+        }
+    }
 }
 
 /// What has changed about an agent beside what is free.
@@ -45,6 +83,18 @@ pub(super) enum Seen {
 }
 
 impl Agents {
+    /// All agents of a state, seen for the first time, without any offer.
+    pub fn afresh(&self, state: &State) -> Self {
+        let mut agents = Self {
+            away: self.away.clone(),
+            ..Self::default()
+        };
+        for agent in state.agents.keys() {
+            agents.see(state, *agent, &Resources::default());
+        }
+        agents
+    }
+
     /// Notes that an agent has lost its connection to the leader, or has it
     /// again; answers whether that is news.
     pub fn set_away(&mut self, agent: AgentId, is_away: bool) -> bool {
@@ -78,16 +128,15 @@ impl Agents {
             self.away.remove(&id);
             return (Resources::default(), Seen::Same);
         };
-        let free = self.offerable(agent, held);
-        let known = Known {
-            info: agent.info.clone(),
-            counts: agent.status == AgentStatus::Active,
-            free: ResourceRequest::from(&free),
-        };
+        let (known, free) = Known::new(agent, self.is_away(id), held);
         if known.counts {
             self.total.include(&agent.info.resources);
         }
-        self.free.add(&known.free);
+        self.free.add(&known.free.amounts);
+        self.tally.count(&known.counted(), 1);
+        if known.is_open {
+            self.tally.size(&known.info, 1);
+        }
         let same = before.is_none_or(|before| {
             Arc::ptr_eq(&before.info, &known.info)
                 || before.info.attributes == known.info.attributes
@@ -96,10 +145,14 @@ impl Agents {
         (free, if same { Seen::Same } else { Seen::Otherwise })
     }
 
-    /// Takes from an agent that is not listed what an offer holds now.
-    pub fn take(&mut self, agent: AgentId, amounts: &ResourceRequest) {
+    /// Takes from an agent that is not listed what an offer holds now; the
+    /// rest is what is free then.
+    pub fn take(&mut self, agent: AgentId, amounts: &ResourceRequest, rest: &Resources) {
         if let Some(known) = self.known.get_mut(&agent) {
-            known.free = known.free.saturating_sub(amounts);
+            self.tally.count(&known.counted(), -1);
+            let before = std::mem::replace(&mut known.free, Stock::of(rest));
+            known.unused.get_or_insert_with(|| Box::new(before));
+            self.tally.count(&known.counted(), 1);
             self.free = self.free.saturating_sub(amounts);
         }
     }
@@ -107,26 +160,26 @@ impl Agents {
     /// Lets searches find an agent.
     pub fn list(&mut self, agent: AgentId) {
         if let Some(known) = self.known.get(&agent)
-            && !known.free.is_empty()
+            && !known.free.amounts.is_empty()
         {
-            let blocks = match known.free.custom.is_empty() {
+            let blocks = match known.free.amounts.custom.is_empty() {
                 true => &mut self.plain,
                 false => &mut self.special,
             };
-            blocks.insert(agent, &known.free);
+            blocks.insert(agent, &known.free.amounts);
         }
     }
 
     /// Hides an agent from searches.
     pub fn unlist(&mut self, agent: AgentId) {
         if let Some(known) = self.known.get(&agent)
-            && !known.free.is_empty()
+            && !known.free.amounts.is_empty()
         {
-            let blocks = match known.free.custom.is_empty() {
+            let blocks = match known.free.amounts.custom.is_empty() {
                 true => &mut self.plain,
                 false => &mut self.special,
             };
-            blocks.remove(agent, &known.free);
+            blocks.remove(agent, &known.free.amounts);
         }
     }
 
@@ -145,9 +198,35 @@ impl Agents {
         plain.or_else(|| self.special.find(request, &mut accept))
     }
 
+    /// Agents by what keeps a request from them.
+    pub fn tally(&mut self, request: &ResourceRequest) -> Counts {
+        let known = self.known.values();
+        self.tally.ask(request, known.map(Known::counted))
+    }
+
+    /// Counts an agent as if what `held` leaves were free on it.
+    pub fn recount(
+        &self,
+        counts: &mut Counts,
+        request: &ResourceRequest,
+        agent: &Agent,
+        held: &Resources,
+    ) {
+        if let Some(known) = self.known.get(&agent.id) {
+            counts.count(request, &known.counted(), -1);
+            let (otherwise, _) = Known::new(agent, self.is_away(agent.id), held);
+            counts.count(request, &otherwise.counted(), 1);
+        }
+    }
+
+    /// The most of a resource that an agent has when empty.
+    pub fn largest(&self, name: &str) -> u64 {
+        self.tally.largest(name)
+    }
+
     /// What is free on an agent.
     pub fn free_on(&self, agent: AgentId) -> Option<&ResourceRequest> {
-        self.known.get(&agent).map(|known| &known.free)
+        self.known.get(&agent).map(|known| &known.free.amounts)
     }
 
     /// What the cluster has.
@@ -171,7 +250,11 @@ impl Agents {
         if known.counts {
             self.total.exclude(&known.info.resources);
         }
-        self.free = self.free.saturating_sub(&known.free);
+        self.free = self.free.saturating_sub(&known.free.amounts);
+        self.tally.count(&known.counted(), -1);
+        if known.is_open {
+            self.tally.size(&known.info, -1);
+        }
         Some(known)
     }
 }

@@ -193,8 +193,8 @@ impl Allocator {
             let Some((framework, resources)) = next else {
                 return;
             };
-            free = free.saturating_sub(&resources);
-            let Some(decision) = self.offer(state, framework, agent, resources, now) else {
+            let Some(decision) = self.offer(state, framework, agent, resources, &mut free, now)
+            else {
                 return;
             };
             decisions.push(decision);
@@ -226,8 +226,9 @@ impl Allocator {
                 self.reopened.clear();
                 return;
             };
+            let mut free = self.free_on(state, agent);
             self.agents.unlist(agent);
-            let decision = self.offer(state, framework, agent, resources, now);
+            let decision = self.offer(state, framework, agent, resources, &mut free, now);
             self.agents.list(agent);
             if decision.is_none() {
                 self.reopened.remove(&framework);

@@ -102,13 +102,15 @@ impl Allocator {
         if was_bounded { Use::Bounded } else { Use::None }
     }
 
-    /// Holds these resources for a framework, charges them and serves it.
+    /// Holds these resources of what is free on an agent for a framework,
+    /// charges them and serves it.
     pub(super) fn offer(
         &mut self,
         state: &State,
         framework: FrameworkId,
         agent: AgentId,
         resources: Resources,
+        free: &mut Resources,
         now: Timestamp,
     ) -> Option<Decision> {
         let record = state.agent(agent)?;
@@ -117,7 +119,8 @@ impl Allocator {
         let is_hungry = member.demands.is_hungry();
         let amounts = ResourceRequest::from(&resources);
         self.roles.serve(framework, &amounts, is_hungry);
-        self.agents.take(agent, &amounts);
+        *free = free.saturating_sub(&resources);
+        self.agents.take(agent, &amounts, free);
         let id = self.offers.mint();
         let offer = Offer {
             id,

@@ -6,19 +6,34 @@
 //! not. Each node keeps its need and the sum of its children's, so a charge
 //! changes one path.
 
-use tepui_types::Resources;
-use tepui_types::Role;
+use std::fmt;
+
 use tepui_types::resources::{PortRanges, ResourceRequest};
+use tepui_types::{Resources, Role};
 
 use super::role_tree::{Node, NodeIndex, ROOT, RoleTree};
 
 /// What keeps a role from more.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Bound {
-    /// The limit of this role.
-    Limit(Role),
-    /// The guarantees of others.
-    Guarantees,
+    /// The limit of a role: its most of a resource.
+    Limit(Role, String, u64),
+    /// The guarantees of others of a resource.
+    Guarantees(String),
+}
+
+impl fmt::Display for Bound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Limit(role, name, most) => {
+                let most = ResourceRequest::show_amount(name, *most);
+                write!(f, "the limit of {most} {name} of role `{role}` is reached")
+            }
+            Self::Guarantees(name) => {
+                write!(f, "what is free of {name} is guaranteed to other roles")
+            }
+        }
+    }
 }
 
 impl RoleTree {
@@ -54,12 +69,22 @@ impl RoleTree {
         let mut entries = request.entries();
         entries.find_map(|(name, amount)| {
             let (most, bound) = self.most(node, free, name);
-            bound.filter(|_| most < amount)
+            let (role, limit) = bound.filter(|_| most < amount)?;
+            Some(match role {
+                Some(role) => Bound::Limit(role, name.to_owned(), limit),
+                None => Bound::Guarantees(name.to_owned()),
+            })
         })
     }
 
     /// How much of one resource a role may have more, and what bounds it.
-    fn most(&self, node: NodeIndex, free: &ResourceRequest, name: &str) -> (u64, Option<Bound>) {
+    /// The limit of a role, or the guarantees of others.
+    fn most(
+        &self,
+        node: NodeIndex,
+        free: &ResourceRequest,
+        name: &str,
+    ) -> (u64, Option<(Option<Role>, u64)>) {
         let mut most = u64::MAX;
         let mut bound = None;
         let mut own = 0_u64;
@@ -68,7 +93,7 @@ impl RoleTree {
                 let left = limit.saturating_sub(node.charged.amount(name));
                 if left < most {
                     most = left;
-                    bound = self.role_of(node).map(Bound::Limit);
+                    bound = self.role_of(node).map(|role| (Some(role), limit));
                 }
             }
             own = own.saturating_add(node.deficit(name));
@@ -78,7 +103,7 @@ impl RoleTree {
             let left = free.amount(name).saturating_sub(need).saturating_add(own);
             if left < most {
                 most = left;
-                bound = Some(Bound::Guarantees);
+                bound = Some((None, 0));
             }
         }
         (most, bound)

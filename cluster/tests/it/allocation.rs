@@ -289,17 +289,17 @@ fn agents_without_a_connection_are_not_offered() {
     let offers = leader.offers();
     let agents: Vec<_> = offers.iter().map(|(_, offer)| offer.agent).collect();
     assert_eq!(agents, [here]);
-    let explain = |leader: &Leader| {
-        let (allocator, state) = (&leader.allocator, &leader.log.state);
+    let explain = |leader: &mut Leader| {
+        let (allocator, state) = (&mut leader.allocator, &leader.log.state);
         allocator.explain(state, framework, &request(5, 1))
     };
-    let why = explain(&leader);
+    let why = explain(&mut leader);
     assert_eq!(why.inactive, 1);
     assert!(why.summary.contains("1 agent not active"), "{why:?}");
 
     leader.allocator.set_away(away, false);
     assert_eq!(leader.offers()[0].1.agent, away, "it is back");
-    assert_eq!(explain(&leader).inactive, 0);
+    assert_eq!(explain(&mut leader).inactive, 0);
     leader.allocator.set_away(here, true);
     let decisions = leader.cycle();
     let rescinded = Decision::Rescind(framework, offers[0].1.id);

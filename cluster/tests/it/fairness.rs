@@ -1,8 +1,11 @@
 //! Random clusters: nothing is offered twice, no limit is passed, nothing that is wanted lies idle,
 //! the same events give the same decisions, and shares come out as weights say.
 
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 use tepui_cluster::{Changes, Command, Decision};
+use tepui_types::api::demand::Explanation;
 use tepui_types::resources::{ResourceLimit, ResourceRequest};
 use tepui_types::role::RoleSettings;
 use tepui_types::*;
@@ -83,6 +86,7 @@ struct Play {
     frameworks: Vec<FrameworkId>,
     held: Vec<(FrameworkId, Offer)>,
     launched: u64,
+    away: BTreeSet<AgentId>,
 }
 
 impl Play {
@@ -102,6 +106,7 @@ impl Play {
             frameworks,
             held: Vec::new(),
             launched: 0,
+            away: BTreeSet::new(),
         }
     }
 
@@ -134,9 +139,12 @@ impl Play {
             Step::End { task } => self.end(*task),
             Step::Machine { agent, cpus } => self.machine(self.agents[*agent], *cpus),
             Step::Away { agent, is_away } => {
-                self.leader
-                    .allocator
-                    .set_away(self.agents[*agent], *is_away);
+                let agent = self.agents[*agent];
+                match is_away {
+                    true => self.away.insert(agent),
+                    false => self.away.remove(&agent),
+                };
+                self.leader.allocator.set_away(agent, *is_away);
             }
             Step::Lose { agent } => {
                 let agent = self.agents[*agent];
@@ -252,6 +260,52 @@ impl Play {
         Ok(())
     }
 
+    /// The counts that are kept are those that a look at every agent gives.
+    fn reasons_are_counted(&mut self) -> Result<(), TestCaseError> {
+        for (framework, cpus) in [(0, 2), (3, 4), (5, 1)] {
+            let (framework, request) = (self.frameworks[framework], request(cpus, 1));
+            let mut expected = Explanation::default();
+            for agent in &self.agents {
+                let record = self.leader.log.state.agent(*agent).unwrap();
+                expected.agents += 1;
+                if record.standing() != AgentStatus::Active || self.away.contains(agent) {
+                    expected.inactive += 1;
+                    continue;
+                }
+                let others = self.held.iter().filter(|(to, _)| *to != framework);
+                let others = others.filter(|(_, offer)| offer.agent == *agent);
+                let held = others.fold(Resources::default(), |sum, (_, offer)| {
+                    sum.checked_add(&offer.resources).unwrap()
+                });
+                let unused = record.free();
+                let short = |counts: &mut std::collections::BTreeMap<String, u64>, short| {
+                    for name in Vec::from_iter(short) {
+                        *counts.entry(name).or_default() += 1;
+                    }
+                };
+                match (
+                    record.info.resources.pick(&request),
+                    unused.pick(&request),
+                    unused.saturating_sub(&held).pick(&request),
+                ) {
+                    (Err(names), ..) => short(&mut expected.too_small, names),
+                    (_, Err(names), _) => short(&mut expected.busy, names),
+                    (.., Err(_)) => expected.held += 1,
+                    (.., Ok(_)) => expected.fitting += 1,
+                }
+            }
+            let (allocator, state) = (&mut self.leader.allocator, &self.leader.log.state);
+            let why = allocator.explain(state, framework, &request);
+            expected.fitting -= why.filtered;
+            expected.filtered = why.filtered;
+            expected.summary = why.summary.clone();
+            expected.largest = why.largest.clone();
+            expected.quota = why.quota.clone();
+            prop_assert_eq!(why, expected);
+        }
+        Ok(())
+    }
+
     /// A look at everything finds nothing more to offer.
     fn nothing_wanted_lies_idle(&mut self) -> Result<(), TestCaseError> {
         let all = Changes {
@@ -279,6 +333,7 @@ proptest! {
             play.take(step);
             play.nothing_is_had_twice()?;
             play.no_limit_is_passed()?;
+            play.reasons_are_counted()?;
             play.nothing_wanted_lies_idle()?;
         }
     }

@@ -449,3 +449,8 @@ fn guarantees_and_limits_are_kept() {
 fn nothing_is_lost_when_agents_change() {
     check("agents");
 }
+
+#[test]
+fn whoever_waits_is_told_why() {
+    check("reasons");
+}

@@ -190,10 +190,12 @@ pub fn explanation(explanation: cluster::Explanation) -> Explanation {
         fitting: explanation.fitting,
         busy: explanation.busy.into_iter().collect(),
         too_small: explanation.too_small.into_iter().collect(),
-        // The summary has it.
-        largest: Default::default(),
         inactive: explanation.inactive,
         filtered: explanation.filtered,
+        // The summary has these.
+        largest: Default::default(),
+        held: 0,
+        quota: None,
     }
 }
 

@@ -50,4 +50,10 @@ pub struct Explanation {
     pub inactive: u64,
     /// Agents that the framework declined a short while ago.
     pub filtered: u64,
+    /// Agents on which it would fit but for what is offered to others now.
+    #[serde(default)]
+    pub held: u64,
+    /// The limit of a role, or the guarantees of others, that keep it from what is free.
+    #[serde(default)]
+    pub quota: Option<String>,
 }

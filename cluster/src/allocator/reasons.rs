@@ -1,0 +1,79 @@
+//! Why a framework's request is not met now.
+
+use std::collections::BTreeSet;
+
+use tepui_types::api::demand::Explanation;
+use tepui_types::resources::ResourceRequest;
+use tepui_types::{FrameworkId, Resources};
+
+use super::Allocator;
+use crate::explain::Waiting;
+use crate::state::State;
+
+impl Allocator {
+    /// Why a request of this framework is not met now. What is offered to the
+    /// framework itself counts as free.
+    pub fn explain(
+        &mut self,
+        state: &State,
+        framework: FrameworkId,
+        request: &ResourceRequest,
+    ) -> Explanation {
+        if self.is_new {
+            // A master that does not lead has seen nothing, and keeps nothing.
+            let mut agents = self.agents.afresh(state);
+            let counts = agents.tally(request);
+            let waiting = Waiting {
+                request,
+                counts,
+                filtered: 0,
+                quota: None,
+            };
+            return waiting.explain(|name| agents.largest(name));
+        }
+        for agent in self.changed.agents.clone() {
+            // It stays to be served; only the counts are brought up to date.
+            self.agents.see(state, agent, &self.offers.held(agent));
+            self.agents.list(agent);
+        }
+        let mut counts = self.agents.tally(request);
+        let own = self.offers.of_framework(framework);
+        let own = own.into_iter().filter_map(|id| self.offers.get(id));
+        let own: BTreeSet<_> = own.map(|offer| offer.agent).collect();
+        for agent in own.iter().filter_map(|agent| state.agent(*agent)) {
+            let held = self.offers.held_by_others(agent.id, framework);
+            self.agents.recount(&mut counts, request, agent, &held);
+        }
+        let waiting = Waiting {
+            request,
+            filtered: self.filtered(state, framework, request),
+            quota: self.quota(framework, request),
+            counts,
+        };
+        waiting.explain(|name| self.agents.largest(name))
+    }
+
+    /// Agents on which a request fits and that its framework has declined.
+    fn filtered(&self, state: &State, framework: FrameworkId, request: &ResourceRequest) -> u64 {
+        let agents = self.filters.agents_of(framework);
+        let agents = agents.filter_map(|agent| state.agent(agent));
+        let filtered = agents.filter(|agent| {
+            let held = self.offers.held_by_others(agent.id, framework);
+            let free: Resources = self.agents.offerable(agent, &held);
+            free.pick(request).is_ok() && self.filters.covers(framework, agent.id, &free)
+        });
+        filtered.count() as u64
+    }
+
+    /// What quota keeps a framework from a request, unless it holds an offer for it.
+    fn quota(&self, framework: FrameworkId, request: &ResourceRequest) -> Option<String> {
+        let node = self.roles.node_of(framework)?;
+        let own = self.offers.of_framework(framework);
+        let mut own = own.into_iter().filter_map(|id| self.offers.get(id));
+        if own.any(|offer| offer.resources.pick(request).is_ok()) {
+            return None;
+        }
+        let bound = self.roles.bound(node, self.agents.free(), request);
+        bound.map(|bound| bound.to_string())
+    }
+}
