@@ -1,8 +1,9 @@
-//! `cargo xtask bench allocator [--json FILE] [--only changes|rounds]`: what a cycle of the allocator costs.
+//! `cargo xtask bench allocator [--json FILE] [--only PART]`: what a cycle of the allocator costs.
 //!
-//! Needs only the pure crates, so it is built in seconds. Its parameters are those of Mesos's
-//! allocator benchmarks, whose published figures are the goals of the rounds. A cycle is timed from
-//! the change of the state to the offers ready; applying the change itself is not in it.
+//! The parts are `changes`, `full`, `declines` and `quota`. Needs only the pure crates, so it is built
+//! in seconds. The parameters are those of Mesos's allocator benchmarks, whose published figures are
+//! the goals of the rounds. A cycle is timed from the change of the state to the offers ready; applying
+//! the change itself is not in it.
 
 // Shared with the benchmarks of whole clusters, so that all tables look alike.
 #[allow(dead_code, unused_imports)]
@@ -45,7 +46,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 only = Some(
                     arguments
                         .next()
-                        .ok_or("--only wants `changes` or `rounds`")?,
+                        .ok_or("--only wants changes, full, declines or quota")?,
                 )
             }
             // Cargo's own.
@@ -62,8 +63,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     if wanted("changes") {
         sizes(&mut report);
     }
-    if wanted("rounds") {
+    if wanted("full") {
         full(&mut report);
+    }
+    if wanted("declines") {
+        declines(&mut report);
+    }
+    if wanted("quota") {
+        quota(&mut report);
     }
     not_built(&mut report);
     println!("{}", report.table());
@@ -132,7 +139,7 @@ fn largest(report: &mut Report, mut load: Load, samples: &Samples) {
     ));
 }
 
-/// Full cycles and rounds of declines.
+/// Full cycles.
 fn full(report: &mut Report) {
     eprintln!("10000 agents, 1000 frameworks: full cycles");
     let mut world = rounds::open(10_000, 1_000);
@@ -140,7 +147,13 @@ fn full(report: &mut Report) {
     let note = "from an allocator that knows nothing; 10,000 offers";
     let row = Row::median("full_cycle_10k_x_1k_ms", "ms", 50.0, &samples, note);
     report.rows.push(row);
+}
+
+/// Rounds of declines.
+fn declines(report: &mut Report) {
     eprintln!("10000 agents, 1000 frameworks: rounds of declines");
+    let mut world = rounds::open(10_000, 1_000);
+    rounds::full(&mut world, 1, 1e3);
     let samples = rounds::decline(&mut world, 20);
     let note = "all declined for long, all offered to others; the goal is Mesos's figure";
     let row = Row::median("decline_round_10k_x_1k_s", "s", 1.06, &samples, note);
@@ -151,6 +164,10 @@ fn full(report: &mut Report) {
     let samples = rounds::decline(&mut world, 20);
     let row = Row::median("decline_round_20k_x_2k_s", "s", 3.8, &samples, note);
     report.rows.push(row);
+}
+
+/// A full cycle by quota.
+fn quota(report: &mut Report) {
     eprintln!("3000 agents, roles and frameworks: quota");
     let mut world = rounds::quota(3_000);
     let samples = rounds::full(&mut world, 20, 1.0);
