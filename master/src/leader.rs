@@ -121,8 +121,10 @@ impl<'a> Leader<'a> {
                 .sessions
                 .masters_changed(&self.master.view.load());
         }
-        self.master.frameworks.on_changes(&changes);
+        // What was freed is offered first: a framework then has the offer and the news of what
+        // freed it in one turn, and the log one command less.
         self.allocate(&changes);
+        self.master.frameworks.on_changes(&changes);
     }
 
     fn allocate(&self, changes: &Changes) {
