@@ -38,9 +38,10 @@ const MEMORY_EVENTS: &str = "memory.events";
 const MEMORY_PEAK: &str = "memory.peak";
 
 /// What a task's limits and figures need, as v1 and v2 name it.
-const V1_CONTROLLERS: [&str; 4] = ["memory", "pids", "cpuacct", "cpu"];
-/// What ending a cgroup needs besides, where the v2 hierarchy does not do it.
-const V1_FREEZER: &str = "freezer";
+const V1_CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
+/// What counting its time and ending it need besides, where no v2 hierarchy does it. Each hierarchy
+/// more costs every task a cgroup more.
+const V1_ALONE: [&str; 2] = ["cpuacct", "freezer"];
 const V2_CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
 
 /// What could not be done with a cgroup.
@@ -143,8 +144,8 @@ impl Group {
             true => V2_CONTROLLERS.to_vec(),
             false => V1_CONTROLLERS.to_vec(),
         };
-        if !v2 && !hierarchy::has_kill() {
-            controllers.push(V1_FREEZER);
+        if !v2 && !hierarchy::is_hybrid() {
+            controllers.extend(V1_ALONE);
         }
         let present: Vec<_> = hierarchy
             .subsystems()
@@ -257,14 +258,13 @@ impl Group {
 
     /// What its processes have used.
     pub fn usage(&self) -> TaskUsage {
-        let cpu_micros = match self.number("cpuacct", CPUACCT_USAGE) {
-            Some(nanos) => nanos / 1000,
-            None => self.keyed("cpu", CPU_STAT, "usage_usec").unwrap_or(0),
-        };
+        let v2 = self.unified.as_ref();
+        let v2 = v2.and_then(|dir| keyed(&read(dir, CPU_STAT)?, "usage_usec"));
+        let v1 = || Some(self.number("cpuacct", CPUACCT_USAGE)? / 1000);
         let peak = self.number("memory", MEMORY_MAX_USAGE);
         let peak = peak.or_else(|| self.number("memory", MEMORY_PEAK));
         TaskUsage {
-            cpu_micros,
+            cpu_micros: v2.or_else(v1).unwrap_or(0),
             mem_peak_bytes: peak.unwrap_or(0),
         }
     }
@@ -282,15 +282,14 @@ impl Group {
     }
 
     fn text(&self, controller: &str, file: &str) -> Option<String> {
-        let dir = match &self.unified {
-            Some(dir) if self.cgroup.v2() => dir.as_path(),
+        match &self.unified {
+            Some(dir) if self.cgroup.v2() => read(dir, file),
             _ => {
                 let mut subsystems = self.cgroup.subsystems().iter();
                 let found = subsystems.find(|found| found.controller_name() == controller)?;
-                found.to_controller().path()
+                read(found.to_controller().path(), file)
             }
-        };
-        fs::read_to_string(dir.join(file)).ok()
+        }
     }
 
     fn number(&self, controller: &str, file: &str) -> Option<u64> {
@@ -298,15 +297,7 @@ impl Group {
     }
 
     fn keyed(&self, controller: &str, file: &str, key: &str) -> Option<u64> {
-        let text = self.text(controller, file)?;
-        let value = |line: &str| {
-            line.strip_prefix(key)?
-                .strip_prefix(' ')?
-                .trim()
-                .parse()
-                .ok()
-        };
-        text.lines().find_map(value)
+        keyed(&self.text(controller, file)?, key)
     }
 
     fn refused(&self, step: &'static str, error: impl std::error::Error) -> CgroupError {
@@ -322,6 +313,22 @@ impl Group {
             message,
         }
     }
+}
+
+fn read(dir: &Path, file: &str) -> Option<String> {
+    fs::read_to_string(dir.join(file)).ok()
+}
+
+/// The number on the line of `key`.
+fn keyed(text: &str, key: &str) -> Option<u64> {
+    let value = |line: &str| {
+        line.strip_prefix(key)?
+            .strip_prefix(' ')?
+            .trim()
+            .parse()
+            .ok()
+    };
+    text.lines().find_map(value)
 }
 
 /// Ends whatever runs in the cgroup of that path, waits for it and removes the

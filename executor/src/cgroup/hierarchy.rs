@@ -32,17 +32,17 @@ pub(super) fn hybrid_mount() -> Option<PathBuf> {
     MOUNT.get_or_init(find_hybrid_mount).clone()
 }
 
-/// Whether the v2 hierarchy beside v1 controllers ends all processes of a cgroup when asked:
-/// `cgroup.kill`, since Linux 5.14.
-pub(super) fn has_kill() -> bool {
-    static HAS_KILL: OnceLock<bool> = OnceLock::new();
+/// Whether there is a v2 hierarchy beside v1 controllers that counts the time of a cgroup and ends
+/// all its processes when asked: `cgroup.kill`, since Linux 5.14.
+pub(super) fn is_hybrid() -> bool {
+    static IS_HYBRID: OnceLock<bool> = OnceLock::new();
     let release = || {
         let name = nix::sys::utsname::uname().ok()?;
         let mut parts = name.release().to_str()?.split(['.', '-']);
         let mut number = || parts.next()?.parse::<u32>().ok();
         Some((number()?, number()?))
     };
-    *HAS_KILL.get_or_init(|| hybrid_mount().is_some() && release() >= Some((5, 14)))
+    *IS_HYBRID.get_or_init(|| hybrid_mount().is_some() && release() >= Some((5, 14)))
 }
 
 fn find_hybrid_mount() -> Option<PathBuf> {
