@@ -182,6 +182,7 @@ impl SessionError {
 pub async fn run(dialer: &Dialer, events: &mpsc::Sender<Event>) {
     let mut pause = RETRY.0;
     let mut was_up = true;
+    let mut last_leader = None;
     loop {
         let mut welcomed = false;
         let begun = Instant::now();
@@ -220,7 +221,14 @@ pub async fn run(dialer: &Dialer, events: &mpsc::Sender<Event>) {
         }
         was_up = welcomed;
         match leader {
-            Some(leader) => dialer.masters.turn_to(&leader),
+            Some(leader) => {
+                dialer.masters.turn_to(&leader);
+                if last_leader.as_ref() != Some(&leader) {
+                    // Who waited for an election comes back soon after it.
+                    pause = RETRY.0;
+                }
+                last_leader = Some(leader);
+            }
             // It is the likeliest to lead, unless it hangs.
             None if welcomed && !is_silent => {}
             None => dialer.masters.pass_over(),

@@ -35,6 +35,7 @@ mod mail;
 mod memory;
 mod meter;
 mod offers;
+pub mod readiness;
 mod turn;
 mod wasi;
 

@@ -49,7 +49,7 @@ use config::Config;
 use error::RaftError;
 use feed::Feed;
 use folder::Folder;
-use frameworks::{Compiler, Frameworks};
+use frameworks::{Compiler, Frameworks, readiness};
 use history::History;
 use http::door::Door;
 use identity::Identities;
@@ -189,6 +189,12 @@ impl Running {
         let (artifacts, view, feed) = (&master.artifacts, &master.view, &master.feed);
         let keeping_up = source::keep_up(artifacts.clone(), view.clone(), feed.clone());
         tasks.spawn(keeping_up);
+        let frameworks = master.frameworks.clone();
+        tasks.spawn(readiness::keep_ready(
+            frameworks,
+            view.clone(),
+            feed.clone(),
+        ));
         let others = master.config.way.addresses().to_vec();
         tasks.spawn(masters::moved::look_for_others(master.clone(), others));
         let place = folder.path().to_owned();

@@ -253,7 +253,8 @@ async fn events_are_resumed_where_they_were_left() -> Result {
             .iter()
             .any(|(_, data)| data["body"]["task"]["state"] == "finished")
     };
-    client.run(&Job::command(["true"])).await?;
+    // Long enough that its beginning is told, too.
+    client.run(&Job::shell("sleep 0.3")).await?;
     let all = client.events(Some(&format!("{start}.0")), ended).await?;
     let ids: BTreeSet<&String> = all.iter().map(|(id, _)| id).collect();
     assert_eq!(ids.len(), all.len(), "no event comes twice");
