@@ -86,6 +86,12 @@ fn about_demand(demand: &DemandView) -> Result<()> {
             fields.add(name, short_of(agents));
         }
     }
+    if explanation.constrained > 0 {
+        fields.add(
+            "constraints",
+            format!("rule out {}", explanation.constrained),
+        );
+    }
     if explanation.held > 0 {
         fields.add("offered to others", explanation.held);
     }

@@ -22,7 +22,7 @@ use crate::state::State;
 mod agents;
 mod blocks;
 mod cycle;
-mod demands;
+pub(crate) mod demands;
 mod filters;
 mod offers;
 mod placement;
@@ -31,6 +31,7 @@ mod reasons;
 mod role_tree;
 mod shares;
 pub(crate) mod tally;
+mod traits;
 
 use agents::Agents;
 use demands::Demands;

@@ -37,6 +37,7 @@ impl Waiting<'_> {
                 .collect(),
             too_small,
             inactive: counts.inactive,
+            constrained: counts.constrained,
             filtered: self.filtered,
             held: counts.held,
             quota: self.quota,
@@ -76,6 +77,12 @@ fn summarize(explanation: &Explanation) -> String {
     parts.extend(short(&explanation.busy, &|name, count| {
         format!("{name} in use on {count} of {}", agents(total))
     }));
+    if explanation.constrained > 0 {
+        parts.push(format!(
+            "{} ruled out by constraints",
+            agents(explanation.constrained)
+        ));
+    }
     if explanation.held > 0 {
         parts.push(format!(
             "{} offered to others now",

@@ -10,8 +10,9 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tepui_types::api::demand::Explanation;
+use tepui_types::constraint::Constraints;
 use tepui_types::resources::ResourceRequest;
-use tepui_types::{AgentId, OfferId, Resources, Timestamp};
+use tepui_types::{AgentId, Demand, OfferId, Resources, Timestamp};
 
 use crate::error::Error;
 use crate::task::{Launch, Task, TaskId, TaskSpec};
@@ -74,7 +75,7 @@ pub trait Host {
     ) -> Result<Vec<TaskId>, Error>;
     fn decline(&mut self, offers: &[OfferId], refuse_ms: Option<u64>) -> Result<(), Error>;
     fn kill(&mut self, task: &TaskId, grace_ms: Option<u64>) -> Result<(), Error>;
-    fn demand(&mut self, key: &str, count: u32, request: &ResourceRequest) -> Result<(), Error>;
+    fn demand(&mut self, key: &str, demand: &Demand) -> Result<(), Error>;
     fn suppress(&mut self) -> Result<(), Error>;
     fn revive(&mut self) -> Result<(), Error>;
     fn explain(&mut self, key: &str) -> Option<Explanation>;
@@ -145,7 +146,29 @@ impl<'a> Context<'a> {
         count: u32,
         request: &ResourceRequest,
     ) -> Result<(), Error> {
-        self.host.demand(key, count, request)
+        let demand = Demand::new(count, request.clone());
+        self.host.demand(key, &demand)
+    }
+
+    /// [`demand`](Self::demand) that only agents can meet of which these
+    /// constraints hold: others are not offered for it. An offer is for all of
+    /// a framework's demand, so one that has several looks at the offer's
+    /// attributes before it launches.
+    pub fn demand_where(
+        &mut self,
+        key: &str,
+        count: u32,
+        request: &ResourceRequest,
+        constraints: &Constraints,
+    ) -> Result<(), Error> {
+        let constraints = constraints.clone();
+        let request = request.clone();
+        let demand = Demand {
+            count,
+            request,
+            constraints,
+        };
+        self.host.demand(key, &demand)
     }
 
     /// Stops offers until [`revive`](Self::revive).

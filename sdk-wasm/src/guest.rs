@@ -11,8 +11,7 @@ use std::cell::RefCell;
 use std::marker::PhantomData;
 
 use tepui_types::api::demand::Explanation;
-use tepui_types::resources::ResourceRequest;
-use tepui_types::{AgentId, FrameworkId, OfferId};
+use tepui_types::{AgentId, Demand, FrameworkId, OfferId};
 
 use crate::bindings::exports::tepui::framework::scheduler as exports;
 use crate::bindings::tepui::framework::{cluster, log, store, timers};
@@ -106,12 +105,13 @@ impl Host for Imports {
         Ok(cluster::kill(&convert::task_id_out(task), grace_ms)?)
     }
 
-    fn demand(&mut self, key: &str, count: u32, request: &ResourceRequest) -> Result<(), Error> {
-        Ok(cluster::demand(
-            key,
-            count,
-            &convert::resource_request(request),
-        )?)
+    fn demand(&mut self, key: &str, demand: &Demand) -> Result<(), Error> {
+        let request = convert::resource_request(&demand.request);
+        if demand.constraints.is_empty() {
+            return Ok(cluster::demand(key, demand.count, &request)?);
+        }
+        let groups = convert::constraints(&demand.constraints);
+        Ok(cluster::demand_where(key, demand.count, &request, &groups)?)
     }
 
     fn suppress(&mut self) -> Result<(), Error> {

@@ -93,8 +93,10 @@ pub use context::{Context, Level};
 pub use error::Error;
 pub use scheduler::{DroppedOperation, Event, Scheduler, StartReason};
 pub use task::{Launch, Task, TaskClass, TaskId, TaskSpec, TaskStatus};
+pub use tepui_types::constraint::{self, Constraint, Constraints};
 pub use tepui_types::{
-    AgentId, Digest, Offer, OfferId, PartitionPolicy, Reason, TaskState, Timestamp, Workload, api,
+    AgentId, Demand, Digest, Offer, OfferId, PartitionPolicy, Reason, TaskState, Timestamp,
+    Workload, api,
 };
 
 /// The text given at the deployment as JSON of this shape, or what is wrong

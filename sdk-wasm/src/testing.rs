@@ -39,8 +39,7 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use tepui_types::resources::ResourceRequest;
-use tepui_types::{AgentId, OfferId, Reason, Resources, TaskState, Timestamp};
+use tepui_types::{AgentId, Demand, OfferId, Reason, Resources, TaskState, Timestamp};
 
 pub use host::{Call, LogLine, MAX_TURN_BYTES, MAX_TURN_OPERATIONS, RunningTask};
 
@@ -124,6 +123,12 @@ impl<S: Scheduler> Cluster<S> {
         self.next_agent += 1;
         self.host.state.agents.insert(id, total);
         id
+    }
+
+    /// Gives an agent an attribute, for offers from now on.
+    pub fn attribute(&mut self, agent: AgentId, name: &str, value: &str) {
+        let attributes = self.host.state.attributes.entry(agent).or_default();
+        attributes.insert(name.into(), value.into());
     }
 
     /// What of an agent is neither used nor in an open offer.
@@ -343,11 +348,11 @@ impl<S: Scheduler> Cluster<S> {
             .state
             .demands
             .get(key)
-            .map_or(0, |(count, _)| *count)
+            .map_or(0, |demand| demand.count)
     }
 
     /// All demand.
-    pub fn demands(&self) -> &BTreeMap<String, (u32, ResourceRequest)> {
+    pub fn demands(&self) -> &BTreeMap<String, Demand> {
         &self.host.state.demands
     }
 

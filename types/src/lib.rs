@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod api;
+pub mod constraint;
 pub mod envelope;
 pub mod framework;
 pub mod ids;

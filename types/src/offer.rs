@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::constraint::Constraints;
 use crate::ids::{AgentId, OfferId};
 use crate::resources::{ResourceRequest, Resources};
 
@@ -44,4 +45,17 @@ pub struct Demand {
     pub count: u32,
     /// What each needs.
     pub request: ResourceRequest,
+    /// On which agents.
+    pub constraints: Constraints,
+}
+
+impl Demand {
+    /// So many of this shape, on any agents.
+    pub fn new(count: u32, request: ResourceRequest) -> Self {
+        Self {
+            count,
+            request,
+            constraints: Constraints::default(),
+        }
+    }
 }

@@ -3,12 +3,12 @@
 //! Four fifths of the agents are full; of each of the others a quarter is free. Four frameworks of
 //! ten want more of what only the largest agents have free, so small agents stay free and large ones
 //! are waited for. Three of ten frameworks have declined most of what they were offered, and one role
-//! of ten has a quota.
+//! of ten has a quota. Half of the frameworks stay out of one zone of six.
 
 use std::time::{Duration, Instant};
 
 use tepui_types::wire::agent::StatusReport;
-use tepui_types::{AgentId, FrameworkId, OperationId, Resources, TaskState};
+use tepui_types::{AgentId, Demand, FrameworkId, OperationId, Resources, TaskState};
 
 use crate::samples::Samples;
 use crate::world::{Dice, World, amounts, machine, request};
@@ -99,7 +99,8 @@ impl Load {
         // Someone has asked why what is wanted is not met: it is counted from now on.
         let (allocator, state) = (&mut self.world.allocator, &self.world.state);
         for slot in (1..=8).chain([16]) {
-            allocator.explain(state, self.frameworks[0], &request(slot, slot));
+            let demand = Demand::new(1, request(slot, slot));
+            allocator.explain(state, self.frameworks[0], &demand);
         }
     }
 

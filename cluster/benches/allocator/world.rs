@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tepui_cluster::{
     Accepted, Allocator, Changes, Command, Decision, Envelope, State, Turn, TurnKind,
 };
+use tepui_types::constraint::{Constraint, Constraints, Test};
 use tepui_types::operation::{Launch, Operation};
 use tepui_types::resources::{PortRanges, ResourceLimit, ResourceRequest};
 use tepui_types::role::RoleSettings;
@@ -141,8 +142,16 @@ impl World {
         request: &ResourceRequest,
     ) -> Changes {
         let mut turn = self.turn(framework);
-        let request = request.clone();
-        turn.demands.push((key.into(), Demand { count, request }));
+        // Every other framework is kept out of one zone.
+        let constraints = match framework.0 % 2 {
+            0 => Constraints::default(),
+            _ => outside_of(framework.0 % 6),
+        };
+        let demand = Demand {
+            constraints,
+            ..Demand::new(count, request.clone())
+        };
+        turn.demands.push((key.into(), demand));
         self.apply(Command::Turn(turn)).1
     }
 
@@ -203,6 +212,14 @@ pub fn machine(cpus: u64, gib: u64, zone: u64) -> AgentInfo {
         ]),
         version: "0.1.0".into(),
     }
+}
+
+/// In any zone but this.
+fn outside_of(zone: u64) -> Constraints {
+    Constraints(vec![vec![Constraint {
+        attribute: "zone".into(),
+        test: Test::NotEquals(format!("z{zone}")),
+    }]])
 }
 
 /// Cpus and GiB.

@@ -7,7 +7,9 @@ use tepui_types::resources::ResourceRequest;
 use tepui_types::{AgentId, AgentInfo, AgentStatus, Resources};
 
 use super::blocks::Blocks;
+use super::demands::Shape;
 use super::tally::{Counted, Counts, Stock, Tally};
+use super::traits::{Traits, TraitsId, Verdicts};
 use crate::feasibility;
 use crate::state::State;
 use crate::state::agents::Agent;
@@ -25,12 +27,14 @@ pub struct Agents {
     total: ResourceRequest,
     free: ResourceRequest,
     tally: Tally,
+    traits: Traits,
 }
 
 /// One agent.
 #[derive(Debug)]
 struct Known {
     info: Arc<AgentInfo>,
+    traits: TraitsId,
     /// Whether it counts in the cluster's total.
     counts: bool,
     /// Whether it could be offered at all.
@@ -55,6 +59,7 @@ impl Known {
         };
         let known = Self {
             info: agent.info.clone(),
+            traits: TraitsId::NONE,
             counts: agent.status == AgentStatus::Active,
             is_open,
             free: Stock::of(&free),
@@ -128,7 +133,11 @@ impl Agents {
             self.away.remove(&id);
             return (Resources::default(), Seen::Same);
         };
-        let (known, free) = Known::new(agent, self.is_away(id), held);
+        let (mut known, free) = Known::new(agent, self.is_away(id), held);
+        known.traits = match &before {
+            Some(before) if Arc::ptr_eq(&before.info, &known.info) => before.traits,
+            _ => self.traits.of(&known.info),
+        };
         if known.counts {
             self.total.include(&agent.info.resources);
         }
@@ -166,7 +175,7 @@ impl Agents {
                 true => &mut self.plain,
                 false => &mut self.special,
             };
-            blocks.insert(agent, &known.free.amounts);
+            blocks.insert(agent, known.traits, &known.free.amounts);
         }
     }
 
@@ -179,43 +188,44 @@ impl Agents {
                 true => &mut self.plain,
                 false => &mut self.special,
             };
-            blocks.remove(agent, &known.free.amounts);
+            blocks.remove(agent, known.traits, &known.free.amounts);
         }
     }
 
-    /// The first listed agent on which a request may fit and that is accepted.
+    /// The first listed agent on which a shape may be met and that is accepted.
     pub fn find<T>(
         &self,
-        request: &ResourceRequest,
+        shape: &Shape,
         mut accept: impl FnMut(AgentId) -> Option<T>,
     ) -> Option<T> {
-        let is_plain = request.custom.is_empty();
-        let plain = if is_plain {
-            self.plain.find(request, &mut accept)
-        } else {
-            None
+        let mut verdicts = Verdicts::new(&shape.constraints);
+        let mut accept = |agent, traits| {
+            let info = || self.known.get(&agent).map(|known| &*known.info);
+            verdicts
+                .allow(traits, info)
+                .then(|| accept(agent))
+                .flatten()
+        };
+        let request = &shape.request;
+        let plain = match request.custom.is_empty() {
+            true => self.plain.find(request, &mut accept),
+            false => None,
         };
         plain.or_else(|| self.special.find(request, &mut accept))
     }
 
     /// Agents by what keeps a request from them.
-    pub fn tally(&mut self, request: &ResourceRequest) -> Counts {
+    pub fn tally(&mut self, shape: &Shape) -> Counts {
         let known = self.known.values();
-        self.tally.ask(request, known.map(Known::counted))
+        self.tally.ask(shape, known.map(Known::counted))
     }
 
     /// Counts an agent as if what `held` leaves were free on it.
-    pub fn recount(
-        &self,
-        counts: &mut Counts,
-        request: &ResourceRequest,
-        agent: &Agent,
-        held: &Resources,
-    ) {
+    pub fn recount(&self, counts: &mut Counts, shape: &Shape, agent: &Agent, held: &Resources) {
         if let Some(known) = self.known.get(&agent.id) {
-            counts.count(request, &known.counted(), -1);
+            counts.count(shape, &known.counted(), -1);
             let (otherwise, _) = Known::new(agent, self.is_away(agent.id), held);
-            counts.count(request, &otherwise.counted(), 1);
+            counts.count(shape, &otherwise.counted(), 1);
         }
     }
 
@@ -224,9 +234,18 @@ impl Agents {
         self.tally.largest(name)
     }
 
-    /// What is free on an agent.
-    pub fn free_on(&self, agent: AgentId) -> Option<&ResourceRequest> {
-        self.known.get(&agent).map(|known| &known.free.amounts)
+    /// Whether an agent has other attributes than when it was last seen.
+    pub fn is_other(&self, agent: &Agent) -> bool {
+        let known = self.known.get(&agent.id);
+        known.is_some_and(|known| {
+            !Arc::ptr_eq(&known.info, &agent.info) && known.info.attributes != agent.info.attributes
+        })
+    }
+
+    /// What an agent says of itself, and what is free on it.
+    pub fn known(&self, agent: AgentId) -> Option<(&AgentInfo, &ResourceRequest)> {
+        let known = self.known.get(&agent)?;
+        Some((&known.info, &known.free.amounts))
     }
 
     /// What the cluster has.

@@ -9,6 +9,8 @@
 use tepui_types::AgentId;
 use tepui_types::resources::ResourceRequest;
 
+use super::traits::TraitsId;
+
 /// A block is split when it has so many: what is moved for one change, and read
 /// when a block is not skipped, stays about as much as the list of blocks at
 /// 50,000 agents.
@@ -16,7 +18,7 @@ const MOST: usize = 256;
 
 /// What is free on agents; those with nothing free are not in it.
 #[derive(Debug, Default)]
-pub struct Blocks(Vec<Block>);
+pub(super) struct Blocks(Vec<Block>);
 
 #[derive(Debug)]
 struct Block {
@@ -30,6 +32,8 @@ struct Block {
 struct Entry {
     free: Free,
     agent: AgentId,
+    /// Whoever searches may choose by it.
+    traits: TraitsId,
 }
 
 /// Amounts in the order of their weight for the list.
@@ -44,9 +48,13 @@ struct Free {
 
 impl Blocks {
     /// Takes an agent in.
-    pub fn insert(&mut self, agent: AgentId, free: &ResourceRequest) {
+    pub fn insert(&mut self, agent: AgentId, traits: TraitsId, free: &ResourceRequest) {
         let free = Free::from(free);
-        let entry = Entry { free, agent };
+        let entry = Entry {
+            free,
+            agent,
+            traits,
+        };
         if self.0.is_empty() {
             let entries = Vec::with_capacity(MOST);
             let most = Free::default();
@@ -70,9 +78,13 @@ impl Blocks {
     }
 
     /// Takes an agent out that was put in with these amounts.
-    pub fn remove(&mut self, agent: AgentId, free: &ResourceRequest) {
+    pub fn remove(&mut self, agent: AgentId, traits: TraitsId, free: &ResourceRequest) {
         let free = Free::from(free);
-        let entry = Entry { free, agent };
+        let entry = Entry {
+            free,
+            agent,
+            traits,
+        };
         let index = self.block(&entry);
         let Some(block) = self.0.get_mut(index) else {
             return;
@@ -92,7 +104,7 @@ impl Blocks {
     pub fn find<T>(
         &self,
         request: &ResourceRequest,
-        mut accept: impl FnMut(AgentId) -> Option<T>,
+        mut accept: impl FnMut(AgentId, TraitsId) -> Option<T>,
     ) -> Option<T> {
         let wanted = Free::from(request);
         // Whatever is before this has too few gpus, or as many and too few cpus.
@@ -103,6 +115,7 @@ impl Blocks {
                 ..Free::default()
             },
             agent: AgentId(0),
+            traits: TraitsId::NONE,
         };
         for block in &self.0[self.block(&from)..] {
             if !wanted.fits_in(&block.most) {
@@ -110,7 +123,7 @@ impl Blocks {
             }
             let fitting = block.entries.iter();
             let mut fitting = fitting.filter(|entry| wanted.fits_in(&entry.free));
-            if let Some(answer) = fitting.find_map(|entry| accept(entry.agent)) {
+            if let Some(answer) = fitting.find_map(|entry| accept(entry.agent, entry.traits)) {
                 return Some(answer);
             }
         }
@@ -199,18 +212,18 @@ mod tests {
             for (agent, cpus, mem, gpus) in changes {
                 let free = amounts(cpus, mem, gpus);
                 if let Some(before) = all.insert(AgentId(agent), free.clone()) {
-                    blocks.remove(AgentId(agent), &before);
+                    blocks.remove(AgentId(agent), TraitsId::NONE, &before);
                 }
                 // Some are taken out and stay out.
                 if cpus == 1 {
                     all.remove(&AgentId(agent));
                 } else {
-                    blocks.insert(AgentId(agent), &free);
+                    blocks.insert(AgentId(agent), TraitsId::NONE, &free);
                 }
             }
             let request = amounts(wanted.0, wanted.1, wanted.2);
             let mut found = Vec::new();
-            blocks.find(&request, |agent| {
+            blocks.find(&request, |agent, _| {
                 found.push(agent);
                 None::<()>
             });

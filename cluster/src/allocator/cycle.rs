@@ -5,7 +5,7 @@ use tepui_types::offer::Filters as Decline;
 use tepui_types::{AgentId, FrameworkId, OfferId, Resources, Timestamp};
 
 use super::agents::Seen;
-use super::demands::Demands;
+use super::demands::{Covered, Demands};
 use super::placement::Use;
 use super::{Allocator, Decision};
 use crate::effect::Changes;
@@ -105,8 +105,12 @@ impl Allocator {
         self.roles.seat(id, &framework.info.role);
         let mut demands = Demands::of(framework);
         for offer in self.offers.of_framework(id) {
-            self.offers
-                .cover(offer, |resources| demands.cover(resources));
+            self.offers.cover(offer, |offer| {
+                let agent = state.agent(offer.agent);
+                agent.map_or_else(Covered::new, |agent| {
+                    demands.cover(&agent.info, &offer.resources)
+                })
+            });
         }
         let is_hungry = demands.is_hungry();
         self.frameworks.entry(id).or_default().demands = demands;
@@ -151,9 +155,11 @@ impl Allocator {
     }
 
     /// Offers that an agent has no longer room for beside those before them:
-    /// an agent that shrank may have enough for each, and not for all.
+    /// an agent that shrank may have enough for each, and not for all. One with
+    /// other attributes is not what was offered.
     fn lost_offers(&self, state: &State, agent: AgentId) -> Vec<OfferId> {
         let record = state.agent(agent);
+        let record = record.filter(|record| !self.agents.is_other(record));
         let mut left = record.map_or_else(Resources::default, |record| {
             self.agents.offerable(record, &Resources::default())
         });

@@ -6,8 +6,9 @@
 
 use std::collections::BTreeMap;
 
-use tepui_types::Resources;
+use tepui_types::constraint::Constraints;
 use tepui_types::resources::ResourceRequest;
+use tepui_types::{AgentInfo, Demand, Resources};
 
 use crate::state::frameworks::Framework;
 
@@ -18,14 +19,40 @@ pub(super) type Covered = Vec<(usize, u64)>;
 #[derive(Debug, Default)]
 pub struct Demands {
     /// Each shape once, in the order of the keys that first name it.
-    shapes: Vec<Shape>,
+    wanted: Vec<Wanted>,
     open: u64,
 }
 
 #[derive(Debug)]
-struct Shape {
-    request: ResourceRequest,
+struct Wanted {
+    shape: Shape,
     open: u64,
+}
+
+/// What is wanted, whoever wants it and how often.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Shape {
+    pub request: ResourceRequest,
+    pub constraints: Constraints,
+}
+
+impl From<&Demand> for Shape {
+    fn from(demand: &Demand) -> Self {
+        Self {
+            request: demand.request.clone(),
+            constraints: demand.constraints.clone(),
+        }
+    }
+}
+
+impl Shape {
+    /// Whether it may be met by this agent, of which these resources, of these
+    /// amounts, are free. With gpus the devices decide, not their sum.
+    fn fits(&self, agent: &AgentInfo, amounts: &ResourceRequest, free: &Resources) -> bool {
+        self.request.fits_in(amounts)
+            && (self.request.gpus_milli == 0 || free.pick(&self.request).is_ok())
+            && self.constraints.hold_of(agent)
+    }
 }
 
 impl Demands {
@@ -37,17 +64,15 @@ impl Demands {
         }
         let mut known = BTreeMap::new();
         for entry in framework.demands.values() {
-            let request = &entry.demand.request;
-            let shapes = &mut demands.shapes;
-            let at = *known.entry(request).or_insert_with(|| {
-                shapes.push(Shape {
-                    request: request.clone(),
-                    open: 0,
-                });
-                shapes.len() - 1
+            let wanted = &mut demands.wanted;
+            let shape = (&entry.demand.request, &entry.demand.constraints);
+            let at = *known.entry(shape).or_insert_with(|| {
+                let shape = Shape::from(&entry.demand);
+                wanted.push(Wanted { shape, open: 0 });
+                wanted.len() - 1
             });
             let count = u64::from(entry.demand.count);
-            demands.shapes[at].open += count;
+            wanted[at].open += count;
             demands.open += count;
         }
         demands
@@ -59,34 +84,31 @@ impl Demands {
     }
 
     /// Shapes that are open.
-    pub fn open(&self) -> impl Iterator<Item = &ResourceRequest> {
-        let open = self.shapes.iter().filter(|shape| shape.open > 0);
-        open.map(|shape| &shape.request)
+    pub fn open(&self) -> impl Iterator<Item = &Shape> {
+        let open = self.wanted.iter().filter(|wanted| wanted.open > 0);
+        open.map(|wanted| &wanted.shape)
     }
 
-    /// Whether something open fits into these resources, of these amounts. With
-    /// gpus the devices decide, not their sum.
-    pub fn fits(&self, amounts: &ResourceRequest, resources: &Resources) -> bool {
-        let mut fitting = self.open().filter(|request| request.fits_in(amounts));
-        fitting.any(|request| request.gpus_milli == 0 || resources.pick(request).is_ok())
+    /// Whether something open may be met by this agent, of which these
+    /// resources, of these amounts, are free.
+    pub fn fits(&self, agent: &AgentInfo, amounts: &ResourceRequest, free: &Resources) -> bool {
+        self.open().any(|shape| shape.fits(agent, amounts, free))
     }
 
-    /// Lowers the open demand by what fits into an offer.
-    pub fn cover(&mut self, resources: &Resources) -> Covered {
+    /// Lowers the open demand by what fits into an offer of this agent.
+    pub fn cover(&mut self, agent: &AgentInfo, resources: &Resources) -> Covered {
         let mut left = None;
         let mut covered = Covered::new();
-        for (at, shape) in self.shapes.iter_mut().enumerate() {
-            if shape.open == 0 {
+        for (at, wanted) in self.wanted.iter_mut().enumerate() {
+            if wanted.open == 0 || !wanted.shape.constraints.hold_of(agent) {
                 continue;
             }
-            let limit = u32::try_from(shape.open).unwrap_or(u32::MAX);
-            let (met, rest) = left
-                .as_ref()
-                .unwrap_or(resources)
-                .pick_many(&shape.request, limit);
+            let limit = u32::try_from(wanted.open).unwrap_or(u32::MAX);
+            let free = left.as_ref().unwrap_or(resources);
+            let (met, rest) = free.pick_many(&wanted.shape.request, limit);
             left = Some(rest);
             if met > 0 {
-                shape.open -= u64::from(met);
+                wanted.open -= u64::from(met);
                 self.open -= u64::from(met);
                 covered.push((at, u64::from(met)));
             }
@@ -97,8 +119,8 @@ impl Demands {
     /// Opens again what an offer covered.
     pub fn uncover(&mut self, covered: &Covered) {
         for (at, count) in covered {
-            if let Some(shape) = self.shapes.get_mut(*at) {
-                shape.open += count;
+            if let Some(wanted) = self.wanted.get_mut(*at) {
+                wanted.open += count;
                 self.open += count;
             }
         }

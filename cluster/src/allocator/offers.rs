@@ -82,9 +82,9 @@ impl Offers {
     }
 
     /// Finds anew what of its framework's demand an offer covers.
-    pub fn cover(&mut self, id: OfferId, cover: impl FnOnce(&Resources) -> Covered) {
+    pub fn cover(&mut self, id: OfferId, cover: impl FnOnce(&Outstanding) -> Covered) {
         if let Some(offer) = self.table.get_mut(&id) {
-            offer.covered = cover(&offer.resources);
+            offer.covered = cover(offer);
         }
     }
 

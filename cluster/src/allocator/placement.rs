@@ -40,11 +40,11 @@ impl Allocator {
         ) else {
             return Use::None;
         };
-        let Some(amounts) = self.agents.free_on(agent) else {
+        let Some((info, amounts)) = self.agents.known(agent) else {
             return Use::None;
         };
         let demands = &member.demands;
-        if !demands.fits(amounts, free) || self.filters.covers(framework, agent, free) {
+        if !demands.fits(info, amounts, free) || self.filters.covers(framework, agent, free) {
             return Use::None;
         }
         if !self.roles.is_bounded(node) {
@@ -55,7 +55,7 @@ impl Allocator {
             return Use::Takes(free.clone());
         }
         let part = cut(free, &room);
-        let is_wanted = demands.fits(&ResourceRequest::from(&part), &part)
+        let is_wanted = demands.fits(info, &ResourceRequest::from(&part), &part)
             // With more room it would be more than what was declined.
             && !self.filters.covers(framework, agent, &part);
         if is_wanted {
@@ -79,13 +79,13 @@ impl Allocator {
         };
         let is_bounded = self.roles.is_bounded(node);
         let mut was_bounded = false;
-        for request in member.demands.open() {
+        for shape in member.demands.open() {
             let free = self.agents.free();
-            if is_bounded && self.roles.bound(node, free, request).is_some() {
+            if is_bounded && self.roles.bound(node, free, &shape.request).is_some() {
                 was_bounded = true;
                 continue;
             }
-            let found = self.agents.find(request, |agent| {
+            let found = self.agents.find(shape, |agent| {
                 match self.use_of(framework, agent, &self.free_on(state, agent)) {
                     Use::Takes(resources) => Some((agent, resources)),
                     Use::Bounded => {
@@ -115,7 +115,7 @@ impl Allocator {
     ) -> Option<Decision> {
         let record = state.agent(agent)?;
         let member = self.frameworks.get_mut(&framework)?;
-        let covered = member.demands.cover(&resources);
+        let covered = member.demands.cover(&record.info, &resources);
         let is_hungry = member.demands.is_hungry();
         let amounts = ResourceRequest::from(&resources);
         self.roles.serve(framework, &amounts, is_hungry);

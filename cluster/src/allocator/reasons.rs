@@ -4,25 +4,27 @@ use std::collections::BTreeSet;
 
 use tepui_types::api::demand::Explanation;
 use tepui_types::resources::ResourceRequest;
-use tepui_types::{FrameworkId, Resources};
+use tepui_types::{Demand, FrameworkId, Resources};
 
 use super::Allocator;
+use super::demands::Shape;
 use crate::explain::Waiting;
 use crate::state::State;
 
 impl Allocator {
-    /// Why a request of this framework is not met now. What is offered to the
+    /// Why a demand of this framework is not met now. What is offered to the
     /// framework itself counts as free.
     pub fn explain(
         &mut self,
         state: &State,
         framework: FrameworkId,
-        request: &ResourceRequest,
+        demand: &Demand,
     ) -> Explanation {
+        let (request, shape) = (&demand.request, Shape::from(demand));
         if self.is_new {
             // A master that does not lead has seen nothing, and keeps nothing.
             let mut agents = self.agents.afresh(state);
-            let counts = agents.tally(request);
+            let counts = agents.tally(&shape);
             let waiting = Waiting {
                 request,
                 counts,
@@ -36,17 +38,17 @@ impl Allocator {
             self.agents.see(state, agent, &self.offers.held(agent));
             self.agents.list(agent);
         }
-        let mut counts = self.agents.tally(request);
+        let mut counts = self.agents.tally(&shape);
         let own = self.offers.of_framework(framework);
         let own = own.into_iter().filter_map(|id| self.offers.get(id));
         let own: BTreeSet<_> = own.map(|offer| offer.agent).collect();
         for agent in own.iter().filter_map(|agent| state.agent(*agent)) {
             let held = self.offers.held_by_others(agent.id, framework);
-            self.agents.recount(&mut counts, request, agent, &held);
+            self.agents.recount(&mut counts, &shape, agent, &held);
         }
         let waiting = Waiting {
             request,
-            filtered: self.filtered(state, framework, request),
+            filtered: self.filtered(state, framework, demand),
             quota: self.quota(framework, request),
             counts,
         };
@@ -54,13 +56,15 @@ impl Allocator {
     }
 
     /// Agents on which a request fits and that its framework has declined.
-    fn filtered(&self, state: &State, framework: FrameworkId, request: &ResourceRequest) -> u64 {
+    fn filtered(&self, state: &State, framework: FrameworkId, demand: &Demand) -> u64 {
         let agents = self.filters.agents_of(framework);
         let agents = agents.filter_map(|agent| state.agent(agent));
         let filtered = agents.filter(|agent| {
             let held = self.offers.held_by_others(agent.id, framework);
             let free: Resources = self.agents.offerable(agent, &held);
-            free.pick(request).is_ok() && self.filters.covers(framework, agent.id, &free)
+            free.pick(&demand.request).is_ok()
+                && demand.constraints.hold_of(&agent.info)
+                && self.filters.covers(framework, agent.id, &free)
         });
         filtered.count() as u64
     }

@@ -10,6 +10,8 @@ use std::sync::Arc;
 use tepui_types::resources::{MILLI, ResourceRequest};
 use tepui_types::{AgentInfo, Resources};
 
+use super::demands::Shape;
+
 /// The most shapes whose counts are kept: a page of what waits.
 const SHAPES: usize = 64;
 
@@ -36,14 +38,14 @@ pub(super) struct Counted<'a> {
 /// Counts for shapes that were asked for.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
-    shapes: BTreeMap<ResourceRequest, Shape>,
+    shapes: BTreeMap<Shape, Asked>,
     asked: u64,
     /// How many open agents have how much of each resource when empty.
     largest: BTreeMap<String, BTreeMap<u64, u64>>,
 }
 
 #[derive(Debug)]
-struct Shape {
+struct Asked {
     counts: Counts,
     /// When it was asked for last.
     asked: u64,
@@ -54,6 +56,7 @@ struct Shape {
 pub(crate) struct Counts {
     pub agents: u64,
     pub inactive: u64,
+    pub constrained: u64,
     /// Too small even when empty, by the place of each resource that is short.
     too_small: Vec<u64>,
     busy: Vec<u64>,
@@ -65,6 +68,7 @@ pub(crate) struct Counts {
 /// What keeps a request from an agent; resources that are short as bits.
 enum Why {
     Inactive,
+    Constrained,
     TooSmall(u64),
     Busy(u64),
     Held,
@@ -107,21 +111,19 @@ fn has_gpus(devices: &BTreeMap<String, u64>, wanted: u64) -> bool {
 
 impl Counts {
     /// Over these agents.
-    pub(super) fn over<'a>(
-        request: &ResourceRequest,
-        agents: impl Iterator<Item = Counted<'a>>,
-    ) -> Self {
+    pub(super) fn over<'a>(shape: &Shape, agents: impl Iterator<Item = Counted<'a>>) -> Self {
         let mut counts = Self::default();
-        agents.for_each(|agent| counts.count(request, &agent, 1));
+        agents.for_each(|agent| counts.count(shape, &agent, 1));
         counts
     }
 
     /// Takes an agent in, or out.
-    pub(super) fn count(&mut self, request: &ResourceRequest, agent: &Counted<'_>, by: i64) {
+    pub(super) fn count(&mut self, shape: &Shape, agent: &Counted<'_>, by: i64) {
         let add = |count: &mut u64| *count = count.saturating_add_signed(by);
         add(&mut self.agents);
-        match why(request, agent) {
+        match why(shape, agent) {
             Why::Inactive => add(&mut self.inactive),
+            Why::Constrained => add(&mut self.constrained),
             Why::TooSmall(short) => each(&mut self.too_small, short, add),
             Why::Busy(short) => each(&mut self.busy, short, add),
             Why::Held => add(&mut self.held),
@@ -140,9 +142,13 @@ impl Counts {
     }
 }
 
-fn why(request: &ResourceRequest, agent: &Counted<'_>) -> Why {
+fn why(shape: &Shape, agent: &Counted<'_>) -> Why {
+    let request = &shape.request;
     if !agent.is_open {
         return Why::Inactive;
+    }
+    if !shape.constraints.hold_of(agent.info) {
+        return Why::Constrained;
     }
     if agent.free.short_of(request) == 0 {
         return Why::Nothing;
@@ -179,8 +185,8 @@ fn named(counts: &[u64], request: &ResourceRequest) -> BTreeMap<String, u64> {
 impl Tally {
     /// Counts an agent in (1) or out (-1).
     pub fn count(&mut self, agent: &Counted<'_>, by: i64) {
-        for (request, shape) in &mut self.shapes {
-            shape.counts.count(request, agent, by);
+        for (shape, entry) in &mut self.shapes {
+            entry.counts.count(shape, agent, by);
         }
     }
 
@@ -210,29 +216,25 @@ impl Tally {
     }
 
     /// The counts for a request, kept from now on.
-    pub fn ask<'a>(
-        &mut self,
-        request: &ResourceRequest,
-        agents: impl Iterator<Item = Counted<'a>>,
-    ) -> Counts {
+    pub fn ask<'a>(&mut self, shape: &Shape, agents: impl Iterator<Item = Counted<'a>>) -> Counts {
         self.asked += 1;
         let asked = self.asked;
-        if let Some(shape) = self.shapes.get_mut(request) {
-            shape.asked = asked;
-            return shape.counts.clone();
+        if let Some(entry) = self.shapes.get_mut(shape) {
+            entry.asked = asked;
+            return entry.counts.clone();
         }
         if self.shapes.len() >= SHAPES {
-            let longest_ago = self.shapes.iter().min_by_key(|(_, shape)| shape.asked);
-            if let Some(request) = longest_ago.map(|(request, _)| request.clone()) {
-                self.shapes.remove(&request);
+            let longest_ago = self.shapes.iter().min_by_key(|(_, entry)| entry.asked);
+            if let Some(shape) = longest_ago.map(|(shape, _)| shape.clone()) {
+                self.shapes.remove(&shape);
             }
         }
-        let counts = Counts::over(request, agents);
-        let shape = Shape {
+        let counts = Counts::over(shape, agents);
+        let entry = Asked {
             counts: counts.clone(),
             asked,
         };
-        self.shapes.insert(request.clone(), shape);
+        self.shapes.insert(shape.clone(), entry);
         counts
     }
 }

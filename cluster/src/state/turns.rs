@@ -135,7 +135,9 @@ impl State {
             let key: Arc<str> = key.as_str().into();
             let before = framework.demands.get(&key);
             wants_more |= before.is_none_or(|before| {
-                before.demand.count < demand.count || before.demand.request != demand.request
+                before.demand.count < demand.count
+                    || before.demand.request != demand.request
+                    || before.demand.constraints != demand.constraints
             }) && demand.count > 0;
             let since = before.map_or(context.now, |before| before.since);
             context.event(EventBody::Demand {

@@ -27,13 +27,8 @@ impl Leader {
 
     pub fn demand(&mut self, framework: FrameworkId, key: &str, count: u32, cpus: u64) {
         let mut turn = self.log.next_turn(framework);
-        turn.demands.push((
-            key.into(),
-            Demand {
-                count,
-                request: request(cpus, 1),
-            },
-        ));
+        turn.demands
+            .push((key.into(), Demand::new(count, request(cpus, 1))));
         self.apply(Command::Turn(turn));
     }
 
@@ -261,9 +256,10 @@ fn an_explanation_counts_agents_by_what_they_lack() {
         .apply(Command::MarkAgentUnreachable { agent: AgentId(3) });
     let framework = leader.log.framework("a", "*");
     leader.log.launch_with(framework, busy, "x", amounts(3, 1));
-    let why = leader
-        .allocator
-        .explain(&leader.log.state, framework, &request(2, 1));
+    let why =
+        leader
+            .allocator
+            .explain(&leader.log.state, framework, &Demand::new(1, request(2, 1)));
     assert_eq!((why.agents, why.fitting, why.inactive), (3, 0, 1));
     assert_eq!(
         why.too_small,
@@ -291,7 +287,7 @@ fn agents_without_a_connection_are_not_offered() {
     assert_eq!(agents, [here]);
     let explain = |leader: &mut Leader| {
         let (allocator, state) = (&mut leader.allocator, &leader.log.state);
-        allocator.explain(state, framework, &request(5, 1))
+        allocator.explain(state, framework, &Demand::new(1, request(5, 1)))
     };
     let why = explain(&mut leader);
     assert_eq!(why.inactive, 1);

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 use tepui_cluster::{Changes, Command, Decision};
 use tepui_types::api::demand::Explanation;
+use tepui_types::constraint::{Constraint, Constraints, Test};
 use tepui_types::resources::{ResourceLimit, ResourceRequest};
 use tepui_types::role::RoleSettings;
 use tepui_types::*;
@@ -20,6 +21,7 @@ enum Step {
         framework: usize,
         count: u32,
         cpus: u64,
+        zone: Option<u64>,
     },
     Use {
         offer: usize,
@@ -62,8 +64,8 @@ const ROLES: [&str; 4] = ["x", "y", "y/a", "y/b"];
 fn step() -> impl Strategy<Value = Step> {
     let (agent, framework) = (0usize..5, 0usize..6);
     prop_oneof![
-        6 => (framework.clone(), 0u32..6, 1u64..5)
-            .prop_map(|(framework, count, cpus)| Step::Want { framework, count, cpus }),
+        6 => (framework.clone(), 0u32..6, 1u64..5, proptest::option::of(0u64..2))
+            .prop_map(|(framework, count, cpus, zone)| Step::Want { framework, count, cpus, zone }),
         5 => (any::<usize>(), 1u64..4).prop_map(|(offer, cpus)| Step::Use { offer, cpus }),
         4 => (any::<usize>(), 0u64..300)
             .prop_map(|(offer, refuse_ms)| Step::Decline { offer, refuse_ms }),
@@ -79,6 +81,28 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// So many tasks, perhaps only in one zone.
+fn wanted(count: u32, cpus: u64, zone: Option<u64>) -> Demand {
+    let groups = zone.map(|zone| {
+        vec![Constraint {
+            attribute: "zone".into(),
+            test: Test::Equals(zone.to_string()),
+        }]
+    });
+    Demand {
+        constraints: Constraints(groups.into_iter().collect()),
+        ..Demand::new(count, request(cpus, 1))
+    }
+}
+
+/// A machine in one of two zones.
+fn zoned(cpus: u64) -> AgentInfo {
+    AgentInfo {
+        attributes: [("zone".to_owned(), (cpus % 2).to_string())].into(),
+        ..machine(cpus, 16)
+    }
+}
+
 /// A cluster of a few agents and frameworks, and what is offered in it.
 struct Play {
     leader: Leader,
@@ -92,9 +116,11 @@ struct Play {
 impl Play {
     fn new() -> Self {
         let mut leader = Leader::new();
-        let agents = [4, 2, 8, 3, 1]
-            .map(|cpus| leader.log.agent(cpus, 16))
-            .to_vec();
+        let agents = (1..6).map(AgentId).collect();
+        for (nonce, cpus) in (1..).zip([4, 2, 8, 3, 1]) {
+            let hello = register(nonce, None, zoned(cpus), Vec::new());
+            leader.log.accept(hello);
+        }
         let roles = ["x", "x", "y", "y/a", "y/a", "y/b"];
         let frameworks = roles.iter().enumerate();
         let frameworks = frameworks
@@ -117,9 +143,12 @@ impl Play {
                 framework,
                 count,
                 cpus,
+                zone,
             } => {
-                let framework = self.frameworks[*framework];
-                self.leader.demand(framework, "d", *count, *cpus);
+                let mut turn = self.leader.log.next_turn(self.frameworks[*framework]);
+                turn.demands
+                    .push(("d".into(), wanted(*count, *cpus, *zone)));
+                self.leader.apply(Command::Turn(turn));
             }
             Step::Use { offer, cpus } => {
                 if let Some((framework, offer)) = self.pick(*offer) {
@@ -200,7 +229,7 @@ impl Play {
         let tasks = known.tasks.iter();
         let tasks = tasks.map(|operation| &self.leader.log.state.tasks[operation].id);
         let tasks = tasks.map(|task| report(task, TaskState::Running)).collect();
-        let hello = register(known.nonce, Some(agent), machine(cpus, 16), tasks);
+        let hello = register(known.nonce, Some(agent), zoned(cpus), tasks);
         self.leader.apply(hello);
     }
 
@@ -262,14 +291,20 @@ impl Play {
 
     /// The counts that are kept are those that a look at every agent gives.
     fn reasons_are_counted(&mut self) -> Result<(), TestCaseError> {
-        for (framework, cpus) in [(0, 2), (3, 4), (5, 1)] {
-            let (framework, request) = (self.frameworks[framework], request(cpus, 1));
+        for (framework, cpus, zone) in [(0, 2, None), (3, 4, Some(0)), (5, 1, Some(1))] {
+            let framework = self.frameworks[framework];
+            let demand = wanted(1, cpus, zone);
+            let request = &demand.request;
             let mut expected = Explanation::default();
             for agent in &self.agents {
                 let record = self.leader.log.state.agent(*agent).unwrap();
                 expected.agents += 1;
                 if record.standing() != AgentStatus::Active || self.away.contains(agent) {
                     expected.inactive += 1;
+                    continue;
+                }
+                if !demand.constraints.hold_of(&record.info) {
+                    expected.constrained += 1;
                     continue;
                 }
                 let others = self.held.iter().filter(|(to, _)| *to != framework);
@@ -284,9 +319,9 @@ impl Play {
                     }
                 };
                 match (
-                    record.info.resources.pick(&request),
-                    unused.pick(&request),
-                    unused.saturating_sub(&held).pick(&request),
+                    record.info.resources.pick(request),
+                    unused.pick(request),
+                    unused.saturating_sub(&held).pick(request),
                 ) {
                     (Err(names), ..) => short(&mut expected.too_small, names),
                     (_, Err(names), _) => short(&mut expected.busy, names),
@@ -295,7 +330,7 @@ impl Play {
                 }
             }
             let (allocator, state) = (&mut self.leader.allocator, &self.leader.log.state);
-            let why = allocator.explain(state, framework, &request);
+            let why = allocator.explain(state, framework, &demand);
             expected.fitting -= why.filtered;
             expected.filtered = why.filtered;
             expected.summary = why.summary.clone();

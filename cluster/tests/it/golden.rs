@@ -7,6 +7,7 @@
 use std::path::PathBuf;
 
 use tepui_cluster::{Command, Envelope, State, TurnKind};
+use tepui_types::constraint::{Constraint, Constraints, Test};
 use tepui_types::operation::{Kill, Operation};
 use tepui_types::wire::agent::{AgentEffect, AgentFrame, Hello, MasterFrame, Welcome};
 use tepui_types::wire::executor::{FromExecutor, ProcessIdentity, TaskUpdate, ToExecutor};
@@ -55,6 +56,13 @@ fn busy() -> Log {
     log
 }
 
+fn zone_a() -> Constraints {
+    Constraints(vec![vec![Constraint {
+        attribute: "zone".into(),
+        test: Test::Equals("a".into()),
+    }]])
+}
+
 fn turn(log: &Log) -> Command {
     let mut turn = log.next_turn(FrameworkId(1));
     turn.kind = TurnKind::Request(answer("{}"));
@@ -66,6 +74,7 @@ fn turn(log: &Log) -> Command {
         Demand {
             count: 3,
             request: request(1, 1),
+            constraints: zone_a(),
         },
     ));
     turn.operations.push(launch(AgentId(1), "d", amounts(1, 1)));

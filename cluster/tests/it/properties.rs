@@ -295,10 +295,7 @@ fn command(log: &Log, step: &Step) -> Option<Command> {
             count,
         } => {
             let mut turn = running(*framework)?;
-            let demand = Demand {
-                count: *count,
-                request: request(1, 1),
-            };
+            let demand = Demand::new(*count, request(1, 1));
             turn.demands.push((format!("d{key}"), demand));
             Command::Turn(turn)
         }

@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use tepui_cluster::{Allocator, Command, Decision};
+use tepui_types::constraint::{Constraint, Constraints, Test};
 use tepui_types::operation::Operation;
 use tepui_types::resources::{ResourceLimit, ResourceRequest};
 use tepui_types::role::RoleSettings;
@@ -55,10 +56,7 @@ impl Stage {
             }
             ["role", role, ref rest @ ..] => self.role(role, rest),
             ["want", name, count, "of", ref rest @ ..] => {
-                let demand = Demand {
-                    count: count.parse().unwrap(),
-                    request: ResourceRequest::from(&resources(rest)),
-                };
+                let demand = demand(count.parse().unwrap(), rest);
                 self.turn(name, |turn| turn.demands.push((rest.join(" "), demand)))
             }
             ["suppress", name] => self.turn(name, |turn| turn.suppressed = Some(true)),
@@ -124,9 +122,9 @@ impl Stage {
                 self.answer(name, agent, Some(1000 * seconds.parse::<u64>().unwrap()))
             }
             ["why", name, ref rest @ ..] => {
-                let request = ResourceRequest::from(&resources(rest));
                 let framework = self.frameworks[name];
-                let why = self.allocator.explain(&self.log.state, framework, &request);
+                let demand = demand(1, rest);
+                let why = self.allocator.explain(&self.log.state, framework, &demand);
                 why.summary + "\n"
             }
             _ => panic!("no such command: {line}"),
@@ -322,7 +320,7 @@ impl Stage {
         let count = entry.demand.count - operations.len() as u32;
         let demand = Demand {
             count,
-            request: entry.demand.request.clone(),
+            ..entry.demand.clone()
         };
         self.turn(name, |turn| {
             turn.demands.push((key.to_string(), demand));
@@ -334,6 +332,39 @@ impl Stage {
         let is_it = |(_, id): &(&String, &FrameworkId)| **id == framework;
         self.frameworks.iter().find(is_it).unwrap().0.clone()
     }
+}
+
+/// `cpus=2 where zone=a rack!=r1 or hostname~node-*`; a name alone, or after `!`, asks whether it is
+/// there.
+fn demand(count: u32, words: &[&str]) -> Demand {
+    let mut parts = words.splitn(2, |word| *word == "where");
+    let request = ResourceRequest::from(&resources(parts.next().unwrap()));
+    let groups = parts.next().unwrap_or(&[]).split(|word| *word == "or");
+    let groups = groups.filter(|group| !group.is_empty());
+    let groups = groups.map(|group| group.iter().map(|word| constraint(word)).collect());
+    Demand {
+        constraints: Constraints(groups.collect()),
+        ..Demand::new(count, request)
+    }
+}
+
+fn constraint(word: &str) -> Constraint {
+    let tests: [(&str, fn(String) -> Test); 4] = [
+        ("!=", Test::NotEquals),
+        ("!~", Test::NotMatches),
+        ("=", Test::Equals),
+        ("~", Test::Matches),
+    ];
+    let named = tests.iter().find_map(|(sign, test)| {
+        let (name, text) = word.split_once(sign)?;
+        Some((name, test(text.into())))
+    });
+    let (attribute, test) = named.unwrap_or(match word.strip_prefix('!') {
+        Some(name) => (name, Test::NotExists),
+        None => (word, Test::Exists),
+    });
+    let attribute = attribute.into();
+    Constraint { attribute, test }
 }
 
 /// `cpus=2 mem=1 gpus=g0,g1 ports=2`: memory and disk in GiB.
@@ -448,6 +479,11 @@ fn guarantees_and_limits_are_kept() {
 #[test]
 fn nothing_is_lost_when_agents_change() {
     check("agents");
+}
+
+#[test]
+fn constraints_keep_away_what_would_be_declined() {
+    check("constraints");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use tepui_cluster::state::tasks::Task;
 use tepui_types::api::demand::Explanation;
+use tepui_types::constraint::{Constraint, Constraints, Test};
 use tepui_types::resources::{MILLI, PortRanges, ResourceRequest};
 use tepui_types::task::{CommandWorkload, WasmWorkload};
 use tepui_types::{
@@ -230,6 +231,25 @@ pub fn reason_out(reason: &Reason) -> types::Reason {
         code: reason.code.clone(),
         message: reason.message.clone(),
     }
+}
+
+pub fn constraints_in(groups: Vec<Vec<cluster::Constraint>>) -> Constraints {
+    let group = |group: Vec<_>| group.into_iter().map(constraint_in).collect();
+    Constraints(groups.into_iter().map(group).collect())
+}
+
+fn constraint_in(constraint: cluster::Constraint) -> Constraint {
+    use cluster::ConstraintTest as In;
+    let test = match constraint.test {
+        In::Exists => Test::Exists,
+        In::NotExists => Test::NotExists,
+        In::Equals(text) => Test::Equals(text),
+        In::NotEquals(text) => Test::NotEquals(text),
+        In::Matches(text) => Test::Matches(text),
+        In::NotMatches(text) => Test::NotMatches(text),
+    };
+    let attribute = constraint.attribute;
+    Constraint { attribute, test }
 }
 
 pub fn explanation_out(explanation: Explanation) -> cluster::Explanation {

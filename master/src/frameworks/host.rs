@@ -8,7 +8,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use tepui_types::api::demand::Explanation;
-use tepui_types::{AgentId, OfferId, OperationId, TaskId, TaskName};
+use tepui_types::{AgentId, Demand, OfferId, OperationId, TaskId, TaskName};
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
@@ -126,9 +126,24 @@ impl cluster::Host for HostState {
         count: u32,
         request: types::Request,
     ) -> Result<(), cluster::CallError> {
+        self.demand_where(key, count, request, Vec::new())
+    }
+
+    fn demand_where(
+        &mut self,
+        key: String,
+        count: u32,
+        request: types::Request,
+        groups: Vec<Vec<cluster::Constraint>>,
+    ) -> Result<(), cluster::CallError> {
         let request = convert::request_in(request).map_err(CallError::Invalid)?;
+        let demand = Demand {
+            count,
+            request,
+            constraints: convert::constraints_in(groups),
+        };
         self.explained.remove(&key);
-        Ok(self.turn().demand(key, count, request)?)
+        Ok(self.turn().demand(key, demand)?)
     }
 
     fn suppress(&mut self) -> Result<(), cluster::CallError> {
@@ -142,12 +157,12 @@ impl cluster::Host for HostState {
     }
 
     fn explain(&mut self, key: String) -> Option<cluster::Explanation> {
-        let request = self.turn().wanted(&key)?.request.clone();
+        let demand = self.turn().wanted(&key)?.clone();
         if !self.explained.contains_key(&key) {
             let (state, id) = (self.turn().state().clone(), self.turn().framework().id);
             let explanation = self
                 .offers
-                .with(|allocator| allocator.explain(&state, id, &request));
+                .with(|allocator| allocator.explain(&state, id, &demand));
             self.explained.insert(key.clone(), explanation);
         }
         self.explained

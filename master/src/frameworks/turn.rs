@@ -13,7 +13,6 @@ use tepui_cluster::state::frameworks::Framework;
 use tepui_cluster::state::limits as quota;
 use tepui_cluster::{State, Turn, TurnKind};
 use tepui_types::operation::{Kill, Launch, Operation};
-use tepui_types::resources::ResourceRequest;
 use tepui_types::{Demand, Filters, OfferId, Resources, TaskId, TaskName, TaskSpec, Timestamp};
 
 use super::limits;
@@ -263,12 +262,7 @@ impl OpenTurn {
     }
 
     /// Replaces what is wanted under a key.
-    pub fn demand(
-        &mut self,
-        key: String,
-        count: u32,
-        request: ResourceRequest,
-    ) -> Result<(), CallError> {
+    pub fn demand(&mut self, key: String, demand: Demand) -> Result<(), CallError> {
         if key.is_empty() || key.len() > quota::DEMAND_KEY_BYTES {
             let most = quota::DEMAND_KEY_BYTES;
             return Err(CallError::Invalid(format!(
@@ -277,14 +271,16 @@ impl OpenTurn {
         }
         let known = self.wanted(&key);
         let unchanged = match known {
-            None => count == 0,
-            Some(known) => known.count == count && (count == 0 || known.request == request),
+            None => demand.count == 0,
+            Some(known) if demand.count == 0 => known.count == 0,
+            Some(known) => *known == demand,
         };
         if unchanged {
             return Ok(());
         }
-        if count > 0 {
-            request.validate().map_err(CallError::Invalid)?;
+        if demand.count > 0 {
+            demand.constraints.validate().map_err(CallError::Invalid)?;
+            demand.request.validate().map_err(CallError::Invalid)?;
             if self.framework.demands.len() + self.demands.len() >= quota::DEMANDS {
                 let most = quota::DEMANDS;
                 return Err(CallError::Invalid(format!(
@@ -292,13 +288,15 @@ impl OpenTurn {
                 )));
             }
         }
-        let custom = request
+        let custom = demand
+            .request
             .custom
             .keys()
             .map(|name| name.len() + RECORD)
             .sum::<usize>();
-        self.reserve(0, key.len() + custom + RECORD)?;
-        self.demands.insert(key, Demand { count, request });
+        let constraints = demand.constraints.size();
+        self.reserve(0, key.len() + custom + constraints + RECORD)?;
+        self.demands.insert(key, demand);
         Ok(())
     }
 

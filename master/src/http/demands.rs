@@ -60,16 +60,16 @@ pub async fn list(
             if seen {
                 continue;
             }
-            let request = entry.demand.request.clone();
             let explanation = master
                 .offers
-                .with(|allocator| allocator.explain(&state, framework.id, &request));
+                .with(|allocator| allocator.explain(&state, framework.id, &entry.demand));
             views.push(DemandView {
                 framework: framework.id,
                 framework_name: framework.info.name.clone(),
                 key: key.to_string(),
                 count: entry.demand.count,
-                request,
+                request: entry.demand.request.clone(),
+                constraints: entry.demand.constraints.clone(),
                 since: entry.since,
                 explanation,
             });

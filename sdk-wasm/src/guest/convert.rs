@@ -2,6 +2,7 @@
 //! word, no decisions.
 
 use tepui_types::api::demand::Explanation;
+use tepui_types::constraint::{Constraint, Constraints, Test};
 use tepui_types::resources::{Bytes, MilliCpus, PortRanges, ResourceRequest};
 use tepui_types::{AgentId, Offer, OfferId, Reason, Resources, Timestamp, Workload};
 
@@ -172,6 +173,25 @@ pub fn spec(spec: &TaskSpec) -> types::TaskSpec {
     }
 }
 
+pub fn constraints(constraints: &Constraints) -> Vec<Vec<cluster::Constraint>> {
+    let group = |group: &Vec<Constraint>| group.iter().map(constraint).collect();
+    constraints.0.iter().map(group).collect()
+}
+
+fn constraint(constraint: &Constraint) -> cluster::Constraint {
+    use cluster::ConstraintTest as Out;
+    let test = match constraint.test.clone() {
+        Test::Exists => Out::Exists,
+        Test::NotExists => Out::NotExists,
+        Test::Equals(text) => Out::Equals(text),
+        Test::NotEquals(text) => Out::NotEquals(text),
+        Test::Matches(text) => Out::Matches(text),
+        Test::NotMatches(text) => Out::NotMatches(text),
+    };
+    let attribute = constraint.attribute.clone();
+    cluster::Constraint { attribute, test }
+}
+
 pub fn resource_request(request: &ResourceRequest) -> types::Request {
     types::Request {
         cpus_milli: request.cpus.0,
@@ -194,6 +214,7 @@ pub fn explanation(explanation: cluster::Explanation) -> Explanation {
         filtered: explanation.filtered,
         // The summary has these.
         largest: Default::default(),
+        constrained: 0,
         held: 0,
         quota: None,
     }

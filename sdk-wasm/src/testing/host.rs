@@ -4,10 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tepui_types::api::demand::Explanation;
+use tepui_types::constraint::Constraints;
 use tepui_types::ids::is_label;
 use tepui_types::resources::ResourceRequest;
 use tepui_types::{
-    AgentId, FrameworkId, Offer, OfferId, Resources, TaskState, Timestamp, envelope,
+    AgentId, AgentInfo, Demand, FrameworkId, Offer, OfferId, Resources, TaskState, Timestamp,
+    envelope,
 };
 
 use super::Turn;
@@ -51,8 +53,7 @@ pub enum Call {
     },
     Demand {
         key: String,
-        count: u32,
-        request: ResourceRequest,
+        demand: Demand,
     },
     Suppress,
     Revive,
@@ -95,9 +96,10 @@ pub(super) struct OpenOffer {
 pub(super) struct State {
     pub now_ms: u64,
     pub agents: BTreeMap<AgentId, Resources>,
+    pub attributes: BTreeMap<AgentId, BTreeMap<String, String>>,
     pub offers: Journaled<OfferId, OpenOffer>,
     pub tasks: Journaled<String, RunningTask>,
-    pub demands: Journaled<String, (u32, ResourceRequest)>,
+    pub demands: Journaled<String, Demand>,
     pub store: Journaled<String, Vec<u8>>,
     /// Name and time at which it is due.
     pub timers: Journaled<String, u64>,
@@ -153,7 +155,7 @@ impl State {
             agent,
             hostname: format!("host-{}", agent.0),
             resources: resources.clone(),
-            attributes: BTreeMap::new(),
+            attributes: self.attributes.get(&agent).cloned().unwrap_or_default(),
         };
         let open = OpenOffer {
             offer: offer.clone(),
@@ -164,15 +166,31 @@ impl State {
         offer
     }
 
+    /// What an agent would say of itself.
+    fn info(&self, agent: AgentId) -> AgentInfo {
+        AgentInfo {
+            hostname: format!("host-{}", agent.0),
+            resources: self.agents.get(&agent).cloned().unwrap_or_default(),
+            attributes: self.attributes.get(&agent).cloned().unwrap_or_default(),
+            version: String::new(),
+        }
+    }
+
     pub fn agents_in_demand(&self) -> Vec<AgentId> {
         if self.suppressed {
             return Vec::new();
         }
-        let shapes: BTreeSet<&ResourceRequest> =
-            self.demands.values().map(|(_, request)| request).collect();
+        let shapes: BTreeSet<(&ResourceRequest, &Constraints)> = self
+            .demands
+            .values()
+            .map(|demand| (&demand.request, &demand.constraints))
+            .collect();
         let fits = |agent: &&AgentId| {
             let free = self.free(**agent);
-            shapes.iter().any(|request| free.pick(request).is_ok())
+            let info = self.info(**agent);
+            shapes.iter().any(|(request, constraints)| {
+                free.pick(request).is_ok() && constraints.hold_of(&info)
+            })
         };
         self.agents.keys().filter(fits).copied().collect()
     }
@@ -368,23 +386,22 @@ impl Host for ScriptedHost {
         Ok(())
     }
 
-    fn demand(&mut self, key: &str, count: u32, request: &ResourceRequest) -> Result<(), Error> {
-        if self.state.demands.get(key).map_or(0, |(count, _)| *count) == 0 && count == 0 {
+    fn demand(&mut self, key: &str, demand: &Demand) -> Result<(), Error> {
+        let known = self.state.demands.get(key);
+        if known.map_or(0, |known| known.count) == 0 && demand.count == 0 {
             return Ok(());
         }
-        request.validate().map_err(Error::Invalid)?;
+        demand.request.validate().map_err(Error::Invalid)?;
+        demand.constraints.validate().map_err(Error::Invalid)?;
         self.charge(0, key.len() + RECORD)?;
-        if count == 0 {
+        if demand.count == 0 {
             self.state.demands.remove(key);
         } else {
-            self.state
-                .demands
-                .insert(key.into(), (count, request.clone()));
+            self.state.demands.insert(key.into(), demand.clone());
         }
         self.calls.push(Call::Demand {
             key: key.into(),
-            count,
-            request: request.clone(),
+            demand: demand.clone(),
         });
         Ok(())
     }
@@ -402,13 +419,21 @@ impl Host for ScriptedHost {
     }
 
     fn explain(&mut self, key: &str) -> Option<Explanation> {
-        let (_, request) = self.state.demands.get(key)?;
+        let Demand {
+            request,
+            constraints,
+            ..
+        } = self.state.demands.get(key)?;
         let agents = self.state.agents.len() as u64;
         let mut explanation = Explanation {
             agents,
             ..Explanation::default()
         };
         for (agent, total) in &self.state.agents {
+            if !constraints.hold_of(&self.state.info(*agent)) {
+                explanation.constrained += 1;
+                continue;
+            }
             match (self.state.free(*agent).pick(request), total.pick(request)) {
                 (Ok(_), _) => explanation.fitting += 1,
                 (Err(short), Ok(_)) => {
@@ -442,7 +467,7 @@ impl Host for ScriptedHost {
             active: true,
             total: total.clone(),
             used: total.saturating_sub(&self.state.free(*id)),
-            attributes: BTreeMap::new(),
+            attributes: self.state.attributes.get(id).cloned().unwrap_or_default(),
         });
         views.take(limit as usize).collect()
     }

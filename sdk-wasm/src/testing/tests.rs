@@ -1,9 +1,10 @@
 //! What the scripted cluster promises, against a small framework.
 
+use tepui_types::resources::ResourceRequest;
 use tepui_types::{Bytes, MilliCpus};
 
 use super::*;
-use crate::{Error, Launch, TaskSpec};
+use crate::{Constraint, Constraints, Error, Launch, TaskSpec, constraint};
 
 /// Counts its events in the store, and does odd things on request.
 struct Odd;
@@ -75,6 +76,14 @@ impl Scheduler for Odd {
                 {}
             }
             "/demand" => cx.demand("some", 2, &shape()).unwrap(),
+            "/demand-there" => {
+                let there = Constraint {
+                    attribute: "zone".into(),
+                    test: constraint::Test::Equals("there".into()),
+                };
+                let there = Constraints(vec![vec![there]]);
+                cx.demand_where("some", 2, &shape(), &there).unwrap();
+            }
             "/calm" => cx.set("calm", b"").unwrap(),
             _ => return Response::not_found(&request),
         }
@@ -187,4 +196,17 @@ fn scans_are_ordered_and_paged() {
         keys(cx.scan_all("")),
         ["a", "a/1", "a/2", "a/3", "aa", "b/1"]
     );
+}
+
+#[test]
+fn agents_that_constraints_rule_out_are_not_offered() {
+    let mut cluster = Cluster::<Odd>::deploy("");
+    let (here, there) = (cluster.agent(machine()), cluster.agent(machine()));
+    cluster.attribute(here, "zone", "here");
+    cluster.attribute(there, "zone", "there");
+    cluster.request("POST", "/demand-there", "");
+    assert_eq!(cluster.offer_all(), 1);
+    cluster.turn();
+    assert_eq!(cluster.free(here).cpus, MilliCpus(1000));
+    assert_eq!(cluster.free(there).cpus, MilliCpus(900));
 }

@@ -120,7 +120,7 @@ impl<'a> Script<'a> {
         if count != self.demand() {
             let request = ResourceRequest::from(&share());
             turn.demands
-                .push((DEMAND.into(), Demand { count, request }));
+                .push((DEMAND.into(), Demand::new(count, request)));
         }
         Ok(turn)
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::constraint::Constraints;
 use crate::ids::FrameworkId;
 use crate::resources::ResourceRequest;
 use crate::time::Timestamp;
@@ -22,6 +23,9 @@ pub struct DemandView {
     pub count: u32,
     /// What each needs.
     pub request: ResourceRequest,
+    /// On which agents.
+    #[serde(default)]
+    pub constraints: Constraints,
     /// Since when this is so.
     pub since: Timestamp,
     /// Why it waits.
@@ -50,6 +54,9 @@ pub struct Explanation {
     pub inactive: u64,
     /// Agents that the framework declined a short while ago.
     pub filtered: u64,
+    /// Agents that its constraints rule out.
+    #[serde(default)]
+    pub constrained: u64,
     /// Agents on which it would fit but for what is offered to others now.
     #[serde(default)]
     pub held: u64,

@@ -1,6 +1,7 @@
 //! What a turn takes and refuses, and what it leaves in the state.
 
 use tepui_cluster::{Accepted, Command, Envelope};
+use tepui_types::resources::ResourceRequest;
 use tepui_types::{
     AgentId, AgentInfo, Bytes, ClusterId, Digest, FrameworkId, FrameworkInfo, MilliCpus, Offer,
     Principal, Role, Workload,
@@ -127,6 +128,10 @@ fn task(name: &str, cpus: u64) -> TaskLaunch {
     }
 }
 
+fn wish(count: u32, cpus: u64) -> Demand {
+    Demand::new(count, request(cpus))
+}
+
 fn request(cpus: u64) -> ResourceRequest {
     ResourceRequest {
         cpus: MilliCpus(cpus),
@@ -188,7 +193,7 @@ fn what_was_answered_cannot_be_accepted() {
         turn.accept(OfferId(7), spec(""), vec![task("a", 1)]),
         unknown
     );
-    turn.demand("x".into(), 1, request(1)).unwrap();
+    turn.demand("x".into(), wish(1, 1)).unwrap();
     let closed = turn.close(1, 1, TurnKind::Handle);
     assert_eq!(closed.answered.declined[&5000], [OfferId(7)]);
     assert!(
@@ -243,11 +248,11 @@ fn malformed_calls_are_refused_where_they_are_made() {
         Err(CallError::Invalid(_))
     ));
     assert!(matches!(
-        turn.demand(String::new(), 1, request(1)),
+        turn.demand(String::new(), wish(1, 1)),
         Err(CallError::Invalid(_))
     ));
     assert!(matches!(
-        turn.demand("x".into(), 1, request(0)),
+        turn.demand("x".into(), wish(1, 0)),
         Err(CallError::Invalid(_))
     ));
     assert!(!turn.close(1, 1, TurnKind::Handle).turn.is_durable());
@@ -382,13 +387,13 @@ fn what_changes_nothing_is_not_proposed() {
     let mut cluster = Cluster::new();
     let mut turn = cluster.open();
     turn.set("key".into(), b"value".to_vec()).unwrap();
-    turn.demand("job".into(), 3, request(100)).unwrap();
+    turn.demand("job".into(), wish(3, 100)).unwrap();
     cluster.commit(turn);
     let mut turn = cluster.open();
     turn.set("key".into(), b"value".to_vec()).unwrap();
     turn.delete("other".into()).unwrap();
-    turn.demand("job".into(), 3, request(100)).unwrap();
-    turn.demand("nothing".into(), 0, request(0)).unwrap();
+    turn.demand("job".into(), wish(3, 100)).unwrap();
+    turn.demand("nothing".into(), wish(0, 0)).unwrap();
     turn.cancel_timer("none".into()).unwrap();
     turn.decline(&[OfferId(7)], None).unwrap();
     assert!(!turn.close(1, 2, TurnKind::Handle).turn.is_durable());

@@ -1,0 +1,249 @@
+//! On which agents a demand may be met: by their attributes and names.
+//!
+//! A constraint keeps offers away that would only be declined. Region and zone
+//! are attributes like others.
+
+use serde::{Deserialize, Serialize};
+
+use crate::agent::AgentInfo;
+
+/// Any of these groups must hold whole; without groups every agent will do.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Constraints(pub Vec<Vec<Constraint>>);
+
+/// What must hold of one property of an agent.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Constraint {
+    /// An attribute's name, or `hostname`.
+    pub attribute: String,
+    /// What must hold of it.
+    pub test: Test,
+}
+
+/// What must hold of an attribute. An agent without it passes `NotExists`,
+/// `NotEquals` and `NotMatches`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum Test {
+    /// It is there.
+    Exists,
+    /// It is not there.
+    NotExists,
+    /// It is this.
+    Equals(String),
+    /// It is not this.
+    NotEquals(String),
+    /// This pattern covers it: `*` stands for any text, `?` for one character.
+    Matches(String),
+    /// This pattern does not cover it.
+    NotMatches(String),
+}
+
+impl Constraints {
+    /// The name that stands for an agent's hostname.
+    pub const HOSTNAME: &str = "hostname";
+    /// The most groups, and constraints in one.
+    pub const MAX_EACH: usize = 16;
+    /// Bytes of a name, value or pattern.
+    pub const MAX_TEXT: usize = 256;
+
+    /// Whether every agent will do.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether an agent's name matters, beside its attributes.
+    pub fn names_hosts(&self) -> bool {
+        let mut constraints = self.0.iter().flatten();
+        constraints.any(|constraint| constraint.attribute == Self::HOSTNAME)
+    }
+
+    /// Whether this agent will do.
+    pub fn hold_of(&self, agent: &AgentInfo) -> bool {
+        let holds = |constraint: &Constraint| {
+            let value = match constraint.attribute.as_str() {
+                Self::HOSTNAME => Some(&agent.hostname),
+                name => agent.attributes.get(name),
+            };
+            constraint.test.holds_of(value.map(String::as_str))
+        };
+        self.0.is_empty() || self.0.iter().any(|group| group.iter().all(holds))
+    }
+
+    /// What is wrong with them in themselves.
+    pub fn validate(&self) -> Result<(), String> {
+        let is_long = |group: &Vec<Constraint>| group.is_empty() || group.len() > Self::MAX_EACH;
+        if self.0.len() > Self::MAX_EACH || self.0.iter().any(is_long) {
+            return Err(format!(
+                "constraints are at most {} groups of 1 to {} each",
+                Self::MAX_EACH,
+                Self::MAX_EACH
+            ));
+        }
+        let mut constraints = self.0.iter().flatten();
+        let is_long = |constraint: &Constraint| {
+            let text = constraint.test.text();
+            constraint.attribute.is_empty()
+                || constraint.attribute.len() > Self::MAX_TEXT
+                || text.is_some_and(|text| text.len() > Self::MAX_TEXT)
+        };
+        match constraints.find(|constraint| is_long(constraint)) {
+            Some(_) => Err(format!(
+                "an attribute's name has 1 to {} bytes, and what is asked of it at most as many",
+                Self::MAX_TEXT
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// Bytes that they take in a turn, about.
+    pub fn size(&self) -> usize {
+        let constraints = self.0.iter().flatten();
+        let text = |constraint: &Constraint| constraint.test.text().map_or(0, str::len);
+        constraints
+            .map(|constraint| constraint.attribute.len() + text(constraint) + 8)
+            .sum()
+    }
+}
+
+impl Test {
+    fn holds_of(&self, value: Option<&str>) -> bool {
+        match self {
+            Self::Exists => value.is_some(),
+            Self::NotExists => value.is_none(),
+            Self::Equals(wanted) => value == Some(wanted),
+            Self::NotEquals(unwanted) => value != Some(unwanted),
+            Self::Matches(pattern) => value.is_some_and(|value| covers(pattern, value)),
+            Self::NotMatches(pattern) => !value.is_some_and(|value| covers(pattern, value)),
+        }
+    }
+
+    fn text(&self) -> Option<&str> {
+        match self {
+            Self::Exists | Self::NotExists => None,
+            Self::Equals(text)
+            | Self::NotEquals(text)
+            | Self::Matches(text)
+            | Self::NotMatches(text) => Some(text),
+        }
+    }
+}
+
+/// Whether a pattern covers a text. After a `*` that led nowhere only the last
+/// one is tried again, so the time is at most the product of the lengths.
+fn covers(pattern: &str, text: &str) -> bool {
+    let (pattern, text): (Vec<char>, Vec<char>) =
+        (pattern.chars().collect(), text.chars().collect());
+    let (mut at, mut read) = (0, 0);
+    let mut star = None;
+    while read < text.len() {
+        match pattern.get(at) {
+            Some('*') => {
+                star = Some((at, read));
+                at += 1;
+            }
+            Some(wanted) if *wanted == '?' || *wanted == text[read] => {
+                at += 1;
+                read += 1;
+            }
+            _ => match &mut star {
+                Some((star, from)) => {
+                    *from += 1;
+                    (at, read) = (*star + 1, *from);
+                }
+                None => return false,
+            },
+        }
+    }
+    pattern[at..].iter().all(|left| *left == '*')
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::resources::Resources;
+
+    fn agent() -> AgentInfo {
+        AgentInfo {
+            hostname: "node-7".into(),
+            resources: Resources::default(),
+            attributes: BTreeMap::from([("zone".into(), "eu-a".into())]),
+            version: "0".into(),
+        }
+    }
+
+    fn one(attribute: &str, test: Test) -> Constraint {
+        let attribute = attribute.into();
+        Constraint { attribute, test }
+    }
+
+    #[test]
+    fn any_group_must_hold_whole() {
+        use Test::*;
+        let zone = |test| one("zone", test);
+        let holds = |groups: &[&[Constraint]]| {
+            let groups = groups.iter().map(|group| group.to_vec()).collect();
+            Constraints(groups).hold_of(&agent())
+        };
+        assert!(holds(&[]));
+        assert!(holds(&[&[zone(Exists), zone(Matches("eu-*".into()))]]));
+        assert!(!holds(&[&[zone(Exists), zone(Equals("eu-b".into()))]]));
+        assert!(holds(&[
+            &[zone(NotExists)],
+            &[zone(NotEquals("eu-b".into()))]
+        ]));
+        assert!(holds(&[&[
+            one("gpu", NotExists),
+            one("gpu", NotMatches("*".into()))
+        ]]));
+        assert!(holds(&[&[one("hostname", Equals("node-7".into()))]]));
+        assert!(!holds(&[&[one("hostname", NotMatches("node-?".into()))]]));
+    }
+
+    #[test]
+    fn patterns_cover_whole_texts() {
+        for (pattern, text, covered) in [
+            ("", "", true),
+            ("", "a", false),
+            ("*", "", true),
+            ("a*c", "abc", true),
+            ("a*c", "abcb", false),
+            ("*b*b", "abab", true),
+            ("a?c", "äbc", false),
+            ("?bc", "äbc", true),
+            ("**", "x", true),
+            ("x?", "x", false),
+        ] {
+            assert_eq!(covers(pattern, text), covered, "{pattern} {text}");
+        }
+        let (pattern, text) = ("*a".repeat(120), "a".repeat(2_000) + "b");
+        assert!(!covers(&pattern, &text), "and that in no time");
+    }
+
+    #[test]
+    fn constraints_are_bounded() {
+        let group = vec![one("zone", Test::Exists)];
+        assert_eq!(Constraints(vec![group.clone(); 16]).validate(), Ok(()));
+        assert!(Constraints(vec![group.clone(); 17]).validate().is_err());
+        assert!(
+            Constraints(vec![vec![group[0].clone(); 17]])
+                .validate()
+                .is_err()
+        );
+        assert!(Constraints(vec![Vec::new()]).validate().is_err());
+        let long = one("zone", Test::Equals("x".repeat(257)));
+        assert!(Constraints(vec![vec![long]]).validate().is_err());
+        assert!(
+            Constraints(vec![vec![one("", Test::Exists)]])
+                .validate()
+                .is_err()
+        );
+    }
+}
