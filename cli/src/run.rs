@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use tepui_types::api::job::{JobRequest, JobView, MAX_COUNT};
+use tepui_types::constraint::{Constraint, Constraints};
 use tepui_types::resources::ResourceRequest;
 use tepui_types::task::{CommandWorkload, WasmWorkload};
 use tepui_types::{Bytes, MilliCpus, PartitionPolicy, TaskState, Workload};
@@ -72,6 +73,11 @@ pub struct Options {
     /// so long, and run it elsewhere no sooner than that
     #[arg(long, value_parser = amounts::duration, value_name = "SPAN", conflicts_with = "replace_after")]
     stop_after: Option<Duration>,
+    /// Run only on agents of which this holds; of several, all must: `zone=a`,
+    /// `zone!=a`, `rack~r*`, `rack!~r*`, or `ssd` and `!ssd` for whether there is
+    /// such an attribute. `hostname` is one, too
+    #[arg(long = "where", value_parser = amounts::constraint, value_name = "TEST")]
+    constraints: Vec<Constraint>,
     /// Print the job's name and do not wait
     #[arg(short, long)]
     detach: bool,
@@ -113,6 +119,10 @@ impl Options {
                 (_, Some(span)) => PartitionPolicy::StopAfter(millis(span)),
                 (Some(span), None) => PartitionPolicy::ReplaceAfter(millis(span)),
                 (None, None) => PartitionPolicy::Wait,
+            },
+            constraints: match self.constraints.is_empty() {
+                true => Constraints::default(),
+                false => Constraints(vec![self.constraints.clone()]),
             },
         }
     }

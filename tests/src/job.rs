@@ -50,6 +50,7 @@ impl Job {
             kill_grace_ms: 5_000,
             labels: BTreeMap::new(),
             partition: PartitionPolicy::Wait,
+            constraints: Default::default(),
         })
     }
 

@@ -3,6 +3,8 @@
 //! A constraint keeps offers away that would only be declined. Region and zone
 //! are attributes like others.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::agent::AgentInfo;
@@ -65,12 +67,17 @@ impl Constraints {
 
     /// Whether this agent will do.
     pub fn hold_of(&self, agent: &AgentInfo) -> bool {
+        self.hold(&agent.hostname, &agent.attributes)
+    }
+
+    /// Whether an agent of this name and these attributes will do.
+    pub fn hold(&self, hostname: &str, attributes: &BTreeMap<String, String>) -> bool {
         let holds = |constraint: &Constraint| {
             let value = match constraint.attribute.as_str() {
-                Self::HOSTNAME => Some(&agent.hostname),
-                name => agent.attributes.get(name),
+                Self::HOSTNAME => Some(hostname),
+                name => attributes.get(name).map(String::as_str),
             };
-            constraint.test.holds_of(value.map(String::as_str))
+            constraint.test.holds_of(value)
         };
         self.0.is_empty() || self.0.iter().any(|group| group.iter().all(holds))
     }
@@ -165,8 +172,6 @@ fn covers(pattern: &str, text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
     use crate::resources::Resources;
 

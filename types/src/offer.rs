@@ -24,6 +24,13 @@ pub struct Offer {
     pub attributes: BTreeMap<String, String>,
 }
 
+impl Offer {
+    /// Whether constraints hold of its agent.
+    pub fn meets(&self, constraints: &Constraints) -> bool {
+        constraints.hold(&self.hostname, &self.attributes)
+    }
+}
+
 /// How long a declined offer stays away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Filters {

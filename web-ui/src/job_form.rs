@@ -151,6 +151,7 @@ impl JobForm {
                 kill_grace_ms: tepui_types::task::default_kill_grace_ms(),
                 labels: BTreeMap::new(),
                 partition: tepui_types::task::PartitionPolicy::Wait,
+                constraints: Default::default(),
             }),
             _ => Err(problems),
         }

@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::constraint::Constraints;
 use crate::ids::TaskId;
 use crate::resources::ResourceRequest;
 use crate::task::{PartitionPolicy, Reason, TaskState, Workload};
@@ -43,6 +44,9 @@ pub struct JobRequest {
     /// What becomes of its tasks while their agents are not heard of.
     #[serde(default)]
     pub partition: PartitionPolicy,
+    /// On which agents its tasks may run; on all when absent.
+    #[serde(default)]
+    pub constraints: Constraints,
 }
 
 fn one() -> u32 {

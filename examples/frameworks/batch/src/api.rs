@@ -27,6 +27,9 @@ pub const MAX_PRIORITY: i32 = 1_000;
 pub const MAX_LIVING: usize = 10_000;
 /// Bytes of specifications of jobs that have not ended: a quarter of the store.
 pub const MAX_SPEC_BYTES: usize = 16 * 1024 * 1024;
+/// Bytes of a job's constraints: they go with every word about its demand, and a
+/// turn may have one for thousands of jobs.
+const MAX_CONSTRAINTS_BYTES: usize = 512;
 /// Custom resources in one request; they stand in every job's record.
 const MAX_CUSTOM: usize = 8;
 /// Bytes of an idempotency key.
@@ -194,6 +197,7 @@ fn submit(
         // A specification has at most 64 KiB.
         spec_bytes: spec_bytes as u32,
         key,
+        constraints: body.constraints,
     };
     batch.meta.next_sequence += 1;
     records::set_meta(cx, &batch.meta);
@@ -238,6 +242,14 @@ fn check(body: &JobRequest, user: &str) -> Result<TaskSpec, Response> {
     body.resources
         .validate()
         .map_err(|why| invalid(format!("resources: {why}")))?;
+    body.constraints
+        .validate()
+        .map_err(|why| invalid(format!("constraints: {why}")))?;
+    if body.constraints.size() > MAX_CONSTRAINTS_BYTES {
+        return Err(invalid(format!(
+            "constraints: a job's have at most {MAX_CONSTRAINTS_BYTES} bytes"
+        )));
+    }
     let custom = &body.resources.custom;
     if custom.len() > MAX_CUSTOM || custom.keys().any(|name| !is_label(name)) {
         return Err(invalid(format!(

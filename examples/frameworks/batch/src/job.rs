@@ -7,7 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 use tepui_sdk::resources::ResourceRequest;
-use tepui_sdk::{Reason, Task, TaskClass, TaskState};
+use tepui_sdk::{Constraints, Reason, Task, TaskClass, TaskState};
 use tepui_types::api::job::JobState;
 use tepui_types::task::reason;
 
@@ -40,6 +40,8 @@ pub struct Terms {
     pub spec_bytes: u32,
     /// The idempotency key it was submitted with.
     pub key: Option<String>,
+    /// On which agents its tasks may run.
+    pub constraints: Constraints,
 }
 
 /// What has happened.

@@ -188,7 +188,8 @@ impl Batch {
                     try_again = true;
                 }
             }
-            if job.is_ended() && job.progress.demanded == 0 && budget.take(0, records::FILE_BYTES) {
+            let bytes = records::FILE_BYTES + job.terms.constraints.size();
+            if job.is_ended() && job.progress.demanded == 0 && budget.take(0, bytes) {
                 self.specs.remove(&name);
                 if let Some(job) = self.jobs.remove(&name) {
                     records::file(cx, &mut self.meta, &name, job);
@@ -281,6 +282,7 @@ impl Batch {
         jobs.map(|(job, record)| Want {
             job,
             request: &record.terms.request,
+            constraints: &record.terms.constraints,
             count: record.placeable(now),
             spec_bytes: record.terms.spec_bytes as usize,
         })
@@ -344,7 +346,7 @@ fn tell(cx: &mut Context<'_>, name: &str, job: &mut Job, now: u64) -> Result<(),
     }
     let wanted = job.placeable(now);
     if wanted != job.progress.demanded {
-        cx.demand(name, wanted, &job.terms.request)?;
+        cx.demand_where(name, wanted, &job.terms.request, &job.terms.constraints)?;
         job.progress.demanded = wanted;
     }
     Ok(())

@@ -5,7 +5,7 @@
 //! fit holds up no other. Pure: the caller accepts what is planned.
 
 use tepui_sdk::resources::{ResourceRequest, Resources};
-use tepui_sdk::{Offer, OfferId};
+use tepui_sdk::{Constraints, Offer, OfferId};
 
 use crate::budget::Budget;
 
@@ -20,6 +20,8 @@ pub struct Want<'a> {
     pub job: &'a str,
     /// What each task needs.
     pub request: &'a ResourceRequest,
+    /// On which agents they may run.
+    pub constraints: &'a Constraints,
     /// How many tasks could be launched.
     pub count: u32,
     /// Bytes of its specification, which every launch carries.
@@ -60,13 +62,19 @@ pub fn plan(offers: &[Offer], wants: &[Want<'_>], budget: &mut Budget) -> Vec<Gr
                 return grants;
             }
             looks -= 1;
+            if !offer.meets(want.constraints) {
+                continue;
+            }
             let mut resources = Vec::new();
             while counts[at] > 0 {
                 let Ok(picked) = free.pick(want.request) else {
                     misfits[shapes[at]] = true;
                     break;
                 };
-                let job_bytes = if resources.is_empty() { JOB_BYTES } else { 0 };
+                let job_bytes = match resources.is_empty() {
+                    true => JOB_BYTES + want.constraints.size(),
+                    false => 0,
+                };
                 let Ok(rest) = free.checked_sub(&picked) else {
                     break;
                 };
@@ -105,6 +113,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use tepui_sdk::AgentId;
+    use tepui_sdk::constraint::{Constraint, Test};
     use tepui_sdk::resources::MilliCpus;
 
     use super::*;
@@ -133,11 +142,13 @@ mod tests {
         offers: &[Offer],
         wants: &[(&str, &ResourceRequest, u32)],
     ) -> Vec<(u64, String, usize)> {
+        let anywhere = Constraints::default();
         let wants: Vec<Want<'_>> = wants
             .iter()
             .map(|(job, request, count)| Want {
                 job,
                 request,
+                constraints: &anywhere,
                 count: *count,
                 spec_bytes: 100,
             })
@@ -164,6 +175,32 @@ mod tests {
             &[("large", &large, 1), ("small", &small, 1)],
         );
         assert_eq!(plan, [(1, "small".into(), 1)]);
+    }
+
+    #[test]
+    fn tasks_go_only_where_they_may() {
+        let small = request(100);
+        let second = Constraints(vec![vec![Constraint {
+            attribute: "hostname".into(),
+            test: Test::Equals("second".into()),
+        }]]);
+        let mut offers = [offer(1, 100), offer(2, 100)];
+        offers[1].hostname = "second".into();
+        let want = |job, constraints| Want {
+            job,
+            request: &small,
+            constraints,
+            count: 1,
+            spec_bytes: 100,
+        };
+        let anywhere = Constraints::default();
+        let wants = [want("picky", &second), want("other", &anywhere)];
+        let grants = plan(&offers, &wants, &mut Budget::new(0));
+        let grants: Vec<_> = grants
+            .iter()
+            .map(|grant| (grant.offer.0, &*grant.job))
+            .collect();
+        assert_eq!(grants, [(1, "other"), (2, "picky")]);
     }
 
     #[test]

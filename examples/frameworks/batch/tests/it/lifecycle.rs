@@ -333,3 +333,22 @@ fn a_rescinded_offer_is_not_used() {
         assert_eq!(cluster.demand("one"), 1);
     });
 }
+
+#[test]
+fn a_job_with_constraints_runs_only_where_they_hold() {
+    both(|mut cluster| {
+        let (here, there) = (cluster.agent(machine(4)), cluster.agent(machine(4)));
+        cluster.attribute(here, "zone", "here");
+        cluster.attribute(there, "zone", "there");
+        let there_only = r#""count": 2, "constraints": [[
+            {"attribute": "zone", "test": {"equals": "there"}}]]"#;
+        submit(&mut cluster, "picky", there_only);
+        submit(&mut cluster, "other", r#""count": 1"#);
+        offer(&mut cluster);
+        let of = |agent| {
+            let tasks = cluster.tasks().values();
+            tasks.filter(|running| running.task.agent == agent).count()
+        };
+        assert_eq!((of(here), of(there)), (1, 2));
+    });
+}
