@@ -109,7 +109,8 @@ pub fn quota(text: &str) -> Result<Quota, String> {
 
 /// A test of an agent's attribute: `zone=a`, `zone!=a`, `zone~a*`, `zone!~a*`, `zone`, `!zone`.
 pub fn constraint(text: &str) -> Result<Constraint, String> {
-    let tests: [(&str, fn(String) -> Test); 4] = [
+    type Sign = (&'static str, fn(String) -> Test);
+    let tests: [Sign; 4] = [
         ("!=", Test::NotEquals),
         ("!~", Test::NotMatches),
         ("=", Test::Equals),

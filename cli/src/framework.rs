@@ -174,6 +174,7 @@ fn show(framework: &FrameworkView) -> Result<()> {
         .add("tasks", framework.tasks)
         .add("waiting", framework.waiting)
         .add("used", output::request(&framework.used))
+        .add("offers", offers(framework))
         .add("incarnation", framework.incarnation)
         .add("turns", framework.turns)
         .add(
@@ -186,6 +187,26 @@ fn show(framework: &FrameworkView) -> Result<()> {
         )
         .add("deployed", output::instant(framework.deployed_at))
         .print()
+}
+
+/// What it holds by offers, and whether it answers them.
+fn offers(framework: &FrameworkView) -> String {
+    let mut text = match framework.offered_since {
+        Some(since) => format!(
+            "{} of {}, the oldest for {}",
+            framework.offers,
+            output::request(&framework.offered),
+            output::age(since)
+        ),
+        None => "none".to_owned(),
+    };
+    if framework.offers_expired > 0 {
+        text.push_str(&format!(
+            "; {} expired unanswered",
+            framework.offers_expired
+        ));
+    }
+    text
 }
 
 async fn logs(name: &str, follow: bool, client: &Client, format: Format) -> Result<()> {

@@ -25,6 +25,7 @@ mod cycle;
 pub(crate) mod demands;
 mod filters;
 mod offers;
+mod patience;
 mod placement;
 mod quota;
 mod reasons;
@@ -37,6 +38,8 @@ use agents::Agents;
 use demands::Demands;
 use filters::Filters;
 use offers::Offers;
+pub use patience::Holding;
+use patience::Patience;
 use role_tree::RoleTree;
 pub use shares::{Share, dominant_share};
 
@@ -79,6 +82,7 @@ struct Member {
     demands: Demands,
     /// What its tasks have, as it is charged.
     used: ResourceRequest,
+    patience: Patience,
 }
 
 impl Allocator {
@@ -127,19 +131,29 @@ impl Allocator {
 
     /// The offers were used up, or given back without a filter.
     pub fn answered(&mut self, offers: &[OfferId]) {
-        for offer in offers {
-            let Some(offer) = self.offers.remove(*offer) else {
-                continue;
-            };
-            self.changed.agents.insert(offer.agent);
-            let amounts = ResourceRequest::from(&offer.resources);
-            self.roles.discharge(offer.framework, &amounts);
-            if let Some(member) = self.frameworks.get_mut(&offer.framework) {
-                member.demands.uncover(&offer.covered);
-                let is_hungry = member.demands.is_hungry();
-                self.roles.set_hungry(offer.framework, is_hungry);
-                self.reopened.insert(offer.framework);
+        for id in offers {
+            let framework = self.offers.get(*id).map(|offer| offer.framework);
+            let member = framework.and_then(|framework| self.frameworks.get_mut(&framework));
+            if let Some(member) = member {
+                member.patience.answered();
             }
+            self.release(*id);
+        }
+    }
+
+    /// Lets an offer go: what it held is free, and what it covered is open.
+    fn release(&mut self, id: OfferId) {
+        let Some(offer) = self.offers.remove(id) else {
+            return;
+        };
+        self.changed.agents.insert(offer.agent);
+        let amounts = ResourceRequest::from(&offer.resources);
+        self.roles.discharge(offer.framework, &amounts);
+        if let Some(member) = self.frameworks.get_mut(&offer.framework) {
+            member.demands.uncover(&offer.covered);
+            let is_hungry = member.demands.is_hungry();
+            self.roles.set_hungry(offer.framework, is_hungry);
+            self.reopened.insert(offer.framework);
         }
     }
 
@@ -170,6 +184,21 @@ impl Allocator {
     /// What outstanding offers hold together.
     pub fn offered_total(&self) -> ResourceRequest {
         self.offers.total().clone()
+    }
+
+    /// What a framework holds by offers, and how often it let one expire.
+    pub fn holding(&self, framework: FrameworkId) -> Holding {
+        let mut holding = Holding::default();
+        let ids = self.offers.of_framework(framework);
+        for offer in ids.into_iter().filter_map(|id| self.offers.get(id)) {
+            holding.offers += 1;
+            holding.resources.include(&offer.resources);
+            let since = holding.since.get_or_insert(offer.since);
+            *since = (*since).min(offer.since);
+        }
+        let member = self.frameworks.get(&framework);
+        holding.expired = member.map_or(0, |member| member.patience.expired());
+        holding
     }
 
     /// What outstanding offers hold for each of these roles and those below it.

@@ -5,6 +5,9 @@
 //! the goals of the rounds. A cycle is timed from the change of the state to the offers ready; applying
 //! the change itself is not in it.
 
+// It measures time itself, and nothing in it can be paused.
+#![allow(clippy::disallowed_methods)]
+
 // Shared with the benchmarks of whole clusters, so that all tables look alike.
 #[allow(dead_code, unused_imports)]
 #[path = "../../../tests/src/bench/report.rs"]

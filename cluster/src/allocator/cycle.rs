@@ -136,11 +136,20 @@ impl Allocator {
     /// longer what it was.
     fn rescind(&mut self, state: &State, now: Timestamp, decisions: &mut Vec<Decision>) {
         for id in self.offers.overdue(now) {
-            if let Some(offer) = self.offers.get(id) {
-                decisions.push(Decision::Rescind(offer.framework, id));
-                // Who held an offer for so long has no use for it.
-                self.decline(&[id], Decline::DEFAULT.refuse_ms, now);
-            }
+            let Some(offer) = self.offers.get(id) else {
+                continue;
+            };
+            let framework = offer.framework;
+            decisions.push(Decision::Rescind(framework, id));
+            // Who held an offer for so long has no use for it.
+            let refuse_ms = match self.frameworks.get_mut(&framework) {
+                Some(member) => member.patience.expire(),
+                None => Decline::DEFAULT.refuse_ms,
+            };
+            let (agent, resources) = (offer.agent, offer.resources.clone());
+            let until = now.after_millis(refuse_ms);
+            self.filters.add(framework, agent, resources, until);
+            self.release(id);
         }
         let mut bad = std::mem::take(&mut self.stale);
         for agent in &self.changed.agents {
@@ -149,7 +158,7 @@ impl Allocator {
         for id in bad {
             if let Some(offer) = self.offers.get(id) {
                 decisions.push(Decision::Rescind(offer.framework, id));
-                self.answered(&[id]);
+                self.release(id);
             }
         }
     }

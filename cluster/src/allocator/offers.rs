@@ -16,6 +16,7 @@ pub struct Outstanding {
     pub framework: FrameworkId,
     pub agent: AgentId,
     pub resources: Resources,
+    pub since: Timestamp,
     pub expires: Timestamp,
     /// What of its framework's demand it can meet.
     pub covered: Covered,

@@ -133,6 +133,7 @@ impl Allocator {
             framework,
             agent,
             resources,
+            since: now,
             expires: now.after_millis(OFFER_TIMEOUT_MS),
             covered,
         };

@@ -8,7 +8,7 @@
 
 use std::fmt;
 
-use tepui_types::resources::{PortRanges, ResourceRequest};
+use tepui_types::resources::ResourceRequest;
 use tepui_types::{Resources, Role};
 
 use super::role_tree::{Node, NodeIndex, ROOT, RoleTree};
@@ -179,10 +179,7 @@ pub(super) fn cut(resources: &Resources, room: &ResourceRequest) -> Resources {
         cpus: resources.cpus.min(room.cpus),
         mem: resources.mem.min(room.mem),
         disk: resources.disk.min(room.disk),
-        ports: resources
-            .ports
-            .lowest(ports)
-            .unwrap_or_else(PortRanges::default),
+        ports: resources.ports.lowest(ports).unwrap_or_default(),
         gpus,
         custom: custom.filter(|(_, amount)| *amount > 0).collect(),
     }

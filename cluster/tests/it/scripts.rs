@@ -121,6 +121,14 @@ impl Stage {
             ["decline", name, "on", agent, "for", seconds] => {
                 self.answer(name, agent, Some(1000 * seconds.parse::<u64>().unwrap()))
             }
+            ["holding", name] => {
+                let holding = self.allocator.holding(self.frameworks[name]);
+                let (offers, expired) = (holding.offers, holding.expired);
+                format!(
+                    "{name} holds {offers} of {}, {expired} expired\n",
+                    cpus(&holding.resources)
+                )
+            }
             ["why", name, ref rest @ ..] => {
                 let framework = self.frameworks[name];
                 let demand = demand(1, rest);
@@ -348,8 +356,13 @@ fn demand(count: u32, words: &[&str]) -> Demand {
     }
 }
 
+fn cpus(amounts: &ResourceRequest) -> String {
+    format!("{} cpus", amounts.show("cpus"))
+}
+
 fn constraint(word: &str) -> Constraint {
-    let tests: [(&str, fn(String) -> Test); 4] = [
+    type Sign = (&'static str, fn(String) -> Test);
+    let tests: [Sign; 4] = [
         ("!=", Test::NotEquals),
         ("!~", Test::NotMatches),
         ("=", Test::Equals),

@@ -55,7 +55,7 @@ pub async fn list(
         .range(FrameworkId(after.0.saturating_add(1))..);
     let views = frameworks
         .take(limit + 1)
-        .map(|(_, framework)| view(framework))
+        .map(|(_, framework)| view(&master, framework))
         .collect();
     let (items, next) = page::cut(views, limit, |framework: &FrameworkView| framework.id);
     let total = Some(state.frameworks.len() as u64);
@@ -136,7 +136,7 @@ pub async fn remove(
         .framework(framework.id)
         .cloned()
         .unwrap_or(framework);
-    Ok((StatusCode::ACCEPTED, Json(view(&now))).into_response())
+    Ok((StatusCode::ACCEPTED, Json(view(&master, &now))).into_response())
 }
 
 /// Starts a framework anew, also one that has failed.
@@ -199,7 +199,7 @@ fn shown(master: &Master, id: FrameworkId) -> Result<Response, ApiError> {
     let framework =
         framework.ok_or_else(|| ApiError::NotFound(format!("framework {id} is gone")))?;
     let etag = format!("\"{}\"", framework.revision);
-    Ok(([(header::ETAG, etag)], Json(view(framework))).into_response())
+    Ok(([(header::ETAG, etag)], Json(view(master, framework))).into_response())
 }
 
 /// The framework of this id or name.
@@ -214,7 +214,10 @@ pub fn find<'a>(state: &'a State, id: &str) -> Result<&'a Arc<Framework>, ApiErr
     found.ok_or_else(|| ApiError::NotFound(format!("there is no framework `{id}`")))
 }
 
-fn view(framework: &Framework) -> FrameworkView {
+fn view(master: &Master, framework: &Framework) -> FrameworkView {
+    let holding = master
+        .offers
+        .with(|allocator| allocator.holding(framework.id));
     FrameworkView {
         id: framework.id,
         name: framework.info.name.clone(),
@@ -227,6 +230,10 @@ fn view(framework: &Framework) -> FrameworkView {
         used: framework.used.clone(),
         tasks: framework.tasks.len() as u64,
         waiting: framework.waiting(),
+        offers: holding.offers,
+        offered: holding.resources,
+        offered_since: holding.since,
+        offers_expired: holding.expired,
         store_keys: framework.store.len() as u64,
         store_bytes: framework.store_bytes,
         deployed_at: framework.deployed_at,

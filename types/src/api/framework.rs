@@ -52,6 +52,18 @@ pub struct FrameworkView {
     pub tasks: u64,
     /// Tasks it wants and has not got.
     pub waiting: u64,
+    /// Offers that it has not answered.
+    #[serde(default)]
+    pub offers: u64,
+    /// What they hold; ports and gpus as counts.
+    #[serde(default)]
+    pub offered: ResourceRequest,
+    /// Since when it holds the oldest of them.
+    #[serde(default)]
+    pub offered_since: Option<Timestamp>,
+    /// Offers that it has let expire under this leader.
+    #[serde(default)]
+    pub offers_expired: u64,
     /// Keys in its store.
     pub store_keys: u64,
     /// Bytes in its store.
