@@ -70,6 +70,9 @@ pub struct Allocator {
     reopened: BTreeSet<FrameworkId>,
     /// Hungry frameworks that a quota has kept from an agent.
     bounded: BTreeSet<FrameworkId>,
+    /// Frameworks with open demand that a quota keeps from every agent: they are
+    /// not in the order of service.
+    full: BTreeSet<FrameworkId>,
     /// Offers that were made by other rules, or to who is no more: to be rescinded.
     stale: BTreeSet<OfferId>,
     /// Nothing has been looked at yet.
@@ -97,6 +100,7 @@ impl Allocator {
             changed: Changes::default(),
             reopened: BTreeSet::new(),
             bounded: BTreeSet::new(),
+            full: BTreeSet::new(),
             stale: BTreeSet::new(),
             is_new: true,
         }
@@ -152,6 +156,7 @@ impl Allocator {
         if let Some(member) = self.frameworks.get_mut(&offer.framework) {
             member.demands.uncover(&offer.covered);
             let is_hungry = member.demands.is_hungry();
+            self.full.remove(&offer.framework);
             self.roles.set_hungry(offer.framework, is_hungry);
             self.reopened.insert(offer.framework);
         }

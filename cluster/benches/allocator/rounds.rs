@@ -83,3 +83,19 @@ pub fn decline(world: &mut World, times: usize) -> Samples {
     }
     samples
 }
+
+/// Microseconds of a cycle after one offer was declined for a moment.
+pub fn decline_one(world: &mut World, times: usize) -> Samples {
+    let mut samples = Samples::default();
+    for number in 0..times {
+        world.now = world.now.after_millis(1);
+        let place = number * 7 % world.held.len();
+        let offer = world.held.swap_remove(place).id;
+        let cycle = Instant::now();
+        world.allocator.decline(&[offer], 1, world.now);
+        let decisions = world.allocator.allocate(&world.state, world.now);
+        samples.add(cycle.elapsed().as_secs_f64() * 1e6);
+        world.hold(decisions);
+    }
+    samples
+}

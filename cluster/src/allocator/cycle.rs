@@ -40,8 +40,7 @@ impl Allocator {
         }
         self.roles.set_total(self.agents.total());
         // What has come free may be room for who was kept from more.
-        let bounded = std::mem::take(&mut self.bounded);
-        self.reopened.extend(bounded);
+        self.reopen_bounded();
         let all = seen.len() >= self.agents.len();
         for (agent, free) in seen {
             self.serve_agent(state, agent, free, now, &mut decisions);
@@ -100,6 +99,7 @@ impl Allocator {
             self.frameworks.remove(&id);
             self.reopened.remove(&id);
             self.bounded.remove(&id);
+            self.full.remove(&id);
             return;
         };
         self.roles.seat(id, &framework.info.role);
@@ -115,6 +115,7 @@ impl Allocator {
         let is_hungry = demands.is_hungry();
         self.frameworks.entry(id).or_default().demands = demands;
         self.see_use(state, id);
+        self.full.remove(&id);
         self.roles.set_hungry(id, is_hungry);
         self.reopened.insert(id);
     }
@@ -183,6 +184,31 @@ impl Allocator {
         lost.map(|(id, _)| id).collect()
     }
 
+    /// A quota has kept these from an agent. Whom it keeps from every agent
+    /// leaves the order of service until there is room.
+    fn note_bounded(&mut self, frameworks: Vec<FrameworkId>) {
+        for framework in frameworks {
+            if self.is_full(framework) {
+                self.full.insert(framework);
+                self.roles.set_hungry(framework, false);
+            } else {
+                self.bounded.insert(framework);
+            }
+        }
+    }
+
+    /// Lets those for whom there may be room now look for agents.
+    fn reopen_bounded(&mut self) {
+        self.reopened.append(&mut self.bounded);
+        let full = self.full.iter().copied();
+        let roomy: Vec<_> = full.filter(|framework| !self.is_full(*framework)).collect();
+        for framework in roomy {
+            self.full.remove(&framework);
+            self.roles.set_hungry(framework, true);
+            self.reopened.insert(framework);
+        }
+    }
+
     /// Offers what is free on an agent: to one, or what one's quota leaves to the next.
     fn serve_agent(
         &mut self,
@@ -204,7 +230,7 @@ impl Allocator {
                     }
                     Use::None => None,
                 });
-            self.bounded.extend(bounded);
+            self.note_bounded(bounded);
             let Some((framework, resources)) = next else {
                 return;
             };
@@ -233,7 +259,7 @@ impl Allocator {
                 vain.push(framework);
                 None
             });
-            self.bounded.extend(bounded);
+            self.note_bounded(bounded);
             for framework in vain {
                 self.reopened.remove(&framework);
             }

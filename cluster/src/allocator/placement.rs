@@ -65,6 +65,18 @@ impl Allocator {
         }
     }
 
+    /// Whether a quota keeps a framework from all that it wants, on whatever agent.
+    pub(super) fn is_full(&self, framework: FrameworkId) -> bool {
+        let (Some(member), Some(node)) = (
+            self.frameworks.get(&framework),
+            self.roles.node_of(framework),
+        ) else {
+            return false;
+        };
+        let mut open = member.demands.open();
+        open.all(|shape| self.roles.blocks(node, self.agents.free(), &shape.request))
+    }
+
     /// The smallest agent that meets some of a framework's open demand.
     pub(super) fn search(
         &self,
@@ -81,7 +93,7 @@ impl Allocator {
         let mut was_bounded = false;
         for shape in member.demands.open() {
             let free = self.agents.free();
-            if is_bounded && self.roles.bound(node, free, &shape.request).is_some() {
+            if is_bounded && self.roles.blocks(node, free, &shape.request) {
                 was_bounded = true;
                 continue;
             }

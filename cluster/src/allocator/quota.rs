@@ -8,8 +8,8 @@
 
 use std::fmt;
 
-use tepui_types::resources::ResourceRequest;
-use tepui_types::{Resources, Role};
+use tepui_types::resources::{ResourceLimit, ResourceRequest};
+use tepui_types::{Bytes, MilliCpus, Resources, Role};
 
 use super::role_tree::{Node, NodeIndex, ROOT, RoleTree};
 
@@ -49,14 +49,66 @@ impl RoleTree {
         free: &ResourceRequest,
         amounts: &ResourceRequest,
     ) -> ResourceRequest {
-        let mut room = amounts.clone();
-        for (name, amount) in amounts.entries() {
+        let [cpus, mem, disk, ports, gpus] = self.five_left(node, free);
+        let ports = u32::try_from(ports).unwrap_or(u32::MAX);
+        let custom = amounts.custom.iter().map(|(name, amount)| {
             let (most, _) = self.most(node, free, name);
-            if most < amount {
-                set(&mut room, name, most);
+            (name.clone(), (*amount).min(most))
+        });
+        ResourceRequest {
+            cpus: amounts.cpus.min(MilliCpus(cpus)),
+            mem: amounts.mem.min(Bytes(mem)),
+            disk: amounts.disk.min(Bytes(disk)),
+            ports: amounts.ports.min(ports),
+            gpus_milli: amounts.gpus_milli.min(gpus),
+            custom: custom.filter(|(_, amount)| *amount > 0).collect(),
+        }
+    }
+
+    /// Whether a quota keeps a role from a request on whatever agent.
+    pub fn blocks(
+        &self,
+        node: NodeIndex,
+        free: &ResourceRequest,
+        request: &ResourceRequest,
+    ) -> bool {
+        let left = self.five_left(node, free);
+        let mut wanted = five(request).into_iter().zip(left);
+        wanted.any(|(wanted, left)| wanted > left)
+            || request
+                .custom
+                .iter()
+                .any(|(name, amount)| *amount > self.most(node, free, name).0)
+    }
+
+    /// How much of what has no name of its own a role may have more: what
+    /// [`Self::most`] says of each.
+    fn five_left(&self, node: NodeIndex, free: &ResourceRequest) -> [u64; 5] {
+        let (mut left, mut own) = ([u64::MAX; 5], [0_u64; 5]);
+        for node in self.path(node) {
+            let charged = five(&node.charged);
+            if !node.limit.is_empty() {
+                let room = node.ceiling.iter().zip(charged);
+                for (left, (ceiling, charged)) in left.iter_mut().zip(room) {
+                    *left = (*left).min(ceiling.saturating_sub(charged));
+                }
+            }
+            if !node.guarantee.is_empty() {
+                let rest = five(&node.guarantee).into_iter().zip(charged);
+                let rest = rest.zip(five(&node.children_need));
+                for (own, ((promised, charged), below)) in own.iter_mut().zip(rest) {
+                    let rest = promised.saturating_sub(charged).saturating_sub(below);
+                    *own = own.saturating_add(rest);
+                }
             }
         }
-        room
+        let needs = five(&self.nodes[ROOT].need).into_iter().zip(five(free));
+        for ((left, own), (need, free)) in left.iter_mut().zip(own).zip(needs) {
+            if need > 0 {
+                *left = (*left).min(free.saturating_sub(need).saturating_add(own));
+            }
+        }
+        left
     }
 
     /// What keeps a role from a request, if anything does.
@@ -77,8 +129,8 @@ impl RoleTree {
         })
     }
 
-    /// How much of one resource a role may have more, and what bounds it.
-    /// The limit of a role, or the guarantees of others.
+    /// How much of one resource a role may have more, and what bounds it: the
+    /// limit of a role, or the guarantees of others.
     fn most(
         &self,
         node: NodeIndex,
@@ -145,16 +197,20 @@ impl Node {
     }
 }
 
-fn set(amounts: &mut ResourceRequest, name: &str, amount: u64) {
-    match name {
-        "cpus" => amounts.cpus.0 = amount,
-        "mem" => amounts.mem.0 = amount,
-        "disk" => amounts.disk.0 = amount,
-        "ports" => amounts.ports = u32::try_from(amount).unwrap_or(u32::MAX),
-        "gpus" => amounts.gpus_milli = amount,
-        name if amount == 0 => _ = amounts.custom.remove(name),
-        name => _ = amounts.custom.insert(name.to_owned(), amount),
-    }
+/// What has no name of its own, in one order.
+pub(super) fn five(amounts: &ResourceRequest) -> [u64; 5] {
+    [
+        amounts.cpus.0,
+        amounts.mem.0,
+        amounts.disk.0,
+        u64::from(amounts.ports),
+        amounts.gpus_milli,
+    ]
+}
+
+/// The same of a limit; the greatest number where there is none.
+pub(super) fn ceiling(limit: &ResourceLimit) -> [u64; 5] {
+    ["cpus", "mem", "disk", "ports", "gpus"].map(|name| limit.of(name).unwrap_or(u64::MAX))
 }
 
 /// These resources, cut to at most such amounts. What is left of a device is

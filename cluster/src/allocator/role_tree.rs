@@ -15,6 +15,7 @@ use tepui_types::resources::{ResourceLimit, ResourceRequest};
 use tepui_types::role::RoleSettings;
 use tepui_types::{FrameworkId, Role};
 
+use super::quota::ceiling;
 use super::shares::{Share, weighted_share};
 
 /// Where a node stands in the table.
@@ -43,6 +44,7 @@ pub(super) struct Node {
     weight_milli: u32,
     pub(super) guarantee: ResourceRequest,
     pub(super) limit: ResourceLimit,
+    pub(super) ceiling: [u64; 5],
     is_set: bool,
     /// What it and those below it have.
     pub(super) charged: ResourceRequest,
@@ -120,6 +122,7 @@ impl RoleTree {
         node.weight_milli = settings.weight_milli;
         node.guarantee = settings.guarantee.clone();
         node.limit = settings.limit.clone();
+        node.ceiling = ceiling(&settings.limit);
         node.is_set = is_set;
         self.update_need(index);
         self.rerank_path(index);
