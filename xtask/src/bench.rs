@@ -1,8 +1,8 @@
 //! `cargo xtask bench NAME`: builds what the cluster needs, then runs `tepui-bench`.
 //!
 //! The measured binaries are the ones that `up` and `test` use. All arguments go to `tepui-bench`,
-//! which knows the benchmarks, prints the table and writes the JSON file. The allocator's is a bench
-//! of the pure crate, so that it is built in seconds.
+//! which knows the benchmarks, prints the table and writes the JSON file. Those of the
+//! allocator are benches of the pure crate, so that they are built in seconds.
 
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -17,8 +17,8 @@ pub fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     if arguments.is_empty() {
         bail!("`bench` wants the name of a benchmark, for example: cargo xtask bench path");
     }
-    if arguments[0] == "allocator" {
-        return allocator(workspace, &arguments[1..]);
+    if ["allocator", "packing"].contains(&arguments[0].as_str()) {
+        return pure(workspace, &arguments[0], &arguments[1..]);
     }
     build::everything(workspace, tasks::C::IfCompilerPresent)?;
     let mut bench = Command::new(workspace.release().join("tepui-bench"));
@@ -27,19 +27,19 @@ pub fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     Err(error).with_context(|| format!("failed to start `{}`", process::line(&bench)))
 }
 
-/// Builds and becomes the allocator's benchmark; returns only on an error.
-fn allocator(workspace: &Workspace, arguments: &[String]) -> Result<()> {
+/// Builds and becomes a benchmark of the pure crates; returns only on an error.
+fn pure(workspace: &Workspace, name: &str, arguments: &[String]) -> Result<()> {
     let mut bench = workspace.cargo();
     // The whole workspace, so that its features are those of every other build.
-    bench.args(["bench", "--workspace", "--bench", "allocator", "--"]);
-    let mut is_path = false;
+    bench.args(["bench", "--workspace", "--bench", name, "--"]);
     for argument in arguments {
-        // Cargo runs benches in their package's folder.
+        // Cargo runs benches in their package's folder, so files are named from the root.
+        let path = std::path::Path::new(argument);
+        let is_path = path.components().count() > 1 || path.exists() || argument.ends_with(".json");
         match is_path {
-            true => bench.arg(std::path::absolute(argument)?),
+            true => bench.arg(std::path::absolute(path)?),
             false => bench.arg(argument),
         };
-        is_path = argument == "--json";
     }
     let error = bench.exec();
     Err(error).with_context(|| format!("failed to start `{}`", process::line(&bench)))
