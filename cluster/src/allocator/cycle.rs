@@ -31,12 +31,7 @@ impl Allocator {
         }
         let mut seen = Vec::with_capacity(changed.len());
         for agent in changed {
-            let held = self.offers.held(agent);
-            let (free, is) = self.agents.see(state, agent, &held);
-            if is == Seen::Otherwise {
-                self.filters.forget_agent(agent);
-            }
-            seen.push((agent, free));
+            seen.push((agent, self.see_agent(state, agent)));
         }
         self.roles.set_total(self.agents.total());
         // What has come free may be room for who was kept from more.
@@ -52,6 +47,19 @@ impl Allocator {
         }
         self.serve_demands(state, now, &mut decisions);
         decisions
+    }
+
+    /// Sees an agent as it is now; answers what is free on it. With other
+    /// attributes it is not what was offered, nor what was declined.
+    pub(super) fn see_agent(&mut self, state: &State, agent: AgentId) -> Resources {
+        let held = self.offers.held(agent);
+        let (free, is) = self.agents.see(state, agent, &held);
+        if is == Seen::Otherwise {
+            self.filters.forget_agent(agent);
+            let offers = self.offers.of_agent(agent);
+            self.stale.extend(offers.map(|(id, _)| id));
+        }
+        free
     }
 
     fn look_at_all(&mut self, state: &State) {

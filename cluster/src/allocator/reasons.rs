@@ -35,7 +35,7 @@ impl Allocator {
         }
         for agent in self.changed.agents.clone() {
             // It stays to be served; only the counts are brought up to date.
-            self.agents.see(state, agent, &self.offers.held(agent));
+            self.see_agent(state, agent);
             self.agents.list(agent);
         }
         let mut counts = self.agents.tally(&shape);
