@@ -242,6 +242,14 @@ impl Agents {
         })
     }
 
+    /// Whether an agent has other resources than when it was last seen.
+    pub fn is_resized(&self, agent: &Agent) -> bool {
+        let known = self.known.get(&agent.id);
+        known.is_some_and(|known| {
+            !Arc::ptr_eq(&known.info, &agent.info) && known.info.resources != agent.info.resources
+        })
+    }
+
     /// What an agent says of itself, and what is free on it.
     pub fn known(&self, agent: AgentId) -> Option<(&AgentInfo, &ResourceRequest)> {
         let known = self.known.get(&agent)?;

@@ -49,15 +49,16 @@ impl Allocator {
         decisions
     }
 
-    /// Sees an agent as it is now; answers what is free on it. With other
-    /// attributes it is not what was offered, nor what was declined.
+    /// Sees an agent as it is now; answers what is free on it. What was offered
+    /// of it as it was before is rescinded; with other attributes it is not what
+    /// was declined either.
     pub(super) fn see_agent(&mut self, state: &State, agent: AgentId) -> Resources {
+        let lost = self.lost_offers(state, agent);
+        self.stale.extend(lost);
         let held = self.offers.held(agent);
         let (free, is) = self.agents.see(state, agent, &held);
         if is == Seen::Otherwise {
             self.filters.forget_agent(agent);
-            let offers = self.offers.of_agent(agent);
-            self.stale.extend(offers.map(|(id, _)| id));
         }
         free
     }
@@ -172,11 +173,13 @@ impl Allocator {
         }
     }
 
-    /// Offers that an agent has no longer room for beside those before them:
-    /// an agent that shrank may have enough for each, and not for all. One with
-    /// other attributes is not what was offered.
+    /// Offers that an agent has no longer room for, each of them or, where it
+    /// shrank, beside those before it. Where it did not, the use has grown by
+    /// what one of the offers held, and that is about to be answered. An agent
+    /// with other attributes is not what was offered.
     fn lost_offers(&self, state: &State, agent: AgentId) -> Vec<OfferId> {
         let record = state.agent(agent);
+        let is_resized = record.is_some_and(|record| self.agents.is_resized(record));
         let record = record.filter(|record| !self.agents.is_other(record));
         let mut left = record.map_or_else(Resources::default, |record| {
             self.agents.offerable(record, &Resources::default())
@@ -184,7 +187,9 @@ impl Allocator {
         let offers = self.offers.of_agent(agent);
         let lost = offers.filter(|(_, offer)| match left.checked_sub(&offer.resources) {
             Ok(rest) => {
-                left = rest;
+                if is_resized {
+                    left = rest;
+                }
                 false
             }
             Err(_) => true,
