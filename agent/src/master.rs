@@ -29,6 +29,8 @@ const ANSWER: Duration = Duration::from_secs(10);
 /// Heartbeats after which a silent master is left for another. Less than a master waits for an
 /// agent: to register again costs little, and whoever hangs must not keep its agents.
 const MISSED_HEARTBEATS: u32 = 4;
+/// A session that was shorter was of no use.
+const AT_ONCE: Duration = Duration::from_millis(500);
 /// The shortest and the longest pause between two tries.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(3));
 /// Frames that wait to be written. When they are full the event loop keeps the
@@ -203,7 +205,7 @@ pub async fn run(dialer: &Dialer, events: &mpsc::Sender<Event>) {
         let message = format!("{:#}", anyhow::Error::from(error));
         if welcomed {
             // A master that welcomes and hangs up at once is not called more often.
-            if begun.elapsed() > RETRY.1 {
+            if begun.elapsed() > AT_ONCE {
                 pause = RETRY.0;
             }
             let _ = events.send(Event::MasterLost).await;

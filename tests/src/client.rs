@@ -287,6 +287,12 @@ impl Client {
         self.submit_raw(job).await?.json()
     }
 
+    /// Hands a job to another framework of batch's kind.
+    pub async fn submit_to(&self, framework: &str, job: &Job) -> Result<JobView> {
+        let path = format!("/frameworks/{framework}/jobs");
+        self.post_raw(&path, job.request()).await?.json()
+    }
+
     /// Hands a job to batch, whatever comes back.
     pub async fn submit_raw(&self, job: &Job) -> Result<Answer> {
         self.post_raw("/frameworks/batch/jobs", job.request()).await

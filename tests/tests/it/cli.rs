@@ -29,7 +29,8 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-async fn ok(cluster: &Cluster, args: &[&str]) -> anyhow::Result<String> {
+/// Runs what must succeed; gives what it prints.
+pub(super) async fn ok(cluster: &Cluster, args: &[&str]) -> anyhow::Result<String> {
     let output = tepui(cluster, args).await?;
     assert!(
         output.status.success(),
@@ -37,6 +38,13 @@ async fn ok(cluster: &Cluster, args: &[&str]) -> anyhow::Result<String> {
         text(&output.stderr)
     );
     Ok(text(&output.stdout))
+}
+
+/// Runs what must fail; gives what it says.
+pub(super) async fn refused(cluster: &Cluster, args: &[&str]) -> anyhow::Result<String> {
+    let output = tepui(cluster, args).await?;
+    assert!(!output.status.success(), "tepui {args:?} is not refused");
+    Ok(text(&output.stderr))
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -42,6 +42,8 @@ mod partitions;
 mod path;
 /// `kill -9` of every part.
 mod recovery;
+/// Roles: what is laid away, what may not be passed, and where jobs may run.
+mod roles;
 /// The design's rules by number.
 mod rules;
 /// A whole cluster on one thread, under a seed.
