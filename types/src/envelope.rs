@@ -3,6 +3,8 @@
 //! One byte of version, then postcard. A version's structs are frozen once
 //! released; a new shape is a new version, converted on reading.
 
+use std::io::{self, Write};
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -36,6 +38,15 @@ pub enum DecodeError {
 pub fn encode<T: Serialize>(version: u8, value: &T) -> Vec<u8> {
     // invariant: see above.
     postcard::to_extend(value, vec![version]).expect("values of known length always encode")
+}
+
+/// The same into a writer.
+///
+/// # Errors
+/// The writer's.
+pub fn encode_to<T: Serialize, W: Write>(version: u8, value: &T, mut writer: W) -> io::Result<W> {
+    writer.write_all(&[version])?;
+    postcard::to_io(value, writer).map_err(io::Error::other)
 }
 
 /// The value in `bytes`, if they are of version `version`.

@@ -4,6 +4,7 @@
 //! follow from the tables are not stored but rebuilt.
 
 use std::collections::BTreeMap;
+use std::io::{self, Write};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -56,8 +57,25 @@ struct SnapshotV1 {
 impl State {
     /// The whole state, versioned.
     pub fn encode(&self) -> Vec<u8> {
+        tepui_types::envelope::encode(VERSION, &self.snapshot())
+    }
+
+    /// The same in pieces of so many bytes, the last of fewer: a large state in
+    /// one would have the kernel move and unmap half a gigabyte at a time, and
+    /// other threads wait for that.
+    pub fn encode_in_pieces(&self, bytes: usize) -> Vec<Vec<u8>> {
+        let pieces = Pieces {
+            all: Vec::new(),
+            size: bytes.max(1),
+        };
+        let pieces = tepui_types::envelope::encode_to(VERSION, &self.snapshot(), pieces);
+        // invariant: encoding to memory fails no more than in `encode`.
+        pieces.expect("a state always encodes").all
+    }
+
+    fn snapshot(&self) -> SnapshotV1 {
         let answers = self.answers.iter();
-        let snapshot = SnapshotV1 {
+        SnapshotV1 {
             cluster: self.cluster,
             cluster_version: self.cluster_version,
             index: self.index,
@@ -85,14 +103,37 @@ impl State {
                 .collect(),
             ended_counts: self.ended_counts.clone(),
             roles: self.roles.values().cloned().collect(),
-        };
-        tepui_types::envelope::encode(VERSION, &snapshot)
+        }
     }
 
     /// The state in `bytes`.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let snapshot: SnapshotV1 = tepui_types::envelope::decode(VERSION, bytes)?;
         Ok(Self::from(snapshot))
+    }
+}
+
+/// Bytes in pieces of one size.
+struct Pieces {
+    all: Vec<Vec<u8>>,
+    size: usize,
+}
+
+impl Write for Pieces {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.all.last().is_none_or(|last| last.len() == self.size) {
+            self.all.push(Vec::with_capacity(self.size));
+        }
+        let Some(last) = self.all.last_mut() else {
+            return Ok(0);
+        };
+        let taken = bytes.len().min(self.size - last.len());
+        last.extend_from_slice(&bytes[..taken]);
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -176,6 +217,24 @@ impl From<SnapshotV1> for State {
             answers: snapshot.answers.into_iter().collect(),
             counts,
             ended_counts: snapshot.ended_counts,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_are_the_whole_and_full_but_for_the_last() {
+        let state = State::new(ClusterId(7));
+        let whole = state.encode();
+        for size in [1, 2, 7, whole.len(), whole.len() + 1] {
+            let pieces = state.encode_in_pieces(size);
+            assert_eq!(pieces.concat(), whole, "pieces of {size}");
+            let (last, others) = pieces.split_last().unwrap();
+            assert!(others.iter().all(|piece| piece.len() == size));
+            assert!((1..=size).contains(&last.len()));
         }
     }
 }

@@ -243,7 +243,7 @@ pub fn begin(storage: &Storage, state: State, node: NodeId) -> Result<Identity, 
         node,
     };
     let mut batch = Batch::default();
-    let record = snapshot::prepare(storage, &mut batch, image, &state.encode())?;
+    let record = snapshot::prepare(storage, &mut batch, image, &snapshot::pieces_of(&state))?;
     storage.initialize(identity, &record, batch)?;
     Ok(identity)
 }

@@ -36,15 +36,15 @@ impl Image {
             members,
             state,
         } = self;
-        let bytes = state.encode();
-        let state_hash = State::hash_of(&bytes);
+        let pieces = snapshot::pieces_of(&state);
+        let state_hash = State::hash_of(&pieces);
         let image = NewSnapshot {
             index,
             term,
             members,
             state_hash,
         };
-        let record = snapshot::write(storage, image, &bytes)?;
+        let record = snapshot::write(storage, image, &pieces)?;
         let hash: String = state_hash
             .iter()
             .map(|byte| format!("{byte:02x}"))

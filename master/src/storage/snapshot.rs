@@ -47,14 +47,19 @@ pub struct SnapshotRecord {
     pub state_hash: [u8; 32],
 }
 
+/// The pieces of an image of this state.
+pub fn pieces_of(state: &State) -> Vec<Vec<u8>> {
+    state.encode_in_pieces(CHUNK_BYTES)
+}
+
 /// Writes an image and makes it durable. Blocks; the log goes on meanwhile.
 pub fn write(
     storage: &Storage,
     image: NewSnapshot,
-    bytes: &[u8],
+    pieces: &[Vec<u8>],
 ) -> Result<SnapshotRecord, StorageError> {
     let mut batch = Batch::default();
-    let record = prepare(storage, &mut batch, image, bytes)?;
+    let record = prepare(storage, &mut batch, image, pieces)?;
     storage.write(batch, Durability::Synced)?;
     Ok(record)
 }
@@ -64,17 +69,18 @@ pub fn prepare(
     storage: &Storage,
     batch: &mut Batch,
     image: NewSnapshot,
-    bytes: &[u8],
+    pieces: &[Vec<u8>],
 ) -> Result<SnapshotRecord, StorageError> {
     // The pieces go around the write-ahead log, which the log's thread syncs at every commit.
-    for (number, chunk) in (0..).zip(bytes.chunks(CHUNK_BYTES)) {
+    for (number, chunk) in (0..).zip(pieces) {
         write_chunk(storage, image.index, number, chunk)?;
         if (number + 1).is_multiple_of(FLUSHED_CHUNKS) {
             storage.flush(Family::Snapshot)?;
         }
     }
     storage.flush(Family::Snapshot)?;
-    Ok(put_record(batch, image, bytes.len()))
+    let bytes = pieces.iter().map(Vec::len).sum();
+    Ok(put_record(batch, image, bytes))
 }
 
 /// Adds the image that every founder starts from to a batch: a cluster in which nothing has

@@ -159,12 +159,15 @@ async fn restart() -> Result<Row> {
 }
 
 async fn image() -> Result<Row> {
-    let image = state::while_an_image_is_written(IMAGED).await?;
+    let [image, before] = state::while_an_image_is_written(IMAGED).await?;
     let note = format!(
         "the longest of {} commits, one after another, while an image of {IMAGED} tasks is written; \
-         median {:.1}",
+         median {:.1}, p99 {:.1}; the longest of {} before it {:.1}",
         image.count(),
-        image.median()
+        image.median(),
+        image.p99(),
+        before.count(),
+        before.quantile(1.0)
     );
     let longest = image.quantile(1.0);
     let row = Row::new("snapshot_pause_ms", "ms", 10.0, longest, None, &note);

@@ -27,6 +27,10 @@ use crate::process::{self, Process};
 
 /// Agents that the tasks are spread over.
 const AGENTS: u64 = 1_000;
+/// Entries after which an image is written.
+const BEFORE_IMAGE: u64 = 2_000;
+/// The pause between two looks for the image, each of which reads all that there is of it.
+const NEWEST_LOOK: Duration = Duration::from_secs(2);
 /// Launches in one turn: as many as it may hold.
 const LAUNCHES: u64 = 2_000;
 /// Where a master looks for others; there are none.
@@ -69,14 +73,14 @@ pub async fn restart(tasks: u64) -> Result<f64> {
 }
 
 /// Milliseconds between a small command's proposal and its outcome, one after another, while an
-/// image of so many tasks is written.
-pub async fn while_an_image_is_written(tasks: u64) -> Result<Samples> {
+/// image of so many tasks is written; and the same before.
+pub async fn while_an_image_is_written(tasks: u64) -> Result<[Samples; 2]> {
     let place = tempfile::tempdir()?;
     let dir = place.path().join("master");
     let (folder, identity) = prepare(&dir, tasks)?;
     let storage = Storage::open(&folder.database())?;
     let options = Options {
-        snapshot_entries: 2_000,
+        snapshot_entries: BEFORE_IMAGE,
         ..Options::default()
     };
     let (mut log, mut thread) = raft::start(storage.clone(), identity, NOWHERE, options, None)?;
@@ -85,7 +89,7 @@ pub async fn while_an_image_is_written(tasks: u64) -> Result<Samples> {
     let newest =
         || anyhow::Ok(tepui_master::storage::snapshot::latest(&storage)?.map(|it| it.index));
     let before = newest()?;
-    let mut samples = Samples::default();
+    let (mut before_it, mut samples) = (Samples::default(), Samples::default());
     let begun = Instant::now();
     let mut looked = begun;
     for number in 0_u64.. {
@@ -96,8 +100,12 @@ pub async fn while_an_image_is_written(tasks: u64) -> Result<Samples> {
         let asked = Instant::now();
         // Its outcome is of no interest: past the bound of artifacts it is refused, in the log.
         log.proposals.submit(request).await?.outcome.ok();
-        samples.add(asked.elapsed().as_secs_f64() * 1_000.0);
-        if looked.elapsed() > Duration::from_millis(100) {
+        let span = asked.elapsed().as_secs_f64() * 1_000.0;
+        match number < BEFORE_IMAGE {
+            true => before_it.add(span),
+            false => samples.add(span),
+        }
+        if looked.elapsed() > NEWEST_LOOK {
             looked = Instant::now();
             if newest()? != before {
                 break;
@@ -106,7 +114,7 @@ pub async fn while_an_image_is_written(tasks: u64) -> Result<Samples> {
         ensure!(begun.elapsed() < PATIENCE, "no image was written");
     }
     tokio::task::spawn_blocking(move || thread.stop()).await?;
-    Ok(samples)
+    Ok([samples, before_it])
 }
 
 /// A master's folder with so many living tasks in its state.

@@ -140,8 +140,12 @@ impl Worker {
             };
             self.note(began, Asked::Submit { key, outcome });
             match done {
-                Some(name) if !has_name => return Ok(self.common.add_job(&name)),
-                Some(_) => return Ok(()),
+                Some(name) => {
+                    if !has_name {
+                        self.common.add_job(&name);
+                    }
+                    return Ok(());
+                }
                 None if self.common.is_stopped() => return Ok(()),
                 // sleep: see above.
                 None => tokio::time::sleep(PAUSE).await,

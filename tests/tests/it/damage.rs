@@ -61,7 +61,7 @@ fn change_the_state(database: &Path) -> anyhow::Result<()> {
         members: record.members,
         state_hash: state.hash(),
     };
-    snapshot::write(&storage, image, &state.encode())?;
+    snapshot::write(&storage, image, &snapshot::pieces_of(&state))?;
     Ok(())
 }
 
