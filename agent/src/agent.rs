@@ -329,13 +329,11 @@ impl Agent {
                 (Stage::Fetching | Stage::Ended(_), _) => {}
             }
         }
-        self.keep_or_retire(out, id);
-        if self
-            .executors
-            .get(id)
-            .is_some_and(|executor| executor.retired)
-        {
-            self.send(out, id, ToExecutor::Retire);
+        let is_retired = |known: &Executor| known.retired;
+        match self.executors.get(id).is_some_and(is_retired) {
+            // It may not have heard of it.
+            true => self.send(out, id, ToExecutor::Retire),
+            false => self.keep_or_retire(out, id),
         }
     }
 

@@ -109,6 +109,9 @@ pub struct Executor {
     pub ended: usize,
     /// Whether it gets nothing new.
     pub retired: bool,
+    /// Whether an earlier agent started it, perhaps one of an earlier release: it
+    /// is not kept for tasks that come later.
+    is_found: bool,
     idle_since_ms: Option<u64>,
 }
 
@@ -153,6 +156,7 @@ impl Executors {
             living: BTreeSet::new(),
             ended: 0,
             retired: false,
+            is_found: false,
             idle_since_ms: None,
         };
         self.all.insert(id, executor);
@@ -199,8 +203,16 @@ impl Executors {
         })
     }
 
+    /// Another agent process goes on with all of them.
+    pub fn mark_found(&mut self) {
+        self.all
+            .values_mut()
+            .for_each(|known| known.is_found = true);
+    }
+
     /// Keeps a native process for the next task of its domain: false if it has a
-    /// task, is not connected or retired, or if enough wait already.
+    /// task, is not connected, retired or of an earlier agent, or if enough wait
+    /// already.
     pub fn keep(&mut self, id: ExecutorId) -> bool {
         let Some(executor) = self.all.get(&id) else {
             return false;
@@ -208,8 +220,10 @@ impl Executors {
         let ExecutorKind::Native(domain) = &executor.kind else {
             return false;
         };
-        let may =
-            executor.phase == Phase::Attached && executor.living.is_empty() && !executor.retired;
+        let may = executor.phase == Phase::Attached
+            && executor.living.is_empty()
+            && !executor.retired
+            && !executor.is_found;
         let waiting = self.spare.get(domain);
         if !may || waiting.is_some_and(|ids| ids.len() >= MAX_SPARE && !ids.contains(&id)) {
             return false;

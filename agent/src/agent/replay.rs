@@ -93,6 +93,7 @@ impl Agent {
 
     /// Takes up what an earlier process of this agent left, in the same boot.
     pub fn on_restart(&mut self, out: &mut Vec<Action>) {
+        self.executors.mark_found();
         for (id, executor) in self.executors.iter() {
             // A native process has one at most; that of a Wasm process has no cgroup.
             let task = executor.living.first().cloned();

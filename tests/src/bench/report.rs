@@ -116,7 +116,11 @@ impl Report {
                 }
                 None => Default::default(),
             };
-            let sign = if row.better == "higher" { ">" } else { "<" };
+            let sign = match row.better {
+                "higher" => ">",
+                _ if row.goal == 0.0 => "=",
+                _ => "<",
+            };
             table.add_row([
                 row.name.to_owned(),
                 shown(row.value),

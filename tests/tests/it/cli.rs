@@ -16,7 +16,7 @@ use tepui_types::api::job::JobState;
 use super::Result;
 
 /// Runs `tepui` against a cluster.
-async fn tepui(cluster: &Cluster, args: &[&str]) -> anyhow::Result<Output> {
+pub(super) async fn tepui(cluster: &Cluster, args: &[&str]) -> anyhow::Result<Output> {
     let mut command = Command::new(process::program("tepui")?);
     command
         .env("TEPUI_MASTER", cluster.url())

@@ -1,14 +1,12 @@
 //! What operators do with masters: they add them, start them elsewhere, and look at them.
 
-use std::process::{Command, Output, Stdio};
-
 use anyhow::{Context, bail, ensure};
 use tepui_tests::cluster::addresses;
-use tepui_tests::process;
 use tepui_tests::{Client, Cluster, Job, eventually};
 use tepui_types::api::master::{MasterRole, MasterView};
 
 use super::Result;
+use super::cli::{refused, tepui};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn masters_that_all_move_at_once_find_each_other_by_the_new_list() -> Result {
@@ -64,20 +62,9 @@ async fn masters_that_all_move_at_once_find_each_other_by_the_new_list() -> Resu
     Ok(())
 }
 
-async fn tepui(cluster: &Cluster, args: &[&str]) -> anyhow::Result<Output> {
-    let mut command = Command::new(process::program("tepui")?);
-    command
-        .env("TEPUI_MASTER", cluster.url())
-        .args(args)
-        .stdin(Stdio::null());
-    Ok(tokio::task::spawn_blocking(move || command.output()).await??)
-}
-
 /// What `tepui master add` says on refusing.
 async fn refusal(cluster: &Cluster, address: &str) -> anyhow::Result<String> {
-    let output = tepui(cluster, &["master", "add", address]).await?;
-    ensure!(!output.status.success(), "{address} was added");
-    Ok(String::from_utf8_lossy(&output.stderr).into_owned())
+    refused(cluster, &["master", "add", address]).await
 }
 
 /// Waits until a master without a cluster answers.
