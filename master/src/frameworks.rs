@@ -318,7 +318,7 @@ impl Shared {
 impl Actors {
     /// The framework's actor, begun if this master leads.
     fn ensure(&mut self, host: &Arc<Host>, framework: FrameworkId) -> Option<&Handle> {
-        self.term?;
+        let term = self.term?;
         // An actor ends with its framework, or by a fault of the host: then another takes over.
         let handle = self.running.get(&framework);
         if handle.is_some_and(|handle| handle.task.is_finished()) {
@@ -326,7 +326,7 @@ impl Actors {
         }
         let handle = self.running.entry(framework).or_insert_with(|| {
             let (mail, logs) = (Arc::<Mail>::default(), Logs::default());
-            let actor = Actor::new(framework, host.clone(), mail.clone(), logs.clone());
+            let actor = Actor::new(framework, term, host.clone(), mail.clone(), logs.clone());
             let task = host.engine.runtime().spawn(actor.run());
             Handle { mail, logs, task }
         });

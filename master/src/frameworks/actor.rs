@@ -37,6 +37,8 @@ const QUEUE_PAUSE: Duration = Duration::from_millis(100);
 /// One framework on the leader.
 pub struct Actor {
     id: FrameworkId,
+    /// The term in which this master leads.
+    term: u64,
     host: Arc<Host>,
     mail: Arc<Mail>,
     logs: Logs,
@@ -70,9 +72,10 @@ enum Lost {
 
 impl Actor {
     /// Of a framework that is in the state.
-    pub fn new(id: FrameworkId, host: Arc<Host>, mail: Arc<Mail>, logs: Logs) -> Self {
+    pub fn new(id: FrameworkId, term: u64, host: Arc<Host>, mail: Arc<Mail>, logs: Logs) -> Self {
         Self {
             id,
+            term,
             host,
             mail,
             logs,
@@ -315,13 +318,22 @@ impl Actor {
         None
     }
 
-    /// A turn that only read may answer once this master is known to lead still.
+    /// A turn that only read may answer once it is known that nobody has led since: a later leader's
+    /// frameworks may have said more. That a read index is had does not tell, for followers get it, too.
     fn answer_read(&self, answer: HttpAnswer, pending: Pending) {
-        let proposals = self.host.proposals.clone();
+        let (proposals, view, term) = (
+            self.host.proposals.clone(),
+            self.host.view.clone(),
+            self.term,
+        );
         tokio::spawn(async move {
             let index = proposals.read_index().await;
-            let result = index.map(|_| answer).map_err(RequestError::Propose);
-            drop(pending.reply.send(result));
+            let result = match index {
+                Ok(_) if view.load().term > term => Err(ProposeError::NotLeader { leader: None }),
+                Ok(_) => Ok(answer),
+                Err(error) => Err(error),
+            };
+            drop(pending.reply.send(result.map_err(RequestError::Propose)));
         });
     }
 

@@ -6,7 +6,7 @@ use tepui_cluster::state::frameworks::Framework;
 use tepui_cluster::state::limits::{NOTICES, TURN_OPERATIONS};
 use tepui_cluster::{Command, Turn, TurnKind};
 use tepui_master::frameworks::{RequestError, limits};
-use tepui_master::proposals::Request;
+use tepui_master::proposals::{ProposeError, Request};
 use tepui_types::operation::{Kill, Operation};
 use tepui_types::task::reason;
 use tepui_types::{FrameworkPhase, Principal, Reason};
@@ -115,7 +115,7 @@ async fn a_request_under_a_known_key_is_answered_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_only_in_memory_may_be_lost_and_the_store_never() {
-    let master = Master::start(Some(1)).await;
+    let mut master = Master::start(Some(1)).await;
     let framework = master.deploy("unruly", "").await;
     for count in 1..=5 {
         assert_eq!(
@@ -133,8 +133,33 @@ async fn what_is_only_in_memory_may_be_lost_and_the_store_never() {
         .await
         .unwrap_err();
     assert!(matches!(error, RequestError::Propose(_)), "{error}");
-    master.frameworks.lead(2);
+    master.lead_again().await;
     assert_eq!(master.text(framework, "GET", "/count").await, "5");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_framework_knew_before_another_led_is_no_answer() {
+    let mut master = Master::start(None).await;
+    let framework = master.deploy("unruly", "").await;
+    assert_eq!(master.text(framework, "POST", "/add").await, "1");
+
+    // A master that hung while others led still takes itself for the leader of its term, and is
+    // told of theirs with the point that it may read at.
+    master.frameworks.stop_leading();
+    master.frameworks.lead(master.log.view.load().term - 1);
+    let error = master
+        .request(framework, "GET", "/count")
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(
+            error,
+            RequestError::Propose(ProposeError::NotLeader { leader: None })
+        ),
+        "{error}"
+    );
+    master.lead_again().await;
+    assert_eq!(master.text(framework, "GET", "/count").await, "1");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -253,7 +278,7 @@ async fn a_turn_that_is_full_commits_and_goes_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_framework_is_told_before_more_waits_unseen_than_may() {
-    let master = Master::start(None).await;
+    let mut master = Master::start(None).await;
     let framework = master.deploy("unruly", "start=kill-strangers").await;
     let has_seen_all = |incarnation| {
         move |record: &Framework| record.incarnation == incarnation && record.notices.is_empty()
@@ -281,7 +306,7 @@ async fn a_framework_is_told_before_more_waits_unseen_than_may() {
         master.submit(Command::Turn(turn)).await;
         record = master.framework(framework);
     }
-    master.frameworks.lead(2);
+    master.lead_again().await;
     let record = master.until(framework, has_seen_all(2)).await;
     assert_eq!(record.failures, 0, "no turn of it was refused as a whole");
     assert_eq!(master.text(framework, "GET", "/count").await, "5");

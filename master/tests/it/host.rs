@@ -55,8 +55,7 @@ impl Master {
         let (mut log, thread) = env::start(&mut folder, raft::Options::default())
             .await
             .unwrap();
-        let leads = |leadership: &Leadership| matches!(leadership, Leadership::Leader { .. });
-        log.leadership.wait_for(leads).await.unwrap();
+        let term = term_of(&mut log).await;
         let artifacts = Artifacts::new(&folder.artifacts(), u64::MAX).unwrap();
         let offers = Offers::new(log.clock.clone());
         let frameworks = Frameworks::new(
@@ -72,7 +71,7 @@ impl Master {
             },
         );
         let frameworks = frameworks.unwrap();
-        frameworks.lead(1);
+        frameworks.lead(term);
         let leading = tokio::spawn(lead(&log, offers, frameworks.clone()));
         Self {
             log,
@@ -83,6 +82,13 @@ impl Master {
             folder,
             place,
         }
+    }
+
+    /// Begins to lead its frameworks anew, as after a term in which another master led.
+    pub async fn lead_again(&mut self) {
+        self.frameworks.stop_leading();
+        let term = term_of(&mut self.log).await;
+        self.frameworks.lead(term);
     }
 
     pub async fn submit(&self, body: Command) -> Accepted {
@@ -204,6 +210,15 @@ impl Drop for Master {
     fn drop(&mut self) {
         self.leading.abort();
         self.frameworks.stop_leading();
+    }
+}
+
+/// The term in which it leads, once it does.
+async fn term_of(log: &mut Log) -> u64 {
+    let leads = |leadership: &Leadership| matches!(leadership, Leadership::Leader { .. });
+    match *log.leadership.wait_for(leads).await.unwrap() {
+        Leadership::Leader { term } => term,
+        Leadership::Follower { .. } => unreachable!("it was waited for"),
     }
 }
 
