@@ -47,9 +47,9 @@ pub enum Action {
     /// Start a process; answered by [`Agent::on_attached`], or by
     /// [`Agent::on_executor_failed`] if there never was one.
     Start(ExecutorId, ExecutorKind),
-    /// Look for a process that an earlier agent started, and that had this task;
-    /// answered by [`Agent::on_attached`] or [`Agent::on_executor_lost`].
-    Find(ExecutorId, ExecutorKind, Option<TaskId>),
+    /// Look for a process that an earlier agent started; answered by [`Agent::on_attached`] or
+    /// [`Agent::on_executor_lost`].
+    Find(ExecutorId),
     /// Say this to a connected process.
     Send(ExecutorId, ToExecutor),
     /// A process is gone and all that it left is known: remove its folder.

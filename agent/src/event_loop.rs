@@ -435,7 +435,7 @@ impl EventLoop {
                     Some(agent) => self.parts.supervisor.start(id, &kind, agent),
                     None => tracing::error!(executor = %id, "a start before any registration"),
                 },
-                Action::Find(id, kind, task) => self.parts.supervisor.find(id, &kind, task),
+                Action::Find(id) => self.parts.supervisor.find(id),
                 Action::Send(id, message) => self.parts.supervisor.send(id, message),
                 Action::Clear(id) => self.parts.supervisor.clear(id),
                 Action::Ended(task, state) => {

@@ -18,7 +18,7 @@ use tepui_executor::spawn::{self, Spawn};
 use tepui_executor::{exits, identity};
 use tepui_types::task::reason;
 use tepui_types::wire::executor::{FromExecutor, ProcessIdentity, TaskUpdate, ToExecutor, VERSION};
-use tepui_types::{AgentId, Bytes, Reason, TaskId};
+use tepui_types::{AgentId, Bytes, Reason};
 use tokio::io::{ReadHalf, WriteHalf};
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, Semaphore, mpsc};
@@ -118,26 +118,22 @@ impl Supervisor {
             agent,
             output_limit: self.output_limit,
         };
-        self.supervise(id, Some(start), None);
+        self.supervise(id, Some(start));
     }
 
-    /// Looks for a process of an earlier agent, which had this task.
-    pub fn find(&mut self, id: ExecutorId, kind: &ExecutorKind, task: Option<TaskId>) {
-        let task_cgroup = match kind {
-            ExecutorKind::Native(_) => task.and_then(|task| self.layout.task_cgroup(&task)),
-            ExecutorKind::Wasm(_) => None,
-        };
-        self.supervise(id, None, task_cgroup);
+    /// Looks for a process of an earlier agent.
+    pub fn find(&mut self, id: ExecutorId) {
+        self.supervise(id, None);
     }
 
-    fn supervise(&mut self, id: ExecutorId, start: Option<Start>, task_cgroup: Option<String>) {
+    fn supervise(&mut self, id: ExecutorId, start: Option<Start>) {
         let (messages, queue) = mpsc::channel(QUEUE);
         let reset = Arc::new(Notify::new());
         let connection = Connection {
             id,
             dir: self.layout.executor(id),
             cgroup: self.layout.executor_cgroup(id),
-            task_cgroups: [None, task_cgroup],
+            cgroups: self.layout.cgroups_of(id).collect(),
             token: token(self.nonce, id),
             events: self.events.clone(),
             queue,
@@ -162,9 +158,9 @@ impl Supervisor {
     /// A process is gone, or never was: removes its folder.
     pub fn clear(&mut self, id: ExecutorId) {
         self.links.remove(&id);
-        let (dir, cgroup) = (self.layout.executor(id), self.layout.executor_cgroup(id));
+        let (dir, cgroups) = (self.layout.executor(id), self.layout.cgroups_of(id));
         tokio::task::spawn_blocking(move || {
-            crate::cgroups::clear(cgroup);
+            crate::cgroups::clear(cgroups);
             if let Err(error) = std::fs::remove_dir_all(&dir)
                 && error.kind() != io::ErrorKind::NotFound
             {
@@ -249,7 +245,7 @@ fn end(layout: &Layout, id: ExecutorId) {
         // It may have ended meanwhile.
         let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
     }
-    crate::cgroups::clear(layout.executor_cgroup(id));
+    crate::cgroups::clear(layout.cgroups_of(id));
     let _ = std::fs::remove_dir_all(dir);
 }
 
@@ -263,10 +259,10 @@ struct Start {
 struct Connection {
     id: ExecutorId,
     dir: PathBuf,
+    /// Its own.
     cgroup: Option<String>,
-    /// Of its last two tasks: what of the earlier one is left is why the process
-    /// did not take the later one.
-    task_cgroups: [Option<String>; 2],
+    /// Its own and its tasks'.
+    cgroups: Vec<String>,
     token: u128,
     events: mpsc::Sender<Event>,
     queue: mpsc::Receiver<ToExecutor>,
@@ -354,10 +350,7 @@ impl Connection {
     /// the end of its log.
     async fn clear_remains(&self) -> (Vec<TaskUpdate>, String) {
         let (id, dir) = (self.id, self.dir.clone());
-        let cgroups: Vec<String> = {
-            let tasks = self.task_cgroups.iter().flatten();
-            tasks.chain(&self.cgroup).cloned().collect()
-        };
+        let cgroups = self.cgroups.clone();
         let cleared = tokio::task::spawn_blocking(move || {
             crate::cgroups::clear(cgroups);
             (read_exits(&dir, id), last_words(&dir))
@@ -430,7 +423,6 @@ impl Connection {
             events,
             queue,
             reset,
-            task_cgroups,
             ..
         } = self;
         let reading = async {
@@ -443,10 +435,6 @@ impl Connection {
             let mut messages = Vec::with_capacity(WRITE_BATCH);
             // The queue ends when the core has no more to do with the process.
             while queue.recv_many(&mut messages, WRITE_BATCH).await > 0 {
-                for cgroup in messages.iter().filter_map(cgroup_of) {
-                    task_cgroups.swap(0, 1);
-                    task_cgroups[1] = Some(cgroup.to_owned());
-                }
                 write_frames(write, VERSION, &messages).await?;
                 messages.clear();
             }
@@ -462,14 +450,6 @@ impl Connection {
     async fn tell(&self, event: ExecutorEvent) {
         // The loop is gone only when the agent ends.
         let _ = self.events.send(Event::Executor(self.id, event)).await;
-    }
-}
-
-/// The cgroup that a process will make for a task.
-fn cgroup_of(message: &ToExecutor) -> Option<&str> {
-    match message {
-        ToExecutor::Launch(launch) => launch.cgroup.as_deref(),
-        _ => None,
     }
 }
 

@@ -116,17 +116,21 @@ impl Layout {
         self.cgroup.as_deref()
     }
 
-    /// A task's cgroup.
-    pub fn task_cgroup(&self, task: &TaskId) -> Option<String> {
-        self.cgroup
-            .as_ref()
-            .map(|parent| format!("{parent}/{task}"))
-    }
-
     /// An executor process's cgroup.
     pub fn executor_cgroup(&self, executor: ExecutorId) -> Option<String> {
-        self.cgroup
-            .as_ref()
-            .map(|parent| format!("{parent}/{executor}"))
+        let parent = self.cgroup.as_ref()?;
+        Some(format!("{parent}/{executor}"))
+    }
+
+    /// The cgroup that its native tasks have, one after another.
+    pub fn task_cgroup(&self, executor: ExecutorId) -> Option<String> {
+        let parent = self.cgroup.as_ref()?;
+        Some(format!("{parent}/{executor}-task"))
+    }
+
+    /// Both, its tasks' first: whatever an executor that is gone has left.
+    pub fn cgroups_of(&self, executor: ExecutorId) -> impl Iterator<Item = String> + use<> {
+        let cgroups = [self.task_cgroup(executor), self.executor_cgroup(executor)];
+        cgroups.into_iter().flatten()
     }
 }

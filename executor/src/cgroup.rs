@@ -1,6 +1,6 @@
 //! One cgroup, whichever hierarchies the machine has.
 //!
-//! Executors make one for themselves and one for each native task; agents end
+//! Executors make one for themselves and one for their native tasks; agents end
 //! and remove those that a dead executor left. Creation and limits go through
 //! cgroups-rs, on v1 controllers as on v2; what it lacks is done here: counters
 //! of refusals, weights converted for v2, and the v2 mount beside v1
@@ -16,10 +16,11 @@ use cgroups_rs::fs::hierarchies::UNIFIED_MOUNTPOINT;
 use cgroups_rs::fs::memory::MemController;
 use cgroups_rs::fs::pid::PidController;
 use cgroups_rs::fs::{Cgroup, MaxValue};
-use tepui_types::task::TaskUsage;
 
+pub use counters::{Counters, Counts};
 pub use limits::Limits;
 
+mod counters;
 mod ending;
 mod hierarchy;
 pub mod limits;
@@ -27,15 +28,6 @@ pub mod limits;
 const CGROUP_PROCS: &str = "cgroup.procs";
 const CGROUP_EVENTS: &str = "cgroup.events";
 const CGROUP_KILL: &str = "cgroup.kill";
-const PIDS_EVENTS: &str = "pids.events";
-/// v1's names.
-const MEMORY_OOM_CONTROL: &str = "memory.oom_control";
-const MEMORY_MAX_USAGE: &str = "memory.max_usage_in_bytes";
-const CPUACCT_USAGE: &str = "cpuacct.usage";
-/// v2's names.
-const CPU_STAT: &str = "cpu.stat";
-const MEMORY_EVENTS: &str = "memory.events";
-const MEMORY_PEAK: &str = "memory.peak";
 
 /// What a task's limits and figures need, as v1 and v2 name it.
 const V1_CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
@@ -232,6 +224,16 @@ impl Group {
         Ok(())
     }
 
+    /// Gives it a whole period's time at once, whatever was used of this one before.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn refill_cpu(&self, limits: &Limits) -> Result<(), CgroupError> {
+        let cpu = self.cgroup.controller_of::<CpuController>();
+        let filled = cpu.map_or(Ok(()), |cpu| cpu.set_cfs_quota(limits.cpu_quota_micros()));
+        filled.map_err(|error| self.refused("set the cpu limit", error))
+    }
+
     /// Its `cgroup.procs` files, open for writing: a new process that writes
     /// `0` into each is in the cgroup before it executes anything.
     ///
@@ -256,48 +258,21 @@ impl Group {
         Ok(())
     }
 
-    /// What its processes have used.
-    pub fn usage(&self) -> TaskUsage {
-        let v2 = self.unified.as_ref();
-        let v2 = v2.and_then(|dir| keyed(&read(dir, CPU_STAT)?, "usage_usec"));
-        let v1 = || Some(self.number("cpuacct", CPUACCT_USAGE)? / 1000);
-        let peak = self.number("memory", MEMORY_MAX_USAGE);
-        let peak = peak.or_else(|| self.number("memory", MEMORY_PEAK));
-        TaskUsage {
-            cpu_micros: v2.or_else(v1).unwrap_or(0),
-            mem_peak_bytes: peak.unwrap_or(0),
-        }
+    /// Opens what it counts.
+    pub fn counters(&self) -> Counters {
+        Counters::open(self)
     }
 
-    /// How many of its processes were killed for memory.
-    pub fn oom_kills(&self) -> u64 {
-        let v1 = self.keyed("memory", MEMORY_OOM_CONTROL, "oom_kill");
-        v1.or_else(|| self.keyed("memory", MEMORY_EVENTS, "oom_kill"))
-            .unwrap_or(0)
-    }
-
-    /// How often it was refused another process.
-    pub fn refused_pids(&self) -> u64 {
-        self.keyed("pids", PIDS_EVENTS, "max").unwrap_or(0)
-    }
-
-    fn text(&self, controller: &str, file: &str) -> Option<String> {
+    /// Its folder in the hierarchy of a controller.
+    fn dir_of(&self, controller: &str) -> Option<&Path> {
         match &self.unified {
-            Some(dir) if self.cgroup.v2() => read(dir, file),
+            Some(dir) if self.cgroup.v2() => Some(dir),
             _ => {
                 let mut subsystems = self.cgroup.subsystems().iter();
                 let found = subsystems.find(|found| found.controller_name() == controller)?;
-                read(found.to_controller().path(), file)
+                Some(found.to_controller().path())
             }
         }
-    }
-
-    fn number(&self, controller: &str, file: &str) -> Option<u64> {
-        self.text(controller, file)?.trim().parse().ok()
-    }
-
-    fn keyed(&self, controller: &str, file: &str, key: &str) -> Option<u64> {
-        keyed(&self.text(controller, file)?, key)
     }
 
     fn refused(&self, step: &'static str, error: impl std::error::Error) -> CgroupError {
@@ -313,22 +288,6 @@ impl Group {
             message,
         }
     }
-}
-
-fn read(dir: &Path, file: &str) -> Option<String> {
-    fs::read_to_string(dir.join(file)).ok()
-}
-
-/// The number on the line of `key`.
-fn keyed(text: &str, key: &str) -> Option<u64> {
-    let value = |line: &str| {
-        line.strip_prefix(key)?
-            .strip_prefix(' ')?
-            .trim()
-            .parse()
-            .ok()
-    };
-    text.lines().find_map(value)
 }
 
 /// Ends whatever runs in the cgroup of that path, waits for it and removes the

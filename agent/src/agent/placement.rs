@@ -87,7 +87,7 @@ impl Agent {
         };
         let (program, cgroup) = match &launch.spec.workload {
             Workload::Wasm(wasm) => (Some(text(self.layout.artifact(&wasm.artifact))), None),
-            Workload::Command(_) => (None, self.layout.task_cgroup(id)),
+            Workload::Command(_) => (None, self.layout.task_cgroup(executor)),
         };
         let launch = ExecutorLaunch {
             launch: launch.clone(),

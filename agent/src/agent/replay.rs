@@ -94,11 +94,7 @@ impl Agent {
     /// Takes up what an earlier process of this agent left, in the same boot.
     pub fn on_restart(&mut self, out: &mut Vec<Action>) {
         self.executors.mark_found();
-        for (id, executor) in self.executors.iter() {
-            // A native process has one at most; that of a Wasm process has no cgroup.
-            let task = executor.living.first().cloned();
-            out.push(Action::Find(id, executor.kind.clone(), task));
-        }
+        out.extend(self.executors.iter().map(|(id, _)| Action::Find(id)));
         let unplaced = self
             .tasks
             .iter()

@@ -10,7 +10,6 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 use tepui_agent::identity::Identity;
 use tepui_agent::sandbox::Layout;
-use tepui_types::TaskId;
 use tepui_types::wire::executor::ProcessIdentity;
 
 use crate::master::{FakeMaster, eventually};
@@ -113,12 +112,23 @@ impl AgentProcess {
             .collect()
     }
 
-    /// Where a task's cgroup would be; nowhere if the agent has none.
-    pub fn task_cgroups(&self, task: &TaskId) -> Vec<PathBuf> {
-        let parent = std::fs::read_to_string(self.layout().dir().join("cgroup"));
-        let roots = ["/sys/fs/cgroup/memory", "/sys/fs/cgroup"].map(Path::new);
-        let below = |parent: String| roots.map(|root| root.join(&parent).join(task.to_string()));
-        parent.map(below).into_iter().flatten().collect()
+    /// The processes in the agent's cgroups; none if it has no cgroups.
+    pub fn processes_in_cgroups(&self) -> Vec<i32> {
+        let name = std::fs::read_to_string(self.layout().dir().join("cgroup"));
+        let parent = |root| name.as_ref().ok().map(|name| Path::new(root).join(name));
+        let roots = ["/sys/fs/cgroup/memory", "/sys/fs/cgroup"];
+        let folders = roots.into_iter().filter_map(parent);
+        let folders = folders.filter_map(|parent| std::fs::read_dir(parent).ok());
+        let folders = folders.flatten().flatten().map(|entry| entry.path());
+        let lists =
+            folders.filter_map(|dir| std::fs::read_to_string(dir.join("cgroup.procs")).ok());
+        lists
+            .flat_map(|list| {
+                list.lines()
+                    .filter_map(|pid| pid.parse().ok())
+                    .collect::<Vec<_>>()
+            })
+            .collect()
     }
 
     pub fn log(&self) -> String {

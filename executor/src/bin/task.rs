@@ -17,6 +17,8 @@ use tepui_executor::startup::{self, Startup};
 mod command;
 #[path = "../task/connection.rs"]
 mod connection;
+#[path = "../task/group.rs"]
+mod group;
 #[path = "../task/outputs.rs"]
 mod outputs;
 #[path = "../task/processes.rs"]

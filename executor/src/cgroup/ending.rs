@@ -11,7 +11,7 @@ use std::path::Path;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{CGROUP_EVENTS, CGROUP_KILL, CGROUP_PROCS, CgroupError, Group};
+use super::{CGROUP_KILL, CGROUP_PROCS, CgroupError, Group};
 
 impl Group {
     /// Sends SIGKILL to every process in it and below it, once. What it does
@@ -36,18 +36,9 @@ impl Group {
         self.dirs.iter().all(|dir| is_empty(dir))
     }
 
-    /// The same as far as the v2 hierarchy knows, if the machine has one: a
-    /// fraction of the cost, for v1 makes a list of processes for each reader.
-    /// A process that went its own way there keeps [`Group::remove`] from succeeding.
-    pub fn looks_empty(&self) -> bool {
-        let events = self
-            .unified
-            .as_deref()
-            .map(|unified| unified.join(CGROUP_EVENTS));
-        match events.and_then(|events| fs::read_to_string(events).ok()) {
-            Some(text) => text.lines().any(|line| line == "populated 0"),
-            None => self.is_empty(),
-        }
+    /// Whether no cgroup was made below it.
+    pub fn is_leaf(&self) -> bool {
+        self.dirs.iter().all(|dir| is_leaf(dir))
     }
 
     /// Removes it and the cgroups that its processes made below it.
@@ -96,10 +87,13 @@ impl Group {
     }
 }
 
+/// Folders have two links more than they have folders, here as in other file systems.
+fn is_leaf(dir: &Path) -> bool {
+    fs::metadata(dir).is_ok_and(|metadata| metadata.nlink() <= 2)
+}
+
 fn is_empty(dir: &Path) -> bool {
-    // Two links more than it has folders, here as in other file systems.
-    let is_leaf = fs::metadata(dir).is_ok_and(|metadata| metadata.nlink() <= 2);
-    match is_leaf {
+    match is_leaf(dir) {
         true => own_processes(dir).is_empty(),
         false => processes_below(dir).is_empty(),
     }

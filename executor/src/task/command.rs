@@ -17,10 +17,10 @@ use std::sync::OnceLock;
 
 use nix::fcntl::OFlag;
 use nix::unistd::{AccessFlags, Pid, access, pipe2};
-use tepui_executor::cgroup::Group;
 use tepui_types::task::reason;
 use tepui_types::{Bytes, Reason};
 
+use crate::group::TaskGroup;
 use crate::outputs::Outputs;
 
 /// The search path of a command that brings none.
@@ -39,7 +39,7 @@ pub struct Prepared<'a> {
     /// How much of each of its outputs is kept.
     pub output_limit: Bytes,
     /// Where it is put first.
-    pub group: Option<&'a Group>,
+    pub group: Option<&'a TaskGroup>,
 }
 
 impl Prepared<'_> {
@@ -52,12 +52,7 @@ impl Prepared<'_> {
         })?;
         self.complete_env();
         let program = self.find_program()?;
-        let entrances = match self.group {
-            Some(group) => group
-                .entrances()
-                .map_err(|e| executor_failed(e.to_string()))?,
-            None => Vec::new(),
-        };
+        let entrances = self.group.map_or(&[][..], TaskGroup::entrances);
         let (progress, report) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
             .map_err(|errno| executor_failed(format!("no pipe could be made: {errno}")))?;
         let mut command = Command::new(&program);
@@ -67,7 +62,7 @@ impl Prepared<'_> {
             .envs(&self.env)
             .current_dir(self.sandbox);
         command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
-        let confinement = Confinement::new(&entrances, &report, self.group.is_none());
+        let confinement = Confinement::new(entrances, &report, self.group.is_none());
         // SAFETY: `enter` makes system calls alone, and allocates nothing.
         unsafe { command.pre_exec(move || confinement.enter()) };
         let spawned = command.spawn();

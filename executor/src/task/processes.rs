@@ -1,14 +1,16 @@
-//! The processes of a task that has no cgroup.
+//! The processes of a task, as the executor's descendants.
 //!
 //! The executor is their subreaper: whatever a command leaves behind becomes
-//! its child, so its descendants are the task's processes, daemons included.
+//! its child, daemons included. Where there is no cgroup, this is all that is known of them.
 
 use std::collections::HashMap;
 use std::fs;
 
+use nix::errno::Errno;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::time::TimeValLike;
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{Pid, getpid};
 use tepui_types::task::TaskUsage;
 
@@ -22,7 +24,8 @@ pub fn kill_descendants() {
 
 /// Whether any descendant, not yet reaped ones included, is left.
 pub fn any_left() -> bool {
-    !descendants(getpid().as_raw()).is_empty()
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    waitid(Id::All, flags) != Err(Errno::ECHILD)
 }
 
 /// What the reaped descendants used: time of all, memory of the largest.

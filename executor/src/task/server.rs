@@ -24,6 +24,7 @@ use tepui_types::wire::executor::{ExecutorLaunch, FromExecutor, TaskUpdate, ToEx
 use tepui_types::{Reason, TaskId, TaskState};
 
 use crate::connection::Connection;
+use crate::group::TaskGroup;
 use crate::outputs::Outputs;
 use crate::task::Task;
 
@@ -44,6 +45,8 @@ pub struct Server {
     stranger: Option<(Connection, Instant)>,
     /// The one that runs.
     task: Option<Task>,
+    /// The cgroup of the one before, for the next.
+    spare: Option<TaskGroup>,
     /// Ends that the agent has not told to forget.
     ended: BTreeMap<TaskId, TaskUpdate>,
     /// Whether something of an earlier task is left that would not end.
@@ -82,6 +85,7 @@ impl Server {
             agent: None,
             stranger: None,
             task: None,
+            spare: None,
             ended: BTreeMap::new(),
             is_worn: false,
             idle_since: Instant::now(),
@@ -111,6 +115,9 @@ impl Server {
                 self.on_connection();
             }
             self.on_deadlines(Instant::now());
+        }
+        if let Some(group) = self.spare.take() {
+            group.discard();
         }
         if let Some(group) = self.startup.cgroup.take() {
             // Left to the agent when it fails; nothing runs in it any more.
@@ -239,10 +246,11 @@ impl Server {
 
     /// The task has ended: kept first, said second.
     fn on_end(&mut self) {
-        let Some(task) = self.task.take() else {
+        let Some(mut task) = self.task.take() else {
             return;
         };
         self.is_worn |= task.is_left_over();
+        self.spare = task.take_group();
         self.keep_end(task.into_update());
     }
 
@@ -372,7 +380,7 @@ impl Server {
         if self.retiring {
             return self.refuse(launch, "this executor is ending");
         }
-        let task = Task::launch(launch, &self.startup);
+        let task = Task::launch(launch, &self.startup, self.spare.take());
         if task.has_ended() {
             self.task = Some(task);
             return self.on_end();

@@ -11,15 +11,16 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
-use tepui_executor::cgroup::{Group, Limits};
+use tepui_executor::cgroup::{Counts, Limits};
 use tepui_executor::environment;
 use tepui_executor::log;
 use tepui_executor::startup::Startup;
-use tepui_types::task::{TaskUsage, Workload, reason};
+use tepui_types::task::{Workload, reason};
 use tepui_types::wire::executor::{ExecutorLaunch, TaskUpdate};
 use tepui_types::{Reason, TaskId, TaskState};
 
 use crate::command::Prepared;
+use crate::group::TaskGroup;
 use crate::outputs::Outputs;
 use crate::processes;
 use crate::verdict::{self, Facts};
@@ -33,7 +34,10 @@ const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
 /// The task.
 pub struct Task {
     update: TaskUpdate,
-    group: Option<Group>,
+    /// Until nothing of it is left in it.
+    group: Option<TaskGroup>,
+    /// From then on, if the next task may have it.
+    spare: Option<TaskGroup>,
     limits: Limits,
     /// From its start to its end.
     outputs: Option<Outputs>,
@@ -54,14 +58,6 @@ enum Phase {
     Ended,
 }
 
-/// What a task's group counts.
-#[derive(Default)]
-struct Account {
-    oom_kills: u64,
-    refused_pids: u64,
-    usage: TaskUsage,
-}
-
 /// A kill that was asked for.
 struct Kill {
     reason: &'static str,
@@ -69,9 +65,9 @@ struct Kill {
 }
 
 impl Task {
-    /// Starts what `launch` describes; a task that cannot be started is one
-    /// that has ended.
-    pub fn launch(launch: &ExecutorLaunch, startup: &Startup) -> Self {
+    /// Starts what `launch` describes, in the cgroup of the task before if there is one; a task that
+    /// cannot be started is one that has ended.
+    pub fn launch(launch: &ExecutorLaunch, startup: &Startup, earlier: Option<TaskGroup>) -> Self {
         let task = &launch.launch;
         let mut this = Self {
             update: TaskUpdate {
@@ -82,6 +78,7 @@ impl Task {
                 usage: None,
             },
             group: None,
+            spare: earlier,
             limits: Limits::of(&task.resources, None),
             outputs: None,
             kill_grace_ms: task.spec.kill_grace_ms,
@@ -93,7 +90,8 @@ impl Task {
             Err(reason) => {
                 this.update.state = TaskState::Error;
                 this.update.reason = Some(reason);
-                this.remove_group();
+                this.is_gone();
+                this.say_what_stays();
             }
         }
         this
@@ -113,11 +111,8 @@ impl Task {
         }
         self.limits = Limits::of(&task.resources, command.pids);
         if let Some(path) = &launch.cgroup {
-            let group = Group::create(path).map_err(|error| failed(error.to_string()))?;
-            let group = self.group.insert(group);
-            group
-                .limit(&self.limits)
-                .map_err(|error| failed(error.to_string()))?;
+            let group = TaskGroup::prepare(self.spare.take(), path, self.limits);
+            self.group = Some(group.map_err(|error| failed(error.to_string()))?);
         }
         let prepared = Prepared {
             argv: &command.argv,
@@ -149,6 +144,11 @@ impl Task {
     /// Whether it has ended and something of it would not.
     pub fn is_left_over(&self) -> bool {
         self.has_ended() && self.group.is_some()
+    }
+
+    /// Its cgroup, after its end, if nothing was left in it.
+    pub fn take_group(&mut self) -> Option<TaskGroup> {
+        self.spare.take()
     }
 
     /// Whether it has come to its end.
@@ -248,29 +248,25 @@ impl Task {
         }
     }
 
-    /// Whether nothing of it is left, its group included.
+    /// Whether nothing of it is left; then its cgroup is another's, or removed.
     fn is_gone(&mut self) -> bool {
-        let Some(group) = &self.group else {
+        let Some(group) = self.group.take() else {
             return !processes::any_left();
         };
-        let is_gone = group.looks_empty() && group.remove().is_ok();
-        if is_gone {
-            self.group = None;
+        match group.clear() {
+            Ok(spare) => self.spare = spare,
+            Err(group) => self.group = Some(group),
         }
-        is_gone
+        self.group.is_none()
     }
 
     /// What its processes have used and run into.
-    fn account(&self) -> Account {
+    fn account(&self) -> Counts {
         match &self.group {
-            Some(group) => Account {
-                oom_kills: group.oom_kills(),
-                refused_pids: group.refused_pids(),
-                usage: group.usage(),
-            },
-            None => Account {
+            Some(group) => group.counts(),
+            None => Counts {
                 usage: processes::usage(),
-                ..Account::default()
+                ..Counts::default()
             },
         }
     }
@@ -282,7 +278,7 @@ impl Task {
         }
     }
 
-    fn end(&mut self, status: WaitStatus, account: Account) {
+    fn end(&mut self, status: WaitStatus, account: Counts) {
         if let Some(outputs) = self.outputs.take() {
             outputs.finish();
         }
@@ -300,18 +296,13 @@ impl Task {
         self.update.exit_code = exit_code;
         self.update.usage = Some(account.usage);
         self.phase = Phase::Ended;
-        if let Some(group) = &self.group {
-            log::say(format_args!("the cgroup {} stays", group.path()));
-        }
+        self.say_what_stays();
     }
 
-    fn remove_group(&mut self) {
+    /// The agent ends what is left when this process is gone.
+    fn say_what_stays(&self) {
         if let Some(group) = &self.group {
-            match group.remove() {
-                Ok(()) => self.group = None,
-                // The agent ends what is left when this process is gone.
-                Err(error) => log::say(error),
-            }
+            log::say(format_args!("the cgroup {} stays", group.path()));
         }
     }
 }

@@ -106,11 +106,10 @@ impl Executor {
         self.root.path().join("tasks").join(task(name).to_string())
     }
 
-    /// The cgroup of a task, where there are cgroups.
-    pub fn task_group(&self, name: &str) -> Option<String> {
-        self.group
-            .as_ref()
-            .map(|group| format!("{group}/{}", task(name)))
+    /// The cgroup of its tasks, where there are cgroups.
+    pub fn task_group(&self) -> Option<String> {
+        let group = self.group.as_ref()?;
+        Some(format!("{group}/task"))
     }
 
     /// What a task wrote.
@@ -147,7 +146,7 @@ impl Executor {
         let (task, program) = (builder.task.clone(), builder.program(self.root.path()));
         let sandbox = self.task_dir(task.name.as_str()).join("sandbox");
         Box::new(ExecutorLaunch {
-            cgroup: self.task_group(task.name.as_str()),
+            cgroup: self.task_group(),
             sandbox: sandbox.to_str().unwrap().to_owned(),
             program,
             launch: builder.launch(),

@@ -60,7 +60,7 @@ fn more_processes_than_allowed_are_refused_and_named() {
 }
 
 #[test]
-fn the_cgroup_has_the_limits_while_the_command_runs_and_is_gone_after_it() {
+fn the_cgroup_has_the_limits_while_the_command_runs_and_is_gone_with_the_executor() {
     if !cgroups() {
         return;
     }
@@ -70,7 +70,7 @@ fn the_cgroup_has_the_limits_while_the_command_runs_and_is_gone_after_it() {
     eventually("the command is ready", || {
         executor.output("t", "stdout") == "ready\n"
     });
-    let path = executor.task_group("t").unwrap();
+    let path = executor.task_group().unwrap();
     let read = |v1: &str, v2: &str| {
         let v1 = Path::new("/sys/fs/cgroup").join(v1.replace('@', &path));
         let v2 = Path::new("/sys/fs/cgroup").join(&path).join(v2);
@@ -89,14 +89,66 @@ fn the_cgroup_has_the_limits_while_the_command_runs_and_is_gone_after_it() {
     assert!(!group.is_empty());
     executor.kill("t", 0);
     check(&executor.end("t"), "killed", "kill-requested", None, "");
-    let v1 = Path::new("/sys/fs/cgroup/memory").join(&path);
-    assert!(!v1.exists() && !Path::new("/sys/fs/cgroup").join(&path).exists());
-    // The executor's own goes with the executor.
+    assert!(group.is_empty());
     executor.send(&ToExecutor::Forget(task("t")));
     executor.send(&ToExecutor::Retire);
     executor.gone();
-    let own = path.replace("/f1.t.0", "/executor");
-    assert!(!Path::new("/sys/fs/cgroup/memory").join(own).exists());
+    for path in [path.replace("/task", "/executor"), path] {
+        let v1 = Path::new("/sys/fs/cgroup/memory").join(&path);
+        assert!(!v1.exists() && !Path::new("/sys/fs/cgroup").join(&path).exists());
+    }
+}
+
+#[test]
+fn a_task_is_told_and_charged_nothing_of_the_one_before_it() {
+    if !cgroups() {
+        return;
+    }
+    let mut executor = Executor::native();
+    // Time, memory, refusals, and a daemon that would outlive it.
+    let script = "head -c 20000000 /dev/zero | tail -c 19000000 | wc -c; \
+                  i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done; \
+                  setsid sleep 1000 & for i in 1 2 3 4 5 6; do sleep 1000 & done; exit 0";
+    executor.launch(Builder::script("first", script).mem(Bytes::mib(64)).pids(5));
+    let first = executor.end("first");
+    check(
+        &first,
+        "failed",
+        "pids-limit",
+        first.exit_code,
+        "5 processes",
+    );
+    let first = first.usage.unwrap();
+
+    executor.launch(
+        Builder::script("second", "exit 3")
+            .mem(Bytes::mib(64))
+            .pids(5),
+    );
+    let second = executor.end("second");
+    check(&second, "failed", "exit-code", Some(3), "");
+    let second = second.usage.unwrap();
+    assert!(
+        second.cpu_micros < first.cpu_micros / 2,
+        "{second:?} after {first:?}"
+    );
+    assert!(
+        second.mem_peak_bytes < first.mem_peak_bytes / 2,
+        "{second:?} after {first:?}"
+    );
+
+    // Its own limits, too.
+    let hungry = Builder::command("third", &["tail", "/dev/zero"]).mem(Bytes::mib(16));
+    executor.launch(hungry);
+    check(
+        &executor.end("third"),
+        "failed",
+        "memory-limit",
+        None,
+        "16 MiB",
+    );
+    executor.launch(Builder::script("fourth", "exit 4").mem(Bytes::mib(16)));
+    check(&executor.end("fourth"), "failed", "exit-code", Some(4), "");
 }
 
 #[test]
@@ -128,7 +180,7 @@ fn a_dead_executors_task_is_ended_through_its_cgroup() {
     executor.kill_process(nix::sys::signal::Signal::SIGKILL);
     executor.gone();
     assert_eq!(tepui_executor::exits::read(&executor.dir()).unwrap(), []);
-    let path = executor.task_group("t").unwrap();
+    let path = executor.task_group().unwrap();
     assert!(!Group::open(&path).unwrap().is_empty());
     tepui_executor::cgroup::destroy(&path, crate::env::DEADLINE).unwrap();
     assert!(Group::open(&path).unwrap().is_empty());

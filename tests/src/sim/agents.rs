@@ -388,7 +388,7 @@ impl World {
                 );
             }
             Action::Start(_, ExecutorKind::Wasm(_)) => return Err("every task is native".into()),
-            Action::Find(id, _, _) => {
+            Action::Find(id) => {
                 let what = Box::new(FromProcess::Found(id));
                 self.after(
                     delay,

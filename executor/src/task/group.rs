@@ -1,0 +1,118 @@
+//! The cgroup of this process's tasks, which have it one after another.
+//!
+//! To make and remove a cgroup costs more than to start a small command. So one that nothing is
+//! left in serves the next task, where the kernel lets its peak of memory begin anew (v1): what was
+//! counted before is taken away, and one that has much memory left charged to it (files in a
+//! tmpfs) is made anew.
+
+use std::fs::File;
+
+use tepui_executor::cgroup::{CgroupError, Counters, Counts, Group, Limits};
+use tepui_executor::log;
+
+use crate::processes;
+
+/// How much memory an earlier task may have left to the next, in bytes: what the kernel frees
+/// late, and a little of the page cache.
+const LEFT_BEHIND: u64 = 1024 * 1024;
+
+/// The cgroup and what of it stays open.
+pub struct TaskGroup {
+    group: Group,
+    limits: Limits,
+    entrances: Vec<File>,
+    counters: Counters,
+    /// What earlier tasks have used.
+    before: Counts,
+}
+
+impl TaskGroup {
+    /// The cgroup of that path with these limits: the one of the task before, or a new one.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn prepare(earlier: Option<Self>, path: &str, limits: Limits) -> Result<Self, CgroupError> {
+        if let Some(earlier) = earlier {
+            if earlier.group.path() == path && earlier.has_little_memory() {
+                return earlier.renew(limits);
+            }
+            earlier.discard();
+        }
+        Self::make(path, limits)
+    }
+
+    fn make(path: &str, limits: Limits) -> Result<Self, CgroupError> {
+        let group = Group::create(path)?;
+        let made = group.limit(&limits).and_then(|()| group.entrances());
+        let entrances = made.inspect_err(|_| remove(&group))?;
+        Ok(Self {
+            counters: group.counters(),
+            group,
+            limits,
+            entrances,
+            before: Counts::default(),
+        })
+    }
+
+    fn has_little_memory(&self) -> bool {
+        let charged = self.counters.restart_peak();
+        charged.is_some_and(|charged| charged <= LEFT_BEHIND)
+    }
+
+    fn renew(mut self, limits: Limits) -> Result<Self, CgroupError> {
+        let renewed = match self.limits == limits {
+            // The task before may have used up the time of this period.
+            true => self.group.refill_cpu(&limits),
+            false => self.group.limit(&limits),
+        };
+        renewed.inspect_err(|_| remove(&self.group))?;
+        (self.limits, self.before) = (limits, self.counters.read());
+        Ok(self)
+    }
+
+    /// Its path below the hierarchies' roots.
+    pub fn path(&self) -> &str {
+        self.group.path()
+    }
+
+    /// Where a new process writes `0` to be in it.
+    pub fn entrances(&self) -> &[File] {
+        &self.entrances
+    }
+
+    /// What the task's processes have used and run into.
+    pub fn counts(&self) -> Counts {
+        self.counters.read().since(self.before)
+    }
+
+    /// Ends all that runs in it, once.
+    pub fn kill(&self) {
+        self.group.kill();
+    }
+
+    /// The task has ended. `Ok` once nothing of it is left, with the cgroup if the next task may
+    /// have it; else it is removed.
+    pub fn clear(self) -> Result<Option<Self>, Self> {
+        // Whatever left the hierarchy that counts processes is our descendant all the same.
+        if processes::any_left() || self.counters.is_populated() == Some(true) {
+            return Err(self);
+        }
+        if self.counters.can_restart() && self.group.is_leaf() {
+            return Ok(Some(self));
+        }
+        match self.group.is_empty() && self.group.remove().is_ok() {
+            true => Ok(None),
+            false => Err(self),
+        }
+    }
+
+    /// Removes it; nothing runs in it.
+    pub fn discard(self) {
+        remove(&self.group);
+    }
+}
+
+/// The agent ends what is left when this process is gone.
+fn remove(group: &Group) {
+    group.remove().unwrap_or_else(log::say);
+}
