@@ -21,6 +21,8 @@ mod connection;
 mod group;
 #[path = "../task/outputs.rs"]
 mod outputs;
+#[path = "../task/process.rs"]
+mod process;
 #[path = "../task/processes.rs"]
 mod processes;
 #[path = "../task/server.rs"]

@@ -5,28 +5,25 @@
 //! empty signal mask and the environment that it was given.
 
 use std::collections::BTreeMap;
-use std::ffi::c_int;
+use std::ffi::{CString, NulError};
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, PipeWriter, Read};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::io::{self, PipeWriter};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-use nix::fcntl::OFlag;
-use nix::unistd::{AccessFlags, Pid, access, pipe2};
+use nix::unistd::{AccessFlags, Pid, access};
 use tepui_types::task::reason;
 use tepui_types::{Bytes, Reason};
 
 use crate::group::TaskGroup;
 use crate::outputs::Outputs;
+use crate::process::{Program, StartError, c_strings};
 
 /// The search path of a command that brings none.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// Said by the new process right before it executes the program.
-const PREPARED: u8 = b'p';
 
 /// A command with all that it gets.
 pub struct Prepared<'a> {
@@ -51,30 +48,40 @@ impl Prepared<'_> {
             executor_failed(format!("the sandbox {sandbox} could not be made: {error}"))
         })?;
         self.complete_env();
-        let program = self.find_program()?;
-        let entrances = self.group.map_or(&[][..], TaskGroup::entrances);
-        let (progress, report) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
-            .map_err(|errno| executor_failed(format!("no pipe could be made: {errno}")))?;
-        let mut command = Command::new(&program);
-        command.arg0(&self.argv[0]).args(&self.argv[1..]);
-        command
-            .env_clear()
-            .envs(&self.env)
-            .current_dir(self.sandbox);
-        command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
-        let confinement = Confinement::new(entrances, &report, self.group.is_none());
-        // SAFETY: `enter` makes system calls alone, and allocates nothing.
-        unsafe { command.pre_exec(move || confinement.enter()) };
-        let spawned = command.spawn();
-        drop(report);
-        match spawned {
+        let path = self.find_program()?;
+        let stdio = [nothing()?, stdout.as_fd(), stderr.as_fd()];
+        let program = self.program(&path, stdio).map_err(|_| {
+            command_failed(
+                "a NUL is in its arguments or its environment, which no program takes".into(),
+            )
+        })?;
+        match program.start() {
             // Reaped by the server, which reaps everyone.
-            Ok(child) => Ok((Pid::from_raw(child.id() as i32), outputs)),
-            Err(error) if was_prepared(progress) => Err(self.not_executable(&program, &error)),
-            Err(error) => Err(executor_failed(format!(
-                "the command's process failed: {error}"
-            ))),
+            Ok(pid) => Ok((pid, outputs)),
+            Err(StartError::Program(error)) => Err(self.not_executable(&path, &error)),
+            Err(error) => Err(executor_failed(format!("the command's process: {error}"))),
         }
+    }
+
+    fn program<'a>(
+        &'a self,
+        path: &Path,
+        stdio: [BorrowedFd<'a>; 3],
+    ) -> Result<Program<'a>, NulError> {
+        let text = |path: &Path| CString::new(path.as_os_str().as_bytes());
+        let variables = self
+            .env
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"));
+        Ok(Program {
+            path: text(path)?,
+            argv: c_strings(self.argv.iter().map(String::as_str))?,
+            env: c_strings(variables)?,
+            dir: text(self.sandbox)?,
+            stdio,
+            entrances: self.group.map_or(&[], TaskGroup::entrances),
+            dies_with_executor: self.group.is_none(),
+        })
     }
 
     fn make_folder(&self) -> io::Result<(Outputs, [PipeWriter; 2])> {
@@ -148,12 +155,15 @@ fn executable(path: &Path) -> Result<(), io::Error> {
     Ok(access(path, AccessFlags::X_OK)?)
 }
 
-/// Whether the new process got as far as executing.
-fn was_prepared(progress: OwnedFd) -> bool {
-    let mut word = [0];
-    File::from(progress)
-        .read(&mut word)
-        .is_ok_and(|count| count == 1 && word[0] == PREPARED)
+/// What a command reads that is given no input.
+fn nothing() -> Result<BorrowedFd<'static>, Reason> {
+    static NOTHING: OnceLock<File> = OnceLock::new();
+    if let Some(nothing) = NOTHING.get() {
+        return Ok(nothing.as_fd());
+    }
+    let opened = File::open("/dev/null");
+    let opened = opened.map_err(|error| executor_failed(format!("/dev/null: {error}")))?;
+    Ok(NOTHING.get_or_init(|| opened).as_fd())
 }
 
 fn command_failed(message: String) -> Reason {
@@ -162,88 +172,4 @@ fn command_failed(message: String) -> Reason {
 
 fn executor_failed(message: String) -> Reason {
     Reason::new(reason::EXECUTOR_FAILED, message)
-}
-
-/// What the new process does to itself between fork and exec.
-struct Confinement {
-    entrances: Vec<RawFd>,
-    report: RawFd,
-    /// An agent under nohup or in a shell's background ignores signals.
-    ignored: &'static [c_int],
-    dies_with_executor: bool,
-}
-
-impl Confinement {
-    fn new(entrances: &[File], report: &OwnedFd, dies_with_executor: bool) -> Self {
-        Self {
-            entrances: entrances.iter().map(AsRawFd::as_raw_fd).collect(),
-            report: report.as_raw_fd(),
-            ignored: ignored_signals(),
-            dies_with_executor,
-        }
-    }
-
-    /// Runs in the new process, where only async-signal-safe calls are allowed.
-    fn enter(&self) -> io::Result<()> {
-        // SAFETY: plain system calls on descriptors that are open here and on
-        // constants; `mask` is initialized by sigemptyset before it is used.
-        unsafe {
-            check(libc::setsid())?;
-            for entrance in &self.entrances {
-                check(libc::write(*entrance, c"0".as_ptr().cast(), 1))?;
-            }
-            check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
-            if self.dies_with_executor {
-                // Without a cgroup nobody could find it after the executor's death.
-                check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL))?;
-            }
-            // Agents may have been made dear to the OOM killer; tasks are not.
-            let score = libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY);
-            if score >= 0 {
-                libc::write(score, c"0".as_ptr().cast(), 1);
-                libc::close(score);
-            }
-            for signal in self.ignored {
-                libc::signal(*signal, libc::SIG_DFL);
-            }
-            let mut mask = std::mem::zeroed();
-            libc::sigemptyset(&mut mask);
-            check(libc::sigprocmask(
-                libc::SIG_SETMASK,
-                &mask,
-                std::ptr::null_mut(),
-            ))?;
-            // Everything of the executor is opened close-on-exec; this is for
-            // what a library may forget. Kernels before 5.11 refuse the call.
-            libc::close_range(
-                3,
-                libc::c_uint::MAX,
-                libc::CLOSE_RANGE_CLOEXEC as libc::c_int,
-            );
-            check(libc::write(self.report, [PREPARED].as_ptr().cast(), 1))?;
-        }
-        Ok(())
-    }
-}
-
-/// The signals that this process ignores, from its start on, and with it what it executes.
-fn ignored_signals() -> &'static [c_int] {
-    static IGNORED: OnceLock<Vec<c_int>> = OnceLock::new();
-    let is_ignored = |signal: &c_int| {
-        // SAFETY: it is asked for, into a value of the call's own; numbers that are no signal of a
-        // program's are refused.
-        unsafe {
-            let mut action: libc::sigaction = std::mem::zeroed();
-            libc::sigaction(*signal, std::ptr::null(), &mut action) == 0
-                && action.sa_sigaction == libc::SIG_IGN
-        }
-    };
-    IGNORED.get_or_init(|| (1..=libc::SIGRTMAX()).filter(is_ignored).collect())
-}
-
-fn check(result: impl TryInto<i64>) -> io::Result<()> {
-    match result.try_into() {
-        Ok(number) if number >= 0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
 }
