@@ -113,7 +113,9 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
             }
             stopper.cancel();
         });
-        anyhow::Ok(tepui_agent::run(config, stop).await?)
+        // A task like its connections, so that what one tells another wakes no thread.
+        let agent = tokio::spawn(tepui_agent::run(config, stop)).await;
+        anyhow::Ok(agent.context("the agent broke off")??)
     });
     // A blocked helper (a slow disk, a fork) must not hold up the end.
     runtime.shutdown_background();

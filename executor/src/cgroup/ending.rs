@@ -36,9 +36,10 @@ impl Group {
         self.dirs.iter().all(|dir| is_empty(dir))
     }
 
-    /// Whether no cgroup was made below it.
+    /// Whether no cgroup was made below it, as far as its last hierarchy knows: who makes one makes
+    /// it in all.
     pub fn is_leaf(&self) -> bool {
-        self.dirs.iter().all(|dir| is_leaf(dir))
+        self.dirs.last().is_some_and(|dir| is_leaf(dir))
     }
 
     /// Removes it and the cgroups that its processes made below it.

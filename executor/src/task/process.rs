@@ -83,7 +83,7 @@ impl Program<'_> {
             is_dear: is_dear_to_the_oom_killer(),
             failure: None,
         };
-        let mut stack = vec![0_u128; STACK / size_of::<u128>()];
+        let mut stack = Box::<[u128]>::new_uninit_slice(STACK / size_of::<u128>());
         // SAFETY: the stack is aligned, grows downwards from its end and outlives the call, as
         // `birth` does: with CLONE_VFORK this process goes on only when the new one has executed
         // or ended. Until then `be_born` is all that runs in this memory. It makes system calls

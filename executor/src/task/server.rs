@@ -31,6 +31,9 @@ use crate::task::Task;
 /// How long it stays without an agent when nothing runs: enough for an agent to
 /// restart and ask again.
 const IDLE_EXIT: Duration = Duration::from_secs(60);
+/// How long a command runs before its beginning is said: of one that has ended by then the end says
+/// all.
+const BEGINNING: Duration = Duration::from_millis(2);
 /// How long a new connection may take to prove itself.
 const ATTACH_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -45,6 +48,8 @@ pub struct Server {
     stranger: Option<(Connection, Instant)>,
     /// The one that runs.
     task: Option<Task>,
+    /// When its beginning is said, unless it has been.
+    say_begun_at: Option<Instant>,
     /// The cgroup of the one before, for the next.
     spare: Option<TaskGroup>,
     /// Ends that the agent has not told to forget.
@@ -85,6 +90,7 @@ impl Server {
             agent: None,
             stranger: None,
             task: None,
+            say_begun_at: None,
             spare: None,
             ended: BTreeMap::new(),
             is_worn: false,
@@ -183,7 +189,8 @@ impl Server {
         let outputs = self.outputs().and_then(|outputs| outputs.deadline(now));
         let stranger = self.stranger.as_ref().map(|(_, until)| *until);
         let idle = self.agent.is_none().then_some(self.idle_since + IDLE_EXIT);
-        match [task, outputs, stranger, idle].into_iter().flatten().min() {
+        let deadlines = [task, outputs, self.say_begun_at, stranger, idle];
+        match deadlines.into_iter().flatten().min() {
             // Rounded up, so that the deadline has come when the wait ends.
             Some(next) => {
                 let wait = next.saturating_duration_since(now) + Duration::from_micros(999);
@@ -235,6 +242,12 @@ impl Server {
         {
             self.on_end();
         }
+        if self.say_begun_at.is_some_and(|at| at <= now) {
+            self.say_begun_at = None;
+            if let Some(task) = &self.task {
+                self.say(task.update().clone());
+            }
+        }
         if self
             .stranger
             .as_ref()
@@ -249,6 +262,7 @@ impl Server {
         let Some(mut task) = self.task.take() else {
             return;
         };
+        self.say_begun_at = None;
         self.is_worn |= task.is_left_over();
         self.spare = task.take_group();
         self.keep_end(task.into_update());
@@ -385,7 +399,7 @@ impl Server {
             self.task = Some(task);
             return self.on_end();
         }
-        self.say(task.update().clone());
+        self.say_begun_at = Some(Instant::now() + BEGINNING);
         self.task = Some(task);
     }
 

@@ -14,7 +14,6 @@ use crate::env::{Builder, Executor, check, eventually, task};
 fn a_command_that_succeeds_is_finished_with_its_output_and_usage() {
     let mut executor = Executor::native();
     executor.launch(Builder::script("t", "echo out; echo err >&2; pwd"));
-    assert_eq!(executor.update().state, TaskState::Running);
     let end = executor.end("t");
     check(&end, "finished", "", Some(0), "");
     let sandbox = executor.task_dir("t").join("sandbox");
@@ -28,6 +27,15 @@ fn a_command_that_succeeds_is_finished_with_its_output_and_usage() {
         usage.cpu_micros > 0 && usage.mem_peak_bytes > 0,
         "{usage:?}"
     );
+}
+
+#[test]
+fn a_command_that_lives_is_said_to_run() {
+    let mut executor = Executor::native();
+    executor.launch(Builder::command("t", &["sleep", "1000"]));
+    assert_eq!(executor.update().state, TaskState::Running);
+    executor.kill("t", 0);
+    assert_eq!(executor.update().state, TaskState::Killed);
 }
 
 #[test]
