@@ -28,7 +28,14 @@ const MAX_OPEN_FILES: i32 = 256;
 const BACKGROUND_JOBS: i32 = 2;
 /// Large files are handed to the disk piece by piece, so that a sync of the log never waits for all
 /// of one.
-const BYTES_PER_SYNC: u64 = 1024 * 1024;
+const BYTES_PER_SYNC: u64 = 256 * 1024;
+/// What flushes and compactions may write in a second: an image of the state would else keep the
+/// disk from the log for as long as it is written. Several times what the log needs at its fastest.
+const BACKGROUND_BYTES_PER_SECOND: i64 = 64 * 1024 * 1024;
+/// In portions of this span, in microseconds: each is written at the disk's full speed.
+const BACKGROUND_PORTION_MICROS: i64 = 5_000;
+/// RocksDB's own value: how often those wait that would otherwise be first.
+const BACKGROUND_FAIRNESS: i32 = 10;
 /// RocksDB's own log, for those who debug it: two files of so many bytes.
 const INFO_LOG_BYTES: usize = 4 * 1024 * 1024;
 
@@ -182,6 +189,11 @@ fn database_options() -> Options {
     options.set_keep_log_file_num(2);
     options.set_max_log_file_size(INFO_LOG_BYTES);
     options.set_bytes_per_sync(BYTES_PER_SYNC);
+    options.set_ratelimiter(
+        BACKGROUND_BYTES_PER_SECOND,
+        BACKGROUND_PORTION_MICROS,
+        BACKGROUND_FAIRNESS,
+    );
     // An idle master sleeps: no statistics at intervals.
     options.set_stats_dump_period_sec(0);
     options.set_stats_persist_period_sec(0);
