@@ -54,8 +54,8 @@ impl Limits {
         1 + (self.cpu_shares() - 2) * 9_999 / 262_142
     }
 
-    /// Microseconds in each period; the kernel takes no less than 1,000.
-    pub(super) fn cpu_quota_micros(&self) -> i64 {
+    /// Microseconds of processor time in each period; the kernel takes no less than 1,000.
+    pub fn cpu_quota_micros(&self) -> i64 {
         let micros = self.cpus.0.saturating_mul(CPU_PERIOD_MICROS / 1000);
         i64::try_from(micros).unwrap_or(i64::MAX).max(1000)
     }

@@ -24,6 +24,10 @@ pub struct TaskGroup {
     counters: Counters,
     /// What earlier tasks have used.
     before: Counts,
+    /// What was used when it was last looked.
+    latest: Counts,
+    /// The time that was used when it got its last whole period's.
+    filled_at: u64,
 }
 
 impl TaskGroup {
@@ -51,6 +55,8 @@ impl TaskGroup {
             limits,
             entrances,
             before: Counts::default(),
+            latest: Counts::default(),
+            filled_at: 0,
         })
     }
 
@@ -60,13 +66,19 @@ impl TaskGroup {
     }
 
     fn renew(mut self, limits: Limits) -> Result<Self, CgroupError> {
-        let renewed = match self.limits == limits {
-            // The task before may have used up the time of this period.
-            true => self.group.refill_cpu(&limits),
-            false => self.group.limit(&limits),
+        // Nothing has run in it since.
+        self.before = self.latest;
+        let used = self.before.usage.cpu_micros;
+        let renewed = if self.limits != limits {
+            self.group.limit(&limits)
+        } else if used - self.filled_at > limits.cpu_quota_micros().unsigned_abs() / 2 {
+            // The tasks before may have used up the time of this period.
+            self.group.refill_cpu(&limits)
+        } else {
+            return Ok(self);
         };
         renewed.inspect_err(|_| remove(&self.group))?;
-        (self.limits, self.before) = (limits, self.counters.read());
+        (self.limits, self.filled_at) = (limits, used);
         Ok(self)
     }
 
@@ -81,8 +93,9 @@ impl TaskGroup {
     }
 
     /// What the task's processes have used and run into.
-    pub fn counts(&self) -> Counts {
-        self.counters.read().since(self.before)
+    pub fn counts(&mut self) -> Counts {
+        self.latest = self.counters.read();
+        self.latest.since(self.before)
     }
 
     /// Ends all that runs in it, once.

@@ -261,8 +261,8 @@ impl Task {
     }
 
     /// What its processes have used and run into.
-    fn account(&self) -> Counts {
-        match &self.group {
+    fn account(&mut self) -> Counts {
+        match &mut self.group {
             Some(group) => group.counts(),
             None => Counts {
                 usage: processes::usage(),
