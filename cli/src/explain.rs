@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};
 use clap::Args;
+use tepui_types::Role;
 use tepui_types::api::demand::DemandView;
 use tepui_types::api::job::JobView;
 
@@ -69,6 +70,10 @@ fn about_demand(demand: &DemandView) -> Result<()> {
                 demand.framework_name,
                 output::age(demand.since)
             ),
+        )
+        .maybe(
+            "role",
+            (demand.role != Role::default()).then_some(&demand.role),
         )
         .add("why", &explanation.summary)
         .add(

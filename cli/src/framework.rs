@@ -24,9 +24,10 @@ pub enum Command {
         name: String,
         /// The component or module
         file: PathBuf,
-        /// What its tasks are charged to, such as eng/web
+        /// What its tasks are charged to, such as eng/web; several times for
+        /// several roles, of which the first is meant where none is named
         #[arg(long, default_value = "*", value_name = "ROLE")]
-        role: Role,
+        role: Vec<Role>,
         /// Handed to its `start`; @FILE reads it from a file
         #[arg(long, default_value = "", value_name = "TEXT|@FILE")]
         config: String,
@@ -72,7 +73,8 @@ pub async fn run(command: Command, client: &Client, format: Format) -> Result<()
             let request = DeployRequest {
                 name,
                 artifact,
-                role,
+                role: None,
+                roles: role,
                 config,
             };
             told(&client.deploy(&request).await?, format)
@@ -145,7 +147,7 @@ async fn list(client: &Client, format: Format) -> Result<()> {
             framework.name.clone(),
             framework.id.to_string(),
             framework.phase.as_str().to_owned(),
-            framework.role.to_string(),
+            framework.show_roles(),
             framework.tasks.to_string(),
             framework.waiting.to_string(),
             framework.used.cpus.to_string(),
@@ -169,7 +171,7 @@ fn show(framework: &FrameworkView) -> Result<()> {
         .add("id", framework.id)
         .add("phase", framework.phase.as_str())
         .maybe("reason", framework.reason.as_ref())
-        .add("role", &framework.role)
+        .add("role", framework.show_roles())
         .add("artifact", framework.artifact)
         .add("tasks", framework.tasks)
         .add("waiting", framework.waiting)

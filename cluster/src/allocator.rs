@@ -24,6 +24,7 @@ mod blocks;
 mod cycle;
 pub(crate) mod demands;
 mod filters;
+mod members;
 mod offers;
 mod patience;
 mod placement;
@@ -35,11 +36,10 @@ pub(crate) mod tally;
 mod traits;
 
 use agents::Agents;
-use demands::Demands;
 use filters::Filters;
+use members::{Member, MemberId, members};
 use offers::Offers;
 pub use patience::Holding;
-use patience::Patience;
 use role_tree::RoleTree;
 pub use shares::{Share, dominant_share};
 
@@ -61,31 +61,22 @@ pub enum Decision {
 pub struct Allocator {
     agents: Agents,
     roles: RoleTree,
-    frameworks: BTreeMap<FrameworkId, Member>,
+    members: BTreeMap<MemberId, Member>,
     offers: Offers,
     filters: Filters,
     /// To be looked at in the next cycle.
     changed: Changes,
-    /// Frameworks whose demand is open anew: they look for agents.
-    reopened: BTreeSet<FrameworkId>,
-    /// Hungry frameworks that a quota has kept from an agent.
-    bounded: BTreeSet<FrameworkId>,
-    /// Frameworks with open demand that a quota keeps from every agent: they are
-    /// not in the order of service.
-    full: BTreeSet<FrameworkId>,
+    /// Whose demand is open anew: they look for agents.
+    reopened: BTreeSet<MemberId>,
+    /// Hungry ones that a quota has kept from an agent.
+    bounded: BTreeSet<MemberId>,
+    /// With open demand that a quota keeps from every agent: they are not in the
+    /// order of service.
+    full: BTreeSet<MemberId>,
     /// Offers that were made by other rules, or to who is no more: to be rescinded.
     stale: BTreeSet<OfferId>,
     /// Nothing has been looked at yet.
     is_new: bool,
-}
-
-/// A framework as the allocator last saw it.
-#[derive(Debug, Default)]
-struct Member {
-    demands: Demands,
-    /// What its tasks have, as it is charged.
-    used: ResourceRequest,
-    patience: Patience,
 }
 
 impl Allocator {
@@ -94,7 +85,7 @@ impl Allocator {
         Self {
             agents: Agents::default(),
             roles: RoleTree::new(),
-            frameworks: BTreeMap::new(),
+            members: BTreeMap::new(),
             offers: Offers::default(),
             filters: Filters::default(),
             changed: Changes::default(),
@@ -108,12 +99,16 @@ impl Allocator {
 
     /// Notes what a delivery of commands has changed.
     pub fn on_changes(&mut self, state: &State, changes: &Changes) {
-        for framework in &changes.revived {
-            self.filters.revive(*framework);
+        for (framework, role) in &changes.revived {
+            let framework = state.framework(*framework);
+            let member = framework.and_then(|framework| MemberId::of(framework, Some(role)));
+            if let Some(member) = member {
+                self.filters.revive(member);
+            }
         }
         for framework in &changes.frameworks {
             if state.framework(*framework).is_none() {
-                self.filters.revive(*framework);
+                self.filters.forget_framework(*framework);
             }
         }
         if self.is_new {
@@ -136,8 +131,8 @@ impl Allocator {
     /// The offers were used up, or given back without a filter.
     pub fn answered(&mut self, offers: &[OfferId]) {
         for id in offers {
-            let framework = self.offers.get(*id).map(|offer| offer.framework);
-            let member = framework.and_then(|framework| self.frameworks.get_mut(&framework));
+            let member = self.offers.get(*id).map(|offer| offer.member);
+            let member = member.and_then(|member| self.members.get_mut(&member));
             if let Some(member) = member {
                 member.patience.answered();
             }
@@ -152,13 +147,13 @@ impl Allocator {
         };
         self.changed.agents.insert(offer.agent);
         let amounts = ResourceRequest::from(&offer.resources);
-        self.roles.discharge(offer.framework, &amounts);
-        if let Some(member) = self.frameworks.get_mut(&offer.framework) {
+        self.roles.discharge(offer.member, &amounts);
+        if let Some(member) = self.members.get_mut(&offer.member) {
             member.demands.uncover(&offer.covered);
             let is_hungry = member.demands.is_hungry();
-            self.full.remove(&offer.framework);
-            self.roles.set_hungry(offer.framework, is_hungry);
-            self.reopened.insert(offer.framework);
+            self.full.remove(&offer.member);
+            self.roles.set_hungry(offer.member, is_hungry);
+            self.reopened.insert(offer.member);
         }
     }
 
@@ -169,7 +164,7 @@ impl Allocator {
             if let Some(offer) = self.offers.get(*offer) {
                 let resources = offer.resources.clone();
                 self.filters
-                    .add(offer.framework, offer.agent, resources, until);
+                    .add(offer.member, offer.agent, resources, until);
             }
         }
         self.answered(offers);
@@ -201,8 +196,8 @@ impl Allocator {
             let since = holding.since.get_or_insert(offer.since);
             *since = (*since).min(offer.since);
         }
-        let member = self.frameworks.get(&framework);
-        holding.expired = member.map_or(0, |member| member.patience.expired());
+        let members = self.members.range(MemberId::all_of(framework));
+        holding.expired = members.map(|(_, member)| member.patience.expired()).sum();
         holding
     }
 
@@ -210,8 +205,10 @@ impl Allocator {
     pub fn offered_to(&self, state: &State, roles: &[Role]) -> Vec<ResourceRequest> {
         let mut offered = BTreeMap::<Role, ResourceRequest>::new();
         for (_, offer) in self.offers.iter() {
-            let framework = state.framework(offer.framework);
-            for role in framework.into_iter().flat_map(|f| f.info.role.upwards()) {
+            let framework = state.framework(offer.member.framework);
+            let roles = framework.into_iter().flat_map(|f| members(f));
+            let role = roles.filter(|(member, _)| *member == offer.member);
+            for role in role.flat_map(|(_, role)| role.upwards()) {
                 offered.entry(role).or_default().include(&offer.resources);
             }
         }

@@ -204,8 +204,8 @@ pub struct Turn {
     pub timers: Vec<(String, Option<Timestamp>)>,
     /// Demand, replaced key by key.
     pub demands: Vec<(String, Demand)>,
-    /// Suppressed or revived, if it said so.
-    pub suppressed: Option<bool>,
+    /// Roles that are suppressed (true) or revived.
+    pub suppressed: Vec<(Role, bool)>,
     /// The value of the framework's launch counter that the host promised to
     /// the guest: attempts follow from it.
     pub first_attempt: u64,
@@ -229,7 +229,7 @@ impl Turn {
             writes: Vec::new(),
             timers: Vec::new(),
             demands: Vec::new(),
-            suppressed: None,
+            suppressed: Vec::new(),
             first_attempt: 0,
             specs: Vec::new(),
             operations: Vec::new(),
@@ -254,7 +254,7 @@ impl Turn {
             || !self.writes.is_empty()
             || !self.timers.is_empty()
             || !self.demands.is_empty()
-            || self.suppressed.is_some()
+            || !self.suppressed.is_empty()
             || !self.operations.is_empty()
     }
 }

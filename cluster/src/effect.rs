@@ -55,8 +55,9 @@ pub struct Changes {
     pub agents: BTreeSet<AgentId>,
     /// Frameworks whose phase or demand changed, or that are gone.
     pub frameworks: BTreeSet<FrameworkId>,
-    /// Frameworks that raised their demand, or revived: their filters are void.
-    pub revived: BTreeSet<FrameworkId>,
+    /// Frameworks that raised their demand, or revived, for a role: their filters
+    /// for it are void.
+    pub revived: BTreeSet<(FrameworkId, Role)>,
     /// Frameworks with updates, notices or timers to look at.
     pub inboxes: BTreeSet<FrameworkId>,
     /// Frameworks whose tasks came or ended: what they have changed.

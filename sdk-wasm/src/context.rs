@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use tepui_types::api::demand::Explanation;
 use tepui_types::constraint::Constraints;
 use tepui_types::resources::ResourceRequest;
-use tepui_types::{AgentId, Demand, OfferId, Resources, Timestamp};
+use tepui_types::{AgentId, Demand, OfferId, Resources, Role, Timestamp};
 
 use crate::error::Error;
 use crate::task::{Launch, Task, TaskId, TaskSpec};
@@ -59,7 +59,7 @@ pub struct FrameworkIdentity {
     pub id: tepui_types::FrameworkId,
     /// Its name, also the first part of its pages' path.
     pub name: String,
-    /// What its tasks are charged to.
+    /// The first of its roles.
     pub role: String,
 }
 
@@ -76,8 +76,9 @@ pub trait Host {
     fn decline(&mut self, offers: &[OfferId], refuse_ms: Option<u64>) -> Result<(), Error>;
     fn kill(&mut self, task: &TaskId, grace_ms: Option<u64>) -> Result<(), Error>;
     fn demand(&mut self, key: &str, demand: &Demand) -> Result<(), Error>;
-    fn suppress(&mut self) -> Result<(), Error>;
-    fn revive(&mut self) -> Result<(), Error>;
+    fn roles(&mut self) -> Vec<Role>;
+    fn suppress(&mut self, role: Option<&Role>) -> Result<(), Error>;
+    fn revive(&mut self, role: Option<&Role>) -> Result<(), Error>;
     fn explain(&mut self, key: &str) -> Option<Explanation>;
     fn agents(&mut self, after: Option<AgentId>, limit: u32) -> Vec<AgentView>;
     fn tasks(&mut self, after: Option<&TaskId>, limit: u32) -> Vec<Task>;
@@ -164,21 +165,42 @@ impl<'a> Context<'a> {
         let constraints = constraints.clone();
         let request = request.clone();
         let demand = Demand {
-            count,
-            request,
             constraints,
+            ..Demand::new(count, request)
         };
         self.host.demand(key, &demand)
     }
 
-    /// Stops offers until [`revive`](Self::revive).
-    pub fn suppress(&mut self) -> Result<(), Error> {
-        self.host.suppress()
+    /// [`demand`](Self::demand) with all that may be said of it, such as the
+    /// role that it is for. An offer is for all of a framework's demand for its
+    /// role, and what is launched on it is charged to that role.
+    pub fn demand_with(&mut self, key: &str, demand: &Demand) -> Result<(), Error> {
+        self.host.demand(key, demand)
     }
 
-    /// Undoes `suppress`, and offers again what was declined.
+    /// The roles of this framework. What names none of them is for the first.
+    pub fn roles(&mut self) -> Vec<Role> {
+        self.host.roles()
+    }
+
+    /// Stops offers in all roles until [`revive`](Self::revive).
+    pub fn suppress(&mut self) -> Result<(), Error> {
+        self.host.suppress(None)
+    }
+
+    /// Undoes `suppress` in all roles, and offers again what was declined.
     pub fn revive(&mut self) -> Result<(), Error> {
-        self.host.revive()
+        self.host.revive(None)
+    }
+
+    /// Stops offers in one role until [`revive_role`](Self::revive_role).
+    pub fn suppress_role(&mut self, role: &Role) -> Result<(), Error> {
+        self.host.suppress(Some(role))
+    }
+
+    /// Undoes a suppression in one role, and offers again what was declined in it.
+    pub fn revive_role(&mut self, role: &Role) -> Result<(), Error> {
+        self.host.revive(Some(role))
     }
 
     /// Why the demand under this key is not met now; none without such demand.

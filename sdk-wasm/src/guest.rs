@@ -11,7 +11,7 @@ use std::cell::RefCell;
 use std::marker::PhantomData;
 
 use tepui_types::api::demand::Explanation;
-use tepui_types::{AgentId, Demand, FrameworkId, OfferId};
+use tepui_types::{AgentId, Demand, FrameworkId, OfferId, Role};
 
 use crate::bindings::exports::tepui::framework::scheduler as exports;
 use crate::bindings::tepui::framework::{cluster, log, store, timers};
@@ -107,19 +107,29 @@ impl Host for Imports {
 
     fn demand(&mut self, key: &str, demand: &Demand) -> Result<(), Error> {
         let request = convert::resource_request(&demand.request);
-        if demand.constraints.is_empty() {
-            return Ok(cluster::demand(key, demand.count, &request)?);
+        let options = convert::demand_options(demand);
+        Ok(cluster::demand_with(key, demand.count, &request, &options)?)
+    }
+
+    fn roles(&mut self) -> Vec<Role> {
+        let roles = cluster::roles().into_iter();
+        roles.filter_map(|role| role.parse().ok()).collect()
+    }
+
+    fn suppress(&mut self, role: Option<&Role>) -> Result<(), Error> {
+        match role {
+            Some(role) => cluster::suppress_role(role.as_str())?,
+            None => cluster::suppress()?,
         }
-        let groups = convert::constraints(&demand.constraints);
-        Ok(cluster::demand_where(key, demand.count, &request, &groups)?)
+        Ok(())
     }
 
-    fn suppress(&mut self) -> Result<(), Error> {
-        Ok(cluster::suppress()?)
-    }
-
-    fn revive(&mut self) -> Result<(), Error> {
-        Ok(cluster::revive()?)
+    fn revive(&mut self, role: Option<&Role>) -> Result<(), Error> {
+        match role {
+            Some(role) => cluster::revive_role(role.as_str())?,
+            None => cluster::revive()?,
+        }
+        Ok(())
     }
 
     fn explain(&mut self, key: &str) -> Option<Explanation> {

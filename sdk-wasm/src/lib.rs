@@ -96,7 +96,7 @@ pub use scheduler::{DroppedOperation, Event, Scheduler, StartReason};
 pub use task::{Launch, Task, TaskClass, TaskId, TaskSpec, TaskStatus};
 pub use tepui_types::constraint::{self, Constraint, Constraints};
 pub use tepui_types::{
-    AgentId, Demand, Digest, Offer, OfferId, PartitionPolicy, Reason, TaskState, Timestamp,
+    AgentId, Demand, Digest, Offer, OfferId, PartitionPolicy, Reason, Role, TaskState, Timestamp,
     Workload, api,
 };
 

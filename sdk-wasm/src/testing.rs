@@ -33,13 +33,14 @@
 
 mod host;
 mod journal;
+mod world;
 
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use tepui_types::{AgentId, Demand, OfferId, Reason, Resources, TaskState, Timestamp};
+use tepui_types::{AgentId, Demand, OfferId, Reason, Resources, Role, TaskState, Timestamp};
 
 pub use host::{Call, LogLine, MAX_TURN_BYTES, MAX_TURN_OPERATIONS, RunningTask};
 
@@ -136,14 +137,37 @@ impl<S: Scheduler> Cluster<S> {
         self.host.state.free(agent)
     }
 
-    /// Queues an offer of all that is free on `agent`, wanted or not.
+    /// Gives the framework these roles, in place of `*`. What names none of them
+    /// is for the first.
+    ///
+    /// # Panics
+    /// When one is no role.
+    pub fn roles(&mut self, roles: &[&str]) {
+        let roles = roles.iter().map(|role| match role.parse() {
+            Ok(role) => role,
+            Err(error) => panic!("{error}"),
+        });
+        self.host.state.roles = roles.collect();
+    }
+
+    /// Queues an offer of all that is free on `agent`, wanted or not, for the
+    /// framework's first role.
     ///
     /// # Panics
     /// When there is no such agent.
     pub fn offer(&mut self, agent: AgentId) -> OfferId {
+        let role = self.host.state.first_role();
+        self.offer_for(role, agent)
+    }
+
+    /// The same for another role.
+    ///
+    /// # Panics
+    /// When there is no such agent.
+    pub fn offer_for(&mut self, role: Role, agent: AgentId) -> OfferId {
         let id = OfferId(self.next_offer);
         self.next_offer += 1;
-        let offer = self.host.state.open_offer(id, agent);
+        let offer = self.host.state.open_offer(id, agent, role);
         match self.queue.back_mut() {
             Some(Event::Offers(offers)) => offers.push(offer),
             _ => self.queue.push_back(Event::Offers(vec![offer])),
@@ -155,10 +179,11 @@ impl<S: Scheduler> Cluster<S> {
     /// allocator does. Answers how many.
     pub fn offer_all(&mut self) -> usize {
         let wanted = self.host.state.agents_in_demand();
-        wanted.iter().for_each(|agent| {
-            self.offer(*agent);
-        });
-        wanted.len()
+        let count = wanted.len();
+        for (agent, role) in wanted {
+            self.offer_for(role, agent);
+        }
+        count
     }
 
     /// Takes an open offer back and queues the news.

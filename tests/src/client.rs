@@ -19,7 +19,7 @@ use tepui_types::api::list::Page;
 use tepui_types::api::master::MasterView;
 use tepui_types::api::problem::{CONTENT_TYPE, Problem};
 use tepui_types::api::task::TaskView;
-use tepui_types::{AgentId, Digest, Role, TaskId};
+use tepui_types::{AgentId, Digest, TaskId};
 
 use crate::eventually::{DEADLINE, eventually};
 use crate::job::Job;
@@ -266,7 +266,8 @@ impl Client {
         let request = DeployRequest {
             name: name.to_owned(),
             artifact,
-            role: Role::default(),
+            role: None,
+            roles: Vec::new(),
             config: config.to_owned(),
         };
         self.post_raw("/v1/frameworks", &request).await

@@ -3,15 +3,15 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ids::Digest;
-use crate::role::Role;
+use crate::role::Roles;
 
 /// A deployment: which component runs under which name and role.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FrameworkInfo {
     /// Unique among living frameworks; a DNS label.
     pub name: String,
-    /// What its tasks are charged to.
-    pub role: Role,
+    /// What its tasks are charged to: each to one of these.
+    pub roles: Roles,
     /// The component.
     pub artifact: Digest,
     /// Handed to `start` as it is.

@@ -28,6 +28,6 @@ pub use ids::{
 pub use offer::{Demand, Filters, Offer};
 pub use principal::Principal;
 pub use resources::{Bytes, MilliCpus, Resources};
-pub use role::Role;
+pub use role::{Role, Roles};
 pub use task::{PartitionPolicy, Reason, TaskSpec, TaskState, TaskStatus, Workload};
 pub use time::Timestamp;

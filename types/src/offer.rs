@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::constraint::Constraints;
 use crate::ids::{AgentId, OfferId};
 use crate::resources::{ResourceRequest, Resources};
+use crate::role::Role;
 
 /// One agent's free resources, held for one framework until it answers or the
 /// offer expires.
@@ -22,6 +23,8 @@ pub struct Offer {
     pub resources: Resources,
     /// That agent's attributes.
     pub attributes: BTreeMap<String, String>,
+    /// What is launched on it is charged to this role.
+    pub role: Role,
 }
 
 impl Offer {
@@ -54,6 +57,8 @@ pub struct Demand {
     pub request: ResourceRequest,
     /// On which agents.
     pub constraints: Constraints,
+    /// For which of the framework's roles; the first if none is named.
+    pub role: Option<Role>,
 }
 
 impl Demand {
@@ -63,6 +68,7 @@ impl Demand {
             count,
             request,
             constraints: Constraints::default(),
+            role: None,
         }
     }
 }

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{AgentId, TaskId, TaskName};
 use crate::resources::Resources;
+use crate::role::Role;
 
 /// One operation of a turn. Each names agent and resources, not only an offer,
 /// and is checked again when the turn is applied; one that no longer fits is
@@ -30,6 +31,8 @@ pub struct Launch {
     pub spec: u32,
     /// Its place in its array, for `TEPUI_ARRAY_INDEX`.
     pub array_index: Option<u32>,
+    /// Which of the framework's roles is charged; the first if none is named.
+    pub role: Option<Role>,
 }
 
 /// End a task.

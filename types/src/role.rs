@@ -113,6 +113,65 @@ impl Default for RoleSettings {
     }
 }
 
+/// The roles of a framework: one or more, each once. The first is that of all
+/// for which it names none.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Roles(Vec<Role>);
+
+impl Roles {
+    /// The most roles of one framework: a team's, not a cluster's.
+    pub const MAX: usize = 32;
+
+    /// These, if there is one, none twice, and not too many.
+    pub fn new(roles: Vec<Role>) -> Result<Self, String> {
+        if !(1..=Self::MAX).contains(&roles.len()) {
+            return Err(format!("a framework has 1 to {} roles", Self::MAX));
+        }
+        let mut known = std::collections::BTreeSet::new();
+        match roles.iter().find(|role| !known.insert(*role)) {
+            Some(role) => Err(format!("role `{role}` is named twice")),
+            None => Ok(Self(roles)),
+        }
+    }
+
+    /// That of all for which the framework names none.
+    pub fn first(&self) -> &Role {
+        // invariant: there is one at least.
+        &self.0[0]
+    }
+
+    /// All of them, in the framework's order.
+    pub fn iter(&self) -> impl Iterator<Item = &Role> {
+        self.0.iter()
+    }
+
+    /// Where a role stands among them; the first place for none.
+    pub fn place(&self, role: Option<&Role>) -> Option<usize> {
+        match role {
+            Some(role) => self.0.iter().position(|known| known == role),
+            None => Some(0),
+        }
+    }
+
+    /// The role that is meant by one of them or none.
+    pub fn get(&self, role: Option<&Role>) -> Option<&Role> {
+        self.place(role).map(|place| &self.0[place])
+    }
+}
+
+impl From<Role> for Roles {
+    fn from(role: Role) -> Self {
+        Self(vec![role])
+    }
+}
+
+impl<'de> Deserialize<'de> for Roles {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::new(Vec::deserialize(deserializer)?).map_err(D::Error::custom)
+    }
+}
+
 impl Default for Role {
     fn default() -> Self {
         Self::default_role()

@@ -184,6 +184,8 @@ pub mod reason {
     pub const AGENT_UNAVAILABLE: &str = "agent-unavailable";
     /// The launch would have passed the limit of its role.
     pub const QUOTA_REACHED: &str = "quota-reached";
+    /// The launch named a role that is not one of the framework's.
+    pub const ROLE_FOREIGN: &str = "role-foreign";
     /// The launch reused a name and attempt.
     pub const TASK_EXISTS: &str = "task-exists";
     /// The artifact is not known to the cluster.

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use tepui_types::FrameworkPhase;
 use tepui_types::api::framework::DeployRequest;
-use tepui_types::{FrameworkPhase, Role};
 use tokio::time::Instant;
 
 use crate::artifact;
@@ -88,7 +88,8 @@ async fn deploy_one(
     let request = DeployRequest {
         name: name.to_owned(),
         artifact: digest,
-        role: Role::default(),
+        role: None,
+        roles: Vec::new(),
         config: String::new(),
     };
     client.deploy(&request).await?;

@@ -13,7 +13,7 @@ use tepui_types::role::RoleSettings;
 use tepui_types::task::{CommandWorkload, TaskSpec, Workload};
 use tepui_types::{
     AgentId, AgentInfo, Bytes, ClusterId, Demand, Digest, FrameworkId, FrameworkInfo, MilliCpus,
-    OfferId, Principal, Resources, Timestamp,
+    OfferId, Principal, Resources, Role, Roles, Timestamp,
 };
 
 /// Launches in one turn: as many as it may hold.
@@ -85,9 +85,10 @@ impl World {
 
     /// Deploys and starts a framework.
     pub fn framework(&mut self, name: String, role: &str) -> FrameworkId {
+        let role: Role = role.parse().expect("roles of the load are roles");
         let info = FrameworkInfo {
             name,
-            role: role.parse().expect("roles of the load are roles"),
+            roles: Roles::from(role),
             artifact: Digest::of(b"component"),
             config: String::new(),
         };
@@ -169,6 +170,7 @@ impl World {
                     resources: resources.clone(),
                     spec: 0,
                     array_index: None,
+                    role: None,
                 }));
             }
             changes.merge(self.apply(Command::Turn(turn)).1);

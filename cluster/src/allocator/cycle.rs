@@ -2,14 +2,16 @@
 //! changed agents go to who is next, and reopened demands look for agents.
 
 use tepui_types::offer::Filters as Decline;
-use tepui_types::{AgentId, FrameworkId, OfferId, Resources, Timestamp};
+use tepui_types::{AgentId, FrameworkId, OfferId, Resources, Role, Timestamp};
 
 use super::agents::Seen;
 use super::demands::{Covered, Demands};
+use super::members::{MemberId, members};
 use super::placement::Use;
 use super::{Allocator, Decision};
 use crate::effect::Changes;
 use crate::state::State;
+use crate::state::frameworks::Framework;
 
 impl Allocator {
     /// One cycle: what is overdue is rescinded, what is free and wanted is
@@ -21,9 +23,9 @@ impl Allocator {
         }
         self.see_frameworks(state);
         self.rescind(state, now, &mut decisions);
-        for (framework, agent) in self.filters.expire(now) {
+        for (member, agent) in self.filters.expire(now) {
             self.changed.agents.insert(agent);
-            self.reopened.insert(framework);
+            self.reopened.insert(member);
         }
         let changed = std::mem::take(&mut self.changed.agents);
         if changed.is_empty() && self.reopened.is_empty() {
@@ -84,7 +86,7 @@ impl Allocator {
             // What was offered by other rules is shared out anew.
             let offers: Vec<_> = self.offers.iter().map(|(id, _)| id).collect();
             self.stale.extend(offers);
-            self.reopened.extend(self.frameworks.keys());
+            self.reopened.extend(self.members.keys());
         }
         let changed = std::mem::take(&mut self.changed.frameworks);
         let mut charged = std::mem::take(&mut self.changed.charged);
@@ -104,16 +106,28 @@ impl Allocator {
             self.stale.extend(self.offers.of_framework(id));
         }
         let Some(framework) = framework else {
-            self.roles.unseat(id);
-            self.frameworks.remove(&id);
-            self.reopened.remove(&id);
-            self.bounded.remove(&id);
-            self.full.remove(&id);
+            let gone = self.members.range(MemberId::all_of(id));
+            let gone: Vec<_> = gone.map(|(member, _)| *member).collect();
+            for member in gone {
+                self.roles.unseat(member);
+                self.members.remove(&member);
+                self.reopened.remove(&member);
+                self.bounded.remove(&member);
+                self.full.remove(&member);
+            }
             return;
         };
-        self.roles.seat(id, &framework.info.role);
-        let mut demands = Demands::of(framework);
-        for offer in self.offers.of_framework(id) {
+        for (member, role) in members(framework) {
+            self.see_member(state, member, framework, role);
+        }
+        self.see_use(state, id);
+    }
+
+    /// Sees what a framework wants for one of its roles.
+    fn see_member(&mut self, state: &State, id: MemberId, framework: &Framework, role: &Role) {
+        self.roles.seat(id, role);
+        let mut demands = Demands::of(framework, role);
+        for offer in self.offers.of_member(id) {
             self.offers.cover(offer, |offer| {
                 let agent = state.agent(offer.agent);
                 agent.map_or_else(Covered::new, |agent| {
@@ -122,8 +136,7 @@ impl Allocator {
             });
         }
         let is_hungry = demands.is_hungry();
-        self.frameworks.entry(id).or_default().demands = demands;
-        self.see_use(state, id);
+        self.members.entry(id).or_default().demands = demands;
         self.full.remove(&id);
         self.roles.set_hungry(id, is_hungry);
         self.reopened.insert(id);
@@ -131,14 +144,18 @@ impl Allocator {
 
     /// Sees what a framework's tasks have.
     fn see_use(&mut self, state: &State, id: FrameworkId) {
-        let (Some(framework), Some(member)) = (state.framework(id), self.frameworks.get_mut(&id))
-        else {
+        let Some(framework) = state.framework(id) else {
             return;
         };
-        if member.used != framework.used {
-            let before = std::mem::replace(&mut member.used, framework.used.clone());
-            self.roles.discharge(id, &before);
-            self.roles.charge(id, &framework.used);
+        for ((id, _), used) in members(framework).zip(&framework.used) {
+            let Some(member) = self.members.get_mut(&id) else {
+                continue;
+            };
+            if member.used != *used {
+                let before = std::mem::replace(&mut member.used, used.clone());
+                self.roles.discharge(id, &before);
+                self.roles.charge(id, used);
+            }
         }
     }
 
@@ -149,16 +166,16 @@ impl Allocator {
             let Some(offer) = self.offers.get(id) else {
                 continue;
             };
-            let framework = offer.framework;
-            decisions.push(Decision::Rescind(framework, id));
+            let member = offer.member;
+            decisions.push(Decision::Rescind(member.framework, id));
             // Who held an offer for so long has no use for it.
-            let refuse_ms = match self.frameworks.get_mut(&framework) {
+            let refuse_ms = match self.members.get_mut(&member) {
                 Some(member) => member.patience.expire(),
                 None => Decline::DEFAULT.refuse_ms,
             };
             let (agent, resources) = (offer.agent, offer.resources.clone());
             let until = now.after_millis(refuse_ms);
-            self.filters.add(framework, agent, resources, until);
+            self.filters.add(member, agent, resources, until);
             self.release(id);
         }
         let mut bad = std::mem::take(&mut self.stale);
@@ -167,7 +184,7 @@ impl Allocator {
         }
         for id in bad {
             if let Some(offer) = self.offers.get(id) {
-                decisions.push(Decision::Rescind(offer.framework, id));
+                decisions.push(Decision::Rescind(offer.member.framework, id));
                 self.release(id);
             }
         }
@@ -199,13 +216,13 @@ impl Allocator {
 
     /// A quota has kept these from an agent. Whom it keeps from every agent
     /// leaves the order of service until there is room.
-    fn note_bounded(&mut self, frameworks: Vec<FrameworkId>) {
-        for framework in frameworks {
-            if self.is_full(framework) {
-                self.full.insert(framework);
-                self.roles.set_hungry(framework, false);
+    fn note_bounded(&mut self, members: Vec<MemberId>) {
+        for member in members {
+            if self.is_full(member) {
+                self.full.insert(member);
+                self.roles.set_hungry(member, false);
             } else {
-                self.bounded.insert(framework);
+                self.bounded.insert(member);
             }
         }
     }
@@ -214,11 +231,11 @@ impl Allocator {
     fn reopen_bounded(&mut self) {
         self.reopened.append(&mut self.bounded);
         let full = self.full.iter().copied();
-        let roomy: Vec<_> = full.filter(|framework| !self.is_full(*framework)).collect();
-        for framework in roomy {
-            self.full.remove(&framework);
-            self.roles.set_hungry(framework, true);
-            self.reopened.insert(framework);
+        let roomy: Vec<_> = full.filter(|member| !self.is_full(*member)).collect();
+        for member in roomy {
+            self.full.remove(&member);
+            self.roles.set_hungry(member, true);
+            self.reopened.insert(member);
         }
     }
 
@@ -235,20 +252,19 @@ impl Allocator {
             let mut bounded = Vec::new();
             let next = self
                 .roles
-                .ask(|framework| match self.use_of(framework, agent, &free) {
-                    Use::Takes(resources) => Some((framework, resources)),
+                .ask(|member| match self.use_of(member, agent, &free) {
+                    Use::Takes(resources) => Some((member, resources)),
                     Use::Bounded => {
-                        bounded.push(framework);
+                        bounded.push(member);
                         None
                     }
                     Use::None => None,
                 });
             self.note_bounded(bounded);
-            let Some((framework, resources)) = next else {
+            let Some((member, resources)) = next else {
                 return;
             };
-            let Some(decision) = self.offer(state, framework, agent, resources, &mut free, now)
-            else {
+            let Some(decision) = self.offer(state, member, agent, resources, &mut free, now) else {
                 return;
             };
             decisions.push(decision);
@@ -259,33 +275,33 @@ impl Allocator {
     fn serve_demands(&mut self, state: &State, now: Timestamp, decisions: &mut Vec<Decision>) {
         while !self.reopened.is_empty() {
             let (mut bounded, mut vain) = (Vec::new(), Vec::new());
-            let next = self.roles.ask(|framework| {
-                if !self.reopened.contains(&framework) {
+            let next = self.roles.ask(|member| {
+                if !self.reopened.contains(&member) {
                     return None;
                 }
-                let found = self.search(state, framework);
+                let found = self.search(state, member);
                 match found {
-                    Use::Takes((agent, resources)) => return Some((framework, agent, resources)),
-                    Use::Bounded => bounded.push(framework),
+                    Use::Takes((agent, resources)) => return Some((member, agent, resources)),
+                    Use::Bounded => bounded.push(member),
                     Use::None => {}
                 }
-                vain.push(framework);
+                vain.push(member);
                 None
             });
             self.note_bounded(bounded);
-            for framework in vain {
-                self.reopened.remove(&framework);
+            for member in vain {
+                self.reopened.remove(&member);
             }
-            let Some((framework, agent, resources)) = next else {
+            let Some((member, agent, resources)) = next else {
                 self.reopened.clear();
                 return;
             };
             let mut free = self.free_on(state, agent);
             self.agents.unlist(agent);
-            let decision = self.offer(state, framework, agent, resources, &mut free, now);
+            let decision = self.offer(state, member, agent, resources, &mut free, now);
             self.agents.list(agent);
             if decision.is_none() {
-                self.reopened.remove(&framework);
+                self.reopened.remove(&member);
             }
             decisions.extend(decision);
         }

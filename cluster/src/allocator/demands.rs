@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use tepui_types::constraint::Constraints;
 use tepui_types::resources::ResourceRequest;
-use tepui_types::{AgentInfo, Demand, Resources};
+use tepui_types::{AgentInfo, Demand, Resources, Role};
 
 use crate::state::frameworks::Framework;
 
@@ -56,14 +56,16 @@ impl Shape {
 }
 
 impl Demands {
-    /// All of a framework's demand, with nothing offered; none of one that wants no offers.
-    pub fn of(framework: &Framework) -> Self {
+    /// All of a framework's demand for one of its roles, with nothing offered;
+    /// none of one that wants no offers.
+    pub fn of(framework: &Framework, role: &Role) -> Self {
         let mut demands = Self::default();
-        if !framework.wants_offers() {
+        if !framework.wants_offers(role) {
             return demands;
         }
         let mut known = BTreeMap::new();
-        for entry in framework.demands.values() {
+        let entries = framework.demands.values();
+        for entry in entries.filter(|entry| framework.role_of(&entry.demand) == role) {
             let wanted = &mut demands.wanted;
             let shape = (&entry.demand.request, &entry.demand.constraints);
             let at = *known.entry(shape).or_insert_with(|| {

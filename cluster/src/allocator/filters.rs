@@ -4,13 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tepui_types::{AgentId, FrameworkId, Resources, Timestamp};
 
+use super::members::MemberId;
+
 /// A filter covers every subset of what was declined, on one agent, for one
-/// framework, until its time is over.
+/// framework in one role, until its time is over.
 #[derive(Debug, Default)]
 pub struct Filters {
-    table: BTreeMap<(FrameworkId, AgentId), Filter>,
-    by_agent: BTreeSet<(AgentId, FrameworkId)>,
-    by_end: BTreeSet<(Timestamp, FrameworkId, AgentId)>,
+    table: BTreeMap<(MemberId, AgentId), Filter>,
+    by_agent: BTreeSet<(AgentId, MemberId)>,
+    by_end: BTreeSet<(Timestamp, MemberId, AgentId)>,
 }
 
 #[derive(Debug)]
@@ -24,60 +26,69 @@ impl Filters {
     /// the first: what was declined last is what the framework has seen last.
     pub fn add(
         &mut self,
-        framework: FrameworkId,
+        member: MemberId,
         agent: AgentId,
         resources: Resources,
         until: Timestamp,
     ) {
-        self.remove(framework, agent);
-        self.by_agent.insert((agent, framework));
-        self.by_end.insert((until, framework, agent));
+        self.remove(member, agent);
+        self.by_agent.insert((agent, member));
+        self.by_end.insert((until, member, agent));
         self.table
-            .insert((framework, agent), Filter { resources, until });
+            .insert((member, agent), Filter { resources, until });
     }
 
-    /// Whether a filter of this framework on this agent covers these resources.
-    pub fn covers(&self, framework: FrameworkId, agent: AgentId, resources: &Resources) -> bool {
-        let filter = self.table.get(&(framework, agent));
+    /// Whether a filter of this member on this agent covers these resources.
+    pub fn covers(&self, member: MemberId, agent: AgentId, resources: &Resources) -> bool {
+        let filter = self.table.get(&(member, agent));
         filter.is_some_and(|filter| filter.resources.contains(resources))
     }
 
-    /// The agents of which this framework has declined something.
-    pub fn agents_of(&self, framework: FrameworkId) -> impl Iterator<Item = AgentId> {
-        let all = (framework, AgentId(0))..=(framework, AgentId(u64::MAX));
+    /// The agents of which this member has declined something.
+    pub fn agents_of(&self, member: MemberId) -> impl Iterator<Item = AgentId> {
+        let all = (member, AgentId(0))..=(member, AgentId(u64::MAX));
         self.table.range(all).map(|((_, agent), _)| *agent)
     }
 
-    /// Forgets a framework's filters.
-    pub fn revive(&mut self, framework: FrameworkId) {
-        let agents: Vec<_> = self.agents_of(framework).collect();
+    /// Forgets a member's filters.
+    pub fn revive(&mut self, member: MemberId) {
+        let agents: Vec<_> = self.agents_of(member).collect();
         for agent in agents {
-            self.remove(framework, agent);
+            self.remove(member, agent);
+        }
+    }
+
+    /// Forgets the filters of a framework in all its roles.
+    pub fn forget_framework(&mut self, framework: FrameworkId) {
+        let members = MemberId::all_of(framework);
+        let all = (*members.start(), AgentId(0))..=(*members.end(), AgentId(u64::MAX));
+        let filters: Vec<_> = self.table.range(all).map(|(key, _)| *key).collect();
+        for (member, agent) in filters {
+            self.remove(member, agent);
         }
     }
 
     /// Forgets an agent's filters: it is another than the one that was declined.
     pub fn forget_agent(&mut self, agent: AgentId) {
-        let all = (agent, FrameworkId(0))..=(agent, FrameworkId(u64::MAX));
-        let frameworks: Vec<_> = self
-            .by_agent
-            .range(all)
-            .map(|(_, framework)| *framework)
-            .collect();
-        for framework in frameworks {
-            self.remove(framework, agent);
+        let (first, last) = (FrameworkId(0), FrameworkId(u64::MAX));
+        let first = (agent, *MemberId::all_of(first).start());
+        let last = (agent, *MemberId::all_of(last).end());
+        let members = self.by_agent.range(first..=last);
+        let members: Vec<_> = members.map(|(_, member)| *member).collect();
+        for member in members {
+            self.remove(member, agent);
         }
     }
 
     /// Drops the filters whose time is over; answers whose they were, and of which agents.
-    pub fn expire(&mut self, now: Timestamp) -> Vec<(FrameworkId, AgentId)> {
+    pub fn expire(&mut self, now: Timestamp) -> Vec<(MemberId, AgentId)> {
         let mut over = Vec::new();
-        while let Some((until, framework, agent)) = self.by_end.first().copied() {
+        while let Some((until, member, agent)) = self.by_end.first().copied() {
             if until > now {
                 break;
             }
-            self.remove(framework, agent);
-            over.push((framework, agent));
+            self.remove(member, agent);
+            over.push((member, agent));
         }
         over
     }
@@ -87,10 +98,10 @@ impl Filters {
         self.by_end.first().map(|(until, ..)| *until)
     }
 
-    fn remove(&mut self, framework: FrameworkId, agent: AgentId) {
-        if let Some(filter) = self.table.remove(&(framework, agent)) {
-            self.by_agent.remove(&(agent, framework));
-            self.by_end.remove(&(filter.until, framework, agent));
+    fn remove(&mut self, member: MemberId, agent: AgentId) {
+        if let Some(filter) = self.table.remove(&(member, agent)) {
+            self.by_agent.remove(&(agent, member));
+            self.by_end.remove(&(filter.until, member, agent));
         }
     }
 }

@@ -9,11 +9,12 @@ use tepui_types::resources::ResourceRequest;
 use tepui_types::{AgentId, FrameworkId, OfferId, Resources, Timestamp};
 
 use super::demands::Covered;
+use super::members::MemberId;
 
 /// An offer that has not been answered.
 #[derive(Debug, Clone)]
 pub struct Outstanding {
-    pub framework: FrameworkId,
+    pub member: MemberId,
     pub agent: AgentId,
     pub resources: Resources,
     pub since: Timestamp,
@@ -27,7 +28,7 @@ pub struct Outstanding {
 pub struct Offers {
     table: BTreeMap<OfferId, Outstanding>,
     by_agent: BTreeSet<(AgentId, OfferId)>,
-    by_framework: BTreeSet<(FrameworkId, OfferId)>,
+    by_member: BTreeSet<(MemberId, OfferId)>,
     by_end: BTreeSet<(Timestamp, OfferId)>,
     total: ResourceRequest,
     last: u64,
@@ -43,7 +44,7 @@ impl Offers {
     /// Holds an offer.
     pub fn insert(&mut self, id: OfferId, offer: Outstanding) {
         self.by_agent.insert((offer.agent, id));
-        self.by_framework.insert((offer.framework, id));
+        self.by_member.insert((offer.member, id));
         self.by_end.insert((offer.expires, id));
         self.total.include(&offer.resources);
         self.table.insert(id, offer);
@@ -53,7 +54,7 @@ impl Offers {
     pub fn remove(&mut self, id: OfferId) -> Option<Outstanding> {
         let offer = self.table.remove(&id)?;
         self.by_agent.remove(&(offer.agent, id));
-        self.by_framework.remove(&(offer.framework, id));
+        self.by_member.remove(&(offer.member, id));
         self.by_end.remove(&(offer.expires, id));
         self.total.exclude(&offer.resources);
         Some(offer)
@@ -76,10 +77,17 @@ impl Offers {
         ids.filter_map(|id| Some((id, self.table.get(&id)?)))
     }
 
-    /// Those of a framework, oldest first.
+    /// Those of a member, oldest first.
+    pub fn of_member(&self, member: MemberId) -> Vec<OfferId> {
+        let all = (member, OfferId(0))..=(member, OfferId(u64::MAX));
+        self.by_member.range(all).map(|(_, id)| *id).collect()
+    }
+
+    /// Those of a framework in all its roles, by role.
     pub fn of_framework(&self, framework: FrameworkId) -> Vec<OfferId> {
-        let all = (framework, OfferId(0))..=(framework, OfferId(u64::MAX));
-        self.by_framework.range(all).map(|(_, id)| *id).collect()
+        let members = MemberId::all_of(framework);
+        let all = (*members.start(), OfferId(0))..=(*members.end(), OfferId(u64::MAX));
+        self.by_member.range(all).map(|(_, id)| *id).collect()
     }
 
     /// Finds anew what of its framework's demand an offer covers.
@@ -94,10 +102,10 @@ impl Offers {
         sum(self.of_agent(agent).map(|(_, offer)| offer))
     }
 
-    /// What offers to others than this framework hold of an agent.
-    pub fn held_by_others(&self, agent: AgentId, framework: FrameworkId) -> Resources {
+    /// What offers to others than this member hold of an agent.
+    pub fn held_by_others(&self, agent: AgentId, member: MemberId) -> Resources {
         let offers = self.of_agent(agent).map(|(_, offer)| offer);
-        sum(offers.filter(|offer| offer.framework != framework))
+        sum(offers.filter(|offer| offer.member != member))
     }
 
     /// What offers hold together.

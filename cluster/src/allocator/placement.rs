@@ -1,8 +1,10 @@
 //! Agents × frameworks → offers: what a framework may have of an agent.
 
 use tepui_types::resources::ResourceRequest;
-use tepui_types::{AgentId, FrameworkId, Offer, Resources, Timestamp};
+use tepui_types::{AgentId, Offer, Resources, Timestamp};
 
+use super::demands::Demands;
+use super::members::MemberId;
 use super::offers::Outstanding;
 use super::quota::cut;
 use super::{Allocator, Decision, OFFER_TIMEOUT_MS};
@@ -27,24 +29,25 @@ impl Allocator {
         })
     }
 
+    fn demands_of(&self, member: MemberId) -> Option<&Demands> {
+        self.members.get(&member).map(|member| &member.demands)
+    }
+
     /// What a framework gets of what is free on an agent.
     pub(super) fn use_of(
         &self,
-        framework: FrameworkId,
+        member: MemberId,
         agent: AgentId,
         free: &Resources,
     ) -> Use<Resources> {
-        let (Some(member), Some(node)) = (
-            self.frameworks.get(&framework),
-            self.roles.node_of(framework),
-        ) else {
+        let (Some(demands), Some(node)) = (self.demands_of(member), self.roles.node_of(member))
+        else {
             return Use::None;
         };
         let Some((info, amounts)) = self.agents.known(agent) else {
             return Use::None;
         };
-        let demands = &member.demands;
-        if !demands.fits(info, amounts, free) || self.filters.covers(framework, agent, free) {
+        if !demands.fits(info, amounts, free) || self.filters.covers(member, agent, free) {
             return Use::None;
         }
         if !self.roles.is_bounded(node) {
@@ -57,7 +60,7 @@ impl Allocator {
         let part = cut(free, &room);
         let is_wanted = demands.fits(info, &ResourceRequest::from(&part), &part)
             // With more room it would be more than what was declined.
-            && !self.filters.covers(framework, agent, &part);
+            && !self.filters.covers(member, agent, &part);
         if is_wanted {
             Use::Takes(part)
         } else {
@@ -66,39 +69,31 @@ impl Allocator {
     }
 
     /// Whether a quota keeps a framework from all that it wants, on whatever agent.
-    pub(super) fn is_full(&self, framework: FrameworkId) -> bool {
-        let (Some(member), Some(node)) = (
-            self.frameworks.get(&framework),
-            self.roles.node_of(framework),
-        ) else {
+    pub(super) fn is_full(&self, member: MemberId) -> bool {
+        let (Some(demands), Some(node)) = (self.demands_of(member), self.roles.node_of(member))
+        else {
             return false;
         };
-        let mut open = member.demands.open();
+        let mut open = demands.open();
         open.all(|shape| self.roles.blocks(node, self.agents.free(), &shape.request))
     }
 
     /// The smallest agent that meets some of a framework's open demand.
-    pub(super) fn search(
-        &self,
-        state: &State,
-        framework: FrameworkId,
-    ) -> Use<(AgentId, Resources)> {
-        let (Some(member), Some(node)) = (
-            self.frameworks.get(&framework),
-            self.roles.node_of(framework),
-        ) else {
+    pub(super) fn search(&self, state: &State, member: MemberId) -> Use<(AgentId, Resources)> {
+        let (Some(demands), Some(node)) = (self.demands_of(member), self.roles.node_of(member))
+        else {
             return Use::None;
         };
         let is_bounded = self.roles.is_bounded(node);
         let mut was_bounded = false;
-        for shape in member.demands.open() {
+        for shape in demands.open() {
             let free = self.agents.free();
             if is_bounded && self.roles.blocks(node, free, &shape.request) {
                 was_bounded = true;
                 continue;
             }
             let found = self.agents.find(shape, |agent| {
-                match self.use_of(framework, agent, &self.free_on(state, agent)) {
+                match self.use_of(member, agent, &self.free_on(state, agent)) {
                     Use::Takes(resources) => Some((agent, resources)),
                     Use::Bounded => {
                         was_bounded = true;
@@ -119,18 +114,20 @@ impl Allocator {
     pub(super) fn offer(
         &mut self,
         state: &State,
-        framework: FrameworkId,
+        member: MemberId,
         agent: AgentId,
         resources: Resources,
         free: &mut Resources,
         now: Timestamp,
     ) -> Option<Decision> {
         let record = state.agent(agent)?;
-        let member = self.frameworks.get_mut(&framework)?;
-        let covered = member.demands.cover(&record.info, &resources);
-        let is_hungry = member.demands.is_hungry();
+        let roles = &state.framework(member.framework)?.info.roles;
+        let role = roles.iter().nth(member.place())?.clone();
+        let demands = &mut self.members.get_mut(&member)?.demands;
+        let covered = demands.cover(&record.info, &resources);
+        let is_hungry = demands.is_hungry();
         let amounts = ResourceRequest::from(&resources);
-        self.roles.serve(framework, &amounts, is_hungry);
+        self.roles.serve(member, &amounts, is_hungry);
         *free = free.saturating_sub(&resources);
         self.agents.take(agent, &amounts, free);
         let id = self.offers.mint();
@@ -140,9 +137,10 @@ impl Allocator {
             hostname: record.info.hostname.clone(),
             resources: resources.clone(),
             attributes: record.info.attributes.clone(),
+            role,
         };
         let outstanding = Outstanding {
-            framework,
+            member,
             agent,
             resources,
             since: now,
@@ -150,6 +148,6 @@ impl Allocator {
             covered,
         };
         self.offers.insert(id, outstanding);
-        Some(Decision::Offer(framework, offer))
+        Some(Decision::Offer(member.framework, offer))
     }
 }

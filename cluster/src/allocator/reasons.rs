@@ -8,6 +8,7 @@ use tepui_types::{Demand, FrameworkId, Resources};
 
 use super::Allocator;
 use super::demands::Shape;
+use super::members::MemberId;
 use crate::explain::Waiting;
 use crate::state::State;
 
@@ -33,46 +34,49 @@ impl Allocator {
             };
             return waiting.explain(|name| agents.largest(name));
         }
+        let owner = state.framework(framework);
+        let member = owner.and_then(|owner| MemberId::of(owner, demand.role.as_ref()));
+        let member = member.unwrap_or(MemberId::new(framework, 0));
         for agent in self.changed.agents.clone() {
             // It stays to be served; only the counts are brought up to date.
             self.see_agent(state, agent);
             self.agents.list(agent);
         }
         let mut counts = self.agents.tally(&shape);
-        let own = self.offers.of_framework(framework);
+        let own = self.offers.of_member(member);
         let own = own.into_iter().filter_map(|id| self.offers.get(id));
         let own: BTreeSet<_> = own.map(|offer| offer.agent).collect();
         for agent in own.iter().filter_map(|agent| state.agent(*agent)) {
-            let held = self.offers.held_by_others(agent.id, framework);
+            let held = self.offers.held_by_others(agent.id, member);
             self.agents.recount(&mut counts, &shape, agent, &held);
         }
         let waiting = Waiting {
             request,
-            filtered: self.filtered(state, framework, demand),
-            quota: self.quota(framework, request),
+            filtered: self.filtered(state, member, demand),
+            quota: self.quota(member, request),
             counts,
         };
         waiting.explain(|name| self.agents.largest(name))
     }
 
     /// Agents on which a request fits and that its framework has declined.
-    fn filtered(&self, state: &State, framework: FrameworkId, demand: &Demand) -> u64 {
-        let agents = self.filters.agents_of(framework);
+    fn filtered(&self, state: &State, member: MemberId, demand: &Demand) -> u64 {
+        let agents = self.filters.agents_of(member);
         let agents = agents.filter_map(|agent| state.agent(agent));
         let filtered = agents.filter(|agent| {
-            let held = self.offers.held_by_others(agent.id, framework);
+            let held = self.offers.held_by_others(agent.id, member);
             let free: Resources = self.agents.offerable(agent, &held);
             free.pick(&demand.request).is_ok()
                 && demand.constraints.hold_of(&agent.info)
-                && self.filters.covers(framework, agent.id, &free)
+                && self.filters.covers(member, agent.id, &free)
         });
         filtered.count() as u64
     }
 
     /// What quota keeps a framework from a request, unless it holds an offer for it.
-    fn quota(&self, framework: FrameworkId, request: &ResourceRequest) -> Option<String> {
-        let node = self.roles.node_of(framework)?;
-        let own = self.offers.of_framework(framework);
+    fn quota(&self, member: MemberId, request: &ResourceRequest) -> Option<String> {
+        let node = self.roles.node_of(member)?;
+        let own = self.offers.of_member(member);
         let mut own = own.into_iter().filter_map(|id| self.offers.get(id));
         if own.any(|offer| offer.resources.pick(request).is_ok()) {
             return None;

@@ -11,10 +11,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use tepui_types::Role;
 use tepui_types::resources::{ResourceLimit, ResourceRequest};
 use tepui_types::role::RoleSettings;
-use tepui_types::{FrameworkId, Role};
 
+use super::members::MemberId;
 use super::quota::ceiling;
 use super::shares::{Share, weighted_share};
 
@@ -30,7 +31,7 @@ pub struct RoleTree {
     /// Places in the table that are free.
     unused: Vec<NodeIndex>,
     by_role: BTreeMap<Role, NodeIndex>,
-    seats: BTreeMap<FrameworkId, Seat>,
+    seats: BTreeMap<MemberId, Seat>,
     total: ResourceRequest,
     served: u64,
 }
@@ -63,12 +64,12 @@ pub(super) struct Node {
 struct Own {
     charged: ResourceRequest,
     served: u64,
-    frameworks: BTreeSet<FrameworkId>,
+    members: BTreeSet<MemberId>,
     hungry: BTreeSet<SeatRank>,
     rank: Option<Rank>,
 }
 
-/// Where a framework sits.
+/// Where a member sits.
 #[derive(Debug)]
 struct Seat {
     node: NodeIndex,
@@ -93,7 +94,7 @@ struct Rank {
 struct SeatRank {
     share: Share,
     served: u64,
-    framework: FrameworkId,
+    member: MemberId,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -130,12 +131,12 @@ impl RoleTree {
     }
 
     /// Seats a framework that is new, and knows what it has.
-    pub fn seat(&mut self, framework: FrameworkId, role: &Role) {
-        if self.seats.contains_key(&framework) {
+    pub fn seat(&mut self, member: MemberId, role: &Role) {
+        if self.seats.contains_key(&member) {
             return;
         }
         let node = self.node(role);
-        self.nodes[node].own.frameworks.insert(framework);
+        self.nodes[node].own.members.insert(member);
         let seat = Seat {
             node,
             charged: ResourceRequest::default(),
@@ -143,49 +144,47 @@ impl RoleTree {
             is_hungry: false,
             rank: None,
         };
-        self.seats.insert(framework, seat);
+        self.seats.insert(member, seat);
     }
 
     /// Forgets a framework, and its role when nothing else is there.
-    pub fn unseat(&mut self, framework: FrameworkId) {
-        let charged = self.seats.get(&framework).map(|seat| seat.charged.clone());
+    pub fn unseat(&mut self, member: MemberId) {
+        let charged = self.seats.get(&member).map(|seat| seat.charged.clone());
         let Some(charged) = charged else {
             return;
         };
-        self.set_hungry(framework, false);
-        self.discharge(framework, &charged);
-        if let Some(seat) = self.seats.remove(&framework) {
-            self.nodes[seat.node].own.frameworks.remove(&framework);
+        self.set_hungry(member, false);
+        self.discharge(member, &charged);
+        if let Some(seat) = self.seats.remove(&member) {
+            self.nodes[seat.node].own.members.remove(&member);
             self.prune(seat.node);
         }
     }
 
     /// Whether a framework has open demand.
-    pub fn set_hungry(&mut self, framework: FrameworkId, is_hungry: bool) {
-        let Some(seat) = self.seats.get_mut(&framework) else {
+    pub fn set_hungry(&mut self, member: MemberId, is_hungry: bool) {
+        let Some(seat) = self.seats.get_mut(&member) else {
             return;
         };
         if std::mem::replace(&mut seat.is_hungry, is_hungry) != is_hungry {
-            self.rerank(framework);
+            self.rerank(member);
         }
     }
 
     /// Charges a framework and the roles above it.
-    pub fn charge(&mut self, framework: FrameworkId, amounts: &ResourceRequest) {
-        self.shift(framework, |charged| charged.add(amounts));
+    pub fn charge(&mut self, member: MemberId, amounts: &ResourceRequest) {
+        self.shift(member, |charged| charged.add(amounts));
     }
 
     /// Takes a charge back.
-    pub fn discharge(&mut self, framework: FrameworkId, amounts: &ResourceRequest) {
-        self.shift(framework, |charged| {
-            *charged = charged.saturating_sub(amounts)
-        });
+    pub fn discharge(&mut self, member: MemberId, amounts: &ResourceRequest) {
+        self.shift(member, |charged| *charged = charged.saturating_sub(amounts));
     }
 
     /// Charges a framework with what it is offered. Among equals it comes last
     /// now.
-    pub fn serve(&mut self, framework: FrameworkId, amounts: &ResourceRequest, is_hungry: bool) {
-        let Some(seat) = self.seats.get_mut(&framework) else {
+    pub fn serve(&mut self, member: MemberId, amounts: &ResourceRequest, is_hungry: bool) {
+        let Some(seat) = self.seats.get_mut(&member) else {
             return;
         };
         self.served += 1;
@@ -197,7 +196,7 @@ impl RoleTree {
             self.nodes[index].served = self.served;
             above = self.nodes[index].parent;
         }
-        self.charge(framework, amounts);
+        self.charge(member, amounts);
     }
 
     /// Takes the cluster's total: shares are parts of it.
@@ -209,8 +208,8 @@ impl RoleTree {
     }
 
     /// The node of a framework's role.
-    pub(super) fn node_of(&self, framework: FrameworkId) -> Option<NodeIndex> {
-        self.seats.get(&framework).map(|seat| seat.node)
+    pub(super) fn node_of(&self, member: MemberId) -> Option<NodeIndex> {
+        self.seats.get(&member).map(|seat| seat.node)
     }
 
     /// The node and those above it, upwards.
@@ -225,9 +224,9 @@ impl RoleTree {
         node.role.clone()
     }
 
-    /// Asks the hungry frameworks one after another, in the order of service,
+    /// Asks the hungry members one after another, in the order of service,
     /// until one answers.
-    pub fn ask<T>(&self, mut ask: impl FnMut(FrameworkId) -> Option<T>) -> Option<T> {
+    pub fn ask<T>(&self, mut ask: impl FnMut(MemberId) -> Option<T>) -> Option<T> {
         match self.ask_below(ROOT, &mut ask) {
             ControlFlow::Break(answer) => Some(answer),
             ControlFlow::Continue(()) => None,
@@ -237,14 +236,14 @@ impl RoleTree {
     fn ask_below<T>(
         &self,
         node: NodeIndex,
-        ask: &mut impl FnMut(FrameworkId) -> Option<T>,
+        ask: &mut impl FnMut(MemberId) -> Option<T>,
     ) -> ControlFlow<T> {
         for rank in &self.nodes[node].hungry {
             match rank.child {
                 Child::Role(child) => self.ask_below(child, ask)?,
                 Child::Own => {
                     for rank in &self.nodes[node].own.hungry {
-                        if let Some(answer) = ask(rank.framework) {
+                        if let Some(answer) = ask(rank.member) {
                             return ControlFlow::Break(answer);
                         }
                     }
@@ -254,8 +253,8 @@ impl RoleTree {
         ControlFlow::Continue(())
     }
 
-    fn shift(&mut self, framework: FrameworkId, change: impl Fn(&mut ResourceRequest)) {
-        let Some(seat) = self.seats.get_mut(&framework) else {
+    fn shift(&mut self, member: MemberId, change: impl Fn(&mut ResourceRequest)) {
+        let Some(seat) = self.seats.get_mut(&member) else {
             return;
         };
         change(&mut seat.charged);
@@ -267,7 +266,7 @@ impl RoleTree {
             above = self.nodes[index].parent;
         }
         self.update_need(node);
-        self.rerank(framework);
+        self.rerank(member);
     }
 
     /// The node of a role, made together with those above it if need be.
@@ -306,7 +305,7 @@ impl RoleTree {
         while let Some(parent) = self.nodes[index].parent {
             let node = &self.nodes[index];
             let is_needed =
-                node.is_set || !node.children.is_empty() || !node.own.frameworks.is_empty();
+                node.is_set || !node.children.is_empty() || !node.own.members.is_empty();
             if is_needed {
                 return;
             }
@@ -320,8 +319,8 @@ impl RoleTree {
         }
     }
 
-    fn rerank(&mut self, framework: FrameworkId) {
-        let Some(seat) = self.seats.get_mut(&framework) else {
+    fn rerank(&mut self, member: MemberId) {
+        let Some(seat) = self.seats.get_mut(&member) else {
             return;
         };
         let own = &mut self.nodes[seat.node].own;
@@ -332,7 +331,7 @@ impl RoleTree {
                 RoleSettings::DEFAULT_WEIGHT_MILLI,
             ),
             served: seat.served,
-            framework,
+            member,
         });
         if let Some(before) = std::mem::replace(&mut seat.rank, rank) {
             own.hungry.remove(&before);
@@ -394,8 +393,8 @@ impl RoleTree {
     /// Sorts everything below a node anew.
     fn sort(&mut self, index: NodeIndex) {
         let mut hungry = BTreeSet::new();
-        for framework in &self.nodes[index].own.frameworks {
-            let Some(seat) = self.seats.get_mut(framework) else {
+        for member in &self.nodes[index].own.members {
+            let Some(seat) = self.seats.get_mut(member) else {
                 continue;
             };
             if let Some(rank) = &mut seat.rank {

@@ -1,5 +1,6 @@
 //! Frameworks: deployments, and all that their turns have made durable.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
@@ -7,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use tepui_types::api::event::EventBody;
 use tepui_types::resources::ResourceRequest;
 use tepui_types::{
-    Demand, FrameworkId, FrameworkInfo, FrameworkPhase, OperationId, Reason, TaskId, Timestamp,
+    Demand, FrameworkId, FrameworkInfo, FrameworkPhase, OperationId, Reason, Role, TaskId,
+    Timestamp,
 };
 
 use crate::outcome::{Accepted, Outcome, Rejection};
@@ -44,12 +46,13 @@ pub struct Framework {
     pub timers: OrdMap<Arc<str>, Timestamp>,
     /// What it wants, by its own keys.
     pub demands: OrdMap<Arc<str>, DemandEntry>,
-    /// Whether it asked for no offers.
-    pub suppressed: bool,
+    /// The roles for which it asked for no offers.
+    pub suppressed: BTreeSet<Role>,
     /// Its launch counter: the next task's attempt.
     pub next_attempt: u64,
-    /// What its living tasks have; ports and gpus as counts.
-    pub used: ResourceRequest,
+    /// What its living tasks have, by the place of their role among its roles;
+    /// ports and gpus as counts.
+    pub used: Vec<ResourceRequest>,
     /// Its living tasks, oldest first.
     pub tasks: OrdSet<OperationId>,
     /// Tasks whose latest status it has yet to see.
@@ -93,9 +96,22 @@ impl Framework {
         self.phase != FrameworkPhase::Removing
     }
 
-    /// Whether it is to be offered anything at all.
-    pub fn wants_offers(&self) -> bool {
-        self.phase == FrameworkPhase::Running && !self.suppressed && !self.demands.is_empty()
+    /// Whether it is to be offered anything for one of its roles.
+    pub fn wants_offers(&self, role: &Role) -> bool {
+        self.phase == FrameworkPhase::Running && !self.suppressed.contains(role)
+    }
+
+    /// What its living tasks have in all its roles.
+    pub fn used_in_all(&self) -> ResourceRequest {
+        let mut sum = ResourceRequest::default();
+        self.used.iter().for_each(|used| sum.add(used));
+        sum
+    }
+
+    /// What its living tasks of a role have.
+    pub(super) fn used_in(&mut self, role: &Role) -> Option<&mut ResourceRequest> {
+        let place = self.info.roles.place(Some(role))?;
+        self.used.get_mut(place)
     }
 
     /// Tasks that it wants and has not got.
@@ -103,6 +119,24 @@ impl Framework {
         self.demands
             .values()
             .map(|entry| u64::from(entry.demand.count))
+            .sum()
+    }
+
+    /// The role that a demand is for.
+    pub fn role_of(&self, demand: &Demand) -> &Role {
+        let roles = &self.info.roles;
+        // A turn that names another role is refused whole.
+        roles
+            .get(demand.role.as_ref())
+            .unwrap_or_else(|| roles.first())
+    }
+
+    /// Those of them that it wants for one of its roles.
+    pub fn waiting_for(&self, role: &Role) -> u64 {
+        let demands = self.demands.values().map(|entry| &entry.demand);
+        demands
+            .filter(|demand| self.role_of(demand) == role)
+            .map(|demand| u64::from(demand.count))
             .sum()
     }
 
@@ -127,9 +161,13 @@ impl Framework {
             store_bytes: 0,
             timers: OrdMap::new(),
             demands: OrdMap::new(),
-            suppressed: false,
+            suppressed: BTreeSet::new(),
             next_attempt: first_attempt,
-            used: ResourceRequest::default(),
+            used: info
+                .roles
+                .iter()
+                .map(|_| ResourceRequest::default())
+                .collect(),
             tasks: OrdSet::new(),
             pending: OrdSet::new(),
             unseen_ends: 0,

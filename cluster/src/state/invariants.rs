@@ -64,7 +64,8 @@ impl State {
     fn check_frameworks(&self) -> Result<(), String> {
         for framework in self.frameworks.values() {
             let id = framework.id;
-            let mut used = ResourceRequest::default();
+            let roles = framework.info.roles.iter();
+            let mut used: Vec<_> = roles.map(|_| ResourceRequest::default()).collect();
             for operation in &framework.tasks {
                 let task = self
                     .tasks
@@ -73,7 +74,9 @@ impl State {
                 require(task.is_living() && task.id.framework == id, || {
                     "a stranger's task".into()
                 })?;
-                used.include(&task.resources);
+                let place = framework.info.roles.place(Some(&task.role));
+                let place = place.ok_or("a task is charged to a foreign role")?;
+                used[place].include(&task.resources);
             }
             require(used == framework.used, || {
                 format!("{id} is charged {:?}", framework.used)

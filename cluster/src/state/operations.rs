@@ -48,6 +48,9 @@ impl State {
             return;
         };
         let owner = Arc::make_mut(owner);
+        let role = owner.info.roles.get(launch.role.as_ref());
+        // A task that names another role is dropped, and charged to nobody.
+        let role = role.unwrap_or_else(|| owner.info.roles.first()).clone();
         let attempt = owner.next_attempt;
         owner.next_attempt += 1;
         let ended = refusal.is_some();
@@ -65,7 +68,7 @@ impl State {
             operation: context.operation(),
             agent: launch.agent,
             framework_name: owner.info.name.as_str().into(),
-            role: owner.info.role.clone(),
+            role,
             spec: self.specs.intern(spec),
             resources: launch.resources.clone(),
             array_index: launch.array_index,
@@ -107,7 +110,9 @@ impl State {
         self.living_names.insert(name);
         if let Some(owner) = self.frameworks.get_mut(&task.id.framework) {
             let owner = Arc::make_mut(owner);
-            owner.used.include(&task.resources);
+            if let Some(used) = owner.used_in(&task.role) {
+                used.include(&task.resources);
+            }
             owner.tasks.insert(task.operation);
         }
         self.charge_role(context, task);
@@ -144,9 +149,14 @@ impl State {
             let why = format!("artifact {} is not known: upload it first", wasm.artifact);
             return Some(Reason::new(reason::ARTIFACT_UNKNOWN, why));
         }
+        let roles = &owner.info.roles;
+        let Some(role) = roles.get(launch.role.as_ref()) else {
+            let why = "the launch names a role that is not one of its framework's";
+            return Some(Reason::new(reason::ROLE_FOREIGN, why));
+        };
         feasibility::check(self, launch.agent, &launch.resources)
             .err()
-            .or_else(|| self.quota_refusal(&owner.info.role, &launch.resources))
+            .or_else(|| self.quota_refusal(role, &launch.resources))
     }
 
     fn kill_own(&mut self, context: &mut Context, framework: FrameworkId, kill: &Kill) {

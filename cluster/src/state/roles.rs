@@ -66,7 +66,7 @@ impl State {
     pub fn known_roles(&self) -> std::collections::BTreeSet<Role> {
         let frameworks = self.frameworks.values();
         let mut roles: std::collections::BTreeSet<Role> = frameworks
-            .flat_map(|framework| framework.info.role.upwards())
+            .flat_map(|framework| framework.info.roles.iter().flat_map(Role::upwards))
             .collect();
         roles.extend(self.roles.keys().flat_map(Role::upwards));
         roles.extend(self.role_use.keys().cloned());

@@ -235,7 +235,9 @@ impl State {
         }
         if let Some(framework) = self.frameworks.get_mut(&task.id.framework) {
             let framework = Arc::make_mut(framework);
-            framework.used.exclude(&task.resources);
+            if let Some(used) = framework.used_in(&task.role) {
+                used.exclude(&task.resources);
+            }
             framework.tasks.remove(&task.operation);
         }
         self.finish_drain(context, task.agent);

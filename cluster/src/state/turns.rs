@@ -130,15 +130,19 @@ impl State {
             return;
         };
         let framework = Arc::make_mut(framework);
-        let mut wants_more = false;
         for (key, demand) in &turn.demands {
             let key: Arc<str> = key.as_str().into();
             let before = framework.demands.get(&key);
-            wants_more |= before.is_none_or(|before| {
+            let wants_more = before.is_none_or(|before| {
                 before.demand.count < demand.count
                     || before.demand.request != demand.request
                     || before.demand.constraints != demand.constraints
+                    || before.demand.role != demand.role
             }) && demand.count > 0;
+            if wants_more && let Some(role) = framework.info.roles.get(demand.role.as_ref()) {
+                let revived = (turn.framework, role.clone());
+                context.changes.revived.insert(revived);
+            }
             let since = before.map_or(context.now, |before| before.since);
             context.event(EventBody::Demand {
                 framework: turn.framework,
@@ -157,14 +161,16 @@ impl State {
                 );
             }
         }
-        let revived = turn.suppressed == Some(false);
-        if let Some(suppressed) = turn.suppressed {
-            framework.suppressed = suppressed;
+        for (role, suppressed) in &turn.suppressed {
+            if *suppressed {
+                framework.suppressed.insert(role.clone());
+            } else {
+                framework.suppressed.remove(role);
+                let revived = (turn.framework, role.clone());
+                context.changes.revived.insert(revived);
+            }
         }
-        if wants_more || revived {
-            context.changes.revived.insert(turn.framework);
-        }
-        if !turn.demands.is_empty() || turn.suppressed.is_some() {
+        if !turn.demands.is_empty() || !turn.suppressed.is_empty() {
             context.changes.frameworks.insert(turn.framework);
         }
         if !turn.timers.is_empty() {
@@ -187,6 +193,7 @@ fn check_bounds(framework: &Framework, turn: &Turn) -> Result<u64, Rejection> {
         return limit("a launch names a specification that the turn does not have".into());
     }
     check_unseen(framework, turn)?;
+    check_roles(framework, turn)?;
     let (mut keys, mut bytes) = (framework.store.len() as u64, framework.store_bytes);
     let mut latest = BTreeMap::new();
     for (key, value) in &turn.writes {
@@ -262,6 +269,19 @@ fn check_unseen(framework: &Framework, turn: &Turn) -> Result<(), Rejection> {
         )));
     }
     Ok(())
+}
+
+/// Refuses a turn that wants something for a role that its framework has not.
+fn check_roles(framework: &Framework, turn: &Turn) -> Result<(), Rejection> {
+    let demands = turn.demands.iter();
+    let wanted = demands.filter_map(|(_, demand)| demand.role.as_ref());
+    let mut named = wanted.chain(turn.suppressed.iter().map(|(role, _)| role));
+    match named.find(|role| framework.info.roles.place(Some(role)).is_none()) {
+        Some(role) => Err(Rejection::Limit(format!(
+            "the framework has no role `{role}`"
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// How many entries a table has once these are set or removed, in order.

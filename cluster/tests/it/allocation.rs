@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use tepui_cluster::allocator::OFFER_TIMEOUT_MS;
 use tepui_cluster::{Allocator, Command, Decision};
+use tepui_types::operation::Operation;
 use tepui_types::*;
 
 use crate::support::*;
@@ -56,8 +57,11 @@ impl Leader {
 
     pub fn use_offer(&mut self, framework: FrameworkId, offer: &Offer, name: &str, cpus: u64) {
         let mut turn = self.log.next_turn(framework);
-        turn.operations
-            .push(launch(offer.agent, name, amounts(cpus, 1)));
+        let mut operation = launch(offer.agent, name, amounts(cpus, 1));
+        if let Operation::Launch(launch) = &mut operation {
+            launch.role = Some(offer.role.clone());
+        }
+        turn.operations.push(operation);
         self.apply(Command::Turn(turn));
         self.allocator.answered(&[offer.id]);
     }
@@ -207,7 +211,7 @@ fn suppressed_frameworks_are_left_alone_until_they_revive() {
     leader.demand(framework, "x", 1, 1);
     for (suppressed, offers) in [(true, 0), (false, 1)] {
         let mut turn = leader.log.next_turn(framework);
-        turn.suppressed = Some(suppressed);
+        turn.suppressed = all_roles(&leader.log.state, framework, suppressed);
         leader.apply(Command::Turn(turn));
         assert_eq!(leader.offers().len(), offers);
     }

@@ -22,6 +22,8 @@ enum Step {
         count: u32,
         cpus: u64,
         zone: Option<u64>,
+        /// For the last of its roles.
+        last: bool,
     },
     Use {
         offer: usize,
@@ -64,8 +66,10 @@ const ROLES: [&str; 4] = ["x", "y", "y/a", "y/b"];
 fn step() -> impl Strategy<Value = Step> {
     let (agent, framework) = (0usize..5, 0usize..6);
     prop_oneof![
-        6 => (framework.clone(), 0u32..6, 1u64..5, proptest::option::of(0u64..2))
-            .prop_map(|(framework, count, cpus, zone)| Step::Want { framework, count, cpus, zone }),
+        6 => (framework.clone(), 0u32..6, 1u64..5, proptest::option::of(0u64..2), any::<bool>())
+            .prop_map(|(framework, count, cpus, zone, last)| {
+                Step::Want { framework, count, cpus, zone, last }
+            }),
         5 => (any::<usize>(), 1u64..4).prop_map(|(offer, cpus)| Step::Use { offer, cpus }),
         4 => (any::<usize>(), 0u64..300)
             .prop_map(|(offer, refuse_ms)| Step::Decline { offer, refuse_ms }),
@@ -123,7 +127,7 @@ impl Play {
             let hello = register(nonce, None, zoned(cpus), Vec::new());
             leader.log.accept(hello);
         }
-        let roles = ["x", "x", "y", "y/a", "y/a", "y/b"];
+        let roles = ["x", "x", "y", "y/a,x", "y/a", "y/b"];
         let frameworks = roles.iter().enumerate();
         let frameworks = frameworks
             .map(|(n, role)| leader.log.framework(&format!("f{n}"), role))
@@ -147,10 +151,24 @@ impl Play {
                 count,
                 cpus,
                 zone,
+                last,
             } => {
-                let mut turn = self.leader.log.next_turn(self.frameworks[*framework]);
-                turn.demands
-                    .push(("d".into(), wanted(*count, *cpus, *zone)));
+                let framework = self.frameworks[*framework];
+                let mut turn = self.leader.log.next_turn(framework);
+                let roles = &self
+                    .leader
+                    .log
+                    .state
+                    .framework(framework)
+                    .unwrap()
+                    .info
+                    .roles;
+                let role = roles.iter().last().filter(|_| *last).cloned();
+                let demand = Demand {
+                    role,
+                    ..wanted(*count, *cpus, *zone)
+                };
+                turn.demands.push((format!("d{last}"), demand));
                 self.leader.apply(Command::Turn(turn));
             }
             Step::Use { offer, cpus } => {
@@ -192,7 +210,11 @@ impl Play {
                 suppressed,
             } => {
                 let mut turn = self.leader.log.next_turn(self.frameworks[*framework]);
-                turn.suppressed = Some(*suppressed);
+                turn.suppressed = all_roles(
+                    &self.leader.log.state,
+                    self.frameworks[*framework],
+                    *suppressed,
+                );
                 self.leader.apply(Command::Turn(turn));
             }
             Step::Pass { millis } => self.leader.now += millis,
@@ -286,10 +308,8 @@ impl Play {
     /// No offer would let a role pass a limit, were all of them used whole.
     fn no_limit_is_passed(&self) -> Result<(), TestCaseError> {
         for record in self.leader.log.state.roles.values() {
-            let offers = self.held.iter().filter(|(framework, _)| {
-                let framework = self.leader.log.state.framework(*framework).unwrap();
-                framework.info.role.is_within(&record.role)
-            });
+            let offers = self.held.iter();
+            let offers = offers.filter(|(_, offer)| offer.role.is_within(&record.role));
             let mut wanted = ResourceRequest::default();
             offers.for_each(|(_, offer)| wanted.include(&offer.resources));
             if wanted.cpus.0 > 0 {
@@ -319,7 +339,10 @@ impl Play {
                     expected.constrained += 1;
                     continue;
                 }
-                let others = self.held.iter().filter(|(to, _)| *to != framework);
+                let own = self.leader.log.state.framework(framework).unwrap();
+                let own = (framework, own.info.roles.first());
+                let others = self.held.iter();
+                let others = others.filter(|(to, offer)| (*to, &offer.role) != own);
                 let others = others.filter(|(_, offer)| offer.agent == *agent);
                 let held = others.fold(Resources::default(), |sum, (_, offer)| {
                     sum.checked_add(&offer.resources).unwrap()

@@ -75,6 +75,7 @@ fn turn(log: &Log) -> Command {
             count: 3,
             request: request(1, 1),
             constraints: zone_a(),
+            role: Some("eng/web".parse().unwrap()),
         },
     ));
     turn.operations.push(launch(AgentId(1), "d", amounts(1, 1)));

@@ -161,10 +161,10 @@ fn command(log: &Log, step: &Step) -> Option<Command> {
         },
         Step::Deploy { name, role } => Command::DeployFramework(FrameworkInfo {
             name: format!("f{name}"),
-            role: if *role {
-                "eng/web".parse().unwrap()
+            roles: if *role {
+                roles("eng/web,*")
             } else {
-                Role::default()
+                Role::default().into()
             },
             artifact: Digest::of(b"component"),
             config: String::new(),

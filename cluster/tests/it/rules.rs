@@ -562,7 +562,7 @@ fn names_and_unknown_things_are_refused_clearly() {
     log.framework("a", "*");
     let info = FrameworkInfo {
         name: "a".into(),
-        role: Role::default(),
+        roles: Role::default().into(),
         artifact: Digest::of(b"component"),
         config: String::new(),
     };

@@ -59,8 +59,12 @@ impl Stage {
                 let demand = demand(count.parse().unwrap(), rest);
                 self.turn(name, |turn| turn.demands.push((rest.join(" "), demand)))
             }
-            ["suppress", name] => self.turn(name, |turn| turn.suppressed = Some(true)),
-            ["revive", name] => self.turn(name, |turn| turn.suppressed = Some(false)),
+            [verb @ ("suppress" | "revive"), name, ref rest @ ..] => {
+                let mut roles =
+                    all_roles(&self.log.state, self.frameworks[name], verb == "suppress");
+                roles.retain(|(role, _)| rest.is_empty() || rest == ["in", role.as_str()]);
+                self.turn(name, |turn| turn.suppressed = roles)
+            }
             ["remove", name] => {
                 let framework = self.frameworks[name];
                 self.apply(Command::RemoveFramework { framework })
@@ -120,6 +124,10 @@ impl Stage {
             ["accept", name, "on", agent] => self.answer(name, agent, None),
             ["decline", name, "on", agent, "for", seconds] => {
                 self.answer(name, agent, Some(1000 * seconds.parse::<u64>().unwrap()))
+            }
+            ["usage", role] => {
+                let used = self.log.state.role_use(&role.parse().unwrap());
+                format!("{role} has {}\n", cpus(&used))
             }
             ["holding", name] => {
                 let holding = self.allocator.holding(self.frameworks[name]);
@@ -196,7 +204,11 @@ impl Stage {
     fn launch(&mut self, task: &str, name: &str, agent: &str, rest: &[&str]) -> String {
         let (framework, agent) = (self.frameworks[name], self.agents[agent]);
         let attempt = self.log.state.framework(framework).unwrap().next_attempt;
-        let operation = launch(agent, task, resources(rest));
+        let (rest, role) = in_role(rest);
+        let mut operation = launch(agent, task, resources(rest));
+        if let Operation::Launch(launch) = &mut operation {
+            launch.role = role;
+        }
         let said = self.turn(name, |turn| turn.operations.push(operation));
         let id = TaskId {
             framework,
@@ -239,7 +251,7 @@ impl Stage {
         {
             match decision {
                 Decision::Offer(framework, offer) => {
-                    let name = self.name(framework);
+                    let name = self.seat(framework, &offer.role);
                     writeln!(said, "{name} gets {}: {}", offer.hostname, offer.resources).unwrap();
                     self.held.push((framework, offer));
                 }
@@ -250,7 +262,8 @@ impl Stage {
                         .position(|(_, offer)| offer.id == id)
                         .unwrap();
                     let (_, offer) = self.held.remove(at);
-                    writeln!(said, "{} loses {}", self.name(framework), offer.hostname).unwrap();
+                    let name = self.seat(framework, &offer.role);
+                    writeln!(said, "{name} loses {}", offer.hostname).unwrap();
                 }
             }
         }
@@ -267,7 +280,8 @@ impl Stage {
         for _ in 0..count {
             self.cycle();
             for (framework, offer) in std::mem::take(&mut self.held) {
-                *served.entry(self.name(framework)).or_insert(0) += 1;
+                let name = self.seat(framework, &offer.role);
+                *served.entry(name).or_insert(0) += 1;
                 self.allocator.answered(&[offer.id]);
             }
         }
@@ -279,9 +293,14 @@ impl Stage {
 
     /// Declines an offer, or runs as many tasks on it as its framework wants of its first shape.
     fn answer(&mut self, name: &str, agent: &str, refuse_ms: Option<u64>) -> String {
+        let (name, role) = name
+            .split_once(':')
+            .map_or((name, None), |(name, role)| (name, Some(role)));
         let (framework, agent) = (self.frameworks[name], self.agents[agent]);
-        let is_meant =
-            |(to, offer): &(FrameworkId, Offer)| (*to, offer.agent) == (framework, agent);
+        let is_meant = |(to, offer): &(FrameworkId, Offer)| {
+            (*to, offer.agent) == (framework, agent)
+                && role.is_none_or(|role| offer.role.as_str() == role)
+        };
         let at = self
             .held
             .iter()
@@ -307,7 +326,11 @@ impl Stage {
             .framework(self.frameworks[name])
             .unwrap()
             .clone();
-        let (key, entry) = record.demands.iter().next().expect("it wants something");
+        let roles = &record.info.roles;
+        let mut demands = record.demands.iter();
+        let is_for = |demand: &Demand| roles.get(demand.role.as_ref()) == Some(&offer.role);
+        let wanted = demands.find(|(_, entry)| is_for(&entry.demand));
+        let (key, entry) = wanted.expect("it wants something");
         let mut left = offer.resources.clone();
         let mut operations: Vec<Operation> = Vec::new();
         while (operations.len() as u32) < entry.demand.count {
@@ -317,7 +340,11 @@ impl Stage {
             left = left.saturating_sub(&picked);
             let task = format!("{name}-{}", record.next_attempt + operations.len() as u64);
             let attempt = record.next_attempt + operations.len() as u64;
-            operations.push(launch(offer.agent, &task, picked));
+            let mut operation = launch(offer.agent, &task, picked);
+            if let Operation::Launch(launch) = &mut operation {
+                launch.role = Some(offer.role.clone());
+            }
+            operations.push(operation);
             let id = TaskId {
                 framework: record.id,
                 name: task.parse().unwrap(),
@@ -336,15 +363,30 @@ impl Stage {
         });
     }
 
-    fn name(&self, framework: FrameworkId) -> String {
+    /// A framework's name, with the role if it has several.
+    fn seat(&self, framework: FrameworkId, role: &Role) -> String {
         let is_it = |(_, id): &(&String, &FrameworkId)| **id == framework;
-        self.frameworks.iter().find(is_it).unwrap().0.clone()
+        let name = self.frameworks.iter().find(is_it).unwrap().0.clone();
+        let info = &self.log.state.framework(framework);
+        match info.map_or(1, |framework| framework.info.roles.iter().count()) {
+            1 => name,
+            _ => format!("{name} in {role}"),
+        }
+    }
+}
+
+/// What stands before `in ROLE`, and the role.
+fn in_role<'a, 'b>(words: &'a [&'b str]) -> (&'a [&'b str], Option<Role>) {
+    match words {
+        [rest @ .., "in", role] => (rest, Some(role.parse().unwrap())),
+        _ => (words, None),
     }
 }
 
 /// `cpus=2 where zone=a rack!=r1 or hostname~node-*`; a name alone, or after `!`, asks whether it is
 /// there.
 fn demand(count: u32, words: &[&str]) -> Demand {
+    let (words, role) = in_role(words);
     let mut parts = words.splitn(2, |word| *word == "where");
     let request = ResourceRequest::from(&resources(parts.next().unwrap()));
     let groups = parts.next().unwrap_or(&[]).split(|word| *word == "or");
@@ -352,6 +394,7 @@ fn demand(count: u32, words: &[&str]) -> Demand {
     let groups = groups.map(|group| group.iter().map(|word| constraint(word)).collect());
     Demand {
         constraints: Constraints(groups.collect()),
+        role,
         ..Demand::new(count, request)
     }
 }
@@ -497,6 +540,11 @@ fn nothing_is_lost_when_agents_change() {
 #[test]
 fn constraints_keep_away_what_would_be_declined() {
     check("constraints");
+}
+
+#[test]
+fn frameworks_take_part_in_each_of_their_roles() {
+    check("roles");
 }
 
 #[test]

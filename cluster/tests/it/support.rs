@@ -65,12 +65,13 @@ impl Log {
         }
     }
 
+    /// In a role, or in several with commas between them.
     pub fn framework(&mut self, name: &str, role: &str) -> FrameworkId {
         let digest = Digest::of(b"component");
         self.accept(Command::RecordArtifact { digest, size: 9 });
         let info = FrameworkInfo {
             name: name.into(),
-            role: role.parse().unwrap(),
+            roles: roles(role),
             artifact: digest,
             config: String::new(),
         };
@@ -161,6 +162,17 @@ pub fn machine(cpus: u64, gib: u64) -> AgentInfo {
     }
 }
 
+pub fn roles(names: &str) -> Roles {
+    let roles = names.split(',').map(|name| name.parse().unwrap());
+    Roles::new(roles.collect()).unwrap()
+}
+
+/// All of a framework's roles, suppressed or revived.
+pub fn all_roles(state: &State, framework: FrameworkId, suppressed: bool) -> Vec<(Role, bool)> {
+    let roles = state.framework(framework).unwrap().info.roles.iter();
+    roles.map(|role| (role.clone(), suppressed)).collect()
+}
+
 pub fn amounts(cpus: u64, gib: u64) -> Resources {
     Resources {
         cpus: MilliCpus(cpus * 1000),
@@ -215,6 +227,7 @@ pub fn launch(agent: AgentId, name: &str, resources: Resources) -> Operation {
         resources,
         spec: 0,
         array_index: None,
+        role: None,
     })
 }
 

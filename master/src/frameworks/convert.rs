@@ -11,8 +11,8 @@ use tepui_types::constraint::{Constraint, Constraints, Test};
 use tepui_types::resources::{MILLI, PortRanges, ResourceRequest};
 use tepui_types::task::{CommandWorkload, WasmWorkload};
 use tepui_types::{
-    Bytes, MilliCpus, Offer, PartitionPolicy, Reason, Resources, TaskId, TaskSpec, TaskState,
-    TaskStatus, Workload,
+    Bytes, Demand, MilliCpus, Offer, PartitionPolicy, Reason, Resources, Role, TaskId, TaskSpec,
+    TaskState, TaskStatus, Workload,
 };
 
 use super::bindings::{cluster, store, timers, types};
@@ -233,7 +233,38 @@ pub fn reason_out(reason: &Reason) -> types::Reason {
     }
 }
 
-pub fn constraints_in(groups: Vec<Vec<cluster::Constraint>>) -> Constraints {
+pub fn role_in(role: &str) -> Result<Role, String> {
+    role.parse().map_err(|error| format!("{error}"))
+}
+
+pub fn demand_in(
+    count: u32,
+    request: types::Request,
+    options: cluster::DemandOptions,
+) -> Result<Demand, String> {
+    if let Some(unknown) = options.extensions.first() {
+        let name = &unknown.name;
+        return Err(format!(
+            "this master knows no extension `{name}` of a demand"
+        ));
+    }
+    let role = options.role.as_deref().map(role_in).transpose()?;
+    Ok(Demand {
+        count,
+        request: request_in(request)?,
+        constraints: constraints_in(options.groups),
+        role,
+    })
+}
+
+pub fn offer_detail_out(offer: &Offer) -> cluster::OfferDetail {
+    cluster::OfferDetail {
+        role: offer.role.to_string(),
+        extensions: Vec::new(),
+    }
+}
+
+fn constraints_in(groups: Vec<Vec<cluster::Constraint>>) -> Constraints {
     let group = |group: Vec<_>| group.into_iter().map(constraint_in).collect();
     Constraints(groups.into_iter().map(group).collect())
 }

@@ -8,7 +8,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use tepui_types::api::demand::Explanation;
-use tepui_types::{AgentId, Demand, OfferId, OperationId, TaskId, TaskName};
+use tepui_types::{AgentId, OfferId, OperationId, TaskId, TaskName};
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
@@ -129,6 +129,31 @@ impl cluster::Host for HostState {
         self.demand_where(key, count, request, Vec::new())
     }
 
+    fn demand_with(
+        &mut self,
+        key: String,
+        count: u32,
+        request: types::Request,
+        options: cluster::DemandOptions,
+    ) -> Result<(), cluster::CallError> {
+        let demand = convert::demand_in(count, request, options).map_err(CallError::Invalid)?;
+        self.explained.remove(&key);
+        Ok(self.turn().demand(key, demand)?)
+    }
+
+    fn roles(&mut self) -> Vec<String> {
+        let roles = self.turn().framework().info.roles.iter();
+        roles.map(|role| role.to_string()).collect()
+    }
+
+    fn offer_details(&mut self, offers: Vec<u64>) -> Vec<Option<cluster::OfferDetail>> {
+        let turn = self.turn();
+        let offers = offers.into_iter().map(|offer| turn.offer(OfferId(offer)));
+        offers
+            .map(|offer| offer.map(convert::offer_detail_out))
+            .collect()
+    }
+
     fn demand_where(
         &mut self,
         key: String,
@@ -136,24 +161,30 @@ impl cluster::Host for HostState {
         request: types::Request,
         groups: Vec<Vec<cluster::Constraint>>,
     ) -> Result<(), cluster::CallError> {
-        let request = convert::request_in(request).map_err(CallError::Invalid)?;
-        let demand = Demand {
-            count,
-            request,
-            constraints: convert::constraints_in(groups),
+        let options = cluster::DemandOptions {
+            role: None,
+            groups,
+            extensions: Vec::new(),
         };
-        self.explained.remove(&key);
-        Ok(self.turn().demand(key, demand)?)
+        self.demand_with(key, count, request, options)
     }
 
     fn suppress(&mut self) -> Result<(), cluster::CallError> {
-        self.turn().suppress();
-        Ok(())
+        Ok(self.turn().suppress(None)?)
     }
 
     fn revive(&mut self) -> Result<(), cluster::CallError> {
-        self.turn().revive();
-        Ok(())
+        Ok(self.turn().revive(None)?)
+    }
+
+    fn suppress_role(&mut self, role: String) -> Result<(), cluster::CallError> {
+        let role = convert::role_in(&role).map_err(CallError::Invalid)?;
+        Ok(self.turn().suppress(Some(role))?)
+    }
+
+    fn revive_role(&mut self, role: String) -> Result<(), cluster::CallError> {
+        let role = convert::role_in(&role).map_err(CallError::Invalid)?;
+        Ok(self.turn().revive(Some(role))?)
     }
 
     fn explain(&mut self, key: String) -> Option<cluster::Explanation> {
@@ -205,7 +236,7 @@ impl cluster::Host for HostState {
         cluster::Framework {
             id: framework.id.0,
             name: framework.info.name.clone(),
-            role: framework.info.role.to_string(),
+            role: framework.info.roles.first().to_string(),
         }
     }
 

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use tepui_types::{AgentId, Offer, OfferId, Resources};
+use tepui_types::{Offer, OfferId, Resources};
 
 /// Offers by number.
 #[derive(Debug, Clone, Default)]
@@ -70,13 +70,13 @@ impl HeldOffers {
         .collect()
     }
 
-    /// Whose resources an offer has, and what of them is left; none if the
-    /// framework cannot answer it.
-    pub fn left(&self, offer: OfferId) -> Option<(AgentId, &Resources)> {
+    /// An offer, and what of its resources is left; none if the framework cannot
+    /// answer it.
+    pub fn left(&self, offer: OfferId) -> Option<(&Offer, &Resources)> {
         let held = self.0.get(&offer)?;
         let is_open = held.is_shown && held.declined.is_none();
         let left = held.left.as_ref().unwrap_or(&held.offer.resources);
-        is_open.then_some((held.offer.agent, left))
+        is_open.then_some((&held.offer, left))
     }
 
     /// Notes what an accept has left of an offer.

@@ -13,10 +13,14 @@ use tepui_cluster::state::frameworks::Framework;
 use tepui_cluster::state::limits as quota;
 use tepui_cluster::{State, Turn, TurnKind};
 use tepui_types::operation::{Kill, Launch, Operation};
-use tepui_types::{Demand, Filters, OfferId, Resources, TaskId, TaskName, TaskSpec, Timestamp};
+use tepui_types::{
+    Demand, Filters, Offer, OfferId, Resources, Role, TaskId, TaskName, TaskSpec, Timestamp,
+};
 
 use super::limits;
 use super::offers::{Answered, HeldOffers};
+
+mod wishes;
 
 /// Why a call about the cluster changed nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,7 +79,7 @@ pub struct OpenTurn {
     timers: BTreeMap<String, Option<Timestamp>>,
     timer_count: usize,
     demands: BTreeMap<String, Demand>,
-    suppressed: Option<bool>,
+    suppressed: BTreeMap<Role, bool>,
     /// What the launches run, one for each call.
     specs: Vec<Arc<TaskSpec>>,
     operations: Vec<Operation>,
@@ -129,7 +133,7 @@ impl OpenTurn {
             timers: BTreeMap::new(),
             timer_count: framework.timers.len(),
             demands: BTreeMap::new(),
-            suppressed: None,
+            suppressed: BTreeMap::new(),
             specs: Vec::new(),
             operations: Vec::new(),
             launches: 0,
@@ -162,7 +166,8 @@ impl OpenTurn {
         spec: TaskSpec,
         tasks: Vec<TaskLaunch>,
     ) -> Result<Vec<TaskId>, CallError> {
-        let (agent, left) = self.offers.left(offer).ok_or(CallError::OfferUnknown)?;
+        let (held, left) = self.offers.left(offer).ok_or(CallError::OfferUnknown)?;
+        let (agent, role) = (held.agent, held.role.clone());
         spec.validate().map_err(CallError::Invalid)?;
         if tasks.len() > quota::TURN_OPERATIONS {
             return Err(CallError::Invalid(format!(
@@ -192,12 +197,14 @@ impl OpenTurn {
                 ))
             })?;
             bytes += name.as_str().len() + resource_bytes(&task.resources) + RECORD;
+            bytes += role.as_str().len();
             launches.push(Launch {
                 agent,
                 name,
                 resources: task.resources,
                 spec: place,
                 array_index: task.array_index,
+                role: Some(role.clone()).filter(|role| role != self.framework.info.roles.first()),
             });
         }
         self.reserve_tasks(launches.len())?;
@@ -261,62 +268,9 @@ impl OpenTurn {
         Ok(())
     }
 
-    /// Replaces what is wanted under a key.
-    pub fn demand(&mut self, key: String, demand: Demand) -> Result<(), CallError> {
-        if key.is_empty() || key.len() > quota::DEMAND_KEY_BYTES {
-            let most = quota::DEMAND_KEY_BYTES;
-            return Err(CallError::Invalid(format!(
-                "a demand's key has 1 to {most} bytes"
-            )));
-        }
-        let known = self.wanted(&key);
-        let unchanged = match known {
-            None => demand.count == 0,
-            Some(known) if demand.count == 0 => known.count == 0,
-            Some(known) => *known == demand,
-        };
-        if unchanged {
-            return Ok(());
-        }
-        if demand.count > 0 {
-            demand.constraints.validate().map_err(CallError::Invalid)?;
-            demand.request.validate().map_err(CallError::Invalid)?;
-            if self.framework.demands.len() + self.demands.len() >= quota::DEMANDS {
-                let most = quota::DEMANDS;
-                return Err(CallError::Invalid(format!(
-                    "a framework has at most {most} demands"
-                )));
-            }
-        }
-        let custom = demand
-            .request
-            .custom
-            .keys()
-            .map(|name| name.len() + RECORD)
-            .sum::<usize>();
-        let constraints = demand.constraints.size();
-        self.reserve(0, key.len() + custom + constraints + RECORD)?;
-        self.demands.insert(key, demand);
-        Ok(())
-    }
-
-    /// What is wanted under a key, this turn's word included.
-    pub fn wanted(&self, key: &str) -> Option<&Demand> {
-        let known = || self.framework.demands.get(key).map(|entry| &entry.demand);
-        self.demands
-            .get(key)
-            .or_else(known)
-            .filter(|demand| demand.count > 0)
-    }
-
-    /// Stops offers.
-    pub fn suppress(&mut self) {
-        self.suppressed = Some(true);
-    }
-
-    /// Asks for offers again, without filters.
-    pub fn revive(&mut self) {
-        self.suppressed = Some(false);
+    /// An offer that the framework can still answer.
+    pub fn offer(&self, offer: OfferId) -> Option<&Offer> {
+        self.offers.left(offer).map(|(offer, _)| offer)
     }
 
     /// A value of the store.
@@ -523,14 +477,6 @@ impl OpenTurn {
         Ok(())
     }
 
-    /// Whether anything is wanted after this turn.
-    fn wants_more(&self) -> bool {
-        let known = |key: &Arc<str>| !self.demands.contains_key(&**key);
-        !self.suppressed.unwrap_or(self.framework.suppressed)
-            && (self.demands.values().any(|demand| demand.count > 0)
-                || self.framework.demands.keys().any(known))
-    }
-
     /// The bytes that are left for an answer.
     pub fn room(&self) -> usize {
         quota::TURN_BYTES.saturating_sub(self.bytes)
@@ -546,7 +492,7 @@ impl OpenTurn {
         turn.writes = self.writes.into_iter().collect();
         turn.timers = self.timers.into_iter().collect();
         turn.demands = self.demands.into_iter().collect();
-        turn.suppressed = self.suppressed;
+        turn.suppressed = self.suppressed.into_iter().collect();
         turn.first_attempt = self.framework.next_attempt;
         turn.specs = self.specs;
         turn.operations = self.operations;

@@ -70,6 +70,7 @@ pub async fn list(
                 count: entry.demand.count,
                 request: entry.demand.request.clone(),
                 constraints: entry.demand.constraints.clone(),
+                role: framework.role_of(&entry.demand).clone(),
                 since: entry.since,
                 explanation,
             });

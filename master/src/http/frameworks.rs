@@ -81,9 +81,10 @@ pub async fn deploy(
     caller: Caller,
     ApiJson(request): ApiJson<DeployRequest>,
 ) -> Result<Response, ApiError> {
+    let roles = request.roles().map_err(ApiError::Unprocessable)?;
     let info = FrameworkInfo {
         name: request.name,
-        role: request.role,
+        roles,
         artifact: request.artifact,
         config: request.config,
     };
@@ -221,13 +222,14 @@ fn view(master: &Master, framework: &Framework) -> FrameworkView {
     FrameworkView {
         id: framework.id,
         name: framework.info.name.clone(),
-        role: framework.info.role.clone(),
+        role: framework.info.roles.first().clone(),
+        roles: framework.info.roles.iter().cloned().collect(),
         phase: framework.phase,
         reason: framework.reason.clone(),
         artifact: framework.info.artifact,
         incarnation: framework.incarnation,
         turns: framework.turns,
-        used: framework.used.clone(),
+        used: framework.used_in_all(),
         tasks: framework.tasks.len() as u64,
         waiting: framework.waiting(),
         offers: holding.offers,

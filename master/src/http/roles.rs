@@ -1,6 +1,6 @@
 //! `/v1/roles`: weights, quotas, and what each role has.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use axum::Json;
@@ -125,14 +125,18 @@ fn shown(master: &Master, state: &State, role: Role) -> Result<Response, ApiErro
     Ok(([(header::ETAG, etag)], Json(view)).into_response())
 }
 
-/// Each framework is counted once, for every role of its path.
+/// Each framework is counted once, for every role of its paths.
 fn views(master: &Master, state: &State, roles: Vec<Role>) -> Vec<RoleView> {
     let mut counts: BTreeMap<Role, (u64, u64)> = BTreeMap::new();
     for framework in state.frameworks.values() {
-        for role in framework.info.role.upwards() {
-            let (frameworks, waiting) = counts.entry(role).or_default();
-            *frameworks += 1;
-            *waiting += framework.waiting();
+        let mut above = BTreeSet::new();
+        for own in framework.info.roles.iter() {
+            let waits = framework.waiting_for(own);
+            for role in own.upwards() {
+                let (frameworks, waiting) = counts.entry(role.clone()).or_default();
+                *frameworks += u64::from(above.insert(role));
+                *waiting += waits;
+            }
         }
     }
     let mut total = ResourceRequest::default();

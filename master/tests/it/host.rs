@@ -123,10 +123,10 @@ impl Master {
     ) -> FrameworkId {
         let artifact = self.upload(component).await;
         self.frameworks.validate(artifact).await.unwrap();
-        let (name, role) = (name.to_owned(), Role::default());
+        let (name, roles) = (name.to_owned(), Role::default().into());
         let info = FrameworkInfo {
             name,
-            role,
+            roles,
             artifact,
             config: config.to_owned(),
         };

@@ -4,7 +4,7 @@
 use tepui_types::api::demand::Explanation;
 use tepui_types::constraint::{Constraint, Constraints, Test};
 use tepui_types::resources::{Bytes, MilliCpus, PortRanges, ResourceRequest};
-use tepui_types::{AgentId, Offer, OfferId, Reason, Resources, Timestamp, Workload};
+use tepui_types::{AgentId, Demand, Offer, OfferId, Reason, Resources, Timestamp, Workload};
 
 use crate::bindings::exports::tepui::framework::scheduler as exports;
 use crate::bindings::tepui::framework::{cluster, log, store, timers, types};
@@ -45,7 +45,7 @@ impl From<timers::TimerError> for Error {
 
 pub fn event(event: exports::Event) -> Event {
     match event {
-        exports::Event::Offers(offers) => Event::Offers(offers.into_iter().map(offer).collect()),
+        exports::Event::Offers(offers) => Event::Offers(offers_in(offers)),
         exports::Event::Rescinded(offers) => {
             Event::Rescinded(offers.into_iter().map(OfferId).collect())
         }
@@ -173,7 +173,15 @@ pub fn spec(spec: &TaskSpec) -> types::TaskSpec {
     }
 }
 
-pub fn constraints(constraints: &Constraints) -> Vec<Vec<cluster::Constraint>> {
+pub fn demand_options(demand: &Demand) -> cluster::DemandOptions {
+    cluster::DemandOptions {
+        role: demand.role.as_ref().map(|role| role.to_string()),
+        groups: constraints(&demand.constraints),
+        extensions: Vec::new(),
+    }
+}
+
+fn constraints(constraints: &Constraints) -> Vec<Vec<cluster::Constraint>> {
     let group = |group: &Vec<Constraint>| group.iter().map(constraint).collect();
     constraints.0.iter().map(group).collect()
 }
@@ -241,13 +249,25 @@ pub fn level(level: Level) -> log::Level {
     }
 }
 
-fn offer(offer: types::Offer) -> Offer {
+/// Offers with what their records do not say.
+fn offers_in(offers: Vec<types::Offer>) -> Vec<Offer> {
+    let ids: Vec<u64> = offers.iter().map(|offer| offer.id).collect();
+    let details = cluster::offer_details(&ids);
+    let offers = offers.into_iter().zip(details);
+    offers
+        .map(|(one, detail)| offer(one, detail.as_ref()))
+        .collect()
+}
+
+fn offer(offer: types::Offer, detail: Option<&cluster::OfferDetail>) -> Offer {
+    let role = detail.and_then(|detail| detail.role.parse().ok());
     Offer {
         id: OfferId(offer.id),
         agent: AgentId(offer.agent),
         hostname: offer.hostname,
         resources: resources(offer.resources),
         attributes: offer.attributes.into_iter().collect(),
+        role: role.unwrap_or_default(),
     }
 }
 

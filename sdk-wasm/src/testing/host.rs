@@ -1,19 +1,17 @@
 //! The scripted cluster's side of every call: records it, checks it as the
 //! real host would, and keeps what a turn may take back.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use tepui_types::api::demand::Explanation;
-use tepui_types::constraint::Constraints;
 use tepui_types::ids::is_label;
-use tepui_types::resources::ResourceRequest;
 use tepui_types::{
-    AgentId, AgentInfo, Demand, FrameworkId, Offer, OfferId, Resources, TaskState, Timestamp,
-    envelope,
+    AgentId, Demand, FrameworkId, OfferId, Resources, Role, TaskState, Timestamp, envelope,
 };
 
 use super::Turn;
 use super::journal::Journaled;
+use super::world::State;
 use crate::context::{AgentView, FrameworkIdentity, Host, Level, Pair};
 use crate::error::Error;
 use crate::task::{Launch, Task, TaskId, TaskSpec, TaskStatus};
@@ -55,8 +53,12 @@ pub enum Call {
         key: String,
         demand: Demand,
     },
-    Suppress,
-    Revive,
+    Suppress {
+        role: Option<Role>,
+    },
+    Revive {
+        role: Option<Role>,
+    },
 }
 
 /// A line that the framework logged.
@@ -83,119 +85,6 @@ pub struct RunningTask {
     pub kill_requested: bool,
 }
 
-#[derive(Debug, Clone)]
-pub(super) struct OpenOffer {
-    offer: Offer,
-    left: Resources,
-    /// Accepted from or declined in this turn.
-    answered: bool,
-}
-
-/// What the cluster knows. A failed turn must not have changed it.
-#[derive(Debug, Default)]
-pub(super) struct State {
-    pub now_ms: u64,
-    pub agents: BTreeMap<AgentId, Resources>,
-    pub attributes: BTreeMap<AgentId, BTreeMap<String, String>>,
-    pub offers: Journaled<OfferId, OpenOffer>,
-    pub tasks: Journaled<String, RunningTask>,
-    pub demands: Journaled<String, Demand>,
-    pub store: Journaled<String, Vec<u8>>,
-    /// Name and time at which it is due.
-    pub timers: Journaled<String, u64>,
-    suppressed: bool,
-    next_attempt: u64,
-    /// The two before this turn.
-    before: (bool, u64),
-}
-
-impl State {
-    pub fn commit(&mut self) {
-        self.offers.commit();
-        self.tasks.commit();
-        self.demands.commit();
-        self.store.commit();
-        self.timers.commit();
-        self.before = (self.suppressed, self.next_attempt);
-    }
-
-    pub fn roll_back(&mut self) {
-        self.offers.roll_back();
-        self.tasks.roll_back();
-        self.demands.roll_back();
-        self.store.roll_back();
-        self.timers.roll_back();
-        (self.suppressed, self.next_attempt) = self.before;
-    }
-
-    pub fn free(&self, agent: AgentId) -> Resources {
-        let total = self.agents.get(&agent).cloned().unwrap_or_default();
-        let tasks = self
-            .tasks
-            .values()
-            .filter(|running| running.task.agent == agent);
-        let offers = self
-            .offers
-            .values()
-            .filter(|open| open.offer.agent == agent);
-        let held = tasks
-            .map(|running| &running.resources)
-            .chain(offers.map(|open| &open.left));
-        held.fold(total, |free, held| free.saturating_sub(held))
-    }
-
-    pub fn open_offer(&mut self, id: OfferId, agent: AgentId) -> Offer {
-        assert!(
-            self.agents.contains_key(&agent),
-            "there is no agent {agent}"
-        );
-        let resources = self.free(agent);
-        let offer = Offer {
-            id,
-            agent,
-            hostname: format!("host-{}", agent.0),
-            resources: resources.clone(),
-            attributes: self.attributes.get(&agent).cloned().unwrap_or_default(),
-        };
-        let open = OpenOffer {
-            offer: offer.clone(),
-            left: resources,
-            answered: false,
-        };
-        self.offers.insert(id, open);
-        offer
-    }
-
-    /// What an agent would say of itself.
-    fn info(&self, agent: AgentId) -> AgentInfo {
-        AgentInfo {
-            hostname: format!("host-{}", agent.0),
-            resources: self.agents.get(&agent).cloned().unwrap_or_default(),
-            attributes: self.attributes.get(&agent).cloned().unwrap_or_default(),
-            version: String::new(),
-        }
-    }
-
-    pub fn agents_in_demand(&self) -> Vec<AgentId> {
-        if self.suppressed {
-            return Vec::new();
-        }
-        let shapes: BTreeSet<(&ResourceRequest, &Constraints)> = self
-            .demands
-            .values()
-            .map(|demand| (&demand.request, &demand.constraints))
-            .collect();
-        let fits = |agent: &&AgentId| {
-            let free = self.free(**agent);
-            let info = self.info(**agent);
-            shapes.iter().any(|(request, constraints)| {
-                free.pick(request).is_ok() && constraints.hold_of(&info)
-            })
-        };
-        self.agents.keys().filter(fits).copied().collect()
-    }
-}
-
 /// The host of [`super::Cluster`].
 pub(super) struct ScriptedHost {
     pub state: State,
@@ -211,6 +100,7 @@ impl Default for ScriptedHost {
         Self {
             state: State {
                 now_ms: EPOCH_MS,
+                roles: vec![Role::default()],
                 ..State::default()
             },
             log: Vec::new(),
@@ -277,6 +167,13 @@ impl ScriptedHost {
         self.operations += operations;
         self.bytes += bytes;
         Ok(())
+    }
+
+    fn check_role(&self, role: Option<&Role>) -> Result<(), Error> {
+        match role.filter(|role| !self.state.roles.contains(role)) {
+            Some(role) => Err(Error::Invalid(format!("it has no role `{role}`"))),
+            None => Ok(()),
+        }
     }
 
     fn check_launches(&self, spec: &TaskSpec, tasks: &[Launch]) -> Result<(), Error> {
@@ -393,6 +290,7 @@ impl Host for ScriptedHost {
         }
         demand.request.validate().map_err(Error::Invalid)?;
         demand.constraints.validate().map_err(Error::Invalid)?;
+        self.check_role(demand.role.as_ref())?;
         self.charge(0, key.len() + RECORD)?;
         if demand.count == 0 {
             self.state.demands.remove(key);
@@ -406,15 +304,29 @@ impl Host for ScriptedHost {
         Ok(())
     }
 
-    fn suppress(&mut self) -> Result<(), Error> {
-        self.state.suppressed = true;
-        self.calls.push(Call::Suppress);
+    fn roles(&mut self) -> Vec<Role> {
+        self.state.roles.clone()
+    }
+
+    fn suppress(&mut self, role: Option<&Role>) -> Result<(), Error> {
+        self.check_role(role)?;
+        let roles = self.state.roles.clone();
+        let meant = |known: &Role| role.is_none_or(|role| role == known);
+        let roles = roles.into_iter().filter(meant);
+        self.state.suppressed.extend(roles);
+        self.calls.push(Call::Suppress {
+            role: role.cloned(),
+        });
         Ok(())
     }
 
-    fn revive(&mut self) -> Result<(), Error> {
-        self.state.suppressed = false;
-        self.calls.push(Call::Revive);
+    fn revive(&mut self, role: Option<&Role>) -> Result<(), Error> {
+        self.check_role(role)?;
+        let suppressed = &mut self.state.suppressed;
+        suppressed.retain(|known| role.is_some_and(|role| role != known));
+        self.calls.push(Call::Revive {
+            role: role.cloned(),
+        });
         Ok(())
     }
 
@@ -484,7 +396,7 @@ impl Host for ScriptedHost {
         FrameworkIdentity {
             id: FrameworkId(1),
             name: "test".into(),
-            role: "*".into(),
+            role: self.state.first_role().to_string(),
         }
     }
 

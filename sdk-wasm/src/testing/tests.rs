@@ -210,3 +210,46 @@ fn agents_that_constraints_rule_out_are_not_offered() {
     assert_eq!(cluster.free(here).cpus, MilliCpus(1000));
     assert_eq!(cluster.free(there).cpus, MilliCpus(900));
 }
+
+#[test]
+fn a_framework_of_several_roles_is_offered_for_each() {
+    let mut host = ScriptedHost::default();
+    let (one, two): (Role, Role) = ("one".parse().unwrap(), "two".parse().unwrap());
+    host.state.roles = vec![one.clone(), two.clone()];
+    let agents = [AgentId(1), AgentId(2)];
+    for agent in agents {
+        let cpus = MilliCpus(1000 * agent.0);
+        let resources = Resources {
+            cpus,
+            ..Resources::default()
+        };
+        host.state.agents.insert(agent, resources);
+    }
+    let mut cx = Context::new(&mut host);
+    assert_eq!(cx.roles(), [one.clone(), two.clone()]);
+    let wish = |role: Option<&Role>, cpus| Demand {
+        role: role.cloned(),
+        ..Demand::new(
+            1,
+            ResourceRequest {
+                cpus: MilliCpus(cpus),
+                ..ResourceRequest::default()
+            },
+        )
+    };
+    cx.demand_with("small", &wish(None, 1000)).unwrap();
+    cx.demand_with("large", &wish(Some(&two), 2000)).unwrap();
+    let foreign = wish(Some(&Role::default()), 1);
+    assert!(matches!(
+        cx.demand_with("foreign", &foreign),
+        Err(Error::Invalid(_))
+    ));
+    cx.suppress_role(&one).unwrap();
+    assert_eq!(host.state.agents_in_demand(), [(agents[1], two.clone())]);
+    let mut cx = Context::new(&mut host);
+    cx.revive().unwrap();
+    assert_eq!(
+        host.state.agents_in_demand(),
+        [(agents[0], one.clone()), (agents[1], one)]
+    );
+}

@@ -147,7 +147,7 @@ fn filled(tasks: u64) -> Result<State> {
     apply(&mut state, Command::RecordArtifact { digest, size: 1 })?;
     let info = FrameworkInfo {
         name: "bench".into(),
-        role: "*".parse().map_err(anyhow::Error::msg)?,
+        roles: tepui_types::Role::default().into(),
         artifact: digest,
         config: String::new(),
     };
@@ -194,6 +194,7 @@ fn launch(number: u64) -> Result<Operation> {
         resources: amounts(1),
         spec: 0,
         array_index: None,
+        role: None,
     }))
 }
 

@@ -30,7 +30,7 @@ pub struct Script<'a> {
 pub fn deployment(name: &str, tasks: usize) -> FrameworkInfo {
     FrameworkInfo {
         name: name.into(),
-        role: Role::default(),
+        roles: Role::default().into(),
         artifact: component(),
         config: tasks.to_string(),
     }
@@ -112,6 +112,7 @@ impl<'a> Script<'a> {
                     resources: share(),
                     spec: 0,
                     array_index: None,
+                    role: None,
                 }));
                 turn.writes.push((format!("live/{name}"), Some(Vec::new())));
             }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::constraint::Constraints;
 use crate::ids::FrameworkId;
 use crate::resources::ResourceRequest;
+use crate::role::Role;
 use crate::time::Timestamp;
 
 /// Demand of one framework under one key, with why it is not met now.
@@ -26,6 +27,9 @@ pub struct DemandView {
     /// On which agents.
     #[serde(default)]
     pub constraints: Constraints,
+    /// Which of the framework's roles it is for.
+    #[serde(default)]
+    pub role: Role,
     /// Since when this is so.
     pub since: Timestamp,
     /// Why it waits.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::framework::FrameworkPhase;
 use crate::ids::{Digest, FrameworkId};
 use crate::resources::ResourceRequest;
-use crate::role::Role;
+use crate::role::{Role, Roles};
 use crate::task::Reason;
 use crate::time::Timestamp;
 
@@ -18,12 +18,28 @@ pub struct DeployRequest {
     pub name: String,
     /// The component, uploaded before.
     pub artifact: Digest,
-    /// What its tasks are charged to; `*` when absent.
+    /// What its tasks are charged to; `*` when absent. Short for `roles` with one.
     #[serde(default)]
-    pub role: Role,
+    pub role: Option<Role>,
+    /// The roles that it may name for its demand and tasks. What names none is
+    /// for the first.
+    #[serde(default)]
+    pub roles: Vec<Role>,
     /// Handed to `start` as it is.
     #[serde(default)]
     pub config: String,
+}
+
+impl DeployRequest {
+    /// The roles that are meant, or why there are none.
+    pub fn roles(&self) -> Result<Roles, String> {
+        match (&self.role, self.roles.as_slice()) {
+            (Some(_), [_, ..]) => Err("say `role` or `roles`, not both".into()),
+            (Some(role), []) => Ok(role.clone().into()),
+            (None, []) => Ok(Role::default().into()),
+            (None, roles) => Roles::new(roles.to_vec()),
+        }
+    }
 }
 
 /// A framework.
@@ -34,8 +50,11 @@ pub struct FrameworkView {
     pub id: FrameworkId,
     /// Its name.
     pub name: String,
-    /// What its tasks are charged to.
+    /// The first of its roles.
     pub role: Role,
+    /// What its tasks are charged to: each to one of these.
+    #[serde(default)]
+    pub roles: Vec<Role>,
     /// How far it is.
     pub phase: FrameworkPhase,
     /// Why it waits or failed.
@@ -72,6 +91,19 @@ pub struct FrameworkView {
     pub deployed_at: Timestamp,
     /// Log index of its last change.
     pub revision: u64,
+}
+
+impl FrameworkView {
+    /// All its roles, for people.
+    pub fn show_roles(&self) -> String {
+        let roles = match self.roles.as_slice() {
+            // Of a master that knew only one.
+            [] => std::slice::from_ref(&self.role),
+            roles => roles,
+        };
+        let roles: Vec<_> = roles.iter().map(Role::as_str).collect();
+        roles.join(", ")
+    }
 }
 
 /// One line that a framework logged (`GET /v1/frameworks/{id}/logs`).

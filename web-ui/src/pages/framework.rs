@@ -86,7 +86,7 @@ fn FrameworkDetails(framework: Signal<FrameworkView>) -> impl IntoView {
                 " "
                 {reason}
             </Detail>
-            <Detail term="Role">{move || framework.read().role.to_string()}</Detail>
+            <Detail term="Role">{move || framework.read().show_roles()}</Detail>
             <Detail term="Living tasks">
                 <a href=tasks>{move || amounts::count(framework.read().tasks)}</a>
             </Detail>

@@ -83,7 +83,7 @@ fn FrameworkRow(framework: Signal<FrameworkView>) -> impl IntoView {
                 <StatePill state=state/>
                 {reason}
             </td>
-            <td class="medium-up">{first.role.to_string()}</td>
+            <td class="medium-up">{first.show_roles()}</td>
             <td class="number">{move || amounts::count(framework.read().tasks)}</td>
             <td class="number">{move || amounts::count(framework.read().waiting)}</td>
             <td class="number wide-only">

@@ -128,6 +128,7 @@ mod tests {
                 ..Resources::default()
             },
             attributes: BTreeMap::new(),
+            role: tepui_sdk::Role::default(),
         }
     }
 

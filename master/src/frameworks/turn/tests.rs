@@ -4,7 +4,7 @@ use tepui_cluster::{Accepted, Command, Envelope};
 use tepui_types::resources::ResourceRequest;
 use tepui_types::{
     AgentId, AgentInfo, Bytes, ClusterId, Digest, FrameworkId, FrameworkInfo, MilliCpus, Offer,
-    Principal, Role, Workload,
+    Principal, Role, Roles, Workload,
 };
 
 use super::*;
@@ -30,7 +30,7 @@ impl Cluster {
         });
         cluster.apply(Command::DeployFramework(FrameworkInfo {
             name: "test".into(),
-            role: Role::default(),
+            roles: Roles::new(vec![Role::default(), "other".parse().unwrap()]).unwrap(),
             artifact,
             config: String::new(),
         }));
@@ -103,6 +103,7 @@ fn offer(id: u64) -> Offer {
         hostname: "one".into(),
         resources: resources(4000),
         attributes: BTreeMap::new(),
+        role: Role::default(),
     }
 }
 
@@ -164,6 +165,38 @@ fn an_offer_is_taken_from_until_it_is_used_up() {
 }
 
 #[test]
+fn what_is_launched_is_charged_to_the_role_of_its_offer() {
+    let mut cluster = Cluster::new();
+    let mut turn = cluster.open();
+    let other: Role = "other".parse().unwrap();
+    let wish = |role: &Role| Demand {
+        role: Some(role.clone()),
+        ..wish(1, 1)
+    };
+    turn.demand("x".into(), wish(&other)).unwrap();
+    turn.suppress(Some(other.clone())).unwrap();
+    turn.accept(OfferId(7), spec(""), vec![task("a", 1)])
+        .unwrap();
+    let mut second = offer(8);
+    second.role = other.clone();
+    turn.offers.insert(second);
+    turn.offers.show(9);
+    assert_eq!(turn.offer(OfferId(8)).unwrap().role, other);
+    turn.accept(OfferId(8), spec(""), vec![task("b", 1)])
+        .unwrap();
+    let unknown = turn.demand("y".into(), wish(&"third".parse().unwrap()));
+    let Err(CallError::Invalid(why)) = unknown else {
+        panic!("{unknown:?}");
+    };
+    assert!(why.contains("has no role `third`; it has `*`, `other`"));
+    cluster.commit(turn);
+    let framework = cluster.state.framework(FRAMEWORK).unwrap();
+    let cpus: Vec<_> = framework.used.iter().map(|used| used.cpus.0).collect();
+    assert_eq!(cpus, [1, 1]);
+    assert!(!framework.wants_offers(&other) && framework.wants_offers(&Role::default()));
+}
+
+#[test]
 fn a_name_that_lives_is_launched_once_however_often_it_is_tried() {
     let mut cluster = Cluster::new();
     for _ in 0..3 {
@@ -220,10 +253,7 @@ fn a_dropped_turn_leaves_the_offers_whole() {
         .unwrap();
     turn.decline(&[OfferId(8)], None).unwrap();
     let offers = turn.abandon();
-    assert_eq!(
-        offers.left(OfferId(7)),
-        Some((AgentId(1), &resources(4000)))
-    );
+    assert_eq!(offers.left(OfferId(7)), Some((&offer(7), &resources(4000))));
     assert!(offers.left(OfferId(8)).is_some());
 }
 

@@ -1,0 +1,135 @@
+//! What the scripted cluster knows, and what a failed turn must not have changed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tepui_types::constraint::Constraints;
+use tepui_types::resources::ResourceRequest;
+use tepui_types::{AgentId, AgentInfo, Demand, Offer, OfferId, Resources, Role};
+
+use super::host::RunningTask;
+use super::journal::Journaled;
+
+/// An offer that was not answered in an earlier turn.
+#[derive(Debug, Clone)]
+pub(super) struct OpenOffer {
+    pub offer: Offer,
+    pub left: Resources,
+    /// Accepted from or declined in this turn.
+    pub answered: bool,
+}
+
+/// What the cluster knows. A failed turn must not have changed it.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub now_ms: u64,
+    pub agents: BTreeMap<AgentId, Resources>,
+    pub attributes: BTreeMap<AgentId, BTreeMap<String, String>>,
+    pub offers: Journaled<OfferId, OpenOffer>,
+    pub tasks: Journaled<String, RunningTask>,
+    pub demands: Journaled<String, Demand>,
+    pub store: Journaled<String, Vec<u8>>,
+    /// Name and time at which it is due.
+    pub timers: Journaled<String, u64>,
+    /// The framework's; `*` if a test gives it none.
+    pub roles: Vec<Role>,
+    pub suppressed: BTreeSet<Role>,
+    pub next_attempt: u64,
+    /// The two before this turn.
+    pub before: (BTreeSet<Role>, u64),
+}
+
+impl State {
+    pub fn commit(&mut self) {
+        self.offers.commit();
+        self.tasks.commit();
+        self.demands.commit();
+        self.store.commit();
+        self.timers.commit();
+        self.before = (self.suppressed.clone(), self.next_attempt);
+    }
+
+    pub fn roll_back(&mut self) {
+        self.offers.roll_back();
+        self.tasks.roll_back();
+        self.demands.roll_back();
+        self.store.roll_back();
+        self.timers.roll_back();
+        (self.suppressed, self.next_attempt) = self.before.clone();
+    }
+
+    pub fn free(&self, agent: AgentId) -> Resources {
+        let total = self.agents.get(&agent).cloned().unwrap_or_default();
+        let tasks = self
+            .tasks
+            .values()
+            .filter(|running| running.task.agent == agent);
+        let offers = self
+            .offers
+            .values()
+            .filter(|open| open.offer.agent == agent);
+        let held = tasks
+            .map(|running| &running.resources)
+            .chain(offers.map(|open| &open.left));
+        held.fold(total, |free, held| free.saturating_sub(held))
+    }
+
+    pub fn open_offer(&mut self, id: OfferId, agent: AgentId, role: Role) -> Offer {
+        assert!(
+            self.agents.contains_key(&agent),
+            "there is no agent {agent}"
+        );
+        let resources = self.free(agent);
+        let offer = Offer {
+            id,
+            agent,
+            hostname: format!("host-{}", agent.0),
+            resources: resources.clone(),
+            attributes: self.attributes.get(&agent).cloned().unwrap_or_default(),
+            role,
+        };
+        let open = OpenOffer {
+            offer: offer.clone(),
+            left: resources,
+            answered: false,
+        };
+        self.offers.insert(id, open);
+        offer
+    }
+
+    /// What an agent would say of itself.
+    pub fn info(&self, agent: AgentId) -> AgentInfo {
+        AgentInfo {
+            hostname: format!("host-{}", agent.0),
+            resources: self.agents.get(&agent).cloned().unwrap_or_default(),
+            attributes: self.attributes.get(&agent).cloned().unwrap_or_default(),
+            version: String::new(),
+        }
+    }
+
+    /// The role of what names none.
+    pub fn first_role(&self) -> Role {
+        self.roles.first().cloned().unwrap_or_default()
+    }
+
+    /// Agents on which some demand fits, and the role of the first that does.
+    pub fn agents_in_demand(&self) -> Vec<(AgentId, Role)> {
+        let first = self.first_role();
+        let role = |demand: &Demand| demand.role.as_ref().unwrap_or(&first).clone();
+        let shapes: BTreeSet<(Role, &ResourceRequest, &Constraints)> = self
+            .demands
+            .values()
+            .map(|demand| (role(demand), &demand.request, &demand.constraints))
+            .filter(|(role, ..)| !self.suppressed.contains(role))
+            .collect();
+        let fits = |agent: &AgentId| {
+            let free = self.free(*agent);
+            let info = self.info(*agent);
+            let mut shapes = shapes.iter();
+            let fitting = shapes.find(|(_, request, constraints)| {
+                free.pick(request).is_ok() && constraints.hold_of(&info)
+            });
+            fitting.map(|(role, ..)| (*agent, role.clone()))
+        };
+        self.agents.keys().filter_map(fits).collect()
+    }
+}
