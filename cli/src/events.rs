@@ -72,6 +72,7 @@ fn text(event: &Event) -> String {
             role,
             is_set: false,
         } => format!("role {role} is set no more"),
+        EventBody::Settings {} => "the cluster's settings have changed".into(),
     };
     format!("{} {} {what}", output::instant(event.time), event.sequence)
 }

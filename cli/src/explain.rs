@@ -100,6 +100,15 @@ fn about_demand(demand: &DemandView) -> Result<()> {
     if explanation.held > 0 {
         fields.add("offered to others", explanation.held);
     }
+    for (name, count) in [
+        ("kept for gpus", explanation.spared),
+        ("too little left", explanation.slivers),
+        ("not allowed", explanation.disallowed),
+    ] {
+        if count > 0 {
+            fields.add(name, count);
+        }
+    }
     fields.maybe("quota", explanation.quota.as_ref());
     if explanation.inactive > 0 {
         fields.add("inactive", explanation.inactive);

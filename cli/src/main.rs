@@ -32,6 +32,7 @@ mod output;
 mod progress;
 mod role;
 mod run;
+mod setting;
 mod status;
 mod task;
 
@@ -101,6 +102,9 @@ enum Command {
     /// Who counts how much, and what each is promised and may have
     #[command(subcommand)]
     Role(role::Command),
+    /// What is decided for the whole cluster
+    #[command(subcommand)]
+    Setting(setting::Command),
     /// Stored programs
     #[command(subcommand)]
     Artifact(artifact::Command),
@@ -159,6 +163,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Task(command) => task::run(command, &client, format).await?,
         Command::Agent(command) => agent::run(command, &client, format).await?,
         Command::Role(command) => role::run(command, &client, format).await?,
+        Command::Setting(command) => setting::run(command, &client, format).await?,
         Command::Maintenance(command) => maintenance::run(command, &client, format).await?,
         Command::Master(command) => master::run(command, &client, format).await?,
         Command::Framework(command) => framework::run(command, &client, format).await?,

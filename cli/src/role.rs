@@ -82,7 +82,8 @@ fn request(set: &Set, known: &RoleView) -> RoleRequest {
     }
 }
 
-fn guarantee(quota: &Quota) -> ResourceRequest {
+/// Amounts as they were typed.
+pub fn guarantee(quota: &Quota) -> ResourceRequest {
     let mut amounts = ResourceRequest::default();
     for (name, amount) in &quota.0 {
         match name.as_str() {

@@ -43,10 +43,6 @@ pub use patience::Holding;
 use role_tree::RoleTree;
 pub use shares::{Share, dominant_share};
 
-/// Milliseconds for which an offer is held before it is rescinded: far above
-/// the longest turn, so that only a framework that ignores offers loses them.
-pub const OFFER_TIMEOUT_MS: u64 = 30_000;
-
 /// What the allocator has decided; the leader tells the frameworks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
@@ -119,6 +115,7 @@ impl Allocator {
         self.changed.frameworks.extend(&changes.frameworks);
         self.changed.charged.extend(&changes.charged);
         self.changed.roles.extend(changes.roles.iter().cloned());
+        self.changed.settings |= changes.settings;
     }
 
     /// Notes that an agent has lost its connection to the leader, or has it again.

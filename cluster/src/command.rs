@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tepui_types::operation::{Kill, Operation};
+use tepui_types::resources::ResourceRequest;
 use tepui_types::role::RoleSettings;
+use tepui_types::setting::Settings;
 use tepui_types::wire::agent::{Hello, StatusReport};
 use tepui_types::{
     AgentId, AgentInfo, Demand, Digest, FrameworkId, FrameworkInfo, NodeId, Reason, Role, TaskId,
@@ -155,6 +157,8 @@ pub enum Command {
         /// Which.
         role: Role,
     },
+    /// Set the cluster's settings, whole.
+    SetSettings(Settings),
 }
 
 /// An agent's introduction, as it enters the log.
@@ -206,6 +210,8 @@ pub struct Turn {
     pub demands: Vec<(String, Demand)>,
     /// Roles that are suppressed (true) or revived.
     pub suppressed: Vec<(Role, bool)>,
+    /// Least offers that it sets for roles, or leaves to the cluster again.
+    pub minimums: Vec<(Role, Option<Vec<ResourceRequest>>)>,
     /// The value of the framework's launch counter that the host promised to
     /// the guest: attempts follow from it.
     pub first_attempt: u64,
@@ -230,6 +236,7 @@ impl Turn {
             timers: Vec::new(),
             demands: Vec::new(),
             suppressed: Vec::new(),
+            minimums: Vec::new(),
             first_attempt: 0,
             specs: Vec::new(),
             operations: Vec::new(),
@@ -255,6 +262,7 @@ impl Turn {
             || !self.timers.is_empty()
             || !self.demands.is_empty()
             || !self.suppressed.is_empty()
+            || !self.minimums.is_empty()
             || !self.operations.is_empty()
     }
 }

@@ -64,6 +64,8 @@ pub struct Changes {
     pub charged: BTreeSet<FrameworkId>,
     /// Roles whose weight or quota changed.
     pub roles: BTreeSet<Role>,
+    /// Whether the cluster's settings changed.
+    pub settings: bool,
     /// Whether the table of masters changed.
     pub masters: bool,
 }
@@ -77,6 +79,7 @@ impl Changes {
         self.inboxes.extend(other.inboxes);
         self.charged.extend(other.charged);
         self.roles.extend(other.roles);
+        self.settings |= other.settings;
         self.masters |= other.masters;
     }
 

@@ -37,6 +37,9 @@ impl Waiting<'_> {
                 .collect(),
             too_small,
             inactive: counts.inactive,
+            disallowed: counts.disallowed,
+            spared: counts.spared,
+            slivers: counts.slivers,
             constrained: counts.constrained,
             filtered: self.filtered,
             held: counts.held,
@@ -83,6 +86,18 @@ fn summarize(explanation: &Explanation) -> String {
             agents(explanation.constrained)
         ));
     }
+    if explanation.spared > 0 {
+        parts.push(format!(
+            "{} kept for what asks for gpus",
+            agents(explanation.spared)
+        ));
+    }
+    if explanation.slivers > 0 {
+        parts.push(format!(
+            "{} left with less than the least offer",
+            agents(explanation.slivers)
+        ));
+    }
     if explanation.held > 0 {
         parts.push(format!(
             "{} offered to others now",
@@ -93,6 +108,12 @@ fn summarize(explanation: &Explanation) -> String {
         parts.push(format!(
             "{} declined a short while ago",
             agents(explanation.filtered)
+        ));
+    }
+    if explanation.disallowed > 0 {
+        parts.push(format!(
+            "{} not among the allowed hosts",
+            agents(explanation.disallowed)
         ));
     }
     if explanation.inactive > 0 {

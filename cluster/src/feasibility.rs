@@ -1,6 +1,7 @@
 //! Whether an agent can take something now: the one function that decides both
 //! what is offered and whether a launch fits.
 
+use tepui_types::setting::Settings;
 use tepui_types::{AgentId, AgentStatus, Reason, Resources, task::reason};
 
 use crate::state::State;
@@ -21,7 +22,7 @@ pub fn check(state: &State, agent: AgentId, resources: &Resources) -> Result<(),
 /// What an agent could give now.
 pub fn offerable(state: &State, agent: AgentId) -> Result<Resources, Reason> {
     match state.agent(agent) {
-        Some(record) => offerable_of(record),
+        Some(record) => offerable_of(&state.settings.settings, record),
         None => Err(Reason::new(
             reason::AGENT_UNAVAILABLE,
             format!("there is no agent {agent}"),
@@ -29,11 +30,14 @@ pub fn offerable(state: &State, agent: AgentId) -> Result<Resources, Reason> {
     }
 }
 
-/// What this agent could give now.
-pub fn offerable_of(record: &Agent) -> Result<Resources, Reason> {
+/// What this agent could give now, under these settings.
+pub fn offerable_of(settings: &Settings, record: &Agent) -> Result<Resources, Reason> {
     let why = match record.standing() {
         AgentStatus::Active if !record.held.tasks.is_empty() => {
             "runs tasks that the restored backup does not know"
+        }
+        AgentStatus::Active if !settings.allows(&record.info.hostname) => {
+            "is not among the cluster's allowed hosts"
         }
         AgentStatus::Active => return Ok(record.free()),
         AgentStatus::Unreachable => "is unreachable",

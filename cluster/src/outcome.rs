@@ -65,6 +65,11 @@ pub enum Accepted {
         /// Its revision now.
         revision: u64,
     },
+    /// The cluster's settings are as was asked for.
+    Settings {
+        /// Their revision now.
+        revision: u64,
+    },
     /// The role is set, or no longer.
     Role {
         /// Which.

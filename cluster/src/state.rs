@@ -36,6 +36,7 @@ mod partitions;
 pub mod reports;
 pub mod restore;
 pub mod roles;
+pub mod settings;
 pub mod snapshot;
 pub mod specs;
 pub mod tasks;
@@ -52,6 +53,7 @@ use maintenance::Window;
 use masters::Master;
 use restore::Restores;
 use roles::{RoleRecord, RoleUse};
+use settings::SettingsRecord;
 use specs::{SpecKey, Specs};
 use tasks::Task;
 
@@ -94,6 +96,8 @@ pub struct State {
     /// What operators have set of roles.
     pub roles: OrdMap<Role, Arc<RoleRecord>>,
     role_use: RoleUse,
+    /// What operators have set for the whole cluster.
+    pub settings: SettingsRecord,
     /// Tasks, living and remembered, by the operation that launched them:
     /// oldest first.
     pub tasks: OrdMap<OperationId, Arc<Task>>,
@@ -135,6 +139,7 @@ impl State {
             names: OrdMap::new(),
             roles: OrdMap::new(),
             role_use: RoleUse::new(),
+            settings: SettingsRecord::default(),
             tasks: OrdMap::new(),
             task_ids: OrdMap::new(),
             living_names: OrdSet::new(),
@@ -240,6 +245,7 @@ impl State {
                 force,
             } => self.set_role(context, role, settings, *force, expected),
             Command::RemoveRole { role } => self.remove_role(context, role, expected),
+            Command::SetSettings(settings) => self.set_settings(context, settings, expected),
             Command::ReplaceTasks {
                 agent,
                 unreachable_ms,

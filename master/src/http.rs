@@ -41,6 +41,7 @@ pub mod openapi;
 pub mod page;
 pub mod request;
 pub mod roles;
+pub mod settings;
 pub mod stale;
 pub mod tasks;
 
@@ -87,6 +88,7 @@ pub fn router(master: Arc<Master>) -> Router {
             "/roles/{*role}",
             get(roles::show).put(roles::set).delete(roles::remove),
         )
+        .route("/settings", get(settings::show).put(settings::set))
         .route("/demands", get(demands::list))
         .route("/tasks", get(tasks::list))
         .route("/tasks/{id}", get(tasks::show))

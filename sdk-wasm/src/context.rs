@@ -79,6 +79,11 @@ pub trait Host {
     fn roles(&mut self) -> Vec<Role>;
     fn suppress(&mut self, role: Option<&Role>) -> Result<(), Error>;
     fn revive(&mut self, role: Option<&Role>) -> Result<(), Error>;
+    fn minimum_offer(
+        &mut self,
+        role: Option<&Role>,
+        least: Option<&[ResourceRequest]>,
+    ) -> Result<(), Error>;
     fn explain(&mut self, key: &str) -> Option<Explanation>;
     fn agents(&mut self, after: Option<AgentId>, limit: u32) -> Vec<AgentView>;
     fn tasks(&mut self, after: Option<&TaskId>, limit: u32) -> Vec<Task>;
@@ -201,6 +206,17 @@ impl<'a> Context<'a> {
     /// Undoes a suppression in one role, and offers again what was declined in it.
     pub fn revive_role(&mut self, role: &Role) -> Result<(), Error> {
         self.host.revive(Some(role))
+    }
+
+    /// Lets offers in a role (in the first if none is named) have one of these at
+    /// least, in place of the cluster's minimum; without any they may be as small
+    /// as what is wanted. `None` leaves it to the cluster again.
+    pub fn minimum_offer(
+        &mut self,
+        role: Option<&Role>,
+        least: Option<&[ResourceRequest]>,
+    ) -> Result<(), Error> {
+        self.host.minimum_offer(role, least)
     }
 
     /// Why the demand under this key is not met now; none without such demand.

@@ -11,6 +11,7 @@ use std::cell::RefCell;
 use std::marker::PhantomData;
 
 use tepui_types::api::demand::Explanation;
+use tepui_types::resources::ResourceRequest;
 use tepui_types::{AgentId, Demand, FrameworkId, OfferId, Role};
 
 use crate::bindings::exports::tepui::framework::scheduler as exports;
@@ -130,6 +131,21 @@ impl Host for Imports {
             None => cluster::revive()?,
         }
         Ok(())
+    }
+
+    fn minimum_offer(
+        &mut self,
+        role: Option<&Role>,
+        least: Option<&[ResourceRequest]>,
+    ) -> Result<(), Error> {
+        let least = least.map(|least| {
+            let least = least.iter().map(convert::resource_request);
+            least.collect::<Vec<_>>()
+        });
+        Ok(cluster::minimum_offer(
+            role.map(Role::as_str),
+            least.as_deref(),
+        )?)
     }
 
     fn explain(&mut self, key: &str) -> Option<Explanation> {

@@ -143,7 +143,7 @@ impl Test {
 
 /// Whether a pattern covers a text. After a `*` that led nowhere only the last
 /// one is tried again, so the time is at most the product of the lengths.
-fn covers(pattern: &str, text: &str) -> bool {
+pub(crate) fn covers(pattern: &str, text: &str) -> bool {
     let (pattern, text): (Vec<char>, Vec<char>) =
         (pattern.chars().collect(), text.chars().collect());
     let (mut at, mut read) = (0, 0);

@@ -15,6 +15,7 @@ pub mod operation;
 pub mod principal;
 pub mod resources;
 pub mod role;
+pub mod setting;
 pub mod task;
 pub mod time;
 pub mod wire;

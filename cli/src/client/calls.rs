@@ -21,6 +21,7 @@ use tepui_types::api::maintenance::{WindowRequest, WindowView};
 use tepui_types::api::master::{InviteRequest, InvitedView, MasterView};
 use tepui_types::api::role::{RoleRequest, RoleView};
 use tepui_types::api::task::{KillRequest, TaskView};
+use tepui_types::setting::Settings;
 use tepui_types::{AgentId, Digest, NodeId, Role, TaskId, TaskState, WindowId};
 
 use super::{Body, Client, ClientError, Result};
@@ -140,6 +141,17 @@ impl Client {
     pub async fn remove_role(&self, role: &Role) -> Result<()> {
         let path = format!("/v1/roles/{role}");
         self.send(Method::DELETE, &path, Body::None).await.map(drop)
+    }
+
+    /// What is decided for the whole cluster.
+    pub async fn settings(&self) -> Result<Settings> {
+        self.get("/v1/settings").await
+    }
+
+    /// Sets it, whole.
+    pub async fn set_settings(&self, settings: &Settings) -> Result<Settings> {
+        self.change(Method::PUT, "/v1/settings", Some(settings))
+            .await
     }
 
     /// All masters.

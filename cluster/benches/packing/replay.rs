@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use tepui_cluster::Command;
 use tepui_sdk::packing::{Packer, Place, best_fit};
 use tepui_types::resources::ResourceRequest;
+use tepui_types::setting::{GpuAgents, Settings};
 use tepui_types::{FrameworkId, Resources};
 
 use crate::trace::Trace;
@@ -29,6 +31,12 @@ pub struct Found {
 /// Replays the trace.
 pub fn run(trace: &Trace, policy: Policy, seed: u64) -> Found {
     let mut world = World::new();
+    // The list mixes tasks with and without gpus on all machines, however small.
+    world.apply(Command::SetSettings(Settings {
+        gpu_agents: GpuAgents::ForAll,
+        minimum_offer: Vec::new(),
+        ..Settings::default()
+    }));
     for (number, machine) in trace.machines.iter().enumerate() {
         world.register(number as u128 + 1, None, machine.clone());
     }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tepui_types::resources::ResourceRequest;
+use tepui_types::setting::Settings;
 use tepui_types::{AgentId, AgentInfo, AgentStatus, Resources};
 
 use super::blocks::Blocks;
@@ -39,6 +40,8 @@ struct Known {
     counts: bool,
     /// Whether it could be offered at all.
     is_open: bool,
+    /// Whether the cluster's settings let it be.
+    is_allowed: bool,
     /// What no task has and no offer holds; nothing while it is not to be offered.
     free: Stock,
     /// What no task has, where offers hold some of it.
@@ -46,8 +49,14 @@ struct Known {
 }
 
 impl Known {
-    fn new(agent: &Agent, is_away: bool, held: &Resources) -> (Self, Resources) {
-        let unused = feasibility::offerable_of(agent).ok().filter(|_| !is_away);
+    fn new(
+        settings: &Settings,
+        agent: &Agent,
+        is_away: bool,
+        held: &Resources,
+    ) -> (Self, Resources) {
+        let unused = feasibility::offerable_of(settings, agent);
+        let unused = unused.ok().filter(|_| !is_away);
         let is_open = unused.is_some();
         let unused = unused.unwrap_or_default();
         let (free, unused) = match held.is_empty() {
@@ -62,6 +71,7 @@ impl Known {
             traits: TraitsId::NONE,
             counts: agent.status == AgentStatus::Active,
             is_open,
+            is_allowed: settings.allows(&agent.info.hostname),
             free: Stock::of(&free),
             unused,
         };
@@ -72,10 +82,16 @@ impl Known {
         Counted {
             info: &self.info,
             is_open: self.is_open,
+            is_allowed: self.is_allowed,
             unused: self.unused.as_deref().unwrap_or(&self.free),
             free: &self.free,
         }
     }
+}
+
+/// Whether an agent has gpus, in use or not.
+pub(super) fn has_gpus(agent: &AgentInfo) -> bool {
+    !agent.resources.gpus.is_empty()
 }
 
 /// What has changed about an agent beside what is free.
@@ -116,8 +132,8 @@ impl Agents {
     }
 
     /// What an agent could be offered now, while offers hold some of it.
-    pub fn offerable(&self, agent: &Agent, held: &Resources) -> Resources {
-        match feasibility::offerable_of(agent) {
+    pub fn offerable(&self, settings: &Settings, agent: &Agent, held: &Resources) -> Resources {
+        match feasibility::offerable_of(settings, agent) {
             Ok(free) if !self.is_away(agent.id) && held.is_empty() => free,
             Ok(free) if !self.is_away(agent.id) => free.saturating_sub(held),
             _ => Resources::default(),
@@ -133,7 +149,7 @@ impl Agents {
             self.away.remove(&id);
             return (Resources::default(), Seen::Same);
         };
-        let (mut known, free) = Known::new(agent, self.is_away(id), held);
+        let (mut known, free) = Known::new(&state.settings.settings, agent, self.is_away(id), held);
         known.traits = match &before {
             Some(before) if Arc::ptr_eq(&before.info, &known.info) => before.traits,
             _ => self.traits.of(&known.info),
@@ -201,8 +217,8 @@ impl Agents {
         let mut verdicts = Verdicts::new(&shape.constraints);
         let mut accept = |agent, traits| {
             let info = || self.known.get(&agent).map(|known| &*known.info);
-            verdicts
-                .allow(traits, info)
+            let is_spared = || shape.spares_gpus && info().is_some_and(|info| shape.spares(info));
+            (verdicts.allow(traits, info) && !is_spared())
                 .then(|| accept(agent))
                 .flatten()
         };
@@ -221,10 +237,17 @@ impl Agents {
     }
 
     /// Counts an agent as if what `held` leaves were free on it.
-    pub fn recount(&self, counts: &mut Counts, shape: &Shape, agent: &Agent, held: &Resources) {
+    pub fn recount(
+        &self,
+        counts: &mut Counts,
+        shape: &Shape,
+        settings: &Settings,
+        agent: &Agent,
+        held: &Resources,
+    ) {
         if let Some(known) = self.known.get(&agent.id) {
             counts.count(shape, &known.counted(), -1);
-            let (otherwise, _) = Known::new(agent, self.is_away(agent.id), held);
+            let (otherwise, _) = Known::new(settings, agent, self.is_away(agent.id), held);
             counts.count(shape, &otherwise.counted(), 1);
         }
     }

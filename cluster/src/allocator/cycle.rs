@@ -5,7 +5,7 @@ use tepui_types::offer::Filters as Decline;
 use tepui_types::{AgentId, FrameworkId, OfferId, Resources, Role, Timestamp};
 
 use super::agents::Seen;
-use super::demands::{Covered, Demands};
+use super::demands::{Covered, Demands, Rules};
 use super::members::{MemberId, members};
 use super::placement::Use;
 use super::{Allocator, Decision};
@@ -20,6 +20,10 @@ impl Allocator {
         let mut decisions = Vec::new();
         if std::mem::take(&mut self.is_new) {
             self.look_at_all(state);
+        } else if std::mem::take(&mut self.changed.settings) {
+            // What was offered by other rules is shared out anew.
+            self.look_at_all(state);
+            self.stale.extend(self.offers.iter().map(|(id, _)| id));
         }
         self.see_frameworks(state);
         self.rescind(state, now, &mut decisions);
@@ -35,7 +39,8 @@ impl Allocator {
         for agent in changed {
             seen.push((agent, self.see_agent(state, agent)));
         }
-        self.roles.set_total(self.agents.total());
+        self.roles
+            .set_total(self.agents.total(), &state.settings.settings.unshared);
         // What has come free may be room for who was kept from more.
         self.reopen_bounded();
         let all = seen.len() >= self.agents.len();
@@ -66,12 +71,12 @@ impl Allocator {
     }
 
     fn look_at_all(&mut self, state: &State) {
-        self.changed = Changes {
+        self.changed.merge(Changes {
             agents: state.agents.keys().copied().collect(),
             frameworks: state.frameworks.keys().copied().collect(),
             roles: state.roles.keys().cloned().collect(),
             ..Changes::default()
-        };
+        });
     }
 
     /// Sees roles and frameworks as they are now.
@@ -126,7 +131,8 @@ impl Allocator {
     /// Sees what a framework wants for one of its roles.
     fn see_member(&mut self, state: &State, id: MemberId, framework: &Framework, role: &Role) {
         self.roles.seat(id, role);
-        let mut demands = Demands::of(framework, role);
+        let rules = Rules::of(&state.settings.settings, framework, role);
+        let mut demands = Demands::of(framework, role, rules);
         for offer in self.offers.of_member(id) {
             self.offers.cover(offer, |offer| {
                 let agent = state.agent(offer.agent);
@@ -170,7 +176,10 @@ impl Allocator {
             decisions.push(Decision::Rescind(member.framework, id));
             // Who held an offer for so long has no use for it.
             let refuse_ms = match self.members.get_mut(&member) {
-                Some(member) => member.patience.expire(),
+                Some(member) => {
+                    let held_ms = offer.expires.millis_since(offer.since);
+                    member.patience.expire(held_ms)
+                }
                 None => Decline::DEFAULT.refuse_ms,
             };
             let (agent, resources) = (offer.agent, offer.resources.clone());
@@ -199,7 +208,8 @@ impl Allocator {
         let is_resized = record.is_some_and(|record| self.agents.is_resized(record));
         let record = record.filter(|record| !self.agents.is_other(record));
         let mut left = record.map_or_else(Resources::default, |record| {
-            self.agents.offerable(record, &Resources::default())
+            self.agents
+                .offerable(&state.settings.settings, record, &Resources::default())
         });
         let offers = self.offers.of_agent(agent);
         let lost = offers.filter(|(_, offer)| match left.checked_sub(&offer.resources) {

@@ -8,8 +8,10 @@ use std::collections::BTreeMap;
 
 use tepui_types::constraint::Constraints;
 use tepui_types::resources::ResourceRequest;
+use tepui_types::setting::{GpuAgents, Settings};
 use tepui_types::{AgentInfo, Demand, Resources, Role};
 
+use super::agents::has_gpus;
 use crate::state::frameworks::Framework;
 
 /// How many of which shapes an offer covers.
@@ -34,31 +36,85 @@ struct Wanted {
 pub(crate) struct Shape {
     pub request: ResourceRequest,
     pub constraints: Constraints,
+    /// Whether agents with gpus are not for it.
+    pub spares_gpus: bool,
+    /// What is offered for it has one of these at least; empty where the request
+    /// itself has.
+    pub minimum: Vec<ResourceRequest>,
 }
 
-impl From<&Demand> for Shape {
-    fn from(demand: &Demand) -> Self {
+/// By which rules a framework is offered something in one of its roles.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rules<'a> {
+    gpu_agents: GpuAgents,
+    minimum: &'a [ResourceRequest],
+}
+
+impl<'a> Rules<'a> {
+    /// Those of the cluster, where the framework has not set its own.
+    pub fn of(settings: &'a Settings, framework: &'a Framework, role: &Role) -> Self {
+        let own = framework.minimums.get(role);
         Self {
-            request: demand.request.clone(),
-            constraints: demand.constraints.clone(),
+            gpu_agents: settings.gpu_agents,
+            minimum: own.unwrap_or(&settings.minimum_offer),
+        }
+    }
+
+    /// Those of the cluster.
+    pub fn of_cluster(settings: &'a Settings) -> Self {
+        Self {
+            gpu_agents: settings.gpu_agents,
+            minimum: &settings.minimum_offer,
         }
     }
 }
 
 impl Shape {
+    /// What a demand asks for, by these rules.
+    pub fn of(demand: &Demand, rules: Rules<'_>) -> Self {
+        let request = demand.request.clone();
+        let is_enough = has_one_of(rules.minimum, &request);
+        Self {
+            spares_gpus: rules.gpu_agents == GpuAgents::ForGpus && request.gpus_milli == 0,
+            minimum: match is_enough {
+                true => Vec::new(),
+                false => rules.minimum.to_vec(),
+            },
+            request,
+            constraints: demand.constraints.clone(),
+        }
+    }
+
+    /// Whether agents with gpus are not for it, and this is one.
+    pub fn spares(&self, agent: &AgentInfo) -> bool {
+        self.spares_gpus && has_gpus(agent)
+    }
+
+    /// Whether such amounts are worth an offer for it.
+    pub fn is_worth(&self, amounts: &ResourceRequest) -> bool {
+        has_one_of(&self.minimum, amounts)
+    }
+
     /// Whether it may be met by this agent, of which these resources, of these
     /// amounts, are free. With gpus the devices decide, not their sum.
-    fn fits(&self, agent: &AgentInfo, amounts: &ResourceRequest, free: &Resources) -> bool {
+    pub fn fits(&self, agent: &AgentInfo, amounts: &ResourceRequest, free: &Resources) -> bool {
         self.request.fits_in(amounts)
             && (self.request.gpus_milli == 0 || free.pick(&self.request).is_ok())
             && self.constraints.hold_of(agent)
+            && !self.spares(agent)
+            && self.is_worth(amounts)
     }
+}
+
+/// Whether there is as much as one of these asks for, if there are any.
+fn has_one_of(minimum: &[ResourceRequest], amounts: &ResourceRequest) -> bool {
+    minimum.is_empty() || minimum.iter().any(|least| least.fits_in(amounts))
 }
 
 impl Demands {
     /// All of a framework's demand for one of its roles, with nothing offered;
     /// none of one that wants no offers.
-    pub fn of(framework: &Framework, role: &Role) -> Self {
+    pub fn of(framework: &Framework, role: &Role, rules: Rules<'_>) -> Self {
         let mut demands = Self::default();
         if !framework.wants_offers(role) {
             return demands;
@@ -69,7 +125,7 @@ impl Demands {
             let wanted = &mut demands.wanted;
             let shape = (&entry.demand.request, &entry.demand.constraints);
             let at = *known.entry(shape).or_insert_with(|| {
-                let shape = Shape::from(&entry.demand);
+                let shape = Shape::of(&entry.demand, rules);
                 wanted.push(Wanted { shape, open: 0 });
                 wanted.len() - 1
             });
@@ -102,7 +158,8 @@ impl Demands {
         let mut left = None;
         let mut covered = Covered::new();
         for (at, wanted) in self.wanted.iter_mut().enumerate() {
-            if wanted.open == 0 || !wanted.shape.constraints.hold_of(agent) {
+            let shape = &wanted.shape;
+            if wanted.open == 0 || !shape.constraints.hold_of(agent) || shape.spares(agent) {
                 continue;
             }
             let limit = u32::try_from(wanted.open).unwrap_or(u32::MAX);

@@ -7,10 +7,10 @@ use tepui_types::Timestamp;
 use tepui_types::offer::Filters;
 use tepui_types::resources::ResourceRequest;
 
-/// The longest that an agent stays away from who lets its offers expire: ten
-/// times as long as an offer is held, so that such a framework holds an agent
-/// for less than a tenth of the time.
-const MOST_MS: u64 = 10 * super::OFFER_TIMEOUT_MS;
+/// The longest that an agent stays away from who lets its offers expire, in
+/// times for which an offer is held: so such a framework holds an agent for less
+/// than a tenth of the time.
+const MOST: u64 = 10;
 
 /// What a framework holds by offers now.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -39,12 +39,13 @@ impl Patience {
         self.in_a_row = 0;
     }
 
-    /// It has let one expire: milliseconds for which the same stays away.
-    pub fn expire(&mut self) -> u64 {
+    /// It has let one expire that was held for so long: milliseconds for which the
+    /// same stays away.
+    pub fn expire(&mut self, held_ms: u64) -> u64 {
         self.expired += 1;
         let doubled = Filters::DEFAULT.refuse_ms << self.in_a_row.min(16);
         self.in_a_row += 1;
-        doubled.min(MOST_MS)
+        doubled.min(held_ms.saturating_mul(MOST))
     }
 
     /// How many it let expire.

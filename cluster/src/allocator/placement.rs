@@ -7,7 +7,7 @@ use super::demands::Demands;
 use super::members::MemberId;
 use super::offers::Outstanding;
 use super::quota::cut;
-use super::{Allocator, Decision, OFFER_TIMEOUT_MS};
+use super::{Allocator, Decision};
 use crate::state::State;
 
 /// What can be made of an agent for a framework.
@@ -25,7 +25,9 @@ impl Allocator {
     pub(super) fn free_on(&self, state: &State, agent: AgentId) -> Resources {
         let record = state.agent(agent);
         record.map_or_else(Resources::default, |record| {
-            self.agents.offerable(record, &self.offers.held(agent))
+            let held = self.offers.held(agent);
+            self.agents
+                .offerable(&state.settings.settings, record, &held)
         })
     }
 
@@ -144,7 +146,7 @@ impl Allocator {
             agent,
             resources,
             since: now,
-            expires: now.after_millis(OFFER_TIMEOUT_MS),
+            expires: now.after_millis(state.settings.settings.offer_timeout_ms),
             covered,
         };
         self.offers.insert(id, outstanding);

@@ -7,7 +7,7 @@ use tepui_types::resources::ResourceRequest;
 use tepui_types::{Demand, FrameworkId, Resources};
 
 use super::Allocator;
-use super::demands::Shape;
+use super::demands::{Rules, Shape};
 use super::members::MemberId;
 use crate::explain::Waiting;
 use crate::state::State;
@@ -21,7 +21,13 @@ impl Allocator {
         framework: FrameworkId,
         demand: &Demand,
     ) -> Explanation {
-        let (request, shape) = (&demand.request, Shape::from(demand));
+        let owner = state.framework(framework);
+        let settings = &state.settings.settings;
+        let rules = match owner {
+            Some(owner) => Rules::of(settings, owner, owner.role_of(demand)),
+            None => Rules::of_cluster(settings),
+        };
+        let (request, shape) = (&demand.request, Shape::of(demand, rules));
         if self.is_new {
             // A master that does not lead has seen nothing, and keeps nothing.
             let mut agents = self.agents.afresh(state);
@@ -34,7 +40,6 @@ impl Allocator {
             };
             return waiting.explain(|name| agents.largest(name));
         }
-        let owner = state.framework(framework);
         let member = owner.and_then(|owner| MemberId::of(owner, demand.role.as_ref()));
         let member = member.unwrap_or(MemberId::new(framework, 0));
         for agent in self.changed.agents.clone() {
@@ -48,40 +53,46 @@ impl Allocator {
         let own: BTreeSet<_> = own.map(|offer| offer.agent).collect();
         for agent in own.iter().filter_map(|agent| state.agent(*agent)) {
             let held = self.offers.held_by_others(agent.id, member);
-            self.agents.recount(&mut counts, &shape, agent, &held);
+            self.agents
+                .recount(&mut counts, &shape, settings, agent, &held);
         }
         let waiting = Waiting {
             request,
-            filtered: self.filtered(state, member, demand),
-            quota: self.quota(member, request),
+            filtered: self.filtered(state, member, &shape),
+            quota: self.quota(member, &shape),
             counts,
         };
         waiting.explain(|name| self.agents.largest(name))
     }
 
     /// Agents on which a request fits and that its framework has declined.
-    fn filtered(&self, state: &State, member: MemberId, demand: &Demand) -> u64 {
+    fn filtered(&self, state: &State, member: MemberId, shape: &Shape) -> u64 {
         let agents = self.filters.agents_of(member);
         let agents = agents.filter_map(|agent| state.agent(agent));
         let filtered = agents.filter(|agent| {
             let held = self.offers.held_by_others(agent.id, member);
-            let free: Resources = self.agents.offerable(agent, &held);
-            free.pick(&demand.request).is_ok()
-                && demand.constraints.hold_of(&agent.info)
+            let settings = &state.settings.settings;
+            let free: Resources = self.agents.offerable(settings, agent, &held);
+            shape.fits(&agent.info, &ResourceRequest::from(&free), &free)
+                && free.pick(&shape.request).is_ok()
                 && self.filters.covers(member, agent.id, &free)
         });
         filtered.count() as u64
     }
 
     /// What quota keeps a framework from a request, unless it holds an offer for it.
-    fn quota(&self, member: MemberId, request: &ResourceRequest) -> Option<String> {
+    fn quota(&self, member: MemberId, shape: &Shape) -> Option<String> {
         let node = self.roles.node_of(member)?;
         let own = self.offers.of_member(member);
         let mut own = own.into_iter().filter_map(|id| self.offers.get(id));
-        if own.any(|offer| offer.resources.pick(request).is_ok()) {
+        if own.any(|offer| offer.resources.pick(&shape.request).is_ok()) {
             return None;
         }
-        let bound = self.roles.bound(node, self.agents.free(), request);
+        let bound = |request| self.roles.bound(node, self.agents.free(), request);
+        // What it leaves may be too little for an offer.
+        let slivers = shape.minimum.iter().map(bound);
+        let sliver = slivers.reduce(|one, other| one.and_then(|one| other.map(|_| one)));
+        let bound = bound(&shape.request).or_else(|| sliver.flatten());
         bound.map(|bound| bound.to_string())
     }
 }

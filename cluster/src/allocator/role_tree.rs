@@ -199,12 +199,24 @@ impl RoleTree {
         self.charge(member, amounts);
     }
 
-    /// Takes the cluster's total: shares are parts of it.
-    pub fn set_total(&mut self, total: &ResourceRequest) {
-        if self.total != *total {
+    /// Takes the cluster's total: shares are parts of it. What is named counts in
+    /// nobody's share.
+    pub fn set_total(&mut self, total: &ResourceRequest, unshared: &BTreeSet<String>) {
+        if unshared.is_empty() {
+            if self.total == *total {
+                return;
+            }
             self.total = total.clone();
-            self.sort(ROOT);
+        } else {
+            // Of what there is nothing, nobody has a part.
+            let mut shared = total.clone();
+            unshared.iter().for_each(|name| shared.clear(name));
+            if self.total == shared {
+                return;
+            }
+            self.total = shared;
         }
+        self.sort(ROOT);
     }
 
     /// The node of a framework's role.

@@ -29,6 +29,8 @@ pub(super) struct Counted<'a> {
     pub info: &'a Arc<AgentInfo>,
     /// Whether it could be offered at all.
     pub is_open: bool,
+    /// Whether the cluster's settings let it be.
+    pub is_allowed: bool,
     /// What no task has.
     pub unused: &'a Stock,
     /// And no offer holds.
@@ -56,7 +58,13 @@ struct Asked {
 pub(crate) struct Counts {
     pub agents: u64,
     pub inactive: u64,
+    /// Not among the allowed hosts.
+    pub disallowed: u64,
     pub constrained: u64,
+    /// Kept for what asks for gpus.
+    pub spared: u64,
+    /// It would fit, but too little is left for an offer.
+    pub slivers: u64,
     /// Too small even when empty, by the place of each resource that is short.
     too_small: Vec<u64>,
     busy: Vec<u64>,
@@ -68,7 +76,10 @@ pub(crate) struct Counts {
 /// What keeps a request from an agent; resources that are short as bits.
 enum Why {
     Inactive,
+    Disallowed,
     Constrained,
+    Spared,
+    Sliver,
     TooSmall(u64),
     Busy(u64),
     Held,
@@ -123,7 +134,10 @@ impl Counts {
         add(&mut self.agents);
         match why(shape, agent) {
             Why::Inactive => add(&mut self.inactive),
+            Why::Disallowed => add(&mut self.disallowed),
             Why::Constrained => add(&mut self.constrained),
+            Why::Spared => add(&mut self.spared),
+            Why::Sliver => add(&mut self.slivers),
             Why::TooSmall(short) => each(&mut self.too_small, short, add),
             Why::Busy(short) => each(&mut self.busy, short, add),
             Why::Held => add(&mut self.held),
@@ -144,17 +158,24 @@ impl Counts {
 
 fn why(shape: &Shape, agent: &Counted<'_>) -> Why {
     let request = &shape.request;
+    if !agent.is_allowed {
+        return Why::Disallowed;
+    }
     if !agent.is_open {
         return Why::Inactive;
     }
     if !shape.constraints.hold_of(agent.info) {
         return Why::Constrained;
     }
-    if agent.free.short_of(request) == 0 {
+    if shape.spares(agent.info) {
+        return Why::Spared;
+    }
+    if agent.free.short_of(request) == 0 && shape.is_worth(&agent.free.amounts) {
         return Why::Nothing;
     }
     match agent.unused.short_of(request) {
-        0 => Why::Held,
+        0 if shape.is_worth(&agent.unused.amounts) => Why::Held,
+        0 => Why::Sliver,
         busy => match Stock::of(&agent.info.resources).short_of(request) {
             0 => Why::Busy(busy),
             short => Why::TooSmall(short),

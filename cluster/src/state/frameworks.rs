@@ -1,6 +1,6 @@
 //! Frameworks: deployments, and all that their turns have made durable.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
@@ -50,6 +50,9 @@ pub struct Framework {
     pub suppressed: BTreeSet<Role>,
     /// Its launch counter: the next task's attempt.
     pub next_attempt: u64,
+    /// The least offers that it has set for some of its roles, in place of the
+    /// cluster's.
+    pub minimums: BTreeMap<Role, Vec<ResourceRequest>>,
     /// What its living tasks have, by the place of their role among its roles;
     /// ports and gpus as counts.
     pub used: Vec<ResourceRequest>,
@@ -162,6 +165,7 @@ impl Framework {
             timers: OrdMap::new(),
             demands: OrdMap::new(),
             suppressed: BTreeSet::new(),
+            minimums: BTreeMap::new(),
             next_attempt: first_attempt,
             used: info
                 .roles

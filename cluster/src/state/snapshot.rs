@@ -22,6 +22,7 @@ use super::maintenance::Window;
 use super::masters::Master;
 use super::restore::Restores;
 use super::roles::RoleRecord;
+use super::settings::SettingsRecord;
 use super::tasks::Task;
 use super::{LivingNames, State, TaskIndex};
 
@@ -52,6 +53,7 @@ struct SnapshotV1 {
     answers: Vec<((Principal, String), Answer)>,
     ended_counts: BTreeMap<TaskState, u64>,
     roles: Vec<Arc<RoleRecord>>,
+    settings: SettingsRecord,
 }
 
 impl State {
@@ -103,6 +105,7 @@ impl State {
                 .collect(),
             ended_counts: self.ended_counts.clone(),
             roles: self.roles.values().cloned().collect(),
+            settings: self.settings.clone(),
         }
     }
 
@@ -200,6 +203,7 @@ impl From<SnapshotV1> for State {
             names,
             roles,
             role_use,
+            settings: snapshot.settings,
             tasks: snapshot
                 .tasks
                 .into_iter()

@@ -12,6 +12,7 @@ use imbl::OrdMap;
 use tepui_types::FrameworkPhase;
 use tepui_types::api::event::EventBody;
 use tepui_types::operation::Operation;
+use tepui_types::setting::Settings;
 
 use crate::command::{Turn, TurnKind};
 use crate::outcome::{Accepted, Outcome, Rejection};
@@ -170,7 +171,14 @@ impl State {
                 context.changes.revived.insert(revived);
             }
         }
-        if !turn.demands.is_empty() || !turn.suppressed.is_empty() {
+        for (role, minimum) in &turn.minimums {
+            match minimum {
+                Some(minimum) => framework.minimums.insert(role.clone(), minimum.clone()),
+                None => framework.minimums.remove(role),
+            };
+        }
+        let is_same = turn.demands.is_empty() && turn.minimums.is_empty();
+        if !is_same || !turn.suppressed.is_empty() {
             context.changes.frameworks.insert(turn.framework);
         }
         if !turn.timers.is_empty() {
@@ -275,7 +283,12 @@ fn check_unseen(framework: &Framework, turn: &Turn) -> Result<(), Rejection> {
 fn check_roles(framework: &Framework, turn: &Turn) -> Result<(), Rejection> {
     let demands = turn.demands.iter();
     let wanted = demands.filter_map(|(_, demand)| demand.role.as_ref());
-    let mut named = wanted.chain(turn.suppressed.iter().map(|(role, _)| role));
+    let minimums = turn.minimums.iter();
+    for minimum in minimums.clone().filter_map(|(_, minimum)| minimum.as_ref()) {
+        Settings::validate_minimum(minimum).map_err(Rejection::Limit)?;
+    }
+    let wanted = wanted.chain(turn.suppressed.iter().map(|(role, _)| role));
+    let mut named = wanted.chain(minimums.map(|(role, _)| role));
     match named.find(|role| framework.info.roles.place(Some(role)).is_none()) {
         Some(role) => Err(Rejection::Limit(format!(
             "the framework has no role `{role}`"

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
-use tepui_cluster::allocator::OFFER_TIMEOUT_MS;
 use tepui_cluster::{Allocator, Command, Decision};
 use tepui_types::operation::Operation;
 use tepui_types::*;
@@ -224,7 +223,7 @@ fn offers_expire_and_are_rescinded_with_their_agent() {
     let framework = leader.log.framework("a", "*");
     leader.demand(framework, "x", 1, 1);
     let (_, offer) = leader.offers().remove(0);
-    leader.now = OFFER_TIMEOUT_MS;
+    leader.now = setting::Settings::DEFAULT_OFFER_TIMEOUT_MS;
     assert_eq!(leader.cycle(), [Decision::Rescind(framework, offer.id)]);
     leader.now *= 2;
     let (_, offer) = leader.offers().remove(0);

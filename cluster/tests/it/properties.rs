@@ -7,6 +7,7 @@ use tepui_cluster::{Command, State};
 use tepui_types::operation::{Kill, Operation};
 use tepui_types::resources::ResourceLimit;
 use tepui_types::role::RoleSettings;
+use tepui_types::setting::Settings;
 use tepui_types::*;
 
 use crate::support::*;
@@ -86,6 +87,9 @@ enum Step {
     RemoveRole {
         child: bool,
     },
+    SetSettings {
+        millis: u64,
+    },
     Pass {
         millis: u64,
     },
@@ -122,6 +126,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (any::<bool>(), 0u64..6, proptest::option::of(0u64..6))
             .prop_map(|(child, guarantee, limit)| Step::SetRole { child, guarantee, limit }),
         1 => any::<bool>().prop_map(|child| Step::RemoveRole { child }),
+        1 => (0u64..3_000).prop_map(|millis| Step::SetSettings { millis }),
         2 => (0u64..40).prop_map(|millis| Step::Pass { millis }),
     ]
 }
@@ -284,6 +289,11 @@ fn command(log: &Log, step: &Step) -> Option<Command> {
             force: guarantee % 2 == 0,
         },
         Step::RemoveRole { child } => Command::RemoveRole { role: role(*child) },
+        Step::SetSettings { millis } => Command::SetSettings(Settings {
+            offer_timeout_ms: *millis,
+            allowed_hosts: (millis % 2 == 0).then(|| vec!["m*".to_owned()]),
+            ..Settings::default()
+        }),
         Step::Pass { millis } if millis % 2 == 0 => Command::MeetDeadlines,
         Step::Pass { millis } => Command::ReplaceTasks {
             agent: AgentId(1),

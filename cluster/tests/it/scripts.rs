@@ -9,13 +9,15 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use tepui_cluster::{Allocator, Command, Decision};
-use tepui_types::constraint::{Constraint, Constraints, Test};
 use tepui_types::operation::Operation;
-use tepui_types::resources::{ResourceLimit, ResourceRequest};
 use tepui_types::role::RoleSettings;
 use tepui_types::*;
 
 use crate::support::*;
+
+mod words;
+
+use words::*;
 
 /// A cluster in which things have names.
 struct Stage {
@@ -124,6 +126,16 @@ impl Stage {
             ["accept", name, "on", agent] => self.answer(name, agent, None),
             ["decline", name, "on", agent, "for", seconds] => {
                 self.answer(name, agent, Some(1000 * seconds.parse::<u64>().unwrap()))
+            }
+            ["setting", ref rest @ ..] => self.apply(Command::SetSettings(settings(rest))),
+            ["minimum", name, role, ref rest @ ..] => {
+                let minimum = match rest {
+                    ["cluster"] => None,
+                    ["none"] => Some(Vec::new()),
+                    rest => Some(rest.iter().map(|word| least(word)).collect()),
+                };
+                let minimums = vec![(role.parse().unwrap(), minimum)];
+                self.turn(name, |turn| turn.minimums = minimums)
             }
             ["usage", role] => {
                 let used = self.log.state.role_use(&role.parse().unwrap());
@@ -375,102 +387,6 @@ impl Stage {
     }
 }
 
-/// What stands before `in ROLE`, and the role.
-fn in_role<'a, 'b>(words: &'a [&'b str]) -> (&'a [&'b str], Option<Role>) {
-    match words {
-        [rest @ .., "in", role] => (rest, Some(role.parse().unwrap())),
-        _ => (words, None),
-    }
-}
-
-/// `cpus=2 where zone=a rack!=r1 or hostname~node-*`; a name alone, or after `!`, asks whether it is
-/// there.
-fn demand(count: u32, words: &[&str]) -> Demand {
-    let (words, role) = in_role(words);
-    let mut parts = words.splitn(2, |word| *word == "where");
-    let request = ResourceRequest::from(&resources(parts.next().unwrap()));
-    let groups = parts.next().unwrap_or(&[]).split(|word| *word == "or");
-    let groups = groups.filter(|group| !group.is_empty());
-    let groups = groups.map(|group| group.iter().map(|word| constraint(word)).collect());
-    Demand {
-        constraints: Constraints(groups.collect()),
-        role,
-        ..Demand::new(count, request)
-    }
-}
-
-fn cpus(amounts: &ResourceRequest) -> String {
-    format!("{} cpus", amounts.show("cpus"))
-}
-
-fn constraint(word: &str) -> Constraint {
-    type Sign = (&'static str, fn(String) -> Test);
-    let tests: [Sign; 4] = [
-        ("!=", Test::NotEquals),
-        ("!~", Test::NotMatches),
-        ("=", Test::Equals),
-        ("~", Test::Matches),
-    ];
-    let named = tests.iter().find_map(|(sign, test)| {
-        let (name, text) = word.split_once(sign)?;
-        Some((name, test(text.into())))
-    });
-    let (attribute, test) = named.unwrap_or(match word.strip_prefix('!') {
-        Some(name) => (name, Test::NotExists),
-        None => (word, Test::Exists),
-    });
-    let attribute = attribute.into();
-    Constraint { attribute, test }
-}
-
-/// `cpus=2 mem=1 gpus=g0,g1 ports=2`: memory and disk in GiB.
-fn resources(words: &[&str]) -> Resources {
-    let mut resources = Resources::default();
-    for word in words {
-        let (name, amount) = word
-            .split_once('=')
-            .unwrap_or_else(|| panic!("no amount: {word}"));
-        match name {
-            "cpus" => resources.cpus = MilliCpus(thousandths(amount)),
-            "mem" => resources.mem = Bytes::gib(amount.parse().unwrap()),
-            "disk" => resources.disk = Bytes::gib(amount.parse().unwrap()),
-            "ports" => {
-                let count: u16 = amount.parse().unwrap();
-                resources.ports = resources::PortRanges::from_range(31000, 30999 + count);
-            }
-            "gpus" => {
-                let devices = amount.split(',').map(|name| (name.to_owned(), 1000));
-                resources.gpus = devices.collect();
-            }
-            name => _ = resources.custom.insert(name.into(), thousandths(amount)),
-        }
-    }
-    resources
-}
-
-fn limit(limit: &mut ResourceLimit, amounts: &Resources) {
-    let amounts = ResourceRequest::from(amounts);
-    // A limit of nothing is written `limit.cpus=0`, the only one that a script has needed.
-    if amounts.is_empty() {
-        limit.cpus = Some(MilliCpus(0));
-    }
-    for (name, amount) in amounts.entries() {
-        match name {
-            "cpus" => limit.cpus = Some(MilliCpus(amount)),
-            "mem" => limit.mem = Some(Bytes(amount)),
-            "disk" => limit.disk = Some(Bytes(amount)),
-            "ports" => limit.ports = Some(amount as u32),
-            "gpus" => limit.gpus_milli = Some(amount),
-            name => _ = limit.custom.insert(name.into(), amount),
-        }
-    }
-}
-
-fn thousandths(text: &str) -> u64 {
-    let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
-    whole.parse::<u64>().unwrap() * 1000 + format!("{part:0<3}").parse::<u64>().unwrap()
-}
-
 /// Plays a file; every title begins a new cluster.
 fn check(name: &str) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/testdata");
@@ -545,6 +461,16 @@ fn constraints_keep_away_what_would_be_declined() {
 #[test]
 fn frameworks_take_part_in_each_of_their_roles() {
     check("roles");
+}
+
+#[test]
+fn operators_settings_hold_for_all() {
+    check("settings");
+}
+
+#[test]
+fn slivers_are_not_offered() {
+    check("minimum");
 }
 
 #[test]

@@ -284,6 +284,21 @@ fn constraint_in(constraint: cluster::Constraint) -> Constraint {
 }
 
 pub fn explanation_out(explanation: Explanation) -> cluster::Explanation {
+    let counts = [
+        ("constrained", explanation.constrained),
+        ("held", explanation.held),
+        ("spared", explanation.spared),
+        ("slivers", explanation.slivers),
+        ("disallowed", explanation.disallowed),
+    ];
+    let counts = counts.into_iter().filter(|(_, count)| *count > 0);
+    let counts = counts.map(|(name, count)| (name, count.to_string()));
+    let quota = explanation.quota.map(|quota| ("quota", quota));
+    let extensions = counts.chain(quota).map(|(name, value)| types::Extension {
+        name: name.into(),
+        value,
+    });
+    let extensions = extensions.collect();
     cluster::Explanation {
         summary: explanation.summary,
         agents: explanation.agents,
@@ -292,7 +307,7 @@ pub fn explanation_out(explanation: Explanation) -> cluster::Explanation {
         too_small: explanation.too_small.into_iter().collect(),
         inactive: explanation.inactive,
         filtered: explanation.filtered,
-        extensions: Vec::new(),
+        extensions,
     }
 }
 

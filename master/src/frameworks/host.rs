@@ -187,6 +187,18 @@ impl cluster::Host for HostState {
         Ok(self.turn().revive(Some(role))?)
     }
 
+    fn minimum_offer(
+        &mut self,
+        role: Option<String>,
+        least: Option<Vec<types::Request>>,
+    ) -> Result<(), cluster::CallError> {
+        let role = role.as_deref().map(convert::role_in).transpose();
+        let role = role.map_err(CallError::Invalid)?;
+        let least = least.map(|least| least.into_iter().map(convert::request_in).collect());
+        let least = least.transpose().map_err(CallError::Invalid)?;
+        Ok(self.turn().minimum_offer(role, least)?)
+    }
+
     fn explain(&mut self, key: String) -> Option<cluster::Explanation> {
         let demand = self.turn().wanted(&key)?.clone();
         if !self.explained.contains_key(&key) {

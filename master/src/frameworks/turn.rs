@@ -13,6 +13,7 @@ use tepui_cluster::state::frameworks::Framework;
 use tepui_cluster::state::limits as quota;
 use tepui_cluster::{State, Turn, TurnKind};
 use tepui_types::operation::{Kill, Launch, Operation};
+use tepui_types::resources::ResourceRequest;
 use tepui_types::{
     Demand, Filters, Offer, OfferId, Resources, Role, TaskId, TaskName, TaskSpec, Timestamp,
 };
@@ -80,6 +81,7 @@ pub struct OpenTurn {
     timer_count: usize,
     demands: BTreeMap<String, Demand>,
     suppressed: BTreeMap<Role, bool>,
+    minimums: BTreeMap<Role, Option<Vec<ResourceRequest>>>,
     /// What the launches run, one for each call.
     specs: Vec<Arc<TaskSpec>>,
     operations: Vec<Operation>,
@@ -134,6 +136,7 @@ impl OpenTurn {
             timer_count: framework.timers.len(),
             demands: BTreeMap::new(),
             suppressed: BTreeMap::new(),
+            minimums: BTreeMap::new(),
             specs: Vec::new(),
             operations: Vec::new(),
             launches: 0,
@@ -493,6 +496,7 @@ impl OpenTurn {
         turn.timers = self.timers.into_iter().collect();
         turn.demands = self.demands.into_iter().collect();
         turn.suppressed = self.suppressed.into_iter().collect();
+        turn.minimums = self.minimums.into_iter().collect();
         turn.first_attempt = self.framework.next_attempt;
         turn.specs = self.specs;
         turn.operations = self.operations;

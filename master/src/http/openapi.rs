@@ -5,7 +5,7 @@ use utoipa::OpenApi;
 
 use crate::http::{
     agents, artifacts, backup, cluster, demands, events, frameworks, logs, maintenance, masters,
-    roles, tasks,
+    roles, settings, tasks,
 };
 
 #[derive(OpenApi)]
@@ -40,6 +40,8 @@ use crate::http::{
         roles::show,
         roles::set,
         roles::remove,
+        settings::show,
+        settings::set,
         tasks::list,
         tasks::show,
         tasks::kill,

@@ -212,7 +212,19 @@ pub fn resource_request(request: &ResourceRequest) -> types::Request {
 }
 
 pub fn explanation(explanation: cluster::Explanation) -> Explanation {
+    let more = |name: &str| {
+        let mut extensions = explanation.extensions.iter();
+        let found = extensions.find(|extension| extension.name == name);
+        found.map(|extension| extension.value.clone())
+    };
+    let count = |name: &str| more(name).and_then(|count| count.parse().ok()).unwrap_or(0);
     Explanation {
+        constrained: count("constrained"),
+        held: count("held"),
+        spared: count("spared"),
+        slivers: count("slivers"),
+        disallowed: count("disallowed"),
+        quota: more("quota"),
         summary: explanation.summary,
         agents: explanation.agents,
         fitting: explanation.fitting,
@@ -222,9 +234,6 @@ pub fn explanation(explanation: cluster::Explanation) -> Explanation {
         filtered: explanation.filtered,
         // The summary has these.
         largest: Default::default(),
-        constrained: 0,
-        held: 0,
-        quota: None,
     }
 }
 

@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 
 use tepui_types::api::demand::Explanation;
 use tepui_types::ids::is_label;
+use tepui_types::resources::ResourceRequest;
+use tepui_types::setting::Settings;
 use tepui_types::{
     AgentId, Demand, FrameworkId, OfferId, Resources, Role, TaskState, Timestamp, envelope,
 };
@@ -58,6 +60,11 @@ pub enum Call {
     },
     Revive {
         role: Option<Role>,
+    },
+    /// The scripted cluster has no minimum of its own, and offers what is there.
+    MinimumOffer {
+        role: Option<Role>,
+        least: Option<Vec<ResourceRequest>>,
     },
 }
 
@@ -326,6 +333,20 @@ impl Host for ScriptedHost {
         suppressed.retain(|known| role.is_some_and(|role| role != known));
         self.calls.push(Call::Revive {
             role: role.cloned(),
+        });
+        Ok(())
+    }
+
+    fn minimum_offer(
+        &mut self,
+        role: Option<&Role>,
+        least: Option<&[ResourceRequest]>,
+    ) -> Result<(), Error> {
+        self.check_role(role)?;
+        Settings::validate_minimum(least.unwrap_or_default()).map_err(Error::Invalid)?;
+        self.calls.push(Call::MinimumOffer {
+            role: role.cloned(),
+            least: least.map(<[_]>::to_vec),
         });
         Ok(())
     }

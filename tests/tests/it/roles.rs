@@ -168,3 +168,74 @@ async fn a_job_runs_only_where_its_constraints_hold() -> Result {
     assert!(said.contains("zone=a"), "{said}");
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_hold_for_all_and_are_changed_at_run_time() -> Result {
+    let cluster = Cluster::new().agents(2).start().await?;
+    let second = cluster.client().agent("agent-1").await?.id.to_string();
+    let said = ok(&cluster, &["setting", "list"]).await?;
+    for part in ["for-gpus", "cpus=0.01 mem=32MiB", "30"] {
+        assert!(said.contains(part), "{said}");
+    }
+    let only = ["setting", "set", "allowed-hosts", "agent-1"];
+    ok(&cluster, &only).await?;
+    let script = "echo $TEPUI_AGENT_ID";
+    for _ in 0..3 {
+        let said = ok(&cluster, &["run", "--", "sh", "-c", script]).await?;
+        assert_eq!(said.trim(), second);
+    }
+    let nobody = ["setting", "set", "allowed-hosts", "nobody"];
+    ok(&cluster, &nobody).await?;
+    ok(&cluster, &["run", "-d", "--name", "waits", "--", "true"]).await?;
+    eventually("it is said what keeps it", async || {
+        let said = ok(&cluster, &["explain", "waits"]).await?;
+        anyhow::ensure!(said.contains("not among the allowed hosts"), "{said}");
+        Ok(())
+    })
+    .await;
+    ok(&cluster, &["setting", "reset", "allowed-hosts"]).await?;
+    eventually("it runs after all", async || {
+        let job = cluster.client().job("waits").await?;
+        anyhow::ensure!(job.finished == 1, "{job:?}");
+        Ok(())
+    })
+    .await;
+    for (name, value) in [
+        ("offer-timeout", "0s"),
+        ("offer-timeout", "-1s"),
+        ("gpu-agents", "some"),
+        ("minimum-offer", "cpus=NaN"),
+        ("colour", "red"),
+    ] {
+        let said = refused(&cluster, &["setting", "set", name, value]).await?;
+        assert!(!said.is_empty(), "{name} {value}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_framework_has_the_roles_that_it_is_deployed_with() -> Result {
+    let cluster = Cluster::new().start().await?;
+    let batch = process::guest("frameworks/batch.wasm")?
+        .display()
+        .to_string();
+    let deploy = ["framework", "deploy", "web", &batch];
+    let said = refused(
+        &cluster,
+        &[&deploy[..], &["--role", "a", "--role", "a"]].concat(),
+    )
+    .await?;
+    assert!(said.contains("twice"), "{said}");
+    ok(
+        &cluster,
+        &[&deploy[..], &["--role", "a/x", "--role", "b"]].concat(),
+    )
+    .await?;
+    let said = ok(&cluster, &["framework", "show", "web"]).await?;
+    assert!(said.contains("a/x, b"), "{said}");
+    for role in ["a", "a/x", "b"] {
+        let view: RoleView = cluster.client().get(&format!("/v1/roles/{role}")).await?;
+        assert_eq!(view.frameworks, 1, "{role}");
+    }
+    Ok(())
+}

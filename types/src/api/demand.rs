@@ -64,6 +64,15 @@ pub struct Explanation {
     /// Agents on which it would fit but for what is offered to others now.
     #[serde(default)]
     pub held: u64,
+    /// Agents with gpus, which are kept for what asks for gpus.
+    #[serde(default)]
+    pub spared: u64,
+    /// Agents on which it would fit, but with less left than the least offer.
+    #[serde(default)]
+    pub slivers: u64,
+    /// Agents that are not among the cluster's allowed hosts.
+    #[serde(default)]
+    pub disallowed: u64,
     /// The limit of a role, or the guarantees of others, that keep it from what is free.
     #[serde(default)]
     pub quota: Option<String>,

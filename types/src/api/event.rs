@@ -122,4 +122,6 @@ pub enum EventBody {
         /// Whether something is set of it now.
         is_set: bool,
     },
+    /// The cluster's settings changed.
+    Settings {},
 }

@@ -129,6 +129,18 @@ impl ResourceRequest {
         }
     }
 
+    /// Leaves nothing of one resource, by its name in errors.
+    pub fn clear(&mut self, name: &str) {
+        match name {
+            "cpus" => self.cpus = MilliCpus(0),
+            "mem" => self.mem = Bytes(0),
+            "disk" => self.disk = Bytes(0),
+            "ports" => self.ports = 0,
+            "gpus" => self.gpus_milli = 0,
+            name => _ = self.custom.remove(name),
+        }
+    }
+
     /// What there is more than nothing of, by its name in errors.
     pub fn entries(&self) -> impl Iterator<Item = (&str, u64)> {
         let named = [

@@ -4,6 +4,8 @@
 //! the state says, once the turn has committed.
 
 use tepui_cluster::state::limits as quota;
+use tepui_types::resources::ResourceRequest;
+use tepui_types::setting::Settings;
 use tepui_types::{Demand, Role};
 
 use super::{CallError, OpenTurn, RECORD};
@@ -79,6 +81,23 @@ impl OpenTurn {
             }
             self.suppressed.insert(role.clone(), suppressed);
         }
+        Ok(())
+    }
+
+    /// Sets the least offers of a role, or leaves them to the cluster again.
+    pub fn minimum_offer(
+        &mut self,
+        role: Option<Role>,
+        least: Option<Vec<ResourceRequest>>,
+    ) -> Result<(), CallError> {
+        self.check_role(role.as_ref())?;
+        let named = least.as_deref().unwrap_or_default();
+        Settings::validate_minimum(named).map_err(CallError::Invalid)?;
+        let custom = named.iter().flat_map(|amounts| amounts.custom.keys());
+        let custom: usize = custom.map(|name| name.len() + RECORD).sum();
+        let role = role.unwrap_or_else(|| self.framework.info.roles.first().clone());
+        self.reserve(0, role.as_str().len() + (named.len() + 1) * RECORD + custom)?;
+        self.minimums.insert(role, least);
         Ok(())
     }
 

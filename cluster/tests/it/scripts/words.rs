@@ -1,0 +1,134 @@
+//! What the words of a script's lines mean.
+
+use tepui_types::constraint::{Constraint, Constraints, Test};
+use tepui_types::resources::{ResourceLimit, ResourceRequest};
+use tepui_types::setting::{GpuAgents, Settings};
+use tepui_types::*;
+
+/// What stands before `in ROLE`, and the role.
+pub fn in_role<'a, 'b>(words: &'a [&'b str]) -> (&'a [&'b str], Option<Role>) {
+    match words {
+        [rest @ .., "in", role] => (rest, Some(role.parse().unwrap())),
+        _ => (words, None),
+    }
+}
+
+/// `cpus=2 where zone=a rack!=r1 or hostname~node-*`; a name alone, or after `!`, asks whether it is
+/// there.
+pub fn demand(count: u32, words: &[&str]) -> Demand {
+    let (words, role) = in_role(words);
+    let mut parts = words.splitn(2, |word| *word == "where");
+    let request = ResourceRequest::from(&resources(parts.next().unwrap()));
+    let groups = parts.next().unwrap_or(&[]).split(|word| *word == "or");
+    let groups = groups.filter(|group| !group.is_empty());
+    let groups = groups.map(|group| group.iter().map(|word| constraint(word)).collect());
+    Demand {
+        constraints: Constraints(groups.collect()),
+        role,
+        ..Demand::new(count, request)
+    }
+}
+
+/// `gpu-agents=all unshared=a,b minimum=none timeout=5 hosts=a*,b`; what is not named is as usual.
+/// Each `minimum` is one more.
+pub fn settings(words: &[&str]) -> Settings {
+    let mut settings = Settings::default();
+    if words.iter().any(|word| word.starts_with("minimum=")) {
+        settings.minimum_offer.clear();
+    }
+    for word in words {
+        let (name, value) = word.split_once('=').unwrap();
+        let names = || value.split(',').map(str::to_owned);
+        match (name, value) {
+            ("gpu-agents", "all") => settings.gpu_agents = GpuAgents::ForAll,
+            ("unshared", _) => settings.unshared = names().collect(),
+            ("minimum", "none") => {}
+            ("minimum", least_offer) => settings.minimum_offer.push(least(least_offer)),
+            ("timeout", seconds) => {
+                settings.offer_timeout_ms = 1000 * seconds.parse::<u64>().unwrap();
+            }
+            ("hosts", _) => settings.allowed_hosts = Some(names().collect()),
+            other => panic!("no such setting: {other:?}"),
+        }
+    }
+    settings
+}
+
+/// `cpus:2,mem:1`.
+pub fn least(text: &str) -> ResourceRequest {
+    let words: Vec<_> = text.split(',').map(|word| word.replace(':', "=")).collect();
+    let words: Vec<_> = words.iter().map(String::as_str).collect();
+    ResourceRequest::from(&resources(&words))
+}
+
+pub fn cpus(amounts: &ResourceRequest) -> String {
+    format!("{} cpus", amounts.show("cpus"))
+}
+
+pub fn constraint(word: &str) -> Constraint {
+    type Sign = (&'static str, fn(String) -> Test);
+    let tests: [Sign; 4] = [
+        ("!=", Test::NotEquals),
+        ("!~", Test::NotMatches),
+        ("=", Test::Equals),
+        ("~", Test::Matches),
+    ];
+    let named = tests.iter().find_map(|(sign, test)| {
+        let (name, text) = word.split_once(sign)?;
+        Some((name, test(text.into())))
+    });
+    let (attribute, test) = named.unwrap_or(match word.strip_prefix('!') {
+        Some(name) => (name, Test::NotExists),
+        None => (word, Test::Exists),
+    });
+    let attribute = attribute.into();
+    Constraint { attribute, test }
+}
+
+/// `cpus=2 mem=1 gpus=g0,g1 ports=2`: memory and disk in GiB.
+pub fn resources(words: &[&str]) -> Resources {
+    let mut resources = Resources::default();
+    for word in words {
+        let (name, amount) = word
+            .split_once('=')
+            .unwrap_or_else(|| panic!("no amount: {word}"));
+        match name {
+            "cpus" => resources.cpus = MilliCpus(thousandths(amount)),
+            "mem" => resources.mem = Bytes::gib(amount.parse().unwrap()),
+            "disk" => resources.disk = Bytes::gib(amount.parse().unwrap()),
+            "ports" => {
+                let count: u16 = amount.parse().unwrap();
+                resources.ports = resources::PortRanges::from_range(31000, 30999 + count);
+            }
+            "gpus" => {
+                let devices = amount.split(',').map(|name| (name.to_owned(), 1000));
+                resources.gpus = devices.collect();
+            }
+            name => _ = resources.custom.insert(name.into(), thousandths(amount)),
+        }
+    }
+    resources
+}
+
+pub fn limit(limit: &mut ResourceLimit, amounts: &Resources) {
+    let amounts = ResourceRequest::from(amounts);
+    // A limit of nothing is written `limit.cpus=0`, the only one that a script has needed.
+    if amounts.is_empty() {
+        limit.cpus = Some(MilliCpus(0));
+    }
+    for (name, amount) in amounts.entries() {
+        match name {
+            "cpus" => limit.cpus = Some(MilliCpus(amount)),
+            "mem" => limit.mem = Some(Bytes(amount)),
+            "disk" => limit.disk = Some(Bytes(amount)),
+            "ports" => limit.ports = Some(amount as u32),
+            "gpus" => limit.gpus_milli = Some(amount),
+            name => _ = limit.custom.insert(name.into(), amount),
+        }
+    }
+}
+
+pub fn thousandths(text: &str) -> u64 {
+    let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
+    whole.parse::<u64>().unwrap() * 1000 + format!("{part:0<3}").parse::<u64>().unwrap()
+}
