@@ -37,7 +37,7 @@ mod traits;
 
 use agents::Agents;
 use filters::Filters;
-use members::{Member, MemberId, members};
+use members::{Member, MemberId};
 use offers::Offers;
 pub use patience::Holding;
 use role_tree::RoleTree;
@@ -199,13 +199,11 @@ impl Allocator {
     }
 
     /// What outstanding offers hold for each of these roles and those below it.
-    pub fn offered_to(&self, state: &State, roles: &[Role]) -> Vec<ResourceRequest> {
+    pub fn offered_to(&self, roles: &[Role]) -> Vec<ResourceRequest> {
         let mut offered = BTreeMap::<Role, ResourceRequest>::new();
         for (_, offer) in self.offers.iter() {
-            let framework = state.framework(offer.member.framework);
-            let roles = framework.into_iter().flat_map(|f| members(f));
-            let role = roles.filter(|(member, _)| *member == offer.member);
-            for role in role.flat_map(|(_, role)| role.upwards()) {
+            let member = self.members.get(&offer.member);
+            for role in member.into_iter().flat_map(|member| member.role.upwards()) {
                 offered.entry(role).or_default().include(&offer.resources);
             }
         }

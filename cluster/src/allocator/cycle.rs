@@ -142,7 +142,8 @@ impl Allocator {
             });
         }
         let is_hungry = demands.is_hungry();
-        self.members.entry(id).or_default().demands = demands;
+        let member = self.members.entry(id).or_default();
+        (member.demands, member.role) = (demands, role.clone());
         self.full.remove(&id);
         self.roles.set_hungry(id, is_hungry);
         self.reopened.insert(id);

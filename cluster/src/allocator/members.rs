@@ -32,11 +32,6 @@ impl MemberId {
         Some(Self::new(framework.id, place))
     }
 
-    /// The role's place among its framework's.
-    pub fn place(self) -> usize {
-        self.place.into()
-    }
-
     /// All that a framework may have.
     pub fn all_of(framework: FrameworkId) -> std::ops::RangeInclusive<Self> {
         Self::new(framework, 0)..=Self::new(framework, usize::MAX)
@@ -52,6 +47,7 @@ pub fn members(framework: &Framework) -> impl Iterator<Item = (MemberId, &Role)>
 /// A member as the allocator last saw it.
 #[derive(Debug, Default)]
 pub(super) struct Member {
+    pub role: Role,
     pub demands: Demands,
     /// What its tasks have, as it is charged.
     pub used: ResourceRequest,

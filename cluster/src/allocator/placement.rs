@@ -123,11 +123,10 @@ impl Allocator {
         now: Timestamp,
     ) -> Option<Decision> {
         let record = state.agent(agent)?;
-        let roles = &state.framework(member.framework)?.info.roles;
-        let role = roles.iter().nth(member.place())?.clone();
-        let demands = &mut self.members.get_mut(&member)?.demands;
-        let covered = demands.cover(&record.info, &resources);
-        let is_hungry = demands.is_hungry();
+        let known = self.members.get_mut(&member)?;
+        let role = known.role.clone();
+        let covered = known.demands.cover(&record.info, &resources);
+        let is_hungry = known.demands.is_hungry();
         let amounts = ResourceRequest::from(&resources);
         self.roles.serve(member, &amounts, is_hungry);
         *free = free.saturating_sub(&resources);

@@ -164,11 +164,13 @@ impl Play {
                     .info
                     .roles;
                 let role = roles.iter().last().filter(|_| *last).cloned();
+                // One shape for each role: what several cover depends on their order.
+                let key = role.as_ref().unwrap_or(roles.first()).to_string();
                 let demand = Demand {
                     role,
                     ..wanted(*count, *cpus, *zone)
                 };
-                turn.demands.push((format!("d{last}"), demand));
+                turn.demands.push((key, demand));
                 self.leader.apply(Command::Turn(turn));
             }
             Step::Use { offer, cpus } => {

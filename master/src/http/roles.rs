@@ -143,9 +143,7 @@ fn views(master: &Master, state: &State, roles: Vec<Role>) -> Vec<RoleView> {
     let agents = state.agents.values();
     let active = agents.filter(|agent| agent.standing() == AgentStatus::Active);
     active.for_each(|agent| total.include(&agent.info.resources));
-    let offered = master
-        .offers
-        .with(|allocator| allocator.offered_to(state, &roles));
+    let offered = master.offers.with(|allocator| allocator.offered_to(&roles));
     let views = roles.into_iter().zip(offered);
     views
         .map(|(role, offered)| {
