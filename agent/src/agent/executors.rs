@@ -110,7 +110,7 @@ pub struct Executor {
     /// Whether it gets nothing new.
     pub retired: bool,
     /// Whether an earlier agent started it, perhaps one of an earlier release: it
-    /// is not kept for tasks that come later.
+    /// gets no new tasks.
     is_found: bool,
     idle_since_ms: Option<u64>,
 }
@@ -193,13 +193,14 @@ impl Executors {
         self.all.len()
     }
 
-    /// The oldest Wasm process of a domain that has room.
+    /// The oldest Wasm process of a domain that has room and is of this agent.
     pub fn with_room(&self, domain: &TrustDomain) -> Option<ExecutorId> {
         let ids = self.by_domain.get(domain)?;
         ids.iter().copied().find(|id| {
-            self.all
-                .get(id)
-                .is_some_and(|executor| !executor.retired && executor.living.len() < MAX_TASKS)
+            self.all.get(id).is_some_and(|executor| {
+                let is_open = !executor.retired && !executor.is_found;
+                is_open && executor.living.len() < MAX_TASKS
+            })
         })
     }
 
@@ -321,6 +322,17 @@ mod tests {
             executors.add(ExecutorKind::Wasm(domain("ada"))),
             ExecutorId(1)
         );
+    }
+
+    #[test]
+    fn a_process_of_an_earlier_agent_gets_nothing_new() {
+        let mut executors = Executors::default();
+        let earlier = executors.add(ExecutorKind::Wasm(domain("ada")));
+        assert_eq!(executors.with_room(&domain("ada")), Some(earlier));
+        executors.mark_found();
+        assert_eq!(executors.with_room(&domain("ada")), None);
+        let own = executors.add(ExecutorKind::Wasm(domain("ada")));
+        assert_eq!(executors.with_room(&domain("ada")), Some(own));
     }
 
     #[test]

@@ -269,8 +269,13 @@ impl Session {
                 "only saw {:?}",
                 self.latest
             );
-            let AgentFrame::Statuses(reports) = self.next().await else {
-                continue;
+            let reports = match self.next().await {
+                AgentFrame::Statuses(reports) => reports,
+                AgentFrame::Heartbeat(_) => {
+                    self.send(MasterFrame::Heartbeat).await;
+                    continue;
+                }
+                _ => continue,
             };
             assert!(reports.len() <= MAX_BATCH);
             if self.records {

@@ -39,6 +39,70 @@ async fn command_runs_to_its_end_and_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn what_an_earlier_task_left_and_would_not_end_keeps_no_later_one() {
+    let Some(frozen) = Frozen::new() else {
+        return;
+    };
+    let mut master = FakeMaster::start().await;
+    let agent = AgentProcess::start(&master);
+    let mut session = master.session().await;
+    // Whoever is frozen does not even die.
+    let script = format!(
+        "sleep 1000 & echo $! > {0}/cgroup.procs && echo FROZEN > {0}/freezer.state",
+        frozen.0.display()
+    );
+    let first = shell("first", &script);
+    session.launch(&first).await;
+    session.until(&first.task, TaskState::Finished).await;
+    let [worn] = &agent.executors()[..] else {
+        panic!("one executor");
+    };
+    assert!(frozen.has_processes());
+
+    let second = shell("second", "true");
+    session.launch(&second).await;
+    session.until(&second.task, TaskState::Finished).await;
+    assert!(frozen.has_processes());
+    let executors = agent.executors();
+    assert!(!executors.contains(worn), "{executors:?}");
+}
+
+/// A cgroup of v1's freezer; thawed and removed at the end.
+struct Frozen(std::path::PathBuf);
+
+impl Frozen {
+    /// None, saying so, where the machine has no such hierarchy.
+    fn new() -> Option<Self> {
+        let name = format!("tepui-test-{}", std::process::id());
+        let dir = std::path::Path::new("/sys/fs/cgroup/freezer").join(name);
+        match std::fs::create_dir(&dir) {
+            Ok(()) => Some(Self(dir)),
+            Err(error) => {
+                eprintln!("without v1's freezer: {error}");
+                None
+            }
+        }
+    }
+
+    fn has_processes(&self) -> bool {
+        let list = std::fs::read_to_string(self.0.join("cgroup.procs"));
+        list.is_ok_and(|list| !list.is_empty())
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        let _ = std::fs::write(self.0.join("freezer.state"), "THAWED");
+        // SIGKILL has waited for it; the folder can go once it is gone.
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while self.has_processes() && std::time::Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+#[tokio::test]
 async fn launch_that_comes_twice_runs_once() {
     let mut master = FakeMaster::start().await;
     let agent = AgentProcess::start(&master);
