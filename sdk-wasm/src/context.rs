@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use tepui_types::api::demand::Explanation;
 use tepui_types::constraint::Constraints;
 use tepui_types::resources::ResourceRequest;
-use tepui_types::{AgentId, Demand, OfferId, Resources, Role, Timestamp};
+use tepui_types::{AgentId, Demand, Digest, OfferId, Resources, Role, Timestamp};
 
 use crate::error::Error;
 use crate::task::{Launch, Task, TaskId, TaskSpec};
@@ -87,6 +87,7 @@ pub trait Host {
     fn explain(&mut self, key: &str) -> Option<Explanation>;
     fn agents(&mut self, after: Option<AgentId>, limit: u32) -> Vec<AgentView>;
     fn tasks(&mut self, after: Option<&TaskId>, limit: u32) -> Vec<Task>;
+    fn has_artifact(&mut self, digest: &Digest) -> bool;
     fn this_framework(&mut self) -> FrameworkIdentity;
     fn now_ms(&mut self) -> u64;
 
@@ -233,6 +234,12 @@ impl<'a> Context<'a> {
     /// order of their attempts, at most `limit` (1,000).
     pub fn tasks(&mut self, after: Option<&TaskId>, limit: u32) -> Vec<Task> {
         self.host.tasks(after, limit)
+    }
+
+    /// Whether the cluster stores this artifact: a Wasm task whose artifact nobody has fails on its
+    /// agent.
+    pub fn has_artifact(&mut self, digest: &Digest) -> bool {
+        self.host.has_artifact(digest)
     }
 
     /// The framework that this is.

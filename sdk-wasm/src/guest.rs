@@ -12,7 +12,7 @@ use std::marker::PhantomData;
 
 use tepui_types::api::demand::Explanation;
 use tepui_types::resources::ResourceRequest;
-use tepui_types::{AgentId, Demand, FrameworkId, OfferId, Role};
+use tepui_types::{AgentId, Demand, Digest, FrameworkId, OfferId, Role};
 
 use crate::bindings::exports::tepui::framework::scheduler as exports;
 use crate::bindings::tepui::framework::{cluster, log, store, timers};
@@ -163,6 +163,10 @@ impl Host for Imports {
             .into_iter()
             .map(convert::task)
             .collect()
+    }
+
+    fn has_artifact(&mut self, digest: &Digest) -> bool {
+        cluster::has_artifact(&digest.to_string())
     }
 
     fn this_framework(&mut self) -> FrameworkIdentity {

@@ -40,7 +40,9 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use tepui_types::{AgentId, Demand, OfferId, Reason, Resources, Role, TaskState, Timestamp};
+use tepui_types::{
+    AgentId, Demand, Digest, OfferId, Reason, Resources, Role, TaskState, Timestamp,
+};
 
 pub use host::{Call, LogLine, MAX_TURN_BYTES, MAX_TURN_OPERATIONS, RunningTask};
 
@@ -135,6 +137,11 @@ impl<S: Scheduler> Cluster<S> {
     /// What of an agent is neither used nor in an open offer.
     pub fn free(&self, agent: AgentId) -> Resources {
         self.host.state.free(agent)
+    }
+
+    /// The cluster does not store this artifact; it has every other.
+    pub fn lacks_artifact(&mut self, digest: Digest) {
+        self.host.state.missing_artifacts.insert(digest);
     }
 
     /// Gives the framework these roles, in place of `*`. What names none of them

@@ -8,7 +8,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use tepui_types::api::demand::Explanation;
-use tepui_types::{AgentId, OfferId, OperationId, TaskId, TaskName};
+use tepui_types::{AgentId, Digest, OfferId, OperationId, TaskId, TaskName};
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
@@ -241,6 +241,12 @@ impl cluster::Host for HostState {
         let own = own.take(limit.min(limits::PAGE) as usize);
         let tasks = own.filter_map(|operation| turn.state().tasks.get(operation));
         tasks.map(|task| convert::task_out(task)).collect()
+    }
+
+    fn has_artifact(&mut self, digest: String) -> bool {
+        // What is no digest is nobody's.
+        let digest = digest.parse::<Digest>();
+        digest.is_ok_and(|digest| self.turn().state().artifacts.contains_key(&digest))
     }
 
     fn this_framework(&mut self) -> cluster::Framework {

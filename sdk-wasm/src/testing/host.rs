@@ -8,7 +8,7 @@ use tepui_types::ids::is_label;
 use tepui_types::resources::ResourceRequest;
 use tepui_types::setting::Settings;
 use tepui_types::{
-    AgentId, Demand, FrameworkId, OfferId, Resources, Role, TaskState, Timestamp, envelope,
+    AgentId, Demand, Digest, FrameworkId, OfferId, Resources, Role, TaskState, Timestamp, envelope,
 };
 
 use super::Turn;
@@ -411,6 +411,10 @@ impl Host for ScriptedHost {
         let mut above: Vec<&Task> = above.collect();
         above.sort_by_key(|task| task.id.attempt);
         above.into_iter().take(limit as usize).cloned().collect()
+    }
+
+    fn has_artifact(&mut self, digest: &Digest) -> bool {
+        !self.state.missing_artifacts.contains(digest)
     }
 
     fn this_framework(&mut self) -> FrameworkIdentity {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tepui_types::constraint::Constraints;
 use tepui_types::resources::ResourceRequest;
-use tepui_types::{AgentId, AgentInfo, Demand, Offer, OfferId, Resources, Role};
+use tepui_types::{AgentId, AgentInfo, Demand, Digest, Offer, OfferId, Resources, Role};
 
 use super::host::RunningTask;
 use super::journal::Journaled;
@@ -33,6 +33,8 @@ pub(super) struct State {
     /// The framework's; `*` if a test gives it none.
     pub roles: Vec<Role>,
     pub suppressed: BTreeSet<Role>,
+    /// Every other artifact is stored.
+    pub missing_artifacts: BTreeSet<Digest>,
     pub next_attempt: u64,
     /// The two before this turn.
     pub before: (BTreeSet<Role>, u64),

@@ -103,15 +103,9 @@ async fn an_unknown_artifact_is_named() -> Result {
     let answer = client
         .submit_raw(&Job::wasm(unknown, &[]).name("unknown"))
         .await?;
-    if answer.status.is_success() {
-        let job = client.ended("unknown").await;
-        assert_eq!(job.state, JobState::Failed, "{job:?}");
-        let why = job.reason.context("a reason")?;
-        assert_eq!(why.code, reason::ARTIFACT_UNKNOWN, "{why}");
-    } else {
-        assert!(answer.status.is_client_error());
-        assert!(answer.problem().detail.contains(&unknown.to_string()));
-    }
+    assert_eq!(answer.status, 422);
+    assert_eq!(answer.problem().code, reason::ARTIFACT_UNKNOWN);
+    assert!(answer.problem().detail.contains(&unknown.to_string()));
     let answer = client.get_raw(&format!("/v1/artifacts/{unknown}")).await?;
     assert_eq!(answer.status, 404);
     answer.problem();

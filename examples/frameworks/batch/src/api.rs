@@ -10,7 +10,7 @@ use tepui_sdk::{Context, Digest, Reason};
 use tepui_types::api::job::{JobRequest, JobState, JobTask, JobView, MAX_COUNT};
 use tepui_types::api::list;
 use tepui_types::ids::is_label;
-use tepui_types::{TaskId, TaskName, TaskSpec, envelope};
+use tepui_types::{TaskId, TaskName, TaskSpec, Workload, envelope};
 
 use crate::Batch;
 use crate::job::{Job, Progress, Terms};
@@ -184,6 +184,7 @@ fn submit(
         return Ok(Response::json(201, &view));
     }
     let spec = check(&body, user)?;
+    check_artifact(cx, &spec)?;
     let spec_bytes = envelope::encode(1, &spec).len();
     check_room(batch, spec_bytes)?;
     let name = name_for(batch, cx, &body)?;
@@ -266,6 +267,20 @@ fn check(body: &JobRequest, user: &str) -> Result<TaskSpec, Response> {
     };
     spec.validate().map_err(invalid)?;
     Ok(spec)
+}
+
+/// Refuses a job whose every task would fail.
+fn check_artifact(cx: &mut Context<'_>, spec: &TaskSpec) -> Result<(), Response> {
+    match &spec.workload {
+        Workload::Wasm(wasm) if !cx.has_artifact(&wasm.artifact) => {
+            let detail = format!(
+                "the cluster has no artifact {}: upload it first, as `tepui run FILE.wasm` does",
+                wasm.artifact
+            );
+            Err(Response::problem(422, "artifact-unknown", &detail))
+        }
+        Workload::Wasm(_) | Workload::Command(_) => Ok(()),
+    }
 }
 
 /// Refuses a job for which the store might have no room.

@@ -1,6 +1,6 @@
 //! Requests and answers.
 
-use tepui_sdk::TaskState;
+use tepui_sdk::{Digest, TaskState};
 use tepui_types::api::job::{JobState, JobView, MAX_COUNT};
 
 use crate::{both, end_all, job_body, machine, offer, problem, send, send_with_key, submit, view};
@@ -105,6 +105,30 @@ fn bad_jobs_are_refused_with_what_would_mend_them() {
             "a refused job leaves nothing behind"
         );
         submit(&mut cluster, &longest, r#""count": 100000"#);
+    });
+}
+
+#[test]
+fn a_job_of_an_artifact_that_nobody_has_is_refused() {
+    both(|mut cluster| {
+        let missing = Digest::of(b"nobody has this");
+        cluster.lacks_artifact(missing);
+        let body =
+            |digest: Digest| format!(r#"{{"workload": {{"wasm": {{"artifact": "{digest}"}}}}}}"#);
+        let response = send(&mut cluster, "POST", "/jobs", &body(missing));
+        let problem = problem(&response);
+        assert_eq!(
+            (response.status, problem["code"].as_str()),
+            (422, Some("artifact-unknown"))
+        );
+        assert!(
+            problem["detail"]
+                .as_str()
+                .unwrap()
+                .contains(&missing.to_string())
+        );
+        let response = send(&mut cluster, "POST", "/jobs", &body(Digest::of(b"stored")));
+        assert_eq!(response.status, 201);
     });
 }
 
