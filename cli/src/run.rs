@@ -17,7 +17,7 @@ use tepui_types::api::job::{JobRequest, JobView, MAX_COUNT};
 use tepui_types::constraint::{Constraint, Constraints};
 use tepui_types::resources::ResourceRequest;
 use tepui_types::task::{CommandWorkload, WasmWorkload};
-use tepui_types::{Bytes, MilliCpus, PartitionPolicy, TaskState, Workload};
+use tepui_types::{Bytes, MilliCpus, PartitionPolicy, Role, TaskState, Workload};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::client::Client;
@@ -78,6 +78,12 @@ pub struct Options {
     /// such an attribute. `hostname` is one, too
     #[arg(long = "where", value_parser = amounts::constraint, value_name = "TEST")]
     constraints: Vec<Constraint>,
+    /// Charge its tasks to this role of the framework, not to the first
+    #[arg(long, value_name = "ROLE")]
+    role: Option<Role>,
+    /// End a task, as failed, so long after its launch
+    #[arg(long, value_parser = amounts::duration, value_name = "SPAN")]
+    time_limit: Option<Duration>,
     /// Print the job's name and do not wait
     #[arg(short, long)]
     detach: bool,
@@ -124,6 +130,8 @@ impl Options {
                 true => Constraints::default(),
                 false => Constraints(vec![self.constraints.clone()]),
             },
+            role: self.role.clone(),
+            time_limit_ms: self.time_limit.map(millis),
         }
     }
 }

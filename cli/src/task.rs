@@ -158,6 +158,11 @@ fn show(task: &TaskView) -> Result<()> {
         .add("resources", &task.resources)
         .add("runs", what(&task.spec.workload))
         .maybe("array index", task.array_index)
+        .maybe(
+            "priority",
+            Some(task.spec.priority).filter(|priority| *priority != 0),
+        )
+        .maybe("time limit", task.spec.time_limit_ms.map(output::span))
         .add("launched", output::instant(task.launched_at))
         .maybe("started", task.started_at.map(output::instant))
         .maybe("ended", task.ended_at.map(output::instant))

@@ -209,6 +209,8 @@ mod tests {
             user: String::new(),
             labels: Default::default(),
             partition: Default::default(),
+            priority: 0,
+            time_limit_ms: None,
         })
     }
 
@@ -234,7 +236,8 @@ mod tests {
             sequence: 2,
             acknowledged: 2,
             kill: None,
-            drained: false,
+            taken: None,
+            ends_by: None,
             launched_at: Timestamp(0),
             started_at: None,
             ended_at: Some(Timestamp(index)),

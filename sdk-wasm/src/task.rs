@@ -21,6 +21,11 @@ pub struct TaskSpec {
     pub labels: BTreeMap<String, String>,
     /// What becomes of it while its agent is not heard of; it is waited for unless set.
     pub partition: PartitionPolicy,
+    /// What is taken back for a role below its guarantee has the lowest first; 0
+    /// unless set.
+    pub priority: i32,
+    /// Milliseconds from its launch after which it is ended; none unless set.
+    pub time_limit_ms: Option<u64>,
 }
 
 impl TaskSpec {
@@ -54,6 +59,8 @@ impl TaskSpec {
             user: String::new(),
             labels: BTreeMap::new(),
             partition: PartitionPolicy::Wait,
+            priority: 0,
+            time_limit_ms: None,
         }
     }
 
@@ -94,6 +101,18 @@ impl TaskSpec {
         self
     }
 
+    /// From -1000 to 1000; the lowest is taken back first.
+    pub fn priority(mut self, priority: i32) -> Self {
+        self.priority = priority;
+        self
+    }
+
+    /// Milliseconds from its launch after which it is ended.
+    pub fn time_limit_ms(mut self, millis: u64) -> Self {
+        self.time_limit_ms = Some(millis);
+        self
+    }
+
     /// What is wrong with it in itself, as the host would say it.
     pub fn validate(&self) -> Result<(), String> {
         tepui_types::TaskSpec::from(self.clone()).validate()
@@ -108,6 +127,8 @@ impl From<TaskSpec> for tepui_types::TaskSpec {
             user,
             labels,
             partition,
+            priority,
+            time_limit_ms,
         } = spec;
         Self {
             workload,
@@ -115,6 +136,8 @@ impl From<TaskSpec> for tepui_types::TaskSpec {
             user,
             labels,
             partition,
+            priority,
+            time_limit_ms,
         }
     }
 }
@@ -127,6 +150,8 @@ impl From<tepui_types::TaskSpec> for TaskSpec {
             user,
             labels,
             partition,
+            priority,
+            time_limit_ms,
         } = spec;
         Self {
             workload,
@@ -134,6 +159,8 @@ impl From<tepui_types::TaskSpec> for TaskSpec {
             user,
             labels,
             partition,
+            priority,
+            time_limit_ms,
         }
     }
 }

@@ -51,6 +51,8 @@ impl Job {
             labels: BTreeMap::new(),
             partition: PartitionPolicy::Wait,
             constraints: Default::default(),
+            role: None,
+            time_limit_ms: None,
         })
     }
 
@@ -99,6 +101,18 @@ impl Job {
     /// What becomes of it while its agent is not heard of.
     pub fn partition(mut self, policy: PartitionPolicy) -> Self {
         self.0.partition = policy;
+        self
+    }
+
+    /// Milliseconds from its launch after which a task is ended.
+    pub fn time_limit_ms(mut self, millis: u64) -> Self {
+        self.0.time_limit_ms = Some(millis);
+        self
+    }
+
+    /// Which of the framework's roles is charged.
+    pub fn role(mut self, role: &str) -> Self {
+        self.0.role = role.parse().ok();
         self
     }
 

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::ids::Digest;
 use crate::time::Timestamp;
 
+pub mod reason;
+
 /// How far a task has come. The one list of states; `is_terminal` says which
 /// are the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -176,72 +178,6 @@ impl fmt::Display for Reason {
     }
 }
 
-/// The codes of [`Reason`] that Tepui itself gives.
-pub mod reason {
-    /// The launch asked for more than was free when it was committed.
-    pub const RESOURCES_TAKEN: &str = "resources-taken";
-    /// The launch named an agent that takes no tasks now.
-    pub const AGENT_UNAVAILABLE: &str = "agent-unavailable";
-    /// The launch would have passed the limit of its role.
-    pub const QUOTA_REACHED: &str = "quota-reached";
-    /// The launch named a role that is not one of the framework's.
-    pub const ROLE_FOREIGN: &str = "role-foreign";
-    /// The launch reused a name and attempt.
-    pub const TASK_EXISTS: &str = "task-exists";
-    /// The artifact is not known to the cluster.
-    pub const ARTIFACT_UNKNOWN: &str = "artifact-unknown";
-    /// The artifact could not be fetched.
-    pub const ARTIFACT_UNAVAILABLE: &str = "artifact-unavailable";
-    /// The bytes are not a WebAssembly program that can run here.
-    pub const WASM_INVALID: &str = "wasm-invalid";
-    /// The program wants an import that the host does not give.
-    pub const WASM_IMPORT_MISSING: &str = "wasm-import-missing";
-    /// The program trapped.
-    pub const WASM_TRAP: &str = "wasm-trap";
-    /// It ran past its deadline.
-    pub const DEADLINE: &str = "deadline";
-    /// A framework's `start` answered with an error.
-    pub const START_FAILED: &str = "start-failed";
-    /// A framework's artifact cannot run as one here.
-    pub const NOT_FRAMEWORK: &str = "not-a-framework";
-    /// A framework's turn broke a limit of the cluster.
-    pub const TURN_REJECTED: &str = "turn-rejected";
-    /// More memory was asked for than the task has.
-    pub const MEMORY_LIMIT: &str = "memory-limit";
-    /// More processes were asked for than the task may have.
-    pub const PIDS_LIMIT: &str = "pids-limit";
-    /// It exited with another code than 0.
-    pub const EXIT_CODE: &str = "exit-code";
-    /// A signal ended it.
-    pub const SIGNAL: &str = "signal";
-    /// The command could not be executed.
-    pub const COMMAND_FAILED: &str = "command-failed";
-    /// Its executor process ended under it.
-    pub const EXECUTOR_TERMINATED: &str = "executor-terminated";
-    /// Its executor could not be started.
-    pub const EXECUTOR_FAILED: &str = "executor-failed";
-    /// The agent's disk is full, and it takes no more tasks.
-    pub const AGENT_FULL: &str = "agent-full";
-    /// Someone asked for its end.
-    pub const KILL_REQUESTED: &str = "kill-requested";
-    /// Its framework was removed.
-    pub const FRAMEWORK_REMOVED: &str = "framework-removed";
-    /// Its agent has not been heard of.
-    pub const AGENT_UNREACHABLE: &str = "agent-unreachable";
-    /// Its agent came back without it.
-    pub const AGENT_FORGOT: &str = "agent-forgot";
-    /// Its agent's machine was restarted.
-    pub const AGENT_REBOOTED: &str = "agent-rebooted";
-    /// It was ended because its agent is being drained.
-    pub const AGENT_DRAINED: &str = "agent-drained";
-    /// An operator has said that its agent never comes back.
-    pub const AGENT_GONE: &str = "agent-gone";
-    /// Its agent was not heard of for as long as its partition policy waits.
-    pub const REPLACED: &str = "replaced";
-    /// Its agent ended it, having heard nothing of the masters for too long.
-    pub const STOPPED_UNHEARD: &str = "stopped-unheard";
-}
-
 /// What a task runs. One specification serves all the tasks of an array.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -261,6 +197,14 @@ pub struct TaskSpec {
     /// What becomes of it while its agent is not heard of.
     #[serde(default)]
     pub partition: PartitionPolicy,
+    /// What is taken back for a role below its guarantee has the lowest first;
+    /// from -1000 to 1000.
+    #[serde(default)]
+    pub priority: i32,
+    /// Milliseconds from its launch after which it is ended; what is known to end
+    /// may run before a gang that waits.
+    #[serde(default)]
+    pub time_limit_ms: Option<u64>,
 }
 
 /// What becomes of a task while its agent is not heard of.
@@ -382,6 +326,10 @@ impl TaskSpec {
     pub const MAX_ENCODED: usize = 64 * 1024;
     /// The longest grace, in milliseconds: an hour.
     pub const MAX_KILL_GRACE_MS: u64 = 3_600_000;
+    /// The highest priority; the lowest is as far below 0.
+    pub const MAX_PRIORITY: i32 = 1_000;
+    /// The longest time limit, in milliseconds: a year.
+    pub const MAX_TIME_LIMIT_MS: u64 = 365 * 24 * 3_600_000;
 
     /// What is wrong with it in itself.
     pub fn validate(&self) -> Result<(), String> {
@@ -415,6 +363,21 @@ impl TaskSpec {
             ));
         }
         self.partition.validate()?;
+        if !(-Self::MAX_PRIORITY..=Self::MAX_PRIORITY).contains(&self.priority) {
+            let most = Self::MAX_PRIORITY;
+            return Err(format!(
+                "priority is {}: it goes from -{most} to {most}",
+                self.priority
+            ));
+        }
+        if let Some(millis) = self.time_limit_ms
+            && !(1..=Self::MAX_TIME_LIMIT_MS).contains(&millis)
+        {
+            return Err(format!(
+                "time_limit_ms is {millis}: it goes from 1 to {}",
+                Self::MAX_TIME_LIMIT_MS
+            ));
+        }
         let size = crate::envelope::encode(1, self).len();
         if size > Self::MAX_ENCODED {
             return Err(format!(
@@ -479,7 +442,8 @@ impl TaskStatus {
         match self.state {
             TaskState::Dropped | TaskState::Gone => true,
             TaskState::Killed => {
-                matches!(code, Some(reason::AGENT_DRAINED | reason::STOPPED_UNHEARD))
+                use reason::{AGENT_DRAINED, PREEMPTED, STOPPED_UNHEARD};
+                matches!(code, Some(AGENT_DRAINED | PREEMPTED | STOPPED_UNHEARD))
             }
             _ => false,
         }

@@ -152,6 +152,8 @@ impl JobForm {
                 labels: BTreeMap::new(),
                 partition: tepui_types::task::PartitionPolicy::Wait,
                 constraints: Default::default(),
+                role: None,
+                time_limit_ms: None,
             }),
             _ => Err(problems),
         }

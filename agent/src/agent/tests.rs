@@ -24,6 +24,8 @@ fn launch(name: &str, workload: Workload) -> TaskLaunch {
         user: String::new(),
         labels: BTreeMap::new(),
         partition: Default::default(),
+        priority: 0,
+        time_limit_ms: None,
     };
     TaskLaunch {
         operation: OperationId {

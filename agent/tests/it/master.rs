@@ -330,6 +330,8 @@ fn launch(name: &str, workload: Workload, resources: Resources) -> TaskLaunch {
             user: "ada".into(),
             labels: BTreeMap::new(),
             partition: Default::default(),
+            priority: 0,
+            time_limit_ms: None,
         }),
         resources,
         array_index: None,

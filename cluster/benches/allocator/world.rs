@@ -249,6 +249,8 @@ fn spec() -> Arc<TaskSpec> {
         user: "operator".into(),
         labels: BTreeMap::new(),
         partition: Default::default(),
+        priority: 0,
+        time_limit_ms: None,
     })
 }
 

@@ -198,11 +198,10 @@ impl State {
                 // The launch has not arrived; it is owed again below.
                 (TaskState::Staging, None) if !was_restarted => {}
                 (_, Some(_)) => {
-                    let why = match task.drained {
-                        true => Reason::new(reason::AGENT_DRAINED, "its agent is being drained"),
-                        false => Reason::new(reason::KILL_REQUESTED, "ended on request"),
-                    };
-                    self.end_task(context, operation, TaskState::Killed, Some(why));
+                    let (state, taken) = task.killed_as();
+                    let asked = || Reason::new(reason::KILL_REQUESTED, "ended on request");
+                    let why = taken.unwrap_or_else(asked);
+                    self.end_task(context, operation, state, Some(why));
                 }
                 // It may have arrived, and run, and gone from memory with the machine's power.
                 (TaskState::Staging, None) => {

@@ -5,7 +5,7 @@
 //! once, whoever leads.
 
 use imbl::{OrdMap, OrdSet};
-use tepui_types::{AgentId, Timestamp, WindowId};
+use tepui_types::{AgentId, OperationId, Timestamp, WindowId};
 
 use std::sync::Arc;
 
@@ -15,9 +15,12 @@ use crate::state::agents::Agent;
 use crate::state::context::Context;
 use crate::state::drains::drain_deadline;
 use crate::state::maintenance::Window;
+use crate::state::tasks::Task;
 
-/// Deadlines that one command meets, so that it stays short; the leader comes again for the rest.
-const AT_ONCE: usize = 64;
+/// What one command meets, so that it stays short; the leader comes again for the rest.
+const AT_ONCE: usize = 1_024;
+/// What a deadline takes of that which may be of many tasks.
+const LARGE: usize = 16;
 
 /// What is due at some time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,22 +31,30 @@ pub enum Deadline {
     WindowBegins(WindowId),
     /// A maintenance window is over.
     WindowEnds(WindowId),
+    /// A task has had its time.
+    TimeLimit(OperationId),
 }
 
-/// Deadlines, the next first. Follows from agents and windows: not stored.
+/// Deadlines, the next first. Follows from agents, windows and tasks: not stored.
 pub(super) type Deadlines = OrdSet<(Timestamp, Deadline)>;
 
 /// All deadlines of these.
-pub(super) fn derive(
+pub(super) fn derive<'a>(
     agents: &OrdMap<AgentId, Arc<Agent>>,
     windows: &OrdMap<WindowId, Arc<Window>>,
+    tasks: impl Iterator<Item = &'a Arc<Task>>,
 ) -> Deadlines {
     let drains = agents.values().filter_map(|agent| {
         let at = drain_deadline(&agent.mode)?;
         Some((at, Deadline::Drain(agent.id)))
     });
     let windows = windows.values().map(|window| window.deadline());
-    drains.chain(windows).collect()
+    let limited = tasks.filter(|task| task.is_living() && task.kill.is_none());
+    let limits = limited.filter_map(|task| {
+        let deadline = Deadline::TimeLimit(task.operation);
+        Some((task.ends_by?, deadline))
+    });
+    drains.chain(windows).chain(limits).collect()
 }
 
 impl State {
@@ -53,7 +64,8 @@ impl State {
     }
 
     pub(super) fn meet_deadlines(&mut self, context: &mut Context) -> Outcome {
-        for _ in 0..AT_ONCE {
+        let mut left = AT_ONCE;
+        while left > 0 {
             let Some(&(at, deadline)) = self.deadlines.get_min() else {
                 break;
             };
@@ -61,10 +73,15 @@ impl State {
                 break;
             }
             match deadline {
+                Deadline::TimeLimit(task) => self.end_overlong(context, task),
                 Deadline::Drain(agent) => self.end_drain(context, agent),
                 Deadline::WindowBegins(window) => self.begin_window(context, window),
                 Deadline::WindowEnds(window) => self.end_window(context, window),
             }
+            left = left.saturating_sub(match deadline {
+                Deadline::TimeLimit(_) => 1,
+                _ => LARGE,
+            });
             // What was done has taken it out or put another in its place.
             self.deadlines.remove(&(at, deadline));
         }

@@ -14,7 +14,7 @@ impl State {
         self.check_agents()?;
         self.check_frameworks()?;
         self.check_tasks()?;
-        let deadlines = super::deadlines::derive(&self.agents, &self.windows);
+        let deadlines = super::deadlines::derive(&self.agents, &self.windows, self.tasks.values());
         require(deadlines == self.deadlines, || {
             format!("deadlines are {deadlines:?}, not {:?}", self.deadlines)
         })?;

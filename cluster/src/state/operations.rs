@@ -13,6 +13,7 @@ use crate::effect::Effect;
 use crate::feasibility;
 use crate::state::State;
 use crate::state::context::Context;
+use crate::state::deadlines::Deadline;
 use crate::state::frameworks::Notice;
 use crate::state::tasks::Task;
 
@@ -83,7 +84,10 @@ impl State {
             sequence: u64::from(ended),
             acknowledged: 0,
             kill: None,
-            drained: false,
+            taken: None,
+            ends_by: spec
+                .time_limit_ms
+                .map(|millis| context.now.after_millis(millis)),
             launched_at: context.now,
             started_at: None,
             ended_at: ended.then_some(context.now),
@@ -108,6 +112,10 @@ impl State {
     fn stage(&mut self, context: &mut Context, task: &Task) {
         let name = (task.id.framework, task.id.name.clone());
         self.living_names.insert(name);
+        if let Some(at) = task.ends_by {
+            let deadline = Deadline::TimeLimit(task.operation);
+            self.deadlines.insert((at, deadline));
+        }
         if let Some(owner) = self.frameworks.get_mut(&task.id.framework) {
             let owner = Arc::make_mut(owner);
             if let Some(used) = owner.used_in(&task.role) {

@@ -4,7 +4,7 @@
 //! answered all the same: the agent sends a state until the log has it.
 
 use tepui_types::wire::agent::{AgentEffect, StatusReport};
-use tepui_types::{AgentId, Reason, TaskId, TaskState, TaskStatus, task::reason};
+use tepui_types::{AgentId, TaskId, TaskState, TaskStatus};
 
 use crate::effect::Effect;
 use crate::outcome::{Accepted, Outcome, Rejection};
@@ -67,17 +67,13 @@ impl State {
             living if back_in_sight && !living.is_terminal() => TaskState::Killing,
             state => state,
         };
-        let was_drained = task.drained && state == TaskState::Killed;
-        let drained = || {
-            let why = format!("agent {agent} was drained");
-            Reason::new(reason::AGENT_DRAINED, why)
+        let (state, taken) = match state {
+            TaskState::Killed => task.killed_as(),
+            state => (state, None),
         };
         let status = TaskStatus {
             state,
-            reason: match was_drained {
-                true => Some(drained()),
-                false => report.reason.clone(),
-            },
+            reason: taken.or_else(|| report.reason.clone()),
             exit_code: report.exit_code,
             usage: report.usage,
             time: context.now,

@@ -178,7 +178,7 @@ impl From<SnapshotV1> for State {
         let role_use = super::roles::derive(snapshot.tasks.iter());
         let roles = snapshot.roles.into_iter();
         let roles = roles.map(|record| (record.role.clone(), record)).collect();
-        let deadlines = super::deadlines::derive(&agents, &windows);
+        let deadlines = super::deadlines::derive(&agents, &windows, snapshot.tasks.iter());
         Self {
             cluster: snapshot.cluster,
             cluster_version: snapshot.cluster_version,

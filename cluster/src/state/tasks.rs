@@ -17,6 +17,7 @@ use crate::effect::Effect;
 use crate::outcome::{Accepted, Outcome, Rejection};
 use crate::state::State;
 use crate::state::context::Context;
+use crate::state::deadlines::Deadline;
 use crate::state::specs::SpecKey;
 
 /// One task.
@@ -46,8 +47,11 @@ pub struct Task {
     pub acknowledged: u64,
     /// Milliseconds of grace, once its end has been asked for.
     pub kill: Option<u64>,
-    /// Whether it was asked for by a drain of its agent, and by nobody else.
-    pub drained: bool,
+    /// Why the cluster asked for it, if nobody else did: a drain of its agent, its
+    /// time limit, or a role below its guarantee.
+    pub taken: Option<Reason>,
+    /// When its time limit ends it.
+    pub ends_by: Option<Timestamp>,
     /// When its launch was committed.
     pub launched_at: Timestamp,
     /// When it was first known to run.
@@ -64,10 +68,26 @@ impl Task {
         !self.status.state.is_terminal()
     }
 
+    /// How it ends when its agent says that it was killed, and why if the cluster
+    /// asked for that: a time limit is the task's own.
+    pub fn killed_as(&self) -> (TaskState, Option<Reason>) {
+        let is_limit = |why: &Reason| why.code == reason::TIME_LIMIT;
+        let state = match self.taken.as_ref().is_some_and(is_limit) {
+            true => TaskState::Failed,
+            false => TaskState::Killed,
+        };
+        (state, self.taken.clone())
+    }
+
     /// Whether its framework has yet to see its latest status.
     pub fn is_pending(&self) -> bool {
         self.acknowledged < self.sequence
     }
+}
+
+/// Whether the cluster asked for an end by itself.
+fn is_of_cluster(why: &Reason) -> bool {
+    [reason::AGENT_DRAINED, reason::PREEMPTED, reason::TIME_LIMIT].contains(&why.code.as_str())
 }
 
 impl State {
@@ -117,28 +137,47 @@ impl State {
             .map_or(0, |spec| spec.kill_grace_ms);
         let grace_ms = grace_ms.unwrap_or(of_spec);
         let is_sooner = task.kill.is_none_or(|known| grace_ms < known);
-        // Whoever asks beside the drain wants no other attempt elsewhere.
-        let by_drain = why.code == reason::AGENT_DRAINED;
-        let drained = by_drain && (task.kill.is_none() || task.drained);
-        if !is_sooner && drained == task.drained {
+        // Whoever asks beside the cluster wants no other attempt elsewhere. What the
+        // cluster asked first is why.
+        let taken = match (&task.kill, &task.taken) {
+            _ if !is_of_cluster(&why) => None,
+            (None, _) => Some(why.clone()),
+            (Some(_), taken) => taken.clone(),
+        };
+        if !is_sooner && taken == task.taken {
             return;
         }
         let Some(task) = self.tasks.get_mut(&operation) else {
             return;
         };
         let task = Arc::make_mut(task);
-        task.drained = drained;
+        task.taken = taken;
         task.revision = context.index;
         if !is_sooner {
             return;
         }
         task.kill = Some(grace_ms);
+        if let Some(at) = task.ends_by {
+            self.deadlines.remove(&(at, Deadline::TimeLimit(operation)));
+        }
         let (id, agent) = (task.id.clone(), task.agent);
         context.effects.push(Effect::Agent(
             agent,
             AgentEffect::Kill { task: id, grace_ms },
         ));
         self.move_task(context, operation, TaskState::Killing, Some(why));
+    }
+
+    /// A task has had the time that its limit gives it.
+    pub(super) fn end_overlong(&mut self, context: &mut Context, operation: OperationId) {
+        let Some(task) = self.tasks.get(&operation) else {
+            return;
+        };
+        let limit = task.ends_by.unwrap_or(task.launched_at);
+        let limit = limit.millis_since(task.launched_at);
+        let why = format!("its time limit of {limit} ms is over");
+        let why = Reason::new(reason::TIME_LIMIT, why);
+        self.begin_kill(context, operation, None, why);
     }
 
     /// Moves a living task to another living state, if that is a step forward
@@ -226,6 +265,10 @@ impl State {
     fn release_resources(&mut self, context: &mut Context, task: &Task) {
         let name = (task.id.framework, task.id.name.clone());
         self.living_names.remove(&name);
+        if let Some(at) = task.ends_by {
+            let deadline = Deadline::TimeLimit(task.operation);
+            self.deadlines.remove(&(at, deadline));
+        }
         self.discharge_role(context, task);
         if let Some(agent) = self.agents.get_mut(&task.agent) {
             let agent = Arc::make_mut(agent);

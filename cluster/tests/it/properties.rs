@@ -203,6 +203,9 @@ fn command(log: &Log, step: &Step) -> Option<Command> {
             if cpus % 2 == 0 {
                 turn.specs = vec![impatient(PartitionPolicy::ReplaceAfter(9))];
             }
+            if cpus % 3 == 0 {
+                turn.specs = vec![limited(30)];
+            }
             turn.operations
                 .push(launch(AgentId(*agent), &format!("t{name}"), resources));
             Command::Turn(turn)

@@ -93,12 +93,8 @@ impl Stage {
             ["launch", task, "of", name, "on", agent, ref rest @ ..] => {
                 self.launch(task, name, agent, rest)
             }
-            ["end", task] => {
-                let task = self.tasks[task].clone();
-                let agent = self.log.state.task(&task).unwrap().agent;
-                let reports = vec![report(&task, TaskState::Finished)];
-                self.apply(Command::ReportTasks { agent, reports })
-            }
+            ["end", task] => self.report(task, TaskState::Finished),
+            ["killed", task] => self.report(task, TaskState::Killed),
             ["lose", name] => self.apply(Command::MarkAgentUnreachable {
                 agent: self.agents[name],
             }),
@@ -118,8 +114,16 @@ impl Stage {
                 agent: self.agents[name],
             }),
             ["pass", seconds] => {
-                self.now += 1000 * seconds.parse::<u64>().unwrap();
+                let millis = 1000 * seconds.parse::<u64>().unwrap();
+                self.now += millis;
+                self.log.time += millis;
                 String::new()
+            }
+            ["deadlines"] => self.apply(Command::MeetDeadlines),
+            ["task", task] => {
+                let status = &self.log.state.task(&self.tasks[task]).unwrap().status;
+                let why = status.reason.as_ref().map(ToString::to_string);
+                format!("{task} is {}: {}\n", status.state, why.unwrap_or_default())
             }
             ["cycle"] => self.cycle(),
             ["rounds", count] => self.rounds(count.parse().unwrap()),
@@ -217,11 +221,15 @@ impl Stage {
         let (framework, agent) = (self.frameworks[name], self.agents[agent]);
         let attempt = self.log.state.framework(framework).unwrap().next_attempt;
         let (rest, role) = in_role(rest);
-        let mut operation = launch(agent, task, resources(rest));
+        let (rest, spec) = spec_of(rest);
+        let mut operation = launch(agent, task, resources(&rest));
         if let Operation::Launch(launch) = &mut operation {
             launch.role = role;
         }
-        let said = self.turn(name, |turn| turn.operations.push(operation));
+        let said = self.turn(name, |turn| {
+            turn.specs = vec![spec];
+            turn.operations.push(operation);
+        });
         let id = TaskId {
             framework,
             name: task.parse().unwrap(),
@@ -234,6 +242,13 @@ impl Stage {
             .map(|reason| format!("{task} is dropped: {}\n", reason.message));
         self.tasks.insert(task.into(), id);
         said + &dropped.unwrap_or_default()
+    }
+
+    fn report(&mut self, task: &str, state: TaskState) -> String {
+        let task = self.tasks[task].clone();
+        let agent = self.log.state.task(&task).unwrap().agent;
+        let reports = vec![report(&task, state)];
+        self.apply(Command::ReportTasks { agent, reports })
     }
 
     fn turn(&mut self, name: &str, fill: impl FnOnce(&mut tepui_cluster::Turn)) -> String {
@@ -471,6 +486,11 @@ fn operators_settings_hold_for_all() {
 #[test]
 fn slivers_are_not_offered() {
     check("minimum");
+}
+
+#[test]
+fn time_limits_end_tasks() {
+    check("time_limits");
 }
 
 #[test]

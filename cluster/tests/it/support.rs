@@ -211,6 +211,8 @@ pub fn spec() -> Arc<TaskSpec> {
         user: "operator".into(),
         labels: BTreeMap::new(),
         partition: Default::default(),
+        priority: 0,
+        time_limit_ms: None,
     })
 }
 
@@ -218,6 +220,16 @@ pub fn spec() -> Arc<TaskSpec> {
 pub fn impatient(partition: PartitionPolicy) -> Arc<TaskSpec> {
     let spec = TaskSpec::clone(&spec());
     Arc::new(TaskSpec { partition, ..spec })
+}
+
+/// A task that is ended after so many milliseconds.
+pub fn limited(millis: u64) -> Arc<TaskSpec> {
+    let spec = TaskSpec::clone(&spec());
+    let time_limit_ms = Some(millis);
+    Arc::new(TaskSpec {
+        time_limit_ms,
+        ..spec
+    })
 }
 
 pub fn launch(agent: AgentId, name: &str, resources: Resources) -> Operation {

@@ -401,6 +401,8 @@ impl Builder {
             user: String::new(),
             labels: BTreeMap::new(),
             partition: Default::default(),
+            priority: 0,
+            time_limit_ms: None,
         };
         TaskLaunch {
             operation: OperationId {

@@ -130,29 +130,55 @@ pub fn spec_in(spec: types::TaskSpec) -> Result<TaskSpec, String> {
             pids: command.pids,
         }),
     };
+    let named = Named::of(spec.extensions)?;
     Ok(TaskSpec {
         workload,
         kill_grace_ms: spec.kill_grace_ms,
         user: spec.user,
         labels: pairs_in("labels", spec.labels)?,
-        partition: partition_in(spec.extensions)?,
+        partition: named.partition.unwrap_or_default(),
+        priority: named.priority.unwrap_or(0),
+        time_limit_ms: named.time_limit_ms,
     })
 }
 
 /// What the extensions of a task's specification say.
-fn partition_in(extensions: Vec<types::Extension>) -> Result<PartitionPolicy, String> {
-    let mut partition = None;
-    for types::Extension { name, value } in extensions {
-        let Some(policy) = PartitionPolicy::named(&name) else {
-            return Err(format!("this master knows no extension `{name}` of a task"));
-        };
-        let millis = value.parse();
-        let millis = millis.map_err(|_| format!("`{name}` is `{value}`, and no milliseconds"))?;
-        if partition.replace(policy(millis)).is_some() {
-            return Err("a task has one of replace-after-ms and stop-after-ms".into());
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Named {
+    partition: Option<PartitionPolicy>,
+    priority: Option<i32>,
+    time_limit_ms: Option<u64>,
+}
+
+impl Named {
+    fn of(extensions: Vec<types::Extension>) -> Result<Self, String> {
+        let mut named = Self::default();
+        for types::Extension { name, value } in extensions {
+            let millis = || {
+                let millis = value.parse::<u64>();
+                millis.map_err(|_| format!("`{name}` is `{value}`, and no milliseconds"))
+            };
+            let is_again = if name == "priority" {
+                let priority = value.parse();
+                let priority =
+                    priority.map_err(|_| format!("`priority` is `{value}`, and no number"))?;
+                named.priority.replace(priority).is_some()
+            } else if name == "time-limit-ms" {
+                named.time_limit_ms.replace(millis()?).is_some()
+            } else if let Some(policy) = PartitionPolicy::named(&name) {
+                if named.partition.replace(policy(millis()?)).is_some() {
+                    return Err("a task has one of replace-after-ms and stop-after-ms".into());
+                }
+                false
+            } else {
+                return Err(format!("this master knows no extension `{name}` of a task"));
+            };
+            if is_again {
+                return Err(format!("a task has one `{name}`"));
+            }
         }
+        Ok(named)
     }
-    Ok(partition.unwrap_or_default())
 }
 
 pub fn launch_in(task: cluster::TaskLaunch) -> Result<TaskLaunch, String> {
@@ -345,26 +371,43 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_partition_policy_comes_as_an_extension() {
+    fn what_a_specification_says_beside_its_record_comes_as_extensions() {
         let extension = |name: &str, value: &str| types::Extension {
             name: name.into(),
             value: value.into(),
         };
         let read = |pairs: &[(&str, &str)]| {
             let extensions = pairs.iter().map(|(name, value)| extension(name, value));
-            partition_in(extensions.collect())
+            Named::of(extensions.collect())
         };
-        assert_eq!(read(&[]), Ok(PartitionPolicy::Wait));
-        assert_eq!(
-            read(&[("replace-after-ms", "7")]),
-            Ok(PartitionPolicy::ReplaceAfter(7))
-        );
-        let bad: [&[(&str, &str)]; 3] = [
+        assert_eq!(read(&[]), Ok(Named::default()));
+        let all = [
+            ("replace-after-ms", "7"),
+            ("priority", "-3"),
+            ("time-limit-ms", "9"),
+        ];
+        let named = Named {
+            partition: Some(PartitionPolicy::ReplaceAfter(7)),
+            priority: Some(-3),
+            time_limit_ms: Some(9),
+        };
+        assert_eq!(read(&all), Ok(named));
+        let bad: [&[(&str, &str)]; 6] = [
+            &[("priority", "high")],
+            &[("priority", "1"), ("priority", "2")],
+            &[("time-limit-ms", "-1")],
             &[("replace-after-ms", "soon")],
             &[("color", "red")],
             &[("replace-after-ms", "7"), ("stop-after-ms", "9")],
         ];
-        for (pairs, wanted) in bad.into_iter().zip(["`soon`", "`color`", "one of"]) {
+        for (pairs, wanted) in bad.into_iter().zip([
+            "no number",
+            "one `pri",
+            "no milli",
+            "`soon`",
+            "`color`",
+            "one of",
+        ]) {
             assert!(read(pairs).unwrap_err().contains(wanted), "{pairs:?}");
         }
     }

@@ -148,10 +148,15 @@ pub fn spec(spec: &TaskSpec) -> types::TaskSpec {
             .map(|(name, value)| (name.clone(), value.clone()))
             .collect::<Vec<_>>()
     };
-    let extension = spec.partition.extension();
-    let extension = extension.map(|(name, millis)| types::Extension {
+    let partition = spec.partition.extension();
+    let partition = partition.map(|(name, millis)| (name, millis.to_string()));
+    let priority = (spec.priority != 0).then(|| ("priority", spec.priority.to_string()));
+    let limit = spec.time_limit_ms;
+    let limit = limit.map(|millis| ("time-limit-ms", millis.to_string()));
+    let extensions = [partition, priority, limit].into_iter().flatten();
+    let extensions = extensions.map(|(name, value)| types::Extension {
         name: name.to_owned(),
-        value: millis.to_string(),
+        value,
     });
     types::TaskSpec {
         workload: match &spec.workload {
@@ -169,7 +174,7 @@ pub fn spec(spec: &TaskSpec) -> types::TaskSpec {
         kill_grace_ms: spec.kill_grace_ms,
         user: spec.user.clone(),
         labels: pairs(&spec.labels),
-        extensions: extension.into_iter().collect(),
+        extensions: extensions.collect(),
     }
 }
 

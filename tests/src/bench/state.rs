@@ -242,5 +242,7 @@ fn spec() -> TaskSpec {
         user: "operator".into(),
         labels: BTreeMap::new(),
         partition: Default::default(),
+        priority: 0,
+        time_limit_ms: None,
     }
 }

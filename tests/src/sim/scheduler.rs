@@ -173,5 +173,7 @@ fn spec() -> Arc<TaskSpec> {
         user: String::new(),
         labels: BTreeMap::new(),
         partition: Default::default(),
+        priority: 0,
+        time_limit_ms: None,
     })
 }

@@ -237,5 +237,34 @@ async fn a_framework_has_the_roles_that_it_is_deployed_with() -> Result {
         let view: RoleView = cluster.client().get(&format!("/v1/roles/{role}")).await?;
         assert_eq!(view.frameworks, 1, "{role}");
     }
+    let client = cluster.client();
+    client.submit_to("web", &staying("first", 1)).await?;
+    client
+        .submit_to("web", &staying("second", 1).role("b"))
+        .await?;
+    eventually("each is charged to its role", async || {
+        for role in ["a/x", "b"] {
+            let view: RoleView = client.get(&format!("/v1/roles/{role}")).await?;
+            anyhow::ensure!(view.used.cpus == MilliCpus(1_000), "{view:?}");
+        }
+        Ok(())
+    })
+    .await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_is_ended_after_its_time_limit_and_says_so() -> Result {
+    let cluster = Cluster::new().start().await?;
+    let run = ["run", "-d", "--name", "long", "--time-limit", "500ms"];
+    ok(&cluster, &[&run[..], &["--", "sleep", "1000"]].concat()).await?;
+    let job = eventually("the job has ended", async || {
+        let job = cluster.client().job("long").await?;
+        anyhow::ensure!(job.failed == 1, "{job:?}");
+        Ok(job)
+    })
+    .await;
+    let reason = job.reason.expect("it says why");
+    assert_eq!(reason.code, "time-limit", "{reason}");
     Ok(())
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::constraint::Constraints;
 use crate::ids::TaskId;
 use crate::resources::ResourceRequest;
+use crate::role::Role;
 use crate::task::{PartitionPolicy, Reason, TaskState, Workload};
 
 /// The most tasks of one job.
@@ -47,6 +48,13 @@ pub struct JobRequest {
     /// On which agents its tasks may run; on all when absent.
     #[serde(default)]
     pub constraints: Constraints,
+    /// Which of the framework's roles its tasks are charged to; the first when
+    /// absent.
+    #[serde(default)]
+    pub role: Option<Role>,
+    /// Milliseconds from its launch after which a task is ended, as failed.
+    #[serde(default)]
+    pub time_limit_ms: Option<u64>,
 }
 
 fn one() -> u32 {

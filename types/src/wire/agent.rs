@@ -230,6 +230,8 @@ mod tests {
                     user: String::new(),
                     labels: Default::default(),
                     partition: Default::default(),
+                    priority: 0,
+                    time_limit_ms: None,
                 }),
                 resources: Resources::default(),
                 array_index: None,

@@ -176,6 +176,10 @@ fn Program(spec: TaskSpec) -> impl IntoView {
                 <Detail term="Labels">{labels}</Detail>
                 <Detail term="Grace when killed">{amounts::duration(spec.kill_grace_ms)}</Detail>
                 <Detail term="While its agent is away">{spec.partition.to_string()}</Detail>
+                {spec.time_limit_ms.map(|millis| view! {
+                    <Detail term="Time limit">{amounts::duration(millis)}</Detail>
+                })}
+                <Detail term="Priority">{spec.priority}</Detail>
                 <Detail term="On behalf of">{user}</Detail>
             </dl>
         </section>

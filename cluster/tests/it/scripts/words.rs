@@ -1,9 +1,13 @@
 //! What the words of a script's lines mean.
 
+use std::sync::Arc;
+
 use tepui_types::constraint::{Constraint, Constraints, Test};
 use tepui_types::resources::{ResourceLimit, ResourceRequest};
 use tepui_types::setting::{GpuAgents, Settings};
 use tepui_types::*;
+
+use crate::support::spec;
 
 /// What stands before `in ROLE`, and the role.
 pub fn in_role<'a, 'b>(words: &'a [&'b str]) -> (&'a [&'b str], Option<Role>) {
@@ -11,6 +15,22 @@ pub fn in_role<'a, 'b>(words: &'a [&'b str]) -> (&'a [&'b str], Option<Role>) {
         [rest @ .., "in", role] => (rest, Some(role.parse().unwrap())),
         _ => (words, None),
     }
+}
+
+/// A task's specification with `priority=N` and `limit=SECONDS`, and the other words.
+pub fn spec_of<'a>(words: &[&'a str]) -> (Vec<&'a str>, Arc<TaskSpec>) {
+    let mut spec = TaskSpec::clone(&spec());
+    let mut others = Vec::new();
+    for word in words {
+        match word.split_once('=') {
+            Some(("priority", priority)) => spec.priority = priority.parse().unwrap(),
+            Some(("limit", seconds)) => {
+                spec.time_limit_ms = Some(1000 * seconds.parse::<u64>().unwrap());
+            }
+            _ => others.push(*word),
+        }
+    }
+    (others, Arc::new(spec))
 }
 
 /// `cpus=2 where zone=a rack!=r1 or hostname~node-*`; a name alone, or after `!`, asks whether it is

@@ -6,7 +6,7 @@
 
 use serde::Serialize;
 use tepui_sdk::http::{Request, Response};
-use tepui_sdk::{Context, Digest, Reason};
+use tepui_sdk::{Context, Digest, Reason, Role};
 use tepui_types::api::job::{JobRequest, JobState, JobTask, JobView, MAX_COUNT};
 use tepui_types::api::list;
 use tepui_types::ids::is_label;
@@ -21,7 +21,7 @@ use crate::tasks;
 /// and at most 63 characters.
 pub const MAX_NAME: usize = 50;
 /// The priorities there are, up and down.
-pub const MAX_PRIORITY: i32 = 1_000;
+pub const MAX_PRIORITY: i32 = TaskSpec::MAX_PRIORITY;
 /// Jobs that have not ended. Each has its demand, of which a framework has
 /// 100,000, and its records, for which the store has 64 MiB.
 pub const MAX_LIVING: usize = 10_000;
@@ -185,6 +185,7 @@ fn submit(
     }
     let spec = check(&body, user)?;
     check_artifact(cx, &spec)?;
+    check_role(cx, body.role.as_ref())?;
     let spec_bytes = envelope::encode(1, &spec).len();
     check_room(batch, spec_bytes)?;
     let name = name_for(batch, cx, &body)?;
@@ -199,6 +200,7 @@ fn submit(
         spec_bytes: spec_bytes as u32,
         key,
         constraints: body.constraints,
+        role: body.role,
     };
     batch.meta.next_sequence += 1;
     records::set_meta(cx, &batch.meta);
@@ -264,6 +266,8 @@ fn check(body: &JobRequest, user: &str) -> Result<TaskSpec, Response> {
         user: user.to_owned(),
         labels: body.labels.clone(),
         partition: body.partition,
+        priority: body.priority,
+        time_limit_ms: body.time_limit_ms,
     };
     spec.validate().map_err(invalid)?;
     Ok(spec)
@@ -281,6 +285,19 @@ fn check_artifact(cx: &mut Context<'_>, spec: &TaskSpec) -> Result<(), Response>
         }
         Workload::Wasm(_) | Workload::Command(_) => Ok(()),
     }
+}
+
+fn check_role(cx: &mut Context<'_>, role: Option<&Role>) -> Result<(), Response> {
+    let roles = cx.roles();
+    let Some(foreign) = role.filter(|role| !roles.contains(role)) else {
+        return Ok(());
+    };
+    let roles: Vec<_> = roles.iter().map(Role::as_str).collect();
+    let detail = format!(
+        "role `{foreign}` is none of this framework's: choose from {}",
+        roles.join(", ")
+    );
+    Err(Response::problem(422, "job-invalid", &detail))
 }
 
 /// Refuses a job for which the store might have no room.

@@ -7,7 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 use tepui_sdk::resources::ResourceRequest;
-use tepui_sdk::{Constraints, Reason, Task, TaskClass, TaskState};
+use tepui_sdk::{Constraints, Reason, Role, Task, TaskClass, TaskState};
 use tepui_types::api::job::JobState;
 use tepui_types::task::reason;
 
@@ -42,6 +42,8 @@ pub struct Terms {
     pub key: Option<String>,
     /// On which agents its tasks may run.
     pub constraints: Constraints,
+    /// Which role is charged; the framework's first if none is named.
+    pub role: Option<Role>,
 }
 
 /// What has happened.

@@ -20,8 +20,8 @@ use std::time::Duration;
 
 use tepui_sdk::http::{Request, Response};
 use tepui_sdk::{
-    Context, DroppedOperation, Error, Event, Launch, Offer, OfferId, Scheduler, StartReason, Task,
-    TaskSpec,
+    Context, Demand, DroppedOperation, Error, Event, Launch, Offer, OfferId, Role, Scheduler,
+    StartReason, Task, TaskSpec,
 };
 
 use budget::Budget;
@@ -246,7 +246,8 @@ impl Batch {
         if offers.is_empty() {
             return;
         }
-        let grants = placement::plan(offers, &self.wants(now), budget);
+        let first = cx.roles().into_iter().next().unwrap_or_default();
+        let grants = placement::plan(offers, &self.wants(&first, now), budget);
         let mut used: BTreeSet<OfferId> = BTreeSet::new();
         for grant in &grants {
             match self.launch(cx, grant, now) {
@@ -274,7 +275,8 @@ impl Batch {
         }
     }
 
-    fn wants(&self, now: u64) -> Vec<Want<'_>> {
+    /// What waits, in the order of the queue; `first` is the role of what names none.
+    fn wants<'a>(&'a self, first: &'a Role, now: u64) -> Vec<Want<'a>> {
         let jobs = self
             .queue
             .iter()
@@ -283,6 +285,7 @@ impl Batch {
             job,
             request: &record.terms.request,
             constraints: &record.terms.constraints,
+            role: record.terms.role.as_ref().unwrap_or(first),
             count: record.placeable(now),
             spec_bytes: record.terms.spec_bytes as usize,
         })
@@ -346,7 +349,12 @@ fn tell(cx: &mut Context<'_>, name: &str, job: &mut Job, now: u64) -> Result<(),
     }
     let wanted = job.placeable(now);
     if wanted != job.progress.demanded {
-        cx.demand_where(name, wanted, &job.terms.request, &job.terms.constraints)?;
+        let demand = Demand {
+            constraints: job.terms.constraints.clone(),
+            role: job.terms.role.clone(),
+            ..Demand::new(wanted, job.terms.request.clone())
+        };
+        cx.demand_with(name, &demand)?;
         job.progress.demanded = wanted;
     }
     Ok(())

@@ -5,7 +5,7 @@
 //! fit holds up no other. Pure: the caller accepts what is planned.
 
 use tepui_sdk::resources::{ResourceRequest, Resources};
-use tepui_sdk::{Constraints, Offer, OfferId};
+use tepui_sdk::{Constraints, Offer, OfferId, Role};
 
 use crate::budget::Budget;
 
@@ -22,6 +22,8 @@ pub struct Want<'a> {
     pub request: &'a ResourceRequest,
     /// On which agents they may run.
     pub constraints: &'a Constraints,
+    /// Which role is charged.
+    pub role: &'a Role,
     /// How many tasks could be launched.
     pub count: u32,
     /// Bytes of its specification, which every launch carries.
@@ -62,7 +64,7 @@ pub fn plan(offers: &[Offer], wants: &[Want<'_>], budget: &mut Budget) -> Vec<Gr
                 return grants;
             }
             looks -= 1;
-            if !offer.meets(want.constraints) {
+            if offer.role != *want.role || !offer.meets(want.constraints) {
                 continue;
             }
             let mut resources = Vec::new();
@@ -143,13 +145,14 @@ mod tests {
         offers: &[Offer],
         wants: &[(&str, &ResourceRequest, u32)],
     ) -> Vec<(u64, String, usize)> {
-        let anywhere = Constraints::default();
+        let (anywhere, role) = (Constraints::default(), Role::default());
         let wants: Vec<Want<'_>> = wants
             .iter()
             .map(|(job, request, count)| Want {
                 job,
                 request,
                 constraints: &anywhere,
+                role: &role,
                 count: *count,
                 spec_bytes: 100,
             })
@@ -187,15 +190,21 @@ mod tests {
         }]]);
         let mut offers = [offer(1, 100), offer(2, 100)];
         offers[1].hostname = "second".into();
-        let want = |job, constraints| Want {
+        let want = |job, constraints, role| Want {
             job,
             request: &small,
             constraints,
+            role,
             count: 1,
             spec_bytes: 100,
         };
-        let anywhere = Constraints::default();
-        let wants = [want("picky", &second), want("other", &anywhere)];
+        let (anywhere, role) = (Constraints::default(), Role::default());
+        let other: Role = "other".parse().unwrap();
+        let wants = [
+            want("foreign", &anywhere, &other),
+            want("picky", &second, &role),
+            want("other", &anywhere, &role),
+        ];
         let grants = plan(&offers, &wants, &mut Budget::new(0));
         let grants: Vec<_> = grants
             .iter()

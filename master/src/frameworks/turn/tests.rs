@@ -118,6 +118,8 @@ fn spec(argument: &str) -> TaskSpec {
         user: String::new(),
         labels: BTreeMap::new(),
         partition: Default::default(),
+        priority: 0,
+        time_limit_ms: None,
     }
 }
 

@@ -16,6 +16,7 @@ fn job(count: u32, max_restarts: u32) -> Job {
         priority: 0,
         spec_bytes: 0,
         key: None,
+        role: None,
         constraints: Default::default(),
     })
 }
