@@ -103,6 +103,7 @@ fn about_demand(demand: &DemandView) -> Result<()> {
     for (name, count) in [
         ("kept for gpus", explanation.spared),
         ("too little left", explanation.slivers),
+        ("kept for guarantees", explanation.withheld),
         ("not allowed", explanation.disallowed),
     ] {
         if count > 0 {

@@ -44,9 +44,26 @@ pub struct Set {
     /// The most that it may have, such as cpus=8,gpus=2; `none` takes it back
     #[arg(long, value_name = "AMOUNTS", value_parser = amounts::quota)]
     limit: Option<Quota>,
+    /// Whether its tasks may be ended for roles below their guarantee;
+    /// `inherit` leaves that to the role above it
+    #[arg(long, value_name = "yes|no|inherit", value_parser = preemptible)]
+    preemptible: Option<Preemptible>,
     /// Also where the cluster has less than is guaranteed, or the role more than its limit
     #[arg(long)]
     force: bool,
+}
+
+/// What is said of a role's tasks, or that nothing is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Preemptible(Option<bool>);
+
+fn preemptible(text: &str) -> Result<Preemptible, String> {
+    match text {
+        "yes" => Ok(Preemptible(Some(true))),
+        "no" => Ok(Preemptible(Some(false))),
+        "inherit" => Ok(Preemptible(None)),
+        other => Err(format!("`{other}` is not one of yes, no and inherit")),
+    }
 }
 
 /// Runs one of the commands.
@@ -78,6 +95,7 @@ fn request(set: &Set, known: &RoleView) -> RoleRequest {
         weight_milli: Some(set.weight.unwrap_or(known.weight_milli)),
         guarantee: guarantee.unwrap_or_else(|| known.guarantee.clone()),
         limit: limit.unwrap_or_else(|| known.limit.clone()),
+        preemptible: set.preemptible.map_or(known.preemptible, |said| said.0),
         force: set.force,
     }
 }
@@ -158,7 +176,19 @@ fn show(role: &RoleView, format: Format) -> Result<()> {
         .add("weight", MilliCpus(role.weight_milli.into()))
         .add("guarantee", amounts_of(role.guarantee.entries()))
         .add("limit", amounts_of(role.limit.entries()))
+        .add(
+            "preemptible",
+            match role.preemptible {
+                Some(true) => "yes",
+                Some(false) => "no",
+                None => "inherit",
+            },
+        )
         .add("used", amounts_of(role.used.entries()))
+        .maybe(
+            "claimed",
+            (!role.claimed.is_empty()).then(|| amounts_of(role.claimed.entries())),
+        )
         .add("offered", amounts_of(role.offered.entries()))
         .add("share", percent(role.share_ppm))
         .add("frameworks", role.frameworks)
@@ -194,6 +224,8 @@ mod tests {
             weight_milli: 2_000,
             guarantee: guarantee(&amounts::quota("cpus=2").unwrap()),
             limit: ResourceLimit::default(),
+            preemptible: Some(true),
+            claimed: ResourceRequest::default(),
             used: ResourceRequest::default(),
             offered: ResourceRequest::default(),
             share_ppm: 123_456,
@@ -206,11 +238,14 @@ mod tests {
             weight: None,
             guarantee: None,
             limit: Some(amounts::quota("cpus=4,mem=1GiB").unwrap()),
+            preemptible: None,
             force: false,
         };
         let request = request(&set, &known);
         assert_eq!(request.weight_milli, Some(2_000));
         assert_eq!(request.guarantee, known.guarantee);
+        assert_eq!(request.preemptible, Some(true));
+        assert_eq!(preemptible("inherit"), Ok(Preemptible(None)));
         assert_eq!(amounts_of(request.limit.entries()), "cpus 4, mem 1 GiB");
         assert_eq!(amounts_of(known.used.entries()), "-");
         assert_eq!(percent(known.share_ppm), "12.3 %");

@@ -22,7 +22,7 @@ pub enum Command {
         name: Name,
         /// `for-gpus` or `for-all`; names; amounts such as cpus=0.01, of which an
         /// offer has one at least; a time such as 30s; patterns such as node-*;
-        /// `none`
+        /// a number; `none`
         #[arg(required = true)]
         value: Vec<String>,
     },
@@ -47,6 +47,8 @@ pub enum Name {
     OfferTimeout,
     /// Which hosts are offered
     AllowedHosts,
+    /// The most tasks ended in a minute for roles below their guarantee
+    PreemptionsPerMinute,
 }
 
 /// Runs one of the commands.
@@ -94,6 +96,13 @@ fn set(mut settings: Settings, name: Name, value: &[String]) -> Result<Settings>
             let millis = u64::try_from(time.as_millis());
             settings.offer_timeout_ms = millis.context("that is too long")?;
         }
+        Name::PreemptionsPerMinute => {
+            let count = one()?;
+            let count = count
+                .parse()
+                .with_context(|| format!("`{count}` is no number"))?;
+            settings.preemptions_per_minute = count;
+        }
         Name::AllowedHosts if is_none => settings.allowed_hosts = None,
         Name::AllowedHosts => settings.allowed_hosts = Some(value.to_vec()),
     }
@@ -117,6 +126,10 @@ fn reset(settings: Settings, name: Name) -> Settings {
         },
         Name::OfferTimeout => Settings {
             offer_timeout_ms: usual.offer_timeout_ms,
+            ..settings
+        },
+        Name::PreemptionsPerMinute => Settings {
+            preemptions_per_minute: usual.preemptions_per_minute,
             ..settings
         },
         Name::AllowedHosts => Settings {
@@ -160,6 +173,7 @@ fn value(settings: &Settings, name: Name) -> String {
             amounts.collect::<Vec<_>>().join(" ")
         }
         Name::OfferTimeout => output::span(settings.offer_timeout_ms),
+        Name::PreemptionsPerMinute => settings.preemptions_per_minute.to_string(),
         Name::AllowedHosts => settings.allowed_hosts.clone().unwrap_or_default().join(" "),
     };
     match text.as_str() {
@@ -193,6 +207,7 @@ mod tests {
             (Name::MinimumOffer, "cpus=0.5,mem=2GiB gpus=1"),
             (Name::MinimumOffer, "none"),
             (Name::AllowedHosts, "node-* gateway"),
+            (Name::PreemptionsPerMinute, "7"),
         ] {
             let settings = set(Settings::default(), name, &words(text)).unwrap();
             assert_eq!(value(&settings, name), text);
@@ -210,6 +225,7 @@ mod tests {
             (Name::OfferTimeout, "soon"),
             (Name::OfferTimeout, "5s 6s"),
             (Name::MinimumOffer, "cpus"),
+            (Name::PreemptionsPerMinute, "-1"),
         ] {
             assert!(set(Settings::default(), name, &words(text)).is_err());
         }

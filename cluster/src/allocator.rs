@@ -18,6 +18,7 @@ use tepui_types::{AgentId, FrameworkId, Offer, OfferId, Resources, Role, Timesta
 
 use crate::effect::Changes;
 use crate::state::State;
+use crate::state::preemption::Claim;
 
 mod agents;
 mod blocks;
@@ -28,6 +29,7 @@ mod members;
 mod offers;
 mod patience;
 mod placement;
+mod preemption;
 mod quota;
 mod reasons;
 mod role_tree;
@@ -71,6 +73,10 @@ pub struct Allocator {
     full: BTreeSet<MemberId>,
     /// Offers that were made by other rules, or to who is no more: to be rescinded.
     stale: BTreeSet<OfferId>,
+    /// What is claimed on agents for roles below their guarantee.
+    claims: BTreeMap<AgentId, Vec<Claim>>,
+    /// Whether tasks of any role may be ended for others.
+    may_preempt: bool,
     /// Nothing has been looked at yet.
     is_new: bool,
 }
@@ -89,6 +95,8 @@ impl Allocator {
             bounded: BTreeSet::new(),
             full: BTreeSet::new(),
             stale: BTreeSet::new(),
+            claims: BTreeMap::new(),
+            may_preempt: false,
             is_new: true,
         }
     }

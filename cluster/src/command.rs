@@ -18,6 +18,7 @@ use tepui_types::{
 
 use crate::outcome::HttpAnswer;
 use crate::state::maintenance::WindowPlan;
+use crate::state::preemption::Preemption;
 
 /// A wish to change the state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -157,6 +158,8 @@ pub enum Command {
         /// Which.
         role: Role,
     },
+    /// End tasks for a role that is below its guarantee.
+    Preempt(Preemption),
     /// Set the cluster's settings, whole.
     SetSettings(Settings),
 }

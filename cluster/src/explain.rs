@@ -15,6 +15,8 @@ pub(crate) struct Waiting<'a> {
     pub counts: Counts,
     /// Agents on which it fits, and that its framework has lately declined.
     pub filtered: u64,
+    /// Agents on which it would fit but for what others have claimed.
+    pub withheld: u64,
     /// The quota that keeps its role from it.
     pub quota: Option<String>,
 }
@@ -29,7 +31,7 @@ impl Waiting<'_> {
         let mut explanation = Explanation {
             summary: String::new(),
             agents: counts.agents,
-            fitting: counts.fitting.saturating_sub(self.filtered),
+            fitting: counts.fitting.saturating_sub(self.filtered + self.withheld),
             busy: counts.busy(self.request),
             largest: too_small
                 .keys()
@@ -40,6 +42,7 @@ impl Waiting<'_> {
             disallowed: counts.disallowed,
             spared: counts.spared,
             slivers: counts.slivers,
+            withheld: self.withheld,
             constrained: counts.constrained,
             filtered: self.filtered,
             held: counts.held,
@@ -96,6 +99,12 @@ fn summarize(explanation: &Explanation) -> String {
         parts.push(format!(
             "{} left with less than the least offer",
             agents(explanation.slivers)
+        ));
+    }
+    if explanation.withheld > 0 {
+        parts.push(format!(
+            "{} kept for roles below their guarantee",
+            agents(explanation.withheld)
         ));
     }
     if explanation.held > 0 {

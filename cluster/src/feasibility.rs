@@ -1,21 +1,51 @@
 //! Whether an agent can take something now: the one function that decides both
 //! what is offered and whether a launch fits.
 
+use tepui_types::resources::ResourceRequest;
 use tepui_types::setting::Settings;
-use tepui_types::{AgentId, AgentStatus, Reason, Resources, task::reason};
+use tepui_types::{AgentId, AgentStatus, Reason, Resources, Role, task::reason};
 
 use crate::state::State;
 use crate::state::agents::Agent;
 
-/// Why these resources cannot be taken from this agent now.
-pub fn check(state: &State, agent: AgentId, resources: &Resources) -> Result<(), Reason> {
+/// Why these resources cannot be taken from this agent for a role now.
+pub fn check(
+    state: &State,
+    agent: AgentId,
+    role: &Role,
+    resources: &Resources,
+) -> Result<(), Reason> {
     let free = offerable(state, agent)?;
     match free.checked_sub(resources) {
-        Ok(_) => Ok(()),
+        Ok(left) => check_claims(state, agent, role, &left),
         Err(short) => {
             let why = format!("agent {agent} has {free} free, and {resources} was asked: {short}");
             Err(Reason::new(reason::RESOURCES_TAKEN, why))
         }
+    }
+}
+
+/// What is left must do for what others have claimed.
+fn check_claims(
+    state: &State,
+    agent: AgentId,
+    role: &Role,
+    left: &Resources,
+) -> Result<(), Reason> {
+    let record = state.agent(agent).filter(|agent| !agent.claims.is_empty());
+    let claimed = record.map(|agent| agent.claimed_from(role));
+    let Some(claimed) = claimed else {
+        return Ok(());
+    };
+    match claimed.exceeds(&ResourceRequest::from(left)) {
+        Some(name) => {
+            let why = format!(
+                "{} {name} of agent {agent} wait for a role that is below its guarantee",
+                claimed.show(name)
+            );
+            Err(Reason::new(reason::RESOURCES_TAKEN, why))
+        }
+        None => Ok(()),
     }
 }
 

@@ -33,6 +33,7 @@ pub mod maintenance;
 pub mod masters;
 pub mod operations;
 mod partitions;
+pub mod preemption;
 pub mod reports;
 pub mod restore;
 pub mod roles;
@@ -51,6 +52,7 @@ use frameworks::Framework;
 use idempotency::Answers;
 use maintenance::Window;
 use masters::Master;
+use preemption::Rate;
 use restore::Restores;
 use roles::{RoleRecord, RoleUse};
 use settings::SettingsRecord;
@@ -96,6 +98,9 @@ pub struct State {
     /// What operators have set of roles.
     pub roles: OrdMap<Role, Arc<RoleRecord>>,
     role_use: RoleUse,
+    claimed_agents: OrdSet<AgentId>,
+    /// How much was taken back lately.
+    pub preemptions: Rate,
     /// What operators have set for the whole cluster.
     pub settings: SettingsRecord,
     /// Tasks, living and remembered, by the operation that launched them:
@@ -139,6 +144,8 @@ impl State {
             names: OrdMap::new(),
             roles: OrdMap::new(),
             role_use: RoleUse::new(),
+            claimed_agents: OrdSet::new(),
+            preemptions: Rate::default(),
             settings: SettingsRecord::default(),
             tasks: OrdMap::new(),
             task_ids: OrdMap::new(),
@@ -245,6 +252,7 @@ impl State {
                 force,
             } => self.set_role(context, role, settings, *force, expected),
             Command::RemoveRole { role } => self.remove_role(context, role, expected),
+            Command::Preempt(wish) => self.preempt(context, wish),
             Command::SetSettings(settings) => self.set_settings(context, settings, expected),
             Command::ReplaceTasks {
                 agent,

@@ -20,6 +20,7 @@ use crate::raft::Leadership;
 pub mod allocation;
 pub mod deadlines;
 pub mod offers;
+pub mod preemption;
 
 use allocation::Allocation;
 
@@ -48,7 +49,8 @@ async fn lead(term: u64, master: &Master) {
     tokio::join!(
         leader.run(),
         liveness::watch(master),
-        deadlines::keep(master)
+        deadlines::keep(master),
+        preemption::keep(master)
     );
 }
 

@@ -64,6 +64,9 @@ pub struct RoleSettings {
     pub guarantee: ResourceRequest,
     /// The most that it may have.
     pub limit: ResourceLimit,
+    /// Whether its tasks may be ended for roles below their guarantee; as with
+    /// the role above it if nothing is said.
+    pub preemptible: Option<bool>,
 }
 
 impl RoleSettings {
@@ -110,6 +113,7 @@ impl Default for RoleSettings {
             weight_milli: Self::DEFAULT_WEIGHT_MILLI,
             guarantee: ResourceRequest::default(),
             limit: ResourceLimit::default(),
+            preemptible: None,
         }
     }
 }

@@ -31,6 +31,9 @@ pub struct Settings {
     /// Patterns of the hostnames that are offered; all if this is absent.
     #[serde(default)]
     pub allowed_hosts: Option<Vec<String>>,
+    /// The most tasks that are ended in a minute for roles below their guarantee.
+    #[serde(default = "default_preemptions")]
+    pub preemptions_per_minute: u32,
 }
 
 /// Who is offered agents that have gpus.
@@ -119,6 +122,7 @@ impl Default for Settings {
             minimum_offer: default_minimum(),
             offer_timeout_ms: Self::DEFAULT_OFFER_TIMEOUT_MS,
             allowed_hosts: None,
+            preemptions_per_minute: default_preemptions(),
         }
     }
 }
@@ -134,6 +138,11 @@ fn default_minimum() -> Vec<ResourceRequest> {
         ..ResourceRequest::default()
     };
     vec![cpus, mem]
+}
+
+/// One a second: a mistake in a guarantee is noticed before it has ended much.
+fn default_preemptions() -> u32 {
+    60
 }
 
 fn default_timeout() -> u64 {

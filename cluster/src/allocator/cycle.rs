@@ -64,6 +64,10 @@ impl Allocator {
         self.stale.extend(lost);
         let held = self.offers.held(agent);
         let (free, is) = self.agents.see(state, agent, &held);
+        match state.agent(agent).filter(|agent| !agent.claims.is_empty()) {
+            Some(record) => _ = self.claims.insert(agent, record.claims.clone()),
+            None => _ = self.claims.remove(&agent),
+        }
         if is == Seen::Otherwise {
             self.filters.forget_agent(agent);
         }
@@ -83,6 +87,8 @@ impl Allocator {
     fn see_frameworks(&mut self, state: &State) {
         let roles = std::mem::take(&mut self.changed.roles);
         if !roles.is_empty() {
+            let mut set = state.roles.values();
+            self.may_preempt = set.any(|record| record.settings.preemptible == Some(true));
             for role in &roles {
                 let is_set = state.roles.contains_key(role);
                 self.roles

@@ -136,6 +136,11 @@ impl Demands {
         demands
     }
 
+    /// How many are open.
+    pub fn count(&self) -> u64 {
+        self.open
+    }
+
     /// Whether anything is open.
     pub fn is_hungry(&self) -> bool {
         self.open > 0

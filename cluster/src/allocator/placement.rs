@@ -9,6 +9,7 @@ use super::offers::Outstanding;
 use super::quota::cut;
 use super::{Allocator, Decision};
 use crate::state::State;
+use crate::state::preemption::claimed_from;
 
 /// What can be made of an agent for a framework.
 pub(super) enum Use<T> {
@@ -52,10 +53,12 @@ impl Allocator {
         if !demands.fits(info, amounts, free) || self.filters.covers(member, agent, free) {
             return Use::None;
         }
-        if !self.roles.is_bounded(node) {
+        let unclaimed = self.unclaimed(member, agent, amounts);
+        let most = unclaimed.as_ref().unwrap_or(amounts);
+        if unclaimed.is_none() && !self.roles.is_bounded(node) {
             return Use::Takes(free.clone());
         }
-        let room = self.roles.room(node, self.agents.free(), amounts);
+        let room = self.roles.room(node, self.agents.free(), most);
         if room == *amounts {
             return Use::Takes(free.clone());
         }
@@ -65,9 +68,24 @@ impl Allocator {
             && !self.filters.covers(member, agent, &part);
         if is_wanted {
             Use::Takes(part)
+        } else if room == *most {
+            // Only claims are in the way: when they go, the agent has changed.
+            Use::None
         } else {
             Use::Bounded
         }
+    }
+
+    /// What claims of others leave of an agent; none if there are none.
+    pub(super) fn unclaimed(
+        &self,
+        member: MemberId,
+        agent: AgentId,
+        amounts: &ResourceRequest,
+    ) -> Option<ResourceRequest> {
+        let claims = self.claims.get(&agent)?;
+        let role = &self.members.get(&member)?.role;
+        Some(amounts.saturating_sub(&claimed_from(claims, role)))
     }
 
     /// Whether a quota keeps a framework from all that it wants, on whatever agent.

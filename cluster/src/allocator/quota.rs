@@ -42,6 +42,22 @@ impl RoleTree {
         !self.nodes[ROOT].need.is_empty() || self.path(node).any(|node| !node.limit.is_empty())
     }
 
+    /// Whether nothing has to be laid away for anybody.
+    pub fn owes_nothing(&self) -> bool {
+        self.nodes[ROOT].need.is_empty()
+    }
+
+    /// Whether a limit on its path keeps a role from a request.
+    pub fn limits(&self, node: NodeIndex, request: &ResourceRequest) -> bool {
+        self.path(node).any(|node| {
+            let mut limits = node.limit.entries();
+            limits.any(|(name, most)| {
+                let wanted = request.amount(name);
+                wanted > 0 && node.charged.amount(name).saturating_add(wanted) > most
+            })
+        })
+    }
+
     /// As much of `amounts` as a role may have more, while `free` is free in the cluster.
     pub fn room(
         &self,

@@ -9,6 +9,7 @@ use tepui_types::{Demand, FrameworkId, Resources};
 use super::Allocator;
 use super::demands::{Rules, Shape};
 use super::members::MemberId;
+use super::quota::cut;
 use crate::explain::Waiting;
 use crate::state::State;
 
@@ -36,6 +37,7 @@ impl Allocator {
                 request,
                 counts,
                 filtered: 0,
+                withheld: 0,
                 quota: None,
             };
             return waiting.explain(|name| agents.largest(name));
@@ -59,6 +61,7 @@ impl Allocator {
         let waiting = Waiting {
             request,
             filtered: self.filtered(state, member, &shape),
+            withheld: self.withheld(state, member, &shape),
             quota: self.quota(member, &shape),
             counts,
         };
@@ -78,6 +81,23 @@ impl Allocator {
                 && self.filters.covers(member, agent.id, &free)
         });
         filtered.count() as u64
+    }
+
+    /// Agents on which a request would fit but for what others have claimed there.
+    fn withheld(&self, state: &State, member: MemberId, shape: &Shape) -> u64 {
+        let agents = self.claims.keys().filter_map(|agent| state.agent(*agent));
+        let withheld = agents.filter(|agent| {
+            let held = self.offers.held_by_others(agent.id, member);
+            let free = self
+                .agents
+                .offerable(&state.settings.settings, agent, &held);
+            let amounts = ResourceRequest::from(&free);
+            let left = self.unclaimed(member, agent.id, &amounts);
+            let left = left.unwrap_or_else(|| amounts.clone());
+            shape.fits(&agent.info, &amounts, &free)
+                && !shape.fits(&agent.info, &left, &cut(&free, &left))
+        });
+        withheld.count() as u64
     }
 
     /// What quota keeps a framework from a request, unless it holds an offer for it.

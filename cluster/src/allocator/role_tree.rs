@@ -224,6 +224,12 @@ impl RoleTree {
         self.seats.get(&member).map(|seat| seat.node)
     }
 
+    /// What tasks and offers of a role and those below it have.
+    pub(super) fn charged(&self, role: &Role) -> ResourceRequest {
+        let node = self.by_role.get(role).map(|index| &self.nodes[*index]);
+        node.map_or_else(ResourceRequest::default, |node| node.charged.clone())
+    }
+
     /// The node and those above it, upwards.
     pub(super) fn path(&self, node: NodeIndex) -> impl Iterator<Item = &Node> {
         std::iter::successors(Some(&self.nodes[node]), |node| {

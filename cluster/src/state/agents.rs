@@ -19,6 +19,7 @@ use crate::outcome::{Accepted, Outcome, Rejection};
 use crate::state::State;
 use crate::state::context::Context;
 use crate::state::drains::Mode;
+use crate::state::preemption::Claim;
 use crate::state::restore::Held;
 
 /// One agent.
@@ -42,6 +43,8 @@ pub struct Agent {
     pub used: Resources,
     /// Its living tasks, oldest first.
     pub tasks: OrdSet<OperationId>,
+    /// What was taken back on it and waits for its role.
+    pub claims: Vec<Claim>,
     /// What it runs of a time that a restore has lost.
     pub held: Held,
     /// When it first registered.
@@ -134,6 +137,7 @@ impl State {
             mode: Mode::Open,
             used: Resources::default(),
             tasks: OrdSet::new(),
+            claims: Vec::new(),
             held: Held::default(),
             registered_at: context.now,
             revision: context.index,

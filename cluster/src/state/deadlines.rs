@@ -31,6 +31,8 @@ pub enum Deadline {
     WindowBegins(WindowId),
     /// A maintenance window is over.
     WindowEnds(WindowId),
+    /// What is claimed on an agent has waited for long enough.
+    Claims(AgentId),
     /// A task has had its time.
     TimeLimit(OperationId),
 }
@@ -48,13 +50,17 @@ pub(super) fn derive<'a>(
         let at = drain_deadline(&agent.mode)?;
         Some((at, Deadline::Drain(agent.id)))
     });
+    let claims = agents.values().flat_map(|agent| {
+        let claims = agent.claims.iter();
+        claims.map(|claim| (claim.until, Deadline::Claims(agent.id)))
+    });
     let windows = windows.values().map(|window| window.deadline());
     let limited = tasks.filter(|task| task.is_living() && task.kill.is_none());
     let limits = limited.filter_map(|task| {
         let deadline = Deadline::TimeLimit(task.operation);
         Some((task.ends_by?, deadline))
     });
-    drains.chain(windows).chain(limits).collect()
+    drains.chain(claims).chain(windows).chain(limits).collect()
 }
 
 impl State {
@@ -73,6 +79,7 @@ impl State {
                 break;
             }
             match deadline {
+                Deadline::Claims(agent) => self.end_claims(context, agent),
                 Deadline::TimeLimit(task) => self.end_overlong(context, task),
                 Deadline::Drain(agent) => self.end_drain(context, agent),
                 Deadline::WindowBegins(window) => self.begin_window(context, window),

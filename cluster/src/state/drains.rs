@@ -213,6 +213,7 @@ impl State {
             let why = Reason::new(reason::AGENT_GONE, why);
             self.end_task(context, operation, TaskState::Gone, Some(why));
         }
+        self.set_claims(context, id, Vec::new());
         let Some(mut agent) = self.agents.remove(&id) else {
             return;
         };

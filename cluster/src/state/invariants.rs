@@ -18,6 +18,10 @@ impl State {
         require(deadlines == self.deadlines, || {
             format!("deadlines are {deadlines:?}, not {:?}", self.deadlines)
         })?;
+        let claimed = super::preemption::derive(self.agents.values());
+        require(claimed == self.claimed_agents, || {
+            format!("claims are on {claimed:?}, not {:?}", self.claimed_agents)
+        })?;
         let charged = super::roles::derive(self.tasks.values());
         require(charged == self.role_use, || {
             format!("roles are charged {:?}, not {charged:?}", self.role_use)

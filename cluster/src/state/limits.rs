@@ -8,6 +8,11 @@ pub const ARTIFACTS: usize = 100_000;
 pub const FRAMEWORKS: usize = 10_000;
 /// Roles that are set: people and their teams, at most one for each framework.
 pub const ROLES: usize = 10_000;
+/// Claims: each waits for a role that takes back what is guaranteed to it.
+pub const CLAIMS: usize = 1_000;
+/// Milliseconds for which a claim waits after its victims' grace: as long as an
+/// offer is held unless it is set otherwise.
+pub const CLAIM_MS: u64 = 30_000;
 /// Keys in one framework's store.
 pub const STORE_KEYS: usize = 1_000_000;
 /// Bytes of keys and values in one framework's store.

@@ -134,6 +134,7 @@ impl State {
             agent.tasks.insert(task.operation);
             context.changes.agents.insert(task.agent);
         }
+        self.use_claims(context, task.agent, &task.role, &task.resources);
         let effect = self.launch_effect(task);
         context
             .effects
@@ -162,7 +163,7 @@ impl State {
             let why = "the launch names a role that is not one of its framework's";
             return Some(Reason::new(reason::ROLE_FOREIGN, why));
         };
-        feasibility::check(self, launch.agent, &launch.resources)
+        feasibility::check(self, launch.agent, role, &launch.resources)
             .err()
             .or_else(|| self.quota_refusal(role, &launch.resources))
     }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::sync::Arc;
 
+use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 use tepui_types::envelope::DecodeError;
 use tepui_types::{
@@ -20,6 +21,7 @@ use super::frameworks::Framework;
 use super::idempotency::Answer;
 use super::maintenance::Window;
 use super::masters::Master;
+use super::preemption::Rate;
 use super::restore::Restores;
 use super::roles::RoleRecord;
 use super::settings::SettingsRecord;
@@ -54,6 +56,7 @@ struct SnapshotV1 {
     ended_counts: BTreeMap<TaskState, u64>,
     roles: Vec<Arc<RoleRecord>>,
     settings: SettingsRecord,
+    preemptions: Rate,
 }
 
 impl State {
@@ -106,6 +109,7 @@ impl State {
             ended_counts: self.ended_counts.clone(),
             roles: self.roles.values().cloned().collect(),
             settings: self.settings.clone(),
+            preemptions: self.preemptions,
         }
     }
 
@@ -178,6 +182,8 @@ impl From<SnapshotV1> for State {
         let role_use = super::roles::derive(snapshot.tasks.iter());
         let roles = snapshot.roles.into_iter();
         let roles = roles.map(|record| (record.role.clone(), record)).collect();
+        let agents: OrdMap<AgentId, Arc<Agent>> = agents;
+        let claimed_agents = super::preemption::derive(agents.values());
         let deadlines = super::deadlines::derive(&agents, &windows, snapshot.tasks.iter());
         Self {
             cluster: snapshot.cluster,
@@ -203,7 +209,9 @@ impl From<SnapshotV1> for State {
             names,
             roles,
             role_use,
+            claimed_agents,
             settings: snapshot.settings,
+            preemptions: snapshot.preemptions,
             tasks: snapshot
                 .tasks
                 .into_iter()

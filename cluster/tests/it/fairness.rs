@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
-use tepui_cluster::{Changes, Command, Decision};
+use tepui_cluster::{Changes, Command, Decision, State};
 use tepui_types::api::demand::Explanation;
 use tepui_types::constraint::{Constraint, Constraints, Test};
 use tepui_types::resources::{ResourceLimit, ResourceRequest};
@@ -56,6 +56,7 @@ enum Step {
         framework: usize,
         suppressed: bool,
     },
+    TakeBack,
     Pass {
         millis: u64,
     },
@@ -81,6 +82,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(role, guarantee, limit)| Step::Quota { role, guarantee, limit }),
         1 => (framework, any::<bool>())
             .prop_map(|(framework, suppressed)| Step::Suppress { framework, suppressed }),
+        3 => Just(Step::TakeBack),
         2 => (0u64..200).prop_map(|millis| Step::Pass { millis }),
     ]
 }
@@ -105,6 +107,14 @@ fn zoned(cpus: u64) -> AgentInfo {
         attributes: [("zone".to_owned(), (cpus % 2).to_string())].into(),
         ..machine(cpus, 16)
     }
+}
+
+/// What the tasks of a role have that are not being ended.
+fn stays(state: &State, role: &Role) -> MilliCpus {
+    let tasks = state.tasks.values();
+    let staying = tasks.filter(|task| task.is_living() && task.kill.is_none());
+    let staying = staying.filter(|task| task.role.is_within(role));
+    MilliCpus(staying.map(|task| task.resources.cpus.0).sum())
 }
 
 /// A cluster of a few agents and frameworks, and what is offered in it.
@@ -219,7 +229,13 @@ impl Play {
                 );
                 self.leader.apply(Command::Turn(turn));
             }
-            Step::Pass { millis } => self.leader.now += millis,
+            Step::TakeBack => self.take_back(),
+            Step::Pass { millis } => {
+                self.leader.now += millis;
+                // Claims wait for half a minute.
+                self.leader.log.time += 500 * millis;
+                self.leader.apply(Command::MeetDeadlines);
+            }
         }
         if self.asks {
             self.ask();
@@ -277,6 +293,7 @@ impl Play {
                 ..ResourceLimit::default()
             },
             weight_milli: 1000 + 500 * guarantee as u32,
+            preemptible: Some(guarantee.is_multiple_of(2)),
         };
         let role = role.parse().unwrap();
         let set = Command::SetRole {
@@ -288,6 +305,29 @@ impl Play {
         let applied = self.leader.log.apply(set);
         let state = &self.leader.log.state;
         self.leader.allocator.on_changes(state, &applied.changes);
+    }
+
+    /// Takes back what is guaranteed; nobody is brought below their own guarantee by it.
+    fn take_back(&mut self) {
+        let state = &self.leader.log.state;
+        let Some(wish) = self.leader.allocator.plan_preemption(state) else {
+            return;
+        };
+        let before = state.clone();
+        let guaranteed = wish.guaranteed.clone();
+        // The allocator may have seen less than the state has.
+        let applied = self.leader.log.apply(Command::Preempt(wish));
+        let state = &self.leader.log.state;
+        self.leader.allocator.on_changes(state, &applied.changes);
+        let others = state.roles.values();
+        let others = others.filter(|record| {
+            !record.role.is_within(&guaranteed) && !guaranteed.is_within(&record.role)
+        });
+        for record in others {
+            let promised = record.settings.guarantee.cpus;
+            let (had, has) = (stays(&before, &record.role), stays(state, &record.role));
+            assert!(has == had || has >= promised, "{} of {}", has, record.role);
+        }
     }
 
     /// What offers and tasks hold together is there.
@@ -368,8 +408,9 @@ impl Play {
             }
             let (allocator, state) = (&mut self.leader.allocator, &self.leader.log.state);
             let why = allocator.explain(state, framework, &demand);
-            expected.fitting -= why.filtered;
+            expected.fitting -= why.filtered + why.withheld;
             expected.filtered = why.filtered;
+            expected.withheld = why.withheld;
             expected.summary = why.summary.clone();
             expected.largest = why.largest.clone();
             expected.quota = why.quota.clone();

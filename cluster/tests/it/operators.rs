@@ -58,7 +58,7 @@ fn a_deactivated_agent_keeps_its_tasks_and_gets_no_more() {
     assert_eq!(log.task_state(&refused), TaskState::Dropped);
     assert_eq!(reason_of(&log, &refused), reason::AGENT_UNAVAILABLE);
     log.accept(Command::ReactivateAgent { agent });
-    assert!(feasibility::check(&log.state, agent, &amounts(1, 1)).is_ok());
+    assert!(feasibility::check(&log.state, agent, &Role::default(), &amounts(1, 1)).is_ok());
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 use proptest::prelude::*;
 use tepui_cluster::state::maintenance::WindowPlan;
+use tepui_cluster::state::preemption::Preemption;
 use tepui_cluster::{Command, State};
 use tepui_types::operation::{Kill, Operation};
 use tepui_types::resources::ResourceLimit;
@@ -90,6 +91,10 @@ enum Step {
     SetSettings {
         millis: u64,
     },
+    Preempt {
+        agent: u64,
+        cpus: u64,
+    },
     Pass {
         millis: u64,
     },
@@ -126,6 +131,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (any::<bool>(), 0u64..6, proptest::option::of(0u64..6))
             .prop_map(|(child, guarantee, limit)| Step::SetRole { child, guarantee, limit }),
         1 => any::<bool>().prop_map(|child| Step::RemoveRole { child }),
+        3 => (1u64..4, 1u64..4).prop_map(|(agent, cpus)| Step::Preempt { agent, cpus }),
         1 => (0u64..3_000).prop_map(|millis| Step::SetSettings { millis }),
         2 => (0u64..40).prop_map(|millis| Step::Pass { millis }),
     ]
@@ -287,11 +293,26 @@ fn command(log: &Log, step: &Step) -> Option<Command> {
                     cpus: limit.map(|cpus| MilliCpus(cpus * 1000)),
                     ..ResourceLimit::default()
                 },
+                preemptible: Some(guarantee % 3 == 0),
                 ..RoleSettings::default()
             },
             force: guarantee % 2 == 0,
         },
         Step::RemoveRole { child } => Command::RemoveRole { role: role(*child) },
+        Step::Preempt { agent, cpus } => {
+            let agent = AgentId(*agent);
+            let tasks = state.tasks.values().filter(|task| task.agent == agent);
+            Command::Preempt(Preemption {
+                role: role(true),
+                guaranteed: role(cpus % 2 == 0),
+                agent,
+                request: request(*cpus, 1),
+                victims: tasks
+                    .take(*cpus as usize)
+                    .map(|task| task.id.clone())
+                    .collect(),
+            })
+        }
         Step::SetSettings { millis } => Command::SetSettings(Settings {
             offer_timeout_ms: *millis,
             allowed_hosts: (millis % 2 == 0).then(|| vec!["m*".to_owned()]),

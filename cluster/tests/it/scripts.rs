@@ -141,6 +141,7 @@ impl Stage {
                 let minimums = vec![(role.parse().unwrap(), minimum)];
                 self.turn(name, |turn| turn.minimums = minimums)
             }
+            ["preempt"] => self.preempt(),
             ["usage", role] => {
                 let used = self.log.state.role_use(&role.parse().unwrap());
                 format!("{role} has {}\n", cpus(&used))
@@ -196,6 +197,10 @@ impl Stage {
         for word in rest.iter().filter(|word| **word != "forced") {
             let (what, amount) = word.split_once('=').unwrap();
             let set = match what.split_once('.') {
+                None if what == "preemptible" => {
+                    settings.preemptible = Some(amount == "yes");
+                    continue;
+                }
                 None => {
                     settings.weight_milli = thousandths(amount) as u32;
                     continue;
@@ -215,6 +220,21 @@ impl Stage {
             settings,
             force,
         })
+    }
+
+    /// Plans once what is to be taken back, and does it.
+    fn preempt(&mut self) -> String {
+        let state = &mut self.log.state;
+        let Some(wish) = self.allocator.plan_preemption(state) else {
+            return "nothing is taken back\n".into();
+        };
+        let victims: Vec<_> = wish.victims.iter().map(|task| task.name.as_str()).collect();
+        let hostname = &state.agent(wish.agent).unwrap().info.hostname;
+        let said = match victims.is_empty() {
+            true => format!("{} claims what ends on {hostname}\n", wish.role),
+            false => format!("{} ends {} on {hostname}\n", wish.role, victims.join(", ")),
+        };
+        said + &self.apply(Command::Preempt(wish))
     }
 
     fn launch(&mut self, task: &str, name: &str, agent: &str, rest: &[&str]) -> String {
@@ -491,6 +511,11 @@ fn slivers_are_not_offered() {
 #[test]
 fn time_limits_end_tasks() {
     check("time_limits");
+}
+
+#[test]
+fn a_role_below_its_guarantee_takes_back_what_others_have_above_theirs() {
+    check("preemption");
 }
 
 #[test]

@@ -315,6 +315,7 @@ pub fn explanation_out(explanation: Explanation) -> cluster::Explanation {
         ("held", explanation.held),
         ("spared", explanation.spared),
         ("slivers", explanation.slivers),
+        ("withheld", explanation.withheld),
         ("disallowed", explanation.disallowed),
     ];
     let counts = counts.into_iter().filter(|(_, count)| *count > 0);

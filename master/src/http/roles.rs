@@ -156,6 +156,8 @@ fn views(master: &Master, state: &State, roles: Vec<Role>) -> Vec<RoleView> {
                 weight_milli: settings.weight_milli,
                 guarantee: settings.guarantee,
                 limit: settings.limit,
+                preemptible: settings.preemptible,
+                claimed: state.claimed_for(&role),
                 share_ppm: dominant_share(&used, &total).0,
                 used,
                 offered,

@@ -228,6 +228,7 @@ pub fn explanation(explanation: cluster::Explanation) -> Explanation {
         held: count("held"),
         spared: count("spared"),
         slivers: count("slivers"),
+        withheld: count("withheld"),
         disallowed: count("disallowed"),
         quota: more("quota"),
         summary: explanation.summary,

@@ -268,3 +268,46 @@ async fn a_task_is_ended_after_its_time_limit_and_says_so() -> Result {
     assert_eq!(reason.code, "time-limit", "{reason}");
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_takes_back_what_is_guaranteed_to_it() -> Result {
+    let cluster = Cluster::new().resources(FOUR_CPUS).start().await?;
+    let client = cluster.client();
+    let batch = process::guest("frameworks/batch.wasm")?
+        .display()
+        .to_string();
+    let deploy = ["framework", "deploy", "web", &batch, "--role", "eng/web"];
+    ok(&cluster, &deploy).await?;
+    client.submit(&staying("others", 4)).await?;
+    eventually("the cluster is full", async || {
+        let job = client.job("others").await?;
+        anyhow::ensure!(job.active == 4, "{job:?}");
+        Ok(())
+    })
+    .await;
+    ok(&cluster, &["role", "set", "eng", "--guarantee", "cpus=2"]).await?;
+    client.submit_to("web", &staying("ours", 2)).await?;
+    eventually("it waits for what is guaranteed to it", async || {
+        let role: RoleView = client.get("/v1/roles/eng").await?;
+        anyhow::ensure!(role.waiting == 2, "{role:?}");
+        Ok(())
+    })
+    .await;
+    // Nobody has said yet that the others' tasks may be ended.
+    assert_eq!(client.job("others").await?.active, 4);
+    ok(&cluster, &["role", "set", "*", "--preemptible", "yes"]).await?;
+    eventually("the guarantee is had", async || {
+        let role: RoleView = client.get("/v1/roles/eng").await?;
+        anyhow::ensure!(role.used.cpus == MilliCpus(2_000), "{role:?}");
+        Ok(())
+    })
+    .await;
+    let job = client.job("others").await?;
+    assert_eq!(
+        (job.active, job.waiting, job.restarts),
+        (2, 2, 0),
+        "{job:?}"
+    );
+    assert_eq!(job.reason.expect("it says why").code, "preempted");
+    Ok(())
+}

@@ -70,6 +70,10 @@ pub struct Explanation {
     /// Agents on which it would fit, but with less left than the least offer.
     #[serde(default)]
     pub slivers: u64,
+    /// Agents on which it would fit but for what was taken back for a role below
+    /// its guarantee.
+    #[serde(default)]
+    pub withheld: u64,
     /// Agents that are not among the cluster's allowed hosts.
     #[serde(default)]
     pub disallowed: u64,

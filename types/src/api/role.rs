@@ -19,6 +19,13 @@ pub struct RoleView {
     pub guarantee: ResourceRequest,
     /// The most that it may have; what is absent has no limit.
     pub limit: ResourceLimit,
+    /// Whether its tasks may be ended for roles below their guarantee; as with
+    /// the role above it when absent.
+    #[serde(default)]
+    pub preemptible: Option<bool>,
+    /// What is claimed for it: tasks of others are being ended, or were.
+    #[serde(default)]
+    pub claimed: ResourceRequest,
     /// What its tasks have; ports and gpus as counts.
     pub used: ResourceRequest,
     /// What outstanding offers hold for it.
@@ -47,6 +54,10 @@ pub struct RoleRequest {
     /// None when absent.
     #[serde(default)]
     pub limit: ResourceLimit,
+    /// Whether its tasks may be ended for roles below their guarantee; as with
+    /// the role above it when absent.
+    #[serde(default)]
+    pub preemptible: Option<bool>,
     /// Also where the cluster has less than is guaranteed, or the role more than its limit.
     #[serde(default)]
     pub force: bool,
@@ -61,6 +72,7 @@ impl RoleRequest {
                 .unwrap_or(RoleSettings::DEFAULT_WEIGHT_MILLI),
             guarantee: self.guarantee,
             limit: self.limit,
+            preemptible: self.preemptible,
         }
     }
 }

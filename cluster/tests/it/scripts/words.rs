@@ -67,6 +67,9 @@ pub fn settings(words: &[&str]) -> Settings {
             ("timeout", seconds) => {
                 settings.offer_timeout_ms = 1000 * seconds.parse::<u64>().unwrap();
             }
+            ("preemptions", count) => {
+                settings.preemptions_per_minute = count.parse().unwrap();
+            }
             ("hosts", _) => settings.allowed_hosts = Some(names().collect()),
             other => panic!("no such setting: {other:?}"),
         }

@@ -1,0 +1,213 @@
+//! Plans what a role below its guarantee takes back.
+//!
+//! Looked at after cycles, not in them, and only while somebody is hungry whose
+//! guarantee is not met: on each agent victims are chosen in order until the
+//! request fits, and the agent where it costs least is taken. What is planned is
+//! a wish: `apply` checks it again, and only there anything ends. The amount of
+//! work is bounded, so in a large cluster not every agent is looked at.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tepui_types::resources::ResourceRequest;
+use tepui_types::{AgentId, Resources, Role, TaskId};
+
+use super::Allocator;
+use super::demands::Shape;
+use super::members::MemberId;
+use super::quota::cut;
+use crate::feasibility;
+use crate::state::State;
+use crate::state::preemption::{Preemption, claimed_from, note_taken};
+use crate::state::tasks::Task;
+
+/// Members and tasks that one plan looks at: about a millisecond's worth.
+const MEMBERS: usize = 64;
+const TASKS: usize = 4_096;
+/// Shapes of one member.
+const SHAPES: usize = 8;
+
+/// What a plan costs those who lose, the least first: the highest priority that
+/// is ended, how many tasks, how much of the processor.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Cost {
+    priority: i32,
+    tasks: usize,
+    cpus: u64,
+    agent: AgentId,
+}
+
+impl Allocator {
+    /// What should be taken back first, if anything should and may.
+    pub fn plan_preemption(&self, state: &State) -> Option<Preemption> {
+        if self.is_new || !self.may_preempt || self.roles.owes_nothing() {
+            return None;
+        }
+        let left = state.preemptions_left(state.now);
+        let mut looks = MEMBERS;
+        self.roles.ask(|member| {
+            let may_look = looks > 0 && left > 0;
+            looks = looks.saturating_sub(1);
+            may_look
+                .then(|| self.plan_for(state, member, left as usize))
+                .flatten()
+        })
+    }
+
+    fn plan_for(&self, state: &State, member: MemberId, left: usize) -> Option<Preemption> {
+        let known = self.members.get(&member)?;
+        // What is on its way already.
+        let claims = state.claims().filter(|claim| claim.role == known.role);
+        if claims.count() as u64 >= known.demands.count() {
+            return None;
+        }
+        let node = self.roles.node_of(member)?;
+        let mut shapes = known.demands.open().take(SHAPES);
+        shapes.find_map(|shape| {
+            let had = |role: &Role| self.roles.charged(role);
+            let guaranteed = state.guarantor(&known.role, &shape.request, had)?;
+            if self.roles.limits(node, &shape.request) {
+                return None;
+            }
+            let mut best: Option<(Cost, Vec<TaskId>)> = None;
+            for (agent, tasks) in self.candidates(state, &guaranteed) {
+                let found = self.victims(state, agent, tasks, shape, &known.role, &guaranteed);
+                let found = found.filter(|(_, victims)| victims.len() <= left);
+                if let Some(found) = found
+                    && best.as_ref().is_none_or(|(least, _)| found.0 < *least)
+                {
+                    best = Some(found);
+                }
+            }
+            let (cost, victims) = best?;
+            Some(Preemption {
+                role: known.role.clone(),
+                guaranteed,
+                agent: cost.agent,
+                request: shape.request.clone(),
+                victims,
+            })
+        })
+    }
+
+    /// Tasks that may be ended, by agent; the youngest of each framework are looked at.
+    fn candidates<'a>(
+        &self,
+        state: &'a State,
+        guaranteed: &Role,
+    ) -> BTreeMap<AgentId, Vec<&'a Arc<Task>>> {
+        // On an agent with claims something is ending.
+        let claimed = state.claimed_agents().map(|agent| (agent, Vec::new()));
+        let mut agents: BTreeMap<AgentId, Vec<&Arc<Task>>> = claimed.collect();
+        let frameworks = state.frameworks.values();
+        let tasks = frameworks.flat_map(|framework| framework.tasks.iter().rev());
+        let tasks = tasks.filter_map(|operation| state.tasks.get(operation));
+        for task in tasks.take(TASKS) {
+            if state.may_take(task, guaranteed, &BTreeMap::new()) {
+                agents.entry(task.agent).or_default().push(task);
+            }
+        }
+        agents
+    }
+
+    /// The victims on an agent after whose end a request fits, and what that costs.
+    fn victims(
+        &self,
+        state: &State,
+        agent: AgentId,
+        mut tasks: Vec<&Arc<Task>>,
+        shape: &Shape,
+        role: &Role,
+        guaranteed: &Role,
+    ) -> Option<(Cost, Vec<TaskId>)> {
+        let record = state.agent(agent)?;
+        let is_open = feasibility::offerable_of(&state.settings.settings, record).is_ok();
+        if !is_open
+            || self.agents.is_away(agent)
+            || !shape.constraints.hold_of(&record.info)
+            || shape.spares(&record.info)
+        {
+            return None;
+        }
+        let free = self.free_on(state, agent);
+        let others = claimed_from(&record.claims, role);
+        // Where it fits already it waits for something else.
+        if without(&free, &others).pick(&shape.request).is_ok() {
+            return None;
+        }
+        let coming = state.coming_free(record);
+        let coming = coming.saturating_sub(&self.offers.held(agent));
+        let mut claimed = ResourceRequest::default();
+        record
+            .claims
+            .iter()
+            .for_each(|claim| claimed.add(&claim.amounts));
+        let free = without(&coming, &claimed);
+        if !may_be_freed(state, &free, shape, guaranteed) {
+            return None;
+        }
+        let priority = |task: &Task| state.spec(&task.spec).map_or(0, |spec| spec.priority);
+        tasks.sort_by_key(|task| (priority(task), Reverse(task.operation)));
+        let mut have = free;
+        let (mut chosen, mut taken) = (Vec::new(), BTreeMap::new());
+        for task in tasks {
+            if have.pick(&shape.request).is_ok() {
+                break;
+            }
+            if !state.may_take(task, guaranteed, &taken) {
+                continue;
+            }
+            let Ok(more) = have.checked_add(&task.resources) else {
+                continue;
+            };
+            have = more;
+            note_taken(&mut taken, task);
+            chosen.push(task);
+        }
+        have.pick(&shape.request).ok()?;
+        spare(&mut chosen, &mut have, &shape.request);
+        let cost = Cost {
+            // What is ending already may do.
+            priority: chosen
+                .iter()
+                .map(|task| priority(task))
+                .max()
+                .unwrap_or(i32::MIN),
+            tasks: chosen.len(),
+            cpus: chosen.iter().map(|task| task.resources.cpus.0).sum(),
+            agent,
+        };
+        Some((cost, chosen.iter().map(|task| task.id.clone()).collect()))
+    }
+}
+
+/// These resources without such amounts.
+fn without(resources: &Resources, amounts: &ResourceRequest) -> Resources {
+    match amounts.is_empty() {
+        true => resources.clone(),
+        false => {
+            let left = ResourceRequest::from(resources).saturating_sub(amounts);
+            cut(resources, &left)
+        }
+    }
+}
+
+/// Whether nothing is short on an agent but what is guaranteed.
+fn may_be_freed(state: &State, free: &Resources, shape: &Shape, guaranteed: &Role) -> bool {
+    let free = ResourceRequest::from(free);
+    let promised = state.role_settings(guaranteed).guarantee;
+    let mut wanted = shape.request.entries();
+    wanted.all(|(name, amount)| promised.amount(name) > 0 || free.amount(name) >= amount)
+}
+
+/// Lets those go, the most valuable first, whose end is not needed after all.
+fn spare(chosen: &mut Vec<&Arc<Task>>, have: &mut Resources, request: &ResourceRequest) {
+    for at in (0..chosen.len()).rev() {
+        let without = have.saturating_sub(&chosen[at].resources);
+        if without.pick(request).is_ok() {
+            *have = without;
+            chosen.remove(at);
+        }
+    }
+}
