@@ -56,6 +56,7 @@ impl ResourceOverrides {
             ports: self.ports.clone().unwrap_or_else(default_ports),
             gpus: gpus.collect(),
             custom: self.custom.clone(),
+            ..Resources::default()
         })
     }
 }

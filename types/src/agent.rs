@@ -43,12 +43,7 @@ impl AgentInfo {
                 Self::MAX_ENCODED
             ));
         }
-        if let Some((name, milli)) = self.resources.gpus.iter().find(|(_, milli)| **milli > 1000) {
-            return Err(format!(
-                "gpu `{name}` has {milli} thousandths; a device has 1000"
-            ));
-        }
-        Ok(())
+        self.resources.validate()
     }
 }
 

@@ -2,20 +2,29 @@
 //!
 //! Everything is an integer: cpus and custom scalars in thousandths, memory and
 //! disk in bytes, ports as ranges, gpus as named devices of 1,000 thousandths
-//! each (half of two devices is not one). Arithmetic is checked: an amount that
-//! would go below nothing or past its type is refused, never wrapped.
+//! each (half of two devices is not one), other things one by one. What is
+//! reserved or special otherwise stands apart, in pools. Arithmetic is checked:
+//! an amount that would go below nothing or past its type is refused, never
+//! wrapped.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+pub use conversion::{Conversion, ConversionError, Exchange};
+pub use items::{Items, Words};
 pub use limit::ResourceLimit;
-pub use ports::PortRanges;
+pub use pool::{Disk, Pool, PoolKind, Pools, Reservation, Volume};
+pub use ranges::{NumberRanges, PortRanges};
 pub use request::ResourceRequest;
 
+mod conversion;
+mod flat;
+mod items;
 mod limit;
-mod ports;
+mod pool;
+mod ranges;
 mod request;
 
 /// Thousandths of a processor.
@@ -94,6 +103,13 @@ pub struct Resources {
     /// Thousandths of any other named scalar.
     #[serde(rename = "custom_milli", default)]
     pub custom: BTreeMap<String, u64>,
+    /// Named things that are counted one by one. No name is also a custom scalar's.
+    #[serde(default)]
+    pub items: BTreeMap<String, Items>,
+    /// What is reserved or special in another way, and not in the fields above.
+    #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<Pool>))]
+    pub pools: Pools,
 }
 
 /// Why two amounts cannot be added or subtracted: names the resource.
@@ -113,6 +129,43 @@ impl Resources {
         *self == Self::default()
     }
 
+    /// What is wrong with all that a machine has: a device that is more than one, a name with
+    /// two meanings, a part that stands in two pools, a volume that nobody created.
+    pub fn validate(&self) -> Result<(), String> {
+        let mut all = self.plain();
+        for pool in self.pools.iter() {
+            pool.validate()?;
+            all = all.checked_add(&pool.amounts).map_err(|error| {
+                format!("{pool} is beside {all}, and together they are {error}: name a part once")
+            })?;
+            if pool.kind != pool.kind.declared() {
+                return Err(format!(
+                    "an agent does not declare {pool}: operations make it"
+                ));
+            }
+        }
+        let disk_id = |pool: &Pool| match &pool.kind.disk {
+            Some(Disk::Mount(id)) => Some(id.clone()),
+            _ => None,
+        };
+        let mut mounts: Vec<_> = self.pools.iter().filter_map(disk_id).collect();
+        mounts.sort();
+        if let Some(pair) = mounts.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(format!("the whole disk `{}` is declared twice", pair[0]));
+        }
+        if let Some((name, milli)) = all.gpus.iter().find(|(_, milli)| **milli > MILLI) {
+            return Err(format!(
+                "gpu `{name}` has {milli} thousandths; a device has {MILLI}"
+            ));
+        }
+        match all.items.keys().find(|name| all.custom.contains_key(*name)) {
+            Some(name) => Err(format!(
+                "`{name}` is an amount and a set at a time: give one of them another name"
+            )),
+            None => Ok(()),
+        }
+    }
+
     /// `self + other`; ports and devices must not be had twice.
     pub fn checked_add(&self, other: &Self) -> Result<Self, ResourceError> {
         Ok(Self {
@@ -125,6 +178,8 @@ impl Resources {
                 .ok_or_else(|| ResourceError::Overflow("ports".into()))?,
             gpus: add_maps(&self.gpus, &other.gpus, MILLI)?,
             custom: add_maps(&self.custom, &other.custom, u64::MAX)?,
+            items: add_items(&self.items, &other.items)?,
+            pools: self.pools.checked_add(&other.pools)?,
         })
     }
 
@@ -140,6 +195,8 @@ impl Resources {
                 .ok_or_else(|| ResourceError::Insufficient("ports".into()))?,
             gpus: sub_maps(&self.gpus, &other.gpus)?,
             custom: sub_maps(&self.custom, &other.custom)?,
+            items: sub_items(&self.items, &other.items)?,
+            pools: self.pools.checked_sub(&other.pools)?,
         })
     }
 
@@ -158,6 +215,8 @@ impl Resources {
             ports: self.ports.without(&other.ports),
             gpus: saturating_sub_maps(&self.gpus, &other.gpus),
             custom: saturating_sub_maps(&self.custom, &other.custom),
+            items: saturating_sub_items(&self.items, &other.items),
+            pools: self.pools.saturating_sub(&other.pools),
         }
     }
 
@@ -231,6 +290,42 @@ fn saturating_sub_maps(a: &Amounts, b: &Amounts) -> Amounts {
         .collect()
 }
 
+type ItemMap = BTreeMap<String, Items>;
+
+fn add_items(a: &ItemMap, b: &ItemMap) -> Result<ItemMap, ResourceError> {
+    let mut sum = a.clone();
+    for (name, items) in b {
+        let union = match sum.get(name) {
+            Some(known) => known.disjoint_union(items),
+            None => Some(items.clone()),
+        };
+        let union = union.ok_or_else(|| ResourceError::Overflow(name.clone()))?;
+        sum.insert(name.clone(), union);
+    }
+    Ok(sum)
+}
+
+fn sub_items(a: &ItemMap, b: &ItemMap) -> Result<ItemMap, ResourceError> {
+    let mut rest = a.clone();
+    for (name, items) in b {
+        let left = rest.get(name).and_then(|known| known.difference(items));
+        let left = left.ok_or_else(|| ResourceError::Insufficient(name.clone()))?;
+        rest.insert(name.clone(), left);
+    }
+    rest.retain(|_, items| !items.is_empty());
+    Ok(rest)
+}
+
+fn saturating_sub_items(a: &ItemMap, b: &ItemMap) -> ItemMap {
+    let rest = a.iter().map(|(name, items)| {
+        let rest = b
+            .get(name)
+            .map_or_else(|| items.clone(), |less| items.without(less));
+        (name.clone(), rest)
+    });
+    rest.filter(|(_, items)| !items.is_empty()).collect()
+}
+
 fn write_thousandths(f: &mut fmt::Formatter<'_>, milli: u64) -> fmt::Result {
     let (whole, rest) = (milli / MILLI, milli % MILLI);
     if rest == 0 {
@@ -265,6 +360,12 @@ impl fmt::Display for Resources {
         }
         for (name, milli) in self.gpus.iter().chain(&self.custom) {
             item(f, format_args!("{name} {}", MilliCpus(*milli)))?;
+        }
+        for (name, items) in &self.items {
+            item(f, format_args!("{name} {items}"))?;
+        }
+        for pool in self.pools.iter() {
+            item(f, format_args!("{pool}"))?;
         }
         Ok(())
     }

@@ -48,6 +48,11 @@ impl Role {
         std::iter::successors(Some(self.clone()), Self::parent)
     }
 
+    /// How many names its path has.
+    pub fn depth(&self) -> usize {
+        self.0.split('/').count()
+    }
+
     /// Whether this is `other`, or is below it.
     pub fn is_within(&self, other: &Self) -> bool {
         let rest = self.0.strip_prefix(&*other.0);

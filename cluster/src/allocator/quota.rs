@@ -8,7 +8,7 @@
 
 use std::fmt;
 
-use tepui_types::resources::{ResourceLimit, ResourceRequest};
+use tepui_types::resources::{MILLI, ResourceLimit, ResourceRequest};
 use tepui_types::{Bytes, MilliCpus, Resources, Role};
 
 use super::role_tree::{Node, NodeIndex, ROOT, RoleTree};
@@ -229,7 +229,7 @@ pub(super) fn ceiling(limit: &ResourceLimit) -> [u64; 5] {
     ["cpus", "mem", "disk", "ports", "gpus"].map(|name| limit.of(name).unwrap_or(u64::MAX))
 }
 
-/// These resources, cut to at most such amounts. What is left of a device is
+/// What is plain of these resources, cut to at most such amounts. What is left of a device is
 /// given whole or not at all.
 pub(super) fn cut(resources: &Resources, room: &ResourceRequest) -> Resources {
     let mut gpus_left = room.gpus_milli;
@@ -246,6 +246,16 @@ pub(super) fn cut(resources: &Resources, room: &ResourceRequest) -> Resources {
         let most = room.custom.get(name).copied().unwrap_or(0);
         (name.clone(), (*amount).min(most))
     });
+    let items = resources.items.iter().filter_map(|(name, items)| {
+        let most = room
+            .custom
+            .get(name)
+            .copied()
+            .unwrap_or(0)
+            .min(items.milli());
+        let lowest = items.lowest(most - most % MILLI)?;
+        (!lowest.is_empty()).then(|| (name.clone(), lowest))
+    });
     let ports = resources.ports.count().min(room.ports);
     Resources {
         cpus: resources.cpus.min(room.cpus),
@@ -254,5 +264,7 @@ pub(super) fn cut(resources: &Resources, room: &ResourceRequest) -> Resources {
         ports: resources.ports.lowest(ports).unwrap_or_default(),
         gpus,
         custom: custom.filter(|(_, amount)| *amount > 0).collect(),
+        items: items.collect(),
+        ..Resources::default()
     }
 }

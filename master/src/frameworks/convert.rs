@@ -62,6 +62,7 @@ pub fn resources_in(resources: types::Resources) -> Result<Resources, String> {
         ports,
         gpus,
         custom: amounts_in(resources.custom)?,
+        ..Resources::default()
     })
 }
 

@@ -313,6 +313,7 @@ fn resources(resources: types::Resources) -> Resources {
         ports: PortRanges::from_ranges(ports),
         gpus: amounts(resources.gpus),
         custom: amounts(resources.custom),
+        ..Resources::default()
     }
 }
 

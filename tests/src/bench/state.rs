@@ -224,10 +224,7 @@ fn amounts(tasks: u64) -> Resources {
     Resources {
         cpus: MilliCpus(tasks),
         mem: Bytes(tasks * 1024 * 1024),
-        disk: Bytes(0),
-        ports: PortRanges::default(),
-        gpus: BTreeMap::new(),
-        custom: BTreeMap::new(),
+        ..Resources::default()
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Bytes, MILLI, MilliCpus, PortRanges, Resources};
+use super::{Bytes, Items, MILLI, MilliCpus, Pools, PortRanges, Resources};
 
 /// Amounts without names: `ports` and `gpus` say how many, not which.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -27,7 +27,8 @@ pub struct ResourceRequest {
     /// devices, a multiple of 1,000.
     #[serde(default)]
     pub gpus_milli: u64,
-    /// Thousandths of any other named scalar.
+    /// Thousandths of any other named resource; of what is counted one by one, a
+    /// multiple of 1,000.
     #[serde(rename = "custom_milli", default)]
     pub custom: BTreeMap<String, u64>,
 }
@@ -236,20 +237,15 @@ impl ResourceRequest {
 
     /// Takes concrete resources out of a total that includes them.
     pub fn exclude(&mut self, resources: &Resources) {
-        self.cpus.0 = self.cpus.0.saturating_sub(resources.cpus.0);
-        self.mem.0 = self.mem.0.saturating_sub(resources.mem.0);
-        self.disk.0 = self.disk.0.saturating_sub(resources.disk.0);
-        self.ports = self.ports.saturating_sub(resources.ports.count());
-        self.gpus_milli = self.gpus_milli.saturating_sub(resources.gpu_milli());
-        for (name, milli) in &resources.custom {
-            if let Some(total) = self.custom.get_mut(name) {
-                *total = total.saturating_sub(*milli);
-            }
-        }
-        self.custom.retain(|_, milli| *milli > 0);
+        *self = self.saturating_sub(&Self::from(resources));
     }
 
     pub(super) fn pick_from(&self, from: &Resources) -> Result<Resources, Vec<String>> {
+        if !from.pools.is_empty() {
+            let picked = self.pick_from(&from.flat(true))?;
+            // invariant: it was picked out of the sum of what it is taken from.
+            return Ok(from.carve(&picked, true).expect("the parts have their sum"));
+        }
         let mut short = Vec::new();
         let mut need = |name: &str, enough: bool| {
             if !enough {
@@ -263,19 +259,31 @@ impl ResourceRequest {
         need("ports", ports.is_some());
         let gpus = self.pick_gpus(from);
         need("gpus", gpus.is_some());
+        let mut items = BTreeMap::new();
         for (name, amount) in &self.custom {
-            need(name, from.custom.get(name).copied().unwrap_or(0) >= *amount);
+            match from.items.get(name) {
+                Some(known) => {
+                    let lowest = known.lowest(*amount);
+                    need(name, lowest.is_some());
+                    items.extend(lowest.map(|lowest| (name.clone(), lowest)));
+                }
+                None => need(name, from.custom.get(name).copied().unwrap_or(0) >= *amount),
+            }
         }
+        items.retain(|_, items| !items.is_empty());
         match (ports, gpus) {
-            (Some(ports), Some(gpus)) if short.is_empty() => Ok(self.concrete(ports, gpus)),
+            (Some(ports), Some(gpus)) if short.is_empty() => {
+                Ok(self.concrete(from, ports, gpus, items))
+            }
             _ => Err(short),
         }
     }
 
     pub(super) fn pick_many_from(&self, from: &Resources, limit: u32) -> (u32, Resources) {
-        let mut left = from.clone();
-        if self.ports > 0 || self.gpus_milli > 0 {
-            // Each round takes a port or a part of a device, so they are few.
+        let mut left = from.flat(true).into_owned();
+        let takes_items = self.custom.keys().any(|name| from.items.contains_key(name));
+        if self.ports > 0 || self.gpus_milli > 0 || takes_items {
+            // Each round takes a port, an item or a part of a device, so they are few.
             for taken in 0..limit {
                 match self.pick_from(&left) {
                     Ok(picked) => left = left.saturating_sub(&picked),
@@ -287,11 +295,11 @@ impl ResourceRequest {
         let custom = self
             .custom
             .iter()
-            .map(|(name, each)| (from.custom.get(name).copied().unwrap_or(0), *each));
+            .map(|(name, each)| (left.custom.get(name).copied().unwrap_or(0), *each));
         let scalars = [
-            (from.cpus.0, self.cpus.0),
-            (from.mem.0, self.mem.0),
-            (from.disk.0, self.disk.0),
+            (left.cpus.0, self.cpus.0),
+            (left.mem.0, self.mem.0),
+            (left.disk.0, self.disk.0),
         ];
         let fits = scalars
             .into_iter()
@@ -315,9 +323,19 @@ impl ResourceRequest {
         (times as u32, left)
     }
 
-    fn concrete(&self, ports: PortRanges, gpus: BTreeMap<String, u64>) -> Resources {
-        let custom = self.custom.iter().filter(|(_, amount)| **amount > 0);
+    fn concrete(
+        &self,
+        from: &Resources,
+        ports: PortRanges,
+        gpus: BTreeMap<String, u64>,
+        items: BTreeMap<String, Items>,
+    ) -> Resources {
+        let custom = self.custom.iter();
+        let custom =
+            custom.filter(|(name, amount)| **amount > 0 && !from.items.contains_key(*name));
         Resources {
+            items,
+            pools: Pools::default(),
             cpus: self.cpus,
             mem: self.mem,
             disk: self.disk,
@@ -353,16 +371,30 @@ impl ResourceRequest {
     }
 }
 
-impl From<&Resources> for ResourceRequest {
-    fn from(resources: &Resources) -> Self {
+impl ResourceRequest {
+    /// What is plain of these resources: neither reserved nor special otherwise.
+    pub fn plain(resources: &Resources) -> Self {
+        let mut custom = resources.custom.clone();
+        let items = resources.items.iter();
+        custom.extend(items.map(|(name, items)| (name.clone(), items.milli())));
         Self {
             cpus: resources.cpus,
             mem: resources.mem,
             disk: resources.disk,
             ports: resources.ports.count(),
             gpus_milli: resources.gpu_milli(),
-            custom: resources.custom.clone(),
+            custom,
         }
+    }
+}
+
+/// All of it but what is revocable, which is never charged.
+impl From<&Resources> for ResourceRequest {
+    fn from(resources: &Resources) -> Self {
+        let mut sum = Self::plain(resources);
+        let firm = resources.pools.iter().filter(|pool| !pool.kind.revocable);
+        firm.for_each(|pool| sum.add(&Self::plain(&pool.amounts)));
+        sum
     }
 }
 

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn resources() -> impl Strategy<Value = Resources> {
+fn plain() -> impl Strategy<Value = Resources> {
     let ports = vec((31000u16..31050, 0u16..6), 0..4).prop_map(|ranges| {
         PortRanges::from_ranges(
             ranges
@@ -16,6 +16,19 @@ fn resources() -> impl Strategy<Value = Resources> {
     });
     let gpus = btree_map("gpu[0-3]", 1u64..=MILLI, 0..3);
     let custom = btree_map("[ab]", 1u64..10_000, 0..2);
+    let words = proptest::collection::btree_set("[a-d]", 1..3);
+    let words = words.prop_map(|words| Items::Set(Words(words)));
+    let numbers = (0u64..20, 0u64..4)
+        .prop_map(|(first, len)| Items::Ranges(NumberRanges::from_range(first, first + len)));
+    let items = (proptest::option::of(words), proptest::option::of(numbers)).prop_map(
+        |(words, numbers)| {
+            let words = words.map(|words| ("words".to_owned(), words));
+            words
+                .into_iter()
+                .chain(numbers.map(|numbers| ("numbers".to_owned(), numbers)))
+                .collect()
+        },
+    );
     (
         0u64..100_000,
         0u64..1 << 40,
@@ -23,15 +36,187 @@ fn resources() -> impl Strategy<Value = Resources> {
         ports,
         gpus,
         custom,
+        items,
     )
-        .prop_map(|(cpus, mem, disk, ports, gpus, custom)| Resources {
+        .prop_map(|(cpus, mem, disk, ports, gpus, custom, items)| Resources {
             cpus: MilliCpus(cpus),
             mem: Bytes(mem),
             disk: Bytes(disk),
             ports,
             gpus,
             custom,
+            items,
+            pools: Pools::default(),
         })
+}
+
+fn kinds() -> impl Strategy<Value = PoolKind> {
+    let stacks = prop_oneof![
+        Just(vec![]),
+        Just(vec!["eng"]),
+        Just(vec!["eng", "eng/web"])
+    ];
+    (stacks, any::<bool>(), 0u8..3, any::<bool>()).prop_map(
+        |(roles, is_static, disk, revocable)| {
+            let mut kind = PoolKind {
+                disk: match disk {
+                    0 => None,
+                    1 => Some(Disk::Path("p".into())),
+                    _ => Some(Disk::Mount("m".into())),
+                },
+                revocable: revocable && roles.is_empty(),
+                ..PoolKind::default()
+            };
+            for (place, role) in roles.into_iter().enumerate() {
+                let mut one = Reservation::dynamic(role.parse().unwrap());
+                one.is_static = is_static && place == 0;
+                kind.reservations.push(one);
+            }
+            kind
+        },
+    )
+}
+
+/// An agent's resources: in parts that have nothing in common.
+fn resources() -> impl Strategy<Value = Resources> {
+    let pools = vec((kinds(), plain(), any::<bool>()), 0..4);
+    (plain(), pools).prop_map(|(mut all, pools)| {
+        let mut made: Vec<Pool> = Vec::new();
+        for (number, (mut kind, amounts, is_volume)) in pools.into_iter().enumerate() {
+            let disk = Resources {
+                disk: Bytes(amounts.disk.0 + 1),
+                ..Resources::default()
+            };
+            if is_volume && !kind.reservations.is_empty() {
+                let path = "data".into();
+                kind.volume = Some(Volume {
+                    id: format!("v{number}"),
+                    path,
+                    shared: false,
+                });
+            }
+            if let Some(Disk::Mount(id)) = &mut kind.disk {
+                *id = format!("m{number}");
+            }
+            let is_disk = kind.disk.is_some() || kind.volume.is_some();
+            let amounts = if is_disk { disk } else { amounts };
+            let pool = Pool { kind, amounts };
+            let is_new = made.iter().all(|other| other.kind != pool.kind);
+            if is_new && !pool.kind.is_plain() && !pool.amounts.is_empty() {
+                made.push(pool);
+            }
+        }
+        all.pools = Pools::try_from(made).unwrap();
+        all
+    })
+}
+
+fn adds_up(all: &Resources) -> bool {
+    let mut pools = all.pools.iter();
+    let sum = pools.try_fold(all.plain(), |sum, pool| sum.checked_add(&pool.amounts));
+    sum.is_ok()
+}
+
+/// Something to do with resources, by what is there: mostly possible.
+fn conversions(all: &Resources, what: u8, which: usize, amount: u64) -> Conversion {
+    let pools = all.pools.as_slice();
+    let pool = pools.get(which % pools.len().max(1)).cloned();
+    let volume = all
+        .pools
+        .iter()
+        .filter_map(|pool| pool.kind.volume.clone())
+        .next();
+    let volume = volume.map_or_else(|| "none".to_owned(), |volume| volume.id);
+    let some = Resources {
+        cpus: MilliCpus(amount.min(all.cpus.0)),
+        ports: all.ports.lowest(amount.min(3)).unwrap_or_default(),
+        ..Resources::default()
+    };
+    let of_pool = |pool: Option<Pool>| Resources {
+        pools: pool.map_or_else(Pools::default, Pools::from),
+        ..Resources::default()
+    };
+    let for_role = |role: &str| Reservation::dynamic(role.parse().unwrap());
+    match what {
+        0 => Conversion::Reserve {
+            resources: some,
+            reservation: for_role("eng"),
+        },
+        1 => {
+            let reservation = for_role("eng/web/front");
+            Conversion::Reserve {
+                resources: of_pool(pool),
+                reservation,
+            }
+        }
+        2 => Conversion::Unreserve {
+            resources: of_pool(pool),
+        },
+        3 => {
+            let kind = PoolKind::reserved("eng".parse().unwrap());
+            let disk = pool.unwrap_or_else(|| Pool::disk(kind, Bytes(1)));
+            let volume = Volume {
+                id: "new".into(),
+                path: "x/y".into(),
+                shared: true,
+            };
+            Conversion::Create { disk, volume }
+        }
+        4 => Conversion::Destroy { volume },
+        5 => Conversion::Grow {
+            volume,
+            by: Bytes(amount),
+        },
+        _ => Conversion::Shrink {
+            volume,
+            by: Bytes(amount),
+        },
+    }
+}
+
+proptest! {
+    #[test]
+    fn an_operation_neither_loses_nor_doubles_anything(
+        all in resources(),
+        used in 0u64..50_000,
+        steps in vec((0u8..7, 0usize..4, 1u64..5_000), 1..20),
+    ) {
+        let mut all = all;
+        let used = Resources { cpus: MilliCpus(used.min(all.cpus.0)), ..Resources::default() };
+        let sum = |resources: &Resources| {
+            let pools = resources.pools.iter();
+            pools.fold(resources.plain(), |sum, pool| sum.checked_add(&pool.amounts).unwrap_or(sum))
+        };
+        // Pools of random resources may have a port in common, and then have no sum.
+        prop_assume!(adds_up(&all));
+        let before = sum(&all);
+        for (what, which, amount) in steps {
+            let conversion = conversions(&all, what, which, amount);
+            let free = all.checked_sub(&used).unwrap();
+            let Ok(exchange) = conversion.exchange(&free) else { continue };
+            prop_assert_eq!(sum(&exchange.taken), sum(&exchange.given));
+            all = exchange.apply(&all).unwrap();
+            prop_assert_eq!(sum(&all), before.clone());
+            prop_assert!(all.contains(&used), "what is in use stays");
+            let read = postcard::from_bytes::<Resources>(&postcard::to_stdvec(&all).unwrap());
+            prop_assert_eq!(read.unwrap(), all.clone(), "it is of one form");
+        }
+    }
+
+    #[test]
+    fn what_is_carved_is_the_sum_that_was_wanted(all in resources(), cpus in 0u64..90_000) {
+        prop_assume!(adds_up(&all));
+        let flat = all.flat(false);
+        let wanted = Resources { cpus: MilliCpus(cpus), ..Resources::default() };
+        match all.carve(&wanted, false) {
+            Some(carved) => {
+                prop_assert!(all.contains(&carved));
+                prop_assert_eq!(carved.flat(false).into_owned(), wanted);
+            }
+            None => prop_assert!(!flat.contains(&wanted)),
+        }
+    }
+
 }
 
 proptest! {
@@ -73,7 +258,7 @@ proptest! {
 
     #[test]
     fn what_is_picked_was_there_and_is_what_was_asked(
-        a in resources(),
+        a in plain(),
         cpus in 0u64..50_000,
         ports in 0u32..8,
         gpus in prop_oneof![0u64..1000, Just(1000), Just(2000)],
@@ -92,7 +277,7 @@ proptest! {
 
     #[test]
     fn taking_many_at_once_is_taking_one_after_another(
-        a in resources(),
+        a in plain(),
         cpus in 1u64..50_000,
         ports in 0u32..3,
         b in 0u64..3_000,

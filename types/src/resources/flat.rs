@@ -1,0 +1,116 @@
+//! Pools by whom they are for, and as one sum where nobody need tell them apart.
+//!
+//! *Flat* is what tasks may have without naming its pool: what is plain, and what is reserved on
+//! the root disk without being a volume. Of what is taken flat, the innermost reservation goes
+//! first, so that what is everybody's is left for others.
+
+use std::borrow::Cow;
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+use super::{Bytes, MilliCpus, Pool, PoolKind, Pools, PortRanges, Resources};
+use crate::role::Role;
+
+impl Resources {
+    /// Without pools.
+    pub fn plain(&self) -> Self {
+        Self {
+            pools: Pools::default(),
+            ..self.clone()
+        }
+    }
+
+    /// What tasks of a role may have; of what is revocable only who says so.
+    pub fn usable_by(&self, role: &Role, revocable: bool) -> Cow<'_, Self> {
+        self.only(|kind| kind.is_for(role, revocable))
+    }
+
+    /// Without what several may have at a time.
+    pub fn exclusive(&self) -> Cow<'_, Self> {
+        self.only(|kind| !kind.is_shared())
+    }
+
+    fn only(&self, is_meant: impl Fn(&PoolKind) -> bool) -> Cow<'_, Self> {
+        if self.pools.iter().all(|pool| is_meant(&pool.kind)) {
+            return Cow::Borrowed(self);
+        }
+        Cow::Owned(Self {
+            pools: self.pools.filtered(is_meant),
+            ..self.clone()
+        })
+    }
+
+    /// The sum of what tasks may have without naming its pool, and of what is revocable if that
+    /// is asked for.
+    pub fn flat(&self, revocable: bool) -> Cow<'_, Self> {
+        if self.pools.is_empty() {
+            return Cow::Borrowed(self);
+        }
+        let pools = self.pools.iter().filter(|pool| is_flat(pool, revocable));
+        Cow::Owned(pools.fold(self.plain(), |sum, pool| {
+            // Parts of one agent's resources add up.
+            sum.checked_add(&pool.amounts).unwrap_or(sum)
+        }))
+    }
+
+    /// Takes a flat sum apart again: from the innermost reservation first, from what is revocable
+    /// after what is reserved, from what is plain last. The pools that it names are taken as they
+    /// are. None if it is not in here.
+    pub fn carve(&self, wanted: &Self, revocable: bool) -> Option<Self> {
+        if self.pools.is_empty() {
+            return self.contains(wanted).then(|| wanted.clone());
+        }
+        let rest = self.pools.checked_sub(&wanted.pools).ok()?;
+        let mut flat: Vec<_> = rest
+            .iter()
+            .filter(|pool| is_flat(pool, revocable))
+            .collect();
+        flat.sort_by_key(|pool| Reverse(pool.kind.owner().map(|owner| owner.depth())));
+        let mut left = wanted.plain();
+        let mut taken = wanted.pools.clone();
+        for pool in flat {
+            let part = pool.amounts.meet(&left);
+            left = left.saturating_sub(&part);
+            let kind = pool.kind.clone();
+            let part = Pools::from(Pool {
+                kind,
+                amounts: part,
+            });
+            taken = taken.checked_add(&part).ok()?;
+        }
+        self.plain().contains(&left).then_some(Self {
+            pools: taken,
+            ..left
+        })
+    }
+
+    /// As much of each as is in both.
+    pub fn meet(&self, other: &Self) -> Self {
+        let lesser = |one: &BTreeMap<String, u64>, two: &BTreeMap<String, u64>| {
+            let both = one.iter().filter_map(|(name, one)| {
+                let least = (*two.get(name)?).min(*one);
+                (least > 0).then(|| (name.clone(), least))
+            });
+            both.collect()
+        };
+        let items = self.items.iter().filter_map(|(name, items)| {
+            let both = items.without(&items.without(other.items.get(name)?));
+            (!both.is_empty()).then(|| (name.clone(), both))
+        });
+        Self {
+            cpus: MilliCpus(self.cpus.0.min(other.cpus.0)),
+            mem: Bytes(self.mem.0.min(other.mem.0)),
+            disk: Bytes(self.disk.0.min(other.disk.0)),
+            ports: PortRanges::intersection(&self.ports, &other.ports),
+            gpus: lesser(&self.gpus, &other.gpus),
+            custom: lesser(&self.custom, &other.custom),
+            items: items.collect(),
+            pools: Pools::default(),
+        }
+    }
+}
+
+fn is_flat(pool: &Pool, revocable: bool) -> bool {
+    let kind = &pool.kind;
+    kind.is_flat() || (revocable && kind.revocable && kind.disk.is_none())
+}
