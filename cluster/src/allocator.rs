@@ -16,12 +16,14 @@ use tepui_types::offer::Filters as Decline;
 use tepui_types::resources::ResourceRequest;
 use tepui_types::{AgentId, FrameworkId, Offer, OfferId, Resources, Role, Timestamp};
 
+use crate::charge::Charge;
 use crate::effect::Changes;
 use crate::state::State;
 use crate::state::preemption::Claim;
 
 mod agents;
 mod blocks;
+mod classes;
 mod cycle;
 pub(crate) mod demands;
 mod filters;
@@ -151,8 +153,8 @@ impl Allocator {
             return;
         };
         self.changed.agents.insert(offer.agent);
-        let amounts = ResourceRequest::from(&offer.resources);
-        self.roles.discharge(offer.member, &amounts);
+        self.roles
+            .discharge(offer.member, &Charge::of(&offer.resources));
         if let Some(member) = self.members.get_mut(&offer.member) {
             member.demands.uncover(&offer.covered);
             let is_hungry = member.demands.is_hungry();

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tepui_types::operation::{Kill, Operation};
+use tepui_types::resources::Conversion;
 use tepui_types::resources::ResourceRequest;
 use tepui_types::role::RoleSettings;
 use tepui_types::setting::Settings;
@@ -162,6 +163,13 @@ pub enum Command {
     Preempt(Preemption),
     /// Set the cluster's settings, whole.
     SetSettings(Settings),
+    /// Reserve, unreserve, or do something with a volume, by an operator's wish.
+    Operate {
+        /// Of which agent.
+        agent: AgentId,
+        /// What.
+        conversion: Conversion,
+    },
 }
 
 /// An agent's introduction, as it enters the log.
@@ -250,7 +258,7 @@ impl Turn {
     pub fn names_its_specs(&self) -> bool {
         self.operations.iter().all(|operation| match operation {
             Operation::Launch(launch) => (launch.spec as usize) < self.specs.len(),
-            Operation::Kill(_) => true,
+            Operation::Kill(_) | Operation::Convert(_) => true,
         })
     }
 

@@ -37,7 +37,7 @@ fn check_claims(
     let Some(claimed) = claimed else {
         return Ok(());
     };
-    match claimed.exceeds(&ResourceRequest::from(left)) {
+    match claimed.exceeds(&ResourceRequest::plain(left)) {
         Some(name) => {
             let why = format!(
                 "{} {name} of agent {agent} wait for a role that is below its guarantee",
@@ -68,6 +68,9 @@ pub fn offerable_of(settings: &Settings, record: &Agent) -> Result<Resources, Re
         }
         AgentStatus::Active if !settings.allows(&record.info.hostname) => {
             "is not among the cluster's allowed hosts"
+        }
+        AgentStatus::Active if record.short().is_some() => {
+            "has less than is reserved on it: unreserve some, or give it back what it had"
         }
         AgentStatus::Active => return Ok(record.free()),
         AgentStatus::Unreachable => "is unreachable",

@@ -7,6 +7,7 @@
 //! arrive as arguments.
 
 pub mod allocator;
+pub mod charge;
 pub mod command;
 pub mod effect;
 pub mod envelope;

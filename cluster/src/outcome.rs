@@ -3,7 +3,7 @@
 //! A rejection is an ordinary, deterministic outcome: every master finds the same.
 
 use serde::{Deserialize, Serialize};
-use tepui_types::{AgentId, Digest, FrameworkId, NodeId, Role, TaskId, WindowId};
+use tepui_types::{AgentId, Digest, FrameworkId, NodeId, OperationId, Role, TaskId, WindowId};
 
 /// Of one command.
 pub type Outcome = Result<Accepted, Rejection>;
@@ -76,6 +76,13 @@ pub enum Accepted {
         role: Role,
         /// Its revision now.
         revision: u64,
+    },
+    /// The agent's resources are as was asked for.
+    Converted {
+        /// Which agent.
+        agent: AgentId,
+        /// The operation's id.
+        operation: OperationId,
     },
 }
 

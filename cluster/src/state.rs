@@ -22,6 +22,7 @@ use crate::outcome::{Outcome, Rejection};
 pub mod agents;
 pub mod artifacts;
 mod context;
+pub mod conversions;
 pub mod deadlines;
 pub mod drains;
 pub mod frameworks;
@@ -35,6 +36,7 @@ pub mod operations;
 mod partitions;
 pub mod preemption;
 pub mod reports;
+pub mod reservations;
 pub mod restore;
 pub mod roles;
 pub mod settings;
@@ -46,6 +48,7 @@ pub mod turns;
 use agents::Agent;
 use artifacts::Artifact;
 use context::Context;
+use conversions::ConversionRecord;
 use deadlines::Deadlines;
 use drains::{Drain, GoneAgent};
 use frameworks::Framework;
@@ -112,6 +115,8 @@ pub struct State {
     /// Ended tasks that nobody waits for, oldest end first.
     ended: OrdMap<OperationId, OperationId>,
     specs: Specs,
+    /// Operations on resources that are remembered, oldest first.
+    pub conversions: OrdMap<OperationId, Arc<ConversionRecord>>,
     /// Artifacts, by digest.
     pub artifacts: OrdMap<Digest, Arc<Artifact>>,
     answers: Answers,
@@ -152,6 +157,7 @@ impl State {
             living_names: OrdSet::new(),
             ended: OrdMap::new(),
             specs: Specs::default(),
+            conversions: OrdMap::new(),
             artifacts: OrdMap::new(),
             answers: Answers::default(),
             counts: BTreeMap::new(),
@@ -251,6 +257,9 @@ impl State {
                 settings,
                 force,
             } => self.set_role(context, role, settings, *force, expected),
+            Command::Operate { agent, conversion } => {
+                self.operate(context, &envelope.principal, *agent, conversion, expected)
+            }
             Command::RemoveRole { role } => self.remove_role(context, role, expected),
             Command::Preempt(wish) => self.preempt(context, wish),
             Command::SetSettings(settings) => self.set_settings(context, settings, expected),

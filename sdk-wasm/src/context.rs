@@ -168,11 +168,9 @@ impl<'a> Context<'a> {
         request: &ResourceRequest,
         constraints: &Constraints,
     ) -> Result<(), Error> {
-        let constraints = constraints.clone();
-        let request = request.clone();
         let demand = Demand {
-            constraints,
-            ..Demand::new(count, request)
+            constraints: constraints.clone(),
+            ..Demand::new(count, request.clone())
         };
         self.host.demand(key, &demand)
     }

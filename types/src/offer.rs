@@ -59,9 +59,16 @@ pub struct Demand {
     pub constraints: Constraints,
     /// For which of the framework's roles; the first if none is named.
     pub role: Option<Role>,
+    /// Whether it may be met with what can be taken back at any time.
+    pub revocable: bool,
+    /// Volumes that its agent has to have free for it.
+    pub volumes: Vec<String>,
 }
 
 impl Demand {
+    /// The most volumes of one task.
+    pub const MAX_VOLUMES: usize = 32;
+
     /// So many of this shape, on any agents.
     pub fn new(count: u32, request: ResourceRequest) -> Self {
         Self {
@@ -69,6 +76,8 @@ impl Demand {
             request,
             constraints: Constraints::default(),
             role: None,
+            revocable: false,
+            volumes: Vec::new(),
         }
     }
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{AgentId, TaskId, TaskName};
-use crate::resources::Resources;
+use crate::resources::{Conversion, Resources};
 use crate::role::Role;
 
 /// One operation of a turn. Each names agent and resources, not only an offer,
@@ -15,6 +15,8 @@ pub enum Operation {
     Launch(Launch),
     /// End a task.
     Kill(Kill),
+    /// Reserve, unreserve, or do something with a volume.
+    Convert(Convert),
 }
 
 /// Run a task on an agent with exactly these resources.
@@ -42,4 +44,43 @@ pub struct Kill {
     pub task: TaskId,
     /// Milliseconds of grace in place of the task's own.
     pub grace_ms: Option<u64>,
+}
+
+/// Make something else of an agent's resources.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Convert {
+    /// Whose.
+    pub agent: AgentId,
+    /// The framework's own name for it, in its record and when it is dropped.
+    pub name: String,
+    /// What.
+    pub conversion: Conversion,
+    /// In which of the framework's roles; the first if none is named.
+    pub role: Option<Role>,
+}
+
+impl Convert {
+    /// Bytes of a name.
+    pub const MAX_NAME: usize = 128;
+}
+
+/// What became of a conversion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum ConversionState {
+    /// It is done.
+    Finished,
+    /// It did not fit any more when it was committed, and changed nothing.
+    Dropped,
+}
+
+impl ConversionState {
+    /// The name in URLs and JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Finished => "finished",
+            Self::Dropped => "dropped",
+        }
+    }
 }

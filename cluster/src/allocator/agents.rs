@@ -5,15 +5,20 @@ use std::sync::Arc;
 
 use tepui_types::resources::ResourceRequest;
 use tepui_types::setting::Settings;
-use tepui_types::{AgentId, AgentInfo, AgentStatus, Resources};
+use tepui_types::{AgentId, AgentInfo, AgentStatus, Resources, Role};
 
 use super::blocks::Blocks;
+use super::classes::{Classes, Free, OfResources as _};
 use super::demands::Shape;
 use super::tally::{Counted, Counts, Stock, Tally};
 use super::traits::{Traits, TraitsId, Verdicts};
 use crate::feasibility;
 use crate::state::State;
 use crate::state::agents::Agent;
+use crate::state::reservations::Converted;
+
+/// What is reserved, by role.
+pub(super) type Owned = BTreeMap<Role, ResourceRequest>;
 
 /// The agents, their sums, and the index by what is free.
 #[derive(Debug, Default)]
@@ -25,6 +30,8 @@ pub struct Agents {
     /// who wants none meets these last.
     plain: Blocks,
     special: Blocks,
+    /// Agents of which something is free that is not plain.
+    classes: Classes,
     total: ResourceRequest,
     free: ResourceRequest,
     tally: Tally,
@@ -35,6 +42,7 @@ pub struct Agents {
 #[derive(Debug)]
 struct Known {
     info: Arc<AgentInfo>,
+    converted: Option<Arc<Converted>>,
     traits: TraitsId,
     /// Whether it counts in the cluster's total.
     counts: bool,
@@ -46,6 +54,8 @@ struct Known {
     free: Stock,
     /// What no task has, where offers hold some of it.
     unused: Option<Box<Stock>>,
+    /// What is free for roles that own some of it; of most agents nothing.
+    classes: Option<Box<Free>>,
 }
 
 impl Known {
@@ -68,19 +78,30 @@ impl Known {
         };
         let known = Self {
             info: agent.info.clone(),
+            converted: agent.converted.clone(),
             traits: TraitsId::NONE,
             counts: agent.status == AgentStatus::Active,
             is_open,
             is_allowed: settings.allows(&agent.info.hostname),
             free: Stock::of(&free),
             unused,
+            classes: Free::of(&free),
         };
         (known, free)
+    }
+
+    /// All that it lends.
+    fn total(&self) -> &Resources {
+        match &self.converted {
+            Some(converted) => &converted.total,
+            None => &self.info.resources,
+        }
     }
 
     fn counted(&self) -> Counted<'_> {
         Counted {
             info: &self.info,
+            total: self.total(),
             is_open: self.is_open,
             is_allowed: self.is_allowed,
             unused: self.unused.as_deref().unwrap_or(&self.free),
@@ -91,7 +112,8 @@ impl Known {
 
 /// Whether an agent has gpus, in use or not.
 pub(super) fn has_gpus(agent: &AgentInfo) -> bool {
-    !agent.resources.gpus.is_empty()
+    let mut pools = agent.resources.pools.iter();
+    !agent.resources.gpus.is_empty() || pools.any(|pool| !pool.amounts.gpus.is_empty())
 }
 
 /// What has changed about an agent beside what is free.
@@ -155,12 +177,12 @@ impl Agents {
             _ => self.traits.of(&known.info),
         };
         if known.counts {
-            self.total.include(&agent.info.resources);
+            self.total.include(agent.total());
         }
         self.free.add(&known.free.amounts);
         self.tally.count(&known.counted(), 1);
         if known.is_open {
-            self.tally.size(&known.info, 1);
+            self.tally.size(known.total(), 1);
         }
         let same = before.is_none_or(|before| {
             Arc::ptr_eq(&before.info, &known.info)
@@ -172,46 +194,59 @@ impl Agents {
 
     /// Takes from an agent that is not listed what an offer holds now; the
     /// rest is what is free then.
-    pub fn take(&mut self, agent: AgentId, amounts: &ResourceRequest, rest: &Resources) {
+    pub fn take(&mut self, agent: AgentId, rest: &Resources) {
         if let Some(known) = self.known.get_mut(&agent) {
             self.tally.count(&known.counted(), -1);
             let before = std::mem::replace(&mut known.free, Stock::of(rest));
+            self.free = self.free.saturating_sub(&before.amounts);
+            self.free.add(&known.free.amounts);
             known.unused.get_or_insert_with(|| Box::new(before));
+            known.classes = Free::of(rest);
             self.tally.count(&known.counted(), 1);
-            self.free = self.free.saturating_sub(amounts);
         }
     }
 
     /// Lets searches find an agent.
     pub fn list(&mut self, agent: AgentId) {
-        if let Some(known) = self.known.get(&agent)
-            && !known.free.amounts.is_empty()
-        {
+        let Some(known) = self.known.get(&agent) else {
+            return;
+        };
+        if !known.free.amounts.is_empty() {
             let blocks = match known.free.amounts.custom.is_empty() {
                 true => &mut self.plain,
                 false => &mut self.special,
             };
             blocks.insert(agent, known.traits, &known.free.amounts);
         }
+        if let Some(free) = &known.classes {
+            self.classes.insert(agent, known.traits, free);
+        }
     }
 
     /// Hides an agent from searches.
     pub fn unlist(&mut self, agent: AgentId) {
-        if let Some(known) = self.known.get(&agent)
-            && !known.free.amounts.is_empty()
-        {
+        let Some(known) = self.known.get(&agent) else {
+            return;
+        };
+        if !known.free.amounts.is_empty() {
             let blocks = match known.free.amounts.custom.is_empty() {
                 true => &mut self.plain,
                 false => &mut self.special,
             };
             blocks.remove(agent, known.traits, &known.free.amounts);
         }
+        if let Some(free) = &known.classes {
+            self.classes.remove(agent, known.traits, free);
+        }
     }
 
-    /// The first listed agent on which a shape may be met and that is accepted.
+    /// The first listed agent on which a shape may be met and that is accepted. What is reserved
+    /// for the role or those above it comes first; of the rest nothing is looked at with `owned`.
     pub fn find<T>(
         &self,
         shape: &Shape,
+        role: &Role,
+        owned: bool,
         mut accept: impl FnMut(AgentId) -> Option<T>,
     ) -> Option<T> {
         let mut verdicts = Verdicts::new(&shape.constraints);
@@ -222,12 +257,37 @@ impl Agents {
                 .then(|| accept(agent))
                 .flatten()
         };
+        if let Some(found) = self.classes.find(shape, role, &mut accept) {
+            return Some(found);
+        }
+        if owned {
+            return None;
+        }
         let request = &shape.request;
         let plain = match request.custom.is_empty() {
             true => self.plain.find(request, &mut accept),
             false => None,
         };
         plain.or_else(|| self.special.find(request, &mut accept))
+    }
+
+    /// Whether anything is free that is not plain.
+    pub fn has_classes(&self) -> bool {
+        !self.classes.is_empty()
+    }
+
+    /// Whether something that is reserved for a role or those above it is free.
+    pub fn has_owned(&self, role: &Role) -> bool {
+        self.classes.has(role)
+    }
+
+    /// What is reserved for whom on an agent.
+    pub fn owned(&self, agent: AgentId) -> Owned {
+        let total = self.known.get(&agent).map(Known::total);
+        match total.filter(|total| !total.pools.is_empty()) {
+            Some(total) => crate::charge::reserved(total),
+            None => Owned::new(),
+        }
     }
 
     /// Agents by what keeps a request from them.
@@ -269,7 +329,10 @@ impl Agents {
     pub fn is_resized(&self, agent: &Agent) -> bool {
         let known = self.known.get(&agent.id);
         known.is_some_and(|known| {
-            !Arc::ptr_eq(&known.info, &agent.info) && known.info.resources != agent.info.resources
+            let same = Arc::ptr_eq(&known.info, &agent.info)
+                && known.converted.as_ref().map(Arc::as_ptr)
+                    == agent.converted.as_ref().map(Arc::as_ptr);
+            !same && known.total() != agent.total()
         })
     }
 
@@ -298,12 +361,12 @@ impl Agents {
         self.unlist(agent);
         let known = self.known.remove(&agent)?;
         if known.counts {
-            self.total.exclude(&known.info.resources);
+            self.total.exclude(known.total());
         }
         self.free = self.free.saturating_sub(&known.free.amounts);
         self.tally.count(&known.counted(), -1);
         if known.is_open {
-            self.tally.size(&known.info, -1);
+            self.tally.size(known.total(), -1);
         }
         Some(known)
     }

@@ -2,9 +2,10 @@
 //! changed agents go to who is next, and reopened demands look for agents.
 
 use tepui_types::offer::Filters as Decline;
+use tepui_types::resources::ResourceRequest;
 use tepui_types::{AgentId, FrameworkId, OfferId, Resources, Role, Timestamp};
 
-use super::agents::Seen;
+use super::agents::{Owned, Seen};
 use super::demands::{Covered, Demands, Rules};
 use super::members::{MemberId, members};
 use super::placement::Use;
@@ -63,6 +64,7 @@ impl Allocator {
         let lost = self.lost_offers(state, agent);
         self.stale.extend(lost);
         let held = self.offers.held(agent);
+        let before = self.agents.owned(agent);
         let (free, is) = self.agents.see(state, agent, &held);
         match state.agent(agent).filter(|agent| !agent.claims.is_empty()) {
             Some(record) => _ = self.claims.insert(agent, record.claims.clone()),
@@ -71,7 +73,23 @@ impl Allocator {
         if is == Seen::Otherwise {
             self.filters.forget_agent(agent);
         }
+        self.see_owners(&before, &self.agents.owned(agent));
         free
+    }
+
+    /// Charges roles with what is reserved for them on an agent, in place of what was.
+    fn see_owners(&mut self, before: &Owned, after: &Owned) {
+        if before == after {
+            return;
+        }
+        let nothing = ResourceRequest::default();
+        for (role, amounts) in before.iter() {
+            let now = after.get(role).unwrap_or(&nothing);
+            self.roles.set_owned(role, amounts, now);
+        }
+        for (role, amounts) in after.iter().filter(|(role, _)| !before.contains_key(role)) {
+            self.roles.set_owned(role, &nothing, amounts);
+        }
     }
 
     fn look_at_all(&mut self, state: &State) {

@@ -4,6 +4,7 @@
 //! offered agents until what it holds could meet what it wants. Each offer
 //! keeps what it covers, and gives that back when it ends.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use tepui_types::constraint::Constraints;
@@ -41,6 +42,8 @@ pub(crate) struct Shape {
     /// What is offered for it has one of these at least; empty where the request
     /// itself has.
     pub minimum: Vec<ResourceRequest>,
+    pub revocable: bool,
+    pub volumes: Vec<String>,
 }
 
 /// By which rules a framework is offered something in one of its roles.
@@ -82,6 +85,8 @@ impl Shape {
             },
             request,
             constraints: demand.constraints.clone(),
+            revocable: demand.revocable,
+            volumes: demand.volumes.clone(),
         }
     }
 
@@ -95,14 +100,85 @@ impl Shape {
         has_one_of(&self.minimum, amounts)
     }
 
-    /// Whether it may be met by this agent, of which these resources, of these
-    /// amounts, are free. With gpus the devices decide, not their sum.
+    /// Whether the sum of what is free says too little: devices and items are whole.
+    fn wants_parts(&self) -> bool {
+        self.request.gpus_milli > 0 || !self.request.custom.is_empty()
+    }
+
+    /// Whether it may be met by this agent, of which these resources are free, of
+    /// these amounts if they are plain. With gpus the devices decide, not their sum.
     pub fn fits(&self, agent: &AgentInfo, amounts: &ResourceRequest, free: &Resources) -> bool {
-        self.request.fits_in(amounts)
-            && (self.request.gpus_milli == 0 || free.pick(&self.request).is_ok())
-            && self.constraints.hold_of(agent)
-            && !self.spares(agent)
-            && self.is_worth(amounts)
+        let fits = match free.pools.is_empty() {
+            true => {
+                self.volumes.is_empty()
+                    && self.request.fits_in(amounts)
+                    && (!self.wants_parts() || free.pick(&self.request).is_ok())
+                    && self.is_worth(amounts)
+            }
+            false => {
+                let flat = free.flat(self.revocable);
+                self.has_volumes(free)
+                    && flat.pick(&self.request).is_ok()
+                    && self.is_worth(&ResourceRequest::plain(&flat))
+            }
+        };
+        fits && self.constraints.hold_of(agent) && !self.spares(agent)
+    }
+
+    fn has_volumes(&self, free: &Resources) -> bool {
+        let mut volumes = self.volumes.iter();
+        volumes.all(|volume| free.pools.volume(volume).is_some())
+    }
+
+    /// How many may be met where a task needs volumes: of those that only one may have, one.
+    fn limit(&self, open: u64, resources: &Resources) -> u32 {
+        let shared = |volume: &String| {
+            let pool = resources.pools.volume(volume);
+            pool.is_some_and(|pool| pool.kind.is_shared())
+        };
+        let most = match self.volumes.iter().all(shared) {
+            true => open,
+            false => open.min(1),
+        };
+        u32::try_from(most).unwrap_or(u32::MAX)
+    }
+}
+
+/// What tasks have left of an offer: of what is firm, and of all if some is revocable.
+struct Left<'a> {
+    firm: Cow<'a, Resources>,
+    all: Option<Cow<'a, Resources>>,
+}
+
+impl<'a> Left<'a> {
+    fn of(resources: &'a Resources) -> Self {
+        let revocable = resources.pools.iter().any(|pool| pool.kind.revocable);
+        Self {
+            firm: resources.flat(false),
+            all: revocable.then(|| resources.flat(true)),
+        }
+    }
+
+    /// Takes a shape so many times if it fits; answers how often it did.
+    fn take(&mut self, shape: &Shape, limit: u32) -> u32 {
+        let from = match &self.all {
+            Some(all) if shape.revocable => all,
+            _ => &self.firm,
+        };
+        let (met, rest) = from.pick_many(&shape.request, limit);
+        match &mut self.all {
+            Some(all) if shape.revocable => {
+                self.firm = Cow::Owned(self.firm.meet(&rest));
+                *all = Cow::Owned(rest);
+            }
+            Some(all) => {
+                let taken = self.firm.saturating_sub(&rest);
+                *all = Cow::Owned(all.saturating_sub(&taken));
+                self.firm = Cow::Owned(rest);
+            }
+            None => self.firm = Cow::Owned(rest),
+        }
+        met
     }
 }
 
@@ -123,7 +199,13 @@ impl Demands {
         let entries = framework.demands.values();
         for entry in entries.filter(|entry| framework.role_of(&entry.demand) == role) {
             let wanted = &mut demands.wanted;
-            let shape = (&entry.demand.request, &entry.demand.constraints);
+            let demand = &entry.demand;
+            let shape = (
+                &demand.request,
+                &demand.constraints,
+                demand.revocable,
+                &demand.volumes,
+            );
             let at = *known.entry(shape).or_insert_with(|| {
                 let shape = Shape::of(&entry.demand, rules);
                 wanted.push(Wanted { shape, open: 0 });
@@ -158,19 +240,25 @@ impl Demands {
         self.open().any(|shape| shape.fits(agent, amounts, free))
     }
 
+    /// Whether something open may be met with what can be taken back.
+    pub fn takes_revocable(&self) -> bool {
+        self.open().any(|shape| shape.revocable)
+    }
+
     /// Lowers the open demand by what fits into an offer of this agent.
     pub fn cover(&mut self, agent: &AgentInfo, resources: &Resources) -> Covered {
-        let mut left = None;
+        let mut left = Left::of(resources);
         let mut covered = Covered::new();
         for (at, wanted) in self.wanted.iter_mut().enumerate() {
             let shape = &wanted.shape;
-            if wanted.open == 0 || !shape.constraints.hold_of(agent) || shape.spares(agent) {
+            if wanted.open == 0
+                || !shape.constraints.hold_of(agent)
+                || shape.spares(agent)
+                || !shape.has_volumes(resources)
+            {
                 continue;
             }
-            let limit = u32::try_from(wanted.open).unwrap_or(u32::MAX);
-            let free = left.as_ref().unwrap_or(resources);
-            let (met, rest) = free.pick_many(&wanted.shape.request, limit);
-            left = Some(rest);
+            let met = left.take(shape, shape.limit(wanted.open, resources));
             if met > 0 {
                 wanted.open -= u64::from(met);
                 self.open -= u64::from(met);

@@ -3,11 +3,11 @@
 //! A framework takes part in the order of service once for each of its roles,
 //! with the demand, the filters and the offers of that role.
 
-use tepui_types::resources::ResourceRequest;
 use tepui_types::{FrameworkId, Role};
 
 use super::demands::Demands;
 use super::patience::Patience;
+use crate::charge::Charge;
 use crate::state::frameworks::Framework;
 
 /// A framework in one of its roles.
@@ -50,6 +50,6 @@ pub(super) struct Member {
     pub role: Role,
     pub demands: Demands,
     /// What its tasks have, as it is charged.
-    pub used: ResourceRequest,
+    pub used: Charge,
     pub patience: Patience,
 }

@@ -1,6 +1,6 @@
 //! Agents × frameworks → offers: what a framework may have of an agent.
 
-use tepui_types::resources::ResourceRequest;
+use tepui_types::resources::{Pool, ResourceRequest};
 use tepui_types::{AgentId, Offer, Resources, Timestamp};
 
 use super::demands::Demands;
@@ -8,6 +8,7 @@ use super::members::MemberId;
 use super::offers::Outstanding;
 use super::quota::cut;
 use super::{Allocator, Decision};
+use crate::charge::Charge;
 use crate::state::State;
 use crate::state::preemption::claimed_from;
 
@@ -50,6 +51,9 @@ impl Allocator {
         let Some((info, amounts)) = self.agents.known(agent) else {
             return Use::None;
         };
+        if !free.pools.is_empty() {
+            return self.use_of_pools(member, agent, free);
+        }
         if !demands.fits(info, amounts, free) || self.filters.covers(member, agent, free) {
             return Use::None;
         }
@@ -62,14 +66,86 @@ impl Allocator {
         if room == *amounts {
             return Use::Takes(free.clone());
         }
-        let part = cut(free, &room);
-        let is_wanted = demands.fits(info, &ResourceRequest::from(&part), &part)
+        // If only claims are in the way: when they go, the agent has changed.
+        self.wanted(member, agent, cut(free, &room), room == *most)
+    }
+
+    /// The same of an agent of which not all is plain: what others own is not for it, and what it
+    /// owns is charged already.
+    fn use_of_pools(&self, member: MemberId, agent: AgentId, free: &Resources) -> Use<Resources> {
+        let (Some(demands), Some(node), Some((info, amounts))) = (
+            self.demands_of(member),
+            self.roles.node_of(member),
+            self.agents.known(agent),
+        ) else {
+            return Use::None;
+        };
+        let role = self.roles.role_at(node);
+        let usable = free.usable_by(&role, demands.takes_revocable());
+        if usable.is_empty()
+            || !demands.fits(info, amounts, &usable)
+            || self.filters.covers(member, agent, &usable)
+        {
+            return Use::None;
+        }
+        let amounts = ResourceRequest::plain(&usable);
+        let unclaimed = self.unclaimed(member, agent, &amounts);
+        if unclaimed.is_none() && !self.roles.is_bounded(node) {
+            return Use::Takes(usable.into_owned());
+        }
+        let most = unclaimed.as_ref().unwrap_or(&amounts);
+        let room = self.roles.room(node, self.agents.free(), most);
+        let is_claimed = unclaimed.is_some() && room == *most;
+        let mut part = cut(&usable, &room);
+        let mut open = self.roles.limit_room(node, &amounts_of_open(&usable));
+        open = open.saturating_sub(&ResourceRequest::plain(&part));
+        for pool in usable.pools.iter() {
+            let amounts = ResourceRequest::plain(&pool.amounts);
+            let room = match pool.kind.owner() {
+                _ if pool.kind.revocable => amounts.clone(),
+                Some(owner) => self.roles.room_below(node, owner, &amounts),
+                None => open.clone(),
+            };
+            let given = match amounts.fits_in(&room) {
+                true => pool.amounts.clone(),
+                // What is whole is not cut.
+                false if pool.kind.is_whole() => continue,
+                false => cut(&pool.amounts, &room),
+            };
+            let kind = pool.kind.clone();
+            if kind.owner().is_none() && !kind.revocable {
+                open = open.saturating_sub(&ResourceRequest::plain(&given));
+            }
+            let given = Pool {
+                kind,
+                amounts: given,
+            };
+            part.pools = part.pools.checked_add(&given.into()).unwrap_or(part.pools);
+        }
+        if part == *usable {
+            return Use::Takes(part);
+        }
+        self.wanted(member, agent, part, is_claimed)
+    }
+
+    /// What a quota or others' claims have left to a framework, if it can use that.
+    fn wanted(
+        &self,
+        member: MemberId,
+        agent: AgentId,
+        part: Resources,
+        is_claimed: bool,
+    ) -> Use<Resources> {
+        let (Some(demands), Some((info, _))) = (self.demands_of(member), self.agents.known(agent))
+        else {
+            return Use::None;
+        };
+        let is_wanted = demands.fits(info, &ResourceRequest::plain(&part), &part)
             // With more room it would be more than what was declined.
             && !self.filters.covers(member, agent, &part);
         if is_wanted {
             Use::Takes(part)
-        } else if room == *most {
-            // Only claims are in the way: when they go, the agent has changed.
+        } else if is_claimed {
             Use::None
         } else {
             Use::Bounded
@@ -94,6 +170,9 @@ impl Allocator {
         else {
             return false;
         };
+        if self.agents.has_classes() && self.agents.has_owned(&self.roles.role_at(node)) {
+            return false;
+        }
         let mut open = demands.open();
         open.all(|shape| self.roles.blocks(node, self.agents.free(), &shape.request))
     }
@@ -105,14 +184,16 @@ impl Allocator {
             return Use::None;
         };
         let is_bounded = self.roles.is_bounded(node);
+        let role = self.roles.role_at(node);
         let mut was_bounded = false;
         for shape in demands.open() {
             let free = self.agents.free();
-            if is_bounded && self.roles.blocks(node, free, &shape.request) {
-                was_bounded = true;
+            let is_blocked = is_bounded && self.roles.blocks(node, free, &shape.request);
+            was_bounded |= is_blocked;
+            if is_blocked && !self.agents.has_owned(&role) {
                 continue;
             }
-            let found = self.agents.find(shape, |agent| {
+            let found = self.agents.find(shape, &role, is_blocked, |agent| {
                 match self.use_of(member, agent, &self.free_on(state, agent)) {
                     Use::Takes(resources) => Some((agent, resources)),
                     Use::Bounded => {
@@ -145,10 +226,9 @@ impl Allocator {
         let role = known.role.clone();
         let covered = known.demands.cover(&record.info, &resources);
         let is_hungry = known.demands.is_hungry();
-        let amounts = ResourceRequest::from(&resources);
-        self.roles.serve(member, &amounts, is_hungry);
+        self.roles.serve(member, &Charge::of(&resources), is_hungry);
         *free = free.saturating_sub(&resources);
-        self.agents.take(agent, &amounts, free);
+        self.agents.take(agent, free);
         let id = self.offers.mint();
         let offer = Offer {
             id,
@@ -169,4 +249,9 @@ impl Allocator {
         self.offers.insert(id, outstanding);
         Some(Decision::Offer(member.framework, offer))
     }
+}
+
+/// What is reserved for nobody, disks that are not the root disk included.
+fn amounts_of_open(resources: &Resources) -> ResourceRequest {
+    Charge::of(resources).open
 }

@@ -130,14 +130,18 @@ impl Allocator {
         {
             return None;
         }
-        let free = self.free_on(state, agent);
+        let usable = |resources: &Resources| {
+            let usable = resources.usable_by(role, false);
+            usable.flat(false).into_owned()
+        };
+        let free = usable(&self.free_on(state, agent));
         let others = claimed_from(&record.claims, role);
         // Where it fits already it waits for something else.
         if without(&free, &others).pick(&shape.request).is_ok() {
             return None;
         }
         let coming = state.coming_free(record);
-        let coming = coming.saturating_sub(&self.offers.held(agent));
+        let coming = usable(&coming.saturating_sub(&self.offers.held(agent)));
         let mut claimed = ResourceRequest::default();
         record
             .claims
@@ -158,7 +162,7 @@ impl Allocator {
             if !state.may_take(task, guaranteed, &taken) {
                 continue;
             }
-            let Ok(more) = have.checked_add(&task.resources) else {
+            let Ok(more) = have.checked_add(&usable(&task.resources)) else {
                 continue;
             };
             have = more;
@@ -166,7 +170,7 @@ impl Allocator {
             chosen.push(task);
         }
         have.pick(&shape.request).ok()?;
-        spare(&mut chosen, &mut have, &shape.request);
+        spare(&mut chosen, &mut have, &shape.request, usable);
         let cost = Cost {
             // What is ending already may do.
             priority: chosen
@@ -202,9 +206,14 @@ fn may_be_freed(state: &State, free: &Resources, shape: &Shape, guaranteed: &Rol
 }
 
 /// Lets those go, the most valuable first, whose end is not needed after all.
-fn spare(chosen: &mut Vec<&Arc<Task>>, have: &mut Resources, request: &ResourceRequest) {
+fn spare(
+    chosen: &mut Vec<&Arc<Task>>,
+    have: &mut Resources,
+    request: &ResourceRequest,
+    usable: impl Fn(&Resources) -> Resources,
+) {
     for at in (0..chosen.len()).rev() {
-        let without = have.saturating_sub(&chosen[at].resources);
+        let without = have.saturating_sub(&usable(&chosen[at].resources));
         if without.pick(request).is_ok() {
             *have = without;
             chosen.remove(at);

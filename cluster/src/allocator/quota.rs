@@ -81,6 +81,24 @@ impl RoleTree {
         }
     }
 
+    /// As much of `amounts`, reserved for a role above, as a role may have more: by the limits of
+    /// itself and of those below the owner, for the owner is charged with it already.
+    pub fn room_below(
+        &self,
+        node: NodeIndex,
+        owner: &Role,
+        amounts: &ResourceRequest,
+    ) -> ResourceRequest {
+        let path = self.path(node);
+        let below = path.take_while(|node| self.role_of(node).as_ref() != Some(owner));
+        room_by_limits(below, amounts)
+    }
+
+    /// The same of what nobody owns and nobody's guarantee is made of.
+    pub fn limit_room(&self, node: NodeIndex, amounts: &ResourceRequest) -> ResourceRequest {
+        room_by_limits(self.path(node), amounts)
+    }
+
     /// Whether a quota keeps a role from a request on whatever agent.
     pub fn blocks(
         &self,
@@ -202,6 +220,19 @@ impl RoleTree {
             }
         }
     }
+}
+
+fn room_by_limits<'a>(
+    nodes: impl Iterator<Item = &'a Node>,
+    amounts: &ResourceRequest,
+) -> ResourceRequest {
+    let mut room = amounts.clone();
+    for node in nodes.filter(|node| !node.limit.is_empty()) {
+        for (name, most) in node.limit.entries() {
+            room.lower(name, most.saturating_sub(node.charged.amount(name)));
+        }
+    }
+    room
 }
 
 impl Node {

@@ -18,6 +18,7 @@ use tepui_types::role::RoleSettings;
 use super::members::MemberId;
 use super::quota::ceiling;
 use super::shares::{Share, weighted_share};
+use crate::charge::Charge;
 
 /// Where a node stands in the table.
 pub(super) type NodeIndex = usize;
@@ -47,6 +48,8 @@ pub(super) struct Node {
     pub(super) limit: ResourceLimit,
     pub(super) ceiling: [u64; 5],
     is_set: bool,
+    /// What is reserved for it, used or not.
+    owned: ResourceRequest,
     /// What it and those below it have.
     pub(super) charged: ResourceRequest,
     /// What must be laid away for it, and for its children together.
@@ -73,7 +76,9 @@ struct Own {
 #[derive(Debug)]
 struct Seat {
     node: NodeIndex,
-    charged: ResourceRequest,
+    charged: Charge,
+    /// All of that.
+    total: ResourceRequest,
     served: u64,
     is_hungry: bool,
     rank: Option<SeatRank>,
@@ -139,7 +144,8 @@ impl RoleTree {
         self.nodes[node].own.members.insert(member);
         let seat = Seat {
             node,
-            charged: ResourceRequest::default(),
+            charged: Charge::default(),
+            total: ResourceRequest::default(),
             served: 0,
             is_hungry: false,
             rank: None,
@@ -172,18 +178,44 @@ impl RoleTree {
     }
 
     /// Charges a framework and the roles above it.
-    pub fn charge(&mut self, member: MemberId, amounts: &ResourceRequest) {
-        self.shift(member, |charged| charged.add(amounts));
+    pub fn charge(&mut self, member: MemberId, charge: &Charge) {
+        if let Some(seat) = self.seats.get_mut(&member) {
+            seat.charged.add(charge);
+        }
+        self.shift(member, charge, |charged, amounts| charged.add(amounts));
     }
 
     /// Takes a charge back.
-    pub fn discharge(&mut self, member: MemberId, amounts: &ResourceRequest) {
-        self.shift(member, |charged| *charged = charged.saturating_sub(amounts));
+    pub fn discharge(&mut self, member: MemberId, charge: &Charge) {
+        if let Some(seat) = self.seats.get_mut(&member) {
+            seat.charged.sub(charge);
+        }
+        self.shift(member, charge, |charged, amounts| {
+            *charged = charged.saturating_sub(amounts)
+        });
+    }
+
+    /// Charges a role that owns something, and those above it, in place of what it owned before.
+    pub fn set_owned(&mut self, role: &Role, before: &ResourceRequest, after: &ResourceRequest) {
+        let index = self.node(role);
+        let mut above = Some(index);
+        let owned = &mut self.nodes[index].owned;
+        owned.add(after);
+        *owned = owned.saturating_sub(before);
+        while let Some(index) = above {
+            let charged = &mut self.nodes[index].charged;
+            charged.add(after);
+            *charged = charged.saturating_sub(before);
+            above = self.nodes[index].parent;
+        }
+        self.update_need(index);
+        self.rerank_path(index);
+        self.prune(index);
     }
 
     /// Charges a framework with what it is offered. Among equals it comes last
     /// now.
-    pub fn serve(&mut self, member: MemberId, amounts: &ResourceRequest, is_hungry: bool) {
+    pub fn serve(&mut self, member: MemberId, charge: &Charge, is_hungry: bool) {
         let Some(seat) = self.seats.get_mut(&member) else {
             return;
         };
@@ -196,7 +228,7 @@ impl RoleTree {
             self.nodes[index].served = self.served;
             above = self.nodes[index].parent;
         }
-        self.charge(member, amounts);
+        self.charge(member, charge);
     }
 
     /// Takes the cluster's total: shares are parts of it. What is named counts in
@@ -242,6 +274,11 @@ impl RoleTree {
         node.role.clone()
     }
 
+    /// The role of a node below the cluster's own.
+    pub(super) fn role_at(&self, node: NodeIndex) -> Role {
+        self.nodes[node].role.clone().unwrap_or_default()
+    }
+
     /// Asks the hungry members one after another, in the order of service,
     /// until one answers.
     pub fn ask<T>(&self, mut ask: impl FnMut(MemberId) -> Option<T>) -> Option<T> {
@@ -271,17 +308,31 @@ impl RoleTree {
         ControlFlow::Continue(())
     }
 
-    fn shift(&mut self, member: MemberId, change: impl Fn(&mut ResourceRequest)) {
+    fn shift(
+        &mut self,
+        member: MemberId,
+        charge: &Charge,
+        change: impl Fn(&mut ResourceRequest, &ResourceRequest),
+    ) {
         let Some(seat) = self.seats.get_mut(&member) else {
             return;
         };
-        change(&mut seat.charged);
         let node = seat.node;
-        change(&mut self.nodes[node].own.charged);
-        let mut above = Some(node);
-        while let Some(index) = above {
-            change(&mut self.nodes[index].charged);
-            above = self.nodes[index].parent;
+        let parts = charge
+            .reserved
+            .iter()
+            .map(|(owner, part)| (Some(owner), part));
+        for (owner, part) in std::iter::once((None, &charge.open)).chain(parts) {
+            change(&mut seat.total, part);
+            change(&mut self.nodes[node].own.charged, part);
+            let mut above = Some(node);
+            // The owner, and those above it, are charged with it already.
+            while let Some(index) = above
+                && (owner.is_none() || self.nodes[index].role.as_ref() != owner)
+            {
+                change(&mut self.nodes[index].charged, part);
+                above = self.nodes[index].parent;
+            }
         }
         self.update_need(node);
         self.rerank(member);
@@ -322,8 +373,10 @@ impl RoleTree {
     fn prune(&mut self, mut index: NodeIndex) {
         while let Some(parent) = self.nodes[index].parent {
             let node = &self.nodes[index];
-            let is_needed =
-                node.is_set || !node.children.is_empty() || !node.own.members.is_empty();
+            let is_needed = node.is_set
+                || !node.children.is_empty()
+                || !node.own.members.is_empty()
+                || !node.owned.is_empty();
             if is_needed {
                 return;
             }
@@ -343,11 +396,7 @@ impl RoleTree {
         };
         let own = &mut self.nodes[seat.node].own;
         let rank = seat.is_hungry.then(|| SeatRank {
-            share: weighted_share(
-                &seat.charged,
-                &self.total,
-                RoleSettings::DEFAULT_WEIGHT_MILLI,
-            ),
+            share: weighted_share(&seat.total, &self.total, RoleSettings::DEFAULT_WEIGHT_MILLI),
             served: seat.served,
             member,
         });
@@ -417,7 +466,7 @@ impl RoleTree {
             };
             if let Some(rank) = &mut seat.rank {
                 let weight = RoleSettings::DEFAULT_WEIGHT_MILLI;
-                rank.share = weighted_share(&seat.charged, &self.total, weight);
+                rank.share = weighted_share(&seat.total, &self.total, weight);
                 hungry.insert(*rank);
             }
         }

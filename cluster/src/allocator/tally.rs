@@ -27,6 +27,8 @@ pub(super) struct Stock {
 #[derive(Debug)]
 pub(super) struct Counted<'a> {
     pub info: &'a Arc<AgentInfo>,
+    /// All that it lends.
+    pub total: &'a Resources,
     /// Whether it could be offered at all.
     pub is_open: bool,
     /// Whether the cluster's settings let it be.
@@ -90,7 +92,7 @@ impl Stock {
     /// Of these resources.
     pub fn of(resources: &Resources) -> Self {
         Self {
-            amounts: ResourceRequest::from(resources),
+            amounts: ResourceRequest::plain(resources),
             devices: resources.gpus.clone(),
         }
     }
@@ -176,7 +178,7 @@ fn why(shape: &Shape, agent: &Counted<'_>) -> Why {
     match agent.unused.short_of(request) {
         0 if shape.is_worth(&agent.unused.amounts) => Why::Held,
         0 => Why::Sliver,
-        busy => match Stock::of(&agent.info.resources).short_of(request) {
+        busy => match Stock::of(agent.total).short_of(request) {
             0 => Why::Busy(busy),
             short => Why::TooSmall(short),
         },
@@ -212,8 +214,8 @@ impl Tally {
     }
 
     /// Notes what an agent that can be offered has when empty, or that it has it no more.
-    pub fn size(&mut self, info: &AgentInfo, by: i64) {
-        let amounts = ResourceRequest::from(&info.resources);
+    pub fn size(&mut self, total: &Resources, by: i64) {
+        let amounts = ResourceRequest::plain(total);
         for (name, amount) in amounts.entries() {
             if !self.largest.contains_key(name) {
                 self.largest.insert(name.to_owned(), BTreeMap::new());

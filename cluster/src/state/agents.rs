@@ -20,6 +20,7 @@ use crate::state::State;
 use crate::state::context::Context;
 use crate::state::drains::Mode;
 use crate::state::preemption::Claim;
+use crate::state::reservations::Converted;
 use crate::state::restore::Held;
 
 /// One agent.
@@ -39,7 +40,9 @@ pub struct Agent {
     pub unreachable_since: Option<Timestamp>,
     /// What operators want with it.
     pub mode: Mode,
-    /// What its living tasks have.
+    /// What operations have made of its resources; none if nothing.
+    pub converted: Option<Arc<Converted>>,
+    /// What its living tasks have, without what several may have at a time.
     pub used: Resources,
     /// Its living tasks, oldest first.
     pub tasks: OrdSet<OperationId>,
@@ -67,7 +70,7 @@ impl Agent {
 
     /// What no task has.
     pub fn free(&self) -> Resources {
-        self.info.resources.saturating_sub(&self.used)
+        self.total().saturating_sub(&self.used)
     }
 }
 
@@ -135,6 +138,7 @@ impl State {
             status: AgentStatus::Unreachable,
             unreachable_since: None,
             mode: Mode::Open,
+            converted: None,
             used: Resources::default(),
             tasks: OrdSet::new(),
             claims: Vec::new(),
@@ -143,6 +147,7 @@ impl State {
             revision: context.index,
         };
         self.agents.insert(id, Arc::new(agent));
+        self.charge_owners(id);
         Ok(id)
     }
 
@@ -159,14 +164,21 @@ impl State {
 
     /// Takes changed resources and attributes live.
     fn refresh_agent(&mut self, context: &mut Context, id: AgentId, info: &AgentInfo) {
-        let Some(agent) = self.agents.get_mut(&id) else {
+        let Some(agent) = self.agents.get(&id) else {
             return;
         };
         if *agent.info == *info && agent.status == AgentStatus::Active {
             return;
         }
+        self.set_converted(id, |agent| {
+            agent.info = Arc::new(info.clone());
+            let made = agent.converted.take();
+            agent.converted = made.and_then(|made| Converted::lay(&info.resources, &made.pools));
+        });
+        let Some(agent) = self.agents.get_mut(&id) else {
+            return;
+        };
         let agent = Arc::make_mut(agent);
-        agent.info = Arc::new(info.clone());
         agent.status = AgentStatus::Active;
         agent.unreachable_since = None;
         agent.revision = context.index;

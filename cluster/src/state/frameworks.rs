@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 use tepui_types::api::event::EventBody;
 use tepui_types::resources::ResourceRequest;
 use tepui_types::{
-    Demand, FrameworkId, FrameworkInfo, FrameworkPhase, OperationId, Reason, Role, TaskId,
-    Timestamp,
+    Demand, FrameworkId, FrameworkInfo, FrameworkPhase, OperationId, Reason, Role, Timestamp,
 };
 
+use crate::charge::Charge;
 use crate::outcome::{Accepted, Outcome, Rejection};
 use crate::state::State;
 use crate::state::context::Context;
@@ -53,9 +53,8 @@ pub struct Framework {
     /// The least offers that it has set for some of its roles, in place of the
     /// cluster's.
     pub minimums: BTreeMap<Role, Vec<ResourceRequest>>,
-    /// What its living tasks have, by the place of their role among its roles;
-    /// ports and gpus as counts.
-    pub used: Vec<ResourceRequest>,
+    /// What its living tasks have, by the place of their role among its roles.
+    pub used: Vec<Charge>,
     /// Its living tasks, oldest first.
     pub tasks: OrdSet<OperationId>,
     /// Tasks whose latest status it has yet to see.
@@ -85,10 +84,10 @@ pub struct DemandEntry {
 /// An operation that did not fit when it was committed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Notice {
-    /// `kill`.
+    /// `kill`, or an operation on resources.
     pub operation: String,
-    /// What it was about.
-    pub subject: TaskId,
+    /// The task that it was about, or the name that the framework gave it.
+    pub subject: String,
     /// Why it was dropped.
     pub reason: Reason,
 }
@@ -107,12 +106,12 @@ impl Framework {
     /// What its living tasks have in all its roles.
     pub fn used_in_all(&self) -> ResourceRequest {
         let mut sum = ResourceRequest::default();
-        self.used.iter().for_each(|used| sum.add(used));
+        self.used.iter().for_each(|used| sum.add(&used.total()));
         sum
     }
 
     /// What its living tasks of a role have.
-    pub(super) fn used_in(&mut self, role: &Role) -> Option<&mut ResourceRequest> {
+    pub(super) fn used_in(&mut self, role: &Role) -> Option<&mut Charge> {
         let place = self.info.roles.place(Some(role))?;
         self.used.get_mut(place)
     }
@@ -167,11 +166,7 @@ impl Framework {
             suppressed: BTreeSet::new(),
             minimums: BTreeMap::new(),
             next_attempt: first_attempt,
-            used: info
-                .roles
-                .iter()
-                .map(|_| ResourceRequest::default())
-                .collect(),
+            used: info.roles.iter().map(|_| Charge::default()).collect(),
             tasks: OrdSet::new(),
             pending: OrdSet::new(),
             unseen_ends: 0,

@@ -5,8 +5,11 @@ use std::collections::BTreeMap;
 use tepui_types::resources::ResourceRequest;
 use tepui_types::{Resources, TaskState};
 
+use super::agents::Agent;
 use super::drains::Mode;
+use super::reservations::Converted;
 use super::{State, limits};
+use crate::charge::Charge;
 
 impl State {
     /// The first thing that is not as it must be.
@@ -22,7 +25,7 @@ impl State {
         require(claimed == self.claimed_agents, || {
             format!("claims are on {claimed:?}, not {:?}", self.claimed_agents)
         })?;
-        let charged = super::roles::derive(self.tasks.values());
+        let charged = super::roles::derive(self.agents.values(), self.tasks.values());
         require(charged == self.role_use, || {
             format!("roles are charged {:?}, not {charged:?}", self.role_use)
         })?;
@@ -48,9 +51,10 @@ impl State {
                     format!("{} is charged elsewhere", task.id)
                 })?;
                 used = used
-                    .checked_add(&task.resources)
+                    .checked_add(&task.resources.exclusive())
                     .map_err(|error| error.to_string())?;
             }
+            self.check_converted(agent)?;
             let is_drained = matches!(agent.mode, Mode::Drained(_));
             require(!is_drained || agent.tasks.is_empty(), || {
                 format!("{} is drained and has tasks", agent.id)
@@ -65,11 +69,37 @@ impl State {
         Ok(())
     }
 
+    /// What operations made of an agent's resources is laid over what it declares, and has the same
+    /// sum unless the agent has become too small for it.
+    fn check_converted(&self, agent: &Agent) -> Result<(), String> {
+        let Some(converted) = &agent.converted else {
+            return Ok(());
+        };
+        let laid = Converted::lay(&agent.info.resources, &converted.pools);
+        require(laid.as_ref() == Some(converted), || {
+            format!(
+                "{} has {:?}, and it should be {laid:?}",
+                agent.id, converted
+            )
+        })?;
+        let sum = |resources: &Resources| {
+            let pools = resources.pools.iter();
+            pools.fold(ResourceRequest::plain(resources), |mut sum, pool| {
+                sum.include(&pool.amounts);
+                sum
+            })
+        };
+        let is_whole = sum(&converted.total) == sum(&agent.info.resources);
+        require(is_whole || converted.short.is_some(), || {
+            format!("{} has more or less than it declares", agent.id)
+        })
+    }
+
     fn check_frameworks(&self) -> Result<(), String> {
         for framework in self.frameworks.values() {
             let id = framework.id;
             let roles = framework.info.roles.iter();
-            let mut used: Vec<_> = roles.map(|_| ResourceRequest::default()).collect();
+            let mut used: Vec<_> = roles.map(|_| Charge::default()).collect();
             for operation in &framework.tasks {
                 let task = self
                     .tasks
@@ -80,7 +110,7 @@ impl State {
                 })?;
                 let place = framework.info.roles.place(Some(&task.role));
                 let place = place.ok_or("a task is charged to a foreign role")?;
-                used[place].include(&task.resources);
+                used[place].add(&Charge::of(&task.resources));
             }
             require(used == framework.used, || {
                 format!("{id} is charged {:?}", framework.used)

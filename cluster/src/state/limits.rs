@@ -44,6 +44,11 @@ pub const NOTICES: usize = 100_000;
 pub const TURN_OFFERS: usize = 1_000;
 /// Updates shown to one turn; keeps its acknowledgements below its bytes.
 pub const TURN_UPDATES: usize = 2_000;
+/// Pools of one agent: as many as Mesos's own benchmark has, and half more. Each operation copies
+/// the list.
+pub const AGENT_POOLS: usize = 10_000;
+/// Operations on resources that the state remembers.
+pub const CONVERSIONS: usize = 10_000;
 /// Ended and acknowledged tasks that the state remembers.
 pub const ENDED_TASKS: usize = 10_000;
 /// Milliseconds for which an idempotency key's answer is kept: 24 hours.

@@ -8,6 +8,7 @@ use tepui_types::{
     FrameworkId, Reason, TaskId, TaskSpec, TaskState, TaskStatus, Workload, task::reason,
 };
 
+use crate::charge::Charge;
 use crate::command::Turn;
 use crate::effect::Effect;
 use crate::feasibility;
@@ -32,6 +33,7 @@ impl State {
                 }
             }
             Operation::Kill(kill) => self.kill_own(context, turn.framework, kill),
+            Operation::Convert(convert) => self.convert_own(context, turn.framework, convert),
         }
     }
 
@@ -119,7 +121,7 @@ impl State {
         if let Some(owner) = self.frameworks.get_mut(&task.id.framework) {
             let owner = Arc::make_mut(owner);
             if let Some(used) = owner.used_in(&task.role) {
-                used.include(&task.resources);
+                used.add(&Charge::of(&task.resources));
             }
             owner.tasks.insert(task.operation);
         }
@@ -129,7 +131,7 @@ impl State {
             // invariant: feasibility has checked that this is free, so it adds up.
             agent.used = agent
                 .used
-                .checked_add(&task.resources)
+                .checked_add(&task.resources.exclusive())
                 .expect("free resources add up");
             agent.tasks.insert(task.operation);
             context.changes.agents.insert(task.agent);
@@ -163,9 +165,14 @@ impl State {
             let why = "the launch names a role that is not one of its framework's";
             return Some(Reason::new(reason::ROLE_FOREIGN, why));
         };
+        let mut pools = launch.resources.pools.iter();
+        if let Some(pool) = pools.find(|pool| !pool.kind.is_for(role, true)) {
+            let why = format!("{pool} is not for role `{role}`");
+            return Some(Reason::new(reason::RESERVED_FOR_OTHERS, why));
+        }
         feasibility::check(self, launch.agent, role, &launch.resources)
             .err()
-            .or_else(|| self.quota_refusal(role, &launch.resources))
+            .or_else(|| self.quota_refusal(role, &Charge::of(&launch.resources)))
     }
 
     fn kill_own(&mut self, context: &mut Context, framework: FrameworkId, kill: &Kill) {
@@ -174,7 +181,7 @@ impl State {
             .filter(|task| task.id.framework == framework);
         let Some(task) = task else {
             let why = Reason::new("task-unknown", format!("there is no task {}", kill.task));
-            return self.notice(context, framework, "kill", &kill.task, why);
+            return self.notice(context, framework, "kill", kill.task.to_string(), why);
         };
         // The end of a task that has ended is on its way to the framework anyway.
         if task.is_living() {
@@ -183,12 +190,12 @@ impl State {
         }
     }
 
-    fn notice(
+    pub(super) fn notice(
         &mut self,
         context: &mut Context,
         framework: FrameworkId,
         operation: &str,
-        subject: &TaskId,
+        subject: String,
         reason: Reason,
     ) {
         let Some(framework_record) = self.frameworks.get_mut(&framework) else {
@@ -197,7 +204,7 @@ impl State {
         let record = Arc::make_mut(framework_record);
         let notice = Notice {
             operation: operation.into(),
-            subject: subject.clone(),
+            subject,
             reason,
         };
         record.notices.insert(record.next_notice, notice);

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use tepui_types::resources::ResourceRequest;
 use tepui_types::{AgentId, Reason, Resources, Role, TaskId, Timestamp, task::reason};
 
+use crate::charge::Charge;
 use crate::outcome::{Accepted, Outcome, Rejection};
 use crate::state::State;
 use crate::state::agents::Agent;
@@ -154,7 +155,7 @@ impl State {
         {
             return false;
         }
-        let loses = ResourceRequest::from(&task.resources);
+        let charge = Charge::of(&task.resources);
         // A role that is above both loses nothing.
         let losers = task
             .role
@@ -163,6 +164,8 @@ impl State {
         losers
             .filter_map(|role| self.roles.get(&role))
             .all(|record| {
+                // What is reserved stays its owner's.
+                let loses = charge.at(&record.role);
                 let mut left = self.role_use(&record.role).saturating_sub(&loses);
                 if let Some(taken) = taken.get(&record.role) {
                     left = left.saturating_sub(taken);
@@ -239,7 +242,11 @@ impl State {
             return refuse(format!("role `{}` is not owed so much", wish.role));
         }
         let mut taken = BTreeMap::new();
-        let mut frees = ResourceRequest::from(&self.coming_free(agent));
+        let usable = |resources: &Resources| {
+            let usable = resources.usable_by(&wish.role, false);
+            ResourceRequest::plain(&usable.flat(false))
+        };
+        let mut frees = usable(&self.coming_free(agent));
         for claim in &agent.claims {
             frees = frees.saturating_sub(&claim.amounts);
         }
@@ -251,7 +258,7 @@ impl State {
                 return refuse(format!("task {id} may not be ended for it"));
             };
             note_taken(&mut taken, task);
-            frees.include(&task.resources);
+            frees.add(&usable(&task.resources));
             victims.push(task.clone());
         }
         match wish.request.exceeds(&frees) {
@@ -269,7 +276,7 @@ impl State {
         let ending = tasks.filter(|task| task.kill.is_some());
         ending.fold(agent.free(), |sum, task| {
             // An agent that has shrunk under its tasks has less than adds up.
-            sum.checked_add(&task.resources).unwrap_or(sum)
+            sum.checked_add(&task.resources.exclusive()).unwrap_or(sum)
         })
     }
 
@@ -284,7 +291,7 @@ impl State {
         if !self.claimed_agents.contains(&agent) {
             return;
         }
-        let mut used = ResourceRequest::from(resources);
+        let mut used = ResourceRequest::plain(&resources.flat(false));
         let mut claims = self.claims_on(agent);
         for claim in claims
             .iter_mut()
@@ -342,8 +349,10 @@ impl State {
 
 /// Notes what a task's end takes from its role and those above.
 pub fn note_taken(taken: &mut BTreeMap<Role, ResourceRequest>, task: &Task) {
+    let charge = Charge::of(&task.resources);
     for role in task.role.upwards() {
-        taken.entry(role).or_default().include(&task.resources);
+        let part = charge.at(&role);
+        taken.entry(role).or_default().add(&part);
     }
 }
 

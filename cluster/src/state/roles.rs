@@ -11,12 +11,15 @@ use serde::{Deserialize, Serialize};
 use tepui_types::api::event::EventBody;
 use tepui_types::resources::ResourceRequest;
 use tepui_types::role::RoleSettings;
-use tepui_types::{Reason, Resources, Role, task::reason};
+use tepui_types::{Reason, Role, task::reason};
 
+use crate::charge::{self, Charge};
 use crate::outcome::{Accepted, Outcome, Rejection};
 use crate::state::State;
+use crate::state::agents::Agent;
 use crate::state::context::Context;
 use crate::state::limits;
+use crate::state::reservations;
 use crate::state::tasks::Task;
 
 /// What an operator has set of a role.
@@ -30,22 +33,33 @@ pub struct RoleRecord {
     pub revision: u64,
 }
 
-/// What the living tasks of a role and of those below it have. Follows from the tasks: not stored.
+/// What is reserved for a role and those below it, and what their living tasks have beyond. Follows
+/// from agents and tasks: not stored.
 pub(super) type RoleUse = imbl::OrdMap<Role, Arc<ResourceRequest>>;
 
-/// What roles have of these tasks.
-pub(super) fn derive<'a>(tasks: impl Iterator<Item = &'a Arc<Task>>) -> RoleUse {
+/// What roles have of these agents and tasks.
+pub(super) fn derive<'a>(
+    agents: impl Iterator<Item = &'a Arc<Agent>>,
+    tasks: impl Iterator<Item = &'a Arc<Task>>,
+) -> RoleUse {
     let mut charged = RoleUse::new();
+    for agent in agents {
+        for (owner, part) in charge::reserved(agent.total()) {
+            reservations::charge(&mut charged, &owner, &part);
+        }
+    }
     for task in tasks.filter(|task| task.is_living()) {
-        charge(&mut charged, &task.role, &task.resources);
+        charge(&mut charged, &task.role, &Charge::of(&task.resources));
     }
     charged
 }
 
-fn charge(charged: &mut RoleUse, role: &Role, resources: &Resources) {
+fn charge(charged: &mut RoleUse, role: &Role, what: &Charge) {
     for role in role.upwards() {
-        let used = charged.entry(role).or_default();
-        Arc::make_mut(used).include(resources);
+        let part = what.at(&role);
+        if !part.is_empty() {
+            Arc::make_mut(charged.entry(role).or_default()).add(&part);
+        }
     }
 }
 
@@ -56,7 +70,7 @@ impl State {
         record.map_or_else(RoleSettings::default, |record| record.settings.clone())
     }
 
-    /// What the tasks of a role and of those below it have.
+    /// What is reserved for a role and those below it, and what their tasks have beyond.
     pub fn role_use(&self, role: &Role) -> ResourceRequest {
         let used = self.role_use.get(role);
         used.map_or_else(ResourceRequest::default, |used| (**used).clone())
@@ -142,32 +156,33 @@ impl State {
 
     /// Charges a task that has come to live to its role and those above.
     pub(super) fn charge_role(&mut self, context: &mut Context, task: &Task) {
-        charge(&mut self.role_use, &task.role, &task.resources);
+        charge(&mut self.role_use, &task.role, &Charge::of(&task.resources));
         context.changes.charged.insert(task.id.framework);
     }
 
     /// Gives back what an ended task had.
     pub(super) fn discharge_role(&mut self, context: &mut Context, task: &Task) {
+        let what = Charge::of(&task.resources);
         for role in task.role.upwards() {
             let Some(used) = self.role_use.get_mut(&role) else {
                 continue;
             };
             let used = Arc::make_mut(used);
-            used.exclude(&task.resources);
-            if *used == ResourceRequest::default() {
+            *used = used.saturating_sub(&what.at(&role));
+            if used.is_empty() {
                 self.role_use.remove(&role);
             }
         }
         context.changes.charged.insert(task.id.framework);
     }
 
-    /// Why a role may not have these resources as well.
-    pub(super) fn quota_refusal(&self, role: &Role, resources: &Resources) -> Option<Reason> {
+    /// Why a role may not have this as well.
+    pub(super) fn quota_refusal(&self, role: &Role, charge: &Charge) -> Option<Reason> {
         let limited = role.upwards().filter_map(|role| self.roles.get(&role));
         for record in limited.filter(|record| !record.settings.limit.is_empty()) {
             let mut wanted = self.role_use(&record.role);
             let had = wanted.clone();
-            wanted.include(resources);
+            wanted.add(&charge.at(&record.role));
             let limit = record.settings.limit.entries();
             // What the task takes nothing of stays as it is, even above the limit.
             let passed = limit
@@ -297,7 +312,7 @@ impl State {
         let mut total = ResourceRequest::default();
         self.agents
             .values()
-            .for_each(|agent| total.include(&agent.info.resources));
+            .for_each(|agent| total.include(agent.total()));
         match promised.exceeds(&total) {
             Some(name) => Err(format!(
                 "all roles together would be guaranteed {} {name}, and the cluster's agents have {}: \

@@ -16,6 +16,7 @@ use tepui_types::{
 
 use super::agents::Agent;
 use super::artifacts::Artifact;
+use super::conversions::ConversionRecord;
 use super::drains::GoneAgent;
 use super::frameworks::Framework;
 use super::idempotency::Answer;
@@ -57,6 +58,7 @@ struct SnapshotV1 {
     roles: Vec<Arc<RoleRecord>>,
     settings: SettingsRecord,
     preemptions: Rate,
+    conversions: Vec<Arc<ConversionRecord>>,
 }
 
 impl State {
@@ -110,6 +112,7 @@ impl State {
             roles: self.roles.values().cloned().collect(),
             settings: self.settings.clone(),
             preemptions: self.preemptions,
+            conversions: self.conversions.values().cloned().collect(),
         }
     }
 
@@ -175,13 +178,15 @@ impl From<SnapshotV1> for State {
             Arc::make_mut(&mut framework).unseen_ends = ends;
             (framework.id, framework)
         };
+        let role_use = super::roles::derive(snapshot.agents.iter(), snapshot.tasks.iter());
         let agents = snapshot.agents.into_iter().map(agent_key).collect();
         let gone = snapshot.gone.into_iter().map(|gone| (gone.agent.id, gone));
         let windows = snapshot.windows.into_iter();
         let windows = windows.map(|window| (window.id, window)).collect();
-        let role_use = super::roles::derive(snapshot.tasks.iter());
         let roles = snapshot.roles.into_iter();
         let roles = roles.map(|record| (record.role.clone(), record)).collect();
+        let conversions = snapshot.conversions.into_iter();
+        let conversions = conversions.map(|record| (record.id, record));
         let agents: OrdMap<AgentId, Arc<Agent>> = agents;
         let claimed_agents = super::preemption::derive(agents.values());
         let deadlines = super::deadlines::derive(&agents, &windows, snapshot.tasks.iter());
@@ -221,6 +226,7 @@ impl From<SnapshotV1> for State {
             living_names,
             ended: snapshot.ended.into_iter().collect(),
             specs: snapshot.specs.into_iter().collect(),
+            conversions: conversions.collect(),
             artifacts: snapshot
                 .artifacts
                 .into_iter()

@@ -13,6 +13,7 @@ use tepui_types::{
     TaskStatus, Timestamp, task::reason,
 };
 
+use crate::charge::Charge;
 use crate::effect::Effect;
 use crate::outcome::{Accepted, Outcome, Rejection};
 use crate::state::State;
@@ -272,14 +273,14 @@ impl State {
         self.discharge_role(context, task);
         if let Some(agent) = self.agents.get_mut(&task.agent) {
             let agent = Arc::make_mut(agent);
-            agent.used = agent.used.saturating_sub(&task.resources);
+            agent.used = agent.used.saturating_sub(&task.resources.exclusive());
             agent.tasks.remove(&task.operation);
             context.changes.agents.insert(task.agent);
         }
         if let Some(framework) = self.frameworks.get_mut(&task.id.framework) {
             let framework = Arc::make_mut(framework);
             if let Some(used) = framework.used_in(&task.role) {
-                used.exclude(&task.resources);
+                used.sub(&Charge::of(&task.resources));
             }
             framework.tasks.remove(&task.operation);
         }

@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
-use tepui_types::FrameworkPhase;
 use tepui_types::api::event::EventBody;
 use tepui_types::operation::Operation;
 use tepui_types::setting::Settings;
+use tepui_types::{Demand, FrameworkPhase};
 
 use crate::command::{Turn, TurnKind};
 use crate::outcome::{Accepted, Outcome, Rejection};
@@ -135,10 +135,13 @@ impl State {
             let key: Arc<str> = key.as_str().into();
             let before = framework.demands.get(&key);
             let wants_more = before.is_none_or(|before| {
-                before.demand.count < demand.count
-                    || before.demand.request != demand.request
-                    || before.demand.constraints != demand.constraints
-                    || before.demand.role != demand.role
+                let is_of_count = |count| {
+                    Demand {
+                        count,
+                        ..demand.clone()
+                    } == before.demand
+                };
+                before.demand.count < demand.count || !is_of_count(before.demand.count)
             }) && demand.count > 0;
             if wants_more && let Some(role) = framework.info.roles.get(demand.role.as_ref()) {
                 let revived = (turn.framework, role.clone());

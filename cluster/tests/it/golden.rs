@@ -72,10 +72,9 @@ fn turn(log: &Log) -> Command {
     turn.demands.push((
         "d".into(),
         Demand {
-            count: 3,
-            request: request(1, 1),
             constraints: zone_a(),
             role: Some("eng/web".parse().unwrap()),
+            ..Demand::new(3, request(1, 1))
         },
     ));
     turn.operations.push(launch(AgentId(1), "d", amounts(1, 1)));

@@ -2,11 +2,12 @@
 //! same state, and a snapshot anywhere changes nothing.
 
 use proptest::prelude::*;
+use tepui_cluster::state::agents::Agent;
 use tepui_cluster::state::maintenance::WindowPlan;
 use tepui_cluster::state::preemption::Preemption;
 use tepui_cluster::{Command, State};
-use tepui_types::operation::{Kill, Operation};
-use tepui_types::resources::ResourceLimit;
+use tepui_types::operation::{Convert, Kill, Operation};
+use tepui_types::resources::{Conversion, Pool, Reservation, ResourceLimit, Volume};
 use tepui_types::role::RoleSettings;
 use tepui_types::setting::Settings;
 use tepui_types::*;
@@ -95,6 +96,19 @@ enum Step {
         agent: u64,
         cpus: u64,
     },
+    Convert {
+        agent: u64,
+        framework: Option<u64>,
+        what: u8,
+        which: usize,
+        amount: u64,
+    },
+    LaunchOnPool {
+        framework: u64,
+        agent: u64,
+        name: u8,
+        which: usize,
+    },
     Pass {
         millis: u64,
     },
@@ -133,6 +147,14 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<bool>().prop_map(|child| Step::RemoveRole { child }),
         3 => (1u64..4, 1u64..4).prop_map(|(agent, cpus)| Step::Preempt { agent, cpus }),
         1 => (0u64..3_000).prop_map(|millis| Step::SetSettings { millis }),
+        8 => (1u64..4, proptest::option::of(1u64..5), 0u8..8, 0usize..6, 1u64..4).prop_map(
+            |(agent, framework, what, which, amount)| {
+                Step::Convert { agent, framework, what, which, amount }
+            }
+        ),
+        4 => (1u64..5, 1u64..4, 0u8..4, 0usize..6).prop_map(
+            |(framework, agent, name, which)| Step::LaunchOnPool { framework, agent, name, which }
+        ),
         2 => (0u64..40).prop_map(|millis| Step::Pass { millis }),
     ]
 }
@@ -165,7 +187,9 @@ fn command(log: &Log, step: &Step) -> Option<Command> {
                     .collect()
             });
             let id = known.map(|agent| agent.id);
-            register(*nonce, id, machine(*cpus, 8), tasks.unwrap_or_default())
+            let mut info = machine(*cpus, 8);
+            info.resources.disk = Bytes::gib(4 * cpus);
+            register(*nonce, id, info, tasks.unwrap_or_default())
         }
         Step::Silence { agent } => Command::MarkAgentUnreachable {
             agent: AgentId(*agent),
@@ -318,6 +342,46 @@ fn command(log: &Log, step: &Step) -> Option<Command> {
             allowed_hosts: (millis % 2 == 0).then(|| vec!["m*".to_owned()]),
             ..Settings::default()
         }),
+        Step::Convert {
+            agent,
+            framework,
+            what,
+            which,
+            amount,
+        } => {
+            let agent = state.agent(AgentId(*agent))?;
+            let conversion = conversion(agent, *what, *which, *amount)?;
+            let agent = agent.id;
+            match framework {
+                None => Command::Operate { agent, conversion },
+                Some(framework) => {
+                    let mut turn = running(*framework)?;
+                    turn.operations.push(Operation::Convert(Convert {
+                        agent,
+                        name: "c".into(),
+                        conversion,
+                        role: None,
+                    }));
+                    Command::Turn(turn)
+                }
+            }
+        }
+        Step::LaunchOnPool {
+            framework,
+            agent,
+            name,
+            which,
+        } => {
+            let mut turn = running(*framework)?;
+            let agent = state.agent(AgentId(*agent))?;
+            let resources = Resources {
+                pools: pool(agent, *which)?.into(),
+                ..amounts(1, 1)
+            };
+            turn.operations
+                .push(launch(agent.id, &format!("t{name}"), resources));
+            Command::Turn(turn)
+        }
         Step::Pass { millis } if millis % 2 == 0 => Command::MeetDeadlines,
         Step::Pass { millis } => Command::ReplaceTasks {
             agent: AgentId(1),
@@ -333,6 +397,61 @@ fn command(log: &Log, step: &Step) -> Option<Command> {
             turn.demands.push((format!("d{key}"), demand));
             Command::Turn(turn)
         }
+    })
+}
+
+/// One of an agent's pools.
+fn pool(agent: &Agent, which: usize) -> Option<Pool> {
+    let pools = agent.total().pools.as_slice();
+    pools.get(which % pools.len().max(1)).cloned()
+}
+
+/// Something that may be done with an agent's resources: mostly possible.
+fn conversion(agent: &Agent, what: u8, which: usize, amount: u64) -> Option<Conversion> {
+    let of_pool = || {
+        Some(Resources {
+            pools: pool(agent, which)?.into(),
+            ..Resources::default()
+        })
+    };
+    let volumes = agent.total().pools.iter();
+    let volumes: Vec<_> = volumes
+        .filter_map(|pool| pool.kind.volume.clone())
+        .collect();
+    let volume = || Some(volumes.get(which % volumes.len().max(1))?.id.clone());
+    let reserve = |resources, child| Conversion::Reserve {
+        resources,
+        reservation: Reservation::dynamic(role(child)),
+    };
+    let disk = |gib| Resources {
+        disk: Bytes::gib(gib),
+        ..amounts(amount, 0)
+    };
+    Some(match what {
+        0 => reserve(disk(2 * amount), false),
+        1 => reserve(disk(amount), true),
+        2 => reserve(of_pool()?, true),
+        3 => Conversion::Unreserve {
+            resources: of_pool()?,
+        },
+        4 => {
+            let id = format!("v{which}");
+            let disk = Pool::disk(pool(agent, which)?.kind, Bytes::gib(amount));
+            let (path, shared) = ("data".into(), amount == 1);
+            Conversion::Create {
+                disk,
+                volume: Volume { id, path, shared },
+            }
+        }
+        5 => Conversion::Destroy { volume: volume()? },
+        6 => Conversion::Grow {
+            volume: volume()?,
+            by: Bytes::gib(amount),
+        },
+        _ => Conversion::Shrink {
+            volume: volume()?,
+            by: Bytes::gib(amount),
+        },
     })
 }
 

@@ -534,7 +534,7 @@ fn a_kill_of_what_is_not_ours_is_dropped_with_its_reason() {
     let (number, notice) = notices.get_min().unwrap();
     assert_eq!(
         (notice.operation.as_str(), &notice.subject),
-        ("kill", &task)
+        ("kill", &task.to_string())
     );
     let mut turn = log.next_turn(two);
     turn.notices_seen.push(*number);

@@ -15,6 +15,7 @@ use tepui_types::*;
 
 use crate::support::*;
 
+mod operations;
 mod words;
 
 use words::*;
@@ -160,7 +161,10 @@ impl Stage {
                 let why = self.allocator.explain(&self.log.state, framework, &demand);
                 why.summary + "\n"
             }
-            _ => panic!("no such command: {line}"),
+            _ => {
+                let said = self.play_operation(&words);
+                said.unwrap_or_else(|| panic!("no such command: {line}"))
+            }
         }
     }
 
@@ -173,7 +177,7 @@ impl Stage {
         });
         let info = AgentInfo {
             hostname: name.into(),
-            resources: resources(&rest),
+            resources: lent(&rest),
             attributes: attributes.collect(),
             version: "0.1.0".into(),
         };
@@ -238,11 +242,12 @@ impl Stage {
     }
 
     fn launch(&mut self, task: &str, name: &str, agent: &str, rest: &[&str]) -> String {
-        let (framework, agent) = (self.frameworks[name], self.agents[agent]);
-        let attempt = self.log.state.framework(framework).unwrap().next_attempt;
         let (rest, role) = in_role(rest);
         let (rest, spec) = spec_of(rest);
-        let mut operation = launch(agent, task, resources(&rest));
+        let taken = self.resources(agent, &rest);
+        let (framework, agent) = (self.frameworks[name], self.agents[agent]);
+        let attempt = self.log.state.framework(framework).unwrap().next_attempt;
+        let mut operation = launch(agent, task, taken);
         if let Operation::Launch(launch) = &mut operation {
             launch.role = role;
         }
@@ -352,7 +357,7 @@ impl Stage {
             .held
             .iter()
             .position(is_meant)
-            .expect("there is such an offer");
+            .unwrap_or_else(|| panic!("{name} holds no offer on {agent}: {:?}", self.held));
         let (_, offer) = self.held.remove(at);
         match refuse_ms {
             Some(millis) => self
@@ -521,4 +526,14 @@ fn a_role_below_its_guarantee_takes_back_what_others_have_above_theirs() {
 #[test]
 fn whoever_waits_is_told_why() {
     check("reasons");
+}
+
+#[test]
+fn reservations_are_kept_for_their_roles() {
+    check("reservations");
+}
+
+#[test]
+fn volumes_outlive_tasks() {
+    check("volumes");
 }

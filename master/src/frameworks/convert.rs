@@ -277,10 +277,9 @@ pub fn demand_in(
     }
     let role = options.role.as_deref().map(role_in).transpose()?;
     Ok(Demand {
-        count,
-        request: request_in(request)?,
         constraints: constraints_in(options.groups),
         role,
+        ..Demand::new(count, request_in(request)?)
     })
 }
 

@@ -13,7 +13,6 @@ use tepui_master::proposals::Request;
 use tepui_master::raft::{self, Leadership, Options};
 use tepui_master::storage::Storage;
 use tepui_types::operation::{Launch, Operation};
-use tepui_types::resources::PortRanges;
 use tepui_types::task::CommandWorkload;
 use tepui_types::{
     AgentId, AgentInfo, Bytes, ClusterId, Digest, FrameworkId, FrameworkInfo, MilliCpus, Principal,

@@ -110,7 +110,7 @@ impl Conversion {
         match free.checked_sub(&exchange.taken) {
             Ok(_) => Ok(exchange),
             Err(short) => Err(ConversionError::NotFree(format!(
-                "{} would take {}, and {free} is free: {short}",
+                "{} would take {}, and {free} is free: {short}; name less, or end tasks that use it",
                 self.name(),
                 exchange.taken
             ))),

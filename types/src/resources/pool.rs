@@ -373,7 +373,7 @@ pub struct Pools(Option<Arc<[Pool]>>);
 
 impl Pools {
     /// The most pools that one set read from outside may have.
-    pub const MAX: usize = 10_000;
+    pub const MAX: usize = 20_000;
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {

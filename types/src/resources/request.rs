@@ -159,6 +159,23 @@ impl ResourceRequest {
             .filter(|(_, amount)| *amount > 0)
     }
 
+    /// Lowers the amount of one resource, by its name in errors, to at most this.
+    pub fn lower(&mut self, name: &str, most: u64) {
+        match name {
+            "cpus" => self.cpus.0 = self.cpus.0.min(most),
+            "mem" => self.mem.0 = self.mem.0.min(most),
+            "disk" => self.disk.0 = self.disk.0.min(most),
+            "ports" => self.ports = self.ports.min(u32::try_from(most).unwrap_or(u32::MAX)),
+            "gpus" => self.gpus_milli = self.gpus_milli.min(most),
+            name => {
+                if let Some(amount) = self.custom.get_mut(name) {
+                    *amount = most.min(*amount);
+                }
+                self.custom.retain(|_, amount| *amount > 0);
+            }
+        }
+    }
+
     /// The sum, if every amount of it fits its type; the name of what does not.
     pub fn checked_add(&self, other: &Self) -> Result<Self, String> {
         let mut sum = self.clone();

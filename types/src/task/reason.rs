@@ -6,6 +6,10 @@ pub const RESOURCES_TAKEN: &str = "resources-taken";
 pub const AGENT_UNAVAILABLE: &str = "agent-unavailable";
 /// The launch would have passed the limit of its role.
 pub const QUOTA_REACHED: &str = "quota-reached";
+/// It named what is reserved for other roles.
+pub const RESERVED_FOR_OTHERS: &str = "reserved-for-others";
+/// An operation on resources that cannot be, whatever is free.
+pub const CONVERSION_INVALID: &str = "operation-invalid";
 /// The launch named a role that is not one of the framework's.
 pub const ROLE_FOREIGN: &str = "role-foreign";
 /// The launch reused a name and attempt.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tepui_types::constraint::{Constraint, Constraints, Test};
-use tepui_types::resources::{ResourceLimit, ResourceRequest};
+use tepui_types::resources::{Disk, Pool, PoolKind, Pools, ResourceLimit, ResourceRequest};
 use tepui_types::setting::{GpuAgents, Settings};
 use tepui_types::*;
 
@@ -33,18 +33,70 @@ pub fn spec_of<'a>(words: &[&'a str]) -> (Vec<&'a str>, Arc<TaskSpec>) {
     (others, Arc::new(spec))
 }
 
+/// What a machine has: `eng:cpus=2` is statically reserved, `revocable:cpus=1` may be taken back,
+/// `mount:ssd=10` and `path:hdd=10` are disks.
+pub fn lent(words: &[&str]) -> Resources {
+    let (special, plain): (Vec<&str>, Vec<&str>) =
+        words.iter().partition(|word| word.contains(':'));
+    let pool = |word: &&str| {
+        let (of, what) = word.split_once(':').unwrap();
+        let disk = |make: fn(String) -> Disk| {
+            let (id, gib) = what.split_once('=').unwrap();
+            let kind = PoolKind {
+                disk: Some(make(id.into())),
+                ..PoolKind::default()
+            };
+            Pool::disk(kind, Bytes::gib(gib.parse().unwrap()))
+        };
+        match of {
+            "mount" => disk(Disk::Mount),
+            "path" => disk(Disk::Path),
+            "revocable" => Pool {
+                kind: PoolKind {
+                    revocable: true,
+                    ..PoolKind::default()
+                },
+                amounts: resources(&[what]),
+            },
+            role => {
+                let mut kind = PoolKind::reserved(role.parse().unwrap());
+                kind.reservations[0].is_static = true;
+                let amounts = resources(&[what]);
+                Pool { kind, amounts }
+            }
+        }
+    };
+    let pools: Vec<_> = special.iter().map(pool).collect();
+    let all = Resources {
+        pools: Pools::try_from(pools).unwrap(),
+        ..resources(&plain)
+    };
+    all.validate().unwrap();
+    all
+}
+
 /// `cpus=2 where zone=a rack!=r1 or hostname~node-*`; a name alone, or after `!`, asks whether it is
 /// there.
 pub fn demand(count: u32, words: &[&str]) -> Demand {
     let (words, role) = in_role(words);
     let mut parts = words.splitn(2, |word| *word == "where");
-    let request = ResourceRequest::from(&resources(parts.next().unwrap()));
+    let (special, plain): (Vec<&str>, Vec<&str>) = parts
+        .next()
+        .unwrap()
+        .iter()
+        .partition(|word| **word == "revocable" || word.starts_with("volume="));
+    let volumes = special
+        .iter()
+        .filter_map(|word| word.strip_prefix("volume="));
+    let request = ResourceRequest::from(&resources(&plain));
     let groups = parts.next().unwrap_or(&[]).split(|word| *word == "or");
     let groups = groups.filter(|group| !group.is_empty());
     let groups = groups.map(|group| group.iter().map(|word| constraint(word)).collect());
     Demand {
         constraints: Constraints(groups.collect()),
         role,
+        revocable: special.contains(&"revocable"),
+        volumes: volumes.map(str::to_owned).collect(),
         ..Demand::new(count, request)
     }
 }

@@ -193,7 +193,7 @@ fn what_is_launched_is_charged_to_the_role_of_its_offer() {
     assert!(why.contains("has no role `third`; it has `*`, `other`"));
     cluster.commit(turn);
     let framework = cluster.state.framework(FRAMEWORK).unwrap();
-    let cpus: Vec<_> = framework.used.iter().map(|used| used.cpus.0).collect();
+    let cpus: Vec<_> = framework.used.iter().map(|used| used.open.cpus.0).collect();
     assert_eq!(cpus, [1, 1]);
     assert!(!framework.wants_offers(&other) && framework.wants_offers(&Role::default()));
 }
