@@ -5,12 +5,15 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use clap::Subcommand;
 use tepui_types::api::agent::{AgentView, DrainRequest};
-use tepui_types::{AgentId, AgentStatus};
+use tepui_types::api::reservation::OperationView;
+use tepui_types::wish::{ReserveRequest, UnreserveRequest};
+use tepui_types::{AgentId, AgentStatus, Role};
 
-use crate::amounts;
+use crate::amounts::{self, Quota};
 use crate::client::Client;
 use crate::output::{self, Columns, Fields, Format};
 use crate::progress::Transfer;
+use crate::role;
 
 /// Between two looks at an agent that is being drained.
 const LOOK: Duration = Duration::from_millis(200);
@@ -54,6 +57,40 @@ pub enum Command {
         #[arg(long)]
         wait: bool,
     },
+    /// Set resources of an agent aside for a role and those below it
+    Reserve {
+        /// Its id such as a1
+        agent: AgentId,
+        /// For whom, such as eng/web
+        role: Role,
+        /// How much, such as cpus=4,mem=8GiB; with --disk all of it when absent
+        #[arg(value_name = "AMOUNTS", value_parser = amounts::quota)]
+        amounts: Option<Quota>,
+        /// The role above that has it reserved now
+        #[arg(long, value_name = "ROLE")]
+        from: Option<Role>,
+        /// The agent's disk by its id, in place of the root disk
+        #[arg(long, value_name = "ID")]
+        disk: Option<String>,
+        /// Keeps reservations of one role apart
+        #[arg(long, value_name = "NAME=VALUE", value_parser = amounts::setting)]
+        label: Vec<(String, String)>,
+    },
+    /// Take back what is reserved for a role on an agent, and not in use
+    Unreserve {
+        /// Its id such as a1
+        agent: AgentId,
+        /// Whose, such as eng/web
+        role: Role,
+        /// How much, such as cpus=4; all that is free of it when absent
+        #[arg(value_name = "AMOUNTS", value_parser = amounts::quota)]
+        amounts: Option<Quota>,
+        /// The agent's disk by its id, in place of the root disk
+        #[arg(long, value_name = "ID")]
+        disk: Option<String>,
+    },
+    /// What became of operations on resources, by frameworks and operators
+    Operations,
     /// End what an agent still runs of a time that a restored backup does not know
     EndHeld {
         /// Its id such as a1
@@ -83,6 +120,37 @@ pub async fn run(command: Command, client: &Client, format: Format) -> Result<()
             changed(&client.change_agent(agent, "end-held").await?, format)
         }
         Command::Gone { agent } => changed(&client.change_agent(agent, "gone").await?, format),
+        Command::Reserve {
+            agent,
+            role,
+            amounts,
+            from,
+            disk,
+            label,
+        } => {
+            let request = ReserveRequest {
+                role,
+                amounts: amounts.as_ref().map(role::request_of).unwrap_or_default(),
+                from,
+                disk,
+                labels: label.into_iter().collect(),
+            };
+            resources(&client.reserve(agent, &request).await?, format)
+        }
+        Command::Unreserve {
+            agent,
+            role,
+            amounts,
+            disk,
+        } => {
+            let request = UnreserveRequest {
+                role,
+                amounts: amounts.as_ref().map(role::request_of).unwrap_or_default(),
+                disk,
+            };
+            resources(&client.unreserve(agent, &request).await?, format)
+        }
+        Command::Operations => operations(&client.operations().await?, format),
         Command::Drain {
             agent,
             deadline,
@@ -122,6 +190,34 @@ async fn drained(client: &Client, mut agent: AgentView) -> Result<AgentView> {
         bail!("the drain of {} was taken back meanwhile", agent.id);
     }
     Ok(agent)
+}
+
+/// Shows what an agent has after an operation.
+pub fn resources(agent: &AgentView, format: Format) -> Result<()> {
+    match format {
+        Format::Json => output::json(agent),
+        Format::Table => output::line(&format!("{} has {}", agent.id, agent.total)),
+    }
+}
+
+fn operations(operations: &[OperationView], format: Format) -> Result<()> {
+    if format == Format::Json {
+        return output::json(&operations);
+    }
+    let mut table = Columns::new(&["id", "agent", "operation", "by", "state", "when", "why"]);
+    for operation in operations {
+        let reason = operation.reason.as_ref();
+        table.row([
+            operation.id.clone(),
+            operation.agent.to_string(),
+            format!("{} {}", operation.kind, operation.name),
+            operation.by.clone(),
+            operation.state.as_str().to_owned(),
+            output::instant(operation.time),
+            reason.map_or_else(String::new, |reason| reason.message.clone()),
+        ]);
+    }
+    table.print("no operation is remembered")
 }
 
 fn changed(agent: &AgentView, format: Format) -> Result<()> {

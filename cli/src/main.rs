@@ -35,6 +35,7 @@ mod run;
 mod setting;
 mod status;
 mod task;
+mod volume;
 
 /// Run work on a Tepui cluster, and see what it does.
 #[derive(Debug, Parser)]
@@ -105,6 +106,9 @@ enum Command {
     /// What is decided for the whole cluster
     #[command(subcommand)]
     Setting(setting::Command),
+    /// What tasks keep on machines
+    #[command(subcommand)]
+    Volume(volume::Command),
     /// Stored programs
     #[command(subcommand)]
     Artifact(artifact::Command),
@@ -167,6 +171,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Maintenance(command) => maintenance::run(command, &client, format).await?,
         Command::Master(command) => master::run(command, &client, format).await?,
         Command::Framework(command) => framework::run(command, &client, format).await?,
+        Command::Volume(command) => volume::run(command, &client, format).await?,
         Command::Artifact(command) => artifact::run(command, &client, format).await?,
         Command::Backup(options) => backup::backup(options, &client, format).await?,
         Command::Restore(options) => backup::restore(&options)?,

@@ -89,7 +89,7 @@ pub async fn run(command: Command, client: &Client, format: Format) -> Result<()
 
 /// What is known of the role, with what was named in its place.
 fn request(set: &Set, known: &RoleView) -> RoleRequest {
-    let guarantee = set.guarantee.as_ref().map(guarantee);
+    let guarantee = set.guarantee.as_ref().map(request_of);
     let limit = set.limit.as_ref().map(limit);
     RoleRequest {
         weight_milli: Some(set.weight.unwrap_or(known.weight_milli)),
@@ -100,8 +100,8 @@ fn request(set: &Set, known: &RoleView) -> RoleRequest {
     }
 }
 
-/// Amounts as they were typed.
-pub fn guarantee(quota: &Quota) -> ResourceRequest {
+/// Amounts by name as a request has them.
+pub fn request_of(quota: &Quota) -> ResourceRequest {
     let mut amounts = ResourceRequest::default();
     for (name, amount) in &quota.0 {
         match name.as_str() {
@@ -222,7 +222,7 @@ mod tests {
             role: Role::default(),
             is_set: true,
             weight_milli: 2_000,
-            guarantee: guarantee(&amounts::quota("cpus=2").unwrap()),
+            guarantee: request_of(&amounts::quota("cpus=2").unwrap()),
             limit: ResourceLimit::default(),
             preemptible: Some(true),
             claimed: ResourceRequest::default(),

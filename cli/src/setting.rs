@@ -89,7 +89,7 @@ fn set(mut settings: Settings, name: Name, value: &[String]) -> Result<Settings>
             let amounts = value.iter().map(|text| amounts::quota(text));
             let amounts: Result<Vec<_>, _> = amounts.collect();
             let amounts = amounts.map_err(anyhow::Error::msg)?;
-            settings.minimum_offer = amounts.iter().map(role::guarantee).collect();
+            settings.minimum_offer = amounts.iter().map(role::request_of).collect();
         }
         Name::OfferTimeout => {
             let time = amounts::duration(one()?).map_err(anyhow::Error::msg)?;

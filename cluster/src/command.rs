@@ -7,14 +7,13 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tepui_types::operation::{Kill, Operation};
-use tepui_types::resources::Conversion;
 use tepui_types::resources::ResourceRequest;
 use tepui_types::role::RoleSettings;
 use tepui_types::setting::Settings;
 use tepui_types::wire::agent::{Hello, StatusReport};
 use tepui_types::{
     AgentId, AgentInfo, Demand, Digest, FrameworkId, FrameworkInfo, NodeId, Reason, Role, TaskId,
-    TaskSpec, Timestamp, WindowId,
+    TaskSpec, Timestamp, WindowId, Wish,
 };
 
 use crate::outcome::HttpAnswer;
@@ -168,7 +167,7 @@ pub enum Command {
         /// Of which agent.
         agent: AgentId,
         /// What.
-        conversion: Conversion,
+        wish: Wish,
     },
 }
 

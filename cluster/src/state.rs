@@ -257,8 +257,8 @@ impl State {
                 settings,
                 force,
             } => self.set_role(context, role, settings, *force, expected),
-            Command::Operate { agent, conversion } => {
-                self.operate(context, &envelope.principal, *agent, conversion, expected)
+            Command::Operate { agent, wish } => {
+                self.operate(context, &envelope.principal, *agent, wish, expected)
             }
             Command::RemoveRole { role } => self.remove_role(context, role, expected),
             Command::Preempt(wish) => self.preempt(context, wish),

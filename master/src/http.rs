@@ -40,6 +40,7 @@ pub mod masters;
 pub mod openapi;
 pub mod page;
 pub mod request;
+pub mod reservations;
 pub mod roles;
 pub mod settings;
 pub mod stale;
@@ -63,6 +64,23 @@ pub fn router(master: Arc<Master>) -> Router {
         .route("/agents/{id}/drain", post(agents::drain))
         .route("/agents/{id}/gone", post(agents::gone))
         .route("/agents/{id}/end-held", post(agents::end_held))
+        .route("/agents/{id}/reserve", post(reservations::reserve))
+        .route("/agents/{id}/unreserve", post(reservations::unreserve))
+        .route("/agents/{id}/volumes", post(reservations::create))
+        .route(
+            "/agents/{id}/volumes/{volume}",
+            delete(reservations::destroy),
+        )
+        .route(
+            "/agents/{id}/volumes/{volume}/grow",
+            post(reservations::grow),
+        )
+        .route(
+            "/agents/{id}/volumes/{volume}/shrink",
+            post(reservations::shrink),
+        )
+        .route("/volumes", get(reservations::volumes))
+        .route("/operations", get(reservations::operations))
         .route(
             "/maintenance",
             get(maintenance::list).post(maintenance::schedule),

@@ -16,6 +16,7 @@ pub mod list;
 pub mod maintenance;
 pub mod master;
 pub mod problem;
+pub mod reservation;
 pub mod role;
 pub mod stale;
 pub mod task;

@@ -19,6 +19,7 @@ pub mod setting;
 pub mod task;
 pub mod time;
 pub mod wire;
+pub mod wish;
 
 pub use agent::{AgentInfo, AgentStatus};
 pub use framework::{FrameworkInfo, FrameworkPhase};
@@ -32,3 +33,4 @@ pub use resources::{Bytes, MilliCpus, Resources};
 pub use role::{Role, Roles};
 pub use task::{PartitionPolicy, Reason, TaskSpec, TaskState, TaskStatus, Workload};
 pub use time::Timestamp;
+pub use wish::Wish;

@@ -19,9 +19,11 @@ use tepui_types::api::job::{JobRequest, JobView};
 use tepui_types::api::list::{MAX_LIMIT, Page};
 use tepui_types::api::maintenance::{WindowRequest, WindowView};
 use tepui_types::api::master::{InviteRequest, InvitedView, MasterView};
+use tepui_types::api::reservation::{OperationView, ResizeRequest, VolumeView};
 use tepui_types::api::role::{RoleRequest, RoleView};
 use tepui_types::api::task::{KillRequest, TaskView};
 use tepui_types::setting::Settings;
+use tepui_types::wish::{ReserveRequest, UnreserveRequest, VolumeRequest};
 use tepui_types::{AgentId, Digest, NodeId, Role, TaskId, TaskState, WindowId};
 
 use super::{Body, Client, ClientError, Result};
@@ -102,6 +104,52 @@ impl Client {
     pub async fn drain_agent(&self, id: AgentId, request: &DrainRequest) -> Result<AgentView> {
         let path = format!("/v1/agents/{id}/drain");
         self.change(Method::POST, &path, Some(request)).await
+    }
+
+    /// Sets resources of an agent aside for a role.
+    pub async fn reserve(&self, id: AgentId, request: &ReserveRequest) -> Result<AgentView> {
+        let path = format!("/v1/agents/{id}/reserve");
+        self.change(Method::POST, &path, Some(request)).await
+    }
+
+    /// Takes a reservation back.
+    pub async fn unreserve(&self, id: AgentId, request: &UnreserveRequest) -> Result<AgentView> {
+        let path = format!("/v1/agents/{id}/unreserve");
+        self.change(Method::POST, &path, Some(request)).await
+    }
+
+    /// All persistent volumes.
+    pub async fn volumes(&self) -> Result<Vec<VolumeView>> {
+        self.all("/v1/volumes", &[]).await
+    }
+
+    /// Makes a persistent volume.
+    pub async fn create_volume(&self, id: AgentId, request: &VolumeRequest) -> Result<AgentView> {
+        let path = format!("/v1/agents/{id}/volumes");
+        self.change(Method::POST, &path, Some(request)).await
+    }
+
+    /// Ends a volume and what is stored in it.
+    pub async fn destroy_volume(&self, id: AgentId, volume: &str) -> Result<AgentView> {
+        let path = format!("/v1/agents/{id}/volumes/{volume}");
+        self.change(Method::DELETE, &path, None::<&()>).await
+    }
+
+    /// `grow`s or `shrink`s a volume.
+    pub async fn resize_volume(
+        &self,
+        id: AgentId,
+        volume: &str,
+        how: &str,
+        request: &ResizeRequest,
+    ) -> Result<AgentView> {
+        let path = format!("/v1/agents/{id}/volumes/{volume}/{how}");
+        self.change(Method::POST, &path, Some(request)).await
+    }
+
+    /// All operations on resources that are remembered, oldest first.
+    pub async fn operations(&self) -> Result<Vec<OperationView>> {
+        self.all("/v1/operations", &[]).await
     }
 
     /// All maintenance windows.

@@ -10,7 +10,9 @@ use serde::{Deserialize, Serialize};
 use tepui_types::api::event::EventBody;
 use tepui_types::operation::{ConversionState, Convert};
 use tepui_types::resources::{Conversion, ConversionError, Exchange, Pool};
-use tepui_types::{AgentId, FrameworkId, OperationId, Principal, Reason, Timestamp, task::reason};
+use tepui_types::{
+    AgentId, FrameworkId, OperationId, Principal, Reason, Timestamp, Wish, task::reason,
+};
 
 use crate::charge::Charge;
 use crate::feasibility;
@@ -49,14 +51,17 @@ impl State {
         context: &mut Context,
         by: &Principal,
         agent: AgentId,
-        conversion: &Conversion,
+        wish: &Wish,
         expected: Option<u64>,
     ) -> Outcome {
         let Some(record) = self.agents.get(&agent) else {
             return Err(Rejection::NotFound(format!("there is no agent {agent}")));
         };
         context.check_revision(expected, record.revision)?;
-        let exchange = self.exchange(record, conversion);
+        let conversion = wish.conversion(&record.free(), &by.to_string());
+        let conversion =
+            conversion.map_err(|why| Rejection::Conflict(format!("agent {agent}: {why}")))?;
+        let exchange = self.exchange(record, &conversion);
         let exchange = exchange.map_err(|reason| Rejection::Conflict(reason.message))?;
         self.convert(context, agent, &exchange);
         let id = context.operation();
@@ -65,7 +70,7 @@ impl State {
             name: String::new(),
             agent,
             by: by.clone(),
-            conversion: conversion.clone(),
+            conversion,
             state: ConversionState::Finished,
             reason: None,
             time: context.now,

@@ -353,7 +353,10 @@ fn command(log: &Log, step: &Step) -> Option<Command> {
             let conversion = conversion(agent, *what, *which, *amount)?;
             let agent = agent.id;
             match framework {
-                None => Command::Operate { agent, conversion },
+                None => Command::Operate {
+                    agent,
+                    wish: Wish::Exactly(conversion),
+                },
                 Some(framework) => {
                     let mut turn = running(*framework)?;
                     turn.operations.push(Operation::Convert(Convert {

@@ -28,8 +28,16 @@ pub fn resources_out(resources: &Resources) -> types::Resources {
             .map(|&(first, last)| types::PortRange { first, last })
             .collect(),
         gpus: amounts_out(&resources.gpus),
-        custom: amounts_out(&resources.custom),
+        custom: custom_out(resources),
     }
+}
+
+/// Custom scalars, and things that are counted one by one by their number.
+fn custom_out(resources: &Resources) -> Vec<types::Amount> {
+    let mut custom = resources.custom.clone();
+    let items = resources.items.iter();
+    custom.extend(items.map(|(name, items)| (name.clone(), items.milli())));
+    amounts_out(&custom)
 }
 
 pub fn resources_in(resources: types::Resources) -> Result<Resources, String> {
@@ -197,7 +205,7 @@ pub fn offer_out(offer: &Offer) -> types::Offer {
         id: offer.id.0,
         agent: offer.agent.0,
         hostname: offer.hostname.clone(),
-        resources: resources_out(&offer.resources),
+        resources: resources_out(&offer.resources.flat(false)),
         attributes: pairs_out(&offer.attributes),
     }
 }
@@ -207,8 +215,8 @@ pub fn agent_out(agent: &tepui_cluster::state::agents::Agent) -> cluster::Agent 
         id: agent.id.0,
         hostname: agent.info.hostname.clone(),
         active: agent.standing() == tepui_types::AgentStatus::Active,
-        total: resources_out(&agent.info.resources),
-        used: resources_out(&agent.used),
+        total: resources_out(&agent.total().flat(false)),
+        used: resources_out(&agent.used.flat(false)),
         attributes: pairs_out(&agent.info.attributes),
     }
 }

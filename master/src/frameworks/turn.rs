@@ -193,18 +193,22 @@ impl OpenTurn {
                 let why = format!("task `{name}` needs some cpus or memory");
                 return Err(CallError::Invalid(why));
             }
-            left = left.checked_sub(&task.resources).map_err(|short| {
-                CallError::OfferExceeded(format!(
-                    "task `{name}` asks for {}, and the offer has {left} left: {short}",
-                    task.resources
-                ))
-            })?;
-            bytes += name.as_str().len() + resource_bytes(&task.resources) + RECORD;
+            let granted = left.grant(&task.resources);
+            let (resources, rest) = granted
+                .and_then(|granted| Ok((granted.clone(), left.checked_sub(&granted)?)))
+                .map_err(|short| {
+                    CallError::OfferExceeded(format!(
+                        "task `{name}` asks for {}, and the offer has {left} left: {short}",
+                        task.resources
+                    ))
+                })?;
+            left = rest;
+            bytes += name.as_str().len() + resource_bytes(&resources) + RECORD;
             bytes += role.as_str().len();
             launches.push(Launch {
                 agent,
                 name,
-                resources: task.resources,
+                resources,
                 spec: place,
                 array_index: task.array_index,
                 role: Some(role.clone()).filter(|role| role != self.framework.info.roles.first()),
@@ -518,7 +522,12 @@ impl OpenTurn {
 /// Bytes of concrete resources in the log.
 fn resource_bytes(resources: &Resources) -> usize {
     let names = resources.gpus.keys().chain(resources.custom.keys());
-    names.map(|name| name.len() + 10).sum::<usize>() + resources.ports.ranges().len() * 6
+    let plain =
+        names.map(|name| name.len() + 10).sum::<usize>() + resources.ports.ranges().len() * 6;
+    if resources.pools.is_empty() && resources.items.is_empty() {
+        return plain;
+    }
+    tepui_types::envelope::encode(1, resources).len()
 }
 
 #[cfg(test)]

@@ -196,7 +196,8 @@ async fn change(
     }
 }
 
-fn shown(master: &Master, state: &State, id: AgentId) -> Result<Response, ApiError> {
+/// An agent with its revision.
+pub fn shown(master: &Master, state: &State, id: AgentId) -> Result<Response, ApiError> {
     let agent = state.agent(id).map(|agent| view(master, agent));
     let gone = || state.gone_agent(id).map(|gone| gone_view(master, gone));
     let view = agent.or_else(gone);
@@ -222,7 +223,7 @@ fn view(master: &Master, agent: &Agent) -> AgentView {
         unreachable_since: agent.unreachable_since,
         gone_since: None,
         connected: master.sessions.connected(agent.id),
-        total: agent.info.resources.clone(),
+        total: agent.total().clone(),
         used: agent.used.clone(),
         offered: master
             .offers

@@ -5,7 +5,7 @@ use utoipa::OpenApi;
 
 use crate::http::{
     agents, artifacts, backup, cluster, demands, events, frameworks, logs, maintenance, masters,
-    roles, settings, tasks,
+    reservations, roles, settings, tasks,
 };
 
 #[derive(OpenApi)]
@@ -26,6 +26,14 @@ use crate::http::{
         agents::drain,
         agents::gone,
         agents::end_held,
+        reservations::reserve,
+        reservations::unreserve,
+        reservations::create,
+        reservations::destroy,
+        reservations::grow,
+        reservations::shrink,
+        reservations::volumes,
+        reservations::operations,
         maintenance::list,
         maintenance::schedule,
         maintenance::cancel,

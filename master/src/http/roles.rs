@@ -142,7 +142,7 @@ fn views(master: &Master, state: &State, roles: Vec<Role>) -> Vec<RoleView> {
     let mut total = ResourceRequest::default();
     let agents = state.agents.values();
     let active = agents.filter(|agent| agent.standing() == AgentStatus::Active);
-    active.for_each(|agent| total.include(&agent.info.resources));
+    active.for_each(|agent| total.include(agent.total()));
     let offered = master.offers.with(|allocator| allocator.offered_to(&roles));
     let views = roles.into_iter().zip(offered);
     views

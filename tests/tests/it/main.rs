@@ -42,6 +42,8 @@ mod partitions;
 mod path;
 /// `kill -9` of every part.
 mod recovery;
+/// What is reserved for roles, and volumes.
+mod reservations;
 /// Roles: what is laid away, what may not be passed, and where jobs may run.
 mod roles;
 /// The design's rules by number.

@@ -6,7 +6,6 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Bytes, Disk, Pool, PoolKind, Pools, Reservation, Resources, Volume};
-use crate::role::Role;
 
 /// One such operation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -124,21 +123,6 @@ impl Exchange {
         let rest = all.checked_sub(&self.taken);
         let sum = rest.and_then(|rest| rest.checked_add(&self.given));
         sum.map_err(|error| ConversionError::NotFree(error.to_string()))
-    }
-}
-
-impl Resources {
-    /// So much of what is reserved for exactly this role by operations, and is no volume.
-    pub fn carve_owned(&self, role: &Role, wanted: &Self) -> Option<Self> {
-        let is_its = |kind: &PoolKind| {
-            let last = kind.reservations.last();
-            last.is_some_and(|last| last.role == *role && !last.is_static) && kind.is_flat()
-        };
-        let its = Self {
-            pools: self.pools.filtered(is_its),
-            ..Self::default()
-        };
-        its.carve(wanted, false)
     }
 }
 

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-use super::{Bytes, MilliCpus, Pool, PoolKind, Pools, PortRanges, Resources};
+use super::{Bytes, MilliCpus, Pool, PoolKind, Pools, PortRanges, ResourceError, Resources};
 use crate::role::Role;
 
 impl Resources {
@@ -81,6 +81,31 @@ impl Resources {
         self.plain().contains(&left).then_some(Self {
             pools: taken,
             ..left
+        })
+    }
+
+    /// What a task gets that asks for a flat sum, with pools that it names: which parts of which
+    /// pools, and which items where it asks for a number of them as of a custom scalar.
+    pub fn grant(&self, wanted: &Self) -> Result<Self, ResourceError> {
+        let flat = self.flat(false);
+        let is_item = |name: &String| flat.items.contains_key(name);
+        if self.pools.is_empty() && !wanted.custom.keys().any(is_item) {
+            return self.checked_sub(wanted).map(|_| wanted.clone());
+        }
+        let mut exact = wanted.clone();
+        for (name, milli) in &wanted.custom {
+            if let Some(items) = flat.items.get(name) {
+                let lowest = items.lowest(*milli);
+                let lowest = lowest.ok_or_else(|| ResourceError::Insufficient(name.clone()))?;
+                exact.custom.remove(name);
+                exact.items.insert(name.clone(), lowest);
+            }
+        }
+        self.carve(&exact, false).ok_or_else(|| {
+            let short = flat.plain().checked_sub(&exact.plain()).err();
+            let pools = || self.pools.checked_sub(&exact.pools).err();
+            let short = short.or_else(pools);
+            short.unwrap_or_else(|| ResourceError::Insufficient("resources".into()))
         })
     }
 

@@ -77,6 +77,15 @@ pub enum Disk {
     Mount(String),
 }
 
+impl Disk {
+    /// Its id.
+    pub fn id(&self) -> &str {
+        match self {
+            Self::Path(id) | Self::Mount(id) => id,
+        }
+    }
+}
+
 /// A persistent volume.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -213,10 +222,10 @@ impl PoolKind {
         if self.revocable && (!self.reservations.is_empty() || self.volume.is_some()) {
             return Err("revocable resources have no reservations and no volumes".into());
         }
-        if let Some(Disk::Path(id) | Disk::Mount(id)) = &self.disk
-            && !is_label(id)
+        if let Some(disk) = &self.disk
+            && !is_label(disk.id())
         {
-            let id: String = id.chars().take(80).collect();
+            let id: String = disk.id().chars().take(80).collect();
             return Err(format!(
                 "`{id}` names no disk: use 1 to 63 of a-z, 0-9 and `-`"
             ));

@@ -79,7 +79,8 @@ impl Stage {
 
     fn operate(&mut self, agent: &str, conversion: Conversion) -> String {
         let agent = self.agents[agent];
-        self.apply(Command::Operate { agent, conversion })
+        let wish = Wish::Exactly(conversion);
+        self.apply(Command::Operate { agent, wish })
     }
 
     /// An operation of a turn; answers why it was dropped.
