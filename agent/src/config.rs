@@ -13,6 +13,7 @@ use tepui_folder::FolderError;
 use tepui_types::Bytes;
 
 use crate::error::AgentError;
+use crate::pools::{DiskSettings, Special};
 use crate::resources::{ResourceOverrides, parse_bytes};
 
 /// What stands in the file, and what the flags say; both the same keys.
@@ -29,6 +30,12 @@ pub struct Settings {
     pub hostname: Option<String>,
     /// `cpus=2,mem=4GiB,…`; what is not named is detected.
     pub resources: Option<String>,
+    /// What is reserved for roles from the start, out of what is lent: amounts by role.
+    pub reserve: Option<BTreeMap<String, String>>,
+    /// What may be taken back at any time, on top of what is lent.
+    pub revocable: Option<String>,
+    /// Disks beside that of the data folder, by their names.
+    pub disks: Option<BTreeMap<String, DiskSettings>>,
     /// What frameworks may choose by.
     pub attributes: Option<BTreeMap<String, String>>,
     /// The folder of the executors' binaries.
@@ -60,6 +67,9 @@ impl Settings {
             listen: self.listen.or(rest.listen),
             hostname: self.hostname.or(rest.hostname),
             resources: self.resources.or(rest.resources),
+            reserve: self.reserve.or(rest.reserve),
+            revocable: self.revocable.or(rest.revocable),
+            disks: self.disks.or(rest.disks),
             attributes: self.attributes.or(rest.attributes),
             executors: self.executors.or(rest.executors),
             output_limit: self.output_limit.or(rest.output_limit),
@@ -81,6 +91,8 @@ pub struct Config {
     pub hostname: String,
     /// What is set instead of detected.
     pub resources: ResourceOverrides,
+    /// What of it is reserved, revocable, or on other disks.
+    pub special: Special,
     /// What frameworks may choose by.
     pub attributes: BTreeMap<String, String>,
     /// The folder of the executors' binaries.
@@ -133,6 +145,11 @@ impl Config {
         let resources = resources
             .parse::<ResourceOverrides>()
             .map_err(|error| AgentError::Config(format!("--resources: {error}")))?;
+        let special = Special::new(
+            settings.reserve.unwrap_or_default(),
+            settings.revocable,
+            settings.disks.unwrap_or_default(),
+        )?;
         let executors = match settings.executors {
             Some(folder) => folder,
             None => folder_of_this_program()?,
@@ -148,6 +165,7 @@ impl Config {
             listen,
             hostname,
             resources,
+            special,
             attributes,
             executors,
             output_limit,
@@ -251,11 +269,15 @@ mod tests {
             listen,
             hostname,
             resources,
+            reserve,
+            revocable,
+            disks,
             attributes,
             executors,
             output_limit,
             token_file,
         } = settings.clone();
+        assert!(reserve.is_some() && revocable.is_some() && disks.is_some());
         assert!(dir.is_some() && masters.is_some() && listen.is_some() && hostname.is_some());
         assert!(resources.is_some() && attributes.is_some() && executors.is_some());
         // The example's file is on no machine that runs this.

@@ -45,6 +45,7 @@ pub mod identity;
 pub mod master;
 pub mod masters;
 pub mod metrics;
+pub mod pools;
 pub mod resources;
 pub mod sandbox;
 pub mod streams;
@@ -78,7 +79,9 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
     let layout = layout.with_cgroup(cgroup);
     let info = AgentInfo {
         hostname: config.hostname,
-        resources: config.resources.complete(&config.dir)?,
+        resources: config
+            .special
+            .lay(config.resources.complete(&config.dir)?)?,
         attributes: config.attributes,
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 use tepui_agent::config::{Config, Settings, parse_attributes};
+use tepui_agent::pools::DiskSettings;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -34,6 +35,17 @@ struct Arguments {
     /// cpus=2,mem=4GiB,disk=10GiB,ports=31000-32000,gpus=0,NAME=AMOUNT.
     #[arg(long)]
     resources: Option<String>,
+    /// What is reserved for a role from the start, out of what is lent, such as
+    /// eng/web:cpus=2,mem=4GiB; once for each role.
+    #[arg(long, value_name = "ROLE:AMOUNTS", value_parser = parse_reserve)]
+    reserve: Vec<(String, String)>,
+    /// What may be taken back at any time, on top of what is lent: cpus=2,mem=4GiB.
+    #[arg(long, value_name = "AMOUNTS")]
+    revocable: Option<String>,
+    /// A disk beside that of the data folder, for volumes: NAME=mount:/mnt/ssd is had as a
+    /// whole, NAME=path:/mnt/hdd:100GiB in parts; once for each.
+    #[arg(long = "disk", value_name = "NAME=KIND:PATH[:SIZE]", value_parser = parse_disk)]
+    disks: Vec<(String, DiskSettings)>,
     /// What frameworks may choose by: KEY=VALUE,…
     #[arg(long, value_parser = parse_attributes)]
     attributes: Option<BTreeMap<String, String>>,
@@ -76,6 +88,31 @@ fn main() -> ExitCode {
     }
 }
 
+fn parse_reserve(text: &str) -> Result<(String, String), String> {
+    let pair = text.split_once(':');
+    let pair = pair.map(|(role, amounts)| (role.to_owned(), amounts.to_owned()));
+    pair.ok_or_else(|| format!("`{text}` is not ROLE:AMOUNTS, such as eng/web:cpus=2,mem=4GiB"))
+}
+
+fn parse_disk(text: &str) -> Result<(String, DiskSettings), String> {
+    let (id, disk) = text
+        .split_once('=')
+        .ok_or_else(|| format!("`{text}` is not NAME=KIND:PATH, such as ssd=mount:/mnt/ssd"))?;
+    Ok((id.to_owned(), DiskSettings::parse(disk)?))
+}
+
+/// What was given by name, if anything was, and none of it twice.
+fn once<T>(pairs: Vec<(String, T)>, flag: &str) -> anyhow::Result<Option<BTreeMap<String, T>>> {
+    let mut named = BTreeMap::new();
+    for (name, value) in pairs {
+        anyhow::ensure!(
+            named.insert(name.clone(), value).is_none(),
+            "{flag} {name} is given twice"
+        );
+    }
+    Ok(Some(named).filter(|named| !named.is_empty()))
+}
+
 fn run(arguments: Arguments) -> anyhow::Result<()> {
     let file = arguments
         .config
@@ -89,6 +126,9 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         listen: arguments.listen,
         hostname: arguments.hostname,
         resources: arguments.resources,
+        reserve: once(arguments.reserve, "--reserve")?,
+        revocable: arguments.revocable,
+        disks: once(arguments.disks, "--disk")?,
         attributes: arguments.attributes,
         executors: arguments.executors,
         output_limit: arguments.output_limit,

@@ -9,7 +9,7 @@ use std::io;
 use std::path::Path;
 use std::str::FromStr;
 
-use tepui_types::resources::{MILLI, PortRanges};
+use tepui_types::resources::{Items, MILLI, NumberRanges, PortRanges, Words};
 use tepui_types::{Bytes, MilliCpus, Resources};
 
 use crate::error::AgentError;
@@ -30,6 +30,7 @@ pub struct ResourceOverrides {
     ports: Option<PortRanges>,
     gpus: Option<u64>,
     custom: BTreeMap<String, u64>,
+    items: BTreeMap<String, Items>,
 }
 
 impl ResourceOverrides {
@@ -45,7 +46,7 @@ impl ResourceOverrides {
         };
         let disk = match self.disk {
             Some(disk) => disk,
-            None => detect_disk(dir).map_err(|source| AgentError::Detect("disk", source))?,
+            None => disk_room(dir).map_err(|source| AgentError::Detect("disk", source))?,
         };
         let default_ports = || PortRanges::from_range(DEFAULT_PORTS.0, DEFAULT_PORTS.1);
         let gpus = (0..self.gpus.unwrap_or(0)).map(|index| (format!("gpu{index}"), MILLI));
@@ -56,6 +57,7 @@ impl ResourceOverrides {
             ports: self.ports.clone().unwrap_or_else(default_ports),
             gpus: gpus.collect(),
             custom: self.custom.clone(),
+            items: self.items.clone(),
             ..Resources::default()
         })
     }
@@ -64,7 +66,8 @@ impl ResourceOverrides {
 impl FromStr for ResourceOverrides {
     type Err = String;
 
-    /// Reads `cpus=2,mem=4GiB,ports=31000-31099,ports=31200-31300,NAME=1.5`.
+    /// Reads `cpus=2,mem=4GiB,ports=31000-31099,ports=31200-31300,NAME=1.5`; `NAME=10-20` are
+    /// numbers, and may be given again; `NAME={a|b}` is a set of words.
     fn from_str(text: &str) -> Result<Self, String> {
         let mut parsed = Self::default();
         let mut ports = Vec::new();
@@ -78,7 +81,7 @@ impl FromStr for ResourceOverrides {
                 return Err(format!("`{pair}` is not a resource: write NAME=AMOUNT"));
             };
             let (name, value) = (name.trim(), value.trim());
-            if name != "ports" && seen.contains(&name) {
+            if name != "ports" && seen.contains(&name) && !parsed.items.contains_key(name) {
                 return Err(format!("{name} is given twice"));
             }
             seen.push(name);
@@ -95,6 +98,20 @@ impl FromStr for ResourceOverrides {
                             "`{name}` cannot name a resource: use a-z, 0-9 and `-`"
                         ));
                     }
+                    if let Some(more) = items(name, value)? {
+                        let all = match parsed.items.remove(name) {
+                            Some(known) => known.disjoint_union(&more),
+                            None => Some(more),
+                        };
+                        let all = all.ok_or_else(|| overlap(name))?;
+                        parsed.items.insert(name.to_owned(), all);
+                        continue;
+                    }
+                    if parsed.items.contains_key(name) {
+                        return Err(format!(
+                            "{name} is given twice, as numbers and as an amount"
+                        ));
+                    }
                     let amount = thousandths(name, value)?;
                     if amount > 0 {
                         parsed.custom.insert(name.to_owned(), amount);
@@ -103,14 +120,58 @@ impl FromStr for ResourceOverrides {
             }
         }
         if seen.contains(&"ports") {
-            parsed.ports = Some(PortRanges::from_ranges(ports));
+            let named: u64 = ports
+                .iter()
+                .map(|(first, last)| u64::from(last - first) + 1)
+                .sum();
+            let ports = PortRanges::from_ranges(ports);
+            if ports.size() != named {
+                return Err(overlap("ports"));
+            }
+            parsed.ports = Some(ports);
         }
         Ok(parsed)
     }
 }
 
+fn overlap(name: &str) -> String {
+    format!("{name} is given in parts that overlap: name each part once")
+}
+
+/// `10-20` or `{a|b}`; none if it is of neither form.
+fn items(name: &str, value: &str) -> Result<Option<Items>, String> {
+    let bad = || format!("{name}={value} is not a range such as 10-20, nor a set such as {{a|b}}");
+    if let Some(words) = value.strip_prefix('{') {
+        let words = words.strip_suffix('}').ok_or_else(bad)?;
+        let words: Vec<_> = words
+            .split('|')
+            .map(|word| word.trim().to_owned())
+            .collect();
+        let set: std::collections::BTreeSet<_> = words.iter().cloned().collect();
+        if set.len() != words.len() {
+            return Err(overlap(name));
+        }
+        let is_bad = |word: &String| word.is_empty() || word.len() > Words::MAX_BYTES;
+        if set.len() > Words::MAX || set.iter().any(is_bad) {
+            return Err(bad());
+        }
+        return Ok(Some(Items::Set(Words(set))));
+    }
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let range = value.split_once('-');
+    let Some((first, last)) = range.filter(|(first, last)| digits(first) && digits(last)) else {
+        return Ok(None);
+    };
+    let number = |text: &str| text.parse::<u64>().map_err(|_| bad());
+    let ranges = NumberRanges::from_range(number(first)?, number(last)?);
+    if ranges.is_empty() {
+        return Err(format!("{} (up to 2^53, the lower number first)", bad()));
+    }
+    Ok(Some(Items::Ranges(ranges)))
+}
+
 /// A decimal with at most three places, in thousandths.
-fn thousandths(name: &str, value: &str) -> Result<u64, String> {
+pub fn thousandths(name: &str, value: &str) -> Result<u64, String> {
     let bad = || {
         format!(
             "{name}={value} is not an amount: write a number such as 2 or 0.5 (at most 3 places)"
@@ -210,7 +271,7 @@ fn spare_mem(total: Bytes) -> Bytes {
 
 /// What is free on the filesystem that holds `dir`, in whole GiB if there are
 /// any, so that a restart does not change the amount without need.
-fn detect_disk(dir: &Path) -> io::Result<Bytes> {
+pub fn disk_room(dir: &Path) -> io::Result<Bytes> {
     let stat = nix::sys::statvfs::statvfs(dir)?;
     // The field types differ between platforms.
     #[allow(clippy::unnecessary_cast)]
@@ -236,6 +297,15 @@ mod tests {
         assert_eq!(all.ports.count(), 11);
         assert_eq!(all.gpus.len(), 2);
         assert_eq!(all.custom["licences"], 3000);
+    }
+
+    #[test]
+    fn things_that_are_counted_one_by_one_parse() {
+        let parsed: ResourceOverrides = "vlan=10-19,vlan=30-30,licence={blue|red}".parse().unwrap();
+        let all = parsed.complete(Path::new("/")).unwrap();
+        assert_eq!(all.items["vlan"].to_string(), "[10-19,30]");
+        assert_eq!(all.items["licence"].to_string(), "{blue,red}");
+        assert_eq!(all.validate(), Ok(()));
     }
 
     #[test]
@@ -266,6 +336,15 @@ mod tests {
             ("gpus=half", "whole number"),
             ("Fast Disk=1", "a-z"),
             ("cpus=1,cpus=2", "twice"),
+            ("ports=1-5,ports=5-9", "overlap"),
+            ("vlan=1-5,vlan=5-9", "overlap"),
+            ("vlan=1,vlan=5-9", "twice"),
+            ("vlan=1-5,vlan=1", "twice"),
+            ("vlan=5-1", "10-20"),
+            ("vlan=1-99999999999999999", "2^53"),
+            ("licence={a|a}", "overlap"),
+            ("licence={a", "{a|b}"),
+            ("licence={}", "{a|b}"),
         ] {
             let error = text.parse::<ResourceOverrides>().unwrap_err();
             assert!(error.contains(part), "{text}: {error}");
