@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tepui_types::constraint::{Constraint, Test};
 use tepui_types::{Bytes, MilliCpus, Timestamp};
 
 /// Processors with at most three decimals: `2`, `0.25`.
@@ -107,35 +106,6 @@ pub fn quota(text: &str) -> Result<Quota, String> {
     Ok(Quota(quota))
 }
 
-/// A test of an agent's attribute: `zone=a`, `zone!=a`, `zone~a*`, `zone!~a*`, `zone`, `!zone`.
-pub fn constraint(text: &str) -> Result<Constraint, String> {
-    type Sign = (&'static str, fn(String) -> Test);
-    let tests: [Sign; 4] = [
-        ("!=", Test::NotEquals),
-        ("!~", Test::NotMatches),
-        ("=", Test::Equals),
-        ("~", Test::Matches),
-    ];
-    // The sign that comes first is the one; what follows may hold others.
-    let signs = tests
-        .iter()
-        .filter_map(|(sign, test)| Some((text.find(sign)?, sign, test)));
-    let (attribute, test) = match signs.min_by_key(|(at, ..)| *at) {
-        Some((at, sign, test)) => (&text[..at], test(text[at + sign.len()..].to_owned())),
-        None => match text.strip_prefix('!') {
-            Some(name) => (name, Test::NotExists),
-            None => (text, Test::Exists),
-        },
-    };
-    if attribute.is_empty() || attribute.starts_with('!') {
-        return Err(format!(
-            "`{text}` is not a test of an attribute such as zone=a, zone!=a, rack~r* or !ssd"
-        ));
-    }
-    let attribute = attribute.to_owned();
-    Ok(Constraint { attribute, test })
-}
-
 /// `NAME=VALUE`; the value may be empty and may hold `=`.
 pub fn setting(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
@@ -214,31 +184,6 @@ mod tests {
             "1970-01-01T00:00:07",
         ] {
             assert!(when(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn tests_of_attributes_begin_at_their_first_sign() {
-        use Test::*;
-        for (text, name, test) in [
-            ("zone=a", "zone", Equals("a".into())),
-            ("zone!=a=b", "zone", NotEquals("a=b".into())),
-            ("zone=a!=b", "zone", Equals("a!=b".into())),
-            ("rack~r*", "rack", Matches("r*".into())),
-            ("rack!~r*", "rack", NotMatches("r*".into())),
-            ("ssd", "ssd", Exists),
-            ("!ssd", "ssd", NotExists),
-            ("zone=", "zone", Equals(String::new())),
-        ] {
-            let attribute = name.into();
-            assert_eq!(
-                constraint(text),
-                Ok(Constraint { attribute, test }),
-                "{text}"
-            );
-        }
-        for text in ["", "=a", "!", "!=a", "!zone=a", "~x"] {
-            assert!(constraint(text).is_err(), "{text}");
         }
     }
 

@@ -76,7 +76,7 @@ pub struct Options {
     /// Run only on agents of which this holds; of several, all must: `zone=a`,
     /// `zone!=a`, `rack~r*`, `rack!~r*`, or `ssd` and `!ssd` for whether there is
     /// such an attribute. `hostname` is one, too
-    #[arg(long = "where", value_parser = amounts::constraint, value_name = "TEST")]
+    #[arg(long = "where", value_name = "TEST")]
     constraints: Vec<Constraint>,
     /// Charge its tasks to this role of the framework, not to the first
     #[arg(long, value_name = "ROLE")]

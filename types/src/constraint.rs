@@ -4,6 +4,7 @@
 //! are attributes like others.
 
 use std::collections::BTreeMap;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +46,11 @@ pub enum Test {
     /// This pattern does not cover it.
     NotMatches(String),
 }
+
+/// A text that is no constraint.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a test of an attribute such as zone=a, zone!=a, rack~r* or !ssd")]
+pub struct ParseConstraintError(String);
 
 impl Constraints {
     /// The name that stands for an agent's hostname.
@@ -115,6 +121,37 @@ impl Constraints {
         constraints
             .map(|constraint| constraint.attribute.len() + text(constraint) + 8)
             .sum()
+    }
+}
+
+impl FromStr for Constraint {
+    type Err = ParseConstraintError;
+
+    /// `zone=a`, `zone!=a`, `zone~a*`, `zone!~a*`, `zone` or `!zone`.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        type Sign = (&'static str, fn(String) -> Test);
+        let tests: [Sign; 4] = [
+            ("!=", Test::NotEquals),
+            ("!~", Test::NotMatches),
+            ("=", Test::Equals),
+            ("~", Test::Matches),
+        ];
+        // The sign that comes first is the one; what follows may hold others.
+        let signs = tests
+            .iter()
+            .filter_map(|(sign, test)| Some((text.find(sign)?, sign, test)));
+        let (attribute, test) = match signs.min_by_key(|(at, ..)| *at) {
+            Some((at, sign, test)) => (&text[..at], test(text[at + sign.len()..].to_owned())),
+            None => match text.strip_prefix('!') {
+                Some(name) => (name, Test::NotExists),
+                None => (text, Test::Exists),
+            },
+        };
+        if attribute.is_empty() || attribute.starts_with('!') {
+            return Err(ParseConstraintError(text.to_owned()));
+        }
+        let attribute = attribute.to_owned();
+        Ok(Self { attribute, test })
     }
 }
 
@@ -250,5 +287,26 @@ mod tests {
                 .validate()
                 .is_err()
         );
+    }
+
+    #[test]
+    fn tests_of_attributes_begin_at_their_first_sign() {
+        use Test::*;
+        for (text, name, test) in [
+            ("zone=a", "zone", Equals("a".into())),
+            ("zone!=a=b", "zone", NotEquals("a=b".into())),
+            ("zone=a!=b", "zone", Equals("a!=b".into())),
+            ("rack~r*", "rack", Matches("r*".into())),
+            ("rack!~r*", "rack", NotMatches("r*".into())),
+            ("ssd", "ssd", Exists),
+            ("!ssd", "ssd", NotExists),
+            ("zone=", "zone", Equals(String::new())),
+        ] {
+            let attribute = name.into();
+            assert_eq!(text.parse(), Ok(Constraint { attribute, test }), "{text}");
+        }
+        for text in ["", "=a", "!", "!=a", "!zone=a", "~x"] {
+            assert!(text.parse::<Constraint>().is_err(), "{text}");
+        }
     }
 }

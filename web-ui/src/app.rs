@@ -23,6 +23,7 @@ use crate::pages::job::JobPage;
 use crate::pages::jobs::JobsPage;
 use crate::pages::masters::MastersPage;
 use crate::pages::overview::OverviewPage;
+use crate::pages::roles::RolesPage;
 use crate::pages::submit::SubmitPage;
 use crate::pages::task::TaskPage;
 use crate::pages::tasks::{TaskPages, TasksPage};
@@ -92,6 +93,7 @@ fn Main() -> impl IntoView {
                 <Route path=path!("/agents/:id") view=AgentPage/>
                 <Route path=path!("/frameworks") view=FrameworksPage/>
                 <Route path=path!("/frameworks/:id") view=FrameworkPage/>
+                <Route path=path!("/roles") view=RolesPage/>
                 <Route path=path!("/masters") view=MastersPage/>
                 <Route path=path!("/submit") view=SubmitPage/>
             </FlatRoutes>

@@ -7,10 +7,11 @@
 use std::collections::BTreeMap;
 
 use tepui_types::api::job::{self, JobRequest};
+use tepui_types::constraint::{Constraint, Constraints};
 use tepui_types::ids::is_label;
 use tepui_types::resources::ResourceRequest;
 use tepui_types::task::{CommandWorkload, WasmWorkload};
-use tepui_types::{Bytes, Digest, MilliCpus, Workload};
+use tepui_types::{Bytes, Digest, MilliCpus, Role, Workload};
 
 use crate::argv;
 
@@ -20,6 +21,8 @@ const MAX_NAME: usize = 50;
 const MAX_CPUS: f64 = 1_000_000.0;
 /// The most memory that can be asked for, in MiB: a pebibyte.
 const MAX_MEM_MIB: u64 = 1 << 30;
+/// The longest time limit, in seconds: a year.
+const MAX_TIME_LIMIT_S: u64 = 365 * 24 * 3600;
 /// The widest range of a job's priority, on both sides of 0.
 const MAX_PRIORITY: i32 = 1_000;
 
@@ -56,6 +59,12 @@ pub enum Field {
     Restarts,
     /// What goes first.
     Priority,
+    /// Which role is charged.
+    Role,
+    /// Seconds after which a task is ended.
+    TimeLimit,
+    /// On which agents.
+    Where,
 }
 
 /// The messages, by field.
@@ -86,6 +95,12 @@ pub struct JobForm {
     pub restarts: String,
     /// Higher goes first.
     pub priority: String,
+    /// Which role is charged; the framework's first when empty.
+    pub role: String,
+    /// Seconds after which a task is ended; none when empty.
+    pub time_limit: String,
+    /// Tests of agents' attributes, a line each, all of which must hold.
+    pub wanted: String,
 }
 
 impl Default for JobForm {
@@ -102,6 +117,9 @@ impl Default for JobForm {
             count: "1".into(),
             restarts: "0".into(),
             priority: "0".into(),
+            role: String::new(),
+            time_limit: String::new(),
+            wanted: String::new(),
         }
     }
 }
@@ -126,35 +144,38 @@ impl JobForm {
             whole(&self.restarts, 0, u32::MAX.into()),
         );
         let priority = note(&mut problems, Field::Priority, priority(&self.priority));
+        let role = note(&mut problems, Field::Role, role(&self.role));
+        let limit = note(
+            &mut problems,
+            Field::TimeLimit,
+            time_limit(&self.time_limit),
+        );
+        let wanted = note(&mut problems, Field::Where, constraints(&self.wanted));
         let workload = self.workload(env.unwrap_or_default(), &mut problems);
-        match (name, workload, cpus, mem, count, restarts, priority) {
-            (
-                Some(name),
-                Some(workload),
-                Some(cpus),
-                Some(mem),
-                Some(count),
-                Some(restarts),
-                Some(priority),
-            ) if problems.is_empty() => Ok(JobRequest {
-                name,
-                workload,
+        // Whatever is missing has its message.
+        let job = || {
+            Some(JobRequest {
+                name: name?,
+                workload: workload?,
                 resources: ResourceRequest {
-                    cpus,
-                    mem,
+                    cpus: cpus?,
+                    mem: mem?,
                     ..ResourceRequest::default()
                 },
                 // Both are bounded by u32 above.
-                count: count as u32,
-                max_restarts: restarts as u32,
-                priority,
+                count: count? as u32,
+                max_restarts: restarts? as u32,
+                priority: priority?,
                 kill_grace_ms: tepui_types::task::default_kill_grace_ms(),
                 labels: BTreeMap::new(),
                 partition: tepui_types::task::PartitionPolicy::Wait,
-                constraints: Default::default(),
-                role: None,
-                time_limit_ms: None,
-            }),
+                constraints: wanted?,
+                role: role?,
+                time_limit_ms: limit?,
+            })
+        };
+        match job() {
+            Some(job) if problems.is_empty() => Ok(job),
             _ => Err(problems),
         }
     }
@@ -267,6 +288,47 @@ fn whole(text: &str, least: u64, most: u64) -> Result<u64, String> {
     }
 }
 
+fn role(text: &str) -> Result<Option<Role>, String> {
+    match text.trim() {
+        "" => Ok(None),
+        path => path.parse().map(Some).map_err(|_| {
+            "Use names of lower-case letters, digits and dashes, joined by slashes: eng/web.".into()
+        }),
+    }
+}
+
+fn time_limit(text: &str) -> Result<Option<u64>, String> {
+    match text.trim() {
+        "" => Ok(None),
+        seconds => Ok(Some(whole(seconds, 1, MAX_TIME_LIMIT_S)? * 1000)),
+    }
+}
+
+/// Tests of agents' attributes, a line each; empty ones are skipped.
+fn constraints(text: &str) -> Result<Constraints, String> {
+    let mut all = Vec::new();
+    for (position, line) in text.lines().enumerate() {
+        let line = line.trim();
+        if !line.is_empty() {
+            let wrong = |_| {
+                format!(
+                    "Line {} is not like zone=a, zone!=a, rack~r* or !ssd.",
+                    position + 1
+                )
+            };
+            all.push(line.parse::<Constraint>().map_err(wrong)?);
+        }
+    }
+    let constraints = Constraints(match all.is_empty() {
+        true => Vec::new(),
+        false => vec![all],
+    });
+    constraints
+        .validate()
+        .map(|()| constraints)
+        .map_err(|why| format!("Too much: {why}."))
+}
+
 fn priority(text: &str) -> Result<i32, String> {
     match text.trim().parse() {
         Ok(priority) if (-MAX_PRIORITY..=MAX_PRIORITY).contains(&priority) => Ok(priority),
@@ -320,6 +382,25 @@ mod tests {
     }
 
     #[test]
+    fn all_tests_of_agents_must_hold() {
+        let form = JobForm {
+            role: " eng/web ".into(),
+            time_limit: "90".into(),
+            wanted: "zone=a\n\n !ssd\n".into(),
+            ..command_form("true")
+        };
+        let job = form.job().unwrap();
+        let tests = ["zone=a", "!ssd"].map(|test| test.parse().unwrap());
+        assert_eq!(job.constraints, Constraints(vec![tests.to_vec()]));
+        assert_eq!(job.time_limit_ms, Some(90_000));
+        assert_eq!(job.role.unwrap().as_str(), "eng/web");
+        let plain = command_form("true").job().unwrap();
+        assert!(
+            plain.constraints.is_empty() && plain.role.is_none() && plain.time_limit_ms.is_none()
+        );
+    }
+
+    #[test]
     fn each_wrong_field_has_its_message() {
         let form = JobForm {
             name: "Not A Name".into(),
@@ -329,10 +410,17 @@ mod tests {
             count: "100001".into(),
             restarts: "-1".into(),
             priority: "1001".into(),
+            role: "Eng".into(),
+            time_limit: "soon".into(),
+            wanted: "zone=a\n=b".into(),
             ..command_form("echo 'open")
         };
         let problems = form.job().unwrap_err();
-        assert_eq!(problems.len(), 8);
+        assert_eq!(problems.len(), 11);
+        assert_eq!(
+            problems[&Field::Where],
+            "Line 2 is not like zone=a, zone!=a, rack~r* or !ssd."
+        );
         assert_eq!(problems[&Field::Env], "Line 2 is not NAME=VALUE.");
         assert_eq!(
             problems[&Field::Count],

@@ -8,6 +8,7 @@ pub mod job;
 pub mod jobs;
 pub mod masters;
 pub mod overview;
+pub mod roles;
 pub mod submit;
 pub mod task;
 pub mod tasks;

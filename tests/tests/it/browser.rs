@@ -1,11 +1,12 @@
 //! The dashboard in a real browser.
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use fantoccini::Locator;
 use reqwest::Method;
 use tepui_tests::browser::Browser;
 use tepui_tests::{Cluster, eventually};
 use tepui_types::AgentStatus;
+use tepui_types::api::role::RoleView;
 
 use super::Result;
 
@@ -121,6 +122,47 @@ async fn the_lead_is_handed_over_on_the_page_of_masters() -> Result {
     }
     shows(format!("{}[contains(., 'leader')]", row(other))).await;
     assert_eq!(cluster.leader().await?, other);
+    browser.close().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn roles_are_shown_with_what_was_set_of_them_and_can_be_reset() -> Result {
+    let cluster = Cluster::new().start().await?;
+    let client = cluster.client();
+    let set = client
+        .request(Method::PUT, "/v1/roles/eng/web")
+        .json(&serde_json::json!({"weight_milli": 2500, "limit": {"cpus_milli": 1500}}));
+    let answer = client.send(set).await?;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let browser = Browser::start().await?;
+    browser
+        .page()
+        .goto(&format!("{}/roles", cluster.url()))
+        .await?;
+    let row = "//tr[th[.//span[@title='eng/web']]]";
+    for shown in ["[contains(., '2.5')]", "[contains(., '/ 1.5')]"] {
+        eventually(shown, async || {
+            let xpath = format!("{row}{shown}");
+            browser.page().find(Locator::XPath(&xpath)).await.map(drop)
+        })
+        .await;
+    }
+    for place in ["not(ancestor::dialog)", "ancestor::dialog"] {
+        let button = format!("{row}//button[normalize-space()='Reset' and {place}]");
+        eventually("Reset can be pressed", async || {
+            let button = browser.page().find(Locator::XPath(&button)).await?;
+            button.click().await
+        })
+        .await;
+    }
+    eventually("nothing is set of it", async || {
+        let roles: Vec<RoleView> = client.list("/v1/roles").await?;
+        let left = roles.iter().any(|view| view.is_set);
+        ensure!(!left, "{roles:?}");
+        anyhow::Ok(())
+    })
+    .await;
     browser.close().await?;
     Ok(())
 }

@@ -16,7 +16,7 @@ struct Place {
     icon: &'static str,
 }
 
-const PLACES: [Place; 6] = [
+const PLACES: [Place; 7] = [
     Place {
         id: "nav-overview",
         href: "/",
@@ -46,6 +46,12 @@ const PLACES: [Place; 6] = [
         href: "/frameworks",
         title: "Frameworks",
         icon: "M8 1.75l5.5 3v6.5l-5.5 3-5.5-3v-6.5zM2.5 4.75l5.5 3 5.5-3M8 7.75v6.5",
+    },
+    Place {
+        id: "nav-roles",
+        href: "/roles",
+        title: "Roles",
+        icon: "M8 2.5v4M3.5 13.5v-3.5h9v3.5M8 6.5v3.5M6.5 1.75h3v3h-3zM2 11.5h3v2.75h-3zM11 11.5h3v2.75h-3z",
     },
     Place {
         id: "nav-masters",

@@ -3,7 +3,7 @@
 
 use leptos::prelude::*;
 use tepui_types::api::demand::{DemandView, Explanation};
-use tepui_types::resources::{PortRanges, ResourceRequest};
+use tepui_types::resources::ResourceRequest;
 use tepui_types::{MilliCpus, Resources};
 use tepui_web::{amounts, query};
 
@@ -125,9 +125,8 @@ pub fn request_text(request: &ResourceRequest) -> String {
         cpus: request.cpus,
         mem: request.mem,
         disk: request.disk,
-        ports: PortRanges::default(),
-        gpus: Default::default(),
         custom: request.custom.clone(),
+        ..Resources::default()
     };
     let mut words = Vec::new();
     if !amounts.is_empty() {

@@ -237,6 +237,22 @@ const PRIORITY: Words = Words {
     hint: "Higher goes first.",
 };
 
+const ROLE: Words = Words {
+    id: "submit-role",
+    label: "Role",
+    hint: "Charged for it; the framework's first when empty.",
+};
+const TIME_LIMIT: Words = Words {
+    id: "submit-time-limit",
+    label: "Time limit, seconds",
+    hint: "Of each task; none when empty.",
+};
+const WHERE: Words = Words {
+    id: "submit-where",
+    label: "Only on agents where",
+    hint: "A test a line, of an attribute or the hostname: zone=a, zone!=a, rack~r*, ssd, !ssd. All must hold.",
+};
+
 #[component]
 fn CommandFields(state: FormState) -> impl IntoView {
     let split = Memo::new(move |_| state.form.with(|form| argv::split(&form.argv)));
@@ -343,13 +359,20 @@ fn CommonFields(state: FormState) -> impl IntoView {
             />
         </div>
         <details class="more">
-            <summary>"More: environment, restarts, priority"</summary>
+            <summary>"More: environment, agents, restarts, limits, role"</summary>
             <LinesField
                 state=state
                 field=Field::Env
                 words=ENV
                 text=|form| &mut form.env
                 placeholder="LEVEL=debug"
+            />
+            <LinesField
+                state=state
+                field=Field::Where
+                words=WHERE
+                text=|form| &mut form.wanted
+                placeholder="zone=a"
             />
             <div class="field-row thirds">
                 <LineField
@@ -364,6 +387,23 @@ fn CommonFields(state: FormState) -> impl IntoView {
                     field=Field::Priority
                     words=PRIORITY
                     text=|form| &mut form.priority
+                />
+                <LineField
+                    state=state
+                    field=Field::TimeLimit
+                    words=TIME_LIMIT
+                    text=|form| &mut form.time_limit
+                    inputmode="numeric"
+                />
+            </div>
+            <div class="field-row">
+                <LineField
+                    state=state
+                    field=Field::Role
+                    words=ROLE
+                    text=|form| &mut form.role
+                    placeholder="eng/web"
+                    is_code=true
                 />
             </div>
         </details>
@@ -443,10 +483,14 @@ fn focus_first(problems: &Problems) {
             Field::Count => COUNT,
             Field::Restarts => RESTARTS,
             Field::Priority => PRIORITY,
+            Field::Role => ROLE,
+            Field::TimeLimit => TIME_LIMIT,
+            Field::Where => WHERE,
         };
-        if matches!(field, Field::Env | Field::Restarts | Field::Priority)
-            && let Ok(Some(more)) = document().query_selector("details.more")
-        {
+        let is_in_more = [ENV, RESTARTS, PRIORITY, ROLE, TIME_LIMIT, WHERE]
+            .iter()
+            .any(|more| more.id == words.id);
+        if is_in_more && let Ok(Some(more)) = document().query_selector("details.more") {
             // Closed, the field could not be seen. It cannot fail for this name.
             let _ = more.set_attribute("open", "");
         }
