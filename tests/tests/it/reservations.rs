@@ -52,7 +52,7 @@ async fn what_is_reserved_is_used_by_its_role_and_by_nobody_else() -> Result {
     .await;
     let said = refused(&cluster, &["agent", "unreserve", "a1", "eng", "cpus=1"]).await?;
     assert!(said.contains("eng"), "{said}");
-    ok(&cluster, &["job", "kill", "ours"]).await?;
+    client.delete_raw("/frameworks/web/jobs/ours").await?;
     eventually("it is free, and taken back", async || {
         let said = ok(&cluster, &["agent", "unreserve", "a1", "eng"]).await;
         let agent: AgentView = client.get("/v1/agents/a1").await?;
