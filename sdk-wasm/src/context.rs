@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use tepui_types::api::demand::Explanation;
 use tepui_types::constraint::Constraints;
 use tepui_types::resources::ResourceRequest;
-use tepui_types::{AgentId, Demand, Digest, OfferId, Resources, Role, Timestamp};
+use tepui_types::{AgentId, Demand, Digest, OfferId, Reason, Resources, Role, Timestamp, Wish};
 
 use crate::error::Error;
 use crate::task::{Launch, Task, TaskId, TaskSpec};
@@ -63,6 +63,25 @@ pub struct FrameworkIdentity {
     pub role: String,
 }
 
+/// What became of an operation on resources.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OperationStatus {
+    /// Orders them.
+    pub id: String,
+    /// The framework's own name for it.
+    pub name: String,
+    /// On which agent.
+    pub agent: AgentId,
+    /// `reserve`, `unreserve`, `create`, `destroy`, `grow` or `shrink`.
+    pub kind: String,
+    /// `finished` or `dropped`.
+    pub state: String,
+    /// Why it was dropped.
+    pub reason: Option<Reason>,
+    /// When it was committed.
+    pub time: Timestamp,
+}
+
 /// Whoever runs a framework; one method for each import of the WIT world. See
 /// [`Context`] for what they do.
 #[allow(missing_docs)]
@@ -76,6 +95,9 @@ pub trait Host {
     fn decline(&mut self, offers: &[OfferId], refuse_ms: Option<u64>) -> Result<(), Error>;
     fn kill(&mut self, task: &TaskId, grace_ms: Option<u64>) -> Result<(), Error>;
     fn demand(&mut self, key: &str, demand: &Demand) -> Result<(), Error>;
+    fn operate(&mut self, offer: OfferId, name: &str, wish: &Wish) -> Result<(), Error>;
+    fn left(&mut self, offer: OfferId) -> Option<Resources>;
+    fn operations(&mut self, after: Option<&str>, limit: u32) -> Vec<OperationStatus>;
     fn roles(&mut self) -> Vec<Role>;
     fn suppress(&mut self, role: Option<&Role>) -> Result<(), Error>;
     fn revive(&mut self, role: Option<&Role>) -> Result<(), Error>;
@@ -180,6 +202,41 @@ impl<'a> Context<'a> {
     /// role, and what is launched on it is charged to that role.
     pub fn demand_with(&mut self, key: &str, demand: &Demand) -> Result<(), Error> {
         self.host.demand(key, demand)
+    }
+
+    /// Makes something else of what is left of an offer: reserves, takes back, or
+    /// does something with a volume. Accepts that follow in this turn may use
+    /// what comes of it; [`left`](Self::left) shows that. It is checked again
+    /// when the turn commits, and dropped if it does not fit any more: an
+    /// [`Event::Dropped`](crate::Event) says so by this name.
+    ///
+    /// ```
+    /// use tepui_sdk::operations::{ReserveRequest, VolumeRequest, Wish};
+    /// use tepui_sdk::resources::{Bytes, ResourceRequest};
+    /// use tepui_sdk::{Context, Error, OfferId, Role};
+    ///
+    /// /// A volume of 10 GiB on the agent of an offer, for a role.
+    /// fn volume(cx: &mut Context<'_>, offer: OfferId, role: &Role) -> Result<(), Error> {
+    ///     let disk = ResourceRequest { disk: Bytes::gib(10), ..ResourceRequest::default() };
+    ///     let reserve = ReserveRequest::new(role.clone(), disk);
+    ///     cx.operate(offer, "reserve-data", &Wish::Reserve(reserve))?;
+    ///     let create = VolumeRequest::new("data", role.clone(), Bytes::gib(10));
+    ///     cx.operate(offer, "create-data", &Wish::Create(create))
+    /// }
+    /// ```
+    pub fn operate(&mut self, offer: OfferId, name: &str, wish: &Wish) -> Result<(), Error> {
+        self.host.operate(offer, name, wish)
+    }
+
+    /// What this turn has left of an offer; none of one that is not held any more.
+    pub fn left(&mut self, offer: OfferId) -> Option<Resources> {
+        self.host.left(offer)
+    }
+
+    /// This framework's operations that are remembered, oldest first, that come
+    /// after this id, at most `limit` (1,000).
+    pub fn operations(&mut self, after: Option<&str>, limit: u32) -> Vec<OperationStatus> {
+        self.host.operations(after, limit)
     }
 
     /// The roles of this framework. What names none of them is for the first.

@@ -12,11 +12,11 @@ use std::marker::PhantomData;
 
 use tepui_types::api::demand::Explanation;
 use tepui_types::resources::ResourceRequest;
-use tepui_types::{AgentId, Demand, Digest, FrameworkId, OfferId, Role};
+use tepui_types::{AgentId, Demand, Digest, FrameworkId, OfferId, Resources, Role, Wish};
 
 use crate::bindings::exports::tepui::framework::scheduler as exports;
-use crate::bindings::tepui::framework::{cluster, log, store, timers};
-use crate::context::{AgentView, Context, FrameworkIdentity, Host, Level, Pair};
+use crate::bindings::tepui::framework::{cluster, log, operations, store, timers};
+use crate::context::{AgentView, Context, FrameworkIdentity, Host, Level, OperationStatus, Pair};
 use crate::error::Error;
 use crate::http::{Request, Response};
 use crate::scheduler::{Event, Scheduler, StartReason};
@@ -92,8 +92,16 @@ impl Host for Imports {
         spec: &TaskSpec,
         tasks: &[Launch],
     ) -> Result<Vec<TaskId>, Error> {
-        let tasks: Vec<_> = tasks.iter().map(convert::launch).collect();
-        let ids = cluster::accept(offer.0, &convert::spec(spec), &tasks)?;
+        let spec = convert::spec(spec);
+        let launches = tasks.iter().map(convert::launch);
+        let ids = match tasks.iter().any(convert::is_special) {
+            false => cluster::accept(offer.0, &spec, &launches.collect::<Vec<_>>())?,
+            true => {
+                let special = tasks.iter().map(convert::special);
+                let tasks: Vec<_> = launches.zip(special).collect();
+                operations::accept_special(offer.0, &spec, &tasks)?
+            }
+        };
         Ok(ids.into_iter().map(convert::task_id).collect())
     }
 
@@ -110,6 +118,23 @@ impl Host for Imports {
         let request = convert::resource_request(&demand.request);
         let options = convert::demand_options(demand);
         Ok(cluster::demand_with(key, demand.count, &request, &options)?)
+    }
+
+    fn operate(&mut self, offer: OfferId, name: &str, wish: &Wish) -> Result<(), Error> {
+        let operation = convert::operation(wish)?;
+        Ok(operations::operate(offer.0, name, &operation)?)
+    }
+
+    fn left(&mut self, offer: OfferId) -> Option<Resources> {
+        convert::left(offer)
+    }
+
+    fn operations(&mut self, after: Option<&str>, limit: u32) -> Vec<OperationStatus> {
+        let operations = operations::operations(after, limit);
+        operations
+            .into_iter()
+            .map(convert::operation_status)
+            .collect()
     }
 
     fn roles(&mut self) -> Vec<Role> {

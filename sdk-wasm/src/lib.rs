@@ -83,6 +83,7 @@ mod error;
 #[doc(hidden)]
 pub mod guest;
 pub mod http;
+pub mod operations;
 pub mod packing;
 pub mod resources;
 pub mod scheduler;

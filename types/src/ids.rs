@@ -187,6 +187,23 @@ impl fmt::Display for OperationId {
     }
 }
 
+impl FromStr for OperationId {
+    type Err = ParseIdError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let error = || ParseIdError::new(text, "an operation's id such as `17.0`");
+        let (index, ordinal) = text.split_once('.').ok_or_else(error)?;
+        let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+        if !is_number(index) || !is_number(ordinal) {
+            return Err(error());
+        }
+        Ok(Self {
+            index: index.parse().map_err(|_| error())?,
+            ordinal: ordinal.parse().map_err(|_| error())?,
+        })
+    }
+}
+
 /// A task's name inside its framework: 1 to 63 of `a-z`, `0-9` and `-`,
 /// neither first nor last a `-` (a DNS label, RFC 1123).
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -97,6 +97,17 @@ pub struct VolumeRequest {
 }
 
 impl ReserveRequest {
+    /// So much of what is everybody's.
+    pub fn new(role: Role, amounts: ResourceRequest) -> Self {
+        Self {
+            role,
+            amounts,
+            from: None,
+            disk: None,
+            labels: BTreeMap::new(),
+        }
+    }
+
     /// The operation, out of what is free on an agent; who asks stands in the reservation.
     pub fn conversion(&self, free: &Resources, by: &str) -> Result<Conversion, String> {
         let source = Source {
@@ -130,6 +141,18 @@ impl UnreserveRequest {
 }
 
 impl VolumeRequest {
+    /// One of the root disk for one task at a time, at a path of its name.
+    pub fn new(id: &str, role: Role, size: Bytes) -> Self {
+        Self {
+            id: id.into(),
+            role,
+            path: id.into(),
+            size_bytes: Some(size),
+            disk: None,
+            shared: false,
+        }
+    }
+
     /// The operation, out of what is free on an agent.
     pub fn conversion(&self, free: &Resources) -> Result<Conversion, String> {
         let source = Source {

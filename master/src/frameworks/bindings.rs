@@ -11,4 +11,4 @@ wasmtime::component::bindgen!({
 });
 
 pub use exports::tepui::framework::scheduler;
-pub use tepui::framework::{cluster, log, store, timers, types};
+pub use tepui::framework::{cluster, log, operations, store, timers, types};

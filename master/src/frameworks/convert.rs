@@ -16,7 +16,11 @@ use tepui_types::{
 };
 
 use super::bindings::{cluster, store, timers, types};
-use super::turn::{CallError, QuotaError, TaskLaunch};
+use super::turn::{CallError, QuotaError, Special, TaskLaunch};
+
+pub use operations::{left_out, special_in, wish_in};
+
+mod operations;
 
 pub fn resources_out(resources: &Resources) -> types::Resources {
     let ranges = resources.ports.ranges().iter();
@@ -197,6 +201,7 @@ pub fn launch_in(task: cluster::TaskLaunch) -> Result<TaskLaunch, String> {
         name: task.name,
         resources,
         array_index: task.array_index,
+        special: Special::default(),
     })
 }
 
@@ -277,16 +282,25 @@ pub fn demand_in(
     request: types::Request,
     options: cluster::DemandOptions,
 ) -> Result<Demand, String> {
-    if let Some(unknown) = options.extensions.first() {
-        let name = &unknown.name;
-        return Err(format!(
-            "this master knows no extension `{name}` of a demand"
-        ));
+    let (mut revocable, mut volumes) = (false, Vec::new());
+    for types::Extension { name, value } in options.extensions {
+        match (name.as_str(), value.as_str()) {
+            ("revocable", "true") => revocable = true,
+            ("volume", _) => volumes.push(value),
+            ("revocable", _) => return Err("`revocable` is `true` or not there".into()),
+            _ => {
+                return Err(format!(
+                    "this master knows no extension `{name}` of a demand"
+                ));
+            }
+        }
     }
     let role = options.role.as_deref().map(role_in).transpose()?;
     Ok(Demand {
         constraints: constraints_in(options.groups),
         role,
+        revocable,
+        volumes,
         ..Demand::new(count, request_in(request)?)
     })
 }

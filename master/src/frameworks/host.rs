@@ -22,6 +22,8 @@ use super::turn::{CallError, OpenTurn};
 use super::wasi::{self, Ambient};
 use crate::leader::offers::Offers;
 
+mod operations;
+
 /// The host's side of one instance.
 pub struct HostState {
     /// The turn that is going on.

@@ -13,7 +13,7 @@ use tepui_cluster::state::frameworks::Framework;
 use tepui_cluster::state::limits as quota;
 use tepui_cluster::{State, Turn, TurnKind};
 use tepui_types::operation::{Kill, Launch, Operation};
-use tepui_types::resources::ResourceRequest;
+use tepui_types::resources::{Pools, ResourceRequest};
 use tepui_types::{
     Demand, Filters, Offer, OfferId, Resources, Role, TaskId, TaskName, TaskSpec, Timestamp,
 };
@@ -21,7 +21,10 @@ use tepui_types::{
 use super::limits;
 use super::offers::{Answered, HeldOffers};
 
+mod operations;
 mod wishes;
+
+pub use operations::Special;
 
 /// Why a call about the cluster changed nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +57,8 @@ pub struct TaskLaunch {
     pub resources: Resources,
     /// Place in its array.
     pub array_index: Option<u32>,
+    /// What it takes beside that and has to name.
+    pub special: Special,
 }
 
 /// What a turn was shown of what is delivered until it is seen.
@@ -189,17 +194,28 @@ impl OpenTurn {
             if !names.insert(name.clone()) {
                 return Err(CallError::Invalid(format!("two tasks are named `{name}`")));
             }
-            if task.resources.cpus.0 == 0 && task.resources.mem.0 == 0 {
+            let mut wanted = task.resources;
+            let special = task.special.pools(&left);
+            let special = special.map_err(CallError::OfferExceeded)?;
+            if !special.is_empty() {
+                let pools = Pools::try_from(special).map_err(CallError::Invalid)?;
+                wanted.pools = pools;
+            }
+            let revocable = wanted.pools.iter().map(|pool| &pool.amounts);
+            if std::iter::once(&wanted)
+                .chain(revocable)
+                .all(|one| one.cpus.0 == 0 && one.mem.0 == 0)
+            {
                 let why = format!("task `{name}` needs some cpus or memory");
                 return Err(CallError::Invalid(why));
             }
-            let granted = left.grant(&task.resources);
+            let granted = left.grant(&wanted);
             let (resources, rest) = granted
-                .and_then(|granted| Ok((granted.clone(), left.checked_sub(&granted)?)))
+                // What several may have at a time is left for the next.
+                .and_then(|granted| Ok((granted.clone(), left.checked_sub(&granted.exclusive())?)))
                 .map_err(|short| {
                     CallError::OfferExceeded(format!(
-                        "task `{name}` asks for {}, and the offer has {left} left: {short}",
-                        task.resources
+                        "task `{name}` asks for {wanted}, and the offer has {left} left: {short}"
                     ))
                 })?;
             left = rest;

@@ -7,12 +7,18 @@ use tepui_types::resources::{Bytes, MilliCpus, PortRanges, ResourceRequest};
 use tepui_types::{AgentId, Demand, Offer, OfferId, Reason, Resources, Timestamp, Workload};
 
 use crate::bindings::exports::tepui::framework::scheduler as exports;
-use crate::bindings::tepui::framework::{cluster, log, store, timers, types};
+use crate::bindings::tepui::framework::{
+    cluster, log, operations as wit_operations, store, timers, types,
+};
 use crate::context::{AgentView, Level};
 use crate::error::Error;
 use crate::http::{Request, Response};
 use crate::scheduler::{DroppedOperation, Event};
 use crate::task::{Launch, Task, TaskClass, TaskId, TaskSpec, TaskStatus};
+
+pub use operations::{is_special, left, operation, operation_status, special};
+
+mod operations;
 
 impl From<cluster::CallError> for Error {
     fn from(error: cluster::CallError) -> Self {
@@ -137,7 +143,7 @@ pub fn task_id_out(id: &TaskId) -> types::TaskId {
 pub fn launch(launch: &Launch) -> cluster::TaskLaunch {
     cluster::TaskLaunch {
         name: launch.name.clone(),
-        resources: resources_out(&launch.resources),
+        resources: resources_out(&launch.resources.flat(false)),
         array_index: launch.array_index,
     }
 }
@@ -179,10 +185,18 @@ pub fn spec(spec: &TaskSpec) -> types::TaskSpec {
 }
 
 pub fn demand_options(demand: &Demand) -> cluster::DemandOptions {
+    let extension = |name: &str, value: &str| types::Extension {
+        name: name.to_owned(),
+        value: value.to_owned(),
+    };
+    let revocable = demand.revocable.then(|| extension("revocable", "true"));
+    let revocable = revocable.into_iter();
+    let volumes = demand.volumes.iter();
+    let volumes = volumes.map(|volume| extension("volume", volume));
     cluster::DemandOptions {
         role: demand.role.as_ref().map(|role| role.to_string()),
         groups: constraints(&demand.constraints),
-        extensions: Vec::new(),
+        extensions: revocable.chain(volumes).collect(),
     }
 }
 
@@ -268,10 +282,14 @@ pub fn level(level: Level) -> log::Level {
 fn offers_in(offers: Vec<types::Offer>) -> Vec<Offer> {
     let ids: Vec<u64> = offers.iter().map(|offer| offer.id).collect();
     let details = cluster::offer_details(&ids);
-    let offers = offers.into_iter().zip(details);
-    offers
-        .map(|(one, detail)| offer(one, detail.as_ref()))
-        .collect()
+    let left = wit_operations::left(&ids);
+    let offers = offers.into_iter().zip(details).zip(left);
+    let offers = offers.map(|((one, detail), left)| Offer {
+        // What is special in it stands apart.
+        resources: left.map_or_else(Resources::default, operations::left_in),
+        ..offer(one, detail.as_ref())
+    });
+    offers.collect()
 }
 
 fn offer(offer: types::Offer, detail: Option<&cluster::OfferDetail>) -> Offer {

@@ -5,16 +5,17 @@ use std::collections::BTreeSet;
 
 use tepui_types::api::demand::Explanation;
 use tepui_types::ids::is_label;
-use tepui_types::resources::ResourceRequest;
+use tepui_types::resources::{ConversionError, ResourceRequest};
 use tepui_types::setting::Settings;
 use tepui_types::{
-    AgentId, Demand, Digest, FrameworkId, OfferId, Resources, Role, TaskState, Timestamp, envelope,
+    AgentId, Demand, Digest, FrameworkId, OfferId, Resources, Role, TaskState, Timestamp, Wish,
+    envelope,
 };
 
 use super::Turn;
 use super::journal::Journaled;
 use super::world::State;
-use crate::context::{AgentView, FrameworkIdentity, Host, Level, Pair};
+use crate::context::{AgentView, FrameworkIdentity, Host, Level, OperationStatus, Pair};
 use crate::error::Error;
 use crate::task::{Launch, Task, TaskId, TaskSpec, TaskStatus};
 
@@ -54,6 +55,11 @@ pub enum Call {
     Demand {
         key: String,
         demand: Demand,
+    },
+    Operate {
+        offer: OfferId,
+        name: String,
+        wish: Wish,
     },
     Suppress {
         role: Option<Role>,
@@ -211,9 +217,10 @@ impl Host for ScriptedHost {
         let agent = open.offer.agent;
         let mut left = open.left.clone();
         for launch in tasks {
-            left = left
-                .checked_sub(&launch.resources)
-                .map_err(|error| Error::OfferExceeded(error.to_string()))?;
+            let granted = left.grant(&launch.resources);
+            // What several may have at a time is left for the next.
+            let rest = granted.and_then(|granted| left.checked_sub(&granted.exclusive()));
+            left = rest.map_err(|error| Error::OfferExceeded(error.to_string()))?;
         }
         let spec_bytes = envelope::encode(1, &tepui_types::TaskSpec::from(spec.clone())).len();
         let size = |launch: &Launch| spec_bytes + launch.name.len() + RECORD;
@@ -256,6 +263,51 @@ impl Host for ScriptedHost {
             tasks: tasks.to_vec(),
         });
         Ok(ids)
+    }
+
+    fn operate(&mut self, offer: OfferId, name: &str, wish: &Wish) -> Result<(), Error> {
+        let open = self.state.offers.get(&offer).ok_or(Error::OfferUnknown)?;
+        let exceeded = |error: ConversionError| Error::OfferExceeded(error.to_string());
+        let conversion = wish.conversion(&open.left, "framework");
+        let conversion = conversion.map_err(Error::OfferExceeded)?;
+        let exchange = conversion.exchange(&open.left).map_err(exceeded)?;
+        let left = exchange.apply(&open.left).map_err(exceeded)?;
+        let agent = open.offer.agent;
+        self.charge(
+            1,
+            name.len() + envelope::encode(1, &conversion).len() + RECORD,
+        )?;
+        self.state.offers.update(&offer, |open| {
+            open.left = left;
+            open.answered = true;
+        });
+        let id = self.state.operations.len();
+        let status = OperationStatus {
+            id: format!("{id}.0"),
+            name: name.into(),
+            agent,
+            kind: conversion.name().into(),
+            state: "finished".into(),
+            reason: None,
+            time: Timestamp(self.state.now_ms),
+        };
+        self.state.exchanges.insert(id, (agent, exchange));
+        self.state.operations.insert(id, status);
+        let (name, wish) = (name.to_owned(), wish.clone());
+        self.calls.push(Call::Operate { offer, name, wish });
+        Ok(())
+    }
+
+    fn left(&mut self, offer: OfferId) -> Option<Resources> {
+        self.state.offers.get(&offer).map(|open| open.left.clone())
+    }
+
+    fn operations(&mut self, after: Option<&str>, limit: u32) -> Vec<OperationStatus> {
+        let number = |id: &str| id.split('.').next()?.parse::<usize>().ok();
+        let after = after.map(|after| number(after).unwrap_or(usize::MAX));
+        let all = self.state.operations.iter().map(|(_, status)| status);
+        let later = all.filter(|status| after.is_none_or(|after| number(&status.id) > Some(after)));
+        later.take(limit as usize).cloned().collect()
     }
 
     fn decline(&mut self, offers: &[OfferId], refuse_ms: Option<u64>) -> Result<(), Error> {

@@ -6,6 +6,8 @@ use tepui_types::{Bytes, MilliCpus};
 use super::*;
 use crate::{Constraint, Constraints, Error, Launch, TaskSpec, constraint};
 
+mod operations;
+
 /// Counts its events in the store, and does odd things on request.
 struct Odd;
 

@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tepui_types::constraint::Constraints;
-use tepui_types::resources::ResourceRequest;
+use tepui_types::resources::{Exchange, ResourceRequest};
 use tepui_types::{AgentId, AgentInfo, Demand, Digest, Offer, OfferId, Resources, Role};
 
 use super::host::RunningTask;
 use super::journal::Journaled;
+use crate::context::OperationStatus;
 
 /// An offer that was not answered in an earlier turn.
 #[derive(Debug, Clone)]
@@ -28,6 +29,9 @@ pub(super) struct State {
     pub tasks: Journaled<String, RunningTask>,
     pub demands: Journaled<String, Demand>,
     pub store: Journaled<String, Vec<u8>>,
+    /// Operations on resources, and what each has taken and given on which agent.
+    pub operations: Journaled<usize, OperationStatus>,
+    pub exchanges: Journaled<usize, (AgentId, Exchange)>,
     /// Name and time at which it is due.
     pub timers: Journaled<String, u64>,
     /// The framework's; `*` if a test gives it none.
@@ -46,6 +50,8 @@ impl State {
         self.tasks.commit();
         self.demands.commit();
         self.store.commit();
+        self.operations.commit();
+        self.exchanges.commit();
         self.timers.commit();
         self.before = (self.suppressed.clone(), self.next_attempt);
     }
@@ -55,12 +61,18 @@ impl State {
         self.tasks.roll_back();
         self.demands.roll_back();
         self.store.roll_back();
+        self.operations.roll_back();
+        self.exchanges.roll_back();
         self.timers.roll_back();
         (self.suppressed, self.next_attempt) = self.before.clone();
     }
 
     pub fn free(&self, agent: AgentId) -> Resources {
         let total = self.agents.get(&agent).cloned().unwrap_or_default();
+        let exchanges = self.exchanges.values().filter(|(on, _)| *on == agent);
+        let total = exchanges.fold(total, |total, (_, exchange)| {
+            exchange.apply(&total).unwrap_or(total)
+        });
         let tasks = self
             .tasks
             .values()

@@ -128,6 +128,7 @@ fn task(name: &str, cpus: u64) -> TaskLaunch {
         name: name.into(),
         resources: resources(cpus),
         array_index: None,
+        special: Special::default(),
     }
 }
 

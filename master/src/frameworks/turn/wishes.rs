@@ -4,6 +4,7 @@
 //! the state says, once the turn has committed.
 
 use tepui_cluster::state::limits as quota;
+use tepui_types::ids::is_label;
 use tepui_types::resources::ResourceRequest;
 use tepui_types::setting::Settings;
 use tepui_types::{Demand, Role};
@@ -32,6 +33,14 @@ impl OpenTurn {
             demand.constraints.validate().map_err(CallError::Invalid)?;
             self.check_role(demand.role.as_ref())?;
             demand.request.validate().map_err(CallError::Invalid)?;
+            if demand.volumes.len() > Demand::MAX_VOLUMES
+                || !demand.volumes.iter().all(|volume| is_label(volume))
+            {
+                return Err(CallError::Invalid(format!(
+                    "a demand names at most {} volumes, each by its name of a-z, 0-9 and `-`",
+                    Demand::MAX_VOLUMES
+                )));
+            }
             if self.framework.demands.len() + self.demands.len() >= quota::DEMANDS {
                 let most = quota::DEMANDS;
                 return Err(CallError::Invalid(format!(
@@ -47,7 +56,11 @@ impl OpenTurn {
             .sum::<usize>();
         let role = demand.role.as_ref().map_or(0, |role| role.as_str().len());
         let constraints = demand.constraints.size();
-        self.reserve(0, key.len() + custom + constraints + role + RECORD)?;
+        let volumes: usize = demand.volumes.iter().map(|volume| volume.len() + 2).sum();
+        self.reserve(
+            0,
+            key.len() + custom + constraints + role + volumes + RECORD,
+        )?;
         self.demands.insert(key, demand);
         Ok(())
     }
