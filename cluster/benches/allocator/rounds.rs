@@ -2,10 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use tepui_cluster::Allocator;
+use tepui_cluster::{Allocator, Command};
+use tepui_types::resources::{Conversion, Pool, PoolKind, Pools, Reservation};
+use tepui_types::{AgentId, Resources, Wish};
 
 use crate::samples::Samples;
-use crate::world::{World, machine, request};
+use crate::world::{World, amounts, machine, request};
 
 /// The longest that one row's measurements take.
 const BUDGET: Duration = Duration::from_secs(20);
@@ -96,6 +98,69 @@ pub fn decline_one(world: &mut World, times: usize) -> Samples {
         let decisions = world.allocator.allocate(&world.state, world.now);
         samples.add(cycle.elapsed().as_secs_f64() * 1e6);
         world.hold(decisions);
+    }
+    samples
+}
+
+/// Seconds of so many operations on an agent with so many reservations, each followed by a cycle.
+pub fn update_reservations(count: u64, operations: u64, times: usize) -> Samples {
+    let mut world = World::new();
+    let agent = AgentId(1);
+    world.register(1, None, machine(2 * count, 2 * count, 0));
+    let framework = world.framework("f".into(), "eng");
+    world.demand(framework, "all", 1, &request(1, 1));
+    let labelled = |number: u64| {
+        let mut reservation = Reservation::dynamic("eng".parse().expect("a role"));
+        reservation
+            .labels
+            .insert("number".into(), number.to_string());
+        reservation
+    };
+    let reserve = |number| Conversion::Reserve {
+        resources: amounts(1, 1),
+        reservation: labelled(number),
+    };
+    let unreserve = |number| {
+        let kind = PoolKind {
+            reservations: vec![labelled(number)],
+            ..PoolKind::default()
+        };
+        let pool = Pool {
+            kind,
+            amounts: amounts(1, 1),
+        };
+        Conversion::Unreserve {
+            resources: Resources {
+                pools: Pools::from(pool),
+                ..Resources::default()
+            },
+        }
+    };
+    let operate = |world: &mut World, conversion| {
+        let wish = Wish::Exactly(conversion);
+        let (_, changes) = world.apply(Command::Operate { agent, wish });
+        world.allocator.on_changes(&world.state, &changes);
+    };
+    for number in 0..count {
+        operate(&mut world, reserve(number));
+    }
+    let decisions = world.cycle();
+    world.hold(decisions);
+    let mut samples = Samples::default();
+    let begun = Instant::now();
+    while samples.count() < times && (samples.count() == 0 || begun.elapsed() < BUDGET) {
+        let round = Instant::now();
+        for step in 0..operations {
+            let number = count + step / 2;
+            let conversion = match step % 2 {
+                0 => reserve(number),
+                _ => unreserve(number),
+            };
+            operate(&mut world, conversion);
+            let decisions = world.cycle();
+            world.hold(decisions);
+        }
+        samples.add(round.elapsed().as_secs_f64());
     }
     samples
 }

@@ -199,7 +199,8 @@ fn check_imports(engine: &Engine, component: &Component) -> Result<(), Refusal> 
         let (package, interface) = interface.split_once('/').unwrap_or((interface, ""));
         let hint = match package {
             "tepui:framework" => {
-                let known = ["types", "cluster", "store", "timers", "log"].contains(&interface);
+                let known = ["types", "cluster", "operations", "store", "timers", "log"];
+                let known = known.contains(&interface);
                 if known && version.starts_with("0.1.") {
                     continue;
                 }
