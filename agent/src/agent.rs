@@ -469,6 +469,18 @@ impl Agent {
         }
     }
 
+    /// The agent is about to end: processes that wait for another task need not.
+    pub fn on_stop(&mut self, out: &mut Vec<Action>) {
+        for id in self.executors.retire_empty() {
+            self.send(out, id, ToExecutor::Retire);
+        }
+    }
+
+    /// Whether a process that was told to end, and has nothing, is still there.
+    pub fn any_retiring(&self) -> bool {
+        self.executors.any_retiring()
+    }
+
     /// Says something to a process if it is connected; if it is not, all that
     /// matters is said again when it attaches.
     fn send(&self, out: &mut Vec<Action>, id: ExecutorId, message: ToExecutor) {

@@ -42,6 +42,9 @@ const TICK: Duration = Duration::from_millis(250);
 /// framework one command and one turn instead of two.
 const PROGRESS_DELAY: Duration = Duration::from_millis(10);
 
+/// How long an agent that was stopped waits for executors that it told to end.
+const LEAVING: Duration = Duration::from_secs(1);
+
 /// All that can happen to an agent.
 #[derive(Debug)]
 pub enum Event {
@@ -135,7 +138,8 @@ impl EventLoop {
         }
     }
 
-    /// Runs until `stop`, or until the agent cannot go on. `first` are actions
+    /// Runs until `stop` and until executors without a task have ended, or until the agent cannot go
+    /// on. `first` are actions
     /// that an earlier process left to be done.
     pub async fn run(
         mut self,
@@ -147,6 +151,7 @@ impl EventLoop {
         self.perform()?;
         tokio::spawn(tick(self.events.clone()));
         let mut round = Vec::with_capacity(ROUND);
+        let mut leaving = None;
         loop {
             let is_behind = self.outbox.is_some() && self.due_statuses().is_some();
             let progress_due = self
@@ -154,10 +159,11 @@ impl EventLoop {
                 .filter(|_| self.outbox.is_some() && !is_behind);
             tokio::select! {
                 biased;
-                () = stop.cancelled() => {
-                    self.tidy_up();
-                    return Ok(());
+                () = stop.cancelled(), if leaving.is_none() => {
+                    self.parts.agent.on_stop(&mut self.out);
+                    leaving = Some(Instant::now() + LEAVING);
                 }
+                () = at(leaving) => break,
                 count = inbox.recv_many(&mut round, ROUND) => {
                     assert!(count > 0, "the loop itself holds a sender");
                 }
@@ -170,7 +176,12 @@ impl EventLoop {
             self.perform()?;
             self.send_statuses();
             self.count();
+            if leaving.is_some() && !self.parts.agent.any_retiring() {
+                break;
+            }
         }
+        self.tidy_up();
+        Ok(())
     }
 
     /// Without executors nothing of this agent is left to run.

@@ -254,19 +254,53 @@ impl Executors {
     pub fn retire_idle(&mut self, now_ms: u64) -> Vec<ExecutorId> {
         let mut idle = Vec::new();
         for (id, executor) in &mut self.all {
-            let is_empty = executor.living.is_empty() && executor.ended == 0;
-            if !is_empty || executor.phase != Phase::Attached || executor.retired {
+            if !executor.may_retire() {
                 executor.idle_since_ms = None;
                 continue;
             }
             let since = *executor.idle_since_ms.get_or_insert(now_ms);
             if now_ms.saturating_sub(since) >= IDLE_MS {
-                executor.retired = true;
-                take_out(&mut self.spare, executor.kind.domain(), *id);
                 idle.push(*id);
             }
         }
+        self.retire(&idle);
         idle
+    }
+
+    /// Marks as retired, and names, all connected processes that are empty.
+    pub fn retire_empty(&mut self) -> Vec<ExecutorId> {
+        let all = self.all.iter();
+        let empty = all.filter(|(_, executor)| executor.may_retire());
+        let empty: Vec<_> = empty.map(|(id, _)| *id).collect();
+        self.retire(&empty);
+        empty
+    }
+
+    fn retire(&mut self, ids: &[ExecutorId]) {
+        for id in ids {
+            if let Some(executor) = self.all.get_mut(id) {
+                executor.retired = true;
+                take_out(&mut self.spare, executor.kind.domain(), *id);
+            }
+        }
+    }
+
+    /// Whether a process that was told to end, and has nothing, is still there.
+    pub fn any_retiring(&self) -> bool {
+        self.all
+            .values()
+            .any(|executor| executor.retired && executor.is_empty())
+    }
+}
+
+impl Executor {
+    /// Whether it is connected, has nothing and was not told to end.
+    fn may_retire(&self) -> bool {
+        self.is_empty() && self.phase == Phase::Attached && !self.retired
+    }
+
+    fn is_empty(&self) -> bool {
+        self.living.is_empty() && self.ended == 0
     }
 }
 

@@ -91,6 +91,7 @@ impl Frozen {
 }
 
 impl Drop for Frozen {
+    #[expect(clippy::disallowed_methods, reason = "a real process, in real time")]
     fn drop(&mut self) {
         let _ = std::fs::write(self.0.join("freezer.state"), "THAWED");
         // SIGKILL has waited for it; the folder can go once it is gone.
@@ -100,6 +101,33 @@ impl Drop for Frozen {
         }
         let _ = std::fs::remove_dir(&self.0);
     }
+}
+
+#[tokio::test]
+async fn an_agent_that_stops_leaves_no_executor_that_waits() {
+    let mut master = FakeMaster::start().await;
+    let mut agent = AgentProcess::start(&master);
+    let mut session = master.session().await;
+    let [first, second] =
+        ["first", "second"].map(|name| shell(name, "until test -e ../../go; do :; done"));
+    for task in [&first, &second] {
+        session.launch(task).await;
+        session.until(&task.task, TaskState::Running).await;
+    }
+    let tasks = agent.layout().task(&first.task);
+    std::fs::write(tasks.parent().unwrap().join("go"), "").unwrap();
+    for task in [&first, &second] {
+        session.until(&task.task, TaskState::Finished).await;
+    }
+    // When this one runs, the agent knows that the log has those ends.
+    let long = shell("long", "sleep 1000");
+    session.launch(&long).await;
+    session.until(&long.task, TaskState::Running).await;
+    assert!(agent.stop().await);
+    eventually("the task's executor alone is left", || {
+        agent.executors().len() == 1
+    })
+    .await;
 }
 
 #[tokio::test]
