@@ -10,7 +10,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use tepui_types::task::reason;
-use tepui_types::wire::agent::{AgentEffect, StatusReport, TaskLaunch};
+use tepui_types::wire::agent::{AgentEffect, StatusReport, TaskLaunch, VolumeList};
 use tepui_types::wire::executor::{ProcessIdentity, TaskUpdate, ToExecutor};
 use tepui_types::{Digest, Reason, TaskId, TaskState};
 
@@ -52,6 +52,8 @@ pub enum Action {
     Find(ExecutorId),
     /// Say this to a connected process.
     Send(ExecutorId, ToExecutor),
+    /// Remove what is stored in volumes that are no more.
+    KeepVolumes(VolumeList),
     /// A process is gone and all that it left is known: remove its folder.
     Clear(ExecutorId),
     /// A task has ended: whoever follows its output may stop at the end of it.
@@ -180,6 +182,7 @@ impl Agent {
             match effect {
                 AgentEffect::Launch(launch) => self.on_launch(out, *launch),
                 AgentEffect::Kill { task, grace_ms } => self.on_kill(out, task, grace_ms),
+                AgentEffect::Volumes(list) => out.push(Action::KeepVolumes(list)),
             }
         }
         Ok(())

@@ -28,6 +28,7 @@ use crate::master::{Dialer, Session};
 use crate::metrics::Metrics;
 use crate::sandbox::Layout;
 use crate::streams::{self, MAX_STREAMS, StreamJob};
+use crate::volumes;
 use crate::{contact, uptime};
 
 /// Events that wait. Whoever sends more waits itself: executors' connections
@@ -449,6 +450,7 @@ impl EventLoop {
                 Action::Find(id) => self.parts.supervisor.find(id),
                 Action::Send(id, message) => self.parts.supervisor.send(id, message),
                 Action::Clear(id) => self.parts.supervisor.clear(id),
+                Action::KeepVolumes(list) => volumes::keep(&self.parts.layout, &list),
                 Action::Ended(task, state) => {
                     self.parts.metrics.task_ended(state);
                     if let Some(ended) = self.followed.remove(&task) {

@@ -50,6 +50,7 @@ pub mod resources;
 pub mod sandbox;
 pub mod streams;
 pub mod uptime;
+pub mod volumes;
 
 /// The layout of the data folder that this release writes.
 const FORMAT: Format = Format {
@@ -76,7 +77,9 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
     remove_stale_address(&layout)?;
     let identity = Identity::load_or_create(&layout)?;
     let cgroup = cgroups::parent(&layout, &identity)?;
-    let layout = layout.with_cgroup(cgroup);
+    let layout = layout
+        .with_cgroup(cgroup)
+        .with_disks(config.special.paths(), identity.nonce);
     let info = AgentInfo {
         hostname: config.hostname,
         resources: config

@@ -4,9 +4,11 @@
 //! made by its executor when the task first writes something, so that short
 //! silent tasks leave nothing behind.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use tepui_folder::FolderError;
+use tepui_types::wire::agent::TaskVolume;
 use tepui_types::wire::stream::Output;
 use tepui_types::{Digest, TaskId};
 
@@ -17,18 +19,33 @@ use crate::agent::ExecutorId;
 pub struct Layout {
     dir: PathBuf,
     cgroup: Option<String>,
+    /// Where the agent's volumes lie on disks beside the one with this folder.
+    disks: BTreeMap<String, PathBuf>,
 }
 
 impl Layout {
     /// The layout of `dir`, which should be absolute: executors have another
     /// working folder.
     pub fn new(dir: PathBuf) -> Self {
-        Self { dir, cgroup: None }
+        Self {
+            dir,
+            cgroup: None,
+            disks: BTreeMap::new(),
+        }
     }
 
     /// The same with the agent's cgroup, below the hierarchy's root.
     pub fn with_cgroup(mut self, cgroup: Option<String>) -> Self {
         self.cgroup = cgroup;
+        self
+    }
+
+    /// The same with other disks, each by its name and where it is mounted. What lies there is in a
+    /// folder of this agent's own, for two agents may have one disk.
+    pub fn with_disks(mut self, disks: BTreeMap<String, PathBuf>, nonce: u128) -> Self {
+        let disks = disks.into_iter();
+        let volumes = |path: PathBuf| path.join(format!("tepui-volumes-{nonce:032x}"));
+        self.disks = disks.map(|(id, path)| (id, volumes(path))).collect();
         self
     }
 
@@ -99,6 +116,25 @@ impl Layout {
     /// One artifact's bytes.
     pub fn artifact(&self, digest: &Digest) -> PathBuf {
         self.artifacts().join(digest.hex())
+    }
+
+    /// The folders that hold volumes, one a disk.
+    pub fn volumes(&self) -> impl Iterator<Item = PathBuf> + '_ {
+        let disks = self.disks.values().cloned();
+        std::iter::once(self.dir.join("volumes")).chain(disks)
+    }
+
+    /// What is stored in a volume. A disk that is not there any more is a folder that cannot be
+    /// made, and so the task's failure.
+    pub fn volume(&self, volume: &TaskVolume) -> PathBuf {
+        let name = volume.made_by.to_string();
+        match &volume.disk {
+            None => self.dir.join("volumes").join(name),
+            Some(disk) => match self.disks.get(disk) {
+                Some(folder) => folder.join(name),
+                None => Path::new("/dev/null").join(disk).join(name),
+            },
+        }
     }
 
     /// The folders of all executors.

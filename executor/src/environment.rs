@@ -33,5 +33,9 @@ pub fn of(launch: &TaskLaunch, agent: AgentId, sandbox: &str) -> BTreeMap<String
             .collect();
         set("TEPUI_PORTS", ports.join(","));
     }
+    for (name, items) in &launch.resources.items {
+        let name = name.to_ascii_uppercase().replace('-', "_");
+        set(&format!("TEPUI_ITEMS_{name}"), items.list());
+    }
     variables
 }

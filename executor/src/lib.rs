@@ -16,3 +16,4 @@ pub mod output;
 pub mod protocol;
 pub mod spawn;
 pub mod startup;
+pub mod volume;

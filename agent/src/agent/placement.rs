@@ -5,7 +5,7 @@
 //! `hand` is the point of no return: it is recorded before the launch is sent,
 //! and from then on the task may run in that process and in no other.
 
-use tepui_types::wire::executor::{ExecutorLaunch, ToExecutor};
+use tepui_types::wire::executor::{ExecutorLaunch, ToExecutor, VolumeFolder};
 use tepui_types::{TaskId, TaskState, Workload};
 
 use super::executors::{ExecutorId, ExecutorKind, Phase, TrustDomain};
@@ -89,7 +89,12 @@ impl Agent {
             Workload::Wasm(wasm) => (Some(text(self.layout.artifact(&wasm.artifact))), None),
             Workload::Command(_) => (None, self.layout.task_cgroup(executor)),
         };
+        let volumes = launch.volumes.iter().map(|volume| VolumeFolder {
+            folder: text(self.layout.volume(volume)),
+            path: volume.path.clone(),
+        });
         let launch = ExecutorLaunch {
+            volumes: volumes.collect(),
             launch: launch.clone(),
             sandbox: text(self.layout.sandbox(id)),
             program,

@@ -41,6 +41,7 @@ fn launch(name: &str, workload: Workload) -> TaskLaunch {
         role: Role::default(),
         spec: Arc::new(spec),
         resources: Resources::default(),
+        volumes: Vec::new(),
         array_index: None,
     }
 }

@@ -334,6 +334,7 @@ fn launch(name: &str, workload: Workload, resources: Resources) -> TaskLaunch {
             time_limit_ms: None,
         }),
         resources,
+        volumes: Vec::new(),
         array_index: None,
     }
 }

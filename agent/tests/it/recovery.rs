@@ -234,7 +234,7 @@ async fn agent_killed_at_any_moment_runs_each_task_once() {
         // As a master does: what the log lacks is owed and sent again.
         let missing = |effect: &&AgentEffect| match effect {
             AgentEffect::Launch(launch) => !ended.contains_key(&launch.task),
-            AgentEffect::Kill { .. } => false,
+            AgentEffect::Kill { .. } | AgentEffect::Volumes(_) => false,
         };
         let effects: Vec<_> = owed.iter().filter(missing).cloned().collect();
         session.effects(effects).await;

@@ -42,6 +42,8 @@ pub struct Agent {
     pub mode: Mode,
     /// What operations have made of its resources; none if nothing.
     pub converted: Option<Arc<Converted>>,
+    /// Whether a volume of it was ever destroyed: then it is told which are left.
+    pub had_volumes: bool,
     /// What its living tasks have, without what several may have at a time.
     pub used: Resources,
     /// Its living tasks, oldest first.
@@ -139,6 +141,7 @@ impl State {
             unreachable_since: None,
             mode: Mode::Open,
             converted: None,
+            had_volumes: false,
             used: Resources::default(),
             tasks: OrdSet::new(),
             claims: Vec::new(),
@@ -173,7 +176,8 @@ impl State {
         self.set_converted(id, |agent| {
             agent.info = Arc::new(info.clone());
             let made = agent.converted.take();
-            agent.converted = made.and_then(|made| Converted::lay(&info.resources, &made.pools));
+            agent.converted =
+                made.and_then(|made| Converted::lay(&info.resources, &made.pools, &made.made_by));
         });
         let Some(agent) = self.agents.get_mut(&id) else {
             return;
@@ -264,7 +268,10 @@ impl State {
                 _ => [None, None],
             })
             .flatten();
-        effects.chain(agent.held.owed()).collect()
+        // Before any launch: what is named anew since is another volume.
+        let volumes = self.volume_list(agent).map(AgentEffect::Volumes);
+        let volumes = volumes.into_iter();
+        volumes.chain(effects).chain(agent.held.owed()).collect()
     }
 
     pub(super) fn mark_agent_unreachable(&mut self, context: &mut Context, id: AgentId) -> Outcome {

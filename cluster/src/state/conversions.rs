@@ -4,17 +4,20 @@
 //! free now, who owns it and the limits of roles, and is done or not when it commits. Its record is
 //! kept for a while.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tepui_types::api::event::EventBody;
 use tepui_types::operation::{ConversionState, Convert};
-use tepui_types::resources::{Conversion, ConversionError, Exchange, Pool};
+use tepui_types::resources::{Conversion, ConversionError, Exchange, Pool, Pools};
+use tepui_types::wire::agent::AgentEffect;
 use tepui_types::{
     AgentId, FrameworkId, OperationId, Principal, Reason, Timestamp, Wish, task::reason,
 };
 
 use crate::charge::Charge;
+use crate::effect::Effect;
 use crate::feasibility;
 use crate::outcome::{Accepted, Outcome, Rejection};
 use crate::state::State;
@@ -63,8 +66,8 @@ impl State {
             conversion.map_err(|why| Rejection::Conflict(format!("agent {agent}: {why}")))?;
         let exchange = self.exchange(record, &conversion);
         let exchange = exchange.map_err(|reason| Rejection::Conflict(reason.message))?;
-        self.convert(context, agent, &exchange);
         let id = context.operation();
+        self.convert(context, agent, &exchange, id);
         self.record(ConversionRecord {
             id,
             name: String::new(),
@@ -92,7 +95,7 @@ impl State {
         let id = context.operation();
         let (state, reason) = match exchange {
             Ok(exchange) => {
-                self.convert(context, wanted.agent, &exchange);
+                self.convert(context, wanted.agent, &exchange, id);
                 (ConversionState::Finished, None)
             }
             Err(reason) => (ConversionState::Dropped, Some(reason)),
@@ -202,24 +205,42 @@ impl State {
         user.map(|task| task.id.to_string())
     }
 
-    fn convert(&mut self, context: &mut Context, id: AgentId, exchange: &Exchange) {
+    fn convert(
+        &mut self,
+        context: &mut Context,
+        id: AgentId,
+        exchange: &Exchange,
+        operation: OperationId,
+    ) {
+        let mut destroys = false;
         self.set_converted(id, |agent| {
             let all = exchange.apply(agent.total());
             // invariant: what is taken was found in what is free, which is a part of all.
             let all = all.expect("what is free is there");
-            agent.converted = match &agent.converted {
+            let before = agent.converted.take();
+            let known = before.as_ref().map(|before| &before.made_by);
+            let made_by = volumes(&all.pools, known, operation);
+            destroys = known.is_some_and(|known| known.keys().any(|id| !made_by.contains_key(id)));
+            agent.had_volumes |= destroys;
+            agent.converted = match before {
                 // Laid anew, for it may fit now.
                 Some(before) if before.short.is_some() => {
                     let pools = all.pools.filtered(|kind| *kind != kind.declared());
-                    Converted::lay(&agent.info.resources, &pools)
+                    Converted::lay(&agent.info.resources, &pools, &made_by)
                 }
-                _ => Converted::of(&agent.info.resources, all),
+                _ => Converted::of(&agent.info.resources, all, made_by),
             };
             agent.revision = context.index;
         });
         context.changes.agents.insert(id);
-        if let Some(status) = self.agents.get(&id).map(|agent| agent.standing()) {
-            context.event(EventBody::Agent { agent: id, status });
+        let Some(agent) = self.agents.get(&id) else {
+            return;
+        };
+        let status = agent.standing();
+        context.event(EventBody::Agent { agent: id, status });
+        if let Some(list) = self.volume_list(agent).filter(|_| destroys) {
+            let effect = AgentEffect::Volumes(list);
+            context.effects.push(Effect::Agent(id, effect));
         }
     }
 
@@ -232,4 +253,17 @@ impl State {
             self.conversions.remove(&oldest);
         }
     }
+}
+
+/// The volumes of an agent with who made them: those that are new, this operation.
+fn volumes(
+    pools: &Pools,
+    known: Option<&BTreeMap<String, OperationId>>,
+    operation: OperationId,
+) -> BTreeMap<String, OperationId> {
+    let volumes = pools.iter().filter_map(|pool| pool.kind.volume.as_ref());
+    let made_by = |id: &String| known.and_then(|known| known.get(id)).copied();
+    volumes
+        .map(|volume| (volume.id.clone(), made_by(&volume.id).unwrap_or(operation)))
+        .collect()
 }

@@ -75,7 +75,7 @@ impl State {
         let Some(converted) = &agent.converted else {
             return Ok(());
         };
-        let laid = Converted::lay(&agent.info.resources, &converted.pools);
+        let laid = Converted::lay(&agent.info.resources, &converted.pools, &converted.made_by);
         require(laid.as_ref() == Some(converted), || {
             format!(
                 "{} has {:?}, and it should be {laid:?}",
@@ -89,6 +89,14 @@ impl State {
                 sum
             })
         };
+        let volumes = converted
+            .pools
+            .iter()
+            .filter_map(|pool| pool.kind.volume.as_ref());
+        let volumes: std::collections::BTreeSet<_> = volumes.map(|volume| &volume.id).collect();
+        require(volumes.into_iter().eq(converted.made_by.keys()), || {
+            format!("{} does not know who made its volumes", agent.id)
+        })?;
         let is_whole = sum(&converted.total) == sum(&agent.info.resources);
         require(is_whole || converted.short.is_some(), || {
             format!("{} has more or less than it declares", agent.id)

@@ -4,16 +4,20 @@
 //! meanwhile. An agent that has less than is reserved on it keeps all reservations and offers
 //! nothing, until some are taken back or it has more again.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tepui_types::resources::{Pool, Pools, ResourceRequest};
-use tepui_types::{AgentId, Resources, Role};
+use tepui_types::wire::agent::{TaskVolume, VolumeList};
+use tepui_types::{AgentId, OperationId, Resources, Role};
 
 use crate::charge;
 use crate::state::State;
 use crate::state::agents::Agent;
+use crate::state::restore;
 use crate::state::roles::RoleUse;
+use crate::state::tasks::Task;
 
 /// An agent's resources with what operations have made of them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,11 +28,17 @@ pub struct Converted {
     pub total: Resources,
     /// What the agent has too little of for these pools.
     pub short: Option<String>,
+    /// Which operation made each volume.
+    pub made_by: BTreeMap<String, OperationId>,
 }
 
 impl Converted {
     /// These pools laid over what an agent declares; none without pools.
-    pub fn lay(declared: &Resources, pools: &Pools) -> Option<Arc<Self>> {
+    pub fn lay(
+        declared: &Resources,
+        pools: &Pools,
+        made_by: &BTreeMap<String, OperationId>,
+    ) -> Option<Arc<Self>> {
         if pools.is_empty() {
             return None;
         }
@@ -47,11 +57,16 @@ impl Converted {
             pools: pools.clone(),
             total,
             short,
+            made_by: made_by.clone(),
         }))
     }
 
     /// Resources as operations have left them; none if those are what was declared.
-    pub(super) fn of(declared: &Resources, total: Resources) -> Option<Arc<Self>> {
+    pub(super) fn of(
+        declared: &Resources,
+        total: Resources,
+        made_by: BTreeMap<String, OperationId>,
+    ) -> Option<Arc<Self>> {
         let pools = total.pools.filtered(|kind| *kind != kind.declared());
         if pools.is_empty() {
             return None;
@@ -61,6 +76,7 @@ impl Converted {
             pools,
             total,
             short: None,
+            made_by,
         }))
     }
 }
@@ -98,6 +114,38 @@ impl Agent {
 }
 
 impl State {
+    /// All volumes of an agent, if it has or had some.
+    pub(super) fn volume_list(&self, agent: &Agent) -> Option<VolumeList> {
+        let made_by = agent.converted.as_ref().map(|converted| &converted.made_by);
+        let kept: Vec<_> = made_by
+            .into_iter()
+            .flat_map(BTreeMap::values)
+            .copied()
+            .collect();
+        let has_some = agent.had_volumes || !kept.is_empty();
+        has_some.then_some(VolumeList {
+            kept,
+            from: restore::first_index_of_epoch(self.index),
+            to: self.index,
+        })
+    }
+
+    /// The volumes of a task, as its agent knows them.
+    pub(super) fn volumes_of(&self, task: &Task) -> Vec<TaskVolume> {
+        let agent = self.agents.get(&task.agent);
+        let converted = agent.and_then(|agent| agent.converted.as_ref());
+        let pools = task.resources.pools.iter();
+        let volumes = pools.filter_map(|pool| {
+            let volume = pool.kind.volume.as_ref()?;
+            Some(TaskVolume {
+                made_by: *converted?.made_by.get(&volume.id)?,
+                disk: pool.kind.disk.as_ref().map(|disk| disk.id().to_owned()),
+                path: volume.path.clone(),
+            })
+        });
+        volumes.collect()
+    }
+
     /// Charges the roles for which an agent that is new has something.
     pub(super) fn charge_owners(&mut self, id: AgentId) {
         let owned = self

@@ -32,6 +32,11 @@ const MAX_HELD: usize = 10_000;
 /// Milliseconds that a held task gets to end by itself; its specification is lost.
 const HELD_GRACE_MS: u64 = 5_000;
 
+/// The first entry that may have been written since the last restore.
+pub(super) fn first_index_of_epoch(index: u64) -> u64 {
+    index - index % LOG_GAP
+}
+
 /// What the state knows of restores.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Restores {

@@ -359,7 +359,9 @@ impl State {
             framework_name: task.framework_name.to_string(),
             role: task.role.clone(),
             spec,
-            resources: task.resources.clone(),
+            // Which part was reserved is nothing to the machine.
+            resources: task.resources.flat(true).into_owned(),
+            volumes: self.volumes_of(task),
             array_index: task.array_index,
         })))
     }

@@ -158,6 +158,7 @@ fn frames_keep_their_bytes() {
                 &ToExecutor::Launch(Box::new(wire::executor::ExecutorLaunch {
                     launch: *launch,
                     sandbox: "/sandbox".into(),
+                    volumes: Vec::new(),
                     program: None,
                     cgroup: None,
                 })),

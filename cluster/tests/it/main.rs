@@ -13,3 +13,4 @@ mod roles;
 mod rules;
 mod scripts;
 mod support;
+mod volumes;

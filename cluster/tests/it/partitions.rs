@@ -114,7 +114,7 @@ fn a_copy_that_comes_back_too_late_is_ended() {
         .into_iter()
         .filter_map(|effect| match effect {
             AgentEffect::Kill { task, .. } => Some(task.clone()),
-            AgentEffect::Launch(_) => None,
+            AgentEffect::Launch(_) | AgentEffect::Volumes(_) => None,
         })
         .collect();
     assert_eq!(killed, [tasks[1].clone(), tasks[3].clone()]);

@@ -16,6 +16,7 @@ use std::sync::OnceLock;
 
 use nix::unistd::{AccessFlags, Pid, access};
 use tepui_types::task::reason;
+use tepui_types::wire::executor::VolumeFolder;
 use tepui_types::{Bytes, Reason};
 
 use crate::group::TaskGroup;
@@ -33,6 +34,8 @@ pub struct Prepared<'a> {
     pub env: BTreeMap<String, String>,
     /// Its working folder, made when absent; its output goes beside it.
     pub sandbox: &'a Path,
+    /// Its persistent volumes.
+    pub volumes: &'a [VolumeFolder],
     /// How much of each of its outputs is kept.
     pub output_limit: Bytes,
     /// Where it is put first.
@@ -91,6 +94,9 @@ impl Prepared<'_> {
         // The outer one first: looking for it from within costs a call more.
         builder.create(beside)?;
         builder.create(self.sandbox)?;
+        for volume in self.volumes {
+            tepui_executor::volume::link(self.sandbox, volume)?;
+        }
         Outputs::make(beside, self.output_limit)
     }
 

@@ -118,6 +118,7 @@ impl Task {
             argv: &command.argv,
             env: environment::of(task, startup.agent, &launch.sandbox),
             sandbox: Path::new(&launch.sandbox),
+            volumes: &launch.volumes,
             output_limit: startup.output_limit,
             group: self.group.as_ref(),
         };

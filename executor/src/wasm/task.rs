@@ -237,6 +237,7 @@ impl Guest<'_> {
                 wasi.preopened_dir(sandbox, ".", FsPerms::ReadWrite)
                     .map(drop)
             });
+            let opened = opened.and_then(|()| self.open_volumes(&mut wasi));
             opened.map_err(|error| {
                 let message = format!(
                     "the sandbox {} cannot be opened: {error}",
@@ -246,6 +247,17 @@ impl Guest<'_> {
             })?;
         }
         Ok(wasi)
+    }
+
+    /// Volumes are opened beside the sandbox: a link out of it would lead nowhere.
+    fn open_volumes(&self, wasi: &mut WasiCtxBuilder) -> wasmtime::Result<()> {
+        for volume in &self.launch.volumes {
+            tepui_executor::volume::make(volume)?;
+            let guest = format!("{GUEST_SANDBOX}/{}", volume.path);
+            wasi.preopened_dir(&volume.folder, guest, FsPerms::ReadWrite)?;
+            wasi.preopened_dir(&volume.folder, &volume.path, FsPerms::ReadWrite)?;
+        }
+        Ok(())
     }
 
     fn store<T: 'static>(

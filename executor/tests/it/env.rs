@@ -146,6 +146,7 @@ impl Executor {
         let (task, program) = (builder.task.clone(), builder.program(self.root.path()));
         let sandbox = self.task_dir(task.name.as_str()).join("sandbox");
         Box::new(ExecutorLaunch {
+            volumes: Vec::new(),
             cgroup: self.task_group(),
             sandbox: sandbox.to_str().unwrap().to_owned(),
             program,
@@ -414,6 +415,7 @@ impl Builder {
             role: Role::default(),
             spec: Arc::new(spec),
             resources: self.resources,
+            volumes: Vec::new(),
             array_index: self.array_index,
         }
     }

@@ -365,7 +365,8 @@ impl World {
         let machine = &mut self.agents[number];
         let life = machine.life;
         match action {
-            Action::Record(_) | Action::Ended(..) => {}
+            // No task of the simulation stores anything.
+            Action::Record(_) | Action::Ended(..) | Action::KeepVolumes(_) => {}
             Action::Fetch(_) | Action::Remove(_) => {
                 return Err("native tasks need no artifact".into());
             }

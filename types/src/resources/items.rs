@@ -64,6 +64,17 @@ impl Items {
         }
     }
 
+    /// What they are, divided by commas; of ranges their ends.
+    pub fn list(&self) -> String {
+        match self {
+            Self::Ranges(ranges) => ranges.to_string(),
+            Self::Set(words) => {
+                let words: Vec<_> = words.0.iter().map(String::as_str).collect();
+                words.join(",")
+            }
+        }
+    }
+
     /// How many there are, in thousandths.
     pub fn milli(&self) -> u64 {
         let count = match self {
@@ -126,11 +137,8 @@ impl Items {
 impl fmt::Display for Items {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Ranges(ranges) => write!(f, "[{ranges}]"),
-            Self::Set(words) => {
-                let words: Vec<_> = words.0.iter().map(String::as_str).collect();
-                write!(f, "{{{}}}", words.join(","))
-            }
+            Self::Ranges(_) => write!(f, "[{}]", self.list()),
+            Self::Set(_) => write!(f, "{{{}}}", self.list()),
         }
     }
 }

@@ -183,6 +183,31 @@ pub enum AgentEffect {
         /// Milliseconds between the polite end and the forced one.
         grace_ms: u64,
     },
+    /// These are the agent's volumes; of all others it removes what is stored.
+    Volumes(VolumeList),
+}
+
+/// All volumes of an agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeList {
+    /// The operations that made them.
+    pub kept: Vec<OperationId>,
+    /// What was made before this entry of the log is of a time that a restore may have lost, and
+    /// stays as it is.
+    pub from: u64,
+    /// What was made after this entry is newer than the list, and stays, too.
+    pub to: u64,
+}
+
+/// A volume as a task uses it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskVolume {
+    /// The operation that made it: a later one of its name is another.
+    pub made_by: OperationId,
+    /// On which disk of the agent; the one with its data folder when none is named.
+    pub disk: Option<String>,
+    /// Where the task finds it, below its sandbox.
+    pub path: String,
 }
 
 /// All that is needed to run a task.
@@ -198,8 +223,10 @@ pub struct TaskLaunch {
     pub role: Role,
     /// What it runs.
     pub spec: Arc<TaskSpec>,
-    /// What it may use.
+    /// What it may use, as one sum.
     pub resources: Resources,
+    /// Its persistent volumes.
+    pub volumes: Vec<TaskVolume>,
     /// Its place in its array.
     pub array_index: Option<u32>,
 }
@@ -234,6 +261,7 @@ mod tests {
                     time_limit_ms: None,
                 }),
                 resources: Resources::default(),
+                volumes: Vec::new(),
                 array_index: None,
             }))
         };

@@ -53,11 +53,22 @@ pub struct ExecutorLaunch {
     pub launch: TaskLaunch,
     /// Its sandbox folder; made by the executor when first needed.
     pub sandbox: String,
+    /// Its persistent volumes.
+    pub volumes: Vec<VolumeFolder>,
     /// Where the program's bytes lie, for Wasm.
     pub program: Option<String>,
     /// The cgroup path of the task, below the hierarchy's root; none where
     /// there are no cgroups.
     pub cgroup: Option<String>,
+}
+
+/// A persistent volume on the agent's machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeFolder {
+    /// Its folder, absolute; made by the executor when absent.
+    pub folder: String,
+    /// Where the task finds it, below its sandbox.
+    pub path: String,
 }
 
 /// From the executor.

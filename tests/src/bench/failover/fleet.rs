@@ -134,6 +134,7 @@ impl Agent {
                     let (task, state) = match effect {
                         AgentEffect::Launch(launch) => (launch.task, TaskState::Finished),
                         AgentEffect::Kill { task, .. } => (task, TaskState::Killed),
+                        AgentEffect::Volumes(_) => continue,
                     };
                     if !self.reports.contains_key(&task) && state == TaskState::Finished {
                         self.seen.launches.fetch_add(1, Ordering::Relaxed);
