@@ -205,6 +205,7 @@ pub fn request(request: &ResourceRequest) -> String {
 
 /// `used of total` for a table.
 pub fn share(used: &Resources, total: &Resources) -> (String, String) {
+    let (used, total) = (ResourceRequest::from(used), ResourceRequest::from(total));
     (
         format!("{}/{}", used.cpus, total.cpus),
         format!("{}/{}", used.mem, total.mem),

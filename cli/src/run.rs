@@ -81,6 +81,9 @@ pub struct Options {
     /// Charge its tasks to this role of the framework, not to the first
     #[arg(long, value_name = "ROLE")]
     role: Option<Role>,
+    /// Run where this persistent volume is, and find it in the sandbox; again for more
+    #[arg(long, value_name = "VOLUME")]
+    volume: Vec<String>,
     /// End a task, as failed, so long after its launch
     #[arg(long, value_parser = amounts::duration, value_name = "SPAN")]
     time_limit: Option<Duration>,
@@ -131,6 +134,7 @@ impl Options {
                 false => Constraints(vec![self.constraints.clone()]),
             },
             role: self.role.clone(),
+            volumes: self.volume.clone(),
             time_limit_ms: self.time_limit.map(millis),
         }
     }

@@ -58,7 +58,7 @@ impl Packer {
         for (offer, free) in offers.iter().enumerate() {
             for resources in choices(free, request) {
                 let left = free.saturating_sub(&resources);
-                let unusable = self.unusable(State::of(&left));
+                let unusable = self.unusable(State::of(&left.flat(false)));
                 let part = unusable * 1_000_000 / u128::from(free.gpu_milli().max(1));
                 let rank = (part, left.gpu_milli(), left.cpus.0);
                 if best.as_ref().is_none_or(|(least, _)| rank < *least) {
@@ -116,6 +116,14 @@ impl State {
 /// The ways in which a request can be taken: for a share of a device one for
 /// each amount that is free of a device, else one.
 fn choices(free: &Resources, request: &ResourceRequest) -> Vec<Resources> {
+    let flat = free.flat(false);
+    let choices = choices_of_sum(&flat, request).into_iter();
+    choices
+        .filter_map(|choice| free.carve(&choice, false))
+        .collect()
+}
+
+fn choices_of_sum(free: &Resources, request: &ResourceRequest) -> Vec<Resources> {
     let shares = 0 < request.gpus_milli && request.gpus_milli < MILLI;
     let Ok(picked) = free.pick(request) else {
         return Vec::new();

@@ -52,6 +52,7 @@ impl Job {
             partition: PartitionPolicy::Wait,
             constraints: Default::default(),
             role: None,
+            volumes: Vec::new(),
             time_limit_ms: None,
         })
     }
@@ -101,6 +102,12 @@ impl Job {
     /// What becomes of it while its agent is not heard of.
     pub fn partition(mut self, policy: PartitionPolicy) -> Self {
         self.0.partition = policy;
+        self
+    }
+
+    /// A persistent volume that each task uses.
+    pub fn volume(mut self, volume: &str) -> Self {
+        self.0.volumes.push(volume.into());
         self
     }
 

@@ -221,14 +221,23 @@ impl Resources {
     }
 
     /// Takes what `request` asks for: the lowest ports, whole devices in the
-    /// order of their names, a share of the fullest device that still has it.
-    /// `Err` names what is short.
+    /// order of their names, a share of the fullest device that still has it. What
+    /// is reserved goes first; volumes, other disks and what is revocable are not
+    /// touched. `Err` names what is short.
     pub fn pick(&self, request: &ResourceRequest) -> Result<Self, Vec<String>> {
         request.pick_from(self)
     }
 
+    /// [`pick`](Self::pick) that may take what is revocable as well, before what is
+    /// everybody's.
+    pub fn pick_revocable(&self, request: &ResourceRequest) -> Result<Self, Vec<String>> {
+        let picked = request.pick_from(&self.flat(true))?;
+        // invariant: it was picked out of the sum of what it is taken from.
+        Ok(self.carve(&picked, true).expect("the parts have their sum"))
+    }
+
     /// How many times `request` can be taken one after another, at most `limit`,
-    /// and what is left then. Takes time in proportion to the ports or devices
+    /// and the sum of what is left then. Takes time in proportion to the ports or devices
     /// that are named, not to the number.
     pub fn pick_many(&self, request: &ResourceRequest, limit: u32) -> (u32, Self) {
         request.pick_many_from(self, limit)

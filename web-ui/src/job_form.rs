@@ -171,6 +171,7 @@ impl JobForm {
                 partition: tepui_types::task::PartitionPolicy::Wait,
                 constraints: wanted?,
                 role: role?,
+                volumes: Vec::new(),
                 time_limit_ms: limit?,
             })
         };

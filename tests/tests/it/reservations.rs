@@ -139,3 +139,91 @@ async fn operations_that_cannot_be_are_refused_with_what_would_help() -> Result 
     }
     Ok(())
 }
+
+/// A cluster of one agent in which batch has role `eng` and a volume.
+async fn with_volume() -> anyhow::Result<Cluster> {
+    let cluster = Cluster::new().resources(FOUR_CPUS).without_batch();
+    let cluster = cluster.start().await?;
+    let batch = process::guest("frameworks/batch.wasm")?;
+    let batch = batch.display().to_string();
+    ok(
+        &cluster,
+        &["framework", "deploy", "batch", &batch, "--role", "eng"],
+    )
+    .await?;
+    ok(&cluster, &["agent", "reserve", "a1", "eng", "disk=20GiB"]).await?;
+    create(&cluster).await?;
+    Ok(cluster)
+}
+
+async fn create(cluster: &Cluster) -> anyhow::Result<String> {
+    let create = [
+        "volume", "create", "a1", "data", "--role", "eng", "--size", "1GiB",
+    ];
+    ok(cluster, &[&create[..], &["--path", "var/data"]].concat()).await
+}
+
+fn shell(name: &str, script: &str) -> Job {
+    Job::command(["sh", "-c", script]).name(name).volume("data")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_outlives_its_task_and_its_agent() -> Result {
+    let mut cluster = with_volume().await?;
+    let writes = shell("writes", "echo kept > var/data/file");
+    let job = cluster.client().run(&writes).await?;
+    assert_eq!(job.finished, 1, "{job:?}");
+    cluster.kill_agent(0);
+    cluster.start_agent(0).await?;
+    let said = cluster
+        .client()
+        .output_of(&shell("reads", "cat var/data/file"))
+        .await?;
+    assert_eq!(said, "kept\n");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_stored_in_a_volume_ends_with_it_also_while_its_agent_is_away() -> Result {
+    let mut cluster = with_volume().await?;
+    let job = shell("writes", "echo old > var/data/file");
+    cluster.client().run(&job).await?;
+    let folder = cluster.agent_dir(0).join("volumes");
+    let count = || std::fs::read_dir(&folder).map_or(0, Iterator::count);
+    assert_eq!(count(), 1);
+    cluster.kill_agent(0);
+    ok(&cluster, &["volume", "destroy", "a1", "data"]).await?;
+    create(&cluster).await?;
+    cluster.start_agent(0).await?;
+    let said = cluster
+        .client()
+        .output_of(&shell("reads", "ls var/data | wc -l"))
+        .await?;
+    assert_eq!(said.trim(), "0", "a volume of the same name is another");
+    eventually("the old one is removed", async || {
+        anyhow::ensure!(count() == 1, "{} folders", count());
+        Ok(())
+    })
+    .await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_that_a_task_uses_is_not_destroyed() -> Result {
+    let cluster = with_volume().await?;
+    cluster
+        .client()
+        .submit(&shell("uses", "sleep 1000"))
+        .await?;
+    let task = cluster.client().running("uses").await;
+    let said = refused(&cluster, &["volume", "destroy", "a1", "data"]).await?;
+    assert!(said.contains(&task.to_string()), "{said}");
+    let said = ok(&cluster, &["volume", "list"]).await?;
+    assert!(said.contains(&task.to_string()), "{said}");
+    // One that wants it, too, waits.
+    cluster.client().submit(&shell("waits", "true")).await?;
+    ok(&cluster, &["job", "kill", "uses"]).await?;
+    let job = cluster.client().ended("waits").await;
+    assert_eq!(job.finished, 1, "{job:?}");
+    Ok(())
+}

@@ -52,6 +52,9 @@ pub struct JobRequest {
     /// absent.
     #[serde(default)]
     pub role: Option<Role>,
+    /// Persistent volumes that each task uses: it runs where they are and free.
+    #[serde(default)]
+    pub volumes: Vec<String>,
     /// Milliseconds from its launch after which a task is ended, as failed.
     #[serde(default)]
     pub time_limit_ms: Option<u64>,

@@ -259,9 +259,11 @@ impl ResourceRequest {
 
     pub(super) fn pick_from(&self, from: &Resources) -> Result<Resources, Vec<String>> {
         if !from.pools.is_empty() {
-            let picked = self.pick_from(&from.flat(true))?;
+            let picked = self.pick_from(&from.flat(false))?;
             // invariant: it was picked out of the sum of what it is taken from.
-            return Ok(from.carve(&picked, true).expect("the parts have their sum"));
+            return Ok(from
+                .carve(&picked, false)
+                .expect("the parts have their sum"));
         }
         let mut short = Vec::new();
         let mut need = |name: &str, enough: bool| {
@@ -297,7 +299,7 @@ impl ResourceRequest {
     }
 
     pub(super) fn pick_many_from(&self, from: &Resources, limit: u32) -> (u32, Resources) {
-        let mut left = from.flat(true).into_owned();
+        let mut left = from.flat(false).into_owned();
         let takes_items = self.custom.keys().any(|name| from.items.contains_key(name));
         if self.ports > 0 || self.gpus_milli > 0 || takes_items {
             // Each round takes a port, an item or a part of a device, so they are few.

@@ -6,7 +6,7 @@
 
 use serde::Serialize;
 use tepui_sdk::http::{Request, Response};
-use tepui_sdk::{Context, Digest, Reason, Role};
+use tepui_sdk::{Context, Demand, Digest, Reason, Role};
 use tepui_types::api::job::{JobRequest, JobState, JobTask, JobView, MAX_COUNT};
 use tepui_types::api::list;
 use tepui_types::ids::is_label;
@@ -201,6 +201,7 @@ fn submit(
         key,
         constraints: body.constraints,
         role: body.role,
+        volumes: body.volumes,
     };
     batch.meta.next_sequence += 1;
     records::set_meta(cx, &batch.meta);
@@ -258,6 +259,17 @@ fn check(body: &JobRequest, user: &str) -> Result<TaskSpec, Response> {
         return Err(invalid(format!(
             "resources: custom_milli has at most {MAX_CUSTOM} names, each of 1 to 63 characters \
              out of a-z, 0-9 and `-`"
+        )));
+    }
+    let volumes = &body.volumes;
+    let named: std::collections::BTreeSet<_> = volumes.iter().collect();
+    if volumes.len() > Demand::MAX_VOLUMES
+        || named.len() < volumes.len()
+        || !volumes.iter().all(|volume| is_label(volume))
+    {
+        return Err(invalid(format!(
+            "volumes: a job names at most {}, each once and as `tepui volume list` shows it",
+            Demand::MAX_VOLUMES
         )));
     }
     let spec = TaskSpec {

@@ -44,6 +44,8 @@ pub struct Terms {
     pub constraints: Constraints,
     /// Which role is charged; the framework's first if none is named.
     pub role: Option<Role>,
+    /// Volumes that each task uses.
+    pub volumes: Vec<String>,
 }
 
 /// What has happened.

@@ -286,6 +286,7 @@ impl Batch {
             request: &record.terms.request,
             constraints: &record.terms.constraints,
             role: record.terms.role.as_ref().unwrap_or(first),
+            volumes: &record.terms.volumes,
             count: record.placeable(now),
             spec_bytes: record.terms.spec_bytes as usize,
         })
@@ -352,6 +353,7 @@ fn tell(cx: &mut Context<'_>, name: &str, job: &mut Job, now: u64) -> Result<(),
         let demand = Demand {
             constraints: job.terms.constraints.clone(),
             role: job.terms.role.clone(),
+            volumes: job.terms.volumes.clone(),
             ..Demand::new(wanted, job.terms.request.clone())
         };
         cx.demand_with(name, &demand)?;

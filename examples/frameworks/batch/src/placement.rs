@@ -4,6 +4,7 @@
 //! as fit onto an offer before the next offer is looked at. A job that does not
 //! fit holds up no other. Pure: the caller accepts what is planned.
 
+use tepui_sdk::operations::with_volume;
 use tepui_sdk::resources::{ResourceRequest, Resources};
 use tepui_sdk::{Constraints, Offer, OfferId, Role};
 
@@ -24,6 +25,8 @@ pub struct Want<'a> {
     pub constraints: &'a Constraints,
     /// Which role is charged.
     pub role: &'a Role,
+    /// Volumes that each task uses.
+    pub volumes: &'a [String],
     /// How many tasks could be launched.
     pub count: u32,
     /// Bytes of its specification, which every launch carries.
@@ -73,11 +76,20 @@ pub fn plan(offers: &[Offer], wants: &[Want<'_>], budget: &mut Budget) -> Vec<Gr
                     misfits[shapes[at]] = true;
                     break;
                 };
+                let volumes = want.volumes.iter();
+                let picked = volumes
+                    .map(String::as_str)
+                    .try_fold(picked, |picked, volume| with_volume(&free, picked, volume));
+                // Another agent has them, or another task.
+                let Some(picked) = picked else {
+                    break;
+                };
                 let job_bytes = match resources.is_empty() {
                     true => JOB_BYTES + want.constraints.size(),
                     false => 0,
                 };
-                let Ok(rest) = free.checked_sub(&picked) else {
+                // What several may have at a time is left for the next.
+                let Ok(rest) = free.checked_sub(&picked.exclusive()) else {
                     break;
                 };
                 if !budget.take(1, LAUNCH_BYTES + want.spec_bytes + job_bytes) {
@@ -153,6 +165,7 @@ mod tests {
                 request,
                 constraints: &anywhere,
                 role: &role,
+                volumes: &[],
                 count: *count,
                 spec_bytes: 100,
             })
@@ -195,6 +208,7 @@ mod tests {
             request: &small,
             constraints,
             role,
+            volumes: &[],
             count: 1,
             spec_bytes: 100,
         };
@@ -218,5 +232,51 @@ mod tests {
         let small = request(1);
         let plan = planned(&[offer(1, 1_000_000)], &[("a", &small, 100_000)]);
         assert_eq!(plan, [(1, "a".into(), 1_500)]);
+    }
+
+    #[test]
+    fn a_task_that_names_a_volume_runs_where_it_is_and_alone() {
+        use tepui_sdk::operations::{Pool, PoolKind, Volume};
+        let mut with = offer(2, 2_000);
+        let volume = Volume {
+            id: "data".into(),
+            path: "data".into(),
+            shared: false,
+        };
+        let kind = PoolKind {
+            volume: Some(volume),
+            ..PoolKind::reserved("eng".parse().unwrap())
+        };
+        with.resources.pools = Pool::disk(kind, tepui_sdk::resources::Bytes::gib(1)).into();
+        let (anywhere, role, volumes) = (Constraints::default(), Role::default(), ["data".into()]);
+        let request = ResourceRequest {
+            cpus: MilliCpus(500),
+            ..ResourceRequest::default()
+        };
+        let want = |volumes, job| Want {
+            job,
+            request: &request,
+            constraints: &anywhere,
+            role: &role,
+            volumes,
+            count: 5,
+            spec_bytes: 0,
+        };
+        let wants = [want(&volumes[..], "keeper"), want(&[], "other")];
+        let grants = plan(&[offer(1, 1_000), with], &wants, &mut Budget::new(0));
+        let granted = grants.iter().map(|grant| {
+            let volumes = grant.resources.iter().filter(|it| !it.pools.is_empty());
+            (
+                grant.offer.0,
+                grant.job.as_str(),
+                grant.resources.len(),
+                volumes.count(),
+            )
+        });
+        let granted: Vec<_> = granted.collect();
+        assert_eq!(
+            granted,
+            [(1, "other", 2, 0), (2, "keeper", 1, 1), (2, "other", 3, 0)]
+        );
     }
 }

@@ -17,6 +17,7 @@ fn job(count: u32, max_restarts: u32) -> Job {
         spec_bytes: 0,
         key: None,
         role: None,
+        volumes: Vec::new(),
         constraints: Default::default(),
     })
 }
