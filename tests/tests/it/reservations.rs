@@ -7,7 +7,7 @@ use tepui_types::api::agent::AgentView;
 use tepui_types::api::reservation::VolumeView;
 
 use super::Result;
-use super::cli::{ok, refused};
+use super::cli::{ok, refused, tepui};
 
 const FOUR_CPUS: &str = "cpus=4,mem=4GiB,disk=40GiB,ports=31000-31099";
 
@@ -54,7 +54,8 @@ async fn what_is_reserved_is_used_by_its_role_and_by_nobody_else() -> Result {
     assert!(said.contains("eng"), "{said}");
     client.delete_raw("/frameworks/web/jobs/ours").await?;
     eventually("it is free, and taken back", async || {
-        let said = ok(&cluster, &["agent", "unreserve", "a1", "eng"]).await;
+        // Refused while none of its tasks has ended.
+        let said = tepui(&cluster, &["agent", "unreserve", "a1", "eng"]).await?;
         let agent: AgentView = client.get("/v1/agents/a1").await?;
         anyhow::ensure!(agent.total.pools.is_empty(), "{said:?} {agent:?}");
         Ok(())
