@@ -72,6 +72,9 @@ fn text(event: &Event) -> String {
             role,
             is_set: false,
         } => format!("role {role} is set no more"),
+        EventBody::GangOverdue { framework, key } => {
+            format!("framework {framework} gives up the gang {key}")
+        }
         EventBody::Settings {} => "the cluster's settings have changed".into(),
     };
     format!("{} {} {what}", output::instant(event.time), event.sequence)

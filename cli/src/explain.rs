@@ -110,6 +110,16 @@ fn about_demand(demand: &DemandView) -> Result<()> {
             fields.add(name, count);
         }
     }
+    if let Some(gang) = &demand.gang {
+        let parts: Vec<_> = gang
+            .parts
+            .iter()
+            .map(|part| format!("{} of {}", part.count, output::request(&part.request)))
+            .collect();
+        fields
+            .add("gang", parts.join(" and "))
+            .maybe("given up", gang.deadline.map(output::instant));
+    }
     fields.maybe("quota", explanation.quota.as_ref());
     if explanation.inactive > 0 {
         fields.add("inactive", explanation.inactive);

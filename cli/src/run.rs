@@ -17,7 +17,7 @@ use tepui_types::api::job::{JobRequest, JobView, MAX_COUNT};
 use tepui_types::constraint::{Constraint, Constraints};
 use tepui_types::resources::ResourceRequest;
 use tepui_types::task::{CommandWorkload, WasmWorkload};
-use tepui_types::{Bytes, MilliCpus, PartitionPolicy, Role, TaskState, Workload};
+use tepui_types::{Bytes, Gang, MilliCpus, PartitionPolicy, Role, TaskState, Workload};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::client::Client;
@@ -53,6 +53,13 @@ pub struct Options {
     /// How many tasks; each finds its number in TEPUI_ARRAY_INDEX
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_COUNT)), value_name = "N")]
     count: u32,
+    /// So many tasks that start together or not at all; each finds its number in
+    /// TEPUI_ARRAY_INDEX
+    #[arg(long, conflicts_with = "count", value_parser = clap::value_parser!(u32).range(1..=i64::from(Gang::MAX_TASKS)), value_name = "N")]
+    gang: Option<u32>,
+    /// Fail if a gang has not fitted at once after so long [default: wait]
+    #[arg(long, requires = "gang", value_parser = amounts::duration, value_name = "SPAN")]
+    gang_wait: Option<Duration>,
     /// Environment of each task; may be given more than once
     #[arg(long, value_parser = amounts::setting, value_name = "NAME=VALUE")]
     env: Vec<(String, String)>,
@@ -119,7 +126,9 @@ impl Options {
                 ports: self.ports,
                 ..ResourceRequest::default()
             },
-            count: self.count,
+            count: self.gang.unwrap_or(self.count),
+            gang: self.gang.is_some(),
+            gang_wait_ms: self.gang_wait.map(millis),
             max_restarts: self.restarts,
             priority: self.priority,
             kill_grace_ms: millis(self.grace),

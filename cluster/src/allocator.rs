@@ -27,6 +27,7 @@ mod classes;
 mod cycle;
 pub(crate) mod demands;
 mod filters;
+mod gangs;
 mod members;
 mod offers;
 mod patience;
@@ -41,6 +42,7 @@ mod traits;
 
 use agents::Agents;
 use filters::Filters;
+use gangs::Gangs;
 use members::{Member, MemberId};
 use offers::Offers;
 pub use patience::Holding;
@@ -49,6 +51,10 @@ pub use shares::{Share, dominant_share};
 
 /// What the allocator has decided; the leader tells the frameworks.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all decisions are offers, and a box for each would cost a full cycle"
+)]
 pub enum Decision {
     /// Hold these resources for this framework and tell it.
     Offer(FrameworkId, Offer),
@@ -64,6 +70,7 @@ pub struct Allocator {
     members: BTreeMap<MemberId, Member>,
     offers: Offers,
     filters: Filters,
+    gangs: Gangs,
     /// To be looked at in the next cycle.
     changed: Changes,
     /// Whose demand is open anew: they look for agents.
@@ -92,6 +99,7 @@ impl Allocator {
             members: BTreeMap::new(),
             offers: Offers::default(),
             filters: Filters::default(),
+            gangs: Gangs::default(),
             changed: Changes::default(),
             reopened: BTreeSet::new(),
             bounded: BTreeSet::new(),
@@ -155,9 +163,14 @@ impl Allocator {
         self.changed.agents.insert(offer.agent);
         self.roles
             .discharge(offer.member, &Charge::of(&offer.resources));
+        if let Some(key) = &offer.gang {
+            // The rest is of no use without it.
+            let others = self.gangs.released(offer.member, key, id);
+            self.stale.extend(others);
+        }
         if let Some(member) = self.members.get_mut(&offer.member) {
             member.demands.uncover(&offer.covered);
-            let is_hungry = member.demands.is_hungry();
+            let is_hungry = self.is_hungry(offer.member);
             self.full.remove(&offer.member);
             self.roles.set_hungry(offer.member, is_hungry);
             self.reopened.insert(offer.member);

@@ -12,8 +12,8 @@ use tepui_types::role::RoleSettings;
 use tepui_types::setting::Settings;
 use tepui_types::wire::agent::{Hello, StatusReport};
 use tepui_types::{
-    AgentId, AgentInfo, Demand, Digest, FrameworkId, FrameworkInfo, NodeId, Reason, Role, TaskId,
-    TaskSpec, Timestamp, WindowId, Wish,
+    AgentId, AgentInfo, Demand, Digest, FrameworkId, FrameworkInfo, Gang, NodeId, Reason, Role,
+    TaskId, TaskSpec, Timestamp, WindowId, Wish,
 };
 
 use crate::outcome::HttpAnswer;
@@ -218,6 +218,8 @@ pub struct Turn {
     pub timers: Vec<(String, Option<Timestamp>)>,
     /// Demand, replaced key by key.
     pub demands: Vec<(String, Demand)>,
+    /// Gangs, replaced key by key; none takes one back.
+    pub gangs: Vec<(String, Option<Gang>)>,
     /// Roles that are suppressed (true) or revived.
     pub suppressed: Vec<(Role, bool)>,
     /// Least offers that it sets for roles, or leaves to the cluster again.
@@ -245,6 +247,7 @@ impl Turn {
             writes: Vec::new(),
             timers: Vec::new(),
             demands: Vec::new(),
+            gangs: Vec::new(),
             suppressed: Vec::new(),
             minimums: Vec::new(),
             first_attempt: 0,
@@ -255,10 +258,9 @@ impl Turn {
 
     /// Whether every launch names a specification that is there.
     pub fn names_its_specs(&self) -> bool {
-        self.operations.iter().all(|operation| match operation {
-            Operation::Launch(launch) => (launch.spec as usize) < self.specs.len(),
-            Operation::Kill(_) | Operation::Convert(_) => true,
-        })
+        let launches = self.operations.iter().flat_map(Operation::launches);
+        let mut specs = launches.map(|launch| launch.spec as usize);
+        specs.all(|spec| spec < self.specs.len())
     }
 
     /// Whether committing it would change anything durable. One that would not
@@ -271,6 +273,7 @@ impl Turn {
             || !self.writes.is_empty()
             || !self.timers.is_empty()
             || !self.demands.is_empty()
+            || !self.gangs.is_empty()
             || !self.suppressed.is_empty()
             || !self.minimums.is_empty()
             || !self.operations.is_empty()

@@ -26,6 +26,7 @@ pub mod conversions;
 pub mod deadlines;
 pub mod drains;
 pub mod frameworks;
+mod gangs;
 pub mod hash;
 pub mod idempotency;
 pub mod invariants;

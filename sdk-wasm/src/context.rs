@@ -12,10 +12,12 @@ use serde::de::DeserializeOwned;
 use tepui_types::api::demand::Explanation;
 use tepui_types::constraint::Constraints;
 use tepui_types::resources::ResourceRequest;
-use tepui_types::{AgentId, Demand, Digest, OfferId, Reason, Resources, Role, Timestamp, Wish};
+use tepui_types::{
+    AgentId, Demand, Digest, Gang, OfferId, Reason, Resources, Role, Timestamp, Wish,
+};
 
 use crate::error::Error;
-use crate::task::{Launch, Task, TaskId, TaskSpec};
+use crate::task::{GangLaunch, Launch, Task, TaskId, TaskSpec};
 
 /// A key and its value in the store.
 pub type Pair = (String, Vec<u8>);
@@ -93,6 +95,12 @@ pub trait Host {
         tasks: &[Launch],
     ) -> Result<Vec<TaskId>, Error>;
     fn decline(&mut self, offers: &[OfferId], refuse_ms: Option<u64>) -> Result<(), Error>;
+    fn demand_gang(&mut self, key: &str, gang: Option<&Gang>) -> Result<(), Error>;
+    fn launch_gang(
+        &mut self,
+        specs: &[TaskSpec],
+        launches: &[GangLaunch],
+    ) -> Result<Vec<TaskId>, Error>;
     fn kill(&mut self, task: &TaskId, grace_ms: Option<u64>) -> Result<(), Error>;
     fn demand(&mut self, key: &str, demand: &Demand) -> Result<(), Error>;
     fn operate(&mut self, offer: OfferId, name: &str, wish: &Wish) -> Result<(), Error>;
@@ -237,6 +245,30 @@ impl<'a> Context<'a> {
     /// after this id, at most `limit` (1,000).
     pub fn operations(&mut self, after: Option<&str>, limit: u32) -> Vec<OperationStatus> {
         self.host.operations(after, limit)
+    }
+
+    /// "I want all of these at once, or none", in place of the gang under this key.
+    /// Its offers come together in one [`Event::Offers`](crate::Event::Offers), each
+    /// with its share in [`Offer::gang`](tepui_types::Offer::gang); while it does not
+    /// fit it holds nothing. One that is given up comes as a dropped operation
+    /// `gang`.
+    pub fn demand_gang(&mut self, key: &str, gang: &Gang) -> Result<(), Error> {
+        self.host.demand_gang(key, Some(gang))
+    }
+
+    /// Takes a gang back.
+    pub fn withdraw_gang(&mut self, key: &str) -> Result<(), Error> {
+        self.host.demand_gang(key, None)
+    }
+
+    /// Launches all of these or none: if one does not fit when the turn is
+    /// committed, all are dropped. Launches do not take the gang back by themselves.
+    pub fn launch_gang(
+        &mut self,
+        specs: &[TaskSpec],
+        launches: &[GangLaunch],
+    ) -> Result<Vec<TaskId>, Error> {
+        self.host.launch_gang(specs, launches)
     }
 
     /// The roles of this framework. What names none of them is for the first.

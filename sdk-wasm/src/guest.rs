@@ -12,7 +12,7 @@ use std::marker::PhantomData;
 
 use tepui_types::api::demand::Explanation;
 use tepui_types::resources::ResourceRequest;
-use tepui_types::{AgentId, Demand, Digest, FrameworkId, OfferId, Resources, Role, Wish};
+use tepui_types::{AgentId, Demand, Digest, FrameworkId, Gang, OfferId, Resources, Role, Wish};
 
 use crate::bindings::exports::tepui::framework::scheduler as exports;
 use crate::bindings::tepui::framework::{cluster, log, operations, store, timers};
@@ -20,7 +20,7 @@ use crate::context::{AgentView, Context, FrameworkIdentity, Host, Level, Operati
 use crate::error::Error;
 use crate::http::{Request, Response};
 use crate::scheduler::{Event, Scheduler, StartReason};
-use crate::task::{Launch, Task, TaskId, TaskSpec};
+use crate::task::{GangLaunch, Launch, Task, TaskId, TaskSpec};
 
 /// Any scheduler, once it has started.
 trait Started {
@@ -108,6 +108,22 @@ impl Host for Imports {
     fn decline(&mut self, offers: &[OfferId], refuse_ms: Option<u64>) -> Result<(), Error> {
         let offers: Vec<u64> = offers.iter().map(|offer| offer.0).collect();
         Ok(cluster::decline(&offers, refuse_ms)?)
+    }
+
+    fn demand_gang(&mut self, key: &str, gang: Option<&Gang>) -> Result<(), Error> {
+        let (parts, options) = convert::gang(gang);
+        Ok(cluster::demand_gang(key, &parts, &options)?)
+    }
+
+    fn launch_gang(
+        &mut self,
+        specs: &[TaskSpec],
+        launches: &[GangLaunch],
+    ) -> Result<Vec<TaskId>, Error> {
+        let specs: Vec<_> = specs.iter().map(convert::spec).collect();
+        let launches: Vec<_> = launches.iter().map(convert::gang_launch).collect();
+        let ids = cluster::launch_gang(&specs, &launches)?;
+        Ok(ids.into_iter().map(convert::task_id).collect())
     }
 
     fn kill(&mut self, task: &TaskId, grace_ms: Option<u64>) -> Result<(), Error> {

@@ -94,11 +94,11 @@ pub mod testing;
 pub use context::{Context, Level};
 pub use error::Error;
 pub use scheduler::{DroppedOperation, Event, Scheduler, StartReason};
-pub use task::{Launch, Task, TaskClass, TaskId, TaskSpec, TaskStatus};
+pub use task::{GangLaunch, Launch, Task, TaskClass, TaskId, TaskSpec, TaskStatus};
 pub use tepui_types::constraint::{self, Constraint, Constraints};
 pub use tepui_types::{
-    AgentId, Demand, Digest, Offer, OfferId, PartitionPolicy, Reason, Role, TaskState, Timestamp,
-    Workload, api,
+    AgentId, Demand, Digest, Gang, GangPart, GangShare, Offer, OfferId, PartitionPolicy, Reason,
+    Role, TaskState, Timestamp, Workload, api,
 };
 
 /// The text given at the deployment as JSON of this shape, or what is wrong

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tepui_types::task::{CommandWorkload, WasmWorkload, default_kill_grace_ms};
 use tepui_types::{
-    AgentId, Digest, PartitionPolicy, Reason, Resources, TaskState, Timestamp, Workload,
+    AgentId, Digest, OfferId, PartitionPolicy, Reason, Resources, TaskState, Timestamp, Workload,
 };
 
 /// What tasks run; one serves all the tasks of an array.
@@ -186,6 +186,17 @@ impl Launch {
             array_index: None,
         }
     }
+}
+
+/// Tasks of a gang on one offer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GangLaunch {
+    /// Which.
+    pub offer: OfferId,
+    /// What they run: a place in the list of specifications.
+    pub spec: usize,
+    /// They.
+    pub tasks: Vec<Launch>,
 }
 
 /// A task's identity within its framework. An attempt is never reused.

@@ -31,6 +31,7 @@
 //!
 //! [`discard_every_turn`]: Cluster::discard_every_turn
 
+mod gangs;
 mod host;
 mod journal;
 mod world;
@@ -41,14 +42,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use tepui_types::{
-    AgentId, Demand, Digest, OfferId, Reason, Resources, Role, TaskState, Timestamp,
+    AgentId, Demand, Digest, Gang, OfferId, Reason, Resources, Role, TaskState, Timestamp,
 };
 
 pub use host::{Call, LogLine, MAX_TURN_BYTES, MAX_TURN_OPERATIONS, RunningTask};
 
 use crate::context::Context;
 use crate::http::{Request, Response};
-use crate::scheduler::{Event, Scheduler, StartReason};
+use crate::scheduler::{DroppedOperation, Event, Scheduler, StartReason};
 use crate::task::{Task, TaskId, TaskStatus};
 use host::ScriptedHost;
 
@@ -191,6 +192,54 @@ impl<S: Scheduler> Cluster<S> {
             self.offer_for(role, agent);
         }
         count
+    }
+
+    /// Queues offers of what every gang that fits needs, as the real allocator
+    /// does: all of one or none. Answers how many offers.
+    pub fn offer_gangs(&mut self) -> usize {
+        let keys: Vec<String> = self.host.state.gangs.keys().cloned().collect();
+        let mut count = 0;
+        for key in keys {
+            let role = self
+                .host
+                .state
+                .gangs
+                .get(&key)
+                .and_then(|gang| gang.role.clone());
+            let role = role.unwrap_or_else(|| self.host.state.first_role());
+            let plan = self.host.state.plan_gang(&key).unwrap_or_default();
+            let mut offers = Vec::new();
+            for (agent, resources, share) in plan {
+                let id = OfferId(self.next_offer);
+                self.next_offer += 1;
+                let state = &mut self.host.state;
+                offers.push(state.open_offer_of(id, agent, role.clone(), resources, Some(share)));
+            }
+            count += offers.len();
+            if !offers.is_empty() {
+                self.queue.push_back(Event::Offers(offers));
+            }
+        }
+        count
+    }
+
+    /// Gives a gang up, as when its deadline has come, and queues the news.
+    ///
+    /// # Panics
+    /// When there is no such gang.
+    pub fn give_up_gang(&mut self, key: &str) {
+        assert!(self.host.state.gangs.contains_key(key), "no gang `{key}`");
+        self.host.state.gangs.remove(key);
+        self.queue.push_back(Event::Dropped(DroppedOperation {
+            operation: "gang".into(),
+            subject: key.into(),
+            reason: Reason::new("gang-overdue", "it did not fit in time"),
+        }));
+    }
+
+    /// The gang that is wanted under a key.
+    pub fn gang(&self, key: &str) -> Option<&Gang> {
+        self.host.state.gangs.get(key)
     }
 
     /// Takes an open offer back and queues the news.

@@ -53,6 +53,8 @@ impl Job {
             constraints: Default::default(),
             role: None,
             volumes: Vec::new(),
+            gang: false,
+            gang_wait_ms: None,
             time_limit_ms: None,
         })
     }
@@ -114,6 +116,13 @@ impl Job {
     /// Milliseconds from its launch after which a task is ended.
     pub fn time_limit_ms(mut self, millis: u64) -> Self {
         self.0.time_limit_ms = Some(millis);
+        self
+    }
+
+    /// All of its tasks start together.
+    pub fn gang(mut self, wait_ms: Option<u64>) -> Self {
+        self.0.gang = true;
+        self.0.gang_wait_ms = wait_ms;
         self
     }
 

@@ -9,6 +9,7 @@ pub mod api;
 pub mod constraint;
 pub mod envelope;
 pub mod framework;
+pub mod gang;
 pub mod ids;
 pub mod offer;
 pub mod operation;
@@ -23,6 +24,7 @@ pub mod wish;
 
 pub use agent::{AgentInfo, AgentStatus};
 pub use framework::{FrameworkInfo, FrameworkPhase};
+pub use gang::{Gang, GangPart, GangShare};
 pub use ids::{
     AgentId, ClusterId, Digest, FrameworkId, NodeId, OfferId, OperationId, TaskId, TaskName,
     WindowId,

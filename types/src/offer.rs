@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::constraint::Constraints;
+use crate::gang::GangShare;
 use crate::ids::{AgentId, OfferId};
 use crate::resources::{ResourceRequest, Resources};
 use crate::role::Role;
@@ -25,6 +26,8 @@ pub struct Offer {
     pub attributes: BTreeMap<String, String>,
     /// What is launched on it is charged to this role.
     pub role: Role,
+    /// What it is of a gang's; offers of one gang come together.
+    pub gang: Option<Box<GangShare>>,
 }
 
 impl Offer {

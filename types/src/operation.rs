@@ -17,6 +17,19 @@ pub enum Operation {
     Kill(Kill),
     /// Reserve, unreserve, or do something with a volume.
     Convert(Convert),
+    /// Run all of these tasks, or none.
+    LaunchGang(Vec<Launch>),
+}
+
+impl Operation {
+    /// The tasks that it launches.
+    pub fn launches(&self) -> &[Launch] {
+        match self {
+            Self::Launch(launch) => std::slice::from_ref(launch),
+            Self::LaunchGang(launches) => launches,
+            Self::Kill(_) | Self::Convert(_) => &[],
+        }
+    }
 }
 
 /// Run a task on an agent with exactly these resources.

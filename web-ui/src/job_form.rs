@@ -172,6 +172,8 @@ impl JobForm {
                 constraints: wanted?,
                 role: role?,
                 volumes: Vec::new(),
+                gang: false,
+                gang_wait_ms: None,
                 time_limit_ms: limit?,
             })
         };

@@ -33,7 +33,7 @@ impl Allocator {
             self.reopened.insert(member);
         }
         let changed = std::mem::take(&mut self.changed.agents);
-        if changed.is_empty() && self.reopened.is_empty() {
+        if changed.is_empty() && self.reopened.is_empty() && !self.gangs.is_open {
             return decisions;
         }
         let mut seen = Vec::with_capacity(changed.len());
@@ -44,6 +44,9 @@ impl Allocator {
             .set_total(self.agents.total(), &state.settings.settings.unshared);
         // What has come free may be room for who was kept from more.
         self.reopen_bounded();
+        if !self.gangs.is_empty() {
+            self.gangs_first(state, &mut seen, now, &mut decisions);
+        }
         let all = seen.len() >= self.agents.len();
         for (agent, free) in seen {
             self.serve_agent(state, agent, free, now, &mut decisions);
@@ -55,6 +58,24 @@ impl Allocator {
         }
         self.serve_demands(state, now, &mut decisions);
         decisions
+    }
+
+    /// Serves gangs before single demands; what they leave of changed agents is free then.
+    fn gangs_first(
+        &mut self,
+        state: &State,
+        seen: &mut [(AgentId, Resources)],
+        now: Timestamp,
+        decisions: &mut Vec<Decision>,
+    ) {
+        for (agent, _) in seen.iter() {
+            self.agents.list(*agent);
+        }
+        self.serve_gangs(state, now, decisions);
+        for (agent, free) in seen {
+            *free = self.free_on(state, *agent);
+            self.agents.unlist(*agent);
+        }
     }
 
     /// Sees an agent as it is now; answers what is free on it. What was offered
@@ -138,6 +159,8 @@ impl Allocator {
             let gone = self.members.range(MemberId::all_of(id));
             let gone: Vec<_> = gone.map(|(member, _)| *member).collect();
             for member in gone {
+                let offers = self.gangs.forget(member);
+                self.stale.extend(offers);
                 self.roles.unseat(member);
                 self.members.remove(&member);
                 self.reopened.remove(&member);
@@ -146,6 +169,7 @@ impl Allocator {
             }
             return;
         };
+        self.see_gangs(state, framework);
         for (member, role) in members(framework) {
             self.see_member(state, member, framework, role);
         }
@@ -165,9 +189,9 @@ impl Allocator {
                 })
             });
         }
-        let is_hungry = demands.is_hungry();
         let member = self.members.entry(id).or_default();
         (member.demands, member.role) = (demands, role.clone());
+        let is_hungry = self.is_hungry(id);
         self.full.remove(&id);
         self.roles.set_hungry(id, is_hungry);
         self.reopened.insert(id);
@@ -216,11 +240,15 @@ impl Allocator {
         for agent in &self.changed.agents {
             bad.extend(self.lost_offers(state, *agent));
         }
-        for id in bad {
-            if let Some(offer) = self.offers.get(id) {
-                decisions.push(Decision::Rescind(offer.member.framework, id));
-                self.release(id);
+        while !bad.is_empty() {
+            for id in bad {
+                if let Some(offer) = self.offers.get(id) {
+                    decisions.push(Decision::Rescind(offer.member.framework, id));
+                    self.release(id);
+                }
             }
+            // A gang's others go with it.
+            bad = std::mem::take(&mut self.stale);
         }
     }
 
@@ -299,7 +327,9 @@ impl Allocator {
             let Some((member, resources)) = next else {
                 return;
             };
-            let Some(decision) = self.offer(state, member, agent, resources, &mut free, now) else {
+            let Some(decision) =
+                self.offer(state, member, agent, (resources, None), &mut free, now)
+            else {
                 return;
             };
             decisions.push(decision);
@@ -333,7 +363,7 @@ impl Allocator {
             };
             let mut free = self.free_on(state, agent);
             self.agents.unlist(agent);
-            let decision = self.offer(state, member, agent, resources, &mut free, now);
+            let decision = self.offer(state, member, agent, (resources, None), &mut free, now);
             self.agents.list(agent);
             if decision.is_none() {
                 self.reopened.remove(&member);

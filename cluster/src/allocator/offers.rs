@@ -4,6 +4,7 @@
 //! Losing one is safe: nothing runs without a committed command.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use tepui_types::resources::ResourceRequest;
 use tepui_types::{AgentId, FrameworkId, OfferId, Resources, Timestamp};
@@ -21,6 +22,8 @@ pub struct Outstanding {
     pub expires: Timestamp,
     /// What of its framework's demand it can meet.
     pub covered: Covered,
+    /// The gang that it is a part of.
+    pub gang: Option<Arc<str>>,
 }
 
 /// Outstanding offers, found by what concerns them.
@@ -92,7 +95,9 @@ impl Offers {
 
     /// Finds anew what of its framework's demand an offer covers.
     pub fn cover(&mut self, id: OfferId, cover: impl FnOnce(&Outstanding) -> Covered) {
-        if let Some(offer) = self.table.get_mut(&id) {
+        if let Some(offer) = self.table.get_mut(&id)
+            && offer.gang.is_none()
+        {
             offer.covered = cover(offer);
         }
     }

@@ -1,9 +1,10 @@
 //! Agents × frameworks → offers: what a framework may have of an agent.
 
+use tepui_types::gang::GangShare;
 use tepui_types::resources::{Pool, ResourceRequest};
 use tepui_types::{AgentId, Offer, Resources, Timestamp};
 
-use super::demands::Demands;
+use super::demands::{Covered, Demands};
 use super::members::MemberId;
 use super::offers::Outstanding;
 use super::quota::cut;
@@ -170,7 +171,8 @@ impl Allocator {
         else {
             return false;
         };
-        if self.agents.has_classes() && self.agents.has_owned(&self.roles.role_at(node)) {
+        let owns = || self.agents.has_owned(&self.roles.role_at(node));
+        if self.gangs.wait_for(member) || (self.agents.has_classes() && owns()) {
             return false;
         }
         let mut open = demands.open();
@@ -217,15 +219,18 @@ impl Allocator {
         state: &State,
         member: MemberId,
         agent: AgentId,
-        resources: Resources,
+        (resources, gang): (Resources, Option<GangShare>),
         free: &mut Resources,
         now: Timestamp,
     ) -> Option<Decision> {
         let record = state.agent(agent)?;
         let known = self.members.get_mut(&member)?;
         let role = known.role.clone();
-        let covered = known.demands.cover(&record.info, &resources);
-        let is_hungry = known.demands.is_hungry();
+        let covered = match &gang {
+            Some(_) => Covered::new(),
+            None => known.demands.cover(&record.info, &resources),
+        };
+        let is_hungry = self.is_hungry(member);
         self.roles.serve(member, &Charge::of(&resources), is_hungry);
         *free = free.saturating_sub(&resources);
         self.agents.take(agent, free);
@@ -237,6 +242,7 @@ impl Allocator {
             resources: resources.clone(),
             attributes: record.info.attributes.clone(),
             role,
+            gang: gang.map(Box::new),
         };
         let outstanding = Outstanding {
             member,
@@ -245,6 +251,7 @@ impl Allocator {
             since: now,
             expires: now.after_millis(state.settings.settings.offer_timeout_ms),
             covered,
+            gang: offer.gang.as_ref().map(|share| share.key.as_str().into()),
         };
         self.offers.insert(id, outstanding);
         Some(Decision::Offer(member.framework, offer))

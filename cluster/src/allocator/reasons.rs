@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use tepui_types::api::demand::Explanation;
 use tepui_types::resources::ResourceRequest;
-use tepui_types::{Demand, FrameworkId, Resources};
+use tepui_types::{Demand, FrameworkId, Gang, Resources};
 
 use super::Allocator;
 use super::demands::{Rules, Shape};
@@ -66,6 +66,42 @@ impl Allocator {
             counts,
         };
         waiting.explain(|name| self.agents.largest(name))
+    }
+
+    /// Why a gang of this framework is not offered now: the part that fits on the
+    /// fewest agents says it.
+    pub fn explain_gang(
+        &mut self,
+        state: &State,
+        framework: FrameworkId,
+        gang: &Gang,
+    ) -> Explanation {
+        let mut hardest: Option<(usize, Explanation)> = None;
+        for (place, part) in gang.parts.iter().enumerate() {
+            let demand = Demand {
+                constraints: part.constraints.clone(),
+                role: gang.role.clone(),
+                ..Demand::new(part.count, part.request.clone())
+            };
+            let why = self.explain(state, framework, &demand);
+            if hardest
+                .as_ref()
+                .is_none_or(|(_, least)| why.fitting < least.fitting)
+            {
+                hardest = Some((place, why));
+            }
+        }
+        let (place, mut why) = hardest.unwrap_or_default();
+        let part = match gang.parts.len() {
+            1 => "each".to_owned(),
+            _ => format!("each of part {}", place + 1),
+        };
+        why.summary = format!(
+            "all {} tasks must fit at once; {part} {}",
+            gang.count(),
+            why.summary
+        );
+        why
     }
 
     /// Agents on which a request fits and that its framework has declined.

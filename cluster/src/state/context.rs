@@ -28,6 +28,14 @@ impl Context {
         }
     }
 
+    /// For what is only tried, on a copy: its operations are nobody's.
+    pub fn trial(index: u64, now: Timestamp) -> Self {
+        Self {
+            operations: 1 << 31,
+            ..Self::new(index, now)
+        }
+    }
+
     pub fn event(&mut self, body: EventBody) {
         // A command has far fewer events than there are ordinals.
         let ordinal = self.events.len() as u32;

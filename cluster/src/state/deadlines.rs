@@ -5,7 +5,7 @@
 //! once, whoever leads.
 
 use imbl::{OrdMap, OrdSet};
-use tepui_types::{AgentId, OperationId, Timestamp, WindowId};
+use tepui_types::{AgentId, FrameworkId, OperationId, Timestamp, WindowId};
 
 use std::sync::Arc;
 
@@ -14,6 +14,7 @@ use crate::state::State;
 use crate::state::agents::Agent;
 use crate::state::context::Context;
 use crate::state::drains::drain_deadline;
+use crate::state::frameworks::Framework;
 use crate::state::maintenance::Window;
 use crate::state::tasks::Task;
 
@@ -33,6 +34,8 @@ pub enum Deadline {
     WindowEnds(WindowId),
     /// What is claimed on an agent has waited for long enough.
     Claims(AgentId),
+    /// A gang of a framework has waited for as long as it may.
+    Gangs(FrameworkId),
     /// A task has had its time.
     TimeLimit(OperationId),
 }
@@ -44,6 +47,7 @@ pub(super) type Deadlines = OrdSet<(Timestamp, Deadline)>;
 pub(super) fn derive<'a>(
     agents: &OrdMap<AgentId, Arc<Agent>>,
     windows: &OrdMap<WindowId, Arc<Window>>,
+    frameworks: impl Iterator<Item = &'a Arc<Framework>>,
     tasks: impl Iterator<Item = &'a Arc<Task>>,
 ) -> Deadlines {
     let drains = agents.values().filter_map(|agent| {
@@ -54,13 +58,22 @@ pub(super) fn derive<'a>(
         let claims = agent.claims.iter();
         claims.map(|claim| (claim.until, Deadline::Claims(agent.id)))
     });
+    let gangs = frameworks.flat_map(|framework| {
+        let gangs = framework.gangs.values();
+        gangs.filter_map(|entry| Some((entry.deadline?, Deadline::Gangs(framework.id))))
+    });
     let windows = windows.values().map(|window| window.deadline());
     let limited = tasks.filter(|task| task.is_living() && task.kill.is_none());
     let limits = limited.filter_map(|task| {
         let deadline = Deadline::TimeLimit(task.operation);
         Some((task.ends_by?, deadline))
     });
-    drains.chain(claims).chain(windows).chain(limits).collect()
+    drains
+        .chain(claims)
+        .chain(gangs)
+        .chain(windows)
+        .chain(limits)
+        .collect()
 }
 
 impl State {
@@ -79,6 +92,7 @@ impl State {
                 break;
             }
             match deadline {
+                Deadline::Gangs(framework) => self.give_up_gangs(context, framework),
                 Deadline::Claims(agent) => self.end_claims(context, agent),
                 Deadline::TimeLimit(task) => self.end_overlong(context, task),
                 Deadline::Drain(agent) => self.end_drain(context, agent),

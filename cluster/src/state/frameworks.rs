@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use tepui_types::api::event::EventBody;
 use tepui_types::resources::ResourceRequest;
 use tepui_types::{
-    Demand, FrameworkId, FrameworkInfo, FrameworkPhase, OperationId, Reason, Role, Timestamp,
+    Demand, FrameworkId, FrameworkInfo, FrameworkPhase, Gang, OperationId, Reason, Role, Timestamp,
 };
 
 use crate::charge::Charge;
@@ -46,6 +46,8 @@ pub struct Framework {
     pub timers: OrdMap<Arc<str>, Timestamp>,
     /// What it wants, by its own keys.
     pub demands: OrdMap<Arc<str>, DemandEntry>,
+    /// Gangs that it wants, by its own keys.
+    pub gangs: OrdMap<Arc<str>, GangEntry>,
     /// The roles for which it asked for no offers.
     pub suppressed: BTreeSet<Role>,
     /// Its launch counter: the next task's attempt.
@@ -81,10 +83,21 @@ pub struct DemandEntry {
     pub since: Timestamp,
 }
 
+/// A gang under one key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GangEntry {
+    /// What is wanted.
+    pub gang: Arc<Gang>,
+    /// Since when; another gang under the key begins anew.
+    pub since: Timestamp,
+    /// When it is given up.
+    pub deadline: Option<Timestamp>,
+}
+
 /// An operation that did not fit when it was committed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Notice {
-    /// `kill`, or an operation on resources.
+    /// `kill`, an operation on resources, or `gang` for one that was given up.
     pub operation: String,
     /// The task that it was about, or the name that the framework gave it.
     pub subject: String,
@@ -121,6 +134,11 @@ impl Framework {
         self.demands
             .values()
             .map(|entry| u64::from(entry.demand.count))
+            .chain(
+                self.gangs
+                    .values()
+                    .map(|entry| u64::from(entry.gang.count())),
+            )
             .sum()
     }
 
@@ -136,10 +154,20 @@ impl Framework {
     /// Those of them that it wants for one of its roles.
     pub fn waiting_for(&self, role: &Role) -> u64 {
         let demands = self.demands.values().map(|entry| &entry.demand);
+        let demands = demands.filter(|demand| self.role_of(demand) == role);
+        let gangs = self.gangs.values().map(|entry| &entry.gang);
+        let gangs = gangs.filter(|gang| self.role_of_gang(gang) == role);
         demands
-            .filter(|demand| self.role_of(demand) == role)
             .map(|demand| u64::from(demand.count))
+            .chain(gangs.map(|gang| u64::from(gang.count())))
             .sum()
+    }
+
+    /// The role that a gang is for.
+    pub fn role_of_gang(&self, gang: &Gang) -> &Role {
+        let roles = &self.info.roles;
+        let role = roles.get(gang.role.as_ref());
+        role.unwrap_or_else(|| roles.first())
     }
 
     /// The tasks that the state holds for it: those that live, and those whose
@@ -163,6 +191,7 @@ impl Framework {
             store_bytes: 0,
             timers: OrdMap::new(),
             demands: OrdMap::new(),
+            gangs: OrdMap::new(),
             suppressed: BTreeSet::new(),
             minimums: BTreeMap::new(),
             next_attempt: first_attempt,
@@ -231,12 +260,17 @@ impl State {
         id: FrameworkId,
         expected: Option<u64>,
     ) -> Outcome {
+        let mut gangs = OrdMap::new();
         self.change_framework(context, id, expected, |framework| {
             framework.phase = FrameworkPhase::Removing;
             framework.reason = None;
             framework.demands = OrdMap::new();
+            gangs = std::mem::take(&mut framework.gangs);
             framework.timers = OrdMap::new();
         })?;
+        for entry in gangs.values() {
+            self.forget_gang_deadline(id, entry);
+        }
         let pending = self
             .frameworks
             .get(&id)

@@ -17,7 +17,12 @@ impl State {
         self.check_agents()?;
         self.check_frameworks()?;
         self.check_tasks()?;
-        let deadlines = super::deadlines::derive(&self.agents, &self.windows, self.tasks.values());
+        let deadlines = super::deadlines::derive(
+            &self.agents,
+            &self.windows,
+            self.frameworks.values(),
+            self.tasks.values(),
+        );
         require(deadlines == self.deadlines, || {
             format!("deadlines are {deadlines:?}, not {:?}", self.deadlines)
         })?;
@@ -148,7 +153,7 @@ impl State {
                 format!("{id}'s unseen ends are miscounted")
             })?;
             let is_bounded = framework.held_tasks() <= limits::FRAMEWORK_TASKS
-                && framework.notices.len() <= limits::NOTICES;
+                && framework.notices.len() + framework.gangs.len() <= limits::NOTICES;
             require(is_bounded, || {
                 format!("more waits for {id} than may ever wait")
             })?;

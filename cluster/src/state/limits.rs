@@ -27,6 +27,8 @@ pub const TIMERS: usize = 100_000;
 pub const TIMER_NAME_BYTES: usize = 256;
 /// Keys of demand of one framework.
 pub const DEMANDS: usize = 100_000;
+/// Gangs of one framework that wait.
+pub const GANGS: usize = 1_000;
 /// Bytes of a demand's key.
 pub const DEMAND_KEY_BYTES: usize = 256;
 /// Bytes of one turn's writes, operations and answer together.

@@ -29,9 +29,11 @@ impl State {
             Operation::Launch(launch) => {
                 // A turn whose launches name no specification was refused whole.
                 if let Some(spec) = turn.specs.get(launch.spec as usize) {
-                    self.launch(context, turn.framework, launch, spec);
+                    let refusal = self.launch_refusal(turn.framework, launch, spec);
+                    self.launch(context, turn.framework, launch, spec, refusal);
                 }
             }
+            Operation::LaunchGang(launches) => self.launch_gang(context, turn, launches),
             Operation::Kill(kill) => self.kill_own(context, turn.framework, kill),
             Operation::Convert(convert) => self.convert_own(context, turn.framework, convert),
         }
@@ -39,14 +41,14 @@ impl State {
 
     /// Records the task, whether it fits or not: one that does not is born
     /// `dropped`, and its framework learns that as of any other end.
-    fn launch(
+    pub(super) fn launch(
         &mut self,
         context: &mut Context,
         framework: FrameworkId,
         launch: &Launch,
         spec: &Arc<TaskSpec>,
+        refusal: Option<Reason>,
     ) {
-        let refusal = self.launch_refusal(framework, launch, spec);
         let Some(owner) = self.frameworks.get_mut(&framework) else {
             return;
         };
@@ -143,7 +145,7 @@ impl State {
             .extend(effect.map(|effect| Effect::Agent(task.agent, effect)));
     }
 
-    fn launch_refusal(
+    pub(super) fn launch_refusal(
         &self,
         framework: FrameworkId,
         launch: &Launch,

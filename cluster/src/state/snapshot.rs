@@ -189,7 +189,12 @@ impl From<SnapshotV1> for State {
         let conversions = conversions.map(|record| (record.id, record));
         let agents: OrdMap<AgentId, Arc<Agent>> = agents;
         let claimed_agents = super::preemption::derive(agents.values());
-        let deadlines = super::deadlines::derive(&agents, &windows, snapshot.tasks.iter());
+        let deadlines = super::deadlines::derive(
+            &agents,
+            &windows,
+            snapshot.frameworks.iter(),
+            snapshot.tasks.iter(),
+        );
         Self {
             cluster: snapshot.cluster,
             cluster_version: snapshot.cluster_version,

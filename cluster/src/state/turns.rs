@@ -10,7 +10,6 @@ use std::sync::Arc;
 use imbl::OrdMap;
 
 use tepui_types::api::event::EventBody;
-use tepui_types::operation::Operation;
 use tepui_types::setting::Settings;
 use tepui_types::{Demand, FrameworkPhase};
 
@@ -33,6 +32,7 @@ impl State {
         }
         self.write(turn, store_bytes);
         self.want(context, turn);
+        self.want_gangs(context, turn);
         for operation in &turn.operations {
             self.take_operation(context, turn, operation);
         }
@@ -194,7 +194,9 @@ impl State {
 /// the store has after it.
 fn check_bounds(framework: &Framework, turn: &Turn) -> Result<u64, Rejection> {
     let limit = |text: String| Err(Rejection::Limit(text));
-    if turn.operations.len() > limits::TURN_OPERATIONS {
+    let operations = turn.operations.iter();
+    let operations = operations.map(|operation| operation.launches().len().max(1));
+    if operations.sum::<usize>() > limits::TURN_OPERATIONS {
         return limit(format!(
             "a turn has at most {} operations",
             limits::TURN_OPERATIONS
@@ -256,22 +258,38 @@ fn check_bounds(framework: &Framework, turn: &Turn) -> Result<u64, Rejection> {
             limits::DEMANDS
         ));
     }
+    let gangs = turn.gangs.iter();
+    let gangs = gangs.map(|(key, gang)| (key.as_str(), gang.is_some()));
+    if count_after(&framework.gangs, gangs) > limits::GANGS {
+        return limit(format!("a framework has at most {} gangs", limits::GANGS));
+    }
+    for gang in turn.gangs.iter().filter_map(|(_, gang)| gang.as_ref()) {
+        gang.validate().map_err(Rejection::Limit)?;
+    }
     Ok(bytes)
 }
 
 /// Refuses a turn that could leave more for the framework to see than the state
 /// holds for it. A launch may end, a kill may find nothing; nothing else adds.
 fn check_unseen(framework: &Framework, turn: &Turn) -> Result<(), Rejection> {
-    let is_launch = |operation: &&Operation| matches!(operation, Operation::Launch(_));
-    let launches = turn.operations.iter().filter(is_launch).count();
-    let kills = turn.operations.len() - launches;
+    let operations = turn.operations.iter();
+    let launches: usize = operations
+        .clone()
+        .map(|operation| operation.launches().len())
+        .sum();
+    let kills = operations.filter(|operation| operation.launches().is_empty());
+    let kills = kills.count();
+    // A gang may come to be overdue.
+    let gangs = turn.gangs.iter().filter(|(_, gang)| gang.is_some()).count();
+    let overdue = framework.gangs.len() + gangs;
     if launches > 0 && framework.held_tasks() + launches > limits::FRAMEWORK_TASKS {
         return Err(Rejection::Limit(format!(
             "a framework has at most {} tasks that live or whose end it has not seen",
             limits::FRAMEWORK_TASKS
         )));
     }
-    if kills > 0 && framework.notices.len() + kills > limits::NOTICES {
+    let is_more = kills + gangs > 0;
+    if is_more && framework.notices.len() + kills + overdue > limits::NOTICES {
         return Err(Rejection::Limit(format!(
             "{} dropped operations wait for the framework, and at most {} may: it has to handle \
              its events",
@@ -290,6 +308,8 @@ fn check_roles(framework: &Framework, turn: &Turn) -> Result<(), Rejection> {
     for minimum in minimums.clone().filter_map(|(_, minimum)| minimum.as_ref()) {
         Settings::validate_minimum(minimum).map_err(Rejection::Limit)?;
     }
+    let gangs = turn.gangs.iter().filter_map(|(_, gang)| gang.as_ref());
+    let wanted = wanted.chain(gangs.filter_map(|gang| gang.role.as_ref()));
     let wanted = wanted.chain(turn.suppressed.iter().map(|(role, _)| role));
     let mut named = wanted.chain(minimums.map(|(role, _)| role));
     match named.find(|role| framework.info.roles.place(Some(role)).is_none()) {

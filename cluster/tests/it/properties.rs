@@ -109,6 +109,11 @@ enum Step {
         name: u8,
         which: usize,
     },
+    Gang {
+        framework: u64,
+        agent: u64,
+        wait_ms: Option<u64>,
+    },
     Pass {
         millis: u64,
     },
@@ -146,6 +151,9 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(child, guarantee, limit)| Step::SetRole { child, guarantee, limit }),
         1 => any::<bool>().prop_map(|child| Step::RemoveRole { child }),
         3 => (1u64..4, 1u64..4).prop_map(|(agent, cpus)| Step::Preempt { agent, cpus }),
+        2 => (1u64..5, 1u64..4, proptest::option::of(1u64..60)).prop_map(
+            |(framework, agent, wait_ms)| Step::Gang { framework, agent, wait_ms }
+        ),
         1 => (0u64..3_000).prop_map(|millis| Step::SetSettings { millis }),
         8 => (1u64..4, proptest::option::of(1u64..5), 0u8..8, 0usize..6, 1u64..4).prop_map(
             |(agent, framework, what, which, amount)| {
@@ -323,6 +331,27 @@ fn command(log: &Log, step: &Step) -> Option<Command> {
             force: guarantee % 2 == 0,
         },
         Step::RemoveRole { child } => Command::RemoveRole { role: role(*child) },
+        Step::Gang {
+            framework,
+            agent,
+            wait_ms,
+        } => {
+            let mut turn = running(*framework)?;
+            let gang = Gang {
+                wait_ms: *wait_ms,
+                ..Gang::of(2, request(1, 1))
+            };
+            let key = format!("g{agent}");
+            if framework % 2 == 0 {
+                turn.gangs.push((key, Some(gang)));
+            } else {
+                turn.gangs.push((key, None));
+                let tasks = ["g0", "g1"].map(|name| launch(AgentId(*agent), name, amounts(2, 1)));
+                let launches = tasks.map(|task| task.launches()[0].clone());
+                turn.operations.push(Operation::LaunchGang(launches.into()));
+            }
+            Command::Turn(turn)
+        }
         Step::Preempt { agent, cpus } => {
             let agent = AgentId(*agent);
             let tasks = state.tasks.values().filter(|task| task.agent == agent);

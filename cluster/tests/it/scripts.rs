@@ -15,6 +15,7 @@ use tepui_types::*;
 
 use crate::support::*;
 
+mod moves;
 mod operations;
 mod words;
 
@@ -142,6 +143,25 @@ impl Stage {
                 let minimums = vec![(role.parse().unwrap(), minimum)];
                 self.turn(name, |turn| turn.minimums = minimums)
             }
+            ["gang", name, key, ref rest @ ..] => {
+                let gang = gang(rest);
+                self.turn(name, |turn| turn.gangs.push((key.into(), gang)))
+            }
+            ["launch-gang", name, key] => self.launch_gang(name, key),
+            ["notices", name] => {
+                let record = self.log.state.framework(self.frameworks[name]);
+                let notices = record.unwrap().notices.values();
+                notices
+                    .map(|it| format!("{} {}: {}\n", it.operation, it.subject, it.reason))
+                    .collect()
+            }
+            ["why-gang", name, key] => {
+                let framework = self.frameworks[name];
+                let state = &self.log.state;
+                let gang = state.framework(framework).unwrap().gangs[key].gang.clone();
+                let why = self.allocator.explain_gang(state, framework, &gang);
+                why.summary + "\n"
+            }
             ["preempt"] => self.preempt(),
             ["usage", role] => {
                 let used = self.log.state.role_use(&role.parse().unwrap());
@@ -226,21 +246,6 @@ impl Stage {
         })
     }
 
-    /// Plans once what is to be taken back, and does it.
-    fn preempt(&mut self) -> String {
-        let state = &mut self.log.state;
-        let Some(wish) = self.allocator.plan_preemption(state) else {
-            return "nothing is taken back\n".into();
-        };
-        let victims: Vec<_> = wish.victims.iter().map(|task| task.name.as_str()).collect();
-        let hostname = &state.agent(wish.agent).unwrap().info.hostname;
-        let said = match victims.is_empty() {
-            true => format!("{} claims what ends on {hostname}\n", wish.role),
-            false => format!("{} ends {} on {hostname}\n", wish.role, victims.join(", ")),
-        };
-        said + &self.apply(Command::Preempt(wish))
-    }
-
     fn launch(&mut self, task: &str, name: &str, agent: &str, rest: &[&str]) -> String {
         let (rest, role) = in_role(rest);
         let (rest, spec) = spec_of(rest);
@@ -304,7 +309,11 @@ impl Stage {
             match decision {
                 Decision::Offer(framework, offer) => {
                     let name = self.seat(framework, &offer.role);
-                    writeln!(said, "{name} gets {}: {}", offer.hostname, offer.resources).unwrap();
+                    write!(said, "{name} gets {}: {}", offer.hostname, offer.resources).unwrap();
+                    if let Some(share) = &offer.gang {
+                        write!(said, " for {}{:?}", share.key, share.parts).unwrap();
+                    }
+                    said.push('\n');
                     self.held.push((framework, offer));
                 }
                 Decision::Rescind(framework, id) => {
@@ -521,6 +530,11 @@ fn time_limits_end_tasks() {
 #[test]
 fn a_role_below_its_guarantee_takes_back_what_others_have_above_theirs() {
     check("preemption");
+}
+
+#[test]
+fn gangs_start_together_or_not_at_all() {
+    check("gangs");
 }
 
 #[test]

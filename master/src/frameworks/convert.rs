@@ -11,12 +11,12 @@ use tepui_types::constraint::{Constraint, Constraints, Test};
 use tepui_types::resources::{MILLI, PortRanges, ResourceRequest};
 use tepui_types::task::{CommandWorkload, WasmWorkload};
 use tepui_types::{
-    Bytes, Demand, MilliCpus, Offer, PartitionPolicy, Reason, Resources, Role, TaskId, TaskSpec,
-    TaskState, TaskStatus, Workload,
+    Bytes, Demand, Gang, GangPart, MilliCpus, Offer, OfferId, PartitionPolicy, Reason, Resources,
+    Role, TaskId, TaskSpec, TaskState, TaskStatus, Workload,
 };
 
 use super::bindings::{cluster, store, timers, types};
-use super::turn::{CallError, QuotaError, Special, TaskLaunch};
+use super::turn::{CallError, GangLaunch, QuotaError, Special, TaskLaunch};
 
 pub use operations::{left_out, special_in, wish_in};
 
@@ -305,10 +305,56 @@ pub fn demand_in(
     })
 }
 
+/// A gang; none without parts.
+pub fn gang_in(
+    parts: Vec<cluster::GangPart>,
+    options: cluster::GangOptions,
+) -> Result<Option<Gang>, String> {
+    if let Some(unknown) = options.extensions.first() {
+        let name = &unknown.name;
+        return Err(format!("this master knows no extension `{name}` of a gang"));
+    }
+    if parts.is_empty() {
+        return Ok(None);
+    }
+    let parts = parts.into_iter().map(|part| {
+        Ok(GangPart {
+            count: part.count,
+            request: request_in(part.request)?,
+            constraints: constraints_in(part.groups),
+        })
+    });
+    Ok(Some(Gang {
+        parts: parts.collect::<Result<_, String>>()?,
+        role: options.role.as_deref().map(role_in).transpose()?,
+        wait_ms: options.wait_ms,
+    }))
+}
+
+pub fn gang_launch_in(launch: cluster::GangLaunch) -> Result<GangLaunch, String> {
+    let tasks: Result<Vec<_>, _> = launch.tasks.into_iter().map(launch_in).collect();
+    Ok(GangLaunch {
+        offer: OfferId(launch.offer),
+        spec: launch.spec,
+        tasks: tasks?,
+    })
+}
+
 pub fn offer_detail_out(offer: &Offer) -> cluster::OfferDetail {
+    let share = offer.gang.iter().flat_map(|share| {
+        let parts = share.parts.iter();
+        let parts: Vec<_> = parts
+            .map(|(part, count)| format!("{part}:{count}"))
+            .collect();
+        [("gang", share.key.clone()), ("gang-parts", parts.join(" "))]
+    });
+    let extensions = share.map(|(name, value)| types::Extension {
+        name: name.into(),
+        value,
+    });
     cluster::OfferDetail {
         role: offer.role.to_string(),
-        extensions: Vec::new(),
+        extensions: extensions.collect(),
     }
 }
 

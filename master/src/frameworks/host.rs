@@ -143,6 +143,31 @@ impl cluster::Host for HostState {
         Ok(self.turn().demand(key, demand)?)
     }
 
+    fn demand_gang(
+        &mut self,
+        key: String,
+        parts: Vec<cluster::GangPart>,
+        options: cluster::GangOptions,
+    ) -> Result<(), cluster::CallError> {
+        let gang = convert::gang_in(parts, options).map_err(CallError::Invalid)?;
+        self.explained.remove(&key);
+        Ok(self.turn().demand_gang(key, gang)?)
+    }
+
+    fn launch_gang(
+        &mut self,
+        specs: Vec<types::TaskSpec>,
+        launches: Vec<cluster::GangLaunch>,
+    ) -> Result<Vec<types::TaskId>, cluster::CallError> {
+        let specs: Result<Vec<_>, _> = specs.into_iter().map(convert::spec_in).collect();
+        let specs = specs.map_err(CallError::Invalid)?;
+        let launches: Result<Vec<_>, _> =
+            launches.into_iter().map(convert::gang_launch_in).collect();
+        let launches = launches.map_err(CallError::Invalid)?;
+        let ids = self.turn().launch_gang(specs, launches)?;
+        Ok(ids.iter().map(convert::task_id_out).collect())
+    }
+
     fn roles(&mut self) -> Vec<String> {
         let roles = self.turn().framework().info.roles.iter();
         roles.map(|role| role.to_string()).collect()
@@ -202,12 +227,15 @@ impl cluster::Host for HostState {
     }
 
     fn explain(&mut self, key: String) -> Option<cluster::Explanation> {
-        let demand = self.turn().wanted(&key)?.clone();
+        let demand = self.turn().wanted(&key).cloned();
+        let gang = self.turn().wanted_gang(&key).cloned();
         if !self.explained.contains_key(&key) {
             let (state, id) = (self.turn().state().clone(), self.turn().framework().id);
-            let explanation = self
-                .offers
-                .with(|allocator| allocator.explain(&state, id, &demand));
+            let explanation = self.offers.with(|allocator| match (&demand, &gang) {
+                (Some(demand), _) => Some(allocator.explain(&state, id, demand)),
+                (None, Some(gang)) => Some(allocator.explain_gang(&state, id, gang)),
+                (None, None) => None,
+            })?;
             self.explained.insert(key.clone(), explanation);
         }
         self.explained

@@ -127,7 +127,7 @@ impl Inbox {
             seen.notices.push(*number);
             events.push(Event::Dropped(DroppedOperation {
                 operation: notice.operation.clone(),
-                subject: notice.subject.to_string(),
+                subject: notice.subject.clone(),
                 reason: convert::reason_out(&notice.reason),
             }));
         }

@@ -56,18 +56,22 @@ impl HeldOffers {
         self.0.remove(&offer).is_some_and(|held| held.is_shown)
     }
 
-    /// At most `limit` that the framework has not seen; now it has.
+    /// At most `limit` that the framework has not seen; now it has. Those of a gang are shown
+    /// together, so it may be a gang more.
     pub fn show(&mut self, limit: usize) -> Vec<Offer> {
-        let new = self
-            .0
-            .values_mut()
-            .filter(|held| !held.is_shown)
-            .take(limit);
-        new.map(|held| {
+        let mut shown: Vec<Offer> = Vec::new();
+        for held in self.0.values_mut().filter(|held| !held.is_shown) {
+            let gang = |offer: &Offer| offer.gang.as_ref().map(|share| share.key.clone());
+            let goes_on = shown
+                .last()
+                .is_some_and(|last| last.gang.is_some() && gang(last) == gang(&held.offer));
+            if shown.len() >= limit && !goes_on {
+                break;
+            }
             held.is_shown = true;
-            held.offer.clone()
-        })
-        .collect()
+            shown.push(held.offer.clone());
+        }
+        shown
     }
 
     /// An offer, and what of its resources is left; none if the framework cannot

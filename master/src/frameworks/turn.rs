@@ -5,7 +5,7 @@
 //! as that is possible before the commit, so that an author gets an error where
 //! the mistake is. Nothing here does I/O; a turn that is dropped never was.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -13,17 +13,19 @@ use tepui_cluster::state::frameworks::Framework;
 use tepui_cluster::state::limits as quota;
 use tepui_cluster::{State, Turn, TurnKind};
 use tepui_types::operation::{Kill, Launch, Operation};
-use tepui_types::resources::{Pools, ResourceRequest};
+use tepui_types::resources::ResourceRequest;
 use tepui_types::{
-    Demand, Filters, Offer, OfferId, Resources, Role, TaskId, TaskName, TaskSpec, Timestamp,
+    Demand, Filters, Gang, Offer, OfferId, Resources, Role, TaskId, TaskName, TaskSpec, Timestamp,
 };
 
 use super::limits;
 use super::offers::{Answered, HeldOffers};
 
+mod launches;
 mod operations;
 mod wishes;
 
+use launches::Draft;
 pub use operations::Special;
 
 /// Why a call about the cluster changed nothing.
@@ -61,6 +63,17 @@ pub struct TaskLaunch {
     pub special: Special,
 }
 
+/// Tasks of a gang on one offer.
+#[derive(Debug, Clone)]
+pub struct GangLaunch {
+    /// Which.
+    pub offer: OfferId,
+    /// A place in the list of specifications.
+    pub spec: u32,
+    /// They.
+    pub tasks: Vec<TaskLaunch>,
+}
+
 /// What a turn was shown of what is delivered until it is seen.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Seen {
@@ -85,6 +98,7 @@ pub struct OpenTurn {
     timers: BTreeMap<String, Option<Timestamp>>,
     timer_count: usize,
     demands: BTreeMap<String, Demand>,
+    gangs: BTreeMap<String, Option<Gang>>,
     suppressed: BTreeMap<Role, bool>,
     minimums: BTreeMap<Role, Option<Vec<ResourceRequest>>>,
     /// What the launches run, one for each call.
@@ -140,6 +154,7 @@ impl OpenTurn {
             timers: BTreeMap::new(),
             timer_count: framework.timers.len(),
             demands: BTreeMap::new(),
+            gangs: BTreeMap::new(),
             suppressed: BTreeMap::new(),
             minimums: BTreeMap::new(),
             specs: Vec::new(),
@@ -174,80 +189,57 @@ impl OpenTurn {
         spec: TaskSpec,
         tasks: Vec<TaskLaunch>,
     ) -> Result<Vec<TaskId>, CallError> {
-        let (held, left) = self.offers.left(offer).ok_or(CallError::OfferUnknown)?;
-        let (agent, role) = (held.agent, held.role.clone());
-        spec.validate().map_err(CallError::Invalid)?;
-        if tasks.len() > quota::TURN_OPERATIONS {
-            return Err(CallError::Invalid(format!(
-                "{} tasks in one call, and a turn has at most {} operations: split it",
-                tasks.len(),
-                quota::TURN_OPERATIONS
-            )));
+        let mut draft = Draft::new(vec![spec])?;
+        draft.add(self, offer, 0, tasks)?;
+        let launches = self.commit(draft)?;
+        let ids = launches.iter().map(|launch| self.mint(launch)).collect();
+        let launches = launches.into_iter().map(Operation::Launch);
+        self.operations.extend(launches);
+        Ok(ids)
+    }
+
+    /// Launches tasks on offers, all of them or none when the turn is committed.
+    pub fn launch_gang(
+        &mut self,
+        specs: Vec<TaskSpec>,
+        gang: Vec<GangLaunch>,
+    ) -> Result<Vec<TaskId>, CallError> {
+        let mut draft = Draft::new(specs)?;
+        for GangLaunch { offer, spec, tasks } in gang {
+            draft.add(self, offer, spec, tasks)?;
         }
-        let spec_bytes = tepui_types::envelope::encode(1, &spec).len();
-        let place = self.specs.len() as u32;
-        let (mut left, mut bytes) = (left.clone(), spec_bytes);
-        let mut launches = Vec::with_capacity(tasks.len());
-        let mut names = BTreeSet::new();
-        for task in tasks {
-            let name = TaskName::new(task.name).map_err(|e| CallError::Invalid(e.to_string()))?;
-            if !names.insert(name.clone()) {
-                return Err(CallError::Invalid(format!("two tasks are named `{name}`")));
-            }
-            let mut wanted = task.resources;
-            let special = task.special.pools(&left);
-            let special = special.map_err(CallError::OfferExceeded)?;
-            if !special.is_empty() {
-                let pools = Pools::try_from(special).map_err(CallError::Invalid)?;
-                wanted.pools = pools;
-            }
-            let revocable = wanted.pools.iter().map(|pool| &pool.amounts);
-            if std::iter::once(&wanted)
-                .chain(revocable)
-                .all(|one| one.cpus.0 == 0 && one.mem.0 == 0)
-            {
-                let why = format!("task `{name}` needs some cpus or memory");
-                return Err(CallError::Invalid(why));
-            }
-            let granted = left.grant(&wanted);
-            let (resources, rest) = granted
-                // What several may have at a time is left for the next.
-                .and_then(|granted| Ok((granted.clone(), left.checked_sub(&granted.exclusive())?)))
-                .map_err(|short| {
-                    CallError::OfferExceeded(format!(
-                        "task `{name}` asks for {wanted}, and the offer has {left} left: {short}"
-                    ))
-                })?;
-            left = rest;
-            bytes += name.as_str().len() + resource_bytes(&resources) + RECORD;
-            bytes += role.as_str().len();
-            launches.push(Launch {
-                agent,
-                name,
-                resources,
-                spec: place,
-                array_index: task.array_index,
-                role: Some(role.clone()).filter(|role| role != self.framework.info.roles.first()),
-            });
+        let launches = self.commit(draft)?;
+        let ids = launches.iter().map(|launch| self.mint(launch)).collect();
+        self.operations.push(Operation::LaunchGang(launches));
+        Ok(ids)
+    }
+
+    /// Makes room for what is to be launched, and takes it out of its offers.
+    fn commit(&mut self, draft: Draft) -> Result<Vec<Launch>, CallError> {
+        self.reserve_tasks(draft.launches.len())?;
+        self.reserve(draft.launches.len(), draft.bytes)?;
+        for (offer, left) in draft.left {
+            self.offers.take(offer, left);
         }
-        self.reserve_tasks(launches.len())?;
-        self.reserve(launches.len(), bytes)?;
-        self.offers.take(offer, left);
-        self.specs.push(Arc::new(spec));
+        let first = self.specs.len() as u32;
+        self.specs.extend(draft.specs.into_iter().map(Arc::new));
+        let launches = draft.launches.into_iter();
         Ok(launches
-            .into_iter()
-            .map(|launch| self.launch(launch))
+            .map(|launch| Launch {
+                spec: first + launch.spec,
+                ..launch
+            })
             .collect())
     }
 
-    fn launch(&mut self, launch: Launch) -> TaskId {
+    /// The identity that a launch will have.
+    fn mint(&mut self, launch: &Launch) -> TaskId {
         let id = TaskId {
             framework: self.framework.id,
             name: launch.name.clone(),
             attempt: self.framework.next_attempt + self.launches,
         };
         self.launches += 1;
-        self.operations.push(Operation::Launch(launch));
         id
     }
 
@@ -477,8 +469,10 @@ impl OpenTurn {
     /// Makes room for the notice of a kill that finds nothing. Where there is
     /// none, older ones wait: the turns that follow see them, and make room.
     fn reserve_notice(&mut self) -> Result<(), CallError> {
-        let kills = self.operations.len() - self.launches as usize;
-        if self.framework.notices.len() + kills < quota::NOTICES {
+        let kills = self.operations.iter();
+        let kills = kills.filter(|operation| operation.launches().is_empty());
+        let waiting = self.framework.notices.len() + self.framework.gangs.len();
+        if waiting + self.gangs.len() + kills.count() < quota::NOTICES {
             return Ok(());
         }
         self.is_full = true;
@@ -490,7 +484,9 @@ impl OpenTurn {
             let why = format!("one call of {bytes} bytes, and the most is {CALL_BYTES}: split it");
             return Err(CallError::Invalid(why));
         }
-        if self.operations.len() + operations > quota::TURN_OPERATIONS
+        let before = self.operations.iter();
+        let before = before.map(|operation| operation.launches().len().max(1));
+        if before.sum::<usize>() + operations > quota::TURN_OPERATIONS
             || self.bytes + bytes > quota::TURN_BYTES
         {
             self.is_full = true;
@@ -515,6 +511,7 @@ impl OpenTurn {
         turn.writes = self.writes.into_iter().collect();
         turn.timers = self.timers.into_iter().collect();
         turn.demands = self.demands.into_iter().collect();
+        turn.gangs = self.gangs.into_iter().collect();
         turn.suppressed = self.suppressed.into_iter().collect();
         turn.minimums = self.minimums.into_iter().collect();
         turn.first_attempt = self.framework.next_attempt;
@@ -533,17 +530,6 @@ impl OpenTurn {
     pub fn abandon(self) -> HeldOffers {
         self.offers.untouched()
     }
-}
-
-/// Bytes of concrete resources in the log.
-fn resource_bytes(resources: &Resources) -> usize {
-    let names = resources.gpus.keys().chain(resources.custom.keys());
-    let plain =
-        names.map(|name| name.len() + 10).sum::<usize>() + resources.ports.ranges().len() * 6;
-    if resources.pools.is_empty() && resources.items.is_empty() {
-        return plain;
-    }
-    tepui_types::envelope::encode(1, resources).len()
 }
 
 #[cfg(test)]

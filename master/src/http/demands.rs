@@ -5,8 +5,10 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State as Extract;
 use serde::Deserialize;
+use tepui_cluster::Allocator;
+use tepui_cluster::state::frameworks::{Framework, GangEntry};
 use tepui_types::FrameworkId;
-use tepui_types::api::demand::DemandView;
+use tepui_types::api::demand::{DemandView, Explanation, GangView};
 use tepui_types::api::list::Page;
 use tepui_types::api::problem::Problem;
 
@@ -38,7 +40,7 @@ pub async fn list(
 ) -> Result<Json<Page<DemandView>>, ApiError> {
     let paging = Paging::new(filter.limit, filter.page);
     let limit = paging.limit()?;
-    let after: Option<(FrameworkId, String)> = paging.after()?;
+    let after: Option<(FrameworkId, bool, String)> = paging.after()?;
     let state = read(&master).await?;
     let only = match &filter.framework {
         Some(framework) => Some(find(&state, framework)?.id),
@@ -46,7 +48,7 @@ pub async fn list(
     };
     let first = after
         .as_ref()
-        .map_or(FrameworkId(0), |(framework, _)| *framework);
+        .map_or(FrameworkId(0), |(framework, ..)| *framework);
     let frameworks = state
         .frameworks
         .range(first..)
@@ -54,10 +56,7 @@ pub async fn list(
     let mut views = Vec::new();
     for framework in frameworks.filter(|framework| only.is_none_or(|only| only == framework.id)) {
         for (key, entry) in &framework.demands {
-            let seen = after
-                .as_ref()
-                .is_some_and(|(id, last)| (framework.id, key.as_ref()) <= (*id, last.as_str()));
-            if seen {
+            if is_seen(&after, framework.id, false, key) {
                 continue;
             }
             let explanation = master
@@ -71,6 +70,7 @@ pub async fn list(
                 request: entry.demand.request.clone(),
                 constraints: entry.demand.constraints.clone(),
                 role: framework.role_of(&entry.demand).clone(),
+                gang: None,
                 since: entry.since,
                 explanation,
             });
@@ -78,8 +78,21 @@ pub async fn list(
                 break;
             }
         }
+        for (key, entry) in &framework.gangs {
+            if views.len() > limit {
+                break;
+            }
+            if is_seen(&after, framework.id, true, key) {
+                continue;
+            }
+            let explain = |allocator: &mut Allocator| {
+                allocator.explain_gang(&state, framework.id, &entry.gang)
+            };
+            let explanation = master.offers.with(explain);
+            views.extend(gang_view(framework, key, entry, explanation));
+        }
     }
-    let key = |view: &DemandView| (view.framework, view.key.clone());
+    let key = |view: &DemandView| (view.framework, view.gang.is_some(), view.key.clone());
     let (items, next) = page::cut(views, limit, key);
     Ok(Json(Page {
         items,
@@ -87,4 +100,39 @@ pub async fn list(
         index: state.index,
         total: None,
     }))
+}
+
+/// Whether a page before this one had it: a framework's gangs come after its single demands.
+fn is_seen(
+    after: &Option<(FrameworkId, bool, String)>,
+    framework: FrameworkId,
+    is_gang: bool,
+    key: &str,
+) -> bool {
+    let after = after.as_ref();
+    after.is_some_and(|(id, gang, last)| (framework, is_gang, key) <= (*id, *gang, last.as_str()))
+}
+
+fn gang_view(
+    framework: &Framework,
+    key: &str,
+    entry: &GangEntry,
+    explanation: Explanation,
+) -> Option<DemandView> {
+    let first = entry.gang.parts.first()?;
+    Some(DemandView {
+        framework: framework.id,
+        framework_name: framework.info.name.clone(),
+        key: key.to_owned(),
+        count: entry.gang.count(),
+        request: first.request.clone(),
+        constraints: first.constraints.clone(),
+        role: framework.role_of_gang(&entry.gang).clone(),
+        gang: Some(GangView {
+            parts: entry.gang.parts.clone(),
+            deadline: entry.deadline,
+        }),
+        since: entry.since,
+        explanation,
+    })
 }

@@ -96,6 +96,7 @@ fn line(event: &Event) -> sse::Event {
         EventBody::Artifact { .. } => "artifact",
         EventBody::Master { .. } => "master",
         EventBody::Role { .. } => "role",
+        EventBody::GangOverdue { .. } => "gang-overdue",
         EventBody::Settings {} => "settings",
     };
     let line = sse::Event::default()

@@ -4,7 +4,9 @@
 use tepui_types::api::demand::Explanation;
 use tepui_types::constraint::{Constraint, Constraints, Test};
 use tepui_types::resources::{Bytes, MilliCpus, PortRanges, ResourceRequest};
-use tepui_types::{AgentId, Demand, Offer, OfferId, Reason, Resources, Timestamp, Workload};
+use tepui_types::{
+    AgentId, Demand, Gang, GangShare, Offer, OfferId, Reason, Resources, Timestamp, Workload,
+};
 
 use crate::bindings::exports::tepui::framework::scheduler as exports;
 use crate::bindings::tepui::framework::{
@@ -14,7 +16,7 @@ use crate::context::{AgentView, Level};
 use crate::error::Error;
 use crate::http::{Request, Response};
 use crate::scheduler::{DroppedOperation, Event};
-use crate::task::{Launch, Task, TaskClass, TaskId, TaskSpec, TaskStatus};
+use crate::task::{GangLaunch, Launch, Task, TaskClass, TaskId, TaskSpec, TaskStatus};
 
 pub use operations::{is_special, left, operation, operation_status, special};
 
@@ -184,6 +186,47 @@ pub fn spec(spec: &TaskSpec) -> types::TaskSpec {
     }
 }
 
+pub fn gang(gang: Option<&Gang>) -> (Vec<cluster::GangPart>, cluster::GangOptions) {
+    let parts = gang.into_iter().flat_map(|gang| &gang.parts);
+    let parts = parts.map(|part| cluster::GangPart {
+        count: part.count,
+        request: resource_request(&part.request),
+        groups: constraints(&part.constraints),
+    });
+    let role = gang.and_then(|gang| gang.role.as_ref());
+    let options = cluster::GangOptions {
+        role: role.map(|role| role.to_string()),
+        wait_ms: gang.and_then(|gang| gang.wait_ms),
+        extensions: Vec::new(),
+    };
+    (parts.collect(), options)
+}
+
+pub fn gang_launch(launches: &GangLaunch) -> cluster::GangLaunch {
+    cluster::GangLaunch {
+        offer: launches.offer.0,
+        spec: u32::try_from(launches.spec).unwrap_or(u32::MAX),
+        tasks: launches.tasks.iter().map(launch).collect(),
+    }
+}
+
+/// An offer's share of a gang, as its detail says it: `0:2 1:3`.
+fn gang_share(detail: &cluster::OfferDetail) -> Option<GangShare> {
+    let named = |name: &str| {
+        let mut extensions = detail.extensions.iter();
+        let found = extensions.find(|extension| extension.name == name);
+        found.map(|extension| extension.value.as_str())
+    };
+    let parts = named("gang-parts")?.split(' ').filter_map(|part| {
+        let (part, count) = part.split_once(':')?;
+        Some((part.parse().ok()?, count.parse().ok()?))
+    });
+    Some(GangShare {
+        key: named("gang")?.to_owned(),
+        parts: parts.collect(),
+    })
+}
+
 pub fn demand_options(demand: &Demand) -> cluster::DemandOptions {
     let extension = |name: &str, value: &str| types::Extension {
         name: name.to_owned(),
@@ -301,6 +344,7 @@ fn offer(offer: types::Offer, detail: Option<&cluster::OfferDetail>) -> Offer {
         resources: resources(offer.resources),
         attributes: offer.attributes.into_iter().collect(),
         role: role.unwrap_or_default(),
+        gang: detail.and_then(gang_share).map(Box::new),
     }
 }
 

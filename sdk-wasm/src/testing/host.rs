@@ -8,8 +8,8 @@ use tepui_types::ids::is_label;
 use tepui_types::resources::{ConversionError, ResourceRequest};
 use tepui_types::setting::Settings;
 use tepui_types::{
-    AgentId, Demand, Digest, FrameworkId, OfferId, Resources, Role, TaskState, Timestamp, Wish,
-    envelope,
+    AgentId, Demand, Digest, FrameworkId, Gang, OfferId, Resources, Role, TaskState, Timestamp,
+    Wish, envelope,
 };
 
 use super::Turn;
@@ -17,7 +17,7 @@ use super::journal::Journaled;
 use super::world::State;
 use crate::context::{AgentView, FrameworkIdentity, Host, Level, OperationStatus, Pair};
 use crate::error::Error;
-use crate::task::{Launch, Task, TaskId, TaskSpec, TaskStatus};
+use crate::task::{GangLaunch, Launch, Task, TaskId, TaskSpec, TaskStatus};
 
 /// The most operations of a turn; the real host's default.
 pub const MAX_TURN_OPERATIONS: usize = 2_000;
@@ -27,7 +27,7 @@ pub const MAX_TURN_BYTES: usize = 1024 * 1024;
 /// The most bytes of one call.
 const MAX_CALL_BYTES: usize = MAX_TURN_BYTES / 2;
 /// Bytes of a record beside its strings.
-const RECORD: usize = 64;
+pub(super) const RECORD: usize = 64;
 const MAX_KEY: usize = 1_024;
 const MAX_VALUE: usize = 256 * 1024;
 /// About what a scan answers at most, in bytes.
@@ -60,6 +60,14 @@ pub enum Call {
         offer: OfferId,
         name: String,
         wish: Wish,
+    },
+    DemandGang {
+        key: String,
+        gang: Option<Gang>,
+    },
+    LaunchGang {
+        specs: Vec<TaskSpec>,
+        launches: Vec<GangLaunch>,
     },
     Suppress {
         role: Option<Role>,
@@ -102,7 +110,7 @@ pub struct RunningTask {
 pub(super) struct ScriptedHost {
     pub state: State,
     pub log: Vec<LogLine>,
-    calls: Vec<Call>,
+    pub calls: Vec<Call>,
     operations: usize,
     bytes: usize,
     full: bool,
@@ -166,7 +174,7 @@ impl ScriptedHost {
     }
 
     /// Counts towards the turn's limits, or refuses.
-    fn charge(&mut self, operations: usize, bytes: usize) -> Result<(), Error> {
+    pub(super) fn charge(&mut self, operations: usize, bytes: usize) -> Result<(), Error> {
         if bytes > MAX_CALL_BYTES {
             return Err(Error::Invalid(format!(
                 "one call of {bytes} bytes, and the most is {MAX_CALL_BYTES}: split it"
@@ -182,14 +190,52 @@ impl ScriptedHost {
         Ok(())
     }
 
-    fn check_role(&self, role: Option<&Role>) -> Result<(), Error> {
+    pub(super) fn check_role(&self, role: Option<&Role>) -> Result<(), Error> {
         match role.filter(|role| !self.state.roles.contains(role)) {
             Some(role) => Err(Error::Invalid(format!("it has no role `{role}`"))),
             None => Ok(()),
         }
     }
 
-    fn check_launches(&self, spec: &TaskSpec, tasks: &[Launch]) -> Result<(), Error> {
+    /// Lets tasks live that were found to fit.
+    pub(super) fn start(
+        &mut self,
+        agent: AgentId,
+        spec: &TaskSpec,
+        tasks: &[Launch],
+    ) -> Vec<TaskId> {
+        let mut ids = Vec::with_capacity(tasks.len());
+        for launch in tasks {
+            let id = TaskId {
+                name: launch.name.clone(),
+                attempt: self.state.next_attempt,
+            };
+            self.state.next_attempt += 1;
+            let status = TaskStatus {
+                code: TaskState::Staging.to_string(),
+                class: TaskState::Staging.into(),
+                reason: None,
+                exit_code: None,
+                time: Timestamp(self.state.now_ms),
+            };
+            let running = RunningTask {
+                task: Task {
+                    id: id.clone(),
+                    agent,
+                    status,
+                },
+                spec: spec.clone(),
+                resources: launch.resources.clone(),
+                array_index: launch.array_index,
+                kill_requested: false,
+            };
+            self.state.tasks.insert(launch.name.clone(), running);
+            ids.push(id);
+        }
+        ids
+    }
+
+    pub(super) fn check_launches(&self, spec: &TaskSpec, tasks: &[Launch]) -> Result<(), Error> {
         spec.validate().map_err(Error::Invalid)?;
         let mut names = BTreeSet::new();
         for launch in tasks {
@@ -229,34 +275,7 @@ impl Host for ScriptedHost {
             open.left = left;
             open.answered = true;
         });
-        let mut ids = Vec::with_capacity(tasks.len());
-        for launch in tasks {
-            let id = TaskId {
-                name: launch.name.clone(),
-                attempt: self.state.next_attempt,
-            };
-            self.state.next_attempt += 1;
-            let status = TaskStatus {
-                code: TaskState::Staging.to_string(),
-                class: TaskState::Staging.into(),
-                reason: None,
-                exit_code: None,
-                time: Timestamp(self.state.now_ms),
-            };
-            let running = RunningTask {
-                task: Task {
-                    id: id.clone(),
-                    agent,
-                    status,
-                },
-                spec: spec.clone(),
-                resources: launch.resources.clone(),
-                array_index: launch.array_index,
-                kill_requested: false,
-            };
-            self.state.tasks.insert(launch.name.clone(), running);
-            ids.push(id);
-        }
+        let ids = self.start(agent, spec, tasks);
         self.calls.push(Call::Accept {
             offer,
             spec: spec.clone(),
@@ -328,6 +347,18 @@ impl Host for ScriptedHost {
             refuse_ms,
         });
         Ok(())
+    }
+
+    fn demand_gang(&mut self, key: &str, gang: Option<&Gang>) -> Result<(), Error> {
+        self.want_gang(key, gang)
+    }
+
+    fn launch_gang(
+        &mut self,
+        specs: &[TaskSpec],
+        launches: &[GangLaunch],
+    ) -> Result<Vec<TaskId>, Error> {
+        self.start_gang(specs, launches)
     }
 
     fn kill(&mut self, task: &TaskId, grace_ms: Option<u64>) -> Result<(), Error> {

@@ -4,7 +4,7 @@ use tepui_types::resources::ResourceRequest;
 use tepui_types::{Bytes, MilliCpus};
 
 use super::*;
-use crate::{Constraint, Constraints, Error, Launch, TaskSpec, constraint};
+use crate::{Constraint, Constraints, Error, GangLaunch, Launch, TaskSpec, constraint};
 
 mod operations;
 
@@ -254,4 +254,49 @@ fn a_framework_of_several_roles_is_offered_for_each() {
         host.state.agents_in_demand(),
         [(agents[0], one.clone()), (agents[1], one)]
     );
+}
+
+#[test]
+fn a_gang_is_offered_whole_and_launched_whole() {
+    let mut host = ScriptedHost::default();
+    let machine = |cpus| Resources {
+        cpus: MilliCpus(cpus),
+        ..Resources::default()
+    };
+    host.state.agents.insert(AgentId(1), machine(2000));
+    let request = ResourceRequest::from(&machine(1000));
+    let gang = tepui_types::Gang::of(3, request);
+    Context::new(&mut host).demand_gang("g", &gang).unwrap();
+    assert_eq!(host.state.plan_gang("g"), None, "one of it does not fit");
+    host.state.agents.insert(AgentId(2), machine(1000));
+    let plan = host.state.plan_gang("g").unwrap();
+    assert!(gang.is_whole(plan.iter().map(|(.., share)| share)));
+    for (number, (agent, resources, share)) in (1..).zip(plan) {
+        let role = Role::default();
+        let offer = OfferId(number);
+        let state = &mut host.state;
+        state.open_offer_of(offer, agent, role, resources, Some(share));
+    }
+    let launch = |offer, names: &[&str]| GangLaunch {
+        offer: OfferId(offer),
+        spec: 0,
+        tasks: names
+            .iter()
+            .map(|name| Launch::new(*name, machine(1000)))
+            .collect(),
+    };
+    let specs = [TaskSpec::command(["true"])];
+    let mut cx = Context::new(&mut host);
+    let twice = [launch(1, &["a", "b"]), launch(2, &["a"])];
+    assert!(matches!(
+        cx.launch_gang(&specs, &twice),
+        Err(Error::Invalid(_))
+    ));
+    let more = [launch(1, &["a", "b"]), launch(2, &["c", "d"])];
+    let refused = cx.launch_gang(&specs, &more);
+    assert!(matches!(refused, Err(Error::OfferExceeded(_))));
+    let ids = cx
+        .launch_gang(&specs, &[launch(1, &["a", "b"]), launch(2, &["c"])])
+        .unwrap();
+    assert_eq!((ids.len(), host.state.tasks.values().count()), (3, 3));
 }

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tepui_types::constraint::Constraints;
 use tepui_types::resources::{Exchange, ResourceRequest};
-use tepui_types::{AgentId, AgentInfo, Demand, Digest, Offer, OfferId, Resources, Role};
+use tepui_types::{
+    AgentId, AgentInfo, Demand, Digest, Gang, GangShare, Offer, OfferId, Resources, Role,
+};
 
 use super::host::RunningTask;
 use super::journal::Journaled;
@@ -28,6 +30,7 @@ pub(super) struct State {
     pub offers: Journaled<OfferId, OpenOffer>,
     pub tasks: Journaled<String, RunningTask>,
     pub demands: Journaled<String, Demand>,
+    pub gangs: Journaled<String, Gang>,
     pub store: Journaled<String, Vec<u8>>,
     /// Operations on resources, and what each has taken and given on which agent.
     pub operations: Journaled<usize, OperationStatus>,
@@ -49,6 +52,7 @@ impl State {
         self.offers.commit();
         self.tasks.commit();
         self.demands.commit();
+        self.gangs.commit();
         self.store.commit();
         self.operations.commit();
         self.exchanges.commit();
@@ -60,6 +64,7 @@ impl State {
         self.offers.roll_back();
         self.tasks.roll_back();
         self.demands.roll_back();
+        self.gangs.roll_back();
         self.store.roll_back();
         self.operations.roll_back();
         self.exchanges.roll_back();
@@ -88,11 +93,23 @@ impl State {
     }
 
     pub fn open_offer(&mut self, id: OfferId, agent: AgentId, role: Role) -> Offer {
+        let resources = self.free(agent);
+        self.open_offer_of(id, agent, role, resources, None)
+    }
+
+    /// The same of some of it, for a gang.
+    pub fn open_offer_of(
+        &mut self,
+        id: OfferId,
+        agent: AgentId,
+        role: Role,
+        resources: Resources,
+        gang: Option<GangShare>,
+    ) -> Offer {
         assert!(
             self.agents.contains_key(&agent),
             "there is no agent {agent}"
         );
-        let resources = self.free(agent);
         let offer = Offer {
             id,
             agent,
@@ -100,6 +117,7 @@ impl State {
             resources: resources.clone(),
             attributes: self.attributes.get(&agent).cloned().unwrap_or_default(),
             role,
+            gang: gang.map(Box::new),
         };
         let open = OpenOffer {
             offer: offer.clone(),
@@ -108,6 +126,46 @@ impl State {
         };
         self.offers.insert(id, open);
         offer
+    }
+
+    /// Where a gang would go: on which agents which tasks of it, if it fits.
+    pub fn plan_gang(&self, key: &str) -> Option<Vec<(AgentId, Resources, GangShare)>> {
+        let gang = self.gangs.get(key)?;
+        // What is left, what is taken, and for which parts.
+        type Spot = (Resources, Resources, Vec<(u32, u32)>);
+        let mut plan: BTreeMap<AgentId, Spot> = BTreeMap::new();
+        for (place, part) in (0..).zip(&gang.parts) {
+            for _ in 0..part.count {
+                let agents = self.agents.keys();
+                let mut agents =
+                    agents.filter(|agent| part.constraints.hold_of(&self.info(**agent)));
+                let (agent, picked) = agents.find_map(|agent| {
+                    let free = match plan.get(agent) {
+                        Some((left, ..)) => left.clone(),
+                        None => self.free(*agent),
+                    };
+                    Some((*agent, free.pick(&part.request).ok()?))
+                })?;
+                let spot = plan
+                    .entry(agent)
+                    .or_insert_with(|| (self.free(agent), Resources::default(), Vec::new()));
+                spot.0 = spot.0.saturating_sub(&picked);
+                spot.1 = spot.1.checked_add(&picked).ok()?;
+                match spot.2.last_mut() {
+                    Some((last, count)) if *last == place => *count += 1,
+                    _ => spot.2.push((place, 1)),
+                }
+            }
+        }
+        let share = |parts| GangShare {
+            key: key.to_owned(),
+            parts,
+        };
+        let plan = plan.into_iter();
+        Some(
+            plan.map(|(agent, (_, taken, parts))| (agent, taken, share(parts)))
+                .collect(),
+        )
     }
 
     /// What an agent would say of itself.

@@ -26,6 +26,8 @@ mod disks;
 mod failover;
 /// Frameworks: deployed, restarted, removed, and what they may not do.
 mod frameworks;
+/// Jobs whose tasks start together.
+mod gangs;
 /// What clients saw while masters failed, checked afterwards.
 mod histories;
 /// Each kind of program that people run.

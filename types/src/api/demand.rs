@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::constraint::Constraints;
+use crate::gang::GangPart;
 use crate::ids::FrameworkId;
 use crate::resources::ResourceRequest;
 use crate::role::Role;
@@ -30,10 +31,24 @@ pub struct DemandView {
     /// Which of the framework's roles it is for.
     #[serde(default)]
     pub role: Role,
+    /// Set where all of it must fit at once; `request` and `constraints` are those
+    /// of its first part.
+    #[serde(default)]
+    pub gang: Option<GangView>,
     /// Since when this is so.
     pub since: Timestamp,
     /// Why it waits.
     pub explanation: Explanation,
+}
+
+/// A gang that waits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct GangView {
+    /// What it consists of.
+    pub parts: Vec<GangPart>,
+    /// When it is given up.
+    pub deadline: Option<Timestamp>,
 }
 
 /// Agents counted by what keeps them from one request.

@@ -122,6 +122,13 @@ pub enum EventBody {
         /// Whether something is set of it now.
         is_set: bool,
     },
+    /// A gang did not fit for as long as it waits, and was given up.
+    GangOverdue {
+        /// Whose.
+        framework: FrameworkId,
+        /// Its key.
+        key: String,
+    },
     /// The cluster's settings changed.
     Settings {},
 }

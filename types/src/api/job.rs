@@ -55,6 +55,13 @@ pub struct JobRequest {
     /// Persistent volumes that each task uses: it runs where they are and free.
     #[serde(default)]
     pub volumes: Vec<String>,
+    /// Whether all tasks start together or not at all; at most 1,000.
+    #[serde(default)]
+    pub gang: bool,
+    /// Milliseconds after which a gang that did not fit at once fails; it waits for
+    /// ever when absent.
+    #[serde(default)]
+    pub gang_wait_ms: Option<u64>,
     /// Milliseconds from its launch after which a task is ended, as failed.
     #[serde(default)]
     pub time_limit_ms: Option<u64>,

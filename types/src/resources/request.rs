@@ -176,6 +176,22 @@ impl ResourceRequest {
         }
     }
 
+    /// So many of it; amounts stop at the end of their type.
+    pub fn times(&self, count: u32) -> Self {
+        let times = |amount: u64| amount.saturating_mul(u64::from(count));
+        let custom = self.custom.iter();
+        Self {
+            cpus: MilliCpus(times(self.cpus.0)),
+            mem: Bytes(times(self.mem.0)),
+            disk: Bytes(times(self.disk.0)),
+            ports: self.ports.saturating_mul(count),
+            gpus_milli: times(self.gpus_milli),
+            custom: custom
+                .map(|(name, amount)| (name.clone(), times(*amount)))
+                .collect(),
+        }
+    }
+
     /// The sum, if every amount of it fits its type; the name of what does not.
     pub fn checked_add(&self, other: &Self) -> Result<Self, String> {
         let mut sum = self.clone();

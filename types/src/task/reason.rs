@@ -70,3 +70,7 @@ pub const AGENT_GONE: &str = "agent-gone";
 pub const REPLACED: &str = "replaced";
 /// Its agent ended it, having heard nothing of the masters for too long.
 pub const STOPPED_UNHEARD: &str = "stopped-unheard";
+/// Another task of its gang could not be launched.
+pub const GANG_INCOMPLETE: &str = "gang-incomplete";
+/// A gang did not fit for as long as it waits.
+pub const GANG_OVERDUE: &str = "gang-overdue";

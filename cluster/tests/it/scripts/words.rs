@@ -17,6 +17,39 @@ pub fn in_role<'a, 'b>(words: &'a [&'b str]) -> (&'a [&'b str], Option<Role>) {
     }
 }
 
+/// `3*cpus=2,mem=1 2*cpus=1@zone=a wait=10 in y`, or `none`.
+pub fn gang(words: &[&str]) -> Option<Gang> {
+    if words == ["none"] {
+        return None;
+    }
+    let (words, role) = in_role(words);
+    let (mut parts, mut wait_ms) = (Vec::new(), None);
+    for word in words {
+        if let Some(seconds) = word.strip_prefix("wait=") {
+            wait_ms = Some(1000 * seconds.parse::<u64>().unwrap());
+            continue;
+        }
+        let (count, rest) = word.split_once('*').unwrap();
+        let (amounts, tests) = rest.split_once('@').unwrap_or((rest, ""));
+        let amounts: Vec<_> = amounts.split(',').collect();
+        let tests = tests.split(',').filter(|test| !test.is_empty());
+        let tests: Vec<_> = tests.map(constraint).collect();
+        parts.push(GangPart {
+            count: count.parse().unwrap(),
+            request: ResourceRequest::from(&resources(&amounts)),
+            constraints: Constraints(match tests.is_empty() {
+                true => Vec::new(),
+                false => vec![tests],
+            }),
+        });
+    }
+    Some(Gang {
+        parts,
+        role,
+        wait_ms,
+    })
+}
+
 /// A task's specification with `priority=N` and `limit=SECONDS`, and the other words.
 pub fn spec_of<'a>(words: &[&'a str]) -> (Vec<&'a str>, Arc<TaskSpec>) {
     let mut spec = TaskSpec::clone(&spec());

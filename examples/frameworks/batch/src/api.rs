@@ -6,7 +6,7 @@
 
 use serde::Serialize;
 use tepui_sdk::http::{Request, Response};
-use tepui_sdk::{Context, Demand, Digest, Reason, Role};
+use tepui_sdk::{Context, Demand, Digest, Gang, Reason, Role};
 use tepui_types::api::job::{JobRequest, JobState, JobTask, JobView, MAX_COUNT};
 use tepui_types::api::list;
 use tepui_types::ids::is_label;
@@ -200,6 +200,8 @@ fn submit(
         spec_bytes: spec_bytes as u32,
         key,
         constraints: body.constraints,
+        gang: body.gang,
+        gang_wait_ms: body.gang_wait_ms,
         role: body.role,
         volumes: body.volumes,
     };
@@ -242,6 +244,19 @@ fn check(body: &JobRequest, user: &str) -> Result<TaskSpec, Response> {
             "priority is {}: it goes from -{MAX_PRIORITY} to {MAX_PRIORITY}",
             body.priority
         )));
+    }
+    if body.gang {
+        let gang = Gang {
+            wait_ms: body.gang_wait_ms,
+            ..Gang::of(body.count, body.resources.clone())
+        };
+        if !body.volumes.is_empty() {
+            return Err(invalid("a gang's tasks use no volumes".into()));
+        }
+        gang.validate()
+            .map_err(|why| invalid(format!("gang: {why}")))?;
+    } else if body.gang_wait_ms.is_some() {
+        return Err(invalid("gang_wait_ms is for gangs: set gang, too".into()));
     }
     body.resources
         .validate()
@@ -410,7 +425,8 @@ fn view_record(
 ) -> JobView {
     match (batch.jobs.get(name), record.outcome) {
         (Some(job), _) => {
-            let waits = may_explain && job.progress.demanded > 0;
+            let progress = &job.progress;
+            let waits = may_explain && (progress.demanded > 0 || progress.gang_wanted);
             let waiting = if waits { explain(cx, name) } else { None };
             view(cx, name, &job.terms, &job.progress, waiting)
         }

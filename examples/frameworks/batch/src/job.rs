@@ -7,7 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 use tepui_sdk::resources::ResourceRequest;
-use tepui_sdk::{Constraints, Reason, Role, Task, TaskClass, TaskState};
+use tepui_sdk::{Constraints, Gang, GangPart, Reason, Role, Task, TaskClass, TaskState};
 use tepui_types::api::job::JobState;
 use tepui_types::task::reason;
 
@@ -42,6 +42,10 @@ pub struct Terms {
     pub key: Option<String>,
     /// On which agents its tasks may run.
     pub constraints: Constraints,
+    /// Whether its tasks start together.
+    pub gang: bool,
+    /// How long a gang waits before it fails.
+    pub gang_wait_ms: Option<u64>,
     /// Which role is charged; the framework's first if none is named.
     pub role: Option<Role>,
     /// Volumes that each task uses.
@@ -70,6 +74,8 @@ pub struct Progress {
     pub cancelled: bool,
     /// What the cluster was last told to be wanted.
     pub demanded: u32,
+    /// Whether the cluster was told that all are wanted at once.
+    pub gang_wanted: bool,
     /// Why the last task that did not succeed did not.
     pub reason: Option<Reason>,
     /// For a job of one task: its latest attempt.
@@ -139,6 +145,58 @@ impl Job {
     /// Whether every task has ended for good.
     pub fn is_ended(&self) -> bool {
         self.progress.is_ended(self.terms.count)
+    }
+
+    /// Whether its tasks start together or not at all: none has yet, or all that
+    /// did were lost or failed, and are run again.
+    pub fn is_gang(&self) -> bool {
+        let progress = &self.progress;
+        let ended = progress.finished + progress.failed + progress.killed;
+        self.terms.gang && progress.active + ended == 0
+    }
+
+    /// Tasks that may be launched one by one at `now`.
+    pub fn singles(&self, now: u64) -> u32 {
+        if self.is_gang() {
+            0
+        } else {
+            self.placeable(now)
+        }
+    }
+
+    /// What is wanted at once at `now`, if all of it may be launched.
+    pub fn gang(&self, now: u64) -> Option<Gang> {
+        let Terms {
+            count,
+            request,
+            constraints,
+            ..
+        } = &self.terms;
+        (self.is_gang() && self.placeable(now) == *count).then(|| Gang {
+            parts: vec![GangPart {
+                count: *count,
+                request: request.clone(),
+                constraints: constraints.clone(),
+            }],
+            role: self.terms.role.clone(),
+            wait_ms: self.terms.gang_wait_ms,
+        })
+    }
+
+    /// A gang was given up: none of its tasks will run. Answers whether that is
+    /// news.
+    pub fn give_up(&mut self, reason: &Reason) -> bool {
+        if !self.is_gang() || !self.progress.gang_wanted {
+            return false;
+        }
+        self.tasks.drop_waiting();
+        let progress = &mut self.progress;
+        progress.failed = self.terms.count;
+        progress.retrying = 0;
+        progress.fresh = self.terms.count;
+        progress.gang_wanted = false;
+        progress.reason = Some(short(&reason.code, &reason.message));
+        true
     }
 
     /// Tasks that may be launched at `now`.

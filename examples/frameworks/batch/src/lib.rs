@@ -8,6 +8,7 @@
 
 pub mod api;
 pub mod budget;
+mod gangs;
 pub mod job;
 pub mod placement;
 pub mod queue;
@@ -100,7 +101,15 @@ impl Scheduler for Batch {
     }
 
     fn on_dropped(&mut self, cx: &mut Context<'_>, dropped: DroppedOperation) {
-        // Only kills are reported here, and the task's end follows anyway.
+        if dropped.operation == "gang" {
+            if let Some(job) = self.jobs.get_mut(&dropped.subject)
+                && job.give_up(&dropped.reason)
+            {
+                self.touched.insert(dropped.subject);
+            }
+            return;
+        }
+        // Of a kill the task's end follows anyway.
         cx.debug(&format!(
             "{} {}: {}",
             dropped.operation, dropped.subject, dropped.reason
@@ -189,7 +198,8 @@ impl Batch {
                 }
             }
             let bytes = records::FILE_BYTES + job.terms.constraints.size();
-            if job.is_ended() && job.progress.demanded == 0 && budget.take(0, bytes) {
+            let is_wanted = job.progress.demanded > 0 || job.progress.gang_wanted;
+            if job.is_ended() && !is_wanted && budget.take(0, bytes) {
                 self.specs.remove(&name);
                 if let Some(job) = self.jobs.remove(&name) {
                     records::file(cx, &mut self.meta, &name, job);
@@ -246,6 +256,14 @@ impl Batch {
         if offers.is_empty() {
             return;
         }
+        let (shares, offers): (Vec<&Offer>, Vec<&Offer>) =
+            offers.iter().partition(|offer| offer.gang.is_some());
+        self.place_gangs(cx, &shares, now, budget);
+        if offers.is_empty() {
+            return;
+        }
+        let offers: Vec<Offer> = offers.into_iter().cloned().collect();
+        let offers = &offers[..];
         let first = cx.roles().into_iter().next().unwrap_or_default();
         let grants = placement::plan(offers, &self.wants(&first, now), budget);
         let mut used: BTreeSet<OfferId> = BTreeSet::new();
@@ -287,7 +305,7 @@ impl Batch {
             constraints: &record.terms.constraints,
             role: record.terms.role.as_ref().unwrap_or(first),
             volumes: &record.terms.volumes,
-            count: record.placeable(now),
+            count: record.singles(now),
             spec_bytes: record.terms.spec_bytes as usize,
         })
         .collect()
@@ -348,7 +366,15 @@ fn tell(cx: &mut Context<'_>, name: &str, job: &mut Job, now: u64) -> Result<(),
         go_on_after(cx, &format!("{RETRY}{name}"), due - now);
         job.timer = Some(due);
     }
-    let wanted = job.placeable(now);
+    let gang = job.gang(now);
+    if gang.is_some() != job.progress.gang_wanted {
+        match &gang {
+            Some(gang) => cx.demand_gang(name, gang)?,
+            None => cx.withdraw_gang(name)?,
+        }
+        job.progress.gang_wanted = gang.is_some();
+    }
+    let wanted = job.singles(now);
     if wanted != job.progress.demanded {
         let demand = Demand {
             constraints: job.terms.constraints.clone(),

@@ -143,6 +143,7 @@ mod tests {
             },
             attributes: BTreeMap::new(),
             role: tepui_sdk::Role::default(),
+            gang: None,
         }
     }
 

@@ -104,6 +104,7 @@ fn offer(id: u64) -> Offer {
         resources: resources(4000),
         attributes: BTreeMap::new(),
         role: Role::default(),
+        gang: None,
     }
 }
 
@@ -197,6 +198,64 @@ fn what_is_launched_is_charged_to_the_role_of_its_offer() {
     let cpus: Vec<_> = framework.used.iter().map(|used| used.open.cpus.0).collect();
     assert_eq!(cpus, [1, 1]);
     assert!(!framework.wants_offers(&other) && framework.wants_offers(&Role::default()));
+}
+
+#[test]
+fn a_gang_is_one_operation_over_several_offers() {
+    let cluster = Cluster::new();
+    let mut turn = cluster.open();
+    let launch = |offer, spec, names: &[&str]| GangLaunch {
+        offer: OfferId(offer),
+        spec,
+        tasks: names.iter().map(|name| task(name, 1000)).collect(),
+    };
+    let specs = || vec![spec("a"), spec("b")];
+    for (bad, why) in [
+        (vec![launch(7, 2, &["x"])], "no specification 2"),
+        (
+            vec![launch(7, 0, &["x"]), launch(8, 1, &["x"])],
+            "named `x`",
+        ),
+        (vec![launch(7, 0, &["1", "2", "3", "4", "5"])], "not enough"),
+    ] {
+        let refused = turn.launch_gang(specs(), bad).unwrap_err();
+        assert!(format!("{refused:?}").contains(why), "{refused:?}");
+    }
+    let gang = vec![launch(7, 0, &["a", "b"]), launch(8, 1, &["c"])];
+    let ids = turn.launch_gang(specs(), gang).unwrap();
+    assert_eq!(
+        ids.iter().map(|id| id.attempt).collect::<Vec<_>>(),
+        [0, 1, 2]
+    );
+    // What was refused has taken nothing of the offers.
+    turn.accept(OfferId(7), spec(""), vec![task("d", 2000)])
+        .unwrap();
+    let closed = turn.close(1, 1, TurnKind::Handle);
+    let [Operation::LaunchGang(launches), Operation::Launch(_)] = &closed.turn.operations[..]
+    else {
+        panic!("{:?}", closed.turn.operations);
+    };
+    let specs: Vec<_> = launches.iter().map(|launch| launch.spec).collect();
+    assert_eq!((specs, closed.turn.specs.len()), (vec![0, 0, 1], 3));
+}
+
+#[test]
+fn a_gang_is_wanted_until_it_is_taken_back() {
+    let mut cluster = Cluster::new();
+    let mut turn = cluster.open();
+    let gang = Gang::of(3, request(1));
+    turn.demand_gang("g".into(), Some(gang.clone())).unwrap();
+    assert_eq!(turn.wanted_gang("g"), Some(&gang));
+    let large = Gang::of(Gang::MAX_TASKS + 1, request(1));
+    assert!(turn.demand_gang("h".into(), Some(large)).is_err());
+    cluster.commit(turn);
+    let framework = cluster.state.framework(FRAMEWORK).unwrap();
+    assert_eq!(framework.waiting(), 3);
+    let mut turn = cluster.open();
+    turn.demand_gang("g".into(), None).unwrap();
+    assert_eq!(turn.wanted_gang("g"), None);
+    cluster.commit(turn);
+    assert!(cluster.state.framework(FRAMEWORK).unwrap().gangs.is_empty());
 }
 
 #[test]

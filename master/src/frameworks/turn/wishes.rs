@@ -7,7 +7,7 @@ use tepui_cluster::state::limits as quota;
 use tepui_types::ids::is_label;
 use tepui_types::resources::ResourceRequest;
 use tepui_types::setting::Settings;
-use tepui_types::{Demand, Role};
+use tepui_types::{Demand, Gang, Role};
 
 use super::{CallError, OpenTurn, RECORD};
 
@@ -63,6 +63,44 @@ impl OpenTurn {
         )?;
         self.demands.insert(key, demand);
         Ok(())
+    }
+
+    /// Replaces the gang under a key, or takes it back.
+    pub fn demand_gang(&mut self, key: String, gang: Option<Gang>) -> Result<(), CallError> {
+        if key.is_empty() || key.len() > quota::DEMAND_KEY_BYTES {
+            let most = quota::DEMAND_KEY_BYTES;
+            return Err(CallError::Invalid(format!(
+                "a gang's key has 1 to {most} bytes"
+            )));
+        }
+        if self.wanted_gang(&key) == gang.as_ref() {
+            return Ok(());
+        }
+        let mut bytes = key.len() + RECORD;
+        if let Some(gang) = &gang {
+            gang.validate().map_err(CallError::Invalid)?;
+            self.check_role(gang.role.as_ref())?;
+            if self.framework.gangs.len() + self.gangs.len() >= quota::GANGS {
+                let most = quota::GANGS;
+                return Err(CallError::Invalid(format!(
+                    "a framework has at most {most} gangs"
+                )));
+            }
+            self.reserve_notice()?;
+            bytes += gang.size();
+        }
+        self.reserve(0, bytes)?;
+        self.gangs.insert(key, gang);
+        Ok(())
+    }
+
+    /// The gang under a key, this turn's word included.
+    pub fn wanted_gang(&self, key: &str) -> Option<&Gang> {
+        let known = || self.framework.gangs.get(key).map(|entry| &*entry.gang);
+        match self.gangs.get(key) {
+            Some(said) => said.as_ref(),
+            None => known(),
+        }
     }
 
     /// What is wanted under a key, this turn's word included.
@@ -130,8 +168,8 @@ impl OpenTurn {
     /// Whether anything is wanted after this turn.
     pub(super) fn wants_more(&self) -> bool {
         let roles = &self.framework.info.roles;
-        let is_open = |demand: &Demand| {
-            let role = roles.get(demand.role.as_ref());
+        let is_open = |role: Option<&Role>| {
+            let role = roles.get(role);
             role.is_some_and(|role| {
                 let now = self.suppressed.get(role).copied();
                 !now.unwrap_or_else(|| self.framework.suppressed.contains(role))
@@ -140,6 +178,12 @@ impl OpenTurn {
         let mut said = self.demands.values().filter(|demand| demand.count > 0);
         let known = self.framework.demands.iter();
         let mut known = known.filter(|(key, _)| !self.demands.contains_key(&***key));
-        said.any(is_open) || known.any(|(_, entry)| is_open(&entry.demand))
+        let mut gangs = self.gangs.values().flatten();
+        let known_gangs = self.framework.gangs.iter();
+        let mut known_gangs = known_gangs.filter(|(key, _)| !self.gangs.contains_key(&***key));
+        said.any(|demand| is_open(demand.role.as_ref()))
+            || known.any(|(_, entry)| is_open(entry.demand.role.as_ref()))
+            || gangs.any(|gang| is_open(gang.role.as_ref()))
+            || known_gangs.any(|(_, entry)| is_open(entry.gang.role.as_ref()))
     }
 }

@@ -16,6 +16,8 @@ fn job(count: u32, max_restarts: u32) -> Job {
         priority: 0,
         spec_bytes: 0,
         key: None,
+        gang: false,
+        gang_wait_ms: None,
         role: None,
         volumes: Vec::new(),
         constraints: Default::default(),

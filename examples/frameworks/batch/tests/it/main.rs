@@ -2,6 +2,7 @@
 //! modes: one instance for all turns, and a new instance for every turn.
 
 mod api;
+mod gangs;
 mod lifecycle;
 mod scale;
 

@@ -1,0 +1,383 @@
+//! Gangs that wait, and their offers: all of a gang's or none.
+//!
+//! A gang is placed on a copy of what the agents that it touches have free, and
+//! only a whole plan becomes offers, so one that does not fit holds nothing.
+//! When one of its offers ends the others are taken back, unless they ended with
+//! it. Gangs are looked at before single demands, in the order of service, the
+//! oldest of a member first.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use tepui_types::gang::{Gang, GangShare};
+use tepui_types::resources::ResourceRequest;
+use tepui_types::{AgentId, Demand, OfferId, Resources, Role, Timestamp};
+
+use super::demands::{Rules, Shape};
+use super::members::{MemberId, members};
+use super::quota::cut;
+use super::{Allocator, Decision};
+use crate::state::State;
+use crate::state::frameworks::{Framework, GangEntry};
+
+/// Gangs that one cycle tries to place: a few milliseconds' worth, far more than
+/// a cluster has waiting.
+const TRIES: usize = 256;
+
+/// Agents among which a gang is placed that does not fit on the smallest: as many
+/// as it has tasks at most.
+const AGENTS: usize = Gang::MAX_TASKS as usize;
+
+/// The gangs of all members, by key.
+#[derive(Debug, Default)]
+pub(super) struct Gangs {
+    table: BTreeMap<MemberId, BTreeMap<Arc<str>, Waiting>>,
+    /// Whether one is new or has lost its offers since the last look.
+    pub is_open: bool,
+}
+
+/// One gang.
+#[derive(Debug)]
+struct Waiting {
+    gang: Arc<Gang>,
+    since: Timestamp,
+    /// What each part asks for.
+    shapes: Vec<Shape>,
+    /// What it is offered; nothing while it waits.
+    offers: BTreeSet<OfferId>,
+}
+
+/// What a gang takes of an agent.
+#[derive(Debug)]
+struct Spot {
+    left: Resources,
+    taken: Resources,
+    parts: Vec<(u32, u32)>,
+}
+
+type Plan = BTreeMap<AgentId, Spot>;
+
+impl Gangs {
+    /// Whether any gang of a member waits for offers.
+    pub fn wait_for(&self, member: MemberId) -> bool {
+        let gangs = self.table.get(&member);
+        gangs.is_some_and(|gangs| gangs.values().any(|waiting| waiting.offers.is_empty()))
+    }
+
+    /// Whether there are any at all.
+    pub fn is_empty(&self) -> bool {
+        self.table.is_empty()
+    }
+
+    /// One of a gang's offers has ended; answers those that must end with it.
+    pub fn released(&mut self, member: MemberId, key: &str, offer: OfferId) -> Vec<OfferId> {
+        let gangs = self.table.get_mut(&member);
+        let Some(waiting) = gangs.and_then(|gangs| gangs.get_mut(key)) else {
+            return Vec::new();
+        };
+        waiting.offers.remove(&offer);
+        self.is_open |= waiting.offers.is_empty();
+        waiting.offers.iter().copied().collect()
+    }
+
+    /// Forgets a member's; answers the offers that they had.
+    pub fn forget(&mut self, member: MemberId) -> Vec<OfferId> {
+        let gangs = self.table.remove(&member).unwrap_or_default();
+        let gangs = gangs.into_values();
+        gangs.flat_map(|waiting| waiting.offers).collect()
+    }
+
+    /// Takes what a member wants now; answers offers that are no longer good.
+    fn see<'a>(
+        &mut self,
+        member: MemberId,
+        wanted: impl Iterator<Item = (&'a Arc<str>, &'a GangEntry)>,
+        rules: Rules<'_>,
+    ) -> Vec<OfferId> {
+        let mut before = self.table.remove(&member).unwrap_or_default();
+        let (mut gangs, mut gone) = (BTreeMap::new(), Vec::new());
+        for (key, entry) in wanted {
+            let offers = match before.remove(key) {
+                Some(known) if known.since == entry.since && known.gang == entry.gang => {
+                    known.offers
+                }
+                known => {
+                    self.is_open = true;
+                    gone.extend(known.into_iter().flat_map(|known| known.offers));
+                    BTreeSet::new()
+                }
+            };
+            let waiting = Waiting {
+                gang: entry.gang.clone(),
+                since: entry.since,
+                shapes: shapes(&entry.gang, rules),
+                offers,
+            };
+            gangs.insert(key.clone(), waiting);
+        }
+        if !gangs.is_empty() {
+            self.table.insert(member, gangs);
+        }
+        gone.extend(before.into_values().flat_map(|waiting| waiting.offers));
+        gone
+    }
+
+    /// A member's that wait for offers, the oldest first.
+    fn of(&self, member: MemberId) -> Vec<(&Arc<str>, &Waiting)> {
+        let gangs = self.table.get(&member);
+        let gangs = gangs.into_iter().flatten();
+        let mut waiting: Vec<_> = gangs
+            .filter(|(_, waiting)| waiting.offers.is_empty())
+            .collect();
+        waiting.sort_by_key(|(key, waiting)| (waiting.since, *key));
+        waiting
+    }
+}
+
+/// What each part of a gang asks for.
+fn shapes(gang: &Gang, rules: Rules<'_>) -> Vec<Shape> {
+    let parts = gang.parts.iter();
+    let demands = parts.map(|part| Demand {
+        constraints: part.constraints.clone(),
+        ..Demand::new(part.count, part.request.clone())
+    });
+    demands.map(|demand| Shape::of(&demand, rules)).collect()
+}
+
+impl Spot {
+    /// Takes as many tasks of a part as fit, of those that are missing.
+    fn take(&mut self, part: usize, request: &ResourceRequest, missing: &mut u32) {
+        let mut count = 0;
+        while *missing > 0 {
+            let Ok(picked) = self.left.pick(request) else {
+                break;
+            };
+            let Ok(taken) = self.taken.checked_add(&picked) else {
+                break;
+            };
+            self.left = self.left.saturating_sub(&picked);
+            self.taken = taken;
+            *missing -= 1;
+            count += 1;
+        }
+        if count > 0 {
+            // A gang has few parts.
+            self.parts.push((part as u32, count));
+        }
+    }
+}
+
+impl Allocator {
+    /// Whether a member is to be asked at all.
+    pub(super) fn is_hungry(&self, member: MemberId) -> bool {
+        let known = self.members.get(&member);
+        known.is_some_and(|known| known.demands.is_hungry()) || self.gangs.wait_for(member)
+    }
+
+    /// Sees which gangs a framework wants.
+    pub(super) fn see_gangs(&mut self, state: &State, framework: &Framework) {
+        if framework.gangs.is_empty() && self.gangs.is_empty() {
+            return;
+        }
+        for (member, role) in members(framework) {
+            let wants = framework.wants_offers(role);
+            let gangs = framework.gangs.iter();
+            let wanted =
+                gangs.filter(|(_, entry)| wants && framework.role_of_gang(&entry.gang) == role);
+            let rules = Rules::of(&state.settings.settings, framework, role);
+            let gone = self.gangs.see(member, wanted, rules);
+            self.stale.extend(gone);
+        }
+    }
+
+    /// Offers what whole gangs need, in the order of service.
+    pub(super) fn serve_gangs(
+        &mut self,
+        state: &State,
+        now: Timestamp,
+        decisions: &mut Vec<Decision>,
+    ) {
+        self.gangs.is_open = false;
+        // Gangs that are alike have the same answer.
+        let mut vain: Vec<(MemberId, Arc<Gang>)> = Vec::new();
+        let mut tries = TRIES;
+        loop {
+            let next = self.roles.ask(|member| {
+                let gangs = self.gangs.of(member).into_iter();
+                let mut plans = gangs.filter_map(|(key, waiting)| {
+                    let is_vain = |(who, gang): &(MemberId, Arc<Gang>)| {
+                        *who == member && *gang == waiting.gang
+                    };
+                    if tries == 0 || vain.iter().any(is_vain) {
+                        return None;
+                    }
+                    tries -= 1;
+                    let plan = self.plan_gang(state, member, waiting);
+                    if plan.is_none() {
+                        vain.push((member, waiting.gang.clone()));
+                    }
+                    Some((member, key.clone(), plan?))
+                });
+                plans.next()
+            });
+            let Some((member, key, plan)) = next else {
+                return;
+            };
+            self.offer_gang(state, member, &key, plan, now, decisions);
+        }
+    }
+
+    /// Where all of a gang goes, if it goes anywhere.
+    fn plan_gang(&self, state: &State, member: MemberId, waiting: &Waiting) -> Option<Plan> {
+        let gang = &waiting.gang;
+        let node = self.roles.node_of(member)?;
+        let total = gang.total();
+        if self.roles.is_bounded(node) && self.roles.blocks(node, self.agents.free(), &total) {
+            return None;
+        }
+        // The smallest agents that will do keep the large ones whole; where that does
+        // not work out, the largest take the most together.
+        let role = self.members.get(&member)?.role.clone();
+        let smallest = |shape: &Shape, plan: &Plan| {
+            self.agents.find(shape, &role, false, |agent| {
+                let is_new = !plan.contains_key(&agent);
+                let free = is_new.then(|| self.free_for(state, member, agent, shape));
+                free.flatten().map(|free| (agent, free))
+            })
+        };
+        let plan = self.fill(waiting, smallest);
+        plan.or_else(|| {
+            let agents = self.largest_first(state, member, waiting);
+            let largest = |shape: &Shape, plan: &Plan| {
+                let new = agents.iter().filter(|agent| !plan.contains_key(agent));
+                let mut fitting = new.filter_map(|agent| {
+                    let free = self.free_for(state, member, *agent, shape)?;
+                    Some((*agent, free))
+                });
+                fitting.next()
+            };
+            self.fill(waiting, largest)
+        })
+    }
+
+    /// Agents on which any task of a gang fits, the largest first.
+    fn largest_first(&self, state: &State, member: MemberId, waiting: &Waiting) -> Vec<AgentId> {
+        let mut agents = BTreeMap::new();
+        let known = self.members.get(&member);
+        let role = known.map_or_else(Role::default, |known| known.role.clone());
+        for shape in &waiting.shapes {
+            self.agents.find(shape, &role, false, |agent| {
+                if let Some(free) = self.free_for(state, member, agent, shape) {
+                    agents.insert(agent, (free.gpu_milli(), free.cpus, free.mem));
+                }
+                (agents.len() >= AGENTS).then_some(())
+            });
+        }
+        let mut agents: Vec<_> = agents.into_iter().collect();
+        agents.sort_by_key(|(agent, amounts)| (Reverse(*amounts), *agent));
+        agents.into_iter().map(|(agent, _)| agent).collect()
+    }
+
+    /// Places a gang's parts, the largest first, on agents that were begun and on
+    /// those that `next` has for a shape.
+    fn fill(
+        &self,
+        waiting: &Waiting,
+        next: impl Fn(&Shape, &Plan) -> Option<(AgentId, Resources)>,
+    ) -> Option<Plan> {
+        let parts = &waiting.gang.parts;
+        let mut order: Vec<usize> = (0..parts.len()).collect();
+        order.sort_by_key(|part| {
+            let request = &parts[*part].request;
+            Reverse((
+                request.gpus_milli,
+                request.cpus,
+                request.mem,
+                Reverse(*part),
+            ))
+        });
+        let mut plan = Plan::new();
+        for part in order {
+            let (shape, mut missing) = (waiting.shapes.get(part)?, parts[part].count);
+            for (agent, spot) in &mut plan {
+                let (info, _) = self.agents.known(*agent)?;
+                if shape.constraints.hold_of(info) && !shape.spares(info) {
+                    spot.take(part, &shape.request, &mut missing);
+                }
+            }
+            while missing > 0 {
+                let (agent, left) = next(shape, &plan)?;
+                let mut spot = Spot {
+                    left,
+                    taken: Resources::default(),
+                    parts: Vec::new(),
+                };
+                spot.take(part, &shape.request, &mut missing);
+                plan.insert(agent, spot);
+            }
+        }
+        plan.retain(|_, spot| !spot.parts.is_empty());
+        Some(plan)
+    }
+
+    /// What a member may have of an agent, for one task of a gang at least, whatever is reserved
+    /// for it.
+    fn free_for(
+        &self,
+        state: &State,
+        member: MemberId,
+        agent: AgentId,
+        shape: &Shape,
+    ) -> Option<Resources> {
+        let (info, amounts) = self.agents.known(agent)?;
+        let free = self.free_on(state, agent);
+        let free = match self.unclaimed(member, agent, amounts) {
+            Some(left) => cut(&free, &left),
+            None => free,
+        };
+        let role = &self.members.get(&member)?.role;
+        let free = free.usable_by(role, false).flat(false).into_owned();
+        let one = free.pick(&shape.request).ok()?;
+        let fits = shape.fits(info, &ResourceRequest::from(&free), &free);
+        (fits && !self.filters.covers(member, agent, &one)).then_some(free)
+    }
+
+    /// Holds what a plan takes for a gang.
+    fn offer_gang(
+        &mut self,
+        state: &State,
+        member: MemberId,
+        key: &Arc<str>,
+        plan: Plan,
+        now: Timestamp,
+        decisions: &mut Vec<Decision>,
+    ) {
+        let mut offers = BTreeSet::new();
+        for (agent, spot) in plan {
+            let share = GangShare {
+                key: key.to_string(),
+                parts: spot.parts,
+            };
+            let mut free = self.free_on(state, agent);
+            let role = self.members.get(&member).map(|known| &known.role);
+            let usable = free.usable_by(role.unwrap_or(&Role::default()), false);
+            // The plan was made of the sum of what is reserved and what is not.
+            let taken = usable.grant(&spot.taken).unwrap_or(spot.taken);
+            self.agents.unlist(agent);
+            let what = (taken, Some(share));
+            let offer = self.offer(state, member, agent, what, &mut free, now);
+            self.agents.list(agent);
+            if let Some(Decision::Offer(_, offer)) = &offer {
+                offers.insert(offer.id);
+            }
+            decisions.extend(offer);
+        }
+        let gangs = self.gangs.table.get_mut(&member);
+        if let Some(waiting) = gangs.and_then(|gangs| gangs.get_mut(key)) {
+            waiting.offers = offers;
+        }
+        let is_hungry = self.is_hungry(member);
+        self.roles.set_hungry(member, is_hungry);
+    }
+}

@@ -1,0 +1,115 @@
+//! What is to be launched, while it is checked: nothing of the turn changes before all of it fits.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tepui_cluster::state::limits as quota;
+use tepui_types::operation::Launch;
+use tepui_types::resources::Pools;
+use tepui_types::{OfferId, Resources, TaskName, TaskSpec};
+
+use super::{CallError, OpenTurn, RECORD, TaskLaunch};
+
+/// Launches of one call.
+#[derive(Default)]
+pub(super) struct Draft {
+    pub specs: Vec<TaskSpec>,
+    pub launches: Vec<Launch>,
+    /// What they leave of their offers.
+    pub left: BTreeMap<OfferId, Resources>,
+    pub bytes: usize,
+    names: BTreeSet<TaskName>,
+}
+
+impl Draft {
+    /// None yet, of these specifications.
+    pub fn new(specs: Vec<TaskSpec>) -> Result<Self, CallError> {
+        let mut bytes = 0;
+        for spec in &specs {
+            spec.validate().map_err(CallError::Invalid)?;
+            bytes += tepui_types::envelope::encode(1, spec).len();
+        }
+        Ok(Self {
+            specs,
+            bytes,
+            ..Self::default()
+        })
+    }
+
+    /// Tasks on an offer of this turn.
+    pub fn add(
+        &mut self,
+        turn: &OpenTurn,
+        offer: OfferId,
+        spec: u32,
+        tasks: Vec<TaskLaunch>,
+    ) -> Result<(), CallError> {
+        let invalid = |why: String| Err(CallError::Invalid(why));
+        let (held, left) = turn.offers.left(offer).ok_or(CallError::OfferUnknown)?;
+        if spec as usize >= self.specs.len() {
+            return invalid(format!("there is no specification {spec} in this call"));
+        }
+        if self.launches.len() + tasks.len() > quota::TURN_OPERATIONS {
+            return invalid(format!(
+                "{} tasks in one call, and a turn has at most {} operations: split it",
+                self.launches.len() + tasks.len(),
+                quota::TURN_OPERATIONS
+            ));
+        }
+        let mut left = self.left.remove(&offer).unwrap_or_else(|| left.clone());
+        let role = Some(held.role.clone());
+        let role = role.filter(|role| role != turn.framework.info.roles.first());
+        for task in tasks {
+            let name = TaskName::new(task.name).map_err(|e| CallError::Invalid(e.to_string()))?;
+            if !self.names.insert(name.clone()) {
+                return invalid(format!("two tasks are named `{name}`"));
+            }
+            let mut wanted = task.resources;
+            let special = task.special.pools(&left);
+            let special = special.map_err(CallError::OfferExceeded)?;
+            if !special.is_empty() {
+                let pools = Pools::try_from(special).map_err(CallError::Invalid)?;
+                wanted.pools = pools;
+            }
+            let revocable = wanted.pools.iter().map(|pool| &pool.amounts);
+            if std::iter::once(&wanted)
+                .chain(revocable)
+                .all(|one| one.cpus.0 == 0 && one.mem.0 == 0)
+            {
+                return invalid(format!("task `{name}` needs some cpus or memory"));
+            }
+            let granted = left.grant(&wanted);
+            let (resources, rest) = granted
+                // What several may have at a time is left for the next.
+                .and_then(|granted| Ok((granted.clone(), left.checked_sub(&granted.exclusive())?)))
+                .map_err(|short| {
+                    CallError::OfferExceeded(format!(
+                        "task `{name}` asks for {wanted}, and the offer has {left} left: {short}"
+                    ))
+                })?;
+            left = rest;
+            self.bytes += name.as_str().len() + resource_bytes(&resources) + RECORD;
+            self.bytes += role.as_ref().map_or(0, |role| role.as_str().len());
+            self.launches.push(Launch {
+                agent: held.agent,
+                name,
+                resources,
+                spec,
+                array_index: task.array_index,
+                role: role.clone(),
+            });
+        }
+        self.left.insert(offer, left);
+        Ok(())
+    }
+}
+
+/// Bytes of concrete resources in the log.
+fn resource_bytes(resources: &Resources) -> usize {
+    let names = resources.gpus.keys().chain(resources.custom.keys());
+    let plain =
+        names.map(|name| name.len() + 10).sum::<usize>() + resources.ports.ranges().len() * 6;
+    if resources.pools.is_empty() && resources.items.is_empty() {
+        return plain;
+    }
+    tepui_types::envelope::encode(1, resources).len()
+}
