@@ -102,6 +102,7 @@ pub struct State {
     /// What operators have set of roles.
     pub roles: OrdMap<Role, Arc<RoleRecord>>,
     role_use: RoleUse,
+    ending_use: RoleUse,
     claimed_agents: OrdSet<AgentId>,
     /// How much was taken back lately.
     pub preemptions: Rate,
@@ -150,6 +151,7 @@ impl State {
             names: OrdMap::new(),
             roles: OrdMap::new(),
             role_use: RoleUse::new(),
+            ending_use: RoleUse::new(),
             claimed_agents: OrdSet::new(),
             preemptions: Rate::default(),
             settings: SettingsRecord::default(),

@@ -31,6 +31,10 @@ impl State {
             format!("claims are on {claimed:?}, not {:?}", self.claimed_agents)
         })?;
         let charged = super::roles::derive(self.agents.values(), self.tasks.values());
+        let ending = super::roles::derive_ending(self.tasks.values());
+        require(ending == self.ending_use, || {
+            format!("{:?} is ending, not {ending:?}", self.ending_use)
+        })?;
         require(charged == self.role_use, || {
             format!("roles are charged {:?}, not {charged:?}", self.role_use)
         })?;

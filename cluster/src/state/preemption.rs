@@ -166,7 +166,9 @@ impl State {
             .all(|record| {
                 // What is reserved stays its owner's.
                 let loses = charge.at(&record.role);
-                let mut left = self.role_use(&record.role).saturating_sub(&loses);
+                let ending = self.ending_use(&record.role);
+                let left = self.role_use(&record.role).saturating_sub(&ending);
+                let mut left = left.saturating_sub(&loses);
                 if let Some(taken) = taken.get(&record.role) {
                     left = left.saturating_sub(taken);
                 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use tepui_types::api::event::EventBody;
 use tepui_types::resources::ResourceRequest;
 use tepui_types::role::RoleSettings;
-use tepui_types::{Reason, Role, task::reason};
+use tepui_types::{Reason, Resources, Role, task::reason};
 
 use crate::charge::{self, Charge};
 use crate::outcome::{Accepted, Outcome, Rejection};
@@ -52,6 +52,28 @@ pub(super) fn derive<'a>(
         charge(&mut charged, &task.role, &Charge::of(&task.resources));
     }
     charged
+}
+
+/// What roles have of these tasks that are being ended.
+pub(super) fn derive_ending<'a>(tasks: impl Iterator<Item = &'a Arc<Task>>) -> RoleUse {
+    let mut ending = RoleUse::new();
+    for task in tasks.filter(|task| task.is_living() && task.kill.is_some()) {
+        charge(&mut ending, &task.role, &Charge::of(&task.resources));
+    }
+    ending
+}
+
+fn discharge(charged: &mut RoleUse, role: &Role, what: &Charge) {
+    for role in role.upwards() {
+        let Some(used) = charged.get_mut(&role) else {
+            continue;
+        };
+        let used = Arc::make_mut(used);
+        *used = used.saturating_sub(&what.at(&role));
+        if used.is_empty() {
+            charged.remove(&role);
+        }
+    }
 }
 
 fn charge(charged: &mut RoleUse, role: &Role, what: &Charge) {
@@ -160,18 +182,23 @@ impl State {
         context.changes.charged.insert(task.id.framework);
     }
 
+    /// Notes that a task's end was asked for, the first time.
+    pub(super) fn note_ending(&mut self, role: &Role, resources: &Resources) {
+        charge(&mut self.ending_use, role, &Charge::of(resources));
+    }
+
+    /// What tasks of a role and those below it have that are being ended.
+    pub fn ending_use(&self, role: &Role) -> ResourceRequest {
+        let used = self.ending_use.get(role);
+        used.map_or_else(ResourceRequest::default, |used| (**used).clone())
+    }
+
     /// Gives back what an ended task had.
     pub(super) fn discharge_role(&mut self, context: &mut Context, task: &Task) {
         let what = Charge::of(&task.resources);
-        for role in task.role.upwards() {
-            let Some(used) = self.role_use.get_mut(&role) else {
-                continue;
-            };
-            let used = Arc::make_mut(used);
-            *used = used.saturating_sub(&what.at(&role));
-            if used.is_empty() {
-                self.role_use.remove(&role);
-            }
+        discharge(&mut self.role_use, &task.role, &what);
+        if task.kill.is_some() {
+            discharge(&mut self.ending_use, &task.role, &what);
         }
         context.changes.charged.insert(task.id.framework);
     }

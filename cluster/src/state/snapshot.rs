@@ -178,6 +178,7 @@ impl From<SnapshotV1> for State {
             Arc::make_mut(&mut framework).unseen_ends = ends;
             (framework.id, framework)
         };
+        let ending_use = super::roles::derive_ending(snapshot.tasks.iter());
         let role_use = super::roles::derive(snapshot.agents.iter(), snapshot.tasks.iter());
         let agents = snapshot.agents.into_iter().map(agent_key).collect();
         let gone = snapshot.gone.into_iter().map(|gone| (gone.agent.id, gone));
@@ -219,6 +220,7 @@ impl From<SnapshotV1> for State {
             names,
             roles,
             role_use,
+            ending_use,
             claimed_agents,
             settings: snapshot.settings,
             preemptions: snapshot.preemptions,

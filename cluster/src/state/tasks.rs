@@ -157,11 +157,15 @@ impl State {
         if !is_sooner {
             return;
         }
-        task.kill = Some(grace_ms);
+        let is_first = task.kill.replace(grace_ms).is_none();
         if let Some(at) = task.ends_by {
             self.deadlines.remove(&(at, Deadline::TimeLimit(operation)));
         }
         let (id, agent) = (task.id.clone(), task.agent);
+        if is_first {
+            let task = task.clone();
+            self.note_ending(&task.role, &task.resources);
+        }
         context.effects.push(Effect::Agent(
             agent,
             AgentEffect::Kill { task: id, grace_ms },
