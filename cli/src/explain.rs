@@ -104,6 +104,7 @@ fn about_demand(demand: &DemandView) -> Result<()> {
         ("kept for gpus", explanation.spared),
         ("too little left", explanation.slivers),
         ("kept for guarantees", explanation.withheld),
+        ("kept for a gang", explanation.behind_gang),
         ("not allowed", explanation.disallowed),
     ] {
         if count > 0 {
@@ -118,6 +119,7 @@ fn about_demand(demand: &DemandView) -> Result<()> {
             .collect();
         fields
             .add("gang", parts.join(" and "))
+            .maybe("starts by", gang.starts_by.map(output::instant))
             .maybe("given up", gang.deadline.map(output::instant));
     }
     fields.maybe("quota", explanation.quota.as_ref());

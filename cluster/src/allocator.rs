@@ -36,6 +36,7 @@ mod preemption;
 mod quota;
 mod reasons;
 mod role_tree;
+mod shadow;
 mod shares;
 pub(crate) mod tally;
 mod traits;
@@ -47,6 +48,7 @@ use members::{Member, MemberId};
 use offers::Offers;
 pub use patience::Holding;
 use role_tree::RoleTree;
+use shadow::Shadow;
 pub use shares::{Share, dominant_share};
 
 /// What the allocator has decided; the leader tells the frameworks.
@@ -71,6 +73,8 @@ pub struct Allocator {
     offers: Offers,
     filters: Filters,
     gangs: Gangs,
+    /// What is kept for the gang that is next.
+    shadow: Option<Shadow>,
     /// To be looked at in the next cycle.
     changed: Changes,
     /// Whose demand is open anew: they look for agents.
@@ -100,6 +104,7 @@ impl Allocator {
             offers: Offers::default(),
             filters: Filters::default(),
             gangs: Gangs::default(),
+            shadow: None,
             changed: Changes::default(),
             reopened: BTreeSet::new(),
             bounded: BTreeSet::new(),

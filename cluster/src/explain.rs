@@ -17,6 +17,8 @@ pub(crate) struct Waiting<'a> {
     pub filtered: u64,
     /// Agents on which it would fit but for what others have claimed.
     pub withheld: u64,
+    /// Agents that are kept for a gang.
+    pub behind_gang: u64,
     /// The quota that keeps its role from it.
     pub quota: Option<String>,
 }
@@ -31,7 +33,9 @@ impl Waiting<'_> {
         let mut explanation = Explanation {
             summary: String::new(),
             agents: counts.agents,
-            fitting: counts.fitting.saturating_sub(self.filtered + self.withheld),
+            fitting: counts
+                .fitting
+                .saturating_sub(self.filtered + self.withheld + self.behind_gang),
             busy: counts.busy(self.request),
             largest: too_small
                 .keys()
@@ -43,6 +47,7 @@ impl Waiting<'_> {
             spared: counts.spared,
             slivers: counts.slivers,
             withheld: self.withheld,
+            behind_gang: self.behind_gang,
             constrained: counts.constrained,
             filtered: self.filtered,
             held: counts.held,
@@ -105,6 +110,12 @@ fn summarize(explanation: &Explanation) -> String {
         parts.push(format!(
             "{} kept for roles below their guarantee",
             agents(explanation.withheld)
+        ));
+    }
+    if explanation.behind_gang > 0 {
+        parts.push(format!(
+            "{} kept for a gang that starts before",
+            agents(explanation.behind_gang)
         ));
     }
     if explanation.held > 0 {

@@ -206,7 +206,9 @@ impl<'a> Context<'a> {
     }
 
     /// [`demand`](Self::demand) with all that may be said of it, such as the
-    /// role that it is for. An offer is for all of a framework's demand for its
+    /// role that it is for. With a time limit it may be met by offers that
+    /// [admit](tepui_types::Offer::admits) only tasks that end in time, for a gang
+    /// waits for them. An offer is for all of a framework's demand for its
     /// role, and what is launched on it is charged to that role.
     pub fn demand_with(&mut self, key: &str, demand: &Demand) -> Result<(), Error> {
         self.host.demand(key, demand)

@@ -9,6 +9,7 @@ use crate::gang::GangShare;
 use crate::ids::{AgentId, OfferId};
 use crate::resources::{ResourceRequest, Resources};
 use crate::role::Role;
+use crate::time::Timestamp;
 
 /// One agent's free resources, held for one framework until it answers or the
 /// offer expires.
@@ -28,9 +29,18 @@ pub struct Offer {
     pub role: Role,
     /// What it is of a gang's; offers of one gang come together.
     pub gang: Option<Box<GangShare>>,
+    /// Set where a gang starts then: what is launched on it must have a time limit,
+    /// and end before.
+    pub until: Option<Timestamp>,
 }
 
 impl Offer {
+    /// Whether a task with this time limit, or none, may be launched on it now.
+    pub fn admits(&self, time_limit_ms: Option<u64>, now: Timestamp) -> bool {
+        self.until
+            .is_none_or(|until| time_limit_ms.is_some_and(|limit| now.after_millis(limit) <= until))
+    }
+
     /// Whether constraints hold of its agent.
     pub fn meets(&self, constraints: &Constraints) -> bool {
         constraints.hold(&self.hostname, &self.attributes)
@@ -66,6 +76,9 @@ pub struct Demand {
     pub revocable: bool,
     /// Volumes that its agent has to have free for it.
     pub volumes: Vec<String>,
+    /// The time limit that its tasks will have, if they have one: they may run
+    /// before a gang that waits.
+    pub time_limit_ms: Option<u64>,
 }
 
 impl Demand {
@@ -81,6 +94,7 @@ impl Demand {
             role: None,
             revocable: false,
             volumes: Vec::new(),
+            time_limit_ms: None,
         }
     }
 }

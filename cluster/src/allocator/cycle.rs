@@ -33,7 +33,8 @@ impl Allocator {
             self.reopened.insert(member);
         }
         let changed = std::mem::take(&mut self.changed.agents);
-        if changed.is_empty() && self.reopened.is_empty() && !self.gangs.is_open {
+        let is_over = self.shadow.is_some() && self.gangs.is_empty();
+        if changed.is_empty() && self.reopened.is_empty() && !self.gangs.is_open && !is_over {
             return decisions;
         }
         let mut seen = Vec::with_capacity(changed.len());
@@ -44,7 +45,7 @@ impl Allocator {
             .set_total(self.agents.total(), &state.settings.settings.unshared);
         // What has come free may be room for who was kept from more.
         self.reopen_bounded();
-        if !self.gangs.is_empty() {
+        if !self.gangs.is_empty() || self.shadow.is_some() {
             self.gangs_first(state, &mut seen, now, &mut decisions);
         }
         let all = seen.len() >= self.agents.len();
@@ -185,7 +186,7 @@ impl Allocator {
             self.offers.cover(offer, |offer| {
                 let agent = state.agent(offer.agent);
                 agent.map_or_else(Covered::new, |agent| {
-                    demands.cover(&agent.info, &offer.resources)
+                    demands.cover(&agent.info, &offer.resources, offer.within_ms)
                 })
             });
         }

@@ -44,6 +44,8 @@ pub(crate) struct Shape {
     pub minimum: Vec<ResourceRequest>,
     pub revocable: bool,
     pub volumes: Vec<String>,
+    /// How long its tasks run at most.
+    pub time_limit_ms: Option<u64>,
 }
 
 /// By which rules a framework is offered something in one of its roles.
@@ -87,7 +89,13 @@ impl Shape {
             constraints: demand.constraints.clone(),
             revocable: demand.revocable,
             volumes: demand.volumes.clone(),
+            time_limit_ms: demand.time_limit_ms,
         }
+    }
+
+    /// Whether its tasks end within so many milliseconds, if that is asked.
+    pub fn ends_within(&self, most_ms: Option<u64>) -> bool {
+        most_ms.is_none_or(|most| self.time_limit_ms.is_some_and(|limit| limit <= most))
     }
 
     /// Whether agents with gpus are not for it, and this is one.
@@ -205,6 +213,7 @@ impl Demands {
                 &demand.constraints,
                 demand.revocable,
                 &demand.volumes,
+                demand.time_limit_ms,
             );
             let at = *known.entry(shape).or_insert_with(|| {
                 let shape = Shape::of(&entry.demand, rules);
@@ -245,13 +254,20 @@ impl Demands {
         self.open().any(|shape| shape.revocable)
     }
 
-    /// Lowers the open demand by what fits into an offer of this agent.
-    pub fn cover(&mut self, agent: &AgentInfo, resources: &Resources) -> Covered {
+    /// Lowers the open demand by what fits into an offer of this agent, and ends within such a
+    /// time if there is one.
+    pub fn cover(
+        &mut self,
+        agent: &AgentInfo,
+        resources: &Resources,
+        within_ms: Option<u64>,
+    ) -> Covered {
         let mut left = Left::of(resources);
         let mut covered = Covered::new();
         for (at, wanted) in self.wanted.iter_mut().enumerate() {
             let shape = &wanted.shape;
             if wanted.open == 0
+                || !shape.ends_within(within_ms)
                 || !shape.constraints.hold_of(agent)
                 || shape.spares(agent)
                 || !shape.has_volumes(resources)

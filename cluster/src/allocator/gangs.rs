@@ -39,8 +39,8 @@ pub(super) struct Gangs {
 
 /// One gang.
 #[derive(Debug)]
-struct Waiting {
-    gang: Arc<Gang>,
+pub(super) struct Waiting {
+    pub gang: Arc<Gang>,
     since: Timestamp,
     /// What each part asks for.
     shapes: Vec<Shape>,
@@ -50,13 +50,14 @@ struct Waiting {
 
 /// What a gang takes of an agent.
 #[derive(Debug)]
-struct Spot {
+pub(super) struct Spot {
     left: Resources,
     taken: Resources,
     parts: Vec<(u32, u32)>,
 }
 
-type Plan = BTreeMap<AgentId, Spot>;
+/// Which agents it takes what of.
+pub(super) type Plan = BTreeMap<AgentId, Spot>;
 
 impl Gangs {
     /// Whether any gang of a member waits for offers.
@@ -79,6 +80,11 @@ impl Gangs {
         waiting.offers.remove(&offer);
         self.is_open |= waiting.offers.is_empty();
         waiting.offers.iter().copied().collect()
+    }
+
+    /// The gang under a key.
+    pub fn get(&self, member: MemberId, key: &str) -> Option<&Waiting> {
+        self.table.get(&member)?.get(key)
     }
 
     /// Forgets a member's; answers the offers that they had.
@@ -132,6 +138,13 @@ impl Gangs {
             .collect();
         waiting.sort_by_key(|(key, waiting)| (waiting.since, *key));
         waiting
+    }
+}
+
+impl Waiting {
+    /// Whether it has no offers.
+    pub fn is_waiting(&self) -> bool {
+        self.offers.is_empty()
     }
 }
 
@@ -202,6 +215,8 @@ impl Allocator {
         // Gangs that are alike have the same answer.
         let mut vain: Vec<(MemberId, Arc<Gang>)> = Vec::new();
         let mut tries = TRIES;
+        // The first that does not fit is the next that is waited for.
+        let mut first: Option<(MemberId, Arc<str>)> = None;
         loop {
             let next = self.roles.ask(|member| {
                 let gangs = self.gangs.of(member).into_iter();
@@ -213,8 +228,9 @@ impl Allocator {
                         return None;
                     }
                     tries -= 1;
-                    let plan = self.plan_gang(state, member, waiting);
+                    let plan = self.plan_gang(state, member, key, waiting);
                     if plan.is_none() {
+                        first.get_or_insert_with(|| (member, key.clone()));
                         vain.push((member, waiting.gang.clone()));
                     }
                     Some((member, key.clone(), plan?))
@@ -222,14 +238,22 @@ impl Allocator {
                 plans.next()
             });
             let Some((member, key, plan)) = next else {
-                return;
+                break;
             };
             self.offer_gang(state, member, &key, plan, now, decisions);
         }
+        self.cast_shadow(state, first, now);
     }
 
     /// Where all of a gang goes, if it goes anywhere.
-    fn plan_gang(&self, state: &State, member: MemberId, waiting: &Waiting) -> Option<Plan> {
+    fn plan_gang(
+        &self,
+        state: &State,
+        member: MemberId,
+        key: &str,
+        waiting: &Waiting,
+    ) -> Option<Plan> {
+        let is_next = self.starts_by(member.framework, key).is_some();
         let gang = &waiting.gang;
         let node = self.roles.node_of(member)?;
         let total = gang.total();
@@ -241,14 +265,16 @@ impl Allocator {
         let role = self.members.get(&member)?.role.clone();
         let smallest = |shape: &Shape, plan: &Plan| {
             self.agents.find(shape, &role, false, |agent| {
-                let is_new = !plan.contains_key(&agent);
+                let is_kept = !is_next && self.backfill_on(agent).is_some();
+                let is_new = !is_kept && !plan.contains_key(&agent);
                 let free = is_new.then(|| self.free_for(state, member, agent, shape));
                 free.flatten().map(|free| (agent, free))
             })
         };
         let plan = self.fill(waiting, smallest);
         plan.or_else(|| {
-            let agents = self.largest_first(state, member, waiting);
+            let mut agents = self.largest_first(state, member, waiting);
+            agents.retain(|agent| is_next || self.backfill_on(*agent).is_none());
             let largest = |shape: &Shape, plan: &Plan| {
                 let new = agents.iter().filter(|agent| !plan.contains_key(agent));
                 let mut fitting = new.filter_map(|agent| {
@@ -281,7 +307,7 @@ impl Allocator {
 
     /// Places a gang's parts, the largest first, on agents that were begun and on
     /// those that `next` has for a shape.
-    fn fill(
+    pub(super) fn fill(
         &self,
         waiting: &Waiting,
         next: impl Fn(&Shape, &Plan) -> Option<(AgentId, Resources)>,
@@ -323,7 +349,7 @@ impl Allocator {
 
     /// What a member may have of an agent, for one task of a gang at least, whatever is reserved
     /// for it.
-    fn free_for(
+    pub(super) fn free_for(
         &self,
         state: &State,
         member: MemberId,

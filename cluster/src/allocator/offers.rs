@@ -22,6 +22,8 @@ pub struct Outstanding {
     pub expires: Timestamp,
     /// What of its framework's demand it can meet.
     pub covered: Covered,
+    /// Milliseconds within which what is launched on it has to end, as it was made.
+    pub within_ms: Option<u64>,
     /// The gang that it is a part of.
     pub gang: Option<Arc<str>>,
 }

@@ -38,13 +38,30 @@ impl Allocator {
         self.members.get(&member).map(|member| &member.demands)
     }
 
-    /// What a framework gets of what is free on an agent.
+    /// What a framework gets of what is free on an agent. If that is kept for a gang, only for what
+    /// ends before it starts.
     pub(super) fn use_of(
         &self,
         member: MemberId,
         agent: AgentId,
         free: &Resources,
     ) -> Use<Resources> {
+        let within = self.backfill_on(agent);
+        if within.is_some() {
+            let (Some(demands), Some((info, amounts))) =
+                (self.demands_of(member), self.agents.known(agent))
+            else {
+                return Use::None;
+            };
+            let mut short = demands.open().filter(|shape| shape.ends_within(within));
+            if !short.any(|shape| shape.fits(info, amounts, free)) {
+                return Use::None;
+            }
+        }
+        self.use_of_free(member, agent, free)
+    }
+
+    fn use_of_free(&self, member: MemberId, agent: AgentId, free: &Resources) -> Use<Resources> {
         let (Some(demands), Some(node)) = (self.demands_of(member), self.roles.node_of(member))
         else {
             return Use::None;
@@ -224,11 +241,14 @@ impl Allocator {
         now: Timestamp,
     ) -> Option<Decision> {
         let record = state.agent(agent)?;
+        let of_single = gang.is_none();
+        let within_ms = self.backfill_on(agent).filter(|_| of_single);
+        let until = self.backfill_until(agent).filter(|_| of_single);
         let known = self.members.get_mut(&member)?;
         let role = known.role.clone();
         let covered = match &gang {
             Some(_) => Covered::new(),
-            None => known.demands.cover(&record.info, &resources),
+            None => known.demands.cover(&record.info, &resources, within_ms),
         };
         let is_hungry = self.is_hungry(member);
         self.roles.serve(member, &Charge::of(&resources), is_hungry);
@@ -243,6 +263,7 @@ impl Allocator {
             attributes: record.info.attributes.clone(),
             role,
             gang: gang.map(Box::new),
+            until,
         };
         let outstanding = Outstanding {
             member,
@@ -251,6 +272,7 @@ impl Allocator {
             since: now,
             expires: now.after_millis(state.settings.settings.offer_timeout_ms),
             covered,
+            within_ms,
             gang: offer.gang.as_ref().map(|share| share.key.as_str().into()),
         };
         self.offers.insert(id, outstanding);

@@ -38,6 +38,7 @@ impl Allocator {
                 counts,
                 filtered: 0,
                 withheld: 0,
+                behind_gang: 0,
                 quota: None,
             };
             return waiting.explain(|name| agents.largest(name));
@@ -62,6 +63,7 @@ impl Allocator {
             request,
             filtered: self.filtered(state, member, &shape),
             withheld: self.withheld(state, member, &shape),
+            behind_gang: self.behind_gang(state, member, &shape),
             quota: self.quota(member, &shape),
             counts,
         };
@@ -132,8 +134,26 @@ impl Allocator {
             let left = left.unwrap_or_else(|| amounts.clone());
             shape.fits(&agent.info, &amounts, &free)
                 && !shape.fits(&agent.info, &left, &cut(&free, &left))
+                && !self.filters.covers(member, agent.id, &free)
         });
         withheld.count() as u64
+    }
+
+    /// Agents on which a request would fit, and that are kept for a gang which starts before it
+    /// would end.
+    fn behind_gang(&self, state: &State, member: MemberId, shape: &Shape) -> u64 {
+        let agents = self.shadowed().filter_map(|agent| state.agent(agent));
+        let kept = agents.filter(|agent| {
+            let held = self.offers.held_by_others(agent.id, member);
+            let free = self
+                .agents
+                .offerable(&state.settings.settings, agent, &held);
+            shape.fits(&agent.info, &ResourceRequest::from(&free), &free)
+                && !shape.ends_within(self.backfill_on(agent.id))
+                && !self.claims.contains_key(&agent.id)
+                && !self.filters.covers(member, agent.id, &free)
+        });
+        kept.count() as u64
     }
 
     /// What quota keeps a framework from a request, unless it holds an offer for it.

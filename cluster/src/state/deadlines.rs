@@ -82,6 +82,15 @@ impl State {
         self.deadlines.get_min().map(|(at, _)| *at)
     }
 
+    /// Tasks that end by themselves, the next first, and when.
+    pub fn time_limits(&self) -> impl Iterator<Item = (Timestamp, &Arc<Task>)> {
+        let limits = self.deadlines.iter();
+        limits.filter_map(|(at, deadline)| match deadline {
+            Deadline::TimeLimit(task) => Some((*at, self.tasks.get(task)?)),
+            _ => None,
+        })
+    }
+
     pub(super) fn meet_deadlines(&mut self, context: &mut Context) -> Outcome {
         let mut left = AT_ONCE;
         while left > 0 {

@@ -61,6 +61,9 @@ impl Leader {
             launch.role = Some(offer.role.clone());
         }
         turn.operations.push(operation);
+        if cpus % 2 == 1 {
+            turn.specs = vec![limited(20_000)];
+        }
         self.apply(Command::Turn(turn));
         self.allocator.answered(&[offer.id]);
     }

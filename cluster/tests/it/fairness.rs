@@ -189,6 +189,7 @@ impl Play {
                 let key = role.as_ref().unwrap_or(roles.first()).to_string();
                 let demand = Demand {
                     role,
+                    time_limit_ms: cpus.is_multiple_of(2).then_some(20_000),
                     ..wanted(*count, *cpus, *zone)
                 };
                 turn.demands.push((key, demand));
@@ -489,7 +490,8 @@ impl Play {
             }
             let (allocator, state) = (&mut self.leader.allocator, &self.leader.log.state);
             let why = allocator.explain(state, framework, &demand);
-            expected.fitting -= why.filtered + why.withheld;
+            expected.fitting -= why.filtered + why.withheld + why.behind_gang;
+            expected.behind_gang = why.behind_gang;
             expected.filtered = why.filtered;
             expected.withheld = why.withheld;
             expected.summary = why.summary.clone();

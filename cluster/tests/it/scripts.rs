@@ -162,6 +162,13 @@ impl Stage {
                 let why = self.allocator.explain_gang(state, framework, &gang);
                 why.summary + "\n"
             }
+            ["starts", name, key] => {
+                let by = self.allocator.starts_by(self.frameworks[name], key);
+                match by {
+                    Some(by) => format!("{key} starts by {} s\n", by.0 / 1000),
+                    None => format!("nobody knows when {key} starts\n"),
+                }
+            }
             ["preempt"] => self.preempt(),
             ["usage", role] => {
                 let used = self.log.state.role_use(&role.parse().unwrap());
@@ -312,6 +319,9 @@ impl Stage {
                     write!(said, "{name} gets {}: {}", offer.hostname, offer.resources).unwrap();
                     if let Some(share) = &offer.gang {
                         write!(said, " for {}{:?}", share.key, share.parts).unwrap();
+                    }
+                    if let Some(until) = offer.until {
+                        write!(said, " until {} s", until.0 / 1000).unwrap();
                     }
                     said.push('\n');
                     self.held.push((framework, offer));
@@ -535,6 +545,11 @@ fn a_role_below_its_guarantee_takes_back_what_others_have_above_theirs() {
 #[test]
 fn gangs_start_together_or_not_at_all() {
     check("gangs");
+}
+
+#[test]
+fn what_ends_in_time_runs_before_a_gang_that_waits() {
+    check("backfill");
 }
 
 #[test]

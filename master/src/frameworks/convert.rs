@@ -282,12 +282,17 @@ pub fn demand_in(
     request: types::Request,
     options: cluster::DemandOptions,
 ) -> Result<Demand, String> {
-    let (mut revocable, mut volumes) = (false, Vec::new());
+    let (mut revocable, mut volumes, mut time_limit_ms) = (false, Vec::new(), None);
     for types::Extension { name, value } in options.extensions {
         match (name.as_str(), value.as_str()) {
             ("revocable", "true") => revocable = true,
             ("volume", _) => volumes.push(value),
             ("revocable", _) => return Err("`revocable` is `true` or not there".into()),
+            ("time-limit-ms", _) => {
+                let millis = value.parse();
+                let wrong = |_| format!("`{name}` is `{value}`, and no milliseconds");
+                time_limit_ms = Some(millis.map_err(wrong)?);
+            }
             _ => {
                 return Err(format!(
                     "this master knows no extension `{name}` of a demand"
@@ -301,6 +306,7 @@ pub fn demand_in(
         role,
         revocable,
         volumes,
+        time_limit_ms,
         ..Demand::new(count, request_in(request)?)
     })
 }
@@ -348,7 +354,8 @@ pub fn offer_detail_out(offer: &Offer) -> cluster::OfferDetail {
             .collect();
         [("gang", share.key.clone()), ("gang-parts", parts.join(" "))]
     });
-    let extensions = share.map(|(name, value)| types::Extension {
+    let until = offer.until.map(|until| ("until-ms", until.0.to_string()));
+    let extensions = share.chain(until).map(|(name, value)| types::Extension {
         name: name.into(),
         value,
     });
@@ -384,6 +391,7 @@ pub fn explanation_out(explanation: Explanation) -> cluster::Explanation {
         ("spared", explanation.spared),
         ("slivers", explanation.slivers),
         ("withheld", explanation.withheld),
+        ("behind-gang", explanation.behind_gang),
         ("disallowed", explanation.disallowed),
     ];
     let counts = counts.into_iter().filter(|(_, count)| *count > 0);

@@ -7,10 +7,10 @@ use axum::extract::State as Extract;
 use serde::Deserialize;
 use tepui_cluster::Allocator;
 use tepui_cluster::state::frameworks::{Framework, GangEntry};
-use tepui_types::FrameworkId;
 use tepui_types::api::demand::{DemandView, Explanation, GangView};
 use tepui_types::api::list::Page;
 use tepui_types::api::problem::Problem;
+use tepui_types::{FrameworkId, Timestamp};
 
 use crate::Master;
 use crate::http::error::ApiError;
@@ -86,10 +86,11 @@ pub async fn list(
                 continue;
             }
             let explain = |allocator: &mut Allocator| {
-                allocator.explain_gang(&state, framework.id, &entry.gang)
+                let why = allocator.explain_gang(&state, framework.id, &entry.gang);
+                (why, allocator.starts_by(framework.id, key))
             };
-            let explanation = master.offers.with(explain);
-            views.extend(gang_view(framework, key, entry, explanation));
+            let (explanation, starts_by) = master.offers.with(explain);
+            views.extend(gang_view(framework, key, entry, explanation, starts_by));
         }
     }
     let key = |view: &DemandView| (view.framework, view.gang.is_some(), view.key.clone());
@@ -118,6 +119,7 @@ fn gang_view(
     key: &str,
     entry: &GangEntry,
     explanation: Explanation,
+    starts_by: Option<Timestamp>,
 ) -> Option<DemandView> {
     let first = entry.gang.parts.first()?;
     Some(DemandView {
@@ -131,6 +133,7 @@ fn gang_view(
         gang: Some(GangView {
             parts: entry.gang.parts.clone(),
             deadline: entry.deadline,
+            starts_by,
         }),
         since: entry.since,
         explanation,

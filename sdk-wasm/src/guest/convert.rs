@@ -210,6 +210,13 @@ pub fn gang_launch(launches: &GangLaunch) -> cluster::GangLaunch {
     }
 }
 
+/// When a gang starts that what is launched must not delay.
+fn until(detail: &cluster::OfferDetail) -> Option<Timestamp> {
+    let mut extensions = detail.extensions.iter();
+    let found = extensions.find(|extension| extension.name == "until-ms")?;
+    found.value.parse().ok().map(Timestamp)
+}
+
 /// An offer's share of a gang, as its detail says it: `0:2 1:3`.
 fn gang_share(detail: &cluster::OfferDetail) -> Option<GangShare> {
     let named = |name: &str| {
@@ -236,10 +243,12 @@ pub fn demand_options(demand: &Demand) -> cluster::DemandOptions {
     let revocable = revocable.into_iter();
     let volumes = demand.volumes.iter();
     let volumes = volumes.map(|volume| extension("volume", volume));
+    let limit = demand.time_limit_ms;
+    let limit = limit.map(|millis| extension("time-limit-ms", &millis.to_string()));
     cluster::DemandOptions {
         role: demand.role.as_ref().map(|role| role.to_string()),
         groups: constraints(&demand.constraints),
-        extensions: revocable.chain(volumes).collect(),
+        extensions: revocable.chain(volumes).chain(limit).collect(),
     }
 }
 
@@ -286,6 +295,7 @@ pub fn explanation(explanation: cluster::Explanation) -> Explanation {
         spared: count("spared"),
         slivers: count("slivers"),
         withheld: count("withheld"),
+        behind_gang: count("behind-gang"),
         disallowed: count("disallowed"),
         quota: more("quota"),
         summary: explanation.summary,
@@ -345,6 +355,7 @@ fn offer(offer: types::Offer, detail: Option<&cluster::OfferDetail>) -> Offer {
         attributes: offer.attributes.into_iter().collect(),
         role: role.unwrap_or_default(),
         gang: detail.and_then(gang_share).map(Box::new),
+        until: detail.and_then(until),
     }
 }
 

@@ -118,6 +118,7 @@ impl State {
             attributes: self.attributes.get(&agent).cloned().unwrap_or_default(),
             role,
             gang: gang.map(Box::new),
+            until: None,
         };
         let open = OpenOffer {
             offer: offer.clone(),

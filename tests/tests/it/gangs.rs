@@ -81,3 +81,43 @@ async fn a_gang_fails_when_it_has_waited_for_too_long() -> Result {
     assert_eq!(job.reason.expect("it says why").code, "gang-overdue");
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn before_a_gang_that_waits_only_what_ends_in_time_runs() -> Result {
+    let two_cpus = "cpus=2,mem=4GiB,disk=1GiB,ports=31000-31099";
+    let cluster = Cluster::new().agents(2).resources(two_cpus).start().await?;
+    let client = cluster.client();
+    // It frees its agent in a quarter of an hour at the latest.
+    let long = staying("long", 2).time_limit_ms(900_000);
+    client.submit(&long).await?;
+    eventually("there is room for two more", async || {
+        anyhow::ensure!(running(client, "long").await? == 2);
+        Ok(())
+    })
+    .await;
+    client.submit(&staying("mpi", 4).gang(None)).await?;
+    eventually("it is known when the gang starts", async || {
+        let said = ok(&cluster, &["explain", "mpi"]).await?;
+        anyhow::ensure!(said.contains("starts by"), "{said}");
+        Ok(())
+    })
+    .await;
+    let endless = Job::command(["true"]).name("endless").cpus(1_000);
+    client.submit(&endless).await?;
+    eventually("it waits behind the gang", async || {
+        let said = ok(&cluster, &["explain", "endless"]).await?;
+        anyhow::ensure!(said.contains("kept for a gang"), "{said}");
+        Ok(())
+    })
+    .await;
+    let short = Job::command(["true"]).name("short").cpus(1_000);
+    client.submit(&short.time_limit_ms(60_000)).await?;
+    eventually("what ends in time runs before it", async || {
+        let job = client.job("short").await?;
+        anyhow::ensure!(job.state == JobState::Finished, "{job:?}");
+        Ok(())
+    })
+    .await;
+    assert_eq!(client.job("endless").await?.active, 0);
+    Ok(())
+}

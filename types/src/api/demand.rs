@@ -49,6 +49,10 @@ pub struct GangView {
     pub parts: Vec<GangPart>,
     /// When it is given up.
     pub deadline: Option<Timestamp>,
+    /// When it is expected to start at the latest; known only of the next one, and
+    /// where tasks have time limits.
+    #[serde(default)]
+    pub starts_by: Option<Timestamp>,
 }
 
 /// Agents counted by what keeps them from one request.
@@ -89,6 +93,10 @@ pub struct Explanation {
     /// its guarantee.
     #[serde(default)]
     pub withheld: u64,
+    /// Agents on which it would fit, and that are kept for a gang which starts
+    /// before it would end.
+    #[serde(default)]
+    pub behind_gang: u64,
     /// Agents that are not among the cluster's allowed hosts.
     #[serde(default)]
     pub disallowed: u64,

@@ -113,11 +113,15 @@ pub fn lent(words: &[&str]) -> Resources {
 pub fn demand(count: u32, words: &[&str]) -> Demand {
     let (words, role) = in_role(words);
     let mut parts = words.splitn(2, |word| *word == "where");
-    let (special, plain): (Vec<&str>, Vec<&str>) = parts
-        .next()
-        .unwrap()
+    let (special, plain): (Vec<&str>, Vec<&str>) = parts.next().unwrap().iter().partition(|word| {
+        **word == "revocable" || word.starts_with("volume=") || word.starts_with("limit=")
+    });
+    let mut limits = special
         .iter()
-        .partition(|word| **word == "revocable" || word.starts_with("volume="));
+        .filter_map(|word| word.strip_prefix("limit="));
+    let time_limit_ms = limits
+        .next()
+        .map(|seconds| 1000 * seconds.parse::<u64>().unwrap());
     let volumes = special
         .iter()
         .filter_map(|word| word.strip_prefix("volume="));
@@ -129,6 +133,7 @@ pub fn demand(count: u32, words: &[&str]) -> Demand {
         constraints: Constraints(groups.collect()),
         role,
         revocable: special.contains(&"revocable"),
+        time_limit_ms,
         volumes: volumes.map(str::to_owned).collect(),
         ..Demand::new(count, request)
     }

@@ -202,6 +202,7 @@ fn submit(
         constraints: body.constraints,
         gang: body.gang,
         gang_wait_ms: body.gang_wait_ms,
+        time_limit_ms: body.time_limit_ms,
         role: body.role,
         volumes: body.volumes,
     };

@@ -44,6 +44,8 @@ pub struct Terms {
     pub constraints: Constraints,
     /// Whether its tasks start together.
     pub gang: bool,
+    /// How long each task runs at most.
+    pub time_limit_ms: Option<u64>,
     /// How long a gang waits before it fails.
     pub gang_wait_ms: Option<u64>,
     /// Which role is charged; the framework's first if none is named.

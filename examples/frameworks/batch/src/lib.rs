@@ -22,7 +22,7 @@ use std::time::Duration;
 use tepui_sdk::http::{Request, Response};
 use tepui_sdk::{
     Context, Demand, DroppedOperation, Error, Event, Launch, Offer, OfferId, Role, Scheduler,
-    StartReason, Task, TaskSpec,
+    StartReason, Task, TaskSpec, Timestamp,
 };
 
 use budget::Budget;
@@ -265,7 +265,7 @@ impl Batch {
         let offers: Vec<Offer> = offers.into_iter().cloned().collect();
         let offers = &offers[..];
         let first = cx.roles().into_iter().next().unwrap_or_default();
-        let grants = placement::plan(offers, &self.wants(&first, now), budget);
+        let grants = placement::plan(offers, &self.wants(&first, now), Timestamp(now), budget);
         let mut used: BTreeSet<OfferId> = BTreeSet::new();
         for grant in &grants {
             match self.launch(cx, grant, now) {
@@ -305,6 +305,7 @@ impl Batch {
             constraints: &record.terms.constraints,
             role: record.terms.role.as_ref().unwrap_or(first),
             volumes: &record.terms.volumes,
+            time_limit_ms: record.terms.time_limit_ms,
             count: record.singles(now),
             spec_bytes: record.terms.spec_bytes as usize,
         })
@@ -380,6 +381,7 @@ fn tell(cx: &mut Context<'_>, name: &str, job: &mut Job, now: u64) -> Result<(),
             constraints: job.terms.constraints.clone(),
             role: job.terms.role.clone(),
             volumes: job.terms.volumes.clone(),
+            time_limit_ms: job.terms.time_limit_ms,
             ..Demand::new(wanted, job.terms.request.clone())
         };
         cx.demand_with(name, &demand)?;

@@ -6,7 +6,7 @@
 
 use tepui_sdk::operations::with_volume;
 use tepui_sdk::resources::{ResourceRequest, Resources};
-use tepui_sdk::{Constraints, Offer, OfferId, Role};
+use tepui_sdk::{Constraints, Offer, OfferId, Role, Timestamp};
 
 use crate::budget::Budget;
 
@@ -27,6 +27,8 @@ pub struct Want<'a> {
     pub role: &'a Role,
     /// Volumes that each task uses.
     pub volumes: &'a [String],
+    /// How long each runs at most.
+    pub time_limit_ms: Option<u64>,
     /// How many tasks could be launched.
     pub count: u32,
     /// Bytes of its specification, which every launch carries.
@@ -51,7 +53,12 @@ pub const LAUNCH_BYTES: usize = 192;
 const JOB_BYTES: usize = 512;
 
 /// Plans the launches of a turn, within its budget.
-pub fn plan(offers: &[Offer], wants: &[Want<'_>], budget: &mut Budget) -> Vec<Grant> {
+pub fn plan(
+    offers: &[Offer],
+    wants: &[Want<'_>],
+    now: Timestamp,
+    budget: &mut Budget,
+) -> Vec<Grant> {
     let mut counts: Vec<u32> = wants.iter().map(|want| want.count).collect();
     let shapes = shapes(wants);
     let mut looks = MAX_LOOKS;
@@ -67,6 +74,9 @@ pub fn plan(offers: &[Offer], wants: &[Want<'_>], budget: &mut Budget) -> Vec<Gr
                 return grants;
             }
             looks -= 1;
+            if !offer.admits(want.time_limit_ms, now) {
+                continue;
+            }
             if offer.role != *want.role || !offer.meets(want.constraints) {
                 continue;
             }
@@ -144,6 +154,7 @@ mod tests {
             attributes: BTreeMap::new(),
             role: tepui_sdk::Role::default(),
             gang: None,
+            until: None,
         }
     }
 
@@ -167,11 +178,12 @@ mod tests {
                 constraints: &anywhere,
                 role: &role,
                 volumes: &[],
+                time_limit_ms: None,
                 count: *count,
                 spec_bytes: 100,
             })
             .collect();
-        let grants = plan(offers, &wants, &mut Budget::new(0));
+        let grants = plan(offers, &wants, Timestamp(0), &mut Budget::new(0));
         grants
             .into_iter()
             .map(|g| (g.offer.0, g.job, g.resources.len()))
@@ -210,6 +222,7 @@ mod tests {
             constraints,
             role,
             volumes: &[],
+            time_limit_ms: None,
             count: 1,
             spec_bytes: 100,
         };
@@ -220,12 +233,38 @@ mod tests {
             want("picky", &second, &role),
             want("other", &anywhere, &role),
         ];
-        let grants = plan(&offers, &wants, &mut Budget::new(0));
+        let grants = plan(&offers, &wants, Timestamp(0), &mut Budget::new(0));
         let grants: Vec<_> = grants
             .iter()
             .map(|grant| (grant.offer.0, &*grant.job))
             .collect();
         assert_eq!(grants, [(1, "other"), (2, "picky")]);
+    }
+
+    #[test]
+    fn before_a_gang_only_what_ends_in_time_is_placed() {
+        let small = request(100);
+        let (anywhere, role) = (Constraints::default(), Role::default());
+        let mut offers = [offer(1, 1000)];
+        offers[0].until = Some(Timestamp(5_000));
+        let want = |job, time_limit_ms| Want {
+            job,
+            request: &small,
+            constraints: &anywhere,
+            role: &role,
+            volumes: &[],
+            time_limit_ms,
+            count: 1,
+            spec_bytes: 100,
+        };
+        let wants = [
+            want("endless", None),
+            want("long", Some(5_001)),
+            want("short", Some(5_000)),
+        ];
+        let grants = plan(&offers, &wants, Timestamp(0), &mut Budget::new(0));
+        let jobs: Vec<_> = grants.iter().map(|grant| &*grant.job).collect();
+        assert_eq!(jobs, ["short"]);
     }
 
     #[test]
@@ -260,11 +299,17 @@ mod tests {
             constraints: &anywhere,
             role: &role,
             volumes,
+            time_limit_ms: None,
             count: 5,
             spec_bytes: 0,
         };
         let wants = [want(&volumes[..], "keeper"), want(&[], "other")];
-        let grants = plan(&[offer(1, 1_000), with], &wants, &mut Budget::new(0));
+        let grants = plan(
+            &[offer(1, 1_000), with],
+            &wants,
+            Timestamp(0),
+            &mut Budget::new(0),
+        );
         let granted = grants.iter().map(|grant| {
             let volumes = grant.resources.iter().filter(|it| !it.pools.is_empty());
             (

@@ -48,6 +48,14 @@ impl Draft {
         if spec as usize >= self.specs.len() {
             return invalid(format!("there is no specification {spec} in this call"));
         }
+        let limit = self.specs[spec as usize].time_limit_ms;
+        if !held.admits(limit, turn.now) {
+            let until = held.until.map_or(0, |until| until.millis_since(turn.now));
+            return invalid(format!(
+                "a gang starts on this agent in {until} ms: launch only what has a time limit, and \
+                 ends before"
+            ));
+        }
         if self.launches.len() + tasks.len() > quota::TURN_OPERATIONS {
             return invalid(format!(
                 "{} tasks in one call, and a turn has at most {} operations: split it",

@@ -105,6 +105,7 @@ fn offer(id: u64) -> Offer {
         attributes: BTreeMap::new(),
         role: Role::default(),
         gang: None,
+        until: None,
     }
 }
 
@@ -237,6 +238,23 @@ fn a_gang_is_one_operation_over_several_offers() {
     };
     let specs: Vec<_> = launches.iter().map(|launch| launch.spec).collect();
     assert_eq!((specs, closed.turn.specs.len()), (vec![0, 0, 1], 3));
+}
+
+#[test]
+fn before_a_gang_only_what_ends_in_time_is_launched() {
+    let mut turn = Cluster::new().open();
+    let mut kept = offer(9);
+    kept.until = Some(turn.now().after_millis(1_000));
+    turn.offers.insert(kept);
+    turn.offers.show(9);
+    let within = |time_limit_ms| TaskSpec {
+        time_limit_ms,
+        ..spec("")
+    };
+    for (limit, may) in [(None, false), (Some(1_001), false), (Some(1_000), true)] {
+        let launched = turn.accept(OfferId(9), within(limit), vec![task("a", 1)]);
+        assert_eq!(launched.is_ok(), may, "{limit:?}: {launched:?}");
+    }
 }
 
 #[test]

@@ -18,6 +18,7 @@ fn job(count: u32, max_restarts: u32) -> Job {
         key: None,
         gang: false,
         gang_wait_ms: None,
+        time_limit_ms: None,
         role: None,
         volumes: Vec::new(),
         constraints: Default::default(),
