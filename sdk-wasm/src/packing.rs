@@ -8,10 +8,12 @@
 //! part of what was free is unusable afterwards, which packs tighter. The
 //! framework says what it expects; its own past is a good guess.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-use tepui_types::Resources;
+use tepui_types::constraint::Constraints;
 use tepui_types::resources::{MILLI, ResourceRequest};
+use tepui_types::{Offer, Resources};
 
 /// The most states of agents whose fragmentation is kept, so that memory stays
 /// bounded; some hundred bytes each.
@@ -157,7 +159,35 @@ pub fn spread(offers: &[&Resources], request: &ResourceRequest) -> Option<Place>
     let fitting = places(offers, request);
     fitting.max_by_key(|place| {
         let left = offers[place.offer].saturating_sub(&place.resources);
-        (left.cpus.0, left.mem.0, std::cmp::Reverse(place.offer))
+        (left.cpus.0, left.mem.0, Reverse(place.offer))
+    })
+}
+
+/// The place where the fewest tasks are that have a value of an attribute in
+/// common, such as `zone` or `hostname`: `counts` says how many each value has.
+/// Agents without the attribute come last, and of equal ones the agent with the
+/// most left.
+pub fn spread_over(
+    offers: &[&Offer],
+    attribute: &str,
+    counts: &BTreeMap<String, u64>,
+    request: &ResourceRequest,
+) -> Option<Place> {
+    let resources: Vec<_> = offers.iter().map(|offer| &offer.resources).collect();
+    places(&resources, request).min_by_key(|place| {
+        let offer = offers[place.offer];
+        let value = match attribute {
+            Constraints::HOSTNAME => Some(&offer.hostname),
+            name => offer.attributes.get(name),
+        };
+        let count = value.map(|value| counts.get(value).copied().unwrap_or(0));
+        let left = offer.resources.saturating_sub(&place.resources);
+        (
+            count.is_none(),
+            count,
+            Reverse((left.cpus, left.mem)),
+            place.offer,
+        )
     })
 }
 
@@ -174,7 +204,7 @@ fn places<'a>(
 
 #[cfg(test)]
 mod tests {
-    use tepui_types::{Bytes, MilliCpus};
+    use tepui_types::{AgentId, Bytes, MilliCpus, OfferId, Role};
 
     use super::*;
 
@@ -227,6 +257,45 @@ mod tests {
         assert_eq!(Packer::default().place(&[&free], &whole), None);
         assert_eq!(best_fit(&[&free], &whole), None);
         assert_eq!(spread(&[&free], &whole), None);
+    }
+
+    #[test]
+    fn tasks_are_spread_over_the_values_of_an_attribute() {
+        let offer = |number: u64, zone: Option<&str>, cpus| Offer {
+            id: OfferId(number),
+            agent: AgentId(number),
+            hostname: format!("host-{number}"),
+            resources: machine(cpus, &[]),
+            attributes: zone
+                .map(|zone| ("zone".to_owned(), zone.to_owned()))
+                .into_iter()
+                .collect(),
+            role: Role::default(),
+            gang: None,
+            until: None,
+        };
+        let offers = [
+            offer(0, None, 9000),
+            offer(1, Some("a"), 8000),
+            offer(2, Some("b"), 2000),
+            offer(3, Some("b"), 4000),
+        ];
+        let offers: Vec<_> = offers.iter().collect();
+        let request = task(1000, 0);
+        let counts = |a, b| BTreeMap::from([("a".to_owned(), a), ("b".to_owned(), b)]);
+        for (counts, wanted) in [(counts(2, 1), 3), (counts(1, 2), 1), (BTreeMap::new(), 1)] {
+            let place = spread_over(&offers, "zone", &counts, &request).unwrap();
+            assert_eq!(place.offer, wanted, "{counts:?}");
+        }
+        let hosts = BTreeMap::from([("host-0".to_owned(), 1), ("host-1".to_owned(), 1)]);
+        let place = spread_over(&offers, "hostname", &hosts, &request).unwrap();
+        assert_eq!(place.offer, 3);
+        assert_eq!(
+            spread_over(&offers[..1], "rack", &hosts, &request)
+                .unwrap()
+                .offer,
+            0
+        );
     }
 
     #[test]
