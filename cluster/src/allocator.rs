@@ -11,6 +11,7 @@
 //! `docs/decisions/0007-allocator.md` says why it is built so.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use tepui_types::offer::Filters as Decline;
 use tepui_types::resources::ResourceRequest;
@@ -75,6 +76,8 @@ pub struct Allocator {
     gangs: Gangs,
     /// What is kept for the gang that is next.
     shadow: Option<Shadow>,
+    /// The gang whose start was looked for last and not found, and when.
+    vain_look: (Option<(MemberId, Arc<str>)>, Timestamp),
     /// To be looked at in the next cycle.
     changed: Changes,
     /// Whose demand is open anew: they look for agents.
@@ -105,6 +108,7 @@ impl Allocator {
             filters: Filters::default(),
             gangs: Gangs::default(),
             shadow: None,
+            vain_look: (None, Timestamp::default()),
             changed: Changes::default(),
             reopened: BTreeSet::new(),
             bounded: BTreeSet::new(),
@@ -195,9 +199,13 @@ impl Allocator {
         self.answered(offers);
     }
 
-    /// When something happens by itself next: an offer or a filter ends.
+    /// When something happens by itself next: an offer or a filter ends, or a forecast has aged.
     pub fn next_deadline(&self) -> Option<Timestamp> {
-        let ends = [self.offers.next_end(), self.filters.next_end()];
+        let ends = [
+            self.offers.next_end(),
+            self.filters.next_end(),
+            self.shadow_due(),
+        ];
         ends.into_iter().flatten().min()
     }
 

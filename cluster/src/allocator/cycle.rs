@@ -33,8 +33,8 @@ impl Allocator {
             self.reopened.insert(member);
         }
         let changed = std::mem::take(&mut self.changed.agents);
-        let is_over = self.shadow.is_some() && self.gangs.is_empty();
-        if changed.is_empty() && self.reopened.is_empty() && !self.gangs.is_open && !is_over {
+        let is_due = self.shadow_due().is_some_and(|due| due <= now);
+        if changed.is_empty() && self.reopened.is_empty() && !self.gangs.is_open && !is_due {
             return decisions;
         }
         let mut seen = Vec::with_capacity(changed.len());

@@ -18,6 +18,7 @@ use super::Allocator;
 use super::demands::Shape;
 use super::gangs::{Plan, Waiting};
 use super::members::MemberId;
+use crate::feasibility;
 use crate::state::State;
 
 /// Ends of tasks that are looked at, the next first.
@@ -58,6 +59,19 @@ impl Allocator {
         shadow.agents.contains(&agent).then_some(shadow.at)
     }
 
+    /// When the forecast is to be made again, whatever else happens.
+    pub(super) fn shadow_due(&self) -> Option<Timestamp> {
+        match (&self.shadow, self.gangs.is_empty()) {
+            (Some(_), true) => Some(Timestamp::default()),
+            (Some(shadow), false) => Some(shadow.found.after_millis(FRESH_MS)),
+            // It may be known by now, or the gang may be another's turn.
+            (None, false) if self.vain_look.0.is_some() => {
+                Some(self.vain_look.1.after_millis(FRESH_MS))
+            }
+            (None, _) => None,
+        }
+    }
+
     /// Agents that are kept for a gang.
     pub(super) fn shadowed(&self) -> impl Iterator<Item = AgentId> {
         let shadow = self.shadow.iter();
@@ -78,6 +92,10 @@ impl Allocator {
         next: Option<(MemberId, Arc<str>)>,
         now: Timestamp,
     ) {
+        if next.is_none() {
+            // Nobody waits, so nobody looks.
+            self.vain_look = (None, now);
+        }
         // What is offered meanwhile may put another first: that is looked at later.
         let is_fresh = |shadow: &Shadow| {
             let waiting = self.gangs.get(shadow.member, &shadow.key);
@@ -90,7 +108,7 @@ impl Allocator {
             Some(shadow) if is_fresh(&shadow) => Some(shadow),
             before => {
                 let kept = before.map(|before| before.agents).unwrap_or_default();
-                let shadow = next.and_then(|next| self.look_ahead(state, next, &kept, now));
+                let shadow = next.and_then(|next| self.look_again(state, next, &kept, now));
                 let keeps = |agent: &AgentId| {
                     let shadow = shadow.as_ref();
                     shadow.is_some_and(|shadow| shadow.agents.contains(agent))
@@ -106,6 +124,30 @@ impl Allocator {
             shadow.left_ms = shadow.at.millis_since(now);
         }
         self.shadow = shadow;
+    }
+
+    /// Looks ahead, unless it was in vain a moment ago.
+    fn look_again(
+        &mut self,
+        state: &State,
+        next: (MemberId, Arc<str>),
+        kept: &BTreeSet<AgentId>,
+        now: Timestamp,
+    ) -> Option<Shadow> {
+        let (last, at) = &self.vain_look;
+        if kept.is_empty()
+            && last.as_ref() == Some(&next)
+            && now.millis_since(*at) < FRESH_MS
+            && now >= *at
+        {
+            return None;
+        }
+        let shadow = self.look_ahead(state, next.clone(), kept, now);
+        self.vain_look = match &shadow {
+            Some(_) => (None, now),
+            None => (Some(next), now),
+        };
+        shadow
     }
 
     fn look_ahead(
@@ -179,6 +221,10 @@ impl Allocator {
         let role = self.members.get(&member)?.role.clone();
         let later = |agent: AgentId, shape: &Shape| {
             let record = state.agent(agent)?;
+            let offerable = feasibility::offerable_of(&state.settings.settings, record);
+            if offerable.is_err() || self.agents.is_away(agent) {
+                return None;
+            }
             let free = self.free_on(state, agent);
             let free = free.checked_add(freed.get(&agent)?).ok()?;
             let free = free.usable_by(&role, false).flat(false).into_owned();

@@ -347,3 +347,27 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_gang_that_waits_is_looked_at_now_and_then_and_nothing_else_wakes_the_leader() {
+    let mut leader = Leader::new();
+    leader.log.agent(2, 4);
+    let framework = leader.log.framework("a", "*");
+    let mut turn = leader.log.next_turn(framework);
+    let gang = |count| ("g".to_owned(), Some(Gang::of(count, request(1, 1))));
+    turn.gangs.push(gang(3));
+    leader.apply(Command::Turn(turn));
+    for _ in 0..3 {
+        assert!(leader.cycle().is_empty());
+        let next = leader.allocator.next_deadline().unwrap();
+        assert!(next > Timestamp(leader.now), "it would be woken at once");
+        leader.now = next.0;
+    }
+    let mut turn = leader.log.next_turn(framework);
+    turn.gangs.push(gang(2));
+    leader.apply(Command::Turn(turn));
+    assert_eq!(leader.offers().len(), 1);
+    let next = leader.allocator.next_deadline().unwrap();
+    let expiry = leader.now + setting::Settings::DEFAULT_OFFER_TIMEOUT_MS;
+    assert_eq!(next, Timestamp(expiry), "only the offer ends by itself");
+}
