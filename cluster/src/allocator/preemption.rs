@@ -19,12 +19,15 @@ use super::members::MemberId;
 use super::quota::cut;
 use crate::feasibility;
 use crate::state::State;
+use crate::state::frameworks::Framework;
 use crate::state::preemption::{Preemption, claimed_from, note_taken};
 use crate::state::tasks::Task;
 
-/// Members and tasks that one plan looks at: about a millisecond's worth.
+/// Members that one plan looks at, to see what they are owed.
 const MEMBERS: usize = 64;
-const TASKS: usize = 4_096;
+/// Searches for victims, and tasks that each looks at: some milliseconds' worth.
+const SEARCHES: usize = 4;
+const TASKS: usize = 1_024;
 /// Shapes of one member.
 const SHAPES: usize = 8;
 
@@ -38,60 +41,90 @@ struct Cost {
     agent: AgentId,
 }
 
+/// What is wanted and guaranteed.
+struct Owed<'a> {
+    role: &'a Role,
+    /// To whom.
+    guaranteed: Role,
+    shape: &'a Shape,
+}
+
 impl Allocator {
     /// What should be taken back first, if anything should and may.
     pub fn plan_preemption(&self, state: &State) -> Option<Preemption> {
         if self.is_new || !self.may_preempt || self.roles.owes_nothing() {
             return None;
         }
-        let left = state.preemptions_left(state.now);
-        let mut looks = MEMBERS;
+        let left = state.preemptions_left(state.now) as usize;
+        let mut owed = Vec::new();
+        let mut looks = if left > 0 { MEMBERS } else { 0 };
         self.roles.ask(|member| {
-            let may_look = looks > 0 && left > 0;
+            owed.extend(self.owed_to(state, member));
             looks = looks.saturating_sub(1);
-            may_look
-                .then(|| self.plan_for(state, member, left as usize))
-                .flatten()
-        })
+            (looks == 0).then_some(())
+        });
+        // Those that are first, and some others, so that who cannot be served keeps nobody
+        // waiting for ever.
+        let turn = usize::try_from(state.index).unwrap_or(0);
+        let others = (0..owed.len()).map(|place| (turn + place) % owed.len());
+        let order = (0..owed.len().min(SEARCHES / 2)).chain(others);
+        let mut searched = order.take(SEARCHES).map(|place| &owed[place]);
+        searched.find_map(|owed| self.plan_for(state, owed, left))
     }
 
-    fn plan_for(&self, state: &State, member: MemberId, left: usize) -> Option<Preemption> {
-        let known = self.members.get(&member)?;
+    /// What a member wants that is guaranteed to it, one of each shape.
+    fn owed_to(&self, state: &State, member: MemberId) -> Vec<Owed<'_>> {
+        let (Some(known), Some(node)) = (self.members.get(&member), self.roles.node_of(member))
+        else {
+            return Vec::new();
+        };
         // What is on its way already.
         let claims = state.claims().filter(|claim| claim.role == known.role);
         if claims.count() as u64 >= known.demands.count() {
-            return None;
+            return Vec::new();
         }
-        let node = self.roles.node_of(member)?;
-        let mut shapes = known.demands.open().take(SHAPES);
-        shapes.find_map(|shape| {
+        let shapes = known.demands.open().take(SHAPES);
+        let owed = shapes.filter_map(|shape| {
             let had = |role: &Role| self.roles.charged(role);
             let guaranteed = state.guarantor(&known.role, &shape.request, had)?;
-            if self.roles.limits(node, &shape.request) {
-                return None;
-            }
-            let mut best: Option<(Cost, Vec<TaskId>)> = None;
-            for (agent, tasks) in self.candidates(state, &guaranteed) {
-                let found = self.victims(state, agent, tasks, shape, &known.role, &guaranteed);
-                let found = found.filter(|(_, victims)| victims.len() <= left);
-                if let Some(found) = found
-                    && best.as_ref().is_none_or(|(least, _)| found.0 < *least)
-                {
-                    best = Some(found);
-                }
-            }
-            let (cost, victims) = best?;
-            Some(Preemption {
-                role: known.role.clone(),
+            let is_limited = self.roles.limits(node, &shape.request);
+            (!is_limited).then_some(Owed {
+                role: &known.role,
                 guaranteed,
-                agent: cost.agent,
-                request: shape.request.clone(),
-                victims,
+                shape,
             })
+        });
+        owed.collect()
+    }
+
+    fn plan_for(&self, state: &State, owed: &Owed<'_>, left: usize) -> Option<Preemption> {
+        let Owed {
+            role,
+            guaranteed,
+            shape,
+        } = owed;
+        let mut best: Option<(Cost, Vec<TaskId>)> = None;
+        for (agent, tasks) in self.candidates(state, guaranteed) {
+            let found = self.victims(state, agent, tasks, shape, role, guaranteed);
+            let found = found.filter(|(_, victims)| victims.len() <= left);
+            if let Some(found) = found
+                && best.as_ref().is_none_or(|(least, _)| found.0 < *least)
+            {
+                best = Some(found);
+            }
+        }
+        let (cost, victims) = best?;
+        Some(Preemption {
+            role: Role::clone(role),
+            guaranteed: guaranteed.clone(),
+            agent: cost.agent,
+            request: shape.request.clone(),
+            victims,
         })
     }
 
-    /// Tasks that may be ended, by agent; the youngest of each framework are looked at.
+    /// Tasks that may be ended, by agent; the youngest of each framework that may lose some are
+    /// looked at.
     fn candidates<'a>(
         &self,
         state: &'a State,
@@ -100,10 +133,14 @@ impl Allocator {
         // On an agent with claims something is ending.
         let claimed = state.claimed_agents().map(|agent| (agent, Vec::new()));
         let mut agents: BTreeMap<AgentId, Vec<&Arc<Task>>> = claimed.collect();
+        let may_lose = |role: &Role| !role.is_within(guaranteed) && state.is_preemptible(role);
         let frameworks = state.frameworks.values();
-        let tasks = frameworks.flat_map(|framework| framework.tasks.iter().rev());
-        let tasks = tasks.filter_map(|operation| state.tasks.get(operation));
-        for task in tasks.take(TASKS) {
+        let frameworks = frameworks.filter(|framework| framework.info.roles.iter().any(may_lose));
+        let frameworks: Vec<_> = frameworks.take(TASKS).collect();
+        let each = TASKS / frameworks.len().max(1);
+        let youngest = |framework: &'a Arc<Framework>| framework.tasks.iter().rev().take(each);
+        let tasks = frameworks.into_iter().flat_map(youngest);
+        for task in tasks.filter_map(|operation| state.tasks.get(operation)) {
             if state.may_take(task, guaranteed, &BTreeMap::new()) {
                 agents.entry(task.agent).or_default().push(task);
             }
