@@ -105,6 +105,7 @@ fn about_demand(demand: &DemandView) -> Result<()> {
         ("too little left", explanation.slivers),
         ("kept for guarantees", explanation.withheld),
         ("kept for a gang", explanation.behind_gang),
+        ("reserved for others", explanation.reserved),
         ("not allowed", explanation.disallowed),
     ] {
         if count > 0 {

@@ -78,6 +78,8 @@ pub struct Allocator {
     shadow: Option<Shadow>,
     /// The gang whose start was looked for last and not found, and when.
     vain_look: (Option<(MemberId, Arc<str>)>, Timestamp),
+    /// What is reserved for whom, by agents that have something reserved.
+    owned: BTreeMap<AgentId, BTreeMap<Role, ResourceRequest>>,
     /// To be looked at in the next cycle.
     changed: Changes,
     /// Whose demand is open anew: they look for agents.
@@ -109,6 +111,7 @@ impl Allocator {
             gangs: Gangs::default(),
             shadow: None,
             vain_look: (None, Timestamp::default()),
+            owned: BTreeMap::new(),
             changed: Changes::default(),
             reopened: BTreeSet::new(),
             bounded: BTreeSet::new(),

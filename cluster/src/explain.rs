@@ -48,6 +48,7 @@ impl Waiting<'_> {
             slivers: counts.slivers,
             withheld: self.withheld,
             behind_gang: self.behind_gang,
+            reserved: counts.reserved,
             constrained: counts.constrained,
             filtered: self.filtered,
             held: counts.held,
@@ -116,6 +117,12 @@ fn summarize(explanation: &Explanation) -> String {
         parts.push(format!(
             "{} kept for a gang that starts before",
             agents(explanation.behind_gang)
+        ));
+    }
+    if explanation.reserved > 0 {
+        parts.push(format!(
+            "{} reserved for others",
+            agents(explanation.reserved)
         ));
     }
     if explanation.held > 0 {

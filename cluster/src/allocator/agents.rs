@@ -17,9 +17,6 @@ use crate::state::State;
 use crate::state::agents::Agent;
 use crate::state::reservations::Converted;
 
-/// What is reserved, by role.
-pub(super) type Owned = BTreeMap<Role, ResourceRequest>;
-
 /// The agents, their sums, and the index by what is free.
 #[derive(Debug, Default)]
 pub struct Agents {
@@ -32,6 +29,8 @@ pub struct Agents {
     special: Blocks,
     /// Agents of which something is free that is not plain.
     classes: Classes,
+    /// Those that lend something that is not plain, free or not.
+    pooled: BTreeSet<AgentId>,
     total: ResourceRequest,
     free: ResourceRequest,
     tally: Tally,
@@ -102,6 +101,7 @@ impl Known {
         Counted {
             info: &self.info,
             total: self.total(),
+            all: None,
             is_open: self.is_open,
             is_allowed: self.is_allowed,
             unused: self.unused.as_deref().unwrap_or(&self.free),
@@ -188,6 +188,12 @@ impl Agents {
             Arc::ptr_eq(&before.info, &known.info)
                 || before.info.attributes == known.info.attributes
         });
+        if !known.total().pools.is_empty() {
+            self.pooled.insert(id);
+        }
+        if let Some(free) = &known.classes {
+            self.classes.count(free, true);
+        }
         self.known.insert(id, known);
         (free, if same { Seen::Same } else { Seen::Otherwise })
     }
@@ -201,7 +207,13 @@ impl Agents {
             self.free = self.free.saturating_sub(&before.amounts);
             self.free.add(&known.free.amounts);
             known.unused.get_or_insert_with(|| Box::new(before));
-            known.classes = Free::of(rest);
+            let before = std::mem::replace(&mut known.classes, Free::of(rest));
+            if let Some(free) = before {
+                self.classes.count(&free, false);
+            }
+            if let Some(free) = &known.classes {
+                self.classes.count(free, true);
+            }
             self.tally.count(&known.counted(), 1);
         }
     }
@@ -281,35 +293,50 @@ impl Agents {
         self.classes.has(role)
     }
 
-    /// What is reserved for whom on an agent.
-    pub fn owned(&self, agent: AgentId) -> Owned {
-        let total = self.known.get(&agent).map(Known::total);
-        match total.filter(|total| !total.pools.is_empty()) {
-            Some(total) => crate::charge::reserved(total),
-            None => Owned::new(),
-        }
-    }
-
     /// Agents by what keeps a request from them.
     pub fn tally(&mut self, shape: &Shape) -> Counts {
         let known = self.known.values();
         self.tally.ask(shape, known.map(Known::counted))
     }
 
-    /// Counts an agent as if what `held` leaves were free on it.
+    /// Counts an agent as if what `held` leaves were free on it, and as it is for a role.
     pub fn recount(
         &self,
         counts: &mut Counts,
         shape: &Shape,
+        role: &Role,
         settings: &Settings,
         agent: &Agent,
         held: &Resources,
     ) {
-        if let Some(known) = self.known.get(&agent.id) {
-            counts.count(shape, &known.counted(), -1);
-            let (otherwise, _) = Known::new(settings, agent, self.is_away(agent.id), held);
+        let Some(known) = self.known.get(&agent.id) else {
+            return;
+        };
+        counts.count(shape, &known.counted(), -1);
+        let (otherwise, free) = Known::new(settings, agent, self.is_away(agent.id), held);
+        let total = agent.total();
+        if total.pools.is_empty() {
             counts.count(shape, &otherwise.counted(), 1);
+            return;
         }
+        let flat = |resources: &Resources| {
+            let usable = resources.usable_by(role, shape.revocable);
+            usable.flat(shape.revocable).into_owned()
+        };
+        let unused = self.offerable(settings, agent, &Resources::default());
+        let counted = Counted {
+            total: &flat(total),
+            all: Some(&total.flat(true)),
+            unused: &Stock::of(&flat(&unused)),
+            free: &Stock::of(&flat(&free)),
+            ..otherwise.counted()
+        };
+        counts.count(shape, &counted, 1);
+    }
+
+    /// Agents that lend something that is not plain.
+    pub fn pooled(&self) -> impl Iterator<Item = AgentId> {
+        self.pooled.iter().copied()
     }
 
     /// The most of a resource that an agent has when empty.
@@ -360,6 +387,12 @@ impl Agents {
     fn forget(&mut self, agent: AgentId) -> Option<Known> {
         self.unlist(agent);
         let known = self.known.remove(&agent)?;
+        if !known.total().pools.is_empty() {
+            self.pooled.remove(&agent);
+        }
+        if let Some(free) = &known.classes {
+            self.classes.count(free, false);
+        }
         if known.counts {
             self.total.exclude(known.total());
         }

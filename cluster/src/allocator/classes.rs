@@ -46,13 +46,18 @@ impl OfResources for Free {
 
 /// The classes that have agents.
 #[derive(Debug, Default)]
-pub(super) struct Classes(BTreeMap<Class, (Blocks, usize)>);
+pub(super) struct Classes {
+    /// Agents that searches find.
+    listed: BTreeMap<Class, (Blocks, usize)>,
+    /// How many there are, those that are just being served included.
+    counts: BTreeMap<Class, usize>,
+}
 
 impl Classes {
     /// Takes an agent in.
     pub fn insert(&mut self, agent: AgentId, traits: TraitsId, free: &Free) {
         for (class, amounts) in free {
-            let (blocks, count) = self.0.entry(class.clone()).or_default();
+            let (blocks, count) = self.listed.entry(class.clone()).or_default();
             blocks.insert(agent, traits, amounts);
             *count += 1;
         }
@@ -61,13 +66,13 @@ impl Classes {
     /// Takes an agent out that was put in so.
     pub fn remove(&mut self, agent: AgentId, traits: TraitsId, free: &Free) {
         for (class, amounts) in free {
-            let Some((blocks, count)) = self.0.get_mut(class) else {
+            let Some((blocks, count)) = self.listed.get_mut(class) else {
                 continue;
             };
             blocks.remove(agent, traits, amounts);
             *count -= 1;
             if *count == 0 {
-                self.0.remove(class);
+                self.listed.remove(class);
             }
         }
     }
@@ -80,24 +85,39 @@ impl Classes {
         role: &Role,
         mut accept: impl FnMut(AgentId, TraitsId) -> Option<T>,
     ) -> Option<T> {
-        if self.0.is_empty() {
+        if self.listed.is_empty() {
             return None;
         }
         let owners = role.upwards().map(Some);
         let mut classes = owners.chain(shape.revocable.then_some(None));
         classes.find_map(|class| {
-            let (blocks, _) = self.0.get(&class)?;
+            let (blocks, _) = self.listed.get(&class)?;
             blocks.find(&shape.request, &mut accept)
         })
     }
 
+    /// Counts what is free of an agent, whether searches find it or not; or no longer.
+    pub fn count(&mut self, free: &Free, is_there: bool) {
+        for class in free.keys() {
+            let count = self.counts.entry(class.clone()).or_default();
+            *count = match is_there {
+                true => *count + 1,
+                false => count.saturating_sub(1),
+            };
+            if *count == 0 {
+                self.counts.remove(class);
+            }
+        }
+    }
+
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.counts.is_empty()
     }
 
     /// Whether something is for a role and those below it.
     pub fn has(&self, role: &Role) -> bool {
-        !self.0.is_empty() && role.upwards().any(|role| self.0.contains_key(&Some(role)))
+        let has = |role| self.counts.contains_key(&Some(role));
+        !self.counts.is_empty() && role.upwards().any(has)
     }
 }

@@ -1,15 +1,18 @@
 //! One cycle: what has changed is seen, what is no longer good is rescinded,
 //! changed agents go to who is next, and reopened demands look for agents.
 
+use std::collections::BTreeSet;
+
 use tepui_types::offer::Filters as Decline;
 use tepui_types::resources::ResourceRequest;
 use tepui_types::{AgentId, FrameworkId, OfferId, Resources, Role, Timestamp};
 
-use super::agents::{Owned, Seen};
+use super::agents::Seen;
 use super::demands::{Covered, Demands, Rules};
 use super::members::{MemberId, members};
 use super::placement::Use;
 use super::{Allocator, Decision};
+use crate::charge::reserved;
 use crate::effect::Changes;
 use crate::state::State;
 use crate::state::frameworks::Framework;
@@ -27,6 +30,9 @@ impl Allocator {
             self.stale.extend(self.offers.iter().map(|(id, _)| id));
         }
         self.see_frameworks(state);
+        for agent in self.changed.agents.clone() {
+            self.see_owners(state, agent);
+        }
         self.rescind(state, now, &mut decisions);
         for (member, agent) in self.filters.expire(now) {
             self.changed.agents.insert(agent);
@@ -86,7 +92,7 @@ impl Allocator {
         let lost = self.lost_offers(state, agent);
         self.stale.extend(lost);
         let held = self.offers.held(agent);
-        let before = self.agents.owned(agent);
+        self.see_owners(state, agent);
         let (free, is) = self.agents.see(state, agent, &held);
         match state.agent(agent).filter(|agent| !agent.claims.is_empty()) {
             Some(record) => _ = self.claims.insert(agent, record.claims.clone()),
@@ -95,22 +101,39 @@ impl Allocator {
         if is == Seen::Otherwise {
             self.filters.forget_agent(agent);
         }
-        self.see_owners(&before, &self.agents.owned(agent));
         free
     }
 
-    /// Charges roles with what is reserved for them on an agent, in place of what was.
-    fn see_owners(&mut self, before: &Owned, after: &Owned) {
-        if before == after {
+    /// Charges roles with what is reserved for them on an agent, in place of what was. What is
+    /// offered to a role that has come to have more than its limit so is taken back.
+    fn see_owners(&mut self, state: &State, agent: AgentId) {
+        let record = state.agent(agent);
+        let total = record.map(|record| record.total());
+        let after = total.filter(|total| !total.pools.is_empty()).map(reserved);
+        let after = after.unwrap_or_default();
+        if after.is_empty() && !self.owned.contains_key(&agent) {
             return;
         }
-        let nothing = ResourceRequest::default();
-        for (role, amounts) in before.iter() {
-            let now = after.get(role).unwrap_or(&nothing);
-            self.roles.set_owned(role, amounts, now);
+        let before = self.owned.remove(&agent).unwrap_or_default();
+        if before != after {
+            let nothing = ResourceRequest::default();
+            for (role, amounts) in &before {
+                let now = after.get(role).unwrap_or(&nothing);
+                self.roles.set_owned(role, amounts, now);
+            }
+            for (role, amounts) in after.iter().filter(|(role, _)| !before.contains_key(role)) {
+                self.roles.set_owned(role, &nothing, amounts);
+            }
+            let over = after.keys().flat_map(|role| self.roles.over_limit(role));
+            let over: BTreeSet<Role> = over.collect();
+            let offers = self.offers.iter().filter(|(_, offer)| {
+                let member = self.members.get(&offer.member);
+                member.is_some_and(|member| over.iter().any(|role| member.role.is_within(role)))
+            });
+            self.stale.extend(offers.map(|(id, _)| id));
         }
-        for (role, amounts) in after.iter().filter(|(role, _)| !before.contains_key(role)) {
-            self.roles.set_owned(role, &nothing, amounts);
+        if !after.is_empty() {
+            self.owned.insert(agent, after);
         }
     }
 

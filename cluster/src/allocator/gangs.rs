@@ -363,8 +363,10 @@ impl Allocator {
             None => free,
         };
         let role = &self.members.get(&member)?.role;
-        let free = free.usable_by(role, false).flat(false).into_owned();
+        let usable = free.usable_by(role, false);
+        let free = usable.flat(false).into_owned();
         let one = free.pick(&shape.request).ok()?;
+        let one = usable.grant(&one).unwrap_or(one);
         let fits = shape.fits(info, &ResourceRequest::from(&free), &free);
         (fits && !self.filters.covers(member, agent, &one)).then_some(free)
     }

@@ -1,13 +1,16 @@
 //! Agents × frameworks → offers: what a framework may have of an agent.
 
+use std::cmp::Reverse;
+
 use tepui_types::gang::GangShare;
-use tepui_types::resources::{Pool, ResourceRequest};
-use tepui_types::{AgentId, Offer, Resources, Timestamp};
+use tepui_types::resources::{Pool, Pools, ResourceRequest};
+use tepui_types::{AgentId, Offer, Resources, Role, Timestamp};
 
 use super::demands::{Covered, Demands};
 use super::members::MemberId;
 use super::offers::Outstanding;
 use super::quota::cut;
+use super::role_tree::NodeIndex;
 use super::{Allocator, Decision};
 use crate::charge::Charge;
 use crate::state::State;
@@ -114,36 +117,57 @@ impl Allocator {
         let most = unclaimed.as_ref().unwrap_or(&amounts);
         let room = self.roles.room(node, self.agents.free(), most);
         let is_claimed = unclaimed.is_some() && room == *most;
-        let mut part = cut(&usable, &room);
-        let mut open = self.roles.limit_room(node, &amounts_of_open(&usable));
-        open = open.saturating_sub(&ResourceRequest::plain(&part));
-        for pool in usable.pools.iter() {
-            let amounts = ResourceRequest::plain(&pool.amounts);
-            let room = match pool.kind.owner() {
-                _ if pool.kind.revocable => amounts.clone(),
-                Some(owner) => self.roles.room_below(node, owner, &amounts),
-                None => open.clone(),
-            };
-            let given = match amounts.fits_in(&room) {
-                true => pool.amounts.clone(),
-                // What is whole is not cut.
-                false if pool.kind.is_whole() => continue,
-                false => cut(&pool.amounts, &room),
-            };
-            let kind = pool.kind.clone();
-            if kind.owner().is_none() && !kind.revocable {
-                open = open.saturating_sub(&ResourceRequest::plain(&given));
-            }
-            let given = Pool {
-                kind,
-                amounts: given,
-            };
-            part.pools = part.pools.checked_add(&given.into()).unwrap_or(part.pools);
-        }
+        let part = self.bounded_part(node, &usable, &room);
         if part == *usable {
             return Use::Takes(part);
         }
         self.wanted(member, agent, part, is_claimed)
+    }
+
+    /// What limits leave of resources that are not all plain, and `room` of what is: first of what
+    /// is reserved, as tasks take it.
+    fn bounded_part(
+        &self,
+        node: NodeIndex,
+        usable: &Resources,
+        room: &ResourceRequest,
+    ) -> Resources {
+        let mut owned: Vec<&Pool> = usable.pools.iter().collect();
+        owned.sort_by_key(|pool| Reverse(pool.kind.owner().map(Role::depth)));
+        let (owned, open): (Vec<&Pool>, Vec<&Pool>) = owned
+            .into_iter()
+            .partition(|pool| pool.kind.owner().is_some());
+        let (mut part, mut given) = (Resources::default(), Charge::default());
+        let mut give = |pool: &Pool, given: &mut Charge| {
+            let amounts = ResourceRequest::plain(&pool.amounts);
+            let owner = pool.kind.owner();
+            let room = match pool.kind.revocable {
+                true => amounts.clone(),
+                false => self.roles.limit_room(node, owner, &amounts, given),
+            };
+            let amounts = match amounts.fits_in(&room) {
+                true => pool.amounts.clone(),
+                // What is whole is not cut.
+                false if pool.kind.is_whole() => return,
+                false => cut(&pool.amounts, &room),
+            };
+            let kind = pool.kind.clone();
+            let pools = Pools::from(Pool { kind, amounts });
+            given.add(&Charge::of(&Resources {
+                pools: pools.clone(),
+                ..Resources::default()
+            }));
+            part.pools = part.pools.checked_add(&pools).unwrap_or_default();
+        };
+        owned.into_iter().for_each(|pool| give(pool, &mut given));
+        let room = self.roles.limit_room(node, None, room, &given);
+        let plain = cut(usable, &room);
+        given.add(&Charge::of(&plain));
+        open.into_iter().for_each(|pool| give(pool, &mut given));
+        Resources {
+            pools: part.pools,
+            ..plain
+        }
     }
 
     /// What a quota or others' claims have left to a framework, if it can use that.
@@ -278,9 +302,4 @@ impl Allocator {
         self.offers.insert(id, outstanding);
         Some(Decision::Offer(member.framework, offer))
     }
-}
-
-/// What is reserved for nobody, disks that are not the root disk included.
-fn amounts_of_open(resources: &Resources) -> ResourceRequest {
-    Charge::of(resources).open
 }

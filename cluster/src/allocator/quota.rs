@@ -12,6 +12,7 @@ use tepui_types::resources::{MILLI, ResourceLimit, ResourceRequest};
 use tepui_types::{Bytes, MilliCpus, Resources, Role};
 
 use super::role_tree::{Node, NodeIndex, ROOT, RoleTree};
+use crate::charge::Charge;
 
 /// What keeps a role from more.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -81,22 +82,28 @@ impl RoleTree {
         }
     }
 
-    /// As much of `amounts`, reserved for a role above, as a role may have more: by the limits of
-    /// itself and of those below the owner, for the owner is charged with it already.
-    pub fn room_below(
+    /// As much of `amounts` as the limits let a role have more that is about to have `given`. Of
+    /// what a role above owns, its limit and those further up say nothing: it is charged already.
+    pub fn limit_room(
         &self,
         node: NodeIndex,
-        owner: &Role,
+        owner: Option<&Role>,
         amounts: &ResourceRequest,
+        given: &Charge,
     ) -> ResourceRequest {
-        let path = self.path(node);
-        let below = path.take_while(|node| self.role_of(node).as_ref() != Some(owner));
-        room_by_limits(below, amounts)
-    }
-
-    /// The same of what nobody owns and nobody's guarantee is made of.
-    pub fn limit_room(&self, node: NodeIndex, amounts: &ResourceRequest) -> ResourceRequest {
-        room_by_limits(self.path(node), amounts)
+        let mut room = amounts.clone();
+        let below = |node: &&Node| owner.is_none() || node.role() != owner;
+        for node in self.path(node).take_while(below) {
+            if node.limit.is_empty() {
+                continue;
+            }
+            let given = node.role().map(|role| given.at(role)).unwrap_or_default();
+            for (name, most) in node.limit.entries() {
+                let left = most.saturating_sub(node.charged.amount(name));
+                room.lower(name, left.saturating_sub(given.amount(name)));
+            }
+        }
+        room
     }
 
     /// Whether a quota keeps a role from a request on whatever agent.
@@ -220,19 +227,6 @@ impl RoleTree {
             }
         }
     }
-}
-
-fn room_by_limits<'a>(
-    nodes: impl Iterator<Item = &'a Node>,
-    amounts: &ResourceRequest,
-) -> ResourceRequest {
-    let mut room = amounts.clone();
-    for node in nodes.filter(|node| !node.limit.is_empty()) {
-        for (name, most) in node.limit.entries() {
-            room.lower(name, most.saturating_sub(node.charged.amount(name)));
-        }
-    }
-    room
 }
 
 impl Node {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use tepui_types::api::demand::Explanation;
 use tepui_types::resources::ResourceRequest;
-use tepui_types::{Demand, FrameworkId, Gang, Resources};
+use tepui_types::{Demand, FrameworkId, Gang, Resources, Role};
 
 use super::Allocator;
 use super::demands::{Rules, Shape};
@@ -32,7 +32,12 @@ impl Allocator {
         if self.is_new {
             // A master that does not lead has seen nothing, and keeps nothing.
             let mut agents = self.agents.afresh(state);
-            let counts = agents.tally(&shape);
+            let mut counts = agents.tally(&shape);
+            let role = owner.map_or_else(Role::default, |owner| owner.role_of(demand).clone());
+            let nothing = Resources::default();
+            for agent in agents.pooled().filter_map(|agent| state.agent(agent)) {
+                agents.recount(&mut counts, &shape, &role, settings, agent, &nothing);
+            }
             let waiting = Waiting {
                 request,
                 counts,
@@ -54,10 +59,13 @@ impl Allocator {
         let own = self.offers.of_member(member);
         let own = own.into_iter().filter_map(|id| self.offers.get(id));
         let own: BTreeSet<_> = own.map(|offer| offer.agent).collect();
-        for agent in own.iter().filter_map(|agent| state.agent(*agent)) {
+        // What is not plain counts for some and not for others.
+        let anew: BTreeSet<_> = own.into_iter().chain(self.agents.pooled()).collect();
+        let role = owner.map_or_else(Role::default, |owner| owner.role_of(demand).clone());
+        for agent in anew.iter().filter_map(|agent| state.agent(*agent)) {
             let held = self.offers.held_by_others(agent.id, member);
             self.agents
-                .recount(&mut counts, &shape, settings, agent, &held);
+                .recount(&mut counts, &shape, &role, settings, agent, &held);
         }
         let waiting = Waiting {
             request,
@@ -106,6 +114,11 @@ impl Allocator {
         why
     }
 
+    fn role_of(&self, member: MemberId) -> Role {
+        let member = self.members.get(&member);
+        member.map_or_else(Role::default, |member| member.role.clone())
+    }
+
     /// Agents on which a request fits and that its framework has declined.
     fn filtered(&self, state: &State, member: MemberId, shape: &Shape) -> u64 {
         let agents = self.filters.agents_of(member);
@@ -114,8 +127,10 @@ impl Allocator {
             let held = self.offers.held_by_others(agent.id, member);
             let settings = &state.settings.settings;
             let free: Resources = self.agents.offerable(settings, agent, &held);
-            shape.fits(&agent.info, &ResourceRequest::from(&free), &free)
-                && free.pick(&shape.request).is_ok()
+            let free = free.usable_by(&self.role_of(member), shape.revocable);
+            let flat = free.flat(shape.revocable);
+            shape.fits(&agent.info, &ResourceRequest::plain(&free), &free)
+                && flat.pick(&shape.request).is_ok()
                 && self.filters.covers(member, agent.id, &free)
         });
         filtered.count() as u64
@@ -129,12 +144,14 @@ impl Allocator {
             let free = self
                 .agents
                 .offerable(&state.settings.settings, agent, &held);
-            let amounts = ResourceRequest::from(&free);
+            let usable = free.usable_by(&self.role_of(member), shape.revocable);
+            let free = usable.flat(shape.revocable);
+            let amounts = ResourceRequest::plain(&free);
             let left = self.unclaimed(member, agent.id, &amounts);
             let left = left.unwrap_or_else(|| amounts.clone());
             shape.fits(&agent.info, &amounts, &free)
                 && !shape.fits(&agent.info, &left, &cut(&free, &left))
-                && !self.filters.covers(member, agent.id, &free)
+                && !self.filters.covers(member, agent.id, &usable)
         });
         withheld.count() as u64
     }
@@ -148,10 +165,12 @@ impl Allocator {
             let free = self
                 .agents
                 .offerable(&state.settings.settings, agent, &held);
-            shape.fits(&agent.info, &ResourceRequest::from(&free), &free)
+            let usable = free.usable_by(&self.role_of(member), shape.revocable);
+            let free = usable.flat(shape.revocable);
+            shape.fits(&agent.info, &ResourceRequest::plain(&free), &free)
                 && !shape.ends_within(self.backfill_on(agent.id))
                 && !self.claims.contains_key(&agent.id)
-                && !self.filters.covers(member, agent.id, &free)
+                && !self.filters.covers(member, agent.id, &usable)
         });
         kept.count() as u64
     }

@@ -108,6 +108,13 @@ enum Child {
     Role(NodeIndex),
 }
 
+impl Node {
+    /// Which it is; none is the cluster.
+    pub(super) fn role(&self) -> Option<&Role> {
+        self.role.as_ref()
+    }
+}
+
 impl RoleTree {
     /// Without roles.
     pub fn new() -> Self {
@@ -211,6 +218,17 @@ impl RoleTree {
         self.update_need(index);
         self.rerank_path(index);
         self.prune(index);
+    }
+
+    /// The role, and those above it, that have more than their limits.
+    pub fn over_limit(&self, role: &Role) -> Vec<Role> {
+        let Some(node) = self.by_role.get(role) else {
+            return Vec::new();
+        };
+        let over = self
+            .path(*node)
+            .filter(|node| node.limit.passed_by(&node.charged).is_some());
+        over.filter_map(|node| node.role.clone()).collect()
     }
 
     /// Charges a framework with what it is offered. Among equals it comes last

@@ -27,8 +27,10 @@ pub(super) struct Stock {
 #[derive(Debug)]
 pub(super) struct Counted<'a> {
     pub info: &'a Arc<AgentInfo>,
-    /// All that it lends.
+    /// All that it lends to who asks.
     pub total: &'a Resources,
+    /// And what it lends to others only, where that is not the same.
+    pub all: Option<&'a Resources>,
     /// Whether it could be offered at all.
     pub is_open: bool,
     /// Whether the cluster's settings let it be.
@@ -67,6 +69,8 @@ pub(crate) struct Counts {
     pub spared: u64,
     /// It would fit, but too little is left for an offer.
     pub slivers: u64,
+    /// It would fit but for what is set apart.
+    pub reserved: u64,
     /// Too small even when empty, by the place of each resource that is short.
     too_small: Vec<u64>,
     busy: Vec<u64>,
@@ -82,6 +86,7 @@ enum Why {
     Constrained,
     Spared,
     Sliver,
+    Reserved,
     TooSmall(u64),
     Busy(u64),
     Held,
@@ -140,6 +145,7 @@ impl Counts {
             Why::Constrained => add(&mut self.constrained),
             Why::Spared => add(&mut self.spared),
             Why::Sliver => add(&mut self.slivers),
+            Why::Reserved => add(&mut self.reserved),
             Why::TooSmall(short) => each(&mut self.too_small, short, add),
             Why::Busy(short) => each(&mut self.busy, short, add),
             Why::Held => add(&mut self.held),
@@ -180,7 +186,13 @@ fn why(shape: &Shape, agent: &Counted<'_>) -> Why {
         0 => Why::Sliver,
         busy => match Stock::of(agent.total).short_of(request) {
             0 => Why::Busy(busy),
-            short => Why::TooSmall(short),
+            short => match agent
+                .all
+                .map_or(short, |all| Stock::of(all).short_of(request))
+            {
+                0 => Why::Reserved,
+                short => Why::TooSmall(short),
+            },
         },
     }
 }
@@ -215,7 +227,7 @@ impl Tally {
 
     /// Notes what an agent that can be offered has when empty, or that it has it no more.
     pub fn size(&mut self, total: &Resources, by: i64) {
-        let amounts = ResourceRequest::plain(total);
+        let amounts = ResourceRequest::plain(&total.flat(true));
         for (name, amount) in amounts.entries() {
             if !self.largest.contains_key(name) {
                 self.largest.insert(name.to_owned(), BTreeMap::new());

@@ -56,7 +56,10 @@ impl Leader {
 
     pub fn use_offer(&mut self, framework: FrameworkId, offer: &Offer, name: &str, cpus: u64) {
         let mut turn = self.log.next_turn(framework);
-        let mut operation = launch(offer.agent, name, amounts(cpus, 1));
+        // As the host of frameworks takes it: what is reserved first.
+        let wanted = amounts(cpus, 1);
+        let taken = offer.resources.grant(&wanted).unwrap_or(wanted);
+        let mut operation = launch(offer.agent, name, taken);
         if let Operation::Launch(launch) = &mut operation {
             launch.role = Some(offer.role.clone());
         }

@@ -1,15 +1,18 @@
 //! Random clusters: nothing is offered twice, no limit is passed, nothing that is wanted lies idle,
 //! the same events give the same decisions, and shares come out as weights say.
 
+mod checks;
+
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
-use tepui_cluster::{Changes, Command, Decision, State};
-use tepui_types::api::demand::Explanation;
+use tepui_cluster::charge::Charge;
+use tepui_cluster::{Command, Decision, State};
 use tepui_types::constraint::{Constraint, Constraints, Test};
 use tepui_types::operation::Operation;
 use tepui_types::resources::{ResourceLimit, ResourceRequest};
 use tepui_types::role::RoleSettings;
+use tepui_types::wish::{ReserveRequest, UnreserveRequest};
 use tepui_types::*;
 
 use crate::allocation::Leader;
@@ -65,6 +68,17 @@ enum Step {
         offer: usize,
     },
     TakeBack,
+    Reserve {
+        agent: usize,
+        role: usize,
+        cpus: u64,
+        /// Of what the role above has.
+        further: bool,
+    },
+    Unreserve {
+        agent: usize,
+        role: usize,
+    },
     Pass {
         millis: u64,
     },
@@ -94,6 +108,9 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (0usize..6, proptest::collection::vec((1u32..4, 1u64..4), 0..3))
             .prop_map(|(framework, parts)| Step::Gang { framework, parts }),
         3 => any::<usize>().prop_map(|offer| Step::LaunchGang { offer }),
+        2 => (0usize..5, 0usize..4, 1u64..3, any::<bool>())
+            .prop_map(|(agent, role, cpus, further)| Step::Reserve { agent, role, cpus, further }),
+        1 => (0usize..5, 0usize..4).prop_map(|(agent, role)| Step::Unreserve { agent, role }),
         2 => (0u64..200).prop_map(|millis| Step::Pass { millis }),
     ]
 }
@@ -120,12 +137,17 @@ fn zoned(cpus: u64) -> AgentInfo {
     }
 }
 
-/// What the tasks of a role have that are not being ended.
+/// What a role has, reserved and by tasks, without those that are being ended.
 fn stays(state: &State, role: &Role) -> MilliCpus {
     let tasks = state.tasks.values();
-    let staying = tasks.filter(|task| task.is_living() && task.kill.is_none());
-    let staying = staying.filter(|task| task.role.is_within(role));
-    MilliCpus(staying.map(|task| task.resources.cpus.0).sum())
+    let ending = tasks.filter(|task| task.is_living() && task.kill.is_some());
+    let ending = ending.filter(|task| task.role.is_within(role));
+    let all = state.role_use(role);
+    ending
+        .fold(all, |left, task| {
+            left.saturating_sub(&Charge::of(&task.resources).at(role))
+        })
+        .cpus
 }
 
 /// A cluster of a few agents and frameworks, and what is offered in it.
@@ -198,7 +220,7 @@ impl Play {
             Step::Use { offer, cpus } => {
                 if let Some((framework, offer)) = self.pick(*offer) {
                     // A framework takes no more than it was offered.
-                    let cpus = (*cpus).min(offer.resources.cpus.0 / 1000);
+                    let cpus = (*cpus).min(offer.resources.flat(false).cpus.0 / 1000);
                     self.launched += 1;
                     let name = format!("t{}", self.launched);
                     self.leader.use_offer(framework, &offer, &name, cpus);
@@ -259,6 +281,26 @@ impl Play {
             }
             Step::LaunchGang { offer } => self.launch_gang(*offer),
             Step::TakeBack => self.take_back(),
+            Step::Reserve {
+                agent,
+                role,
+                cpus,
+                further,
+            } => {
+                let role: Role = ROLES[*role].parse().unwrap();
+                let from = role.parent().filter(|_| *further);
+                let amounts = request(*cpus, 1);
+                let wish = ReserveRequest::new(role, amounts);
+                self.operate(*agent, Wish::Reserve(ReserveRequest { from, ..wish }));
+            }
+            Step::Unreserve { agent, role } => {
+                let wish = UnreserveRequest {
+                    role: ROLES[*role].parse().unwrap(),
+                    amounts: ResourceRequest::default(),
+                    disk: None,
+                };
+                self.operate(*agent, Wish::Unreserve(wish));
+            }
             Step::Pass { millis } => {
                 self.leader.now += millis;
                 // Claims wait for half a minute.
@@ -351,12 +393,15 @@ impl Play {
         let gang = state.framework(framework).unwrap().gangs["g"].gang.clone();
         let mut launches = Vec::new();
         for (_, offer) in &offers {
+            let mut left = offer.resources.clone();
             for (part, count) in &offer.gang.as_ref().unwrap().parts {
                 let cpus = gang.parts[*part as usize].request.cpus.0 / 1000;
                 for _ in 0..*count {
                     self.launched += 1;
                     let name = format!("t{}", self.launched);
-                    match launch(offer.agent, &name, amounts(cpus, 1)) {
+                    let picked = left.pick(&request(cpus, 1)).unwrap();
+                    left = left.saturating_sub(&picked);
+                    match launch(offer.agent, &name, picked) {
                         Operation::Launch(launch) => launches.push(launch),
                         other => panic!("{other:?}"),
                     }
@@ -371,22 +416,12 @@ impl Play {
         self.leader.allocator.answered(&ids);
     }
 
-    /// Whoever has some of a gang's offers has all of them.
-    fn gangs_are_whole(&self) -> Result<(), TestCaseError> {
-        for framework in &self.frameworks {
-            let offers = self.held.iter().filter(|(to, _)| to == framework);
-            let shares: Vec<_> = offers
-                .filter_map(|(_, offer)| offer.gang.as_deref())
-                .collect();
-            if shares.is_empty() {
-                continue;
-            }
-            let record = self.leader.log.state.framework(*framework).unwrap();
-            let gang = record.gangs.get("g").map(|entry| entry.gang.clone());
-            let is_whole = gang.is_some_and(|gang| gang.is_whole(shares.iter().copied()));
-            prop_assert!(is_whole, "{framework} has {shares:?}");
-        }
-        Ok(())
+    /// What cannot be is refused, and nothing is changed.
+    fn operate(&mut self, agent: usize, wish: Wish) {
+        let agent = self.agents[agent];
+        let applied = self.leader.log.apply(Command::Operate { agent, wish });
+        let state = &self.leader.log.state;
+        self.leader.allocator.on_changes(state, &applied.changes);
     }
 
     /// Takes back what is guaranteed; nobody is brought below their own guarantee by it.
@@ -410,117 +445,6 @@ impl Play {
             let (had, has) = (stays(&before, &record.role), stays(state, &record.role));
             assert!(has == had || has >= promised, "{} of {}", has, record.role);
         }
-    }
-
-    /// What offers and tasks hold together is there.
-    fn nothing_is_had_twice(&self) -> Result<(), TestCaseError> {
-        for agent in &self.agents {
-            let record = self.leader.log.state.agent(*agent).unwrap();
-            let offers = self.held.iter().filter(|(_, offer)| offer.agent == *agent);
-            let mut taken = Resources::default();
-            for (_, offer) in offers {
-                taken = taken.checked_add(&offer.resources).unwrap();
-            }
-            prop_assert!(
-                record.free().contains(&taken),
-                "{agent} has not got {taken}"
-            );
-        }
-        Ok(())
-    }
-
-    /// No offer would let a role pass a limit, were all of them used whole.
-    fn no_limit_is_passed(&self) -> Result<(), TestCaseError> {
-        for record in self.leader.log.state.roles.values() {
-            let offers = self.held.iter();
-            let offers = offers.filter(|(_, offer)| offer.role.is_within(&record.role));
-            let mut wanted = ResourceRequest::default();
-            offers.for_each(|(_, offer)| wanted.include(&offer.resources));
-            if wanted.cpus.0 > 0 {
-                wanted.add(&self.leader.log.state.role_use(&record.role));
-                let passed = record.settings.limit.passed_by(&wanted);
-                prop_assert_eq!(passed, None, "{}", record.role);
-            }
-        }
-        Ok(())
-    }
-
-    /// The counts that are kept are those that a look at every agent gives.
-    fn reasons_are_counted(&mut self) -> Result<(), TestCaseError> {
-        for (framework, cpus, zone) in [(0, 2, None), (3, 4, Some(0)), (5, 1, Some(1))] {
-            let framework = self.frameworks[framework];
-            let demand = wanted(1, cpus, zone);
-            let request = &demand.request;
-            let mut expected = Explanation::default();
-            for agent in &self.agents {
-                let record = self.leader.log.state.agent(*agent).unwrap();
-                expected.agents += 1;
-                if record.standing() != AgentStatus::Active || self.away.contains(agent) {
-                    expected.inactive += 1;
-                    continue;
-                }
-                if !demand.constraints.hold_of(&record.info) {
-                    expected.constrained += 1;
-                    continue;
-                }
-                let own = self.leader.log.state.framework(framework).unwrap();
-                let own = (framework, own.info.roles.first());
-                let others = self.held.iter();
-                let others = others.filter(|(to, offer)| (*to, &offer.role) != own);
-                let others = others.filter(|(_, offer)| offer.agent == *agent);
-                let held = others.fold(Resources::default(), |sum, (_, offer)| {
-                    sum.checked_add(&offer.resources).unwrap()
-                });
-                let unused = record.free();
-                let short = |counts: &mut std::collections::BTreeMap<String, u64>, short| {
-                    for name in Vec::from_iter(short) {
-                        *counts.entry(name).or_default() += 1;
-                    }
-                };
-                match (
-                    record.info.resources.pick(request),
-                    unused.pick(request),
-                    unused.saturating_sub(&held).pick(request),
-                ) {
-                    (Err(names), ..) => short(&mut expected.too_small, names),
-                    (_, Err(names), _) => short(&mut expected.busy, names),
-                    (.., Err(_)) => expected.held += 1,
-                    (.., Ok(_)) => expected.fitting += 1,
-                }
-            }
-            let (allocator, state) = (&mut self.leader.allocator, &self.leader.log.state);
-            let why = allocator.explain(state, framework, &demand);
-            expected.fitting -= why.filtered + why.withheld + why.behind_gang;
-            expected.behind_gang = why.behind_gang;
-            expected.filtered = why.filtered;
-            expected.withheld = why.withheld;
-            expected.summary = why.summary.clone();
-            expected.largest = why.largest.clone();
-            expected.quota = why.quota.clone();
-            prop_assert_eq!(why, expected);
-        }
-        Ok(())
-    }
-
-    /// A look at everything finds nothing more to offer.
-    fn nothing_wanted_lies_idle(&mut self) -> Result<(), TestCaseError> {
-        let all = Changes {
-            agents: self.agents.iter().copied().collect(),
-            frameworks: self.frameworks.iter().copied().collect(),
-            ..Changes::default()
-        };
-        let state = &self.leader.log.state;
-        self.leader.allocator.on_changes(state, &all);
-        let decisions = self.cycle();
-        // Whether a gang fits is not known for certain: with fewer agents to choose from the
-        // places that are tried first may do where others did not.
-        let is_of_gang = |decision: &Decision| match decision {
-            Decision::Offer(_, offer) => offer.gang.is_some(),
-            Decision::Rescind(..) => false,
-        };
-        let is_found = decisions.is_empty() || decisions.iter().any(is_of_gang);
-        prop_assert!(is_found, "it was overlooked: {decisions:?}");
-        Ok(())
     }
 }
 

@@ -392,6 +392,7 @@ pub fn explanation_out(explanation: Explanation) -> cluster::Explanation {
         ("slivers", explanation.slivers),
         ("withheld", explanation.withheld),
         ("behind-gang", explanation.behind_gang),
+        ("reserved", explanation.reserved),
         ("disallowed", explanation.disallowed),
     ];
     let counts = counts.into_iter().filter(|(_, count)| *count > 0);

@@ -296,6 +296,7 @@ pub fn explanation(explanation: cluster::Explanation) -> Explanation {
         slivers: count("slivers"),
         withheld: count("withheld"),
         behind_gang: count("behind-gang"),
+        reserved: count("reserved"),
         disallowed: count("disallowed"),
         quota: more("quota"),
         summary: explanation.summary,

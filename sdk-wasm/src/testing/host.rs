@@ -324,7 +324,7 @@ impl Host for ScriptedHost {
     fn operations(&mut self, after: Option<&str>, limit: u32) -> Vec<OperationStatus> {
         let number = |id: &str| id.split('.').next()?.parse::<usize>().ok();
         let after = after.map(|after| number(after).unwrap_or(usize::MAX));
-        let all = self.state.operations.iter().map(|(_, status)| status);
+        let all = self.state.operations.values();
         let later = all.filter(|status| after.is_none_or(|after| number(&status.id) > Some(after)));
         later.take(limit as usize).cloned().collect()
     }

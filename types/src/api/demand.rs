@@ -97,6 +97,10 @@ pub struct Explanation {
     /// before it would end.
     #[serde(default)]
     pub behind_gang: u64,
+    /// Agents on which it would fit but for what is reserved for others, or set
+    /// apart otherwise.
+    #[serde(default)]
+    pub reserved: u64,
     /// Agents that are not among the cluster's allowed hosts.
     #[serde(default)]
     pub disallowed: u64,

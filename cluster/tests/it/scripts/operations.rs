@@ -95,7 +95,11 @@ impl Stage {
         let said = self.turn(name, |turn| turn.operations.push(operation));
         let (_, last) = self.log.state.conversions.get_max().unwrap();
         let record = self.log.state.framework(self.frameworks[name]).unwrap();
-        let told = record.notices.values().last().map(|notice| &notice.reason);
+        let told = record
+            .notices
+            .values()
+            .next_back()
+            .map(|notice| &notice.reason);
         match &last.reason {
             Some(reason) => {
                 assert_eq!(told, Some(reason), "its framework is told");
