@@ -9,6 +9,8 @@ use tepui_types::{
 
 use super::*;
 
+mod operations;
+
 /// A cluster with one agent and one framework that has started.
 struct Cluster {
     state: State,
