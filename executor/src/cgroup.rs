@@ -194,6 +194,11 @@ impl Group {
         let v2 = self.cgroup.v2();
         if let Some(memory) = self.cgroup.controller_of::<MemController>() {
             let bytes = i64::try_from(limits.mem.0).unwrap_or(i64::MAX);
+            if !v2 {
+                // What memory and swap are limited to together, perhaps from before, must not be
+                // below what memory alone is.
+                let _ = memory.set_memswap_limit(-1);
+            }
             memory
                 .set_limit(bytes)
                 .map_err(|e| self.refused("set the memory limit", e))?;

@@ -37,10 +37,11 @@ impl TaskGroup {
     /// When the kernel refuses.
     pub fn prepare(earlier: Option<Self>, path: &str, limits: Limits) -> Result<Self, CgroupError> {
         if let Some(earlier) = earlier {
-            if earlier.group.path() == path && earlier.has_little_memory() {
-                return earlier.renew(limits);
+            if earlier.group.path() != path || !earlier.has_little_memory() {
+                earlier.discard();
+            } else if let Some(renewed) = earlier.renew(limits) {
+                return Ok(renewed);
             }
-            earlier.discard();
         }
         Self::make(path, limits)
     }
@@ -65,7 +66,8 @@ impl TaskGroup {
         charged.is_some_and(|charged| charged <= LEFT_BEHIND)
     }
 
-    fn renew(mut self, limits: Limits) -> Result<Self, CgroupError> {
+    /// None, and it is removed, where the kernel refuses the other limits.
+    fn renew(mut self, limits: Limits) -> Option<Self> {
         // Nothing has run in it since.
         self.before = self.latest;
         let used = self.before.usage.cpu_micros;
@@ -75,11 +77,15 @@ impl TaskGroup {
             // The tasks before may have used up the time of this period.
             self.group.refill_cpu(&limits)
         } else {
-            return Ok(self);
+            return Some(self);
         };
-        renewed.inspect_err(|_| remove(&self.group))?;
+        if let Err(error) = renewed {
+            log::say(error);
+            self.discard();
+            return None;
+        }
         (self.limits, self.filled_at) = (limits, used);
-        Ok(self)
+        Some(self)
     }
 
     /// Its path below the hierarchies' roots.
@@ -105,17 +111,17 @@ impl TaskGroup {
 
     /// The task has ended. `Ok` once nothing of it is left, with the cgroup if the next task may
     /// have it; else it is removed.
-    pub fn clear(self) -> Result<Option<Self>, Self> {
+    pub fn clear(self) -> Result<Option<Self>, Box<Self>> {
         // Whatever left the hierarchy that counts processes is our descendant all the same.
         if processes::any_left() || self.counters.is_populated() == Some(true) {
-            return Err(self);
+            return Err(Box::new(self));
         }
         if self.counters.can_restart() && self.group.is_leaf() {
             return Ok(Some(self));
         }
         match self.group.is_empty() && self.group.remove().is_ok() {
             true => Ok(None),
-            false => Err(self),
+            false => Err(Box::new(self)),
         }
     }
 

@@ -256,7 +256,7 @@ impl Task {
         };
         match group.clear() {
             Ok(spare) => self.spare = spare,
-            Err(group) => self.group = Some(group),
+            Err(group) => self.group = Some(*group),
         }
         self.group.is_none()
     }

@@ -149,6 +149,9 @@ fn a_task_is_told_and_charged_nothing_of_the_one_before_it() {
     );
     executor.launch(Builder::script("fourth", "exit 4").mem(Bytes::mib(16)));
     check(&executor.end("fourth"), "failed", "exit-code", Some(4), "");
+    let script = "head -c 20000000 /dev/zero | tail -c 19000000 | wc -c";
+    executor.launch(Builder::script("fifth", script).mem(Bytes::mib(64)));
+    check(&executor.end("fifth"), "finished", "", Some(0), "");
 }
 
 #[test]
