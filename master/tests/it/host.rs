@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,7 +51,7 @@ impl Master {
         compiler: Compiler,
         discard_instances: Option<u32>,
     ) -> Self {
-        let mut folder = Folder::open(&place.path().join("master")).unwrap();
+        let mut folder = take(&place.path().join("master")).await;
         let (mut log, thread) = env::start(&mut folder, raft::Options::default())
             .await
             .unwrap();
@@ -210,6 +210,20 @@ impl Drop for Master {
     fn drop(&mut self) {
         self.leading.abort();
         self.frameworks.stop_leading();
+    }
+}
+
+/// Takes the folder. A process that another test is just starting holds what this one had locked,
+/// too, until it executes its program.
+async fn take(path: &Path) -> Folder {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        match Folder::open(path) {
+            Ok(folder) => return folder,
+            Err(error) => assert!(tokio::time::Instant::now() < deadline, "{error:?}"),
+        }
+        // sleep: between two tries.
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
