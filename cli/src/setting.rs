@@ -51,6 +51,9 @@ pub enum Name {
     PreemptionsPerMinute,
 }
 
+/// What is shown and typed where no list of hosts restricts offers.
+const ALL_HOSTS: &str = "all";
+
 /// Runs one of the commands.
 pub async fn run(command: Command, client: &Client, format: Format) -> Result<()> {
     let settings = client.settings().await?;
@@ -103,7 +106,10 @@ fn set(mut settings: Settings, name: Name, value: &[String]) -> Result<Settings>
                 .with_context(|| format!("`{count}` is no number"))?;
             settings.preemptions_per_minute = count;
         }
-        Name::AllowedHosts if is_none => settings.allowed_hosts = None,
+        Name::AllowedHosts if value == [ALL_HOSTS] => settings.allowed_hosts = None,
+        Name::AllowedHosts if is_none => bail!(
+            "say `{ALL_HOSTS}` to offer every host; who shall be offered none deactivates its agents"
+        ),
         Name::AllowedHosts => settings.allowed_hosts = Some(value.to_vec()),
     }
     Ok(settings)
@@ -174,7 +180,10 @@ fn value(settings: &Settings, name: Name) -> String {
         }
         Name::OfferTimeout => output::span(settings.offer_timeout_ms),
         Name::PreemptionsPerMinute => settings.preemptions_per_minute.to_string(),
-        Name::AllowedHosts => settings.allowed_hosts.clone().unwrap_or_default().join(" "),
+        Name::AllowedHosts => match &settings.allowed_hosts {
+            None => ALL_HOSTS.into(),
+            Some(hosts) => hosts.join(" "),
+        },
     };
     match text.as_str() {
         "" => "none".into(),
@@ -207,6 +216,7 @@ mod tests {
             (Name::MinimumOffer, "cpus=0.5,mem=2GiB gpus=1"),
             (Name::MinimumOffer, "none"),
             (Name::AllowedHosts, "node-* gateway"),
+            (Name::AllowedHosts, "all"),
             (Name::PreemptionsPerMinute, "7"),
         ] {
             let settings = set(Settings::default(), name, &words(text)).unwrap();
@@ -225,6 +235,7 @@ mod tests {
             (Name::OfferTimeout, "soon"),
             (Name::OfferTimeout, "5s 6s"),
             (Name::MinimumOffer, "cpus"),
+            (Name::AllowedHosts, "none"),
             (Name::PreemptionsPerMinute, "-1"),
         ] {
             assert!(set(Settings::default(), name, &words(text)).is_err());

@@ -89,63 +89,23 @@ fn summarize(explanation: &Explanation) -> String {
     parts.extend(short(&explanation.busy, &|name, count| {
         format!("{name} in use on {count} of {}", agents(total))
     }));
-    if explanation.constrained > 0 {
-        parts.push(format!(
-            "{} ruled out by constraints",
-            agents(explanation.constrained)
-        ));
-    }
-    if explanation.spared > 0 {
-        parts.push(format!(
-            "{} kept for what asks for gpus",
-            agents(explanation.spared)
-        ));
-    }
-    if explanation.slivers > 0 {
-        parts.push(format!(
-            "{} left with less than the least offer",
-            agents(explanation.slivers)
-        ));
-    }
-    if explanation.withheld > 0 {
-        parts.push(format!(
-            "{} kept for roles below their guarantee",
-            agents(explanation.withheld)
-        ));
-    }
-    if explanation.behind_gang > 0 {
-        parts.push(format!(
-            "{} kept for a gang that starts before",
-            agents(explanation.behind_gang)
-        ));
-    }
-    if explanation.reserved > 0 {
-        parts.push(format!(
-            "{} reserved for others",
-            agents(explanation.reserved)
-        ));
-    }
-    if explanation.held > 0 {
-        parts.push(format!(
-            "{} offered to others now",
-            agents(explanation.held)
-        ));
-    }
-    if explanation.filtered > 0 {
-        parts.push(format!(
-            "{} declined a short while ago",
-            agents(explanation.filtered)
-        ));
-    }
-    if explanation.disallowed > 0 {
-        parts.push(format!(
-            "{} not among the allowed hosts",
-            agents(explanation.disallowed)
-        ));
-    }
-    if explanation.inactive > 0 {
-        parts.push(format!("{} not active", agents(explanation.inactive)));
-    }
+    let kept_away = [
+        (explanation.constrained, "ruled out by constraints"),
+        (explanation.spared, "kept for what asks for gpus"),
+        (explanation.slivers, "left with less than the least offer"),
+        (explanation.withheld, "kept for roles below their guarantee"),
+        (
+            explanation.behind_gang,
+            "kept for a gang that starts before",
+        ),
+        (explanation.reserved, "reserved for others"),
+        (explanation.held, "offered to others now"),
+        (explanation.filtered, "declined a short while ago"),
+        (explanation.disallowed, "not among the allowed hosts"),
+        (explanation.inactive, "not active"),
+    ];
+    let kept_away = kept_away.iter().filter(|(count, _)| *count > 0);
+    parts.extend(kept_away.map(|(count, why)| format!("{} {why}", agents(*count))));
     parts.join(", ")
 }
 

@@ -12,6 +12,7 @@ use super::members::MemberId;
 use super::quota::cut;
 use crate::explain::Waiting;
 use crate::state::State;
+use crate::state::agents::Agent;
 
 impl Allocator {
     /// Why a demand of this framework is not met now. What is offered to the
@@ -119,15 +120,21 @@ impl Allocator {
         member.map_or_else(Role::default, |member| member.role.clone())
     }
 
+    /// What the framework's role may have of an agent: free, or held by its own offers.
+    fn usable(&self, state: &State, member: MemberId, agent: &Agent, shape: &Shape) -> Resources {
+        let held = self.offers.held_by_others(agent.id, member);
+        let settings = &state.settings.settings;
+        let free = self.agents.offerable(settings, agent, &held);
+        free.usable_by(&self.role_of(member), shape.revocable)
+            .into_owned()
+    }
+
     /// Agents on which a request fits and that its framework has declined.
     fn filtered(&self, state: &State, member: MemberId, shape: &Shape) -> u64 {
         let agents = self.filters.agents_of(member);
         let agents = agents.filter_map(|agent| state.agent(agent));
         let filtered = agents.filter(|agent| {
-            let held = self.offers.held_by_others(agent.id, member);
-            let settings = &state.settings.settings;
-            let free: Resources = self.agents.offerable(settings, agent, &held);
-            let free = free.usable_by(&self.role_of(member), shape.revocable);
+            let free = self.usable(state, member, agent, shape);
             let flat = free.flat(shape.revocable);
             shape.fits(&agent.info, &ResourceRequest::plain(&free), &free)
                 && flat.pick(&shape.request).is_ok()
@@ -140,11 +147,7 @@ impl Allocator {
     fn withheld(&self, state: &State, member: MemberId, shape: &Shape) -> u64 {
         let agents = self.claims.keys().filter_map(|agent| state.agent(*agent));
         let withheld = agents.filter(|agent| {
-            let held = self.offers.held_by_others(agent.id, member);
-            let free = self
-                .agents
-                .offerable(&state.settings.settings, agent, &held);
-            let usable = free.usable_by(&self.role_of(member), shape.revocable);
+            let usable = self.usable(state, member, agent, shape);
             let free = usable.flat(shape.revocable);
             let amounts = ResourceRequest::plain(&free);
             let left = self.unclaimed(member, agent.id, &amounts);
@@ -161,11 +164,7 @@ impl Allocator {
     fn behind_gang(&self, state: &State, member: MemberId, shape: &Shape) -> u64 {
         let agents = self.shadowed().filter_map(|agent| state.agent(agent));
         let kept = agents.filter(|agent| {
-            let held = self.offers.held_by_others(agent.id, member);
-            let free = self
-                .agents
-                .offerable(&state.settings.settings, agent, &held);
-            let usable = free.usable_by(&self.role_of(member), shape.revocable);
+            let usable = self.usable(state, member, agent, shape);
             let free = usable.flat(shape.revocable);
             shape.fits(&agent.info, &ResourceRequest::plain(&free), &free)
                 && !shape.ends_within(self.backfill_on(agent.id))

@@ -73,7 +73,8 @@ impl TaskGroup {
         let used = self.before.usage.cpu_micros;
         let renewed = if self.limits != limits {
             self.group.limit(&limits)
-        } else if used - self.filled_at > limits.cpu_quota_micros().unsigned_abs() / 2 {
+        } else if used.saturating_sub(self.filled_at) > limits.cpu_quota_micros().unsigned_abs() / 2
+        {
             // The tasks before may have used up the time of this period.
             self.group.refill_cpu(&limits)
         } else {
