@@ -23,8 +23,11 @@ async fn command_runs_to_its_end_and_leaves_nothing() {
     assert_eq!(report.reason.unwrap().code, reason::EXIT_CODE);
     let stdout = std::fs::read_to_string(agent.layout().task(&good.task).join("stdout")).unwrap();
     assert_eq!(stdout, "a1 f1.good.0\n");
-    let executors = agent.executors();
-    let is_executor = |pid: &i32| executors.iter().any(|executor| executor.pid == *pid);
+    // Executors, and what waits in them for the next task.
+    let is_executor = |pid: &i32| {
+        let program = std::fs::read_link(format!("/proc/{pid}/exe"));
+        program.is_ok_and(|program| program.ends_with("tepui-executor-task"))
+    };
     let mut left = agent.processes_in_cgroups();
     left.retain(|pid| !is_executor(pid));
     assert!(left.is_empty(), "left of the tasks: {left:?}");

@@ -1,7 +1,6 @@
 //! Starting a command: found, confined and executed, or a reason why not.
 //!
-//! The new process is in its cgroup before it executes anything, leads a
-//! session of its own, and has no more than its three standard descriptors, an
+//! The new process is in its cgroup before it executes anything, leads a session of its own, and has no more than its three standard descriptors, an
 //! empty signal mask and the environment that it was given.
 
 use std::collections::BTreeMap;
@@ -19,9 +18,8 @@ use tepui_types::task::reason;
 use tepui_types::wire::executor::VolumeFolder;
 use tepui_types::{Bytes, Reason};
 
-use crate::group::TaskGroup;
 use crate::outputs::Outputs;
-use crate::process::{Program, StartError, c_strings};
+use crate::process::{Newborn, Program, StartError, c_strings};
 
 /// The search path of a command that brings none.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -38,13 +36,13 @@ pub struct Prepared<'a> {
     pub volumes: &'a [VolumeFolder],
     /// How much of each of its outputs is kept.
     pub output_limit: Bytes,
-    /// Where it is put first.
-    pub group: Option<&'a TaskGroup>,
+    /// Without a cgroup it ends with this process.
+    pub dies_with_executor: bool,
 }
 
 impl Prepared<'_> {
-    /// Starts it.
-    pub fn start(mut self) -> Result<(Pid, Outputs), Reason> {
+    /// Starts it in that process.
+    pub fn start(mut self, newborn: Newborn) -> Result<(Pid, Outputs), Reason> {
         let made = self.make_folder();
         let (outputs, [stdout, stderr]) = made.map_err(|error| {
             let sandbox = self.sandbox.display();
@@ -58,7 +56,7 @@ impl Prepared<'_> {
                 "a NUL is in its arguments or its environment, which no program takes".into(),
             )
         })?;
-        match program.start() {
+        match newborn.execute(&program) {
             // Reaped by the server, which reaps everyone.
             Ok(pid) => Ok((pid, outputs)),
             Err(StartError::Program(error)) => Err(self.not_executable(&path, &error)),
@@ -82,8 +80,7 @@ impl Prepared<'_> {
             env: c_strings(variables)?,
             dir: text(self.sandbox)?,
             stdio,
-            entrances: self.group.map_or(&[], TaskGroup::entrances),
-            dies_with_executor: self.group.is_none(),
+            dies_with_executor: self.dies_with_executor,
         })
     }
 

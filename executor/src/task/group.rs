@@ -10,6 +10,7 @@ use std::fs::File;
 use tepui_executor::cgroup::{CgroupError, Counters, Counts, Group, Limits};
 use tepui_executor::log;
 
+use crate::process::{Newborn, StartError};
 use crate::processes;
 
 /// How much memory an earlier task may have left to the next, in bytes: what the kernel frees
@@ -21,6 +22,8 @@ pub struct TaskGroup {
     group: Group,
     limits: Limits,
     entrances: Vec<File>,
+    /// The next task's process, which has entered already.
+    newborn: Option<Newborn>,
     counters: Counters,
     /// What earlier tasks have used.
     before: Counts,
@@ -55,6 +58,7 @@ impl TaskGroup {
             group,
             limits,
             entrances,
+            newborn: None,
             before: Counts::default(),
             latest: Counts::default(),
             filled_at: 0,
@@ -94,9 +98,20 @@ impl TaskGroup {
         self.group.path()
     }
 
-    /// Where a new process writes `0` to be in it.
-    pub fn entrances(&self) -> &[File] {
-        &self.entrances
+    /// Lets the next task's process enter, if the kernel makes one now. To enter takes a while.
+    pub fn expect_next(&mut self) {
+        self.newborn = Newborn::make(&self.entrances).ok();
+    }
+
+    /// A process that is in it, or is about to be before it executes anything.
+    ///
+    /// # Errors
+    /// When the kernel makes no process more.
+    pub fn take_newborn(&mut self) -> Result<Newborn, StartError> {
+        match self.newborn.take() {
+            Some(newborn) if newborn.is_alive() => Ok(newborn),
+            _ => Newborn::make(&self.entrances),
+        }
     }
 
     /// What the task's processes have used and run into.
@@ -126,8 +141,9 @@ impl TaskGroup {
         }
     }
 
-    /// Removes it; nothing runs in it.
-    pub fn discard(self) {
+    /// Removes it; nothing runs in it but perhaps what waits for the next task.
+    pub fn discard(mut self) {
+        self.newborn = None;
         remove(&self.group);
     }
 }

@@ -1,24 +1,45 @@
 //! A new process, from its birth to the program that it executes.
 //!
-//! It is born as posix_spawn(3) does it: until it executes, it runs in this process's memory while
-//! this process waits, so nothing is copied that would be thrown away at once. What it does in
-//! between to confine itself is more than posix_spawn can be told.
+//! Until it executes, it runs in this process's memory, as with posix_spawn(3): nothing is copied
+//! that would be thrown away at once. But this process does not wait for all of it. A newborn enters
+//! its cgroup, which takes the kernel milliseconds at times, and waits to be told its program; so it
+//! can be made before there is one.
 
+use std::cell::UnsafeCell;
 use std::ffi::{CStr, CString, NulError, c_char, c_int, c_void};
 use std::fs::File;
 use std::io;
 use std::iter::once;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
-use std::ptr;
+use std::ptr::{self, NonNull};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 
+use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::thread::futex;
 
 /// The stack on which it prepares itself, in bytes; far more than a few system calls need.
 const STACK: usize = 64 * 1024;
 /// What it says of itself; makes it like any other to the OOM killer.
 const OOM_SCORE: &CStr = c"/proc/self/oom_score_adj";
+/// How long the end of one that is not needed is waited for.
+const END_PATIENCE: futex::Timespec = futex::Timespec {
+    tv_sec: 1,
+    tv_nsec: 0,
+};
+
+/// A process that waits for its program. Dropped before, it ends.
+pub struct Newborn {
+    pid: Pid,
+    /// Freed only when it has let go of it.
+    shared: NonNull<Shared>,
+    has_executed: bool,
+}
 
 /// A program with all that it gets.
 pub struct Program<'a> {
@@ -32,8 +53,6 @@ pub struct Program<'a> {
     pub dir: CString,
     /// Its standard input, output and error.
     pub stdio: [BorrowedFd<'a>; 3],
-    /// Where it writes `0` to be in its cgroup.
-    pub entrances: &'a [File],
     /// It ends with this process: without a cgroup nobody could find it afterwards.
     pub dies_with_executor: bool,
 }
@@ -64,58 +83,130 @@ pub fn c_strings<T: Into<Vec<u8>>>(
     texts.into_iter().map(CString::new).collect()
 }
 
-impl Program<'_> {
-    /// Executes it in a new process, which the caller reaps.
+impl Newborn {
+    /// Makes one that goes through these entrances, which stay open until it is told its program.
+    ///
+    /// # Errors
+    /// When the kernel makes no process more.
+    pub fn make(entrances: &[File]) -> Result<Self, StartError> {
+        let mut stack = Box::<[u128]>::new_uninit_slice(STACK / size_of::<u128>());
+        let top = stack.as_mut_ptr_range().end;
+        let shared = Box::new(Shared {
+            tid: AtomicU32::new(0),
+            is_told: AtomicU32::new(0),
+            told: UnsafeCell::new(None),
+            failure: UnsafeCell::new(None),
+            parent: rustix::process::getpid(),
+            entrances: entrances.iter().map(AsRawFd::as_raw_fd).collect(),
+            ignored: ignored_signals(),
+            is_dear: is_dear_to_the_oom_killer(),
+            _stack: stack,
+        });
+        let shared = NonNull::from(Box::leak(shared));
+        let flags = libc::CLONE_VM
+            | libc::CLONE_FILES
+            | libc::CLONE_PARENT_SETTID
+            | libc::CLONE_CHILD_CLEARTID
+            | libc::SIGCHLD;
+        // SAFETY: the stack is aligned, grows downwards from its end and is freed, as `shared` is,
+        // only after the kernel has cleared `tid`, which it does when the process has executed or
+        // ended. `be_born` makes system calls alone, allocates nothing and does not unwind. It has
+        // this thread's errno, so while this thread runs too, it calls what knows no errno.
+        let pid = unsafe {
+            let tid = shared.as_ref().tid.as_ptr();
+            let none = ptr::null_mut::<c_void>();
+            let argument = shared.as_ptr().cast();
+            libc::clone(be_born, top.cast(), flags, argument, tid, none, tid)
+        };
+        if pid < 0 {
+            let source = io::Error::last_os_error();
+            // SAFETY: it came from a Box, and there is no process that knows it.
+            drop(unsafe { Box::from_raw(shared.as_ptr()) });
+            let step = "make a process";
+            return Err(StartError::Process { step, source });
+        }
+        Ok(Self {
+            pid: Pid::from_raw(pid),
+            shared,
+            has_executed: false,
+        })
+    }
+
+    /// Whether it still waits, or will.
+    pub fn is_alive(&self) -> bool {
+        self.shared().tid.load(Ordering::Acquire) != 0
+    }
+
+    /// Executes the program in it. From then on the caller reaps it.
     ///
     /// # Errors
     /// When it runs nowhere; nothing is left to reap then.
-    pub fn start(&self) -> Result<Pid, StartError> {
-        let (argv, env) = (pointers(&self.argv), pointers(&self.env));
-        let mut birth = Birth {
-            path: self.path.as_ptr(),
+    pub fn execute(mut self, program: &Program<'_>) -> Result<Pid, StartError> {
+        let (argv, env) = (pointers(&program.argv), pointers(&program.env));
+        let told = Told {
+            path: program.path.as_ptr(),
             argv: argv.as_ptr(),
             env: env.as_ptr(),
-            dir: self.dir.as_ptr(),
-            stdio: self.stdio.map(|fd| fd.as_raw_fd()),
-            entrances: self.entrances.iter().map(AsRawFd::as_raw_fd).collect(),
-            dies_with_executor: self.dies_with_executor,
-            ignored: ignored_signals(),
-            is_dear: is_dear_to_the_oom_killer(),
-            failure: None,
+            dir: program.dir.as_ptr(),
+            stdio: program.stdio.map(|fd| fd.as_raw_fd()),
+            dies_with_executor: program.dies_with_executor,
         };
-        let mut stack = Box::<[u128]>::new_uninit_slice(STACK / size_of::<u128>());
-        // SAFETY: the stack is aligned, grows downwards from its end and outlives the call, as
-        // `birth` does: with CLONE_VFORK this process goes on only when the new one has executed
-        // or ended. Until then `be_born` is all that runs in this memory. It makes system calls
-        // alone, allocates nothing and does not unwind.
-        let pid = unsafe {
-            libc::clone(
-                be_born,
-                stack.as_mut_ptr_range().end.cast(),
-                libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD,
-                ptr::from_mut(&mut birth).cast(),
-            )
-        };
-        if pid < 0 {
-            return Err(StartError::Process {
-                step: "make a process",
-                source: io::Error::last_os_error(),
-            });
-        }
-        let pid = Pid::from_raw(pid);
-        // It may have been written by the other process, which the compiler does not know of.
-        // SAFETY: a reference to a living value.
-        let failure = unsafe { ptr::read_volatile(&birth.failure) };
+        let shared = self.shared();
+        // SAFETY: the other process reads it only once `is_told` is set.
+        unsafe { *shared.told.get() = Some(told) };
+        shared.is_told.store(1, Ordering::Release);
+        let _ = futex::wake(&shared.is_told, futex::Flags::PRIVATE, 1);
+        self.wait_until_it_lets_go(None);
+        // SAFETY: the other process no longer has this memory.
+        let failure = unsafe { *shared.failure.get() };
         let Some((step, errno)) = failure else {
-            return Ok(pid);
+            self.has_executed = true;
+            return Ok(self.pid);
         };
-        // It has ended; who else would wait for it does not know it.
-        let _ = waitpid(pid, None);
         let source = io::Error::from_raw_os_error(errno);
         Err(match step {
             Step::Execute => StartError::Program(source),
             Step::Confine(step) => StartError::Process { step, source },
         })
+    }
+
+    fn shared(&self) -> &Shared {
+        // SAFETY: it is freed in `drop` alone; what both processes change is atomic, or changed by
+        // one of them while the other does not look.
+        unsafe { self.shared.as_ref() }
+    }
+
+    /// False when the patience is at its end.
+    fn wait_until_it_lets_go(&self, patience: Option<&futex::Timespec>) -> bool {
+        let tid = &self.shared().tid;
+        loop {
+            let now = tid.load(Ordering::Acquire);
+            if now == 0 {
+                return true;
+            }
+            // The kernel wakes those who wait as for a thread's end: not privately.
+            if futex::wait(tid, futex::Flags::empty(), now, patience) == Err(Errno::TIMEDOUT) {
+                return false;
+            }
+        }
+    }
+}
+
+impl Drop for Newborn {
+    fn drop(&mut self) {
+        if self.is_alive() {
+            let _ = kill(self.pid, Signal::SIGKILL);
+        }
+        if !self.wait_until_it_lets_go(Some(&END_PATIENCE)) {
+            // It is frozen. What it may still use is never freed.
+            return;
+        }
+        if !self.has_executed {
+            // Who else waits for children may have reaped it.
+            let _ = waitpid(self.pid, None);
+        }
+        // SAFETY: it came from a Box, and the other process has let go of it.
+        drop(unsafe { Box::from_raw(self.shared.as_ptr()) });
     }
 }
 
@@ -124,20 +215,31 @@ fn pointers(texts: &[CString]) -> Vec<*const c_char> {
     texts.chain(once(ptr::null())).collect()
 }
 
-/// What the new process needs, all of it made before.
-struct Birth {
+/// What both processes know.
+struct Shared {
+    /// The kernel sets it to 0 when the new process has let go of this memory.
+    tid: AtomicU32,
+    /// Whether `told` is there.
+    is_told: AtomicU32,
+    told: UnsafeCell<Option<Told>>,
+    /// Where the new process failed, and why.
+    failure: UnsafeCell<Option<(Step, c_int)>>,
+    parent: rustix::process::Pid,
+    entrances: Vec<RawFd>,
+    /// An agent under nohup or in a shell's background ignores signals.
+    ignored: &'static [c_int],
+    is_dear: bool,
+    _stack: Box<[MaybeUninit<u128>]>,
+}
+
+/// A program, as the system takes it.
+struct Told {
     path: *const c_char,
     argv: *const *const c_char,
     env: *const *const c_char,
     dir: *const c_char,
     stdio: [RawFd; 3],
-    entrances: Vec<RawFd>,
     dies_with_executor: bool,
-    /// An agent under nohup or in a shell's background ignores signals.
-    ignored: &'static [c_int],
-    is_dear: bool,
-    /// Where it failed, and why.
-    failure: Option<(Step, c_int)>,
 }
 
 #[derive(Clone, Copy)]
@@ -147,33 +249,69 @@ enum Step {
 }
 
 /// The new process. It returns, and so ends, only when it has failed.
-extern "C" fn be_born(birth: *mut c_void) -> c_int {
-    // SAFETY: it is the `Birth` of `start`, which waits and touches it no more until then.
-    let birth = unsafe { &mut *birth.cast::<Birth>() };
-    let failed = match birth.confine() {
-        Err(step) => Step::Confine(step),
-        Ok(()) => {
-            // SAFETY: NUL-terminated strings, and lists of them with a null pointer at the end.
-            unsafe { libc::execve(birth.path, birth.argv, birth.env) };
-            Step::Execute
-        }
+extern "C" fn be_born(shared: *mut c_void) -> c_int {
+    // SAFETY: it is the `Shared` of `make`, which is not freed while this process has its memory.
+    let shared = unsafe { &*shared.cast::<Shared>() };
+    let failed = match shared.enter() {
+        Ok(told) => told.execute(shared.ignored),
+        Err((step, errno)) => (Step::Confine(step), errno.raw_os_error()),
     };
-    let errno = io::Error::last_os_error().raw_os_error();
-    birth.failure = Some((failed, errno.unwrap_or(libc::EIO)));
+    // SAFETY: the other process looks when this one has ended.
+    unsafe { *shared.failure.get() = Some(failed) };
     127
 }
 
-impl Birth {
-    /// Only async-signal-safe calls are allowed here. `Err` names the one that failed.
-    fn confine(&self) -> Result<(), &'static str> {
+impl Shared {
+    /// What needs no program, then the program. The executor goes on meanwhile: nothing here may
+    /// set errno.
+    fn enter(&self) -> Result<&Told, (&'static str, Errno)> {
+        let death = rustix::process::Signal::KILL;
+        let bound = rustix::process::set_parent_process_death_signal(Some(death));
+        bound.map_err(|errno| ("be bound to its executor", errno))?;
+        if rustix::process::getppid() != Some(self.parent) {
+            return Err(("find its executor", Errno::SRCH));
+        }
+        rustix::process::setsid().map_err(|errno| ("begin a session", errno))?;
+        for entrance in &self.entrances {
+            // SAFETY: the executor keeps it open until `is_told` is set or this process has ended.
+            let entrance = unsafe { BorrowedFd::borrow_raw(*entrance) };
+            let entered = rustix::io::write(entrance, b"0");
+            entered.map_err(|errno| ("enter the cgroup", errno))?;
+        }
+        let confined = rustix::thread::set_no_new_privs(true);
+        confined.map_err(|errno| ("give up privileges", errno))?;
+        if self.is_dear
+            && let Ok(score) =
+                rustix::fs::open(OOM_SCORE, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+        {
+            let _ = rustix::io::write(score, b"0");
+        }
+        while self.is_told.load(Ordering::Acquire) == 0 {
+            let _ = futex::wait(&self.is_told, futex::Flags::PRIVATE, 0, None);
+        }
+        // SAFETY: it was written before `is_told` was set, and is not changed any more.
+        let told = unsafe { &*self.told.get() };
+        told.as_ref().ok_or(("be told a program", Errno::INVAL))
+    }
+}
+
+impl Told {
+    /// The executor waits meanwhile. Only async-signal-safe calls are allowed here.
+    fn execute(&self, ignored: &[c_int]) -> (Step, c_int) {
+        if let Err((step, errno)) = self.confine(ignored) {
+            return (Step::Confine(step), errno);
+        }
+        // SAFETY: NUL-terminated strings, and lists of them with a null pointer at the end.
+        unsafe { libc::execve(self.path, self.argv, self.env) };
+        (Step::Execute, errno())
+    }
+
+    fn confine(&self, ignored: &[c_int]) -> Result<(), (&'static str, c_int)> {
         // SAFETY: plain system calls on descriptors that are open here and on constants; `mask` is
         // initialized by sigemptyset before it is used.
         unsafe {
-            check(libc::setsid(), "begin a session")?;
-            for entrance in &self.entrances {
-                let written = libc::write(*entrance, c"0".as_ptr().cast(), 1);
-                check(written as c_int, "enter the cgroup")?;
-            }
+            // Until now they were the executor's own.
+            check(libc::unshare(libc::CLONE_FILES), "have its own files")?;
             for (target, source) in self.stdio.iter().enumerate() {
                 check(
                     libc::dup2(*source, target as RawFd),
@@ -181,17 +319,11 @@ impl Birth {
                 )?;
             }
             check(libc::chdir(self.dir), "enter its sandbox")?;
-            let no_privileges = libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-            check(no_privileges, "give up privileges")?;
-            if self.dies_with_executor {
-                let bound = libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-                check(bound, "be bound to its executor")?;
+            if !self.dies_with_executor {
+                let freed = libc::prctl(libc::PR_SET_PDEATHSIG, 0);
+                check(freed, "outlive its executor")?;
             }
-            if self.is_dear {
-                let score = libc::open(OOM_SCORE.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
-                libc::write(score, c"0".as_ptr().cast(), 1);
-            }
-            for signal in self.ignored {
+            for signal in ignored {
                 libc::signal(*signal, libc::SIG_DFL);
             }
             let mut mask = std::mem::zeroed();
@@ -210,11 +342,16 @@ impl Birth {
     }
 }
 
-fn check(result: c_int, step: &'static str) -> Result<(), &'static str> {
+fn check(result: c_int, step: &'static str) -> Result<(), (&'static str, c_int)> {
     match result {
         0.. => Ok(()),
-        _ => Err(step),
+        _ => Err((step, errno())),
     }
+}
+
+fn errno() -> c_int {
+    let error = io::Error::last_os_error();
+    error.raw_os_error().unwrap_or(libc::EIO)
 }
 
 /// The signals that this process ignores, from its start on, and with it what it executes.

@@ -266,6 +266,11 @@ impl Server {
         self.is_worn |= task.is_left_over();
         self.spare = task.take_group();
         self.keep_end(task.into_update());
+        if let Some(group) = &mut self.spare
+            && !self.retiring
+        {
+            group.expect_next();
+        }
     }
 
     fn keep_end(&mut self, update: TaskUpdate) {

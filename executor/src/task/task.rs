@@ -22,6 +22,7 @@ use tepui_types::{Reason, TaskId, TaskState};
 use crate::command::Prepared;
 use crate::group::TaskGroup;
 use crate::outputs::Outputs;
+use crate::process::Newborn;
 use crate::processes;
 use crate::verdict::{self, Facts};
 
@@ -114,15 +115,21 @@ impl Task {
             let group = TaskGroup::prepare(self.spare.take(), path, self.limits);
             self.group = Some(group.map_err(|error| failed(error.to_string()))?);
         }
+        // It enters its cgroup while its folder is made.
+        let newborn = match &mut self.group {
+            Some(group) => group.take_newborn(),
+            None => Newborn::make(&[]),
+        };
+        let newborn = newborn.map_err(|error| failed(format!("the command's process: {error}")))?;
         let prepared = Prepared {
             argv: &command.argv,
             env: environment::of(task, startup.agent, &launch.sandbox),
             sandbox: Path::new(&launch.sandbox),
             volumes: &launch.volumes,
             output_limit: startup.output_limit,
-            group: self.group.as_ref(),
+            dies_with_executor: self.group.is_none(),
         };
-        let (child, outputs) = prepared.start()?;
+        let (child, outputs) = prepared.start(newborn)?;
         self.outputs = Some(outputs);
         Ok(child)
     }

@@ -3,11 +3,23 @@
 
 use std::path::Path;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tepui_executor::cgroup::Group;
 use tepui_types::wire::executor::ToExecutor;
 use tepui_types::{Bytes, MilliCpus};
 
 use crate::env::{Builder, Executor, cgroups, check, eventually, task};
+
+/// The processes in the cgroup of that path.
+fn processes(path: &str) -> Vec<Pid> {
+    let v2 = Path::new("/sys/fs/cgroup").join(path);
+    let v1 = Path::new("/sys/fs/cgroup/memory").join(path);
+    let text = [v1, v2].map(|dir| std::fs::read_to_string(dir.join("cgroup.procs")));
+    let text = text.into_iter().find_map(Result::ok).unwrap_or_default();
+    let pids = text.lines().map(|pid| pid.parse().unwrap());
+    pids.map(Pid::from_raw).collect()
+}
 
 #[test]
 fn more_memory_than_allowed_is_reported_as_such() {
@@ -85,11 +97,12 @@ fn the_cgroup_has_the_limits_while_the_command_runs_and_is_gone_with_the_executo
     assert!(
         ["50000", "50000 100000"].contains(&read("cpu/@/cpu.cfs_quota_us", "cpu.max").as_str())
     );
-    let group = Group::open(&path).unwrap();
-    assert!(!group.is_empty());
+    let running = processes(&path);
+    assert!(!running.is_empty());
     executor.kill("t", 0);
     check(&executor.end("t"), "killed", "kill-requested", None, "");
-    assert!(group.is_empty());
+    let left = processes(&path);
+    assert!(!left.iter().any(|pid| running.contains(pid)), "{left:?}");
     executor.send(&ToExecutor::Forget(task("t")));
     executor.send(&ToExecutor::Retire);
     executor.gone();
@@ -155,6 +168,40 @@ fn a_task_is_told_and_charged_nothing_of_the_one_before_it() {
 }
 
 #[test]
+fn a_process_that_waits_for_the_next_task_is_replaced_when_it_dies_and_dies_with_its_executor() {
+    // With v2 each task has a cgroup of its own, and nothing waits in it before.
+    if !cgroups() || !Path::new("/sys/fs/cgroup/memory").exists() {
+        return;
+    }
+    let mut executor = Executor::native();
+    let path = executor.task_group().unwrap();
+    let waiting = || match processes(&path).as_slice() {
+        [pid] => Some(*pid),
+        _ => None,
+    };
+    for (name, is_killed) in [("first", true), ("second", false), ("third", true)] {
+        executor.launch(Builder::script(name, "echo $$"));
+        check(&executor.end(name), "finished", "", Some(0), "");
+        eventually("a process waits", || waiting().is_some());
+        if is_killed {
+            kill(waiting().unwrap(), Signal::SIGKILL).unwrap();
+            eventually("it is gone", || waiting().is_none());
+        }
+    }
+    executor.launch(Builder::script("fourth", "exit 0"));
+    executor.end("fourth");
+    eventually("a process waits", || waiting().is_some());
+    let waits = waiting().unwrap().to_string();
+    executor.launch(Builder::script("fifth", "echo $$"));
+    executor.end("fifth");
+    assert_eq!(executor.output("fifth", "stdout").trim(), waits);
+    eventually("a process waits", || waiting().is_some());
+    executor.kill_process(Signal::SIGKILL);
+    executor.gone();
+    eventually("nothing is left", || processes(&path).is_empty());
+}
+
+#[test]
 fn a_cgroup_that_cannot_be_made_is_an_error_that_says_why() {
     if !cgroups() {
         return;
@@ -180,7 +227,7 @@ fn a_dead_executors_task_is_ended_through_its_cgroup() {
     eventually("the command is ready", || {
         executor.output("t", "stdout") == "ready\n"
     });
-    executor.kill_process(nix::sys::signal::Signal::SIGKILL);
+    executor.kill_process(Signal::SIGKILL);
     executor.gone();
     assert_eq!(tepui_executor::exits::read(&executor.dir()).unwrap(), []);
     let path = executor.task_group().unwrap();

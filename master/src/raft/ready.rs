@@ -2,8 +2,8 @@
 //!
 //! The order is the algorithm's: a leader's messages may go out beside its own sync, and count for
 //! nothing without it; entries and votes are synced before anything else that follows from them is
-//! said or applied; the commit that a sync made possible is written down with the batch's
-//! consequences; only then raft hears that all is done. Empty entries go the same way as others.
+//! said or applied; the commit that a sync made possible is written down with the entries that come
+//! next; only then raft hears that all is done. Empty entries go the same way as others.
 
 use raft::StateRole;
 use raft::eraftpb::{ConfChange, ConfChangeV2, ConfState, Entry, EntryType, Message};
@@ -62,12 +62,10 @@ impl<W: World> Member<W> {
         store.persist(ready.entries(), ready.hs(), durability)
     }
 
-    /// Applies committed entries, writes down what follows from them with the new commit index,
-    /// and tells everyone.
+    /// Applies committed entries, writes down what follows from them, and tells everyone.
     fn apply(&mut self, entries: Vec<Entry>, commit: Option<u64>) -> Result<(), RaftError> {
-        let mut batch = Batch::default();
         if let Some(commit) = commit {
-            self.raw.mut_store().set_commit(&mut batch, commit);
+            self.raw.mut_store().note_commit(commit);
         }
         let mut consequences = Consequences::default();
         for entry in &entries {
@@ -83,6 +81,7 @@ impl<W: World> Member<W> {
             self.since_snapshot.bytes += entry.data.len() as u64;
             self.change_members(entry)?;
         }
+        let mut batch = Batch::default();
         self.applier.write(&mut batch, &consequences)?;
         if !batch.is_empty() {
             // Not synced: the log brings it all back.

@@ -106,6 +106,8 @@ pub struct LogStore {
     /// Where each term begins, from the truncated entry's on: terms never need a read.
     terms: Vec<Truncated>,
     hard_state: HardState,
+    /// Whether the commit on disk is that of `hard_state`.
+    is_commit_written: bool,
     members: Members,
     snapshot: SnapshotRecord,
     /// Whether a peer needs a newer image than there is.
@@ -141,6 +143,7 @@ impl LogStore {
             last,
             terms,
             hard_state,
+            is_commit_written: true,
             members,
             snapshot,
             newer_wanted: Cell::new(false),
@@ -167,8 +170,9 @@ impl LogStore {
         self.newer_wanted.take()
     }
 
-    /// Writes entries, over any that stand in their place, and the hard state: one write for all
-    /// that was proposed since the last, which is the group commit.
+    /// Writes entries, over any that stand in their place, and the hard state with the last commit
+    /// that was noted: one write for all that was proposed since the last, which is the group
+    /// commit.
     pub fn persist(
         &mut self,
         entries: &[Entry],
@@ -190,6 +194,8 @@ impl LogStore {
         self.append(&mut batch, entries);
         if let Some(hard_state) = hard_state {
             self.set_hard_state(&mut batch, hard_state);
+        } else if !entries.is_empty() && !self.is_commit_written {
+            self.set_hard_state(&mut batch, &self.hard_state.clone());
         }
         if batch.is_empty() {
             return Ok(());
@@ -237,17 +243,16 @@ impl LogStore {
 
     fn set_hard_state(&mut self, batch: &mut Batch, state: &HardState) {
         self.hard_state = state.clone();
+        self.is_commit_written = true;
         let record = HardStateRecord::from(state);
         batch.put_record(Family::Meta, keys::HARD_STATE, &record);
     }
 
-    /// Adds a commit that went on to a batch.
-    pub fn set_commit(&mut self, batch: &mut Batch, commit: u64) {
-        let state = HardState {
-            commit,
-            ..self.hard_state.clone()
-        };
-        self.set_hard_state(batch, &state);
+    /// Notes a commit that went on. The next entries take it to the disk; should there be none, the
+    /// group finds it again by electing a leader.
+    pub fn note_commit(&mut self, commit: u64) {
+        self.hard_state.commit = commit;
+        self.is_commit_written = false;
     }
 
     /// The members have changed; on disk they stand in the entry that says so, and in snapshots.
