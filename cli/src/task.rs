@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
-use tepui_types::api::task::{KillRequest, TaskView};
-use tepui_types::{AgentId, TaskId, TaskState, Workload};
+use tepui_types::api::task::{KillRequest, TaskHistory, TaskView};
+use tepui_types::{AgentId, TaskId, TaskState, Timestamp, Workload};
 
 use crate::client::{Client, LogStream, TaskFilter};
 use crate::output::{self, Columns, Fields, Format};
@@ -13,6 +13,8 @@ use crate::{amounts, logs};
 
 /// How many tasks a list shows unless it is told to show all.
 const SHOWN: usize = 100;
+/// Characters of a reason in a table.
+const REASON: usize = 100;
 
 /// What can be done with tasks.
 #[derive(Debug, Subcommand)]
@@ -37,6 +39,12 @@ pub enum Command {
     },
     /// Show all that is known of a task
     Show {
+        /// Its id such as f1.hello.0, or its name for the newest of that name
+        task: String,
+    },
+    /// Show where a task has been: every attempt of its name, the offer it took and each of its
+    /// moves
+    History {
         /// Its id such as f1.hello.0, or its name for the newest of that name
         task: String,
     },
@@ -84,6 +92,13 @@ pub async fn run(command: Command, client: &Client, format: Format) -> Result<()
             match format {
                 Format::Json => output::json(&view),
                 Format::Table => show(&view),
+            }
+        }
+        Command::History { task } => {
+            let history = client.task_history(&find(&task, client).await?).await?;
+            match format {
+                Format::Json => output::json(&history),
+                Format::Table => show_history(&history),
             }
         }
         Command::Logs {
@@ -179,6 +194,38 @@ fn show(task: &TaskView) -> Result<()> {
         fields.add("label", format!("{name}={value}"));
     }
     fields.print()
+}
+
+/// The oldest attempt first: it reads as a story.
+fn show_history(history: &TaskHistory) -> Result<()> {
+    let mut table = Columns::new(&["task", "agent", "offer", "state", "at", "after", "reason"]);
+    for attempt in history.attempts.iter().rev() {
+        let offer = attempt.chosen.as_ref();
+        let offer = offer.map(|chosen| format!("{} ({} at hand)", chosen.offer, chosen.among));
+        let mut head = Some([
+            attempt.id.to_string(),
+            format!("{} ({})", attempt.agent, attempt.hostname),
+            offer.unwrap_or_default(),
+        ]);
+        let first = attempt.steps.first().map_or(Timestamp(0), |step| step.time);
+        for step in &attempt.steps {
+            let head = head.take().unwrap_or_default();
+            let reason = step.reason.as_ref().map(ToString::to_string);
+            let reason = reason.map(|reason| cut(&reason, REASON));
+            table.row(head.into_iter().chain([
+                step.state.to_string(),
+                output::instant(step.time),
+                output::span(step.time.millis_since(first)),
+                reason.unwrap_or_default(),
+            ]));
+        }
+    }
+    table.print("no attempts")?;
+    let forgotten = history.attempts.iter().map(|attempt| attempt.forgotten);
+    if history.more || forgotten.sum::<u32>() > 0 {
+        output::note("older attempts or steps are not kept");
+    }
+    Ok(())
 }
 
 /// What a workload runs, in a line.

@@ -30,6 +30,7 @@ mod gangs;
 pub mod hash;
 pub mod idempotency;
 pub mod invariants;
+pub mod life;
 pub mod limits;
 pub mod maintenance;
 pub mod masters;
@@ -298,6 +299,21 @@ impl State {
         self.task_ids
             .get(id)
             .and_then(|operation| self.tasks.get(operation))
+    }
+
+    /// The tasks of a name that live or are still remembered, in the order of their launches.
+    pub fn attempts(
+        &self,
+        framework: FrameworkId,
+        name: &TaskName,
+    ) -> impl DoubleEndedIterator<Item = &Arc<Task>> {
+        let id = |attempt| TaskId {
+            framework,
+            name: name.clone(),
+            attempt,
+        };
+        let ids = self.task_ids.range(id(0)..=id(u64::MAX));
+        ids.filter_map(|(_, operation)| self.tasks.get(operation))
     }
 
     /// A task's specification.

@@ -78,6 +78,34 @@ impl History {
         }
     }
 
+    /// At most `limit` earlier attempts than this one, newest first.
+    pub fn attempts_before(
+        &self,
+        id: &TaskId,
+        limit: usize,
+    ) -> Result<Vec<ArchivedTask>, StorageError> {
+        let from = keys::history_by_task(id);
+        let mut records = Vec::new();
+        self.storage
+            .scan(Family::History, &from, Direction::Down, |key, record| {
+                if records.len() == limit || !keys::is_history_of_same_name(key, &from) {
+                    return Ok(Scan::Stop);
+                }
+                if key != from {
+                    records.push(record.to_vec());
+                }
+                Ok(Scan::Continue)
+            })?;
+        let mut tasks = Vec::with_capacity(records.len());
+        for key in records {
+            // The oldest may be dropped meanwhile.
+            if let Some(record) = self.storage.get(Family::History, &key)? {
+                tasks.push(decode(&record)?);
+            }
+        }
+        Ok(tasks)
+    }
+
     /// At most `limit` tasks that were launched before an operation, or the newest: newest first.
     pub fn scan_before(
         &self,
@@ -226,6 +254,8 @@ mod tests {
             spec: key,
             resources: Resources::default(),
             array_index: None,
+            chosen: None,
+            life: Default::default(),
             status: TaskStatus {
                 state: TaskState::Finished,
                 reason: None,
@@ -282,6 +312,32 @@ mod tests {
         let found = history.get(&"f1.t.7".parse().unwrap()).unwrap().unwrap();
         assert_eq!((found.task.operation.index, found.spec), (7, spec()));
         assert!(history.get(&"f2.t.7".parse().unwrap()).unwrap().is_none());
+    }
+
+    #[test]
+    fn attempts_of_a_name_are_found_and_no_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let storage = Storage::open(folder.path()).unwrap();
+        let mut archive = Archive::open(storage.clone(), Limits::DEFAULT).unwrap();
+        let ids = [
+            "f1.t.1", "f1.t.300", "f1.ta.2", "f1.s.3", "f2.t.4", "f1.t.5",
+        ];
+        let tasks = ids.iter().enumerate().map(|(index, id)| {
+            let mut archived = archived(index as u64);
+            Arc::make_mut(&mut archived.task).id = id.parse().unwrap();
+            archived
+        });
+        append(&mut archive, &tasks.collect::<Vec<_>>());
+        let history = History::new(storage);
+        let before = |id: &str, limit| {
+            let found = history.attempts_before(&id.parse().unwrap(), limit);
+            let ids = found.unwrap();
+            let ids = ids.iter().map(|archived| archived.task.id.to_string());
+            ids.collect::<Vec<_>>()
+        };
+        assert_eq!(before("f1.t.301", 9), ["f1.t.300", "f1.t.5", "f1.t.1"]);
+        assert_eq!(before("f1.t.300", 1), ["f1.t.5"]);
+        assert!(before("f1.t.1", 9).is_empty());
     }
 
     #[test]

@@ -20,6 +20,7 @@ use crate::http::error::ApiError;
 
 pub mod agents;
 pub mod artifacts;
+pub mod attempts;
 pub mod backup;
 pub mod body;
 pub mod candidate;
@@ -110,6 +111,7 @@ pub fn router(master: Arc<Master>) -> Router {
         .route("/demands", get(demands::list))
         .route("/tasks", get(tasks::list))
         .route("/tasks/{id}", get(tasks::show))
+        .route("/tasks/{id}/history", get(attempts::list))
         .route("/tasks/{id}/kill", post(tasks::kill))
         .route("/tasks/{id}/logs/{output}", get(logs::follow))
         .route("/artifacts", get(artifacts::list))

@@ -123,7 +123,7 @@ counted_id!(
 );
 
 counted_id!(
-    /// One offer of one leader; never logged.
+    /// One offer of one leader: no other knows its number.
     OfferId, "o", "an offer id such as `o17`"
 );
 

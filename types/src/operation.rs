@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{AgentId, TaskId, TaskName};
 use crate::resources::{Conversion, Resources};
 use crate::role::Role;
+use crate::task::Chosen;
 
 /// One operation of a turn. Each names agent and resources, not only an offer,
 /// and is checked again when the turn is applied; one that no longer fits is
@@ -48,6 +49,8 @@ pub struct Launch {
     pub array_index: Option<u32>,
     /// Which of the framework's roles is charged; the first if none is named.
     pub role: Option<Role>,
+    /// The offer that it took, for the task's history; it changes nothing.
+    pub chosen: Option<Chosen>,
 }
 
 /// End a task.

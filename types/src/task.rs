@@ -8,7 +8,10 @@ use serde::{Deserialize, Serialize};
 use crate::ids::Digest;
 use crate::time::Timestamp;
 
+mod life;
 pub mod reason;
+
+pub use life::{Chosen, Step};
 
 /// How far a task has come. The one list of states; `is_terminal` says which
 /// are the end.
@@ -156,20 +159,26 @@ impl Reason {
 
     /// A reason; a long message is cut at a character's edge, with a mark.
     pub fn new(code: &str, message: impl Into<String>) -> Self {
-        let mut message = message.into();
-        if message.len() > Self::MAX_MESSAGE {
-            let mut end = Self::MAX_MESSAGE;
-            while !message.is_char_boundary(end) {
-                end -= 1;
-            }
-            message.truncate(end);
-            message.push_str(Self::CUT);
-        }
+        let message = message.into();
         Self {
             code: code.to_owned(),
-            message,
+            message: cut(&message, Self::MAX_MESSAGE).unwrap_or(message),
         }
     }
+
+    /// The same with at most so many bytes of its message, and a mark where it was cut.
+    pub fn shortened(&self, most: usize) -> Self {
+        Self {
+            code: self.code.clone(),
+            message: cut(&self.message, most).unwrap_or_else(|| self.message.clone()),
+        }
+    }
+}
+
+/// None where it is short enough.
+fn cut(message: &str, most: usize) -> Option<String> {
+    let end = message.floor_char_boundary(most);
+    (end < message.len()).then(|| format!("{}{}", &message[..end], Reason::CUT))
 }
 
 impl fmt::Display for Reason {

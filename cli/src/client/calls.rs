@@ -21,7 +21,7 @@ use tepui_types::api::maintenance::{WindowRequest, WindowView};
 use tepui_types::api::master::{InviteRequest, InvitedView, MasterView};
 use tepui_types::api::reservation::{OperationView, ResizeRequest, VolumeView};
 use tepui_types::api::role::{RoleRequest, RoleView};
-use tepui_types::api::task::{KillRequest, TaskView};
+use tepui_types::api::task::{KillRequest, TaskHistory, TaskView};
 use tepui_types::setting::Settings;
 use tepui_types::wish::{ReserveRequest, UnreserveRequest, VolumeRequest};
 use tepui_types::{AgentId, Digest, NodeId, Role, TaskId, TaskState, WindowId};
@@ -278,6 +278,11 @@ impl Client {
     /// One task.
     pub async fn task(&self, id: &TaskId) -> Result<TaskView> {
         self.get(&format!("/v1/tasks/{id}")).await
+    }
+
+    /// All attempts of a task's name.
+    pub async fn task_history(&self, id: &TaskId) -> Result<TaskHistory> {
+        self.get(&format!("/v1/tasks/{id}/history")).await
     }
 
     /// Asks for a task's end.

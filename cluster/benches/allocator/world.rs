@@ -171,6 +171,7 @@ impl World {
                     spec: 0,
                     array_index: None,
                     role: None,
+                    chosen: None,
                 }));
             }
             changes.merge(self.apply(Command::Turn(turn)).1);

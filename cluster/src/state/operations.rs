@@ -16,6 +16,7 @@ use crate::state::State;
 use crate::state::context::Context;
 use crate::state::deadlines::Deadline;
 use crate::state::frameworks::Notice;
+use crate::state::life::Life;
 use crate::state::tasks::Task;
 
 impl State {
@@ -77,6 +78,8 @@ impl State {
             spec: self.specs.intern(spec),
             resources: launch.resources.clone(),
             array_index: launch.array_index,
+            chosen: launch.chosen,
+            life: Life::default(),
             status: TaskStatus {
                 state,
                 reason: refusal,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tepui_types::operation::Kill;
+use tepui_types::task::Chosen;
 use tepui_types::wire::agent::{AgentEffect, TaskLaunch};
 use tepui_types::{
     AgentId, FrameworkId, OperationId, Reason, Resources, Role, TaskId, TaskName, TaskState,
@@ -19,6 +20,7 @@ use crate::outcome::{Accepted, Outcome, Rejection};
 use crate::state::State;
 use crate::state::context::Context;
 use crate::state::deadlines::Deadline;
+use crate::state::life::Life;
 use crate::state::specs::SpecKey;
 
 /// One task.
@@ -40,8 +42,12 @@ pub struct Task {
     pub resources: Resources,
     /// Its place in its array.
     pub array_index: Option<u32>,
+    /// The offer that its launch took.
+    pub chosen: Option<Chosen>,
     /// The latest that the log knows.
     pub status: TaskStatus,
+    /// What it was before; see [`Task::steps`].
+    pub life: Life,
     /// Counts the changes of `status`, from 1.
     pub sequence: u64,
     /// The last sequence that its framework has acknowledged.
@@ -246,6 +252,7 @@ impl State {
         assert!(!from.is_terminal(), "an ended task never changes");
         let to = status.state;
         let task = Arc::make_mut(task);
+        task.life.leave(&task.status, task.started_at);
         task.status = status;
         task.sequence += 1;
         task.revision = context.index;

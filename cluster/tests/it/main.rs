@@ -4,6 +4,7 @@ mod allocation;
 mod bounds;
 mod fairness;
 mod golden;
+mod life;
 mod masters;
 mod operators;
 mod partitions;

@@ -240,6 +240,7 @@ pub fn launch(agent: AgentId, name: &str, resources: Resources) -> Operation {
         spec: 0,
         array_index: None,
         role: None,
+        chosen: None,
     })
 }
 

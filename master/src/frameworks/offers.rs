@@ -74,6 +74,12 @@ impl HeldOffers {
         shown
     }
 
+    /// How many the framework knows of.
+    pub fn shown(&self) -> u32 {
+        let shown = self.0.values().filter(|held| held.is_shown).count();
+        u32::try_from(shown).unwrap_or(u32::MAX)
+    }
+
     /// An offer, and what of its resources is left; none if the framework cannot
     /// answer it.
     pub fn left(&self, offer: OfferId) -> Option<(&Offer, &Resources)> {

@@ -92,6 +92,8 @@ pub struct OpenTurn {
     now: Timestamp,
     seen: Seen,
     offers: HeldOffers,
+    /// How many of them it was shown.
+    at_hand: u32,
     writes: BTreeMap<String, Option<Vec<u8>>>,
     store_keys: usize,
     store_bytes: u64,
@@ -147,6 +149,7 @@ impl OpenTurn {
         Self {
             now,
             seen,
+            at_hand: offers.shown(),
             offers,
             writes: BTreeMap::new(),
             store_keys: framework.store.len(),

@@ -4,8 +4,8 @@ use axum::Json;
 use utoipa::OpenApi;
 
 use crate::http::{
-    agents, artifacts, backup, cluster, demands, events, frameworks, logs, maintenance, masters,
-    reservations, roles, settings, tasks,
+    agents, artifacts, attempts, backup, cluster, demands, events, frameworks, logs, maintenance,
+    masters, reservations, roles, settings, tasks,
 };
 
 #[derive(OpenApi)]
@@ -53,6 +53,7 @@ use crate::http::{
         tasks::list,
         tasks::show,
         tasks::kill,
+        attempts::list,
         logs::follow,
         masters::list,
         masters::add,

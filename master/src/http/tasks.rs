@@ -285,17 +285,22 @@ pub fn find_task(master: &Master, state: &State, id: &TaskId) -> Result<TaskView
     }
 }
 
+/// The machine of an agent, also of one that is gone; empty where that is forgotten.
+pub fn hostname(state: &State, agent: AgentId) -> String {
+    let gone = state.gone_agent(agent).map(|gone| &gone.agent);
+    let agent = state.agent(agent).or(gone);
+    agent
+        .map(|agent| agent.info.hostname.clone())
+        .unwrap_or_default()
+}
+
 fn view(state: &State, task: &Task, spec: &TaskSpec) -> TaskView {
-    let gone = state.gone_agent(task.agent).map(|gone| &gone.agent);
-    let agent = state.agent(task.agent).or(gone);
     TaskView {
         id: task.id.clone(),
         framework_name: task.framework_name.to_string(),
         role: task.role.clone(),
         agent: task.agent,
-        hostname: agent
-            .map(|agent| agent.info.hostname.clone())
-            .unwrap_or_default(),
+        hostname: hostname(state, task.agent),
         status: task.status.clone(),
         resources: task.resources.clone(),
         spec: spec.clone(),

@@ -90,15 +90,23 @@ pub fn history_operation(key: &[u8]) -> Option<OperationId> {
     })
 }
 
-/// Family `history`: the operation that launched a task.
+/// Family `history`: the operation that launched a task; attempts of a name are in order.
 pub fn history_by_task(task: &TaskId) -> Vec<u8> {
     let name = task.name.as_str().as_bytes();
-    let mut key = Vec::with_capacity(18 + name.len());
+    let mut key = Vec::with_capacity(19 + name.len());
     key.extend([VERSION, HISTORY_BY_TASK]);
     key.extend(task.framework.0.to_be_bytes());
-    key.extend(task.attempt.to_be_bytes());
     key.extend(name);
+    // No name holds a zero, so one that begins like another is apart from it.
+    key.push(0);
+    key.extend(task.attempt.to_be_bytes());
     key
+}
+
+/// Whether two such keys are of the same name of one framework.
+pub fn is_history_of_same_name(one: &[u8], other: &[u8]) -> bool {
+    let name = |key: &[u8]| key.len().checked_sub(8).map(|end| key[..end].to_vec());
+    name(one) == name(other)
 }
 
 #[cfg(test)]

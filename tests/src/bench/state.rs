@@ -194,6 +194,7 @@ fn launch(number: u64) -> Result<Operation> {
         spec: 0,
         array_index: None,
         role: None,
+        chosen: None,
     }))
 }
 

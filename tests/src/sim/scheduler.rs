@@ -113,6 +113,7 @@ impl<'a> Script<'a> {
                     spec: 0,
                     array_index: None,
                     role: None,
+                    chosen: None,
                 }));
                 turn.writes.push((format!("live/{name}"), Some(Vec::new())));
             }

@@ -6,6 +6,8 @@
 
 /// What operators do with agents.
 mod agents_operations;
+/// Where a task has been.
+mod attempts;
 /// All masters are lost, and there is a backup.
 mod backup;
 /// What others send that cannot be: refused clearly, and nothing else suffers.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{AgentId, TaskId};
 use crate::resources::Resources;
 use crate::role::Role;
-use crate::task::{TaskSpec, TaskStatus};
+use crate::task::{Chosen, Step, TaskSpec, TaskStatus};
 use crate::time::Timestamp;
 
 /// A task, living or remembered.
@@ -38,6 +38,40 @@ pub struct TaskView {
     pub ended_at: Option<Timestamp>,
     /// Log index of its last change.
     pub revision: u64,
+}
+
+/// All that is known of the tasks of one name of a framework.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct TaskHistory {
+    /// Its attempts, the newest first.
+    pub attempts: Vec<TaskAttempt>,
+    /// Whether there were older ones, which are not listed.
+    pub more: bool,
+}
+
+/// One launch and what became of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct TaskAttempt {
+    /// Its identity.
+    pub id: TaskId,
+    /// Where it runs or ran.
+    pub agent: AgentId,
+    /// That agent's machine.
+    pub hostname: String,
+    /// What it is charged to.
+    pub role: Role,
+    /// What it has, or had.
+    pub resources: Resources,
+    /// The offer that its framework took for it.
+    pub chosen: Option<Chosen>,
+    /// The states that it came to, in their order.
+    pub steps: Vec<Step>,
+    /// How many steps between the first and the rest were forgotten.
+    pub forgotten: u32,
+    /// The code it exited with, if it exited.
+    pub exit_code: Option<i32>,
 }
 
 /// `POST /v1/tasks/{id}/kill`.

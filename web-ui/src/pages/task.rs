@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use leptos::prelude::*;
 use leptos_router::hooks::use_params_map;
-use tepui_types::api::task::{KillRequest, TaskView};
+use tepui_types::api::task::{KillRequest, TaskAttempt, TaskHistory, TaskView};
 use tepui_types::task::TaskSpec;
 use tepui_types::{Bytes, TaskState, Workload};
 use tepui_web::{amounts, argv, query};
@@ -64,6 +64,7 @@ pub fn TaskPage() -> impl IntoView {
                 state=Signal::derive(move || view.read().status.state)
             />
             <TaskDetails task=view/>
+            <History id=id/>
             <Program spec=view.get_untracked().spec/>
         </Loaded>
     }
@@ -155,6 +156,63 @@ fn TaskDetails(task: Signal<TaskView>) -> impl IntoView {
                 <Detail term="Ended">{time(|task| task.ended_at)}</Detail>
             </dl>
         </section>
+    }
+}
+
+/// Every attempt of its name, the newest first, each with the states that it came to.
+#[component]
+fn History(id: Memo<String>) -> impl IntoView {
+    let history = Feed::<TaskHistory>::new(&[Topic::Tasks], move || {
+        Some(format!("/v1/tasks/{}/history", query::escape(&id.get())))
+    });
+    view! {
+        <section aria-labelledby="task-history-title">
+            <h2 id="task-history-title">"History"</h2>
+            <Loaded feed=history let:view>
+                {move || view.get().attempts.into_iter().map(attempt).collect_view()}
+                {move || view.read().more.then(|| view! {
+                    <p class="muted">"Older attempts are not listed."</p>
+                })}
+            </Loaded>
+        </section>
+    }
+}
+
+fn attempt(attempt: TaskAttempt) -> impl IntoView {
+    let offer = attempt
+        .chosen
+        .map(|chosen| format!(" by offer {} ({} at hand)", chosen.offer, chosen.among));
+    let forgotten = (attempt.forgotten > 0)
+        .then(|| format!(" ({} earlier steps are not kept)", attempt.forgotten));
+    let steps: Vec<_> = attempt
+        .steps
+        .into_iter()
+        .map(|step| {
+            let state = task_state(step.state);
+            let reason = step
+                .reason
+                .map(|reason| view! { <ReasonText reason=reason/> });
+            view! {
+                <li>
+                    <StatePill state=Signal::stored(state)/>
+                    " "
+                    <span class="muted"><Ago time=step.time/></span>
+                    " "
+                    {reason}
+                </li>
+            }
+        })
+        .collect();
+    view! {
+        <div class="card attempt">
+            <p>
+                "Attempt " <strong class="number">{attempt.id.attempt}</strong> " on "
+                <a href=format!("/agents/{}", attempt.agent)>{attempt.agent.to_string()}</a>
+                " "
+                <span class="muted">{attempt.hostname} {offer} {forgotten}</span>
+            </p>
+            <ol class="plain steps">{steps}</ol>
+        </div>
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tepui_cluster::state::limits as quota;
 use tepui_types::operation::Launch;
 use tepui_types::resources::Pools;
+use tepui_types::task::Chosen;
 use tepui_types::{OfferId, Resources, TaskName, TaskSpec};
 
 use super::{CallError, OpenTurn, RECORD, TaskLaunch};
@@ -104,6 +105,10 @@ impl Draft {
                 spec,
                 array_index: task.array_index,
                 role: role.clone(),
+                chosen: Some(Chosen {
+                    offer,
+                    among: turn.at_hand,
+                }),
             });
         }
         self.left.insert(offer, left);
