@@ -172,42 +172,19 @@ fn items(name: &str, value: &str) -> Result<Option<Items>, String> {
 
 /// A decimal with at most three places, in thousandths.
 pub fn thousandths(name: &str, value: &str) -> Result<u64, String> {
-    let bad = || {
+    tepui_types::resources::thousandths(value).ok_or_else(|| {
         format!(
             "{name}={value} is not an amount: write a number such as 2 or 0.5 (at most 3 places)"
         )
-    };
-    let (whole, places) = value.split_once('.').unwrap_or((value, ""));
-    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-    if whole.is_empty() || places.len() > 3 || !digits(whole) || !digits(places) {
-        return Err(bad());
-    }
-    let places: u64 = format!("{places:0<3}").parse().map_err(|_| bad())?;
-    let whole: u64 = whole.parse().map_err(|_| bad())?;
-    whole
-        .checked_mul(MILLI)
-        .and_then(|whole| whole.checked_add(places))
-        .ok_or_else(bad)
+    })
 }
 
 /// A size with its unit; `name` is what it is the size of.
 pub fn parse_bytes(name: &str, value: &str) -> Result<Bytes, String> {
-    let bad = || format!("{name}={value} is not a size: write one such as 512MiB or 4GiB");
-    let end = value
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(value.len());
-    let (count, unit) = value.split_at(end);
-    // MB in people's faces is MiB here.
-    let shift = match unit.trim().to_ascii_lowercase().as_str() {
-        "" | "b" => 0,
-        "k" | "kb" | "kib" => 10,
-        "m" | "mb" | "mib" => 20,
-        "g" | "gb" | "gib" => 30,
-        "t" | "tb" | "tib" => 40,
-        _ => return Err(bad()),
-    };
-    let count: u64 = count.parse().map_err(|_| bad())?;
-    count.checked_mul(1 << shift).map(Bytes).ok_or_else(bad)
+    let parsed = value.parse::<Bytes>();
+    parsed.map_err(|_| {
+        format!("{name}={value} is not a size with its unit: write one such as 512MiB or 4GiB")
+    })
 }
 
 fn port_range(value: &str) -> Result<(u16, u16), String> {

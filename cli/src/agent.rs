@@ -6,14 +6,14 @@ use anyhow::{Result, bail};
 use clap::Subcommand;
 use tepui_types::api::agent::{AgentView, DrainRequest};
 use tepui_types::api::reservation::OperationView;
+use tepui_types::resources::Amounts;
 use tepui_types::wish::{ReserveRequest, UnreserveRequest};
 use tepui_types::{AgentId, AgentStatus, Role};
 
-use crate::amounts::{self, Quota};
+use crate::amounts;
 use crate::client::Client;
 use crate::output::{self, Columns, Fields, Format};
 use crate::progress::Transfer;
-use crate::role;
 
 /// Between two looks at an agent that is being drained.
 const LOOK: Duration = Duration::from_millis(200);
@@ -64,8 +64,8 @@ pub enum Command {
         /// For whom, such as eng/web
         role: Role,
         /// How much, such as cpus=4,mem=8GiB; with --disk all of it when absent
-        #[arg(value_name = "AMOUNTS", value_parser = amounts::quota)]
-        amounts: Option<Quota>,
+        #[arg(value_name = "AMOUNTS")]
+        amounts: Option<Amounts>,
         /// The role above that has it reserved now
         #[arg(long, value_name = "ROLE")]
         from: Option<Role>,
@@ -83,8 +83,8 @@ pub enum Command {
         /// Whose, such as eng/web
         role: Role,
         /// How much, such as cpus=4; all that is free of it when absent
-        #[arg(value_name = "AMOUNTS", value_parser = amounts::quota)]
-        amounts: Option<Quota>,
+        #[arg(value_name = "AMOUNTS")]
+        amounts: Option<Amounts>,
         /// The agent's disk by its id, in place of the root disk
         #[arg(long, value_name = "ID")]
         disk: Option<String>,
@@ -130,7 +130,7 @@ pub async fn run(command: Command, client: &Client, format: Format) -> Result<()
         } => {
             let request = ReserveRequest {
                 role,
-                amounts: amounts.as_ref().map(role::request_of).unwrap_or_default(),
+                amounts: amounts.as_ref().map(Amounts::request).unwrap_or_default(),
                 from,
                 disk,
                 labels: label.into_iter().collect(),
@@ -145,7 +145,7 @@ pub async fn run(command: Command, client: &Client, format: Format) -> Result<()
         } => {
             let request = UnreserveRequest {
                 role,
-                amounts: amounts.as_ref().map(role::request_of).unwrap_or_default(),
+                amounts: amounts.as_ref().map(Amounts::request).unwrap_or_default(),
                 disk,
             };
             resources(&client.unreserve(agent, &request).await?, format)

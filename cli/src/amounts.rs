@@ -1,40 +1,19 @@
 //! Amounts, times and settings as people type them.
 //!
 //! Every parser here is a clap value parser: its error is one sentence that
-//! says what is wanted, with an example. Amounts of memory always carry a unit,
-//! because a bare number means bytes to some and MiB to others; `MB` means MiB.
+//! says what is wanted, with an example. Amounts of resources are in
+//! [`tepui_types::resources::Amounts`].
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tepui_types::{Bytes, MilliCpus, Timestamp};
+use tepui_types::resources::thousandths;
+use tepui_types::{MilliCpus, Timestamp};
 
 /// Processors with at most three decimals: `2`, `0.25`.
 pub fn cpus(text: &str) -> Result<MilliCpus, String> {
     thousandths(text)
         .map(MilliCpus)
         .ok_or_else(|| format!("`{text}` is not a number of cpus such as 2 or 0.25"))
-}
-
-/// Memory or disk with its unit: `64MiB`, `1.5GiB`.
-pub fn bytes(text: &str) -> Result<Bytes, String> {
-    let wanted = || format!("`{text}` is not an amount of memory such as 64MiB or 1.5GiB");
-    let split = text
-        .find(|c: char| !(c.is_ascii_digit() || c == '.'))
-        .unwrap_or(text.len());
-    let (number, unit) = text.split_at(split);
-    let shift = match unit.trim().to_ascii_lowercase().as_str() {
-        "b" => 0,
-        "k" | "kb" | "kib" => 10,
-        "m" | "mb" | "mib" => 20,
-        "g" | "gb" | "gib" => 30,
-        "t" | "tb" | "tib" => 40,
-        "" => return Err(format!("`{text}` has no unit: write {text}MiB or {text}B")),
-        _ => return Err(wanted()),
-    };
-    let milli = thousandths(number).ok_or_else(wanted)?;
-    let total = (u128::from(milli) << shift) / 1000;
-    u64::try_from(total).map(Bytes).map_err(|_| wanted())
 }
 
 /// A span of time with its unit: `500ms`, `5s`, `2m`, `1h`.
@@ -82,48 +61,12 @@ pub fn weight(text: &str) -> Result<u32, String> {
         .ok_or_else(|| format!("`{text}` is not a weight above 0 such as 2 or 0.5"))
 }
 
-/// Amounts by name, in the smallest unit of each.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Quota(pub BTreeMap<String, u64>);
-
-/// Amounts by name: `cpus=4,mem=8GiB,gpus=1`, or `none`.
-pub fn quota(text: &str) -> Result<Quota, String> {
-    let mut quota = BTreeMap::new();
-    let parts = text.split(',').filter(|_| text != "none");
-    for part in parts {
-        let wanted = || format!("`{part}` is not an amount such as cpus=4 or mem=8GiB");
-        let (name, amount) = part.split_once('=').ok_or_else(wanted)?;
-        let amount = match name {
-            "" => return Err(wanted()),
-            "mem" | "disk" => bytes(amount)?.0,
-            "ports" => amount.parse::<u32>().map_err(|_| wanted())?.into(),
-            _ => thousandths(amount).ok_or_else(wanted)?,
-        };
-        if quota.insert(name.to_owned(), amount).is_some() {
-            return Err(format!("`{name}` is there twice"));
-        }
-    }
-    Ok(Quota(quota))
-}
-
 /// `NAME=VALUE`; the value may be empty and may hold `=`.
 pub fn setting(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.into(), value.into())),
         _ => Err(format!("`{text}` is not of the form NAME=VALUE")),
     }
-}
-
-/// A decimal number with at most three decimals, in thousandths.
-fn thousandths(text: &str) -> Option<u64> {
-    let (whole, decimals) = text.split_once('.').unwrap_or((text, "0"));
-    let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
-    if !digits(whole) || !digits(decimals) || decimals.len() > 3 {
-        return None;
-    }
-    let whole: u64 = whole.parse().ok()?;
-    let decimals: u64 = format!("{decimals:0<3}").parse().ok()?;
-    whole.checked_mul(1000)?.checked_add(decimals)
 }
 
 #[cfg(test)]
@@ -141,20 +84,6 @@ mod tests {
             assert!(cpus(text).is_err(), "{text}");
         }
         assert!(cpus("99999999999999999999").is_err());
-    }
-
-    #[test]
-    fn memory_needs_its_unit() {
-        assert_eq!(bytes("64MiB"), Ok(Bytes::mib(64)));
-        assert_eq!(bytes("64MB"), Ok(Bytes::mib(64)));
-        assert_eq!(bytes("64m"), Ok(Bytes::mib(64)));
-        assert_eq!(bytes("1.5GiB"), Ok(Bytes::mib(1536)));
-        assert_eq!(bytes("10 kib"), Ok(Bytes(10 * 1024)));
-        assert_eq!(bytes("17B"), Ok(Bytes(17)));
-        assert!(bytes("64").unwrap_err().contains("no unit"));
-        for text in ["", "MiB", "1x", "1..5MiB", "99999999999TiB", "-1MiB"] {
-            assert!(bytes(text).is_err(), "{text}");
-        }
     }
 
     #[test]
@@ -188,35 +117,8 @@ mod tests {
     }
 
     #[test]
-    fn quotas_name_each_amount_once() {
-        let quota = |text: &str| super::quota(text).map(|quota| quota.0.into_iter().collect());
-        let parsed = |pairs: &[(&str, u64)]| {
-            let pairs = pairs
-                .iter()
-                .map(|(name, amount)| ((*name).to_owned(), *amount));
-            Ok(pairs.collect::<Vec<_>>())
-        };
-        assert_eq!(
-            quota("cpus=1.5,mem=1GiB"),
-            parsed(&[("cpus", 1500), ("mem", 1 << 30)])
-        );
-        assert_eq!(
-            quota("ports=3,fpga=2"),
-            parsed(&[("fpga", 2000), ("ports", 3)])
-        );
-        assert_eq!(quota("none"), parsed(&[]));
+    fn weights_are_above_zero() {
         assert_eq!(weight("0.5"), Ok(500));
-        for text in [
-            "",
-            "cpus",
-            "=1",
-            "cpus=-1",
-            "mem=1",
-            "cpus=1,cpus=2",
-            "ports=0.5",
-        ] {
-            assert!(super::quota(text).is_err(), "{text}");
-        }
         for text in ["0", "-1", "x", "0.0001", "9999999999"] {
             assert!(weight(text).is_err(), "{text}");
         }

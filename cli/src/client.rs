@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::TryStreamExt;
-use reqwest::header::{ACCEPT, CONTENT_LENGTH, RETRY_AFTER};
+use reqwest::header::{ACCEPT, CONTENT_LENGTH, ETAG, IF_MATCH, RETRY_AFTER};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -21,9 +21,11 @@ use crate::output;
 use crate::progress::Transfer;
 
 pub use calls::{ByteStream, LogStream, TaskFilter};
+pub use jobs::{BATCH, Jobs};
 
 mod calls;
 mod events;
+mod jobs;
 
 /// How often a call is made before its error stands. With the pauses below a
 /// master has about four seconds to come back.
@@ -169,6 +171,8 @@ pub struct Client {
 enum Body<'a> {
     None,
     Json(&'a serde_json::Value),
+    /// For what has that tag.
+    JsonIf(&'a serde_json::Value, &'a str),
     File(&'a Path, u64, &'a Transfer),
 }
 
@@ -215,6 +219,16 @@ impl Client {
         self.read(path, response).await
     }
 
+    /// What is there, and the tag by which a change can ask that it still is.
+    async fn get_tagged<T: DeserializeOwned>(&self, path: &str) -> Result<(T, String)> {
+        let response = self.send(Method::GET, path, Body::None).await?;
+        let tag = response.headers().get(ETAG);
+        let tag = tag.and_then(|tag| tag.to_str().ok());
+        // Any: a master of another release may send none.
+        let tag = tag.unwrap_or("*").to_owned();
+        Ok((self.read(path, response).await?, tag))
+    }
+
     async fn change<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -228,6 +242,22 @@ impl Client {
         })?;
         let body = body.as_ref().map_or(Body::None, Body::Json);
         let response = self.send(method, path, body).await?;
+        self.read(path, response).await
+    }
+
+    /// Changes what still has that tag.
+    async fn change_if<T: DeserializeOwned>(
+        &self,
+        tag: &str,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T> {
+        let body = serde_json::to_value(body).map_err(|source| ClientError::Request {
+            path: path.to_owned(),
+            source,
+        })?;
+        let response = self.send(method, path, Body::JsonIf(&body, tag)).await?;
         self.read(path, response).await
     }
 
@@ -257,6 +287,10 @@ impl Client {
             let request = match body {
                 Body::None => request.timeout(ANSWER_TIMEOUT),
                 Body::Json(value) => request.timeout(ANSWER_TIMEOUT).json(value),
+                Body::JsonIf(value, tag) => {
+                    let request = request.header(IF_MATCH, tag);
+                    request.timeout(ANSWER_TIMEOUT).json(value)
+                }
                 Body::File(path, size, transfer) => {
                     with_file(request, path, size, transfer).await?
                 }

@@ -8,7 +8,7 @@ use tepui_types::Role;
 use tepui_types::api::demand::DemandView;
 use tepui_types::api::job::JobView;
 
-use crate::client::Client;
+use crate::client::{BATCH, Client};
 use crate::job;
 use crate::output::{self, Fields, Format};
 
@@ -17,6 +17,9 @@ use crate::output::{self, Fields, Format};
 pub struct Options {
     /// A job's name, or the key of a framework's demand
     name: String,
+    /// Of this framework's jobs, which takes them as batch does
+    #[arg(long, default_value = BATCH, value_name = "FRAMEWORK")]
+    framework: String,
 }
 
 /// Explains.
@@ -24,7 +27,7 @@ pub async fn run(options: Options, client: &Client, format: Format) -> Result<()
     let name = options.name;
     let mut demands = client.demands().await?;
     demands.retain(|demand| demand.key == name);
-    let job = match client.job(&name).await {
+    let job = match client.jobs_of(&options.framework).get(&name).await {
         Ok(job) => Some(job),
         Err(error) if error.status() == Some(404) => None,
         Err(error) => return Err(error.into()),

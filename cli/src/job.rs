@@ -1,16 +1,26 @@
-//! `tepui job`: what the built-in framework `batch` was given to run.
+//! `tepui job`: what the built-in framework `batch`, or another of its kind, was given to run.
 
 use anyhow::Result;
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use tepui_types::api::job::{JobState, JobView};
 
-use crate::client::Client;
+use crate::client::{BATCH, Client, Jobs};
 use crate::output::{self, Columns, Fields, Format};
+
+/// Whose jobs, and what is done with them.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// Of this framework, which takes jobs as batch does
+    #[arg(long, global = true, default_value = BATCH, value_name = "FRAMEWORK")]
+    framework: String,
+    #[command(subcommand)]
+    command: Command,
+}
 
 /// What can be done with jobs.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Show all jobs that batch remembers
+    /// Show all jobs that the framework remembers
     List,
     /// Show all that is known of a job
     Show {
@@ -25,18 +35,19 @@ pub enum Command {
 }
 
 /// Runs one of the commands.
-pub async fn run(command: Command, client: &Client, format: Format) -> Result<()> {
-    match command {
-        Command::List => list(client, format).await,
+pub async fn run(options: Options, client: &Client, format: Format) -> Result<()> {
+    let jobs = client.jobs_of(&options.framework);
+    match options.command {
+        Command::List => list(&jobs, format).await,
         Command::Show { job } => {
-            let view = client.job(&job).await?;
+            let view = jobs.get(&job).await?;
             match format {
                 Format::Json => output::json(&view),
                 Format::Table => show(&view),
             }
         }
         Command::Kill { job } => {
-            let view = client.kill_job(&job).await?;
+            let view = jobs.kill(&job).await?;
             match format {
                 Format::Json => output::json(&view),
                 Format::Table => {
@@ -76,8 +87,8 @@ pub fn counts(job: &JobView) -> String {
     parts.join(", ")
 }
 
-async fn list(client: &Client, format: Format) -> Result<()> {
-    let mut jobs = client.jobs().await?;
+async fn list(jobs: &Jobs<'_>, format: Format) -> Result<()> {
+    let mut jobs = jobs.list().await?;
     if format == Format::Json {
         return output::json(&jobs);
     }
@@ -108,6 +119,10 @@ fn natural(name: &str) -> (String, u64) {
     (stem.to_owned(), number)
 }
 
+fn listed(names: &[String]) -> Option<String> {
+    (!names.is_empty()).then(|| names.join(", "))
+}
+
 fn show(job: &JobView) -> Result<()> {
     let mut fields = Fields::new();
     fields
@@ -118,7 +133,15 @@ fn show(job: &JobView) -> Result<()> {
         .add("each", output::request(&job.resources))
         .add("restarts", job.restarts)
         .add("priority", job.priority)
-        .add("for", &job.user);
+        .add("for", &job.user)
+        .maybe("role", job.role.as_ref())
+        .maybe(
+            "where",
+            Some(&job.constraints).filter(|place| !place.is_empty()),
+        )
+        .maybe("volumes", listed(&job.volumes))
+        .maybe("gang", job.gang.then_some("all start together"))
+        .maybe("time limit", job.time_limit_ms.map(output::span));
     if let Some(task) = &job.task {
         fields
             .add("task", format!("{} is {}", task.id, task.state))

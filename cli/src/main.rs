@@ -82,9 +82,8 @@ enum Command {
     Dev(dev::Options),
     /// Run a WebAssembly program or a command, and wait for its end
     Run(run::Options),
-    /// Jobs of the built-in framework `batch`
-    #[command(subcommand)]
-    Job(job::Command),
+    /// Jobs of the built-in framework `batch`, or of another of its kind
+    Job(job::Options),
     /// Tasks of all frameworks
     #[command(subcommand)]
     Task(task::Command),
@@ -163,7 +162,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             let line: Vec<_> = std::env::args_os().collect();
             return run::run(options, &line, &client, format).await;
         }
-        Command::Job(command) => job::run(command, &client, format).await?,
+        Command::Job(options) => job::run(options, &client, format).await?,
         Command::Task(command) => task::run(command, &client, format).await?,
         Command::Agent(command) => agent::run(command, &client, format).await?,
         Command::Role(command) => role::run(command, &client, format).await?,

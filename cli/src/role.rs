@@ -2,12 +2,12 @@
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
+use tepui_types::MilliCpus;
 use tepui_types::Role;
 use tepui_types::api::role::{RoleRequest, RoleView};
-use tepui_types::resources::{ResourceLimit, ResourceRequest};
-use tepui_types::{Bytes, MilliCpus};
+use tepui_types::resources::{Amounts, ResourceRequest};
 
-use crate::amounts::{self, Quota};
+use crate::amounts;
 use crate::client::Client;
 use crate::output::{self, Columns, Fields, Format};
 
@@ -39,11 +39,11 @@ pub struct Set {
     #[arg(long, value_name = "N", value_parser = amounts::weight)]
     weight: Option<u32>,
     /// What is laid away for it, such as cpus=4,mem=8GiB; `none` takes it back
-    #[arg(long, value_name = "AMOUNTS", value_parser = amounts::quota)]
-    guarantee: Option<Quota>,
+    #[arg(long, value_name = "AMOUNTS")]
+    guarantee: Option<Amounts>,
     /// The most that it may have, such as cpus=8,gpus=2; `none` takes it back
-    #[arg(long, value_name = "AMOUNTS", value_parser = amounts::quota)]
-    limit: Option<Quota>,
+    #[arg(long, value_name = "AMOUNTS")]
+    limit: Option<Amounts>,
     /// Whether its tasks may be ended for roles below their guarantee;
     /// `inherit` leaves that to the role above it
     #[arg(long, value_name = "yes|no|inherit", value_parser = preemptible)]
@@ -74,7 +74,7 @@ pub async fn run(command: Command, client: &Client, format: Format) -> Result<()
         Command::Set(set) => {
             let known = client.role(&set.role).await?;
             let request = request(&set, &known);
-            let view = client.set_role(&set.role, &request).await?;
+            let view = client.set_role(&set.role, &request, known.revision).await?;
             show(&view, format)
         }
         Command::Remove { role } => {
@@ -89,8 +89,8 @@ pub async fn run(command: Command, client: &Client, format: Format) -> Result<()
 
 /// What is known of the role, with what was named in its place.
 fn request(set: &Set, known: &RoleView) -> RoleRequest {
-    let guarantee = set.guarantee.as_ref().map(request_of);
-    let limit = set.limit.as_ref().map(limit);
+    let guarantee = set.guarantee.as_ref().map(Amounts::request);
+    let limit = set.limit.as_ref().map(Amounts::limit);
     RoleRequest {
         weight_milli: Some(set.weight.unwrap_or(known.weight_milli)),
         guarantee: guarantee.unwrap_or_else(|| known.guarantee.clone()),
@@ -98,38 +98,6 @@ fn request(set: &Set, known: &RoleView) -> RoleRequest {
         preemptible: set.preemptible.map_or(known.preemptible, |said| said.0),
         force: set.force,
     }
-}
-
-/// Amounts by name as a request has them.
-pub fn request_of(quota: &Quota) -> ResourceRequest {
-    let mut amounts = ResourceRequest::default();
-    for (name, amount) in &quota.0 {
-        match name.as_str() {
-            "cpus" => amounts.cpus = MilliCpus(*amount),
-            "mem" => amounts.mem = Bytes(*amount),
-            "disk" => amounts.disk = Bytes(*amount),
-            "ports" => amounts.ports = u32::try_from(*amount).unwrap_or(u32::MAX),
-            "gpus" => amounts.gpus_milli = *amount,
-            name => _ = amounts.custom.insert(name.to_owned(), *amount),
-        }
-    }
-    amounts.custom.retain(|_, amount| *amount > 0);
-    amounts
-}
-
-fn limit(quota: &Quota) -> ResourceLimit {
-    let mut limit = ResourceLimit::default();
-    for (name, amount) in &quota.0 {
-        match name.as_str() {
-            "cpus" => limit.cpus = Some(MilliCpus(*amount)),
-            "mem" => limit.mem = Some(Bytes(*amount)),
-            "disk" => limit.disk = Some(Bytes(*amount)),
-            "ports" => limit.ports = Some(u32::try_from(*amount).unwrap_or(u32::MAX)),
-            "gpus" => limit.gpus_milli = Some(*amount),
-            name => _ = limit.custom.insert(name.to_owned(), *amount),
-        }
-    }
-    limit
 }
 
 fn list(roles: &[RoleView], format: Format) -> Result<()> {
@@ -222,8 +190,8 @@ mod tests {
             role: Role::default(),
             is_set: true,
             weight_milli: 2_000,
-            guarantee: request_of(&amounts::quota("cpus=2").unwrap()),
-            limit: ResourceLimit::default(),
+            guarantee: "cpus=2".parse::<Amounts>().unwrap().request(),
+            limit: Default::default(),
             preemptible: Some(true),
             claimed: ResourceRequest::default(),
             used: ResourceRequest::default(),
@@ -237,7 +205,7 @@ mod tests {
             role: Role::default(),
             weight: None,
             guarantee: None,
-            limit: Some(amounts::quota("cpus=4,mem=1GiB").unwrap()),
+            limit: Some("cpus=4,mem=1GiB".parse().unwrap()),
             preemptible: None,
             force: false,
         };

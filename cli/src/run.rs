@@ -1,6 +1,6 @@
 //! `tepui run`: a program or a command, from its upload to its exit code.
 //!
-//! The work is a job of the framework `batch`. A single task's output is copied
+//! The work is a job of the framework `batch`, or of another of its kind. A single task's output is copied
 //! to this process's as it is written, and this process ends with the task's
 //! code; of an array, the count of ended tasks is shown. Ctrl-C asks for the
 //! job's end, and a second one leaves it to itself.
@@ -20,7 +20,7 @@ use tepui_types::task::{CommandWorkload, WasmWorkload};
 use tepui_types::{Bytes, Gang, MilliCpus, PartitionPolicy, Role, TaskState, Workload};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::client::Client;
+use crate::client::{BATCH, Client, Jobs};
 use crate::output::{self, Format};
 use crate::{amounts, artifact};
 
@@ -38,6 +38,9 @@ const TERMINATED: u8 = 143;
 #[command(override_usage = "tepui run [OPTIONS] FILE.wasm [ARGS]...\n       \
                             tepui run [OPTIONS] -- COMMAND [ARGS]...")]
 pub struct Options {
+    /// The framework that runs it, which takes jobs as batch does
+    #[arg(long, default_value = BATCH, value_name = "FRAMEWORK")]
+    framework: String,
     /// The job's name; made up if none is given
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
@@ -45,7 +48,7 @@ pub struct Options {
     #[arg(long, default_value = "0.1", value_parser = amounts::cpus, value_name = "CPUS")]
     cpus: MilliCpus,
     /// Memory for each task
-    #[arg(long, default_value = "64MiB", value_parser = amounts::bytes, value_name = "AMOUNT")]
+    #[arg(long, default_value = "64MiB", value_name = "AMOUNT")]
     mem: Bytes,
     /// Host ports for each task; it finds them in TEPUI_PORTS
     #[arg(long, default_value_t = 0, value_name = "N")]
@@ -164,7 +167,8 @@ pub async fn run(
         true => command(&options)?,
         false => program(&options, client).await?,
     };
-    let job = client.submit(&options.request(workload)).await;
+    let jobs = client.jobs_of(&options.framework);
+    let job = jobs.submit(&options.request(workload)).await;
     let job = job.context("the job was not accepted")?;
     if options.detach {
         match format {
@@ -176,8 +180,8 @@ pub async fn run(
     let name = job.name.clone();
     let interrupted = Cell::new(None);
     let ended = tokio::select! {
-        ended = wait(&name, job, client, format) => ended,
-        left = interrupts(&name, client, &interrupted) => {
+        ended = wait(&name, job, &jobs, format) => ended,
+        left = interrupts(&name, &jobs, &interrupted) => {
             return Ok(ExitCode::from(left?));
         }
     };
@@ -186,7 +190,7 @@ pub async fn run(
         Err(error) => {
             // Nobody reads what it writes: as with any program in a pipe, that ends it.
             if crate::is_broken_pipe(&error) {
-                client.kill_job(&name).await?;
+                jobs.kill(&name).await?;
             }
             return Err(error);
         }
@@ -199,8 +203,8 @@ pub async fn run(
 }
 
 /// Waits for the job's end, and shows on the way what there is to see.
-async fn wait(name: &str, job: JobView, client: &Client, format: Format) -> Result<JobView> {
-    let mut watch = Watch::new(name, client);
+async fn wait(name: &str, job: JobView, jobs: &Jobs<'_>, format: Format) -> Result<JobView> {
+    let mut watch = Watch::new(name, jobs);
     match job.count {
         1 => watch.one(job, format == Format::Table).await,
         _ => watch.many(job).await,
@@ -208,7 +212,7 @@ async fn wait(name: &str, job: JobView, client: &Client, format: Format) -> Resu
 }
 
 /// Ends with the second Ctrl-C, with the code to exit with; the first asks for the job's end.
-async fn interrupts(name: &str, client: &Client, code: &Cell<Option<u8>>) -> Result<u8> {
+async fn interrupts(name: &str, jobs: &Jobs<'_>, code: &Cell<Option<u8>>) -> Result<u8> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     loop {
@@ -222,7 +226,7 @@ async fn interrupts(name: &str, client: &Client, code: &Cell<Option<u8>>) -> Res
         output::note(&format!(
             "tepui: ending job {name}; Ctrl-C again leaves it to end by itself"
         ));
-        if let Err(error) = client.kill_job(name).await {
+        if let Err(error) = jobs.kill(name).await {
             output::note(&format!("tepui: job {name} could not be ended: {error}"));
         }
     }

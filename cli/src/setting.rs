@@ -2,13 +2,12 @@
 
 use anyhow::{Context, Result, bail};
 use clap::{Subcommand, ValueEnum};
-use tepui_types::resources::ResourceRequest;
+use tepui_types::resources::{Amounts, ResourceRequest};
 use tepui_types::setting::{GpuAgents, Settings};
 
 use crate::amounts;
 use crate::client::Client;
 use crate::output::{self, Columns, Format};
-use crate::role;
 
 /// What can be done with settings.
 #[derive(Debug, Subcommand)]
@@ -56,14 +55,14 @@ const ALL_HOSTS: &str = "all";
 
 /// Runs one of the commands.
 pub async fn run(command: Command, client: &Client, format: Format) -> Result<()> {
-    let settings = client.settings().await?;
+    let (settings, tag) = client.settings().await?;
     let settings = match command {
         Command::List => settings,
         Command::Set { name, value } => {
             let wanted = set(settings, name, &value)?;
-            client.set_settings(&wanted).await?
+            client.set_settings(&wanted, &tag).await?
         }
-        Command::Reset { name } => client.set_settings(&reset(settings, name)).await?,
+        Command::Reset { name } => client.set_settings(&reset(settings, name), &tag).await?,
     };
     match format {
         Format::Json => output::json(&settings),
@@ -89,10 +88,10 @@ fn set(mut settings: Settings, name: Name, value: &[String]) -> Result<Settings>
         Name::Unshared => settings.unshared = value.iter().cloned().collect(),
         Name::MinimumOffer if is_none => settings.minimum_offer.clear(),
         Name::MinimumOffer => {
-            let amounts = value.iter().map(|text| amounts::quota(text));
-            let amounts: Result<Vec<_>, _> = amounts.collect();
+            let amounts = value.iter().map(|text| text.parse());
+            let amounts: Result<Vec<Amounts>, _> = amounts.collect();
             let amounts = amounts.map_err(anyhow::Error::msg)?;
-            settings.minimum_offer = amounts.iter().map(role::request_of).collect();
+            settings.minimum_offer = amounts.iter().map(Amounts::request).collect();
         }
         Name::OfferTimeout => {
             let time = amounts::duration(one()?).map_err(anyhow::Error::msg)?;

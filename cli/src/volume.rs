@@ -7,7 +7,6 @@ use tepui_types::wish::VolumeRequest;
 use tepui_types::{AgentId, Bytes, Role};
 
 use crate::agent::resources;
-use crate::amounts;
 use crate::client::Client;
 use crate::output::{self, Columns, Format};
 
@@ -26,7 +25,7 @@ pub enum Command {
         #[arg(long, value_name = "ROLE")]
         role: Role,
         /// How large, such as 10GiB; all of a whole disk when absent
-        #[arg(long, value_name = "SIZE", value_parser = amounts::bytes)]
+        #[arg(long, value_name = "SIZE")]
         size: Option<Bytes>,
         /// Where tasks find it below their sandbox; its name when absent
         #[arg(long, value_name = "PATH")]
@@ -52,7 +51,6 @@ pub enum Command {
         /// Its name
         volume: String,
         /// By how much, such as 5GiB
-        #[arg(value_parser = amounts::bytes)]
         by: Bytes,
     },
     /// Take some of a volume's disk back; it stays reserved
@@ -62,7 +60,6 @@ pub enum Command {
         /// Its name
         volume: String,
         /// By how much, such as 5GiB
-        #[arg(value_parser = amounts::bytes)]
         by: Bytes,
     },
 }

@@ -4,6 +4,7 @@
 //! are attributes like others.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -152,6 +153,35 @@ impl FromStr for Constraint {
         }
         let attribute = attribute.to_owned();
         Ok(Self { attribute, test })
+    }
+}
+
+/// As [`FromStr`] reads it.
+impl fmt::Display for Constraint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = &self.attribute;
+        match &self.test {
+            Test::Exists => f.write_str(name),
+            Test::NotExists => write!(f, "!{name}"),
+            Test::Equals(value) => write!(f, "{name}={value}"),
+            Test::NotEquals(value) => write!(f, "{name}!={value}"),
+            Test::Matches(pattern) => write!(f, "{name}~{pattern}"),
+            Test::NotMatches(pattern) => write!(f, "{name}!~{pattern}"),
+        }
+    }
+}
+
+/// For people: `zone=a and ssd, or zone=b`.
+impl fmt::Display for Constraints {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, group) in self.0.iter().enumerate() {
+            f.write_str(if index > 0 { ", or " } else { "" })?;
+            for (index, constraint) in group.iter().enumerate() {
+                f.write_str(if index > 0 { " and " } else { "" })?;
+                write!(f, "{constraint}")?;
+            }
+        }
+        Ok(())
     }
 }
 

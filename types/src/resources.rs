@@ -1,4 +1,4 @@
-//! Amounts of what machines have, and their arithmetic.
+//! NamedAmounts of what machines have, and their arithmetic.
 //!
 //! Everything is an integer: cpus and custom scalars in thousandths, memory and
 //! disk in bytes, ports as ranges, gpus as named devices of 1,000 thousandths
@@ -12,6 +12,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+pub use amounts::{Amounts, thousandths};
 pub use conversion::{Conversion, ConversionError, Exchange};
 pub use items::{Items, Words};
 pub use limit::ResourceLimit;
@@ -19,6 +20,7 @@ pub use pool::{Disk, Pool, PoolKind, Pools, Reservation, Volume};
 pub use ranges::{NumberRanges, PortRanges};
 pub use request::ResourceRequest;
 
+mod amounts;
 mod conversion;
 mod flat;
 mod items;
@@ -262,9 +264,9 @@ fn sub(name: &str, a: u64, b: u64) -> Result<u64, ResourceError> {
         .ok_or_else(|| ResourceError::Insufficient(name.into()))
 }
 
-type Amounts = BTreeMap<String, u64>;
+type NamedAmounts = BTreeMap<String, u64>;
 
-fn add_maps(a: &Amounts, b: &Amounts, most: u64) -> Result<Amounts, ResourceError> {
+fn add_maps(a: &NamedAmounts, b: &NamedAmounts, most: u64) -> Result<NamedAmounts, ResourceError> {
     let mut sum = a.clone();
     for (name, amount) in b {
         let entry = sum.entry(name.clone()).or_default();
@@ -277,7 +279,7 @@ fn add_maps(a: &Amounts, b: &Amounts, most: u64) -> Result<Amounts, ResourceErro
     Ok(sum)
 }
 
-fn sub_maps(a: &Amounts, b: &Amounts) -> Result<Amounts, ResourceError> {
+fn sub_maps(a: &NamedAmounts, b: &NamedAmounts) -> Result<NamedAmounts, ResourceError> {
     let mut rest = a.clone();
     for (name, amount) in b {
         let have = rest.get(name).copied().unwrap_or(0);
@@ -287,7 +289,7 @@ fn sub_maps(a: &Amounts, b: &Amounts) -> Result<Amounts, ResourceError> {
     Ok(rest)
 }
 
-fn saturating_sub_maps(a: &Amounts, b: &Amounts) -> Amounts {
+fn saturating_sub_maps(a: &NamedAmounts, b: &NamedAmounts) -> NamedAmounts {
     a.iter()
         .map(|(name, amount)| {
             (

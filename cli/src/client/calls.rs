@@ -8,14 +8,12 @@ use std::pin::Pin;
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
 use reqwest::{Method, StatusCode};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tepui_types::api::agent::{AgentView, DrainRequest};
 use tepui_types::api::artifact::ArtifactView;
 use tepui_types::api::cluster::ClusterView;
 use tepui_types::api::demand::DemandView;
 use tepui_types::api::framework::{DeployRequest, FrameworkView};
-use tepui_types::api::job::{JobRequest, JobView};
 use tepui_types::api::list::{MAX_LIMIT, Page};
 use tepui_types::api::maintenance::{WindowRequest, WindowView};
 use tepui_types::api::master::{InviteRequest, InvitedView, MasterView};
@@ -62,13 +60,6 @@ impl LogStream {
             Self::Stderr => "stderr",
         }
     }
-}
-
-/// Jobs as batch lists them.
-#[derive(Debug, Deserialize)]
-struct JobPage {
-    items: Vec<JobView>,
-    next: Option<String>,
 }
 
 impl Client {
@@ -180,9 +171,18 @@ impl Client {
     }
 
     /// Sets a role, whole.
-    pub async fn set_role(&self, role: &Role, request: &RoleRequest) -> Result<RoleView> {
+    ///
+    /// # Errors
+    /// Besides the usual, when it is not as it was in `revision` any more.
+    pub async fn set_role(
+        &self,
+        role: &Role,
+        request: &RoleRequest,
+        revision: u64,
+    ) -> Result<RoleView> {
         let path = format!("/v1/roles/{role}");
-        self.change(Method::PUT, &path, Some(request)).await
+        let expected = format!("\"{revision}\"");
+        self.change_if(&expected, Method::PUT, &path, request).await
     }
 
     /// Forgets what was set of a role.
@@ -191,14 +191,17 @@ impl Client {
         self.send(Method::DELETE, &path, Body::None).await.map(drop)
     }
 
-    /// What is decided for the whole cluster.
-    pub async fn settings(&self) -> Result<Settings> {
-        self.get("/v1/settings").await
+    /// What is decided for the whole cluster, and its tag.
+    pub async fn settings(&self) -> Result<(Settings, String)> {
+        self.get_tagged("/v1/settings").await
     }
 
     /// Sets it, whole.
-    pub async fn set_settings(&self, settings: &Settings) -> Result<Settings> {
-        self.change(Method::PUT, "/v1/settings", Some(settings))
+    ///
+    /// # Errors
+    /// Besides the usual, when it is not what had this tag any more.
+    pub async fn set_settings(&self, settings: &Settings, tag: &str) -> Result<Settings> {
+        self.change_if(tag, Method::PUT, "/v1/settings", settings)
             .await
     }
 
@@ -356,45 +359,6 @@ impl Client {
         self.stream("/v1/backup", &[]).await
     }
 
-    /// Hands a job to batch.
-    pub async fn submit(&self, job: &JobRequest) -> Result<JobView> {
-        self.change(Method::POST, "/frameworks/batch/jobs", Some(job))
-            .await
-    }
-
-    /// All jobs that batch remembers.
-    pub async fn jobs(&self) -> Result<Vec<JobView>> {
-        let mut jobs = Vec::new();
-        let mut after: Option<String> = None;
-        loop {
-            let query: Vec<_> = after
-                .take()
-                .map(|name| ("after", name))
-                .into_iter()
-                .collect();
-            let page: JobPage = self
-                .get(&with_query("/frameworks/batch/jobs", &query))
-                .await?;
-            jobs.extend(page.items);
-            match page.next {
-                Some(next) => after = Some(next),
-                None => return Ok(jobs),
-            }
-        }
-    }
-
-    /// One job.
-    pub async fn job(&self, name: &str) -> Result<JobView> {
-        self.get(&format!("/frameworks/batch/jobs/{}", encode(name)))
-            .await
-    }
-
-    /// Asks for the end of a job.
-    pub async fn kill_job(&self, name: &str) -> Result<JobView> {
-        let path = format!("/frameworks/batch/jobs/{}", encode(name));
-        self.change(Method::DELETE, &path, None::<&()>).await
-    }
-
     /// Every page of a list.
     async fn all<T: DeserializeOwned>(
         &self,
@@ -450,7 +414,7 @@ impl TaskFilter {
 }
 
 /// `path?name=value&…`, or the bare path without a query.
-fn with_query(path: &str, query: &[(&str, String)]) -> String {
+pub(super) fn with_query(path: &str, query: &[(&str, String)]) -> String {
     let mut text = path.to_owned();
     for (position, (name, value)) in query.iter().enumerate() {
         text.push(if position == 0 { '?' } else { '&' });
@@ -462,7 +426,7 @@ fn with_query(path: &str, query: &[(&str, String)]) -> String {
 }
 
 /// Percent-encodes all but the characters that mean themselves everywhere.
-fn encode(text: &str) -> String {
+pub(super) fn encode(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
         match byte {

@@ -11,7 +11,7 @@ use tepui_types::{TaskId, TaskState};
 use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
-use crate::client::{Client, ClientError, LogStream, TaskFilter};
+use crate::client::{Client, ClientError, Jobs, LogStream, TaskFilter};
 use crate::job;
 use crate::logs;
 use crate::output;
@@ -30,7 +30,7 @@ const LOOKED_AT: usize = 100;
 /// One watched job.
 pub struct Watch<'a> {
     name: &'a str,
-    client: &'a Client,
+    jobs: &'a Jobs<'a>,
     since: Instant,
     pause: Duration,
     said: String,
@@ -39,10 +39,10 @@ pub struct Watch<'a> {
 
 impl<'a> Watch<'a> {
     /// Watches the job of this name.
-    pub fn new(name: &'a str, client: &'a Client) -> Self {
+    pub fn new(name: &'a str, jobs: &'a Jobs<'a>) -> Self {
         Self {
             name,
-            client,
+            jobs,
             since: Instant::now(),
             pause: SHORTEST_PAUSE,
             said: String::new(),
@@ -66,7 +66,7 @@ impl<'a> Watch<'a> {
                 self.say_why(&job).await?;
                 self.rest().await;
             }
-            job = self.client.job(self.name).await?;
+            job = self.jobs.get(self.name).await?;
         }
     }
 
@@ -78,7 +78,7 @@ impl<'a> Watch<'a> {
             bar.set(ended, format!("({})", job::counts(&job)));
             self.say_why(&job).await?;
             self.rest().await;
-            job = self.client.job(self.name).await?;
+            job = self.jobs.get(self.name).await?;
         }
         bar.clear();
         Ok(job)
@@ -97,10 +97,11 @@ impl<'a> Watch<'a> {
         if job.active > 0 || job.waiting == 0 || self.since.elapsed() < PATIENCE {
             return Ok(());
         }
-        let demands = self.client.demands().await?;
+        let demands = self.jobs.client().demands().await?;
+        let framework = self.jobs.framework();
         let explained = demands
             .into_iter()
-            .find(|demand| demand.framework_name == "batch" && demand.key == self.name)
+            .find(|demand| demand.framework_name == framework && demand.key == self.name)
             .map(|demand| demand.explanation.summary);
         let explained = explained.filter(|why| !why.is_empty());
         let reason = job.reason.as_ref();
@@ -116,11 +117,11 @@ impl<'a> Watch<'a> {
         self.looked = Instant::now();
         let filter = TaskFilter {
             states: vec![TaskState::Unreachable],
-            framework: Some("batch".into()),
+            framework: Some(self.jobs.framework().into()),
             search: Some(self.name.into()),
             ..TaskFilter::default()
         };
-        let (tasks, _) = self.client.tasks(&filter, LOOKED_AT).await?;
+        let (tasks, _) = self.jobs.client().tasks(&filter, LOOKED_AT).await?;
         let prefix = format!("{}-", self.name);
         let is_ours = |name: &str| name == self.name || name.starts_with(&prefix);
         if let Some(task) = tasks.iter().find(|task| is_ours(task.id.name.as_str())) {
@@ -145,7 +146,7 @@ impl<'a> Watch<'a> {
     /// Copies a task's outputs until it has ended, or nobody reads them, and says meanwhile if it
     /// is out of reach: its outputs may then just be silent.
     async fn show(&mut self, task: &TaskId) -> Result<()> {
-        let client = self.client;
+        let client = self.jobs.client();
         let copying = async {
             tokio::try_join!(
                 copy_or_say(client, task, LogStream::Stdout, tokio::io::stdout()),

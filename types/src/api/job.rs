@@ -128,6 +128,21 @@ pub struct JobView {
     pub restarts: u32,
     /// Higher goes first.
     pub priority: i32,
+    /// Which of the framework's roles is charged; the first where none is named.
+    #[serde(default)]
+    pub role: Option<Role>,
+    /// On which agents its tasks may run.
+    #[serde(default)]
+    pub constraints: Constraints,
+    /// Persistent volumes that each task uses.
+    #[serde(default)]
+    pub volumes: Vec<String>,
+    /// Whether all tasks start together or not at all.
+    #[serde(default)]
+    pub gang: bool,
+    /// Milliseconds from its launch after which a task is ended.
+    #[serde(default)]
+    pub time_limit_ms: Option<u64>,
     /// Why it waits or failed, in the words of the last task that did.
     pub reason: Option<Reason>,
     /// For a job of one task: that task's latest attempt.

@@ -478,6 +478,11 @@ fn view(
         killed: progress.killed,
         restarts: progress.restarts,
         priority: terms.priority,
+        role: terms.role.clone(),
+        constraints: terms.constraints.clone(),
+        volumes: terms.volumes.clone(),
+        gang: terms.gang,
+        time_limit_ms: terms.time_limit_ms,
         reason,
         task,
     }
