@@ -93,6 +93,28 @@ pub async fn get(path: &str) -> Result<String, ApiError> {
     read(&fetch(path, &init).await?).await
 }
 
+/// What `GET path` gives, and the tag by which a change can ask that it still is so.
+pub async fn get_tagged<T: DeserializeOwned>(path: &str) -> Result<(T, String), ApiError> {
+    let init = RequestInit::new();
+    init.set_signal(Some(&AbortSignal::timeout_with_u32(TIMEOUT_MS)));
+    let response = fetch(path, &init).await?;
+    let tag = response.headers().get("ETag").ok().flatten();
+    let value = parse(&read(&response).await?)?;
+    Ok((value, tag.unwrap_or_else(|| "*".into())))
+}
+
+/// `PUT path`, of what still has that tag.
+pub async fn set(
+    path: &str,
+    body: String,
+    tag: &str,
+    key: &IdempotencyKey,
+) -> Result<(), ApiError> {
+    send("PUT", path, Some(body), Some(tag), key)
+        .await
+        .map(drop)
+}
+
 /// `method path` with a JSON body, if there is one; gives the answer's text.
 pub async fn change(
     method: &str,
@@ -100,11 +122,24 @@ pub async fn change(
     body: Option<String>,
     key: &IdempotencyKey,
 ) -> Result<String, ApiError> {
+    send(method, path, body, None, key).await
+}
+
+async fn send(
+    method: &str,
+    path: &str,
+    body: Option<String>,
+    tag: Option<&str>,
+    key: &IdempotencyKey,
+) -> Result<String, ApiError> {
     let init = RequestInit::new();
     init.set_method(method);
     init.set_signal(Some(&AbortSignal::timeout_with_u32(TIMEOUT_MS)));
     let headers = Headers::new().map_err(unreadable)?;
     headers.set("Idempotency-Key", &key.0).map_err(unreadable)?;
+    if let Some(tag) = tag {
+        headers.set("If-Match", tag).map_err(unreadable)?;
+    }
     if let Some(body) = body {
         headers
             .set("Content-Type", "application/json")

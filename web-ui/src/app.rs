@@ -23,7 +23,9 @@ use crate::pages::job::JobPage;
 use crate::pages::jobs::JobsPage;
 use crate::pages::masters::MastersPage;
 use crate::pages::overview::OverviewPage;
+use crate::pages::role::RolePage;
 use crate::pages::roles::RolesPage;
+use crate::pages::settings::SettingsPage;
 use crate::pages::submit::SubmitPage;
 use crate::pages::task::TaskPage;
 use crate::pages::tasks::{TaskPages, TasksPage};
@@ -94,6 +96,8 @@ fn Main() -> impl IntoView {
                 <Route path=path!("/frameworks") view=FrameworksPage/>
                 <Route path=path!("/frameworks/:id") view=FrameworkPage/>
                 <Route path=path!("/roles") view=RolesPage/>
+                <Route path=path!("/roles/set") view=RolePage/>
+                <Route path=path!("/settings") view=SettingsPage/>
                 <Route path=path!("/masters") view=MastersPage/>
                 <Route path=path!("/submit") view=SubmitPage/>
             </FlatRoutes>

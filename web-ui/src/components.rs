@@ -7,6 +7,8 @@ pub mod loaded;
 pub mod log_view;
 pub mod nav;
 pub mod resource_bar;
+pub mod send;
+pub mod set_aside;
 pub mod table;
 pub mod task_state;
 pub mod task_table;

@@ -11,7 +11,7 @@ use tepui_types::constraint::{Constraint, Constraints};
 use tepui_types::ids::is_label;
 use tepui_types::resources::ResourceRequest;
 use tepui_types::task::{CommandWorkload, WasmWorkload};
-use tepui_types::{Bytes, Digest, MilliCpus, Role, Workload};
+use tepui_types::{Bytes, Demand, Digest, Gang, MilliCpus, Role, Workload};
 
 use crate::argv;
 
@@ -21,8 +21,8 @@ const MAX_NAME: usize = 50;
 const MAX_CPUS: f64 = 1_000_000.0;
 /// The most memory that can be asked for, in MiB: a pebibyte.
 const MAX_MEM_MIB: u64 = 1 << 30;
-/// The longest time limit, in seconds: a year.
-const MAX_TIME_LIMIT_S: u64 = 365 * 24 * 3600;
+/// The longest time that can be asked for, in seconds: a year.
+const MAX_SECONDS: u64 = 365 * 24 * 3600;
 /// The widest range of a job's priority, on both sides of 0.
 const MAX_PRIORITY: i32 = 1_000;
 
@@ -65,6 +65,10 @@ pub enum Field {
     TimeLimit,
     /// On which agents.
     Where,
+    /// Which volumes.
+    Volumes,
+    /// Seconds after which a gang is given up.
+    GangWait,
 }
 
 /// The messages, by field.
@@ -101,6 +105,12 @@ pub struct JobForm {
     pub time_limit: String,
     /// Tests of agents' attributes, a line each, all of which must hold.
     pub wanted: String,
+    /// Names of volumes, with commas between them.
+    pub volumes: String,
+    /// Whether all tasks start together or not at all.
+    pub is_gang: bool,
+    /// Seconds after which a gang that did not fit is given up; never when empty.
+    pub gang_wait: String,
 }
 
 impl Default for JobForm {
@@ -120,6 +130,9 @@ impl Default for JobForm {
             role: String::new(),
             time_limit: String::new(),
             wanted: String::new(),
+            volumes: String::new(),
+            is_gang: false,
+            gang_wait: String::new(),
         }
     }
 }
@@ -145,11 +158,13 @@ impl JobForm {
         );
         let priority = note(&mut problems, Field::Priority, priority(&self.priority));
         let role = note(&mut problems, Field::Role, role(&self.role));
-        let limit = note(
-            &mut problems,
-            Field::TimeLimit,
-            time_limit(&self.time_limit),
-        );
+        let limit = note(&mut problems, Field::TimeLimit, seconds(&self.time_limit));
+        let volumes = note(&mut problems, Field::Volumes, volumes(&self.volumes));
+        let gang_wait = note(&mut problems, Field::GangWait, self.gang_wait());
+        if self.is_gang && count.is_some_and(|count| count > Gang::MAX_TASKS.into()) {
+            let most = format!("A gang has at most {} tasks.", Gang::MAX_TASKS);
+            problems.insert(Field::Count, most);
+        }
         let wanted = note(&mut problems, Field::Where, constraints(&self.wanted));
         let workload = self.workload(env.unwrap_or_default(), &mut problems);
         // Whatever is missing has its message.
@@ -171,15 +186,24 @@ impl JobForm {
                 partition: tepui_types::task::PartitionPolicy::Wait,
                 constraints: wanted?,
                 role: role?,
-                volumes: Vec::new(),
-                gang: false,
-                gang_wait_ms: None,
+                volumes: volumes?,
+                gang: self.is_gang,
+                gang_wait_ms: gang_wait?,
                 time_limit_ms: limit?,
             })
         };
         match job() {
             Some(job) if problems.is_empty() => Ok(job),
             _ => Err(problems),
+        }
+    }
+
+    fn gang_wait(&self) -> Result<Option<u64>, String> {
+        match (self.is_gang, seconds(&self.gang_wait)?) {
+            (false, Some(_)) => {
+                Err("This is for gangs: say that it is one, or leave it empty.".into())
+            }
+            (_, wait) => Ok(wait),
         }
     }
 
@@ -300,10 +324,26 @@ fn role(text: &str) -> Result<Option<Role>, String> {
     }
 }
 
-fn time_limit(text: &str) -> Result<Option<u64>, String> {
+/// Milliseconds, of a time in seconds that may be left out.
+fn seconds(text: &str) -> Result<Option<u64>, String> {
     match text.trim() {
         "" => Ok(None),
-        seconds => Ok(Some(whole(seconds, 1, MAX_TIME_LIMIT_S)? * 1000)),
+        seconds => Ok(Some(whole(seconds, 1, MAX_SECONDS)? * 1000)),
+    }
+}
+
+fn volumes(text: &str) -> Result<Vec<String>, String> {
+    let names = text
+        .split(',')
+        .map(str::trim)
+        .filter(|name| !name.is_empty());
+    let names: Vec<_> = names.map(str::to_owned).collect();
+    match names.len() > Demand::MAX_VOLUMES {
+        true => Err(format!(
+            "A task has at most {} volumes.",
+            Demand::MAX_VOLUMES
+        )),
+        false => Ok(names),
     }
 }
 
@@ -401,6 +441,30 @@ mod tests {
         assert!(
             plain.constraints.is_empty() && plain.role.is_none() && plain.time_limit_ms.is_none()
         );
+    }
+
+    #[test]
+    fn gangs_and_volumes_are_asked_for() {
+        let form = JobForm {
+            count: "3".into(),
+            volumes: " data, logs ,".into(),
+            is_gang: true,
+            gang_wait: "60".into(),
+            ..command_form("true")
+        };
+        let job = form.job().unwrap();
+        assert_eq!(job.volumes, ["data", "logs"]);
+        assert_eq!((job.gang, job.gang_wait_ms), (true, Some(60_000)));
+        let lone = JobForm {
+            is_gang: false,
+            ..form.clone()
+        };
+        assert!(lone.job().unwrap_err().contains_key(&Field::GangWait));
+        let large = JobForm {
+            count: "100000".into(),
+            ..form
+        };
+        assert!(large.job().unwrap_err().contains_key(&Field::Count));
     }
 
     #[test]

@@ -9,3 +9,5 @@ pub mod argv;
 pub mod job_form;
 pub mod log_buffer;
 pub mod query;
+pub mod role_form;
+pub mod settings_form;

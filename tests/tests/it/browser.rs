@@ -7,6 +7,7 @@ use tepui_tests::browser::Browser;
 use tepui_tests::{Cluster, eventually};
 use tepui_types::AgentStatus;
 use tepui_types::api::role::RoleView;
+use tepui_types::setting::Settings;
 
 use super::Result;
 
@@ -168,6 +169,66 @@ async fn roles_are_shown_with_what_was_set_of_them_and_can_be_reset() -> Result 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_role_is_set_in_the_form_and_what_is_wrong_stands_at_its_field() -> Result {
+    let cluster = Cluster::new().start().await?;
+    let client = cluster.client();
+    let browser = Browser::start().await?;
+    let page = format!("{}/roles/set", cluster.url());
+    browser.page().goto(&page).await?;
+    write(&browser, "#role-path", "eng").await?;
+    write(&browser, "#role-weight", "2.5").await?;
+    write(&browser, "#role-limit", "mem=1").await?;
+    click(&browser, "form button[type=submit]").await?;
+    let problem = browser.element("#role-limit-foot .field-problem").await?;
+    assert!(problem.text().await?.contains("has no unit"));
+    write(&browser, "#role-limit", "cpus=1.5,mem=1GiB").await?;
+    click(&browser, "form button[type=submit]").await?;
+    let set = eventually("it is set", async || {
+        let roles: Vec<RoleView> = client.list("/v1/roles").await?;
+        let set = roles.into_iter().find(|view| view.is_set);
+        set.context("nothing is set")
+    })
+    .await;
+    assert_eq!((set.role.as_str(), set.weight_milli), ("eng", 2_500));
+    // Opened again, it shows what is set; the rest stays as it is.
+    let page = format!("{}/roles/set?role=eng", cluster.url());
+    browser.page().goto(&page).await?;
+    write(&browser, "#role-weight", "3").await?;
+    click(&browser, "form button[type=submit]").await?;
+    let set = eventually("its weight is set", async || {
+        let view: RoleView = client.get("/v1/roles/eng").await?;
+        ensure!(view.weight_milli == 3_000, "{view:?}");
+        Ok(view)
+    })
+    .await;
+    assert_eq!(set.limit.entries().count(), 2, "{set:?}");
+    browser.close().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_settings_are_changed_on_their_page() -> Result {
+    let cluster = Cluster::new().start().await?;
+    let client = cluster.client();
+    let browser = Browser::start().await?;
+    let page = format!("{}/settings", cluster.url());
+    browser.page().goto(&page).await?;
+    write(&browser, "#settings-offer-timeout", "45").await?;
+    write(&browser, "#settings-allowed-hosts", "agent-*").await?;
+    click(&browser, "form button[type=submit]").await?;
+    let settings = eventually("they are set", async || {
+        let settings: Settings = client.get("/v1/settings").await?;
+        ensure!(settings.offer_timeout_ms == 45_000, "{settings:?}");
+        Ok(settings)
+    })
+    .await;
+    assert_eq!(settings.allowed_hosts, Some(vec!["agent-*".to_owned()]));
+    assert_eq!(settings.minimum_offer, Settings::default().minimum_offer);
+    browser.close().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_dashboard_is_sent_compressed_and_once() -> Result {
     let cluster = Cluster::new().agents(0).without_batch().start().await?;
     let client = cluster.client();
@@ -220,6 +281,14 @@ async fn the_page_of_a_framework_that_is_not_there_says_so() -> Result {
     )
     .await;
     browser.close().await?;
+    Ok(())
+}
+
+/// In place of what stands there.
+async fn write(browser: &Browser, selector: &str, text: &str) -> anyhow::Result<()> {
+    let field = browser.element(selector).await?;
+    field.clear().await?;
+    field.send_keys(text).await?;
     Ok(())
 }
 

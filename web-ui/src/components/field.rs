@@ -1,26 +1,43 @@
 //! A labelled field of a form, with its hint and its message.
 
-use leptos::prelude::*;
-use tepui_web::job_form::{Field, JobForm, Problems};
+use std::collections::BTreeMap;
 
-/// A form's state, shared by its fields.
-#[derive(Debug, Clone, Copy)]
-pub struct FormState {
-    /// What was typed.
-    pub form: RwSignal<JobForm>,
-    /// What is wrong, shown once a submission was tried.
-    pub shown: Signal<Problems>,
+use leptos::prelude::*;
+
+/// What was typed, as a form keeps it.
+pub trait Form: Clone + Send + Sync + 'static {
+    /// A field that a message can stand at.
+    type Field: Copy + Ord + Send + Sync + 'static;
 }
 
-impl FormState {
+/// What is wrong, by field.
+pub type Problems<F> = BTreeMap<<F as Form>::Field, String>;
+
+/// A form's state, shared by its fields.
+pub struct FormState<F: Form> {
+    /// What was typed.
+    pub form: RwSignal<F>,
+    /// What is wrong, shown once a submission was tried.
+    pub shown: Signal<Problems<F>>,
+}
+
+impl<F: Form> Clone for FormState<F> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<F: Form> Copy for FormState<F> {}
+
+impl<F: Form> FormState<F> {
     /// The message at `field`.
-    pub fn problem(self, field: Field) -> Option<String> {
+    pub fn problem(self, field: F::Field) -> Option<String> {
         self.shown.with(|problems| problems.get(&field).cloned())
     }
 }
 
 /// How one of the form's texts is reached.
-pub type Text = fn(&mut JobForm) -> &mut String;
+pub type Text<F> = fn(&mut F) -> &mut String;
 
 /// Words about a field.
 #[derive(Debug, Clone, Copy)]
@@ -35,11 +52,11 @@ pub struct Words {
 
 /// Label, field, hint and message, tied together for screen readers.
 #[component]
-pub fn FieldFrame(
+pub fn FieldFrame<F: Form>(
     /// The form.
-    state: FormState,
+    state: FormState<F>,
     /// Which field.
-    field: Field,
+    field: F::Field,
     /// What is said about it.
     words: Words,
     children: Children,
@@ -63,15 +80,15 @@ pub fn FieldFrame(
 
 /// A field of one line.
 #[component]
-pub fn LineField(
+pub fn LineField<F: Form>(
     /// The form.
-    state: FormState,
+    state: FormState<F>,
     /// Which field.
-    field: Field,
+    field: F::Field,
     /// What is said about it.
     words: Words,
     /// Where its text is.
-    text: Text,
+    text: Text<F>,
     /// Which keyboard suits it: `text`, `decimal` or `numeric`.
     #[prop(default = "text")]
     inputmode: &'static str,
@@ -105,15 +122,15 @@ pub fn LineField(
 
 /// A field of several lines.
 #[component]
-pub fn LinesField(
+pub fn LinesField<F: Form>(
     /// The form.
-    state: FormState,
+    state: FormState<F>,
     /// Which field.
-    field: Field,
+    field: F::Field,
     /// What is said about it.
     words: Words,
     /// Where its text is.
-    text: Text,
+    text: Text<F>,
     /// An example.
     placeholder: &'static str,
 ) -> impl IntoView {
@@ -136,11 +153,11 @@ pub fn LinesField(
     }
 }
 
-fn value(state: FormState, text: Text) -> String {
+fn value<F: Form>(state: FormState<F>, text: Text<F>) -> String {
     let mut form = state.form.get();
     std::mem::take(text(&mut form))
 }
 
-fn set(state: FormState, text: Text, typed: String) {
+fn set<F: Form>(state: FormState<F>, text: Text<F>, typed: String) {
     state.form.update(|form| *text(form) = typed);
 }

@@ -7,7 +7,7 @@ use leptos::prelude::*;
 use leptos::task::spawn_local;
 use tepui_types::Bytes;
 use tepui_web::amounts;
-use tepui_web::job_form::Field;
+use tepui_web::job_form::{Field, JobForm};
 use web_sys::File;
 
 use crate::components::field::FormState;
@@ -19,7 +19,7 @@ pub fn FileInput(
     /// The field's id in the page.
     id: &'static str,
     /// The form, whose artifact is the file's digest once it is known.
-    state: FormState,
+    state: FormState<JobForm>,
     /// The file that was chosen.
     file: RwSignal<Option<File>, LocalStorage>,
 ) -> impl IntoView {

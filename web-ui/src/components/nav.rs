@@ -16,7 +16,7 @@ struct Place {
     icon: &'static str,
 }
 
-const PLACES: [Place; 7] = [
+const PLACES: [Place; 8] = [
     Place {
         id: "nav-overview",
         href: "/",
@@ -58,6 +58,12 @@ const PLACES: [Place; 7] = [
         href: "/masters",
         title: "Masters",
         icon: "M8 2a2 2 0 1 1 0 4a2 2 0 1 1 0-4zM3.5 10a2 2 0 1 1 0 4a2 2 0 1 1 0-4zM12.5 10a2 2 0 1 1 0 4a2 2 0 1 1 0-4zM7 6l-2.5 4M9 6l2.5 4M5.5 12h5",
+    },
+    Place {
+        id: "nav-settings",
+        href: "/settings",
+        title: "Settings",
+        icon: "M2.5 4.5h6M11.5 4.5h2M8.5 3v3M2.5 8h2M7.5 8h6M5.5 6.5v3M2.5 11.5h7M12.5 11.5h1M10.5 10v3",
     },
 ];
 

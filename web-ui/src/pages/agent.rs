@@ -13,6 +13,7 @@ use crate::app::PageHead;
 use crate::components::confirm::ConfirmButton;
 use crate::components::loaded::{Empty, Loaded};
 use crate::components::resource_bar::{BarCard, Resource};
+use crate::components::set_aside::SetAside;
 use crate::components::table::Detail;
 use crate::components::task_state::{StatePill, agent_state};
 use crate::components::task_table::TaskTable;
@@ -45,6 +46,7 @@ pub fn AgentPage() -> impl IntoView {
         </PageHead>
         <Loaded feed=agent let:agent>
             <AgentDetails agent=agent/>
+            <SetAside agent=agent/>
         </Loaded>
         <section aria-labelledby="agent-tasks-title">
             <div class="section-head">

@@ -129,9 +129,30 @@ fn Summary(job: Signal<JobView>) -> impl IntoView {
                 <Detail term="Each task has">{move || request_text(&job.read().resources)}</Detail>
                 <Detail term="Priority">{move || job.read().priority}</Detail>
                 <Detail term="Submitted by">{move || job.read().user.clone()}</Detail>
+                {move || job.with(terms)}
             </dl>
         </section>
     }
+}
+
+/// What was asked of its tasks beyond what every job says.
+fn terms(job: &JobView) -> impl IntoView + use<> {
+    let role = job.role.as_ref().map(ToString::to_string);
+    let place = Some(job.constraints.to_string()).filter(|place| !place.is_empty());
+    let volumes = Some(job.volumes.join(", ")).filter(|volumes| !volumes.is_empty());
+    let gang = job.gang.then(|| "all tasks start together".to_owned());
+    let limit = job.time_limit_ms.map(amounts::duration);
+    let terms = [
+        ("Role", role),
+        ("Only where", place),
+        ("Volumes", volumes),
+        ("Gang", gang),
+        ("Time limit", limit),
+    ];
+    let shown = |(term, said): (&'static str, Option<String>)| {
+        said.map(|said| view! { <Detail term=term>{said}</Detail> })
+    };
+    terms.into_iter().filter_map(shown).collect_view()
 }
 
 /// The output of a job's one task, from its latest attempt.

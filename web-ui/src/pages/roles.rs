@@ -38,14 +38,16 @@ pub fn RolesPage() -> impl IntoView {
     let roles = Feed::<Page<RoleView>>::new(topics, || Some("/v1/roles?limit=1000".into()));
     provide_context(Roles(roles));
     view! {
-        <PageHead title="Roles".to_owned()/>
+        <PageHead title="Roles".to_owned()>
+            <a class="button" href="/roles/set">"Set a role"</a>
+        </PageHead>
         <Loaded feed=roles let:page>
             <Show
                 when=move || page.with(|page| !page.items.is_empty())
                 fallback=|| {
                     view! {
                         <Empty title="No role is used or set.">
-                            "Deploy a framework, or set one: " <Example/>
+                            "Deploy a framework, or set one."
                         </Empty>
                     }
                 }
@@ -58,7 +60,7 @@ pub fn RolesPage() -> impl IntoView {
                     />
                 </Table>
                 <p class="muted below-table">
-                    "A bar goes up to the role's limit, or to the whole cluster. Set one: " <Example/>
+                    "A bar goes up to the role's limit, or to the whole cluster."
                 </p>
                 <Show when=move || page.with(|page| page.next.is_some())>
                     <p class="muted">"Only the first 1,000 roles are shown."</p>
@@ -66,11 +68,6 @@ pub fn RolesPage() -> impl IntoView {
             </Show>
         </Loaded>
     }
-}
-
-#[component]
-fn Example() -> impl IntoView {
-    view! { <code>"tepui role set eng/web --weight 2 --guarantee cpus=4 --limit cpus=8"</code> }
 }
 
 #[component]
@@ -161,7 +158,10 @@ fn share_of(view: &RoleView, resource: Resource, cluster: &ResourceRequest) -> S
 fn Operations(view: Signal<RoleView>) -> impl IntoView {
     let roles = expect_context::<Roles>().0;
     let subject = Signal::derive(move || view.read().role.to_string());
+    let set = move || format!("/roles/set?role={}", query::escape(&subject.get()));
     view! {
+        <a class="button" href=set>"Set"</a>
+        " "
         <Show when=move || view.read().is_set>
             <ConfirmButton
                 label="Reset"

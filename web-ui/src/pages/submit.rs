@@ -16,10 +16,14 @@ use web_sys::{File, HtmlElement};
 
 use crate::api::{self, ApiError, IdempotencyKey};
 use crate::app::PageHead;
-use crate::components::field::{FieldFrame, FormState, LineField, LinesField, Words};
+use crate::components::field::{FieldFrame, Form, FormState, LineField, LinesField, Words};
 use crate::components::file_input::FileInput;
 use crate::components::waiting::request_text;
 use crate::pages::jobs::{BatchMissing, JOBS};
+
+impl Form for JobForm {
+    type Field = Field;
+}
 
 /// How far a submission is.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -247,6 +251,16 @@ const TIME_LIMIT: Words = Words {
     label: "Time limit, seconds",
     hint: "Of each task; none when empty.",
 };
+const VOLUMES: Words = Words {
+    id: "submit-volumes",
+    label: "Volumes",
+    hint: "Persistent ones that each task uses, with commas between them; it runs where they are.",
+};
+const GANG_WAIT: Words = Words {
+    id: "submit-gang-wait",
+    label: "Give a gang up after, seconds",
+    hint: "Waits for ever when empty.",
+};
 const WHERE: Words = Words {
     id: "submit-where",
     label: "Only on agents where",
@@ -254,7 +268,7 @@ const WHERE: Words = Words {
 };
 
 #[component]
-fn CommandFields(state: FormState) -> impl IntoView {
+fn CommandFields(state: FormState<JobForm>) -> impl IntoView {
     let split = Memo::new(move |_| state.form.with(|form| argv::split(&form.argv)));
     let preview = move || match split.get() {
         Ok(words) if words.is_empty() => ().into_any(),
@@ -300,7 +314,10 @@ fn CommandFields(state: FormState) -> impl IntoView {
 }
 
 #[component]
-fn WasmFields(state: FormState, file: RwSignal<Option<File>, LocalStorage>) -> impl IntoView {
+fn WasmFields(
+    state: FormState<JobForm>,
+    file: RwSignal<Option<File>, LocalStorage>,
+) -> impl IntoView {
     view! {
         <div
             id="submit-wasm"
@@ -324,7 +341,7 @@ fn WasmFields(state: FormState, file: RwSignal<Option<File>, LocalStorage>) -> i
 }
 
 #[component]
-fn CommonFields(state: FormState) -> impl IntoView {
+fn CommonFields(state: FormState<JobForm>) -> impl IntoView {
     view! {
         <div class="field-row">
             <LineField
@@ -359,7 +376,7 @@ fn CommonFields(state: FormState) -> impl IntoView {
             />
         </div>
         <details class="more">
-            <summary>"More: environment, agents, restarts, limits, role"</summary>
+            <summary>"More: environment, agents, restarts, limits, role, volumes, gangs"</summary>
             <LinesField
                 state=state
                 field=Field::Env
@@ -404,6 +421,35 @@ fn CommonFields(state: FormState) -> impl IntoView {
                     text=|form| &mut form.role
                     placeholder="eng/web"
                     is_code=true
+                />
+                <LineField
+                    state=state
+                    field=Field::Volumes
+                    words=VOLUMES
+                    text=|form| &mut form.volumes
+                    placeholder="data"
+                    is_code=true
+                />
+            </div>
+            <div class="field-row">
+                <label class="check" for="submit-gang">
+                    <input
+                        id="submit-gang"
+                        type="checkbox"
+                        prop:checked=move || state.form.with(|form| form.is_gang)
+                        on:change:target=move |event| {
+                            let is_gang = event.target().checked();
+                            state.form.update(|form| form.is_gang = is_gang);
+                        }
+                    />
+                    "A gang: all tasks start together, or none does"
+                </label>
+                <LineField
+                    state=state
+                    field=Field::GangWait
+                    words=GANG_WAIT
+                    text=|form| &mut form.gang_wait
+                    inputmode="numeric"
                 />
             </div>
         </details>
@@ -486,10 +532,13 @@ fn focus_first(problems: &Problems) {
             Field::Role => ROLE,
             Field::TimeLimit => TIME_LIMIT,
             Field::Where => WHERE,
+            Field::Volumes => VOLUMES,
+            Field::GangWait => GANG_WAIT,
         };
-        let is_in_more = [ENV, RESTARTS, PRIORITY, ROLE, TIME_LIMIT, WHERE]
-            .iter()
-            .any(|more| more.id == words.id);
+        let more = [
+            ENV, RESTARTS, PRIORITY, ROLE, TIME_LIMIT, WHERE, VOLUMES, GANG_WAIT,
+        ];
+        let is_in_more = more.iter().any(|more| more.id == words.id);
         if is_in_more && let Ok(Some(more)) = document().query_selector("details.more") {
             // Closed, the field could not be seen. It cannot fail for this name.
             let _ = more.set_attribute("open", "");
