@@ -140,6 +140,7 @@ fn show(job: &JobView) -> Result<()> {
             Some(&job.constraints).filter(|place| !place.is_empty()),
         )
         .maybe("volumes", listed(&job.volumes))
+        .maybe("revocable", job.revocable.then_some("may take it"))
         .maybe("gang", job.gang.then_some("all start together"))
         .maybe("time limit", job.time_limit_ms.map(output::span));
     if let Some(task) = &job.task {

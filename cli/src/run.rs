@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use tepui_types::api::job::{JobRequest, JobView, MAX_COUNT};
 use tepui_types::constraint::{Constraint, Constraints};
-use tepui_types::resources::ResourceRequest;
+use tepui_types::resources::{Amounts, ResourceRequest};
 use tepui_types::task::{CommandWorkload, WasmWorkload};
 use tepui_types::{Bytes, Gang, MilliCpus, PartitionPolicy, Role, TaskState, Workload};
 use tokio::signal::unix::{SignalKind, signal};
@@ -50,6 +50,18 @@ pub struct Options {
     /// Memory for each task
     #[arg(long, default_value = "64MiB", value_name = "AMOUNT")]
     mem: Bytes,
+    /// Disk for each task
+    #[arg(long, default_value = "0B", value_name = "AMOUNT")]
+    disk: Bytes,
+    /// Gpus for each task, such as 1 or 0.5 of one
+    #[arg(long, default_value = "0", value_parser = amounts::cpus, value_name = "GPUS")]
+    gpus: MilliCpus,
+    /// Any other resource of agents for each task, such as licenses=1; again for more
+    #[arg(long, value_parser = other, value_name = "NAME=AMOUNT")]
+    resource: Vec<Amounts>,
+    /// Let tasks take what can be taken back at any time
+    #[arg(long)]
+    revocable: bool,
     /// Host ports for each task; it finds them in TEPUI_PORTS
     #[arg(long, default_value_t = 0, value_name = "N")]
     ports: u32,
@@ -119,16 +131,23 @@ impl Options {
         before.is_some_and(|position| line[position] == "--")
     }
 
+    fn resources(&self) -> ResourceRequest {
+        let others = self.resource.iter().map(Amounts::request);
+        ResourceRequest {
+            cpus: self.cpus,
+            mem: self.mem,
+            disk: self.disk,
+            ports: self.ports,
+            gpus_milli: self.gpus.0,
+            custom: others.flat_map(|amounts| amounts.custom).collect(),
+        }
+    }
+
     fn request(&self, workload: Workload) -> JobRequest {
         JobRequest {
             name: self.name.clone(),
             workload,
-            resources: ResourceRequest {
-                cpus: self.cpus,
-                mem: self.mem,
-                ports: self.ports,
-                ..ResourceRequest::default()
-            },
+            resources: self.resources(),
             count: self.gang.unwrap_or(self.count),
             gang: self.gang.is_some(),
             gang_wait_ms: self.gang_wait.map(millis),
@@ -147,8 +166,22 @@ impl Options {
             },
             role: self.role.clone(),
             volumes: self.volume.clone(),
+            revocable: self.revocable,
             time_limit_ms: self.time_limit.map(millis),
         }
+    }
+}
+
+/// Amounts of what has no flag of its own.
+fn other(text: &str) -> Result<Amounts, String> {
+    let amounts: Amounts = text.parse()?;
+    let known = ResourceRequest {
+        custom: Default::default(),
+        ..amounts.request()
+    };
+    match known.is_empty() {
+        true => Ok(amounts),
+        false => Err("cpus, mem, disk, gpus and ports have flags of their own".into()),
     }
 }
 

@@ -53,6 +53,7 @@ impl Job {
             constraints: Default::default(),
             role: None,
             volumes: Vec::new(),
+            revocable: false,
             gang: false,
             gang_wait_ms: None,
             time_limit_ms: None,

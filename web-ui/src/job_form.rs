@@ -187,6 +187,7 @@ impl JobForm {
                 constraints: wanted?,
                 role: role?,
                 volumes: volumes?,
+                revocable: false,
                 gang: self.is_gang,
                 gang_wait_ms: gang_wait?,
                 time_limit_ms: limit?,

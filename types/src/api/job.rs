@@ -55,6 +55,9 @@ pub struct JobRequest {
     /// Persistent volumes that each task uses: it runs where they are and free.
     #[serde(default)]
     pub volumes: Vec<String>,
+    /// Whether its tasks may take what can be taken back at any time.
+    #[serde(default)]
+    pub revocable: bool,
     /// Whether all tasks start together or not at all; at most 1,000.
     #[serde(default)]
     pub gang: bool,
@@ -137,6 +140,9 @@ pub struct JobView {
     /// Persistent volumes that each task uses.
     #[serde(default)]
     pub volumes: Vec<String>,
+    /// Whether its tasks may take what can be taken back at any time.
+    #[serde(default)]
+    pub revocable: bool,
     /// Whether all tasks start together or not at all.
     #[serde(default)]
     pub gang: bool,

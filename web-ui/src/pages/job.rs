@@ -140,12 +140,16 @@ fn terms(job: &JobView) -> impl IntoView + use<> {
     let role = job.role.as_ref().map(ToString::to_string);
     let place = Some(job.constraints.to_string()).filter(|place| !place.is_empty());
     let volumes = Some(job.volumes.join(", ")).filter(|volumes| !volumes.is_empty());
+    let revocable = job
+        .revocable
+        .then(|| "also what can be taken back".to_owned());
     let gang = job.gang.then(|| "all tasks start together".to_owned());
     let limit = job.time_limit_ms.map(amounts::duration);
     let terms = [
         ("Role", role),
         ("Only where", place),
         ("Volumes", volumes),
+        ("Takes", revocable),
         ("Gang", gang),
         ("Time limit", limit),
     ];

@@ -205,6 +205,7 @@ fn submit(
         time_limit_ms: body.time_limit_ms,
         role: body.role,
         volumes: body.volumes,
+        revocable: body.revocable,
     };
     batch.meta.next_sequence += 1;
     records::set_meta(cx, &batch.meta);
@@ -253,6 +254,9 @@ fn check(body: &JobRequest, user: &str) -> Result<TaskSpec, Response> {
         };
         if !body.volumes.is_empty() {
             return Err(invalid("a gang's tasks use no volumes".into()));
+        }
+        if body.revocable {
+            return Err(invalid("a gang's tasks take nothing revocable".into()));
         }
         gang.validate()
             .map_err(|why| invalid(format!("gang: {why}")))?;
@@ -481,6 +485,7 @@ fn view(
         role: terms.role.clone(),
         constraints: terms.constraints.clone(),
         volumes: terms.volumes.clone(),
+        revocable: terms.revocable,
         gang: terms.gang,
         time_limit_ms: terms.time_limit_ms,
         reason,

@@ -52,6 +52,8 @@ pub struct Terms {
     pub role: Option<Role>,
     /// Volumes that each task uses.
     pub volumes: Vec<String>,
+    /// Whether they may take what can be taken back.
+    pub revocable: bool,
 }
 
 /// What has happened.

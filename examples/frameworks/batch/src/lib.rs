@@ -305,6 +305,7 @@ impl Batch {
             constraints: &record.terms.constraints,
             role: record.terms.role.as_ref().unwrap_or(first),
             volumes: &record.terms.volumes,
+            revocable: record.terms.revocable,
             time_limit_ms: record.terms.time_limit_ms,
             count: record.singles(now),
             spec_bytes: record.terms.spec_bytes as usize,
@@ -381,6 +382,7 @@ fn tell(cx: &mut Context<'_>, name: &str, job: &mut Job, now: u64) -> Result<(),
             constraints: job.terms.constraints.clone(),
             role: job.terms.role.clone(),
             volumes: job.terms.volumes.clone(),
+            revocable: job.terms.revocable,
             time_limit_ms: job.terms.time_limit_ms,
             ..Demand::new(wanted, job.terms.request.clone())
         };

@@ -27,6 +27,8 @@ pub struct Want<'a> {
     pub role: &'a Role,
     /// Volumes that each task uses.
     pub volumes: &'a [String],
+    /// Whether they may take what can be taken back.
+    pub revocable: bool,
     /// How long each runs at most.
     pub time_limit_ms: Option<u64>,
     /// How many tasks could be launched.
@@ -82,7 +84,11 @@ pub fn plan(
             }
             let mut resources = Vec::new();
             while counts[at] > 0 {
-                let Ok(picked) = free.pick(want.request) else {
+                let picked = match want.revocable {
+                    true => free.pick_revocable(want.request),
+                    false => free.pick(want.request),
+                };
+                let Ok(picked) = picked else {
                     misfits[shapes[at]] = true;
                     break;
                 };
@@ -124,11 +130,14 @@ pub fn plan(
     grants
 }
 
-/// For each want the first with the same request: what does not fit once is not
+/// For each want the first with the same request of the same kind: what does not fit once is not
 /// tried again.
 fn shapes(wants: &[Want<'_>]) -> Vec<usize> {
     let mut first = std::collections::BTreeMap::new();
-    let shape = |(at, want): (usize, &Want<'_>)| *first.entry(want.request.clone()).or_insert(at);
+    let shape = |(at, want): (usize, &Want<'_>)| {
+        let key = (want.request.clone(), want.revocable);
+        *first.entry(key).or_insert(at)
+    };
     wants.iter().enumerate().map(shape).collect()
 }
 
@@ -178,6 +187,7 @@ mod tests {
                 constraints: &anywhere,
                 role: &role,
                 volumes: &[],
+                revocable: false,
                 time_limit_ms: None,
                 count: *count,
                 spec_bytes: 100,
@@ -222,6 +232,7 @@ mod tests {
             constraints,
             role,
             volumes: &[],
+            revocable: false,
             time_limit_ms: None,
             count: 1,
             spec_bytes: 100,
@@ -253,6 +264,7 @@ mod tests {
             constraints: &anywhere,
             role: &role,
             volumes: &[],
+            revocable: false,
             time_limit_ms,
             count: 1,
             spec_bytes: 100,
@@ -299,6 +311,7 @@ mod tests {
             constraints: &anywhere,
             role: &role,
             volumes,
+            revocable: false,
             time_limit_ms: None,
             count: 5,
             spec_bytes: 0,
@@ -324,5 +337,46 @@ mod tests {
             granted,
             [(1, "other", 2, 0), (2, "keeper", 1, 1), (2, "other", 3, 0)]
         );
+    }
+
+    #[test]
+    fn what_can_be_taken_back_is_for_who_may_take_it() {
+        use tepui_sdk::operations::{Pool, PoolKind};
+        let (anywhere, role) = (Constraints::default(), Role::default());
+        let kind = PoolKind {
+            revocable: true,
+            ..PoolKind::default()
+        };
+        let mut offer = offer(1, 1_000);
+        let lent = Resources {
+            cpus: MilliCpus(2_000),
+            ..Resources::default()
+        };
+        offer.resources.pools = Pool {
+            kind,
+            amounts: lent,
+        }
+        .into();
+        let request = request(1_000);
+        let want = |job, revocable| Want {
+            job,
+            request: &request,
+            constraints: &anywhere,
+            role: &role,
+            volumes: &[],
+            revocable,
+            time_limit_ms: None,
+            count: 9,
+            spec_bytes: 0,
+        };
+        let wants = [want("firm", false), want("loose", true)];
+        let grants = plan(&[offer], &wants, Timestamp(0), &mut Budget::new(0));
+        let counts: Vec<_> = grants
+            .iter()
+            .map(|it| (it.job.as_str(), it.resources.len()))
+            .collect();
+        assert_eq!(counts, [("firm", 1), ("loose", 2)]);
+        assert!(grants[0].resources[0].pools.is_empty());
+        assert!(!grants[1].resources[0].pools.is_empty());
     }
 }

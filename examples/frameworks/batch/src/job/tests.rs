@@ -21,6 +21,7 @@ fn job(count: u32, max_restarts: u32) -> Job {
         time_limit_ms: None,
         role: None,
         volumes: Vec::new(),
+        revocable: false,
         constraints: Default::default(),
     })
 }
