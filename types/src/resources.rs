@@ -128,7 +128,22 @@ pub enum ResourceError {
 impl Resources {
     /// Whether there is nothing at all.
     pub fn is_empty(&self) -> bool {
-        *self == Self::default()
+        let Self {
+            cpus,
+            mem,
+            disk,
+            ports,
+            gpus,
+            custom,
+            items,
+            pools,
+        } = self;
+        (cpus.0, mem.0, disk.0) == (0, 0, 0)
+            && ports.is_empty()
+            && gpus.is_empty()
+            && custom.is_empty()
+            && items.is_empty()
+            && pools.is_empty()
     }
 
     /// What is wrong with all that a machine has: a device that is more than one, a name with
@@ -290,6 +305,9 @@ fn sub_maps(a: &NamedAmounts, b: &NamedAmounts) -> Result<NamedAmounts, Resource
 }
 
 fn saturating_sub_maps(a: &NamedAmounts, b: &NamedAmounts) -> NamedAmounts {
+    if a.is_empty() {
+        return NamedAmounts::new();
+    }
     a.iter()
         .map(|(name, amount)| {
             (
@@ -328,6 +346,9 @@ fn sub_items(a: &ItemMap, b: &ItemMap) -> Result<ItemMap, ResourceError> {
 }
 
 fn saturating_sub_items(a: &ItemMap, b: &ItemMap) -> ItemMap {
+    if a.is_empty() {
+        return ItemMap::new();
+    }
     let rest = a.iter().map(|(name, items)| {
         let rest = b
             .get(name)

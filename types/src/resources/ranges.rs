@@ -1,9 +1,10 @@
 //! Sets of ports and other numbers, kept as sorted ranges that neither touch nor overlap.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::de::Error as _;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A set of ports.
 pub type PortRanges = Ranges<u16>;
@@ -14,9 +15,11 @@ pub type NumberRanges = Ranges<u64>;
 const MOST: u64 = 1 << 53;
 
 /// A set of numbers. Equal sets are equal values.
-#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(transparent)]
-pub struct Ranges<T>(Vec<(T, T)>);
+///
+/// Copies share their ranges: a machine's ports stand in its free resources, in offers and in what
+/// is declined, and are cut rarely.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ranges<T>(Option<Arc<[(T, T)]>>);
 
 /// What ranges are of.
 pub trait Number: Copy + Ord + fmt::Display + Into<u64> {
@@ -44,7 +47,20 @@ impl PortRanges {
 
     /// The ports, ascending.
     pub fn iter(&self) -> impl Iterator<Item = u16> + '_ {
-        self.0.iter().flat_map(|(first, last)| *first..=*last)
+        let ranges = self.ranges().iter();
+        ranges.flat_map(|(first, last)| *first..=*last)
+    }
+}
+
+impl<T> Ranges<T> {
+    /// The ranges, sorted.
+    pub fn ranges(&self) -> &[(T, T)] {
+        self.0.as_deref().unwrap_or_default()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_none()
     }
 }
 
@@ -71,22 +87,17 @@ impl<T: Number> Ranges<T> {
                 _ => merged.push((first, last)),
             }
         }
-        Self(merged)
+        Self::of(merged)
     }
 
-    /// The ranges, sorted.
-    pub fn ranges(&self) -> &[(T, T)] {
-        &self.0
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    /// Sorted ranges that neither touch nor overlap.
+    fn of(ranges: Vec<(T, T)>) -> Self {
+        Self((!ranges.is_empty()).then(|| ranges.into()))
     }
 
     /// How many numbers there are.
     pub fn size(&self) -> u64 {
-        let sizes = self.0.iter();
+        let sizes = self.ranges().iter();
         sizes
             .map(|(first, last)| (*last).into() - (*first).into() + 1)
             .sum()
@@ -96,7 +107,7 @@ impl<T: Number> Ranges<T> {
     pub fn lowest(&self, count: impl Into<u64>) -> Option<Self> {
         let mut missing = count.into();
         let mut taken = Vec::new();
-        for &(first, last) in &self.0 {
+        for &(first, last) in self.ranges() {
             if missing == 0 {
                 break;
             }
@@ -105,12 +116,16 @@ impl<T: Number> Ranges<T> {
             taken.push((first, T::between(first.into() + take - 1)));
             missing -= take;
         }
-        (missing == 0).then_some(Self(taken))
+        (missing == 0).then(|| Self::of(taken))
     }
 
     /// The union, if nothing is in both.
     pub fn disjoint_union(&self, other: &Self) -> Option<Self> {
-        let union = Self::from_ranges(self.0.iter().chain(&other.0).copied().collect());
+        if other.is_empty() {
+            return Some(self.clone());
+        }
+        let both = self.ranges().iter().chain(other.ranges());
+        let union = Self::from_ranges(both.copied().collect());
         (union.size() == self.size() + other.size()).then_some(union)
     }
 
@@ -127,11 +142,14 @@ impl<T: Number> Ranges<T> {
 
     /// What is in `self` and not in `other`.
     pub fn without(&self, other: &Self) -> Self {
+        if other.is_empty() || self.is_empty() {
+            return self.clone();
+        }
         let mut rest = Vec::new();
-        for &(first, last) in &self.0 {
+        for &(first, last) in self.ranges() {
             // `next` may be one past the last number, hence the wider type.
             let mut next: u64 = first.into();
-            for &(cut_first, cut_last) in &other.0 {
+            for &(cut_first, cut_last) in other.ranges() {
                 if cut_last.into() < next || cut_first > last {
                     continue;
                 }
@@ -144,7 +162,19 @@ impl<T: Number> Ranges<T> {
                 rest.push((T::between(next), last));
             }
         }
-        Self(rest)
+        Self::of(rest)
+    }
+}
+
+impl<T> Default for Ranges<T> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<T: Serialize> Serialize for Ranges<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.ranges().serialize(serializer)
     }
 }
 
@@ -174,7 +204,7 @@ impl<'de, T: Number + Deserialize<'de>> Deserialize<'de> for Ranges<T> {
 
 impl<T: Number> fmt::Display for Ranges<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (position, (first, last)) in self.0.iter().enumerate() {
+        for (position, (first, last)) in self.ranges().iter().enumerate() {
             let separator = if position == 0 { "" } else { "," };
             if first == last {
                 write!(f, "{separator}{first}")?;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Bytes, Items, MILLI, MilliCpus, Pools, PortRanges, Resources};
+use super::{Bytes, Items, MILLI, MilliCpus, Pools, PortRanges, Resources, saturating_sub_maps};
 
 /// Amounts without names: `ports` and `gpus` say how many, not which.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -232,17 +232,13 @@ impl ResourceRequest {
 
     /// What is left when `other` is taken away as far as it is there.
     pub fn saturating_sub(&self, other: &Self) -> Self {
-        let custom = self.custom.iter().map(|(name, amount)| {
-            let less = other.custom.get(name).copied().unwrap_or(0);
-            (name.clone(), amount.saturating_sub(less))
-        });
         Self {
             cpus: MilliCpus(self.cpus.0.saturating_sub(other.cpus.0)),
             mem: Bytes(self.mem.0.saturating_sub(other.mem.0)),
             disk: Bytes(self.disk.0.saturating_sub(other.disk.0)),
             ports: self.ports.saturating_sub(other.ports),
             gpus_milli: self.gpus_milli.saturating_sub(other.gpus_milli),
-            custom: custom.filter(|(_, amount)| *amount > 0).collect(),
+            custom: saturating_sub_maps(&self.custom, &other.custom),
         }
     }
 
