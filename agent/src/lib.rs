@@ -85,7 +85,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
         resources: config
             .special
             .lay(config.resources.complete(&config.dir)?)?,
-        attributes: config.attributes,
+        attributes: config.attributes.into(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     info.validate().map_err(AgentError::Config)?;

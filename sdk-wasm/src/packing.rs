@@ -267,9 +267,8 @@ mod tests {
             hostname: format!("host-{number}"),
             resources: machine(cpus, &[]),
             attributes: zone
-                .map(|zone| ("zone".to_owned(), zone.to_owned()))
-                .into_iter()
-                .collect(),
+                .map(|zone| BTreeMap::from([("zone".to_owned(), zone.to_owned())]).into())
+                .unwrap_or_default(),
             role: Role::default(),
             gang: None,
             until: None,

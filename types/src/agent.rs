@@ -1,10 +1,14 @@
 //! Agents, as masters know them.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::resources::Resources;
+
+/// What frameworks may choose agents by: `zone`, `arch`… Every offer of an agent shares them.
+pub type Attributes = Arc<BTreeMap<String, String>>;
 
 /// What an agent says of itself when it registers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,8 +17,8 @@ pub struct AgentInfo {
     pub hostname: String,
     /// All that it lends to the cluster.
     pub resources: Resources,
-    /// What frameworks may choose by: `zone`, `arch`…
-    pub attributes: BTreeMap<String, String>,
+    /// What frameworks may choose it by.
+    pub attributes: Attributes,
     /// The agent's release.
     pub version: String,
 }
@@ -89,12 +93,12 @@ mod tests {
         let mut info = AgentInfo {
             hostname: "one".into(),
             resources: Resources::default(),
-            attributes: BTreeMap::from([("zone".into(), "a".into())]),
+            attributes: BTreeMap::from([("zone".into(), "a".into())]).into(),
             version: "0".into(),
         };
         assert_eq!(info.validate(), Ok(()));
         let long = "x".repeat(AgentInfo::MAX_ENCODED);
-        info.attributes.insert("zone".into(), long);
+        info.attributes = BTreeMap::from([("zone".into(), long)]).into();
         assert!(info.validate().unwrap_err().contains("at most 65536"));
     }
 }

@@ -246,7 +246,7 @@ mod tests {
         AgentInfo {
             hostname: "node-7".into(),
             resources: Resources::default(),
-            attributes: BTreeMap::from([("zone".into(), "eu-a".into())]),
+            attributes: BTreeMap::from([("zone".into(), "eu-a".into())]).into(),
             version: "0".into(),
         }
     }

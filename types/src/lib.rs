@@ -22,7 +22,7 @@ pub mod time;
 pub mod wire;
 pub mod wish;
 
-pub use agent::{AgentInfo, AgentStatus};
+pub use agent::{AgentInfo, AgentStatus, Attributes};
 pub use framework::{FrameworkInfo, FrameworkPhase};
 pub use gang::{Gang, GangPart, GangShare};
 pub use ids::{

@@ -1,9 +1,8 @@
 //! Offers and what frameworks say about wanting them.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 
+use crate::agent::Attributes;
 use crate::constraint::Constraints;
 use crate::gang::GangShare;
 use crate::ids::{AgentId, OfferId};
@@ -24,7 +23,7 @@ pub struct Offer {
     /// All that is offered.
     pub resources: Resources,
     /// That agent's attributes.
-    pub attributes: BTreeMap<String, String>,
+    pub attributes: Attributes,
     /// What is launched on it is charged to this role.
     pub role: Role,
     /// What it is of a gang's; offers of one gang come together.

@@ -106,7 +106,7 @@ impl FakeMaster {
             info: tepui_types::AgentInfo {
                 hostname: String::new(),
                 resources: Resources::default(),
-                attributes: BTreeMap::new(),
+                attributes: Default::default(),
                 version: String::new(),
             },
             tasks: Vec::new(),

@@ -212,7 +212,8 @@ pub fn machine(cpus: u64, gib: u64, zone: u64) -> AgentInfo {
         attributes: BTreeMap::from([
             ("zone".to_owned(), format!("z{}", zone % 6)),
             ("rack".to_owned(), format!("r{}", zone % 200)),
-        ]),
+        ])
+        .into(),
         version: "0.1.0".into(),
     }
 }

@@ -27,7 +27,7 @@ impl Trace {
             Ok(AgentInfo {
                 hostname: row[0].clone(),
                 resources,
-                attributes: BTreeMap::from([("model".to_owned(), text(row, 4)?)]),
+                attributes: BTreeMap::from([("model".to_owned(), text(row, 4)?)]).into(),
                 version: "0".into(),
             })
         });

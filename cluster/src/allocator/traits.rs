@@ -4,9 +4,10 @@
 //! once on each agent.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
-use tepui_types::AgentInfo;
 use tepui_types::constraint::Constraints;
+use tepui_types::{AgentInfo, Attributes};
 
 /// The most sets that are told apart: agents mostly have a zone, a rack and the
 /// like. Past it constraints are tried on agents one by one.
@@ -16,9 +17,10 @@ const MOST: usize = 10_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct TraitsId(u32);
 
-/// Sets of attributes. Ids are never used again, so they stay good.
+/// Sets of attributes, by a digest first, so that sets are rarely compared. Ids are never used
+/// again, so they stay good.
 #[derive(Debug, Default)]
-pub(super) struct Traits(BTreeMap<BTreeMap<String, String>, TraitsId>);
+pub(super) struct Traits(BTreeMap<(u64, Attributes), TraitsId>);
 
 impl TraitsId {
     /// Not told apart from others.
@@ -28,7 +30,10 @@ impl TraitsId {
 impl Traits {
     /// The id of an agent's attributes.
     pub fn of(&mut self, info: &AgentInfo) -> TraitsId {
-        if let Some(id) = self.0.get(&info.attributes) {
+        let mut digest = DefaultHasher::new();
+        info.attributes.hash(&mut digest);
+        let key = (digest.finish(), info.attributes.clone());
+        if let Some(id) = self.0.get(&key) {
             return *id;
         }
         if self.0.len() >= MOST {
@@ -36,7 +41,7 @@ impl Traits {
         }
         // There are at most `MOST`.
         let id = TraitsId(self.0.len() as u32);
-        self.0.insert(info.attributes.clone(), id);
+        self.0.insert(key, id);
         id
     }
 }

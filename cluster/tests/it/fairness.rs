@@ -3,7 +3,7 @@
 
 mod checks;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use tepui_cluster::charge::Charge;
@@ -132,7 +132,7 @@ fn wanted(count: u32, cpus: u64, zone: Option<u64>) -> Demand {
 /// A machine in one of two zones.
 fn zoned(cpus: u64) -> AgentInfo {
     AgentInfo {
-        attributes: [("zone".to_owned(), (cpus % 2).to_string())].into(),
+        attributes: BTreeMap::from([("zone".to_owned(), (cpus % 2).to_string())]).into(),
         ..machine(cpus, 16)
     }
 }

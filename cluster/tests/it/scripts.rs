@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use tepui_cluster::{Allocator, Command, Decision};
 use tepui_types::operation::Operation;
@@ -205,7 +206,7 @@ impl Stage {
         let info = AgentInfo {
             hostname: name.into(),
             resources: lent(&rest),
-            attributes: attributes.collect(),
+            attributes: Arc::new(attributes.collect()),
             version: "0.1.0".into(),
         };
         let known = self.agents.get(name).copied();

@@ -157,7 +157,7 @@ pub fn machine(cpus: u64, gib: u64) -> AgentInfo {
             ports: PortRanges::from_range(31000, 31099),
             ..amounts(cpus, gib)
         },
-        attributes: BTreeMap::new(),
+        attributes: Default::default(),
         version: "0.1.0".into(),
     }
 }

@@ -228,7 +228,7 @@ fn view(master: &Master, agent: &Agent) -> AgentView {
         offered: master
             .offers
             .with(|allocator| allocator.offered_on(agent.id)),
-        attributes: agent.info.attributes.clone(),
+        attributes: (*agent.info.attributes).clone(),
         tasks: agent.tasks.len() as u64,
         held: agent.held.tasks.len() as u64,
         held_tasks: agent.held.tasks.keys().take(HELD_SHOWN).cloned().collect(),

@@ -1,6 +1,5 @@
 //! A master's log and frameworks, without HTTP and agents' connections.
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -192,7 +191,7 @@ impl Master {
                 mem: tepui_types::Bytes::gib(4),
                 ..Resources::default()
             },
-            attributes: BTreeMap::new(),
+            attributes: Default::default(),
             version: "0".into(),
         };
         self.submit(Command::RegisterAgent {

@@ -1,6 +1,8 @@
 //! Between the SDK's words and those that wit-bindgen made: one function a
 //! word, no decisions.
 
+use std::sync::Arc;
+
 use tepui_types::api::demand::Explanation;
 use tepui_types::constraint::{Constraint, Constraints, Test};
 use tepui_types::resources::{Bytes, MilliCpus, PortRanges, ResourceRequest};
@@ -353,7 +355,7 @@ fn offer(offer: types::Offer, detail: Option<&cluster::OfferDetail>) -> Offer {
         agent: AgentId(offer.agent),
         hostname: offer.hostname,
         resources: resources(offer.resources),
-        attributes: offer.attributes.into_iter().collect(),
+        attributes: Arc::new(offer.attributes.into_iter().collect()),
         role: role.unwrap_or_default(),
         gang: detail.and_then(gang_share).map(Box::new),
         until: detail.and_then(until),

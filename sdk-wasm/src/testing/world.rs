@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use tepui_types::constraint::Constraints;
 use tepui_types::resources::{Exchange, ResourceRequest};
 use tepui_types::{
-    AgentId, AgentInfo, Demand, Digest, Gang, GangShare, Offer, OfferId, Resources, Role,
+    AgentId, AgentInfo, Attributes, Demand, Digest, Gang, GangShare, Offer, OfferId, Resources,
+    Role,
 };
 
 use super::host::RunningTask;
@@ -115,7 +116,7 @@ impl State {
             agent,
             hostname: format!("host-{}", agent.0),
             resources: resources.clone(),
-            attributes: self.attributes.get(&agent).cloned().unwrap_or_default(),
+            attributes: self.attributes_of(agent),
             role,
             gang: gang.map(Box::new),
             until: None,
@@ -169,12 +170,17 @@ impl State {
         )
     }
 
+    fn attributes_of(&self, agent: AgentId) -> Attributes {
+        let attributes = self.attributes.get(&agent);
+        attributes.cloned().unwrap_or_default().into()
+    }
+
     /// What an agent would say of itself.
     pub fn info(&self, agent: AgentId) -> AgentInfo {
         AgentInfo {
             hostname: format!("host-{}", agent.0),
             resources: self.agents.get(&agent).cloned().unwrap_or_default(),
-            attributes: self.attributes.get(&agent).cloned().unwrap_or_default(),
+            attributes: self.attributes_of(agent),
             version: String::new(),
         }
     }

@@ -215,7 +215,7 @@ fn machine(number: u64, tasks: u64) -> AgentInfo {
     AgentInfo {
         hostname: format!("agent-{number}"),
         resources: amounts(tasks),
-        attributes: BTreeMap::new(),
+        attributes: Default::default(),
         version: env!("CARGO_PKG_VERSION").into(),
     }
 }

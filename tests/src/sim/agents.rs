@@ -96,7 +96,7 @@ fn info(agent: usize) -> AgentInfo {
             mem: Bytes::gib(4),
             ..Resources::default()
         },
-        attributes: BTreeMap::new(),
+        attributes: Default::default(),
         version: "0.1.0".into(),
     }
 }

@@ -143,8 +143,6 @@ fn shapes(wants: &[Want<'_>]) -> Vec<usize> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use tepui_sdk::AgentId;
     use tepui_sdk::constraint::{Constraint, Test};
     use tepui_sdk::resources::MilliCpus;
@@ -160,7 +158,7 @@ mod tests {
                 cpus: MilliCpus(cpus),
                 ..Resources::default()
             },
-            attributes: BTreeMap::new(),
+            attributes: Default::default(),
             role: tepui_sdk::Role::default(),
             gang: None,
             until: None,

@@ -43,7 +43,7 @@ impl Cluster {
             info: AgentInfo {
                 hostname: "one".into(),
                 resources: resources(4000),
-                attributes: BTreeMap::new(),
+                attributes: Default::default(),
                 version: "0".into(),
             },
             tasks: Vec::new(),
@@ -104,7 +104,7 @@ fn offer(id: u64) -> Offer {
         agent: AgentId(1),
         hostname: "one".into(),
         resources: resources(4000),
-        attributes: BTreeMap::new(),
+        attributes: Default::default(),
         role: Role::default(),
         gang: None,
         until: None,

@@ -181,7 +181,7 @@ impl Agent {
                     mem: Bytes::mib(1_024),
                     ..Resources::default()
                 },
-                attributes: BTreeMap::new(),
+                attributes: Default::default(),
                 version: env!("CARGO_PKG_VERSION").into(),
             },
             tasks: self.reports.values().cloned().collect(),
