@@ -73,12 +73,12 @@ pub struct Changes {
 impl Changes {
     /// Takes `other` in.
     pub fn merge(&mut self, other: Self) {
-        self.agents.extend(other.agents);
-        self.frameworks.extend(other.frameworks);
-        self.revived.extend(other.revived);
-        self.inboxes.extend(other.inboxes);
-        self.charged.extend(other.charged);
-        self.roles.extend(other.roles);
+        take_in(&mut self.agents, other.agents);
+        take_in(&mut self.frameworks, other.frameworks);
+        take_in(&mut self.revived, other.revived);
+        take_in(&mut self.inboxes, other.inboxes);
+        take_in(&mut self.charged, other.charged);
+        take_in(&mut self.roles, other.roles);
         self.settings |= other.settings;
         self.masters |= other.masters;
     }
@@ -86,5 +86,12 @@ impl Changes {
     /// Whether nothing has changed.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
+    }
+}
+
+fn take_in<T: Ord>(set: &mut BTreeSet<T>, other: BTreeSet<T>) {
+    match set.is_empty() {
+        true => *set = other,
+        false => set.extend(other),
     }
 }

@@ -132,8 +132,9 @@ impl Agents {
             away: self.away.clone(),
             ..Self::default()
         };
-        for agent in state.agents.keys() {
-            agents.see(state, *agent, &Resources::default());
+        let settings = &state.settings.settings;
+        for (id, agent) in &state.agents {
+            agents.see(settings, *id, Some(agent), &Resources::default());
         }
         agents
     }
@@ -164,14 +165,20 @@ impl Agents {
 
     /// Sees an agent as it is now; answers what is free on it. It is not found
     /// by searches until it is listed.
-    pub fn see(&mut self, state: &State, id: AgentId, held: &Resources) -> (Resources, Seen) {
+    pub fn see(
+        &mut self,
+        settings: &Settings,
+        id: AgentId,
+        agent: Option<&Arc<Agent>>,
+        held: &Resources,
+    ) -> (Resources, Seen) {
         let before = self.forget(id);
-        let Some(agent) = state.agent(id) else {
+        let Some(agent) = agent else {
             // Ids are never used again.
             self.away.remove(&id);
             return (Resources::default(), Seen::Same);
         };
-        let (mut known, free) = Known::new(&state.settings.settings, agent, self.is_away(id), held);
+        let (mut known, free) = Known::new(settings, agent, self.is_away(id), held);
         known.traits = match &before {
             Some(before) if Arc::ptr_eq(&before.info, &known.info) => before.traits,
             _ => self.traits.of(&known.info),

@@ -30,9 +30,11 @@ impl Allocator {
             self.stale.extend(self.offers.iter().map(|(id, _)| id));
         }
         self.see_frameworks(state);
-        for agent in self.changed.agents.clone() {
-            self.see_owners(state, agent);
+        let changed = std::mem::take(&mut self.changed.agents);
+        for agent in &changed {
+            self.see_owners(state, *agent);
         }
+        self.changed.agents = changed;
         self.rescind(state, now, &mut decisions);
         for (member, agent) in self.filters.expire(now) {
             self.changed.agents.insert(agent);
@@ -85,16 +87,24 @@ impl Allocator {
         }
     }
 
-    /// Sees an agent as it is now; answers what is free on it. What was offered
-    /// of it as it was before is rescinded; with other attributes it is not what
-    /// was declined either.
-    pub(super) fn see_agent(&mut self, state: &State, agent: AgentId) -> Resources {
+    /// Sees an agent between cycles. What was offered of it as it was before is
+    /// rescinded in the next.
+    pub(super) fn see_early(&mut self, state: &State, agent: AgentId) {
         let lost = self.lost_offers(state, agent);
         self.stale.extend(lost);
-        let held = self.offers.held(agent);
         self.see_owners(state, agent);
-        let (free, is) = self.agents.see(state, agent, &held);
-        match state.agent(agent).filter(|agent| !agent.claims.is_empty()) {
+        self.see_agent(state, agent);
+        self.agents.list(agent);
+    }
+
+    /// Sees an agent as it is now; answers what is free on it. With other attributes
+    /// it is not what was declined.
+    fn see_agent(&mut self, state: &State, agent: AgentId) -> Resources {
+        let held = self.offers.held(agent);
+        let record = state.agent(agent);
+        let settings = &state.settings.settings;
+        let (free, is) = self.agents.see(settings, agent, record, &held);
+        match record.filter(|record| !record.claims.is_empty()) {
             Some(record) => _ = self.claims.insert(agent, record.claims.clone()),
             None => _ = self.claims.remove(&agent),
         }
@@ -281,6 +291,10 @@ impl Allocator {
     /// what one of the offers held, and that is about to be answered. An agent
     /// with other attributes is not what was offered.
     fn lost_offers(&self, state: &State, agent: AgentId) -> Vec<OfferId> {
+        let mut offers = self.offers.of_agent(agent).peekable();
+        if offers.peek().is_none() {
+            return Vec::new();
+        }
         let record = state.agent(agent);
         let is_resized = record.is_some_and(|record| self.agents.is_resized(record));
         let record = record.filter(|record| !self.agents.is_other(record));
@@ -288,7 +302,6 @@ impl Allocator {
             self.agents
                 .offerable(&state.settings.settings, record, &Resources::default())
         });
-        let offers = self.offers.of_agent(agent);
         let lost = offers.filter(|(_, offer)| match left.checked_sub(&offer.resources) {
             Ok(rest) => {
                 if is_resized {

@@ -53,8 +53,7 @@ impl Allocator {
         let member = member.unwrap_or(MemberId::new(framework, 0));
         for agent in self.changed.agents.clone() {
             // It stays to be served; only the counts are brought up to date.
-            self.see_agent(state, agent);
-            self.agents.list(agent);
+            self.see_early(state, agent);
         }
         let mut counts = self.agents.tally(&shape);
         let own = self.offers.of_member(member);

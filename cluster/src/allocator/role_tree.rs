@@ -186,18 +186,12 @@ impl RoleTree {
 
     /// Charges a framework and the roles above it.
     pub fn charge(&mut self, member: MemberId, charge: &Charge) {
-        if let Some(seat) = self.seats.get_mut(&member) {
-            seat.charged.add(charge);
-        }
-        self.shift(member, charge, |charged, amounts| charged.add(amounts));
+        self.shift(member, charge, Charge::add, ResourceRequest::add);
     }
 
     /// Takes a charge back.
     pub fn discharge(&mut self, member: MemberId, charge: &Charge) {
-        if let Some(seat) = self.seats.get_mut(&member) {
-            seat.charged.sub(charge);
-        }
-        self.shift(member, charge, |charged, amounts| {
+        self.shift(member, charge, Charge::sub, |charged, amounts| {
             *charged = charged.saturating_sub(amounts)
         });
     }
@@ -330,11 +324,13 @@ impl RoleTree {
         &mut self,
         member: MemberId,
         charge: &Charge,
+        change_charge: impl Fn(&mut Charge, &Charge),
         change: impl Fn(&mut ResourceRequest, &ResourceRequest),
     ) {
         let Some(seat) = self.seats.get_mut(&member) else {
             return;
         };
+        change_charge(&mut seat.charged, charge);
         let node = seat.node;
         let parts = charge
             .reserved

@@ -229,11 +229,9 @@ impl Tally {
     pub fn size(&mut self, total: &Resources, by: i64) {
         let amounts = ResourceRequest::plain(&total.flat(true));
         for (name, amount) in amounts.entries() {
-            if !self.largest.contains_key(name) {
-                self.largest.insert(name.to_owned(), BTreeMap::new());
-            }
-            let Some(sizes) = self.largest.get_mut(name) else {
-                continue;
+            let sizes = match self.largest.get_mut(name) {
+                Some(sizes) => sizes,
+                None => self.largest.entry(name.to_owned()).or_default(),
             };
             let count = sizes.entry(amount).or_default();
             *count = count.saturating_add_signed(by);
