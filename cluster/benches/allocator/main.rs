@@ -130,9 +130,8 @@ fn largest(report: &mut Report, mut load: Load, samples: &Samples) {
         .push(Row::median("idle_cycle_us", "us", 10.0, &idle, note));
     let agents = load.world.state.agents.len();
     let offers = load.world.held.len();
-    let before = memory::live();
-    drop(std::mem::take(&mut load.world.allocator));
-    let bytes = (before - memory::live()) as f64 / agents as f64;
+    let allocator = std::mem::take(&mut load.world.allocator);
+    let bytes = memory::freed_by_drop(allocator) as f64 / agents as f64;
     let note = format!("the allocator's heap at 50,000 agents, with {offers} offers");
     report.rows.push(Row::new(
         "bytes_per_agent",
