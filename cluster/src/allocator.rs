@@ -33,6 +33,7 @@ mod members;
 mod offers;
 mod patience;
 mod placement;
+mod plan;
 mod preemption;
 mod quota;
 mod reasons;

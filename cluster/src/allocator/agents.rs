@@ -346,6 +346,11 @@ impl Agents {
         self.pooled.iter().copied()
     }
 
+    /// Whether an agent lends something that is not plain.
+    pub fn is_pooled(&self, agent: AgentId) -> bool {
+        self.pooled.contains(&agent)
+    }
+
     /// The most of a resource that an agent has when empty.
     pub fn largest(&self, name: &str) -> u64 {
         self.tally.largest(name)

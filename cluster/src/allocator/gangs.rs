@@ -16,6 +16,7 @@ use tepui_types::{AgentId, Demand, OfferId, Resources, Role, Timestamp};
 
 use super::demands::{Rules, Shape};
 use super::members::{MemberId, members};
+use super::plan::{Plan, Quota};
 use super::quota::cut;
 use super::{Allocator, Decision};
 use crate::state::State;
@@ -43,21 +44,10 @@ pub(super) struct Waiting {
     pub gang: Arc<Gang>,
     since: Timestamp,
     /// What each part asks for.
-    shapes: Vec<Shape>,
+    pub shapes: Vec<Shape>,
     /// What it is offered; nothing while it waits.
     offers: BTreeSet<OfferId>,
 }
-
-/// What a gang takes of an agent.
-#[derive(Debug)]
-pub(super) struct Spot {
-    left: Resources,
-    taken: Resources,
-    parts: Vec<(u32, u32)>,
-}
-
-/// Which agents it takes what of.
-pub(super) type Plan = BTreeMap<AgentId, Spot>;
 
 impl Gangs {
     /// Whether any gang of a member waits for offers.
@@ -158,29 +148,6 @@ fn shapes(gang: &Gang, rules: Rules<'_>) -> Vec<Shape> {
     demands.map(|demand| Shape::of(&demand, rules)).collect()
 }
 
-impl Spot {
-    /// Takes as many tasks of a part as fit, of those that are missing.
-    fn take(&mut self, part: usize, request: &ResourceRequest, missing: &mut u32) {
-        let mut count = 0;
-        while *missing > 0 {
-            let Ok(picked) = self.left.pick(request) else {
-                break;
-            };
-            let Ok(taken) = self.taken.checked_add(&picked) else {
-                break;
-            };
-            self.left = self.left.saturating_sub(&picked);
-            self.taken = taken;
-            *missing -= 1;
-            count += 1;
-        }
-        if count > 0 {
-            // A gang has few parts.
-            self.parts.push((part as u32, count));
-        }
-    }
-}
-
 impl Allocator {
     /// Whether a member is to be asked at all.
     pub(super) fn is_hungry(&self, member: MemberId) -> bool {
@@ -254,37 +221,47 @@ impl Allocator {
         waiting: &Waiting,
     ) -> Option<Plan> {
         let is_next = self.starts_by(member.framework, key).is_some();
-        let gang = &waiting.gang;
-        let node = self.roles.node_of(member)?;
-        let total = gang.total();
-        if self.roles.is_bounded(node) && self.roles.blocks(node, self.agents.free(), &total) {
+        let quota = self.quota_of(member, self.agents.free());
+        let total = waiting.gang.total();
+        if quota.as_ref().is_some_and(|quota| quota.keeps_out(&total)) {
             return None;
         }
         // The smallest agents that will do keep the large ones whole; where that does
         // not work out, the largest take the most together.
         let role = self.members.get(&member)?.role.clone();
-        let smallest = |shape: &Shape, plan: &Plan| {
-            self.agents.find(shape, &role, false, |agent| {
+        let smallest = |shape: &Shape, plan: &Plan, owned: bool| {
+            self.agents.find(shape, &role, owned, |agent| {
                 let is_kept = !is_next && self.backfill_on(agent).is_some();
-                let is_new = !is_kept && !plan.contains_key(&agent);
+                let is_new = !is_kept && !plan.has(agent);
                 let free = is_new.then(|| self.free_for(state, member, agent, shape));
                 free.flatten().map(|free| (agent, free))
             })
         };
-        let plan = self.fill(waiting, smallest);
+        let plan = self.fill(waiting, quota.as_ref(), smallest);
         plan.or_else(|| {
             let mut agents = self.largest_first(state, member, waiting);
             agents.retain(|agent| is_next || self.backfill_on(*agent).is_none());
-            let largest = |shape: &Shape, plan: &Plan| {
-                let new = agents.iter().filter(|agent| !plan.contains_key(agent));
-                let mut fitting = new.filter_map(|agent| {
+            let largest = |shape: &Shape, plan: &Plan, owned: bool| {
+                let new = agents.iter().filter(|agent| !plan.has(**agent));
+                let mut new = new.filter(|agent| !owned || self.agents.is_pooled(**agent));
+                new.find_map(|agent| {
                     let free = self.free_for(state, member, *agent, shape)?;
                     Some((*agent, free))
-                });
-                fitting.next()
+                })
             };
-            self.fill(waiting, largest)
+            self.fill(waiting, quota.as_ref(), largest)
         })
+    }
+
+    /// The quota that a member has to keep to while so much is free, if there is any.
+    pub(super) fn quota_of<'a>(
+        &'a self,
+        member: MemberId,
+        free: &'a ResourceRequest,
+    ) -> Option<Quota<'a>> {
+        let (roles, node) = (&self.roles, self.roles.node_of(member)?);
+        let is_bounded = roles.is_bounded(node);
+        is_bounded.then_some(Quota { roles, node, free })
     }
 
     /// Agents on which any task of a gang fits, the largest first.
@@ -295,6 +272,7 @@ impl Allocator {
         for shape in &waiting.shapes {
             self.agents.find(shape, &role, false, |agent| {
                 if let Some(free) = self.free_for(state, member, agent, shape) {
+                    let free = free.flat(false);
                     agents.insert(agent, (free.gpu_milli(), free.cpus, free.mem));
                 }
                 (agents.len() >= AGENTS).then_some(())
@@ -305,50 +283,7 @@ impl Allocator {
         agents.into_iter().map(|(agent, _)| agent).collect()
     }
 
-    /// Places a gang's parts, the largest first, on agents that were begun and on
-    /// those that `next` has for a shape.
-    pub(super) fn fill(
-        &self,
-        waiting: &Waiting,
-        next: impl Fn(&Shape, &Plan) -> Option<(AgentId, Resources)>,
-    ) -> Option<Plan> {
-        let parts = &waiting.gang.parts;
-        let mut order: Vec<usize> = (0..parts.len()).collect();
-        order.sort_by_key(|part| {
-            let request = &parts[*part].request;
-            Reverse((
-                request.gpus_milli,
-                request.cpus,
-                request.mem,
-                Reverse(*part),
-            ))
-        });
-        let mut plan = Plan::new();
-        for part in order {
-            let (shape, mut missing) = (waiting.shapes.get(part)?, parts[part].count);
-            for (agent, spot) in &mut plan {
-                let (info, _) = self.agents.known(*agent)?;
-                if shape.constraints.hold_of(info) && !shape.spares(info) {
-                    spot.take(part, &shape.request, &mut missing);
-                }
-            }
-            while missing > 0 {
-                let (agent, left) = next(shape, &plan)?;
-                let mut spot = Spot {
-                    left,
-                    taken: Resources::default(),
-                    parts: Vec::new(),
-                };
-                spot.take(part, &shape.request, &mut missing);
-                plan.insert(agent, spot);
-            }
-        }
-        plan.retain(|_, spot| !spot.parts.is_empty());
-        Some(plan)
-    }
-
-    /// What a member may have of an agent, for one task of a gang at least, whatever is reserved
-    /// for it.
+    /// What a member may have of an agent, if that is enough for one task of a gang.
     pub(super) fn free_for(
         &self,
         state: &State,
@@ -363,12 +298,10 @@ impl Allocator {
             None => free,
         };
         let role = &self.members.get(&member)?.role;
-        let usable = free.usable_by(role, false);
-        let free = usable.flat(false).into_owned();
-        let one = free.pick(&shape.request).ok()?;
-        let one = usable.grant(&one).unwrap_or(one);
-        let fits = shape.fits(info, &ResourceRequest::from(&free), &free);
-        (fits && !self.filters.covers(member, agent, &one)).then_some(free)
+        let usable = free.usable_by(role, false).into_owned();
+        let one = usable.pick(&shape.request).ok()?;
+        let fits = shape.fits(info, &ResourceRequest::from(&usable), &usable);
+        (fits && !self.filters.covers(member, agent, &one)).then_some(usable)
     }
 
     /// Holds what a plan takes for a gang.
@@ -382,18 +315,15 @@ impl Allocator {
         decisions: &mut Vec<Decision>,
     ) {
         let mut offers = BTreeSet::new();
-        for (agent, spot) in plan {
+        for (agent, spot) in plan.spots {
+            let what = spot.granted();
             let share = GangShare {
                 key: key.to_string(),
                 parts: spot.parts,
             };
             let mut free = self.free_on(state, agent);
-            let role = self.members.get(&member).map(|known| &known.role);
-            let usable = free.usable_by(role.unwrap_or(&Role::default()), false);
-            // The plan was made of the sum of what is reserved and what is not.
-            let taken = usable.grant(&spot.taken).unwrap_or(spot.taken);
             self.agents.unlist(agent);
-            let what = (taken, Some(share));
+            let what = (what, Some(share));
             let offer = self.offer(state, member, agent, what, &mut free, now);
             self.agents.list(agent);
             if let Some(Decision::Offer(_, offer)) = &offer {

@@ -59,6 +59,19 @@ impl RoleTree {
         })
     }
 
+    /// Whether a role may be charged with so much more while `free` is free in the cluster.
+    pub fn allows(&self, node: NodeIndex, free: &ResourceRequest, charge: &Charge) -> bool {
+        let is_limited = |node: &Node| {
+            let charge = node.role().map(|role| charge.at(role)).unwrap_or_default();
+            let mut limits = node.limit.entries();
+            limits.any(|(name, most)| {
+                let wanted = charge.amount(name);
+                wanted > 0 && node.charged.amount(name).saturating_add(wanted) > most
+            })
+        };
+        !self.blocks(node, free, &charge.open) && !self.path(node).any(is_limited)
+    }
+
     /// As much of `amounts` as a role may have more, while `free` is free in the cluster.
     pub fn room(
         &self,

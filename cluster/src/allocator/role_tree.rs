@@ -263,6 +263,11 @@ impl RoleTree {
         self.sort(ROOT);
     }
 
+    /// Whether anything is reserved for a role or one above it, used or not.
+    pub(super) fn owns(&self, node: NodeIndex) -> bool {
+        self.path(node).any(|node| !node.owned.is_empty())
+    }
+
     /// The node of a framework's role.
     pub(super) fn node_of(&self, member: MemberId) -> Option<NodeIndex> {
         self.seats.get(&member).map(|seat| seat.node)

@@ -16,8 +16,9 @@ use tepui_types::{AgentId, FrameworkId, Resources, Timestamp};
 
 use super::Allocator;
 use super::demands::Shape;
-use super::gangs::{Plan, Waiting};
+use super::gangs::Waiting;
 use super::members::MemberId;
+use super::plan::{Plan, Quota};
 use crate::feasibility;
 use crate::state::State;
 
@@ -158,10 +159,7 @@ impl Allocator {
         now: Timestamp,
     ) -> Option<Shadow> {
         let waiting = self.gangs.get(member, &key)?;
-        let node = self.roles.node_of(member)?;
-        if self.roles.limits(node, &waiting.gang.total()) {
-            return None;
-        }
+        let total = waiting.gang.total();
         let ends: Vec<_> = state.time_limits().take(ENDS).collect();
         // What has had its time, or is ended for another reason, is about to go.
         let (ending, grace_ms) = ending_on(state, kept);
@@ -173,11 +171,10 @@ impl Allocator {
             }
             let mut free = self.agents.free().clone();
             freed.values().for_each(|resources| free.include(resources));
-            let is_blocked = self.roles.is_bounded(node)
-                && self.roles.blocks(node, &free, &waiting.gang.total());
-            match is_blocked {
+            let quota = self.quota_of(member, &free);
+            match quota.as_ref().is_some_and(|quota| quota.keeps_out(&total)) {
                 true => None,
-                false => self.plan_ahead(state, member, waiting, &freed),
+                false => self.plan_ahead(state, member, waiting, &freed, quota.as_ref()),
             }
         };
         let shadow = |at: Timestamp, plan: Plan| Shadow {
@@ -185,7 +182,7 @@ impl Allocator {
             key: key.clone(),
             found: now,
             at,
-            agents: plan.into_keys().collect(),
+            agents: plan.spots.into_keys().collect(),
             left_ms: 0,
         };
         if let Some(plan) = plan(0) {
@@ -217,6 +214,7 @@ impl Allocator {
         member: MemberId,
         waiting: &Waiting,
         freed: &Freed,
+        quota: Option<&Quota<'_>>,
     ) -> Option<Plan> {
         let role = self.members.get(&member)?.role.clone();
         let later = |agent: AgentId, shape: &Shape| {
@@ -227,16 +225,17 @@ impl Allocator {
             }
             let free = self.free_on(state, agent);
             let free = free.checked_add(freed.get(&agent)?).ok()?;
-            let free = free.usable_by(&role, false).flat(false).into_owned();
+            let free = free.usable_by(&role, false).into_owned();
             let amounts = ResourceRequest::from(&free);
             shape.fits(&record.info, &amounts, &free).then_some(free)
         };
-        self.fill(waiting, |shape, plan| {
-            let mut agents = freed.keys().filter(|agent| !plan.contains_key(agent));
+        self.fill(waiting, quota, |shape, plan, owned| {
+            let agents = freed.keys().filter(|agent| !plan.has(**agent));
+            let mut agents = agents.filter(|agent| !owned || self.agents.is_pooled(**agent));
             let ended = agents.find_map(|agent| Some((*agent, later(*agent, shape)?)));
             ended.or_else(|| {
-                self.agents.find(shape, &role, false, |agent| {
-                    let is_new = !plan.contains_key(&agent) && !freed.contains_key(&agent);
+                self.agents.find(shape, &role, owned, |agent| {
+                    let is_new = !plan.has(agent) && !freed.contains_key(&agent);
                     let free = is_new.then(|| self.free_for(state, member, agent, shape));
                     free.flatten().map(|free| (agent, free))
                 })
