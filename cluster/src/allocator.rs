@@ -20,7 +20,7 @@ use tepui_types::{AgentId, FrameworkId, Offer, OfferId, Resources, Role, Timesta
 use crate::charge::Charge;
 use crate::effect::Changes;
 use crate::state::State;
-use crate::state::preemption::Claim;
+use crate::state::claims::Claim;
 
 mod agents;
 mod blocks;

@@ -3,21 +3,22 @@
 
 use tepui_types::resources::ResourceRequest;
 use tepui_types::setting::Settings;
-use tepui_types::{AgentId, AgentStatus, Reason, Resources, Role, task::reason};
+use tepui_types::{AgentId, AgentStatus, Reason, Resources, task::reason};
 
 use crate::state::State;
 use crate::state::agents::Agent;
+use crate::state::claims::Taker;
 
-/// Why these resources cannot be taken from this agent for a role now.
+/// Why these resources cannot be taken from this agent now.
 pub fn check(
     state: &State,
     agent: AgentId,
-    role: &Role,
+    taker: Taker<'_>,
     resources: &Resources,
 ) -> Result<(), Reason> {
     let free = offerable(state, agent)?;
     match free.checked_sub(resources) {
-        Ok(left) => check_claims(state, agent, role, &left),
+        Ok(left) => check_claims(state, agent, taker, &left),
         Err(short) => {
             let why = format!("agent {agent} has {free} free, and {resources} was asked: {short}");
             Err(Reason::new(reason::RESOURCES_TAKEN, why))
@@ -29,11 +30,11 @@ pub fn check(
 fn check_claims(
     state: &State,
     agent: AgentId,
-    role: &Role,
+    taker: Taker<'_>,
     left: &Resources,
 ) -> Result<(), Reason> {
     let record = state.agent(agent).filter(|agent| !agent.claims.is_empty());
-    let claimed = record.map(|agent| agent.claimed_from(role));
+    let claimed = record.map(|agent| agent.claimed_from(taker));
     let Some(claimed) = claimed else {
         return Ok(());
     };

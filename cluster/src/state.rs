@@ -21,6 +21,7 @@ use crate::outcome::{Outcome, Rejection};
 
 pub mod agents;
 pub mod artifacts;
+pub mod claims;
 mod context;
 pub mod conversions;
 pub mod deadlines;

@@ -80,16 +80,30 @@ impl Gang {
         total
     }
 
+    /// What so many tasks of its parts need together; none if it has not got such a part.
+    pub fn sum(&self, parts: &[(u32, u32)]) -> Option<ResourceRequest> {
+        let mut sum = ResourceRequest::default();
+        for (part, count) in parts {
+            sum.add(&self.parts.get(*part as usize)?.request.times(*count));
+        }
+        Some(sum)
+    }
+
     /// Whether these shares are all of it.
     pub fn is_whole<'a>(&self, shares: impl Iterator<Item = &'a GangShare>) -> bool {
+        self.has_all(shares.flat_map(|share| &share.parts))
+    }
+
+    /// Whether these, by the part's place, are all of its tasks and no more.
+    pub fn has_all<'a>(&self, mut parts: impl Iterator<Item = &'a (u32, u32)>) -> bool {
         let mut missing: Vec<u32> = self.parts.iter().map(|part| part.count).collect();
-        for (part, count) in shares.flat_map(|share| &share.parts) {
-            match missing.get_mut(*part as usize) {
-                Some(missing) => *missing = missing.saturating_sub(*count),
-                None => return false,
-            }
-        }
-        missing.iter().all(|missing| *missing == 0)
+        let mut take = |part: u32, count: u32| {
+            let missing = missing.get_mut(part as usize)?;
+            *missing = missing.checked_sub(count)?;
+            Some(())
+        };
+        parts.all(|(part, count)| take(*part, *count).is_some())
+            && missing.iter().all(|missing| *missing == 0)
     }
 
     /// What is wrong with it in itself.
@@ -169,11 +183,11 @@ mod tests {
     #[test]
     fn a_gang_is_whole_when_every_part_is() {
         let gang = Gang::of(3, request(7));
-        let share = |count| GangShare {
-            key: "g".into(),
-            parts: vec![(0, count)],
-        };
-        assert!(!gang.is_whole([share(2)].iter()));
-        assert!(gang.is_whole([share(2), share(1)].iter()));
+        assert!(!gang.has_all([(0, 2)].iter()));
+        assert!(gang.has_all([(0, 2), (0, 1)].iter()));
+        assert!(!gang.has_all([(0, 2), (0, 2)].iter()));
+        assert!(!gang.has_all([(0, 3), (1, 1)].iter()));
+        assert_eq!(gang.sum(&[(0, 2)]), Some(request(14)));
+        assert_eq!(gang.sum(&[(1, 2)]), None);
     }
 }

@@ -10,11 +10,13 @@ use tepui_types::{AgentId, FrameworkId, OfferId, Resources, Role, Timestamp};
 use super::agents::Seen;
 use super::demands::{Covered, Demands, Rules};
 use super::members::{MemberId, members};
+use super::offers::Outstanding;
 use super::placement::Use;
 use super::{Allocator, Decision};
 use crate::charge::reserved;
 use crate::effect::Changes;
 use crate::state::State;
+use crate::state::claims::{Claim, Taker, claimed_from};
 use crate::state::frameworks::Framework;
 
 impl Allocator {
@@ -302,16 +304,31 @@ impl Allocator {
             self.agents
                 .offerable(&state.settings.settings, record, &Resources::default())
         });
+        let claims = record.map_or(&[][..], |record| &record.claims);
         let lost = offers.filter(|(_, offer)| match left.checked_sub(&offer.resources) {
-            Ok(rest) => {
-                if is_resized {
+            Ok(rest) if self.spares_claims(claims, offer, &rest) => {
+                if is_resized || !claims.is_empty() {
                     left = rest;
                 }
                 false
             }
-            Err(_) => true,
+            _ => true,
         });
         lost.map(|(id, _)| id).collect()
+    }
+
+    /// Whether an offer leaves what others have claimed.
+    fn spares_claims(&self, claims: &[Claim], offer: &Outstanding, rest: &Resources) -> bool {
+        let Some(member) = self.members.get(&offer.member) else {
+            return true;
+        };
+        let (framework, key) = (offer.member.framework, offer.gang.as_deref());
+        let taker = Taker {
+            role: &member.role,
+            gang: key.map(|key| (framework, Some(key))),
+        };
+        let claimed = claimed_from(claims, taker);
+        claimed.exceeds(&ResourceRequest::plain(rest)).is_none()
     }
 
     /// A quota has kept these from an agent. Whom it keeps from every agent

@@ -44,6 +44,12 @@ impl Filters {
         filter.is_some_and(|filter| filter.resources.contains(resources))
     }
 
+    /// What this member has declined of an agent and is not offered again yet.
+    pub fn declined(&self, member: MemberId, agent: AgentId) -> Option<&Resources> {
+        let filter = self.table.get(&(member, agent));
+        filter.map(|filter| &filter.resources)
+    }
+
     /// The agents of which this member has declined something.
     pub fn agents_of(&self, member: MemberId) -> impl Iterator<Item = AgentId> {
         let all = (member, AgentId(0))..=(member, AgentId(u64::MAX));

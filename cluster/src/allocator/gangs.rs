@@ -41,6 +41,7 @@ pub(super) struct Gangs {
 /// One gang.
 #[derive(Debug)]
 pub(super) struct Waiting {
+    pub key: Arc<str>,
     pub gang: Arc<Gang>,
     since: Timestamp,
     /// What each part asks for.
@@ -105,6 +106,7 @@ impl Gangs {
                 }
             };
             let waiting = Waiting {
+                key: key.clone(),
                 gang: entry.gang.clone(),
                 since: entry.since,
                 shapes: shapes(&entry.gang, rules),
@@ -120,13 +122,11 @@ impl Gangs {
     }
 
     /// A member's that wait for offers, the oldest first.
-    fn of(&self, member: MemberId) -> Vec<(&Arc<str>, &Waiting)> {
+    pub fn of(&self, member: MemberId) -> Vec<&Waiting> {
         let gangs = self.table.get(&member);
-        let gangs = gangs.into_iter().flatten();
-        let mut waiting: Vec<_> = gangs
-            .filter(|(_, waiting)| waiting.offers.is_empty())
-            .collect();
-        waiting.sort_by_key(|(key, waiting)| (waiting.since, *key));
+        let gangs = gangs.into_iter().flat_map(BTreeMap::values);
+        let mut waiting: Vec<_> = gangs.filter(|waiting| waiting.is_waiting()).collect();
+        waiting.sort_by_key(|waiting| (waiting.since, &waiting.key));
         waiting
     }
 }
@@ -187,7 +187,8 @@ impl Allocator {
         loop {
             let next = self.roles.ask(|member| {
                 let gangs = self.gangs.of(member).into_iter();
-                let mut plans = gangs.filter_map(|(key, waiting)| {
+                let mut plans = gangs.filter_map(|waiting| {
+                    let key = &waiting.key;
                     let is_vain = |(who, gang): &(MemberId, Arc<Gang>)| {
                         *who == member && *gang == waiting.gang
                     };
@@ -195,7 +196,7 @@ impl Allocator {
                         return None;
                     }
                     tries -= 1;
-                    let plan = self.plan_gang(state, member, key, waiting);
+                    let plan = self.plan_gang(state, member, waiting);
                     if plan.is_none() {
                         first.get_or_insert_with(|| (member, key.clone()));
                         vain.push((member, waiting.gang.clone()));
@@ -213,18 +214,15 @@ impl Allocator {
     }
 
     /// Where all of a gang goes, if it goes anywhere.
-    fn plan_gang(
-        &self,
-        state: &State,
-        member: MemberId,
-        key: &str,
-        waiting: &Waiting,
-    ) -> Option<Plan> {
-        let is_next = self.starts_by(member.framework, key).is_some();
+    fn plan_gang(&self, state: &State, member: MemberId, waiting: &Waiting) -> Option<Plan> {
+        let is_next = self.starts_by(member.framework, &waiting.key).is_some();
         let quota = self.quota_of(member, self.agents.free());
         let total = waiting.gang.total();
         if quota.as_ref().is_some_and(|quota| quota.keeps_out(&total)) {
             return None;
+        }
+        if let Some(plan) = self.plan_on_claims(state, member, waiting, quota.as_ref()) {
+            return Some(plan);
         }
         // The smallest agents that will do keep the large ones whole; where that does
         // not work out, the largest take the most together.
@@ -233,7 +231,7 @@ impl Allocator {
             self.agents.find(shape, &role, owned, |agent| {
                 let is_kept = !is_next && self.backfill_on(agent).is_some();
                 let is_new = !is_kept && !plan.has(agent);
-                let free = is_new.then(|| self.free_for(state, member, agent, shape));
+                let free = is_new.then(|| self.free_for(state, member, waiting, agent, shape));
                 free.flatten().map(|free| (agent, free))
             })
         };
@@ -245,7 +243,7 @@ impl Allocator {
                 let new = agents.iter().filter(|agent| !plan.has(**agent));
                 let mut new = new.filter(|agent| !owned || self.agents.is_pooled(**agent));
                 new.find_map(|agent| {
-                    let free = self.free_for(state, member, *agent, shape)?;
+                    let free = self.free_for(state, member, waiting, *agent, shape)?;
                     Some((*agent, free))
                 })
             };
@@ -271,7 +269,7 @@ impl Allocator {
         let role = known.map_or_else(Role::default, |known| known.role.clone());
         for shape in &waiting.shapes {
             self.agents.find(shape, &role, false, |agent| {
-                if let Some(free) = self.free_for(state, member, agent, shape) {
+                if let Some(free) = self.free_for(state, member, waiting, agent, shape) {
                     let free = free.flat(false);
                     agents.insert(agent, (free.gpu_milli(), free.cpus, free.mem));
                 }
@@ -288,12 +286,13 @@ impl Allocator {
         &self,
         state: &State,
         member: MemberId,
+        waiting: &Waiting,
         agent: AgentId,
         shape: &Shape,
     ) -> Option<Resources> {
         let (info, amounts) = self.agents.known(agent)?;
         let free = self.free_on(state, agent);
-        let free = match self.unclaimed(member, agent, amounts) {
+        let free = match self.unclaimed(member, Some(&waiting.key), agent, amounts) {
             Some(left) => cut(&free, &left),
             None => free,
         };

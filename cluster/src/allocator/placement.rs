@@ -14,7 +14,7 @@ use super::role_tree::NodeIndex;
 use super::{Allocator, Decision};
 use crate::charge::Charge;
 use crate::state::State;
-use crate::state::preemption::claimed_from;
+use crate::state::claims::{Taker, claimed_from};
 
 /// What can be made of an agent for a framework.
 pub(super) enum Use<T> {
@@ -41,14 +41,19 @@ impl Allocator {
         self.members.get(&member).map(|member| &member.demands)
     }
 
-    /// What a framework gets of what is free on an agent. If that is kept for a gang, only for what
-    /// ends before it starts.
+    /// What a framework gets of what is free on an agent. If that is kept for a gang, only what was
+    /// taken back for the framework's role, or for what ends before the gang starts.
     pub(super) fn use_of(
         &self,
         member: MemberId,
         agent: AgentId,
         free: &Resources,
     ) -> Use<Resources> {
+        if self.backfill_on(agent).is_some()
+            && let Some(claimed) = self.claimed_for(member, agent)
+        {
+            return self.use_of_free(member, agent, &cut(free, &claimed));
+        }
         let within = self.backfill_on(agent);
         if within.is_some() {
             let (Some(demands), Some((info, amounts))) =
@@ -78,7 +83,7 @@ impl Allocator {
         if !demands.fits(info, amounts, free) || self.filters.covers(member, agent, free) {
             return Use::None;
         }
-        let unclaimed = self.unclaimed(member, agent, amounts);
+        let unclaimed = self.unclaimed(member, None, agent, amounts);
         let most = unclaimed.as_ref().unwrap_or(amounts);
         if unclaimed.is_none() && !self.roles.is_bounded(node) {
             return Use::Takes(free.clone());
@@ -110,7 +115,7 @@ impl Allocator {
             return Use::None;
         }
         let amounts = ResourceRequest::plain(&usable);
-        let unclaimed = self.unclaimed(member, agent, &amounts);
+        let unclaimed = self.unclaimed(member, None, agent, &amounts);
         if unclaimed.is_none() && !self.roles.is_bounded(node) {
             return Use::Takes(usable.into_owned());
         }
@@ -194,16 +199,31 @@ impl Allocator {
         }
     }
 
-    /// What claims of others leave of an agent; none if there are none.
+    /// What claims of others leave of an agent for a member, or for its gang under a key; none if
+    /// there are none.
     pub(super) fn unclaimed(
         &self,
         member: MemberId,
+        gang: Option<&str>,
         agent: AgentId,
         amounts: &ResourceRequest,
     ) -> Option<ResourceRequest> {
         let claims = self.claims.get(&agent)?;
         let role = &self.members.get(&member)?.role;
-        Some(amounts.saturating_sub(&claimed_from(claims, role)))
+        let gang = gang.map(|key| (member.framework, Some(key)));
+        Some(amounts.saturating_sub(&claimed_from(claims, Taker { role, gang })))
+    }
+
+    /// What is claimed on an agent for a member's single tasks, if anything is.
+    pub(super) fn claimed_for(&self, member: MemberId, agent: AgentId) -> Option<ResourceRequest> {
+        let claims = self.claims.get(&agent)?;
+        let taker = Taker::single(&self.members.get(&member)?.role);
+        let claims = claims.iter().filter(|claim| claim.is_for(taker));
+        let sums = claims.map(|claim| claim.amounts.clone());
+        sums.reduce(|mut sum, amounts| {
+            sum.add(&amounts);
+            sum
+        })
     }
 
     /// Whether a quota keeps a framework from all that it wants, on whatever agent.
@@ -266,8 +286,8 @@ impl Allocator {
     ) -> Option<Decision> {
         let record = state.agent(agent)?;
         let of_single = gang.is_none();
-        let within_ms = self.backfill_on(agent).filter(|_| of_single);
-        let until = self.backfill_until(agent).filter(|_| of_single);
+        let backfill = self.backfill_for(member, agent).filter(|_| of_single);
+        let (within_ms, until) = backfill.unzip();
         let known = self.members.get_mut(&member)?;
         let role = known.role.clone();
         let covered = match &gang {

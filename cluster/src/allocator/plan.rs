@@ -7,14 +7,17 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
+use tepui_types::gang::Gang;
 use tepui_types::resources::ResourceRequest;
 use tepui_types::{AgentId, Resources};
 
 use super::Allocator;
 use super::demands::Shape;
 use super::gangs::Waiting;
+use super::members::MemberId;
 use super::role_tree::{NodeIndex, RoleTree};
 use crate::charge::Charge;
+use crate::state::State;
 
 /// Which agents a gang takes what of.
 #[derive(Debug, Default)]
@@ -142,7 +145,60 @@ impl Spot {
     }
 }
 
+/// The places of a gang's parts in the order in which they are placed.
+pub(super) fn largest_part_first(gang: &Gang) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..gang.parts.len()).collect();
+    order.sort_by_key(|part| {
+        let request = &gang.parts[*part].request;
+        Reverse((
+            request.gpus_milli,
+            request.cpus,
+            request.mem,
+            Reverse(*part),
+        ))
+    });
+    order
+}
+
 impl Allocator {
+    /// Where a gang goes for which room was taken back: there, if all of that is free by now.
+    pub(super) fn plan_on_claims(
+        &self,
+        state: &State,
+        member: MemberId,
+        waiting: &Waiting,
+        quota: Option<&Quota<'_>>,
+    ) -> Option<Plan> {
+        let shares = self.claims.iter().flat_map(|(agent, claims)| {
+            let gangs = claims.iter().filter_map(|claim| claim.gang.as_ref());
+            let its = gangs.filter(|gang| {
+                gang.framework == member.framework && *gang.share.key == *waiting.key
+            });
+            its.map(|gang| (*agent, &gang.share.parts))
+        });
+        let shares: Vec<_> = shares.collect();
+        let gang = &waiting.gang;
+        if !gang.has_all(shares.iter().flat_map(|(_, parts)| *parts)) {
+            return None;
+        }
+        let mut plan = Plan::default();
+        for (agent, parts) in shares {
+            for (part, count) in parts {
+                let (part, mut missing) = (*part as usize, *count);
+                let shape = waiting.shapes.get(part)?;
+                if !plan.has(agent) {
+                    let usable = self.free_for(state, member, waiting, agent, shape)?;
+                    plan.spots.insert(agent, Spot::new(usable));
+                }
+                plan.take(agent, (part, &shape.request), &mut missing, quota);
+                if missing > 0 {
+                    return None;
+                }
+            }
+        }
+        Some(plan)
+    }
+
     /// Places a gang's parts, the largest first, on agents that were begun and on
     /// those that `next` has for a shape: any, or of those alone of which something is reserved
     /// for its role.
@@ -152,20 +208,10 @@ impl Allocator {
         quota: Option<&Quota<'_>>,
         next: impl Fn(&Shape, &Plan, bool) -> Option<(AgentId, Resources)>,
     ) -> Option<Plan> {
-        let parts = &waiting.gang.parts;
-        let mut order: Vec<usize> = (0..parts.len()).collect();
-        order.sort_by_key(|part| {
-            let request = &parts[*part].request;
-            Reverse((
-                request.gpus_milli,
-                request.cpus,
-                request.mem,
-                Reverse(*part),
-            ))
-        });
         let mut plan = Plan::default();
-        for part in order {
-            let (shape, mut missing) = (waiting.shapes.get(part)?, parts[part].count);
+        for part in largest_part_first(&waiting.gang) {
+            let shape = waiting.shapes.get(part)?;
+            let mut missing = waiting.gang.parts[part].count;
             let what = (part, &shape.request);
             let begun: Vec<AgentId> = plan.spots.keys().copied().collect();
             for agent in begun {

@@ -2,16 +2,16 @@
 //!
 //! Looked at after cycles, not in them, and only while somebody is hungry whose
 //! guarantee is not met: on each agent victims are chosen in order until the
-//! request fits, and the agent where it costs least is taken. What is planned is
-//! a wish: `apply` checks it again, and only there anything ends. The amount of
-//! work is bounded, so in a large cluster not every agent is looked at.
+//! request fits, and the agent where it costs least is taken; for a gang one
+//! agent after another (`gang.rs`). What is planned is a wish: `apply` checks it
+//! again, and only there anything ends. The amount of work is bounded, so in a
+//! large cluster not every agent is looked at.
 
-use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tepui_types::resources::ResourceRequest;
-use tepui_types::{AgentId, Resources, Role, TaskId};
+use tepui_types::{AgentId, Resources, Role};
 
 use super::Allocator;
 use super::demands::Shape;
@@ -19,30 +19,34 @@ use super::members::MemberId;
 use super::quota::cut;
 use crate::feasibility;
 use crate::state::State;
+use crate::state::claims::{Taker, claimed_from};
 use crate::state::frameworks::Framework;
-use crate::state::preemption::{Preemption, claimed_from, note_taken};
+use crate::state::preemption::{Place, Preemption};
 use crate::state::tasks::Task;
+
+use gang::OwedGang;
+use room::{Cost, Room, Taking};
+
+mod gang;
+mod room;
 
 /// Members that one plan looks at, to see what they are owed.
 const MEMBERS: usize = 64;
 /// Searches for victims, and tasks that each looks at: some milliseconds' worth.
 const SEARCHES: usize = 4;
 const TASKS: usize = 1_024;
-/// Shapes of one member.
+/// Shapes of one member, and gangs.
 const SHAPES: usize = 8;
 
-/// What a plan costs those who lose, the least first: the highest priority that
-/// is ended, how many tasks, how much of the processor.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Cost {
-    priority: i32,
-    tasks: usize,
-    cpus: u64,
-    agent: AgentId,
+/// What is wanted and guaranteed.
+enum Owed<'a> {
+    One(OwedOne<'a>),
+    Gang(OwedGang<'a>),
 }
 
-/// What is wanted and guaranteed.
-struct Owed<'a> {
+/// One task of a shape.
+struct OwedOne<'a> {
+    member: MemberId,
     role: &'a Role,
     /// To whom.
     guaranteed: Role,
@@ -59,7 +63,7 @@ impl Allocator {
         let mut owed = Vec::new();
         let mut looks = if left > 0 { MEMBERS } else { 0 };
         self.roles.ask(|member| {
-            owed.extend(self.owed_to(state, member));
+            self.owed_to(state, member, &mut owed);
             looks = looks.saturating_sub(1);
             (looks == 0).then_some(())
         });
@@ -69,43 +73,74 @@ impl Allocator {
         let others = (0..owed.len()).map(|place| (turn + place) % owed.len());
         let order = (0..owed.len().min(SEARCHES / 2)).chain(others);
         let mut searched = order.take(SEARCHES).map(|place| &owed[place]);
-        searched.find_map(|owed| self.plan_for(state, owed, left))
+        searched.find_map(|owed| match owed {
+            Owed::One(owed) => self.plan_for_one(state, owed, left),
+            Owed::Gang(owed) => self.plan_for_gang(state, owed, left),
+        })
     }
 
-    /// What a member wants that is guaranteed to it, one of each shape.
-    fn owed_to(&self, state: &State, member: MemberId) -> Vec<Owed<'_>> {
+    /// What a member wants that is guaranteed to it: gangs, and one of each shape.
+    fn owed_to<'a>(&'a self, state: &State, member: MemberId, owed: &mut Vec<Owed<'a>>) {
         let (Some(known), Some(node)) = (self.members.get(&member), self.roles.node_of(member))
         else {
-            return Vec::new();
+            return;
         };
-        // What is on its way already.
-        let claims = state.claims().filter(|claim| claim.role == known.role);
+        let role = &known.role;
+        let guarantor = |request: &ResourceRequest| {
+            let had = |role: &Role| self.roles.charged(role);
+            let guaranteed = state.guarantor(role, request, had);
+            guaranteed.filter(|_| !self.roles.limits(node, request))
+        };
+        let gangs = self.gangs.of(member).into_iter().take(SHAPES);
+        // What is on its way already is not planned again.
+        let gangs = gangs.filter(|waiting| !state.has_claims_for(member.framework, &waiting.key));
+        owed.extend(gangs.filter_map(|waiting| {
+            let guaranteed = guarantor(&waiting.gang.total())?;
+            Some(Owed::Gang(OwedGang {
+                member,
+                role,
+                guaranteed,
+                waiting,
+            }))
+        }));
+        let claims = state.claims();
+        let claims = claims.filter(|claim| claim.gang.is_none() && claim.role == *role);
         if claims.count() as u64 >= known.demands.count() {
-            return Vec::new();
+            return;
         }
         let shapes = known.demands.open().take(SHAPES);
-        let owed = shapes.filter_map(|shape| {
-            let had = |role: &Role| self.roles.charged(role);
-            let guaranteed = state.guarantor(&known.role, &shape.request, had)?;
-            let is_limited = self.roles.limits(node, &shape.request);
-            (!is_limited).then_some(Owed {
-                role: &known.role,
+        owed.extend(shapes.filter_map(|shape| {
+            let guaranteed = guarantor(&shape.request)?;
+            Some(Owed::One(OwedOne {
+                member,
+                role,
                 guaranteed,
                 shape,
-            })
-        });
-        owed.collect()
+            }))
+        }));
     }
 
-    fn plan_for(&self, state: &State, owed: &Owed<'_>, left: usize) -> Option<Preemption> {
-        let Owed {
+    fn plan_for_one(&self, state: &State, owed: &OwedOne<'_>, left: usize) -> Option<Preemption> {
+        let OwedOne { role, shape, .. } = *owed;
+        let taking = Taking {
+            state,
             role,
-            guaranteed,
-            shape,
-        } = owed;
-        let mut best: Option<(Cost, Vec<TaskId>)> = None;
-        for (agent, tasks) in self.candidates(state, guaranteed) {
-            let found = self.victims(state, agent, tasks, shape, role, guaranteed);
+            guaranteed: &owed.guaranteed,
+            taken: BTreeMap::new(),
+        };
+        let mut best: Option<(Cost, Vec<&Arc<Task>>)> = None;
+        for (agent, tasks) in self.candidates(state, &owed.guaranteed) {
+            let Some(room) = self.room(&taking, agent, tasks) else {
+                continue;
+            };
+            // Where it fits already it waits for something else.
+            if !room.admits(shape)
+                || self.fits_now(state, agent, shape, role)
+                || self.declines(owed.member, agent, &shape.request)
+            {
+                continue;
+            }
+            let found = room.more_victims(&taking, &shape.request);
             let found = found.filter(|(_, victims)| victims.len() <= left);
             if let Some(found) = found
                 && best.as_ref().is_none_or(|(least, _)| found.0 < *least)
@@ -114,12 +149,17 @@ impl Allocator {
             }
         }
         let (cost, victims) = best?;
-        Some(Preemption {
-            role: Role::clone(role),
-            guaranteed: guaranteed.clone(),
+        let place = Place {
             agent: cost.agent,
             request: shape.request.clone(),
-            victims,
+            parts: Vec::new(),
+            victims: victims.iter().map(|task| task.id.clone()).collect(),
+        };
+        Some(Preemption {
+            role: role.clone(),
+            guaranteed: owed.guaranteed.clone(),
+            gang: None,
+            places: vec![place],
         })
     }
 
@@ -148,78 +188,45 @@ impl Allocator {
         agents
     }
 
-    /// The victims on an agent after whose end a request fits, and what that costs.
-    fn victims(
+    /// An agent with tasks that may be ended, if it may be offered at all.
+    fn room<'a>(
         &self,
-        state: &State,
+        taking: &Taking<'a>,
         agent: AgentId,
-        mut tasks: Vec<&Arc<Task>>,
-        shape: &Shape,
-        role: &Role,
-        guaranteed: &Role,
-    ) -> Option<(Cost, Vec<TaskId>)> {
+        tasks: Vec<&'a Arc<Task>>,
+    ) -> Option<Room<'a>> {
+        let state = taking.state;
         let record = state.agent(agent)?;
         let is_open = feasibility::offerable_of(&state.settings.settings, record).is_ok();
-        if !is_open
-            || self.agents.is_away(agent)
-            || !shape.constraints.hold_of(&record.info)
-            || shape.spares(&record.info)
-        {
-            return None;
-        }
-        let usable = |resources: &Resources| {
-            let usable = resources.usable_by(role, false);
-            usable.flat(false).into_owned()
-        };
-        let free = usable(&self.free_on(state, agent));
-        let others = claimed_from(&record.claims, role);
-        // Where it fits already it waits for something else.
-        if without(&free, &others).pick(&shape.request).is_ok() {
+        if !is_open || self.agents.is_away(agent) {
             return None;
         }
         let coming = state.coming_free(record);
-        let coming = usable(&coming.saturating_sub(&self.offers.held(agent)));
+        let coming = coming.saturating_sub(&self.offers.held(agent));
+        let coming = taking.usable(&coming);
         let mut claimed = ResourceRequest::default();
         record
             .claims
             .iter()
             .for_each(|claim| claimed.add(&claim.amounts));
         let free = without(&coming, &claimed);
-        if !may_be_freed(state, &free, shape, guaranteed) {
-            return None;
-        }
-        let priority = |task: &Task| state.spec(&task.spec).map_or(0, |spec| spec.priority);
-        tasks.sort_by_key(|task| (priority(task), Reverse(task.operation)));
-        let mut have = free;
-        let (mut chosen, mut taken) = (Vec::new(), BTreeMap::new());
-        for task in tasks {
-            if have.pick(&shape.request).is_ok() {
-                break;
-            }
-            if !state.may_take(task, guaranteed, &taken) {
-                continue;
-            }
-            let Ok(more) = have.checked_add(&usable(&task.resources)) else {
-                continue;
-            };
-            have = more;
-            note_taken(&mut taken, task);
-            chosen.push(task);
-        }
-        have.pick(&shape.request).ok()?;
-        spare(&mut chosen, &mut have, &shape.request, usable);
-        let cost = Cost {
-            // What is ending already may do.
-            priority: chosen
-                .iter()
-                .map(|task| priority(task))
-                .max()
-                .unwrap_or(i32::MIN),
-            tasks: chosen.len(),
-            cpus: chosen.iter().map(|task| task.resources.cpus.0).sum(),
-            agent,
-        };
-        Some((cost, chosen.iter().map(|task| task.id.clone()).collect()))
+        Some(Room::new(taking, (agent, &record.info), free, tasks))
+    }
+
+    fn fits_now(&self, state: &State, agent: AgentId, shape: &Shape, role: &Role) -> bool {
+        let free = self.free_on(state, agent);
+        let usable = free.usable_by(role, false);
+        let claims = self.claims.get(&agent).map_or(&[][..], |claims| claims);
+        let others = claimed_from(claims, Taker::single(role));
+        without(&usable.flat(false), &others)
+            .pick(&shape.request)
+            .is_ok()
+    }
+
+    /// Whether a member has declined as much of an agent: it would not be offered again soon.
+    fn declines(&self, member: MemberId, agent: AgentId, request: &ResourceRequest) -> bool {
+        let declined = self.filters.declined(member, agent);
+        declined.is_some_and(|declined| request.fits_in(&ResourceRequest::from(declined)))
     }
 }
 
@@ -230,30 +237,6 @@ fn without(resources: &Resources, amounts: &ResourceRequest) -> Resources {
         false => {
             let left = ResourceRequest::from(resources).saturating_sub(amounts);
             cut(resources, &left)
-        }
-    }
-}
-
-/// Whether nothing is short on an agent but what is guaranteed.
-fn may_be_freed(state: &State, free: &Resources, shape: &Shape, guaranteed: &Role) -> bool {
-    let free = ResourceRequest::from(free);
-    let promised = state.role_settings(guaranteed).guarantee;
-    let mut wanted = shape.request.entries();
-    wanted.all(|(name, amount)| promised.amount(name) > 0 || free.amount(name) >= amount)
-}
-
-/// Lets those go, the most valuable first, whose end is not needed after all.
-fn spare(
-    chosen: &mut Vec<&Arc<Task>>,
-    have: &mut Resources,
-    request: &ResourceRequest,
-    usable: impl Fn(&Resources) -> Resources,
-) {
-    for at in (0..chosen.len()).rev() {
-        let without = have.saturating_sub(&usable(&chosen[at].resources));
-        if without.pick(request).is_ok() {
-            *have = without;
-            chosen.remove(at);
         }
     }
 }

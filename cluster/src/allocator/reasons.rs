@@ -13,6 +13,7 @@ use super::quota::cut;
 use crate::explain::Waiting;
 use crate::state::State;
 use crate::state::agents::Agent;
+use crate::state::claims::{Taker, claimed_from};
 
 impl Allocator {
     /// Why a demand of this framework is not met now. What is offered to the
@@ -22,6 +23,16 @@ impl Allocator {
         state: &State,
         framework: FrameworkId,
         demand: &Demand,
+    ) -> Explanation {
+        self.explain_as(state, framework, demand, false)
+    }
+
+    fn explain_as(
+        &mut self,
+        state: &State,
+        framework: FrameworkId,
+        demand: &Demand,
+        in_gang: bool,
     ) -> Explanation {
         let owner = state.framework(framework);
         let settings = &state.settings.settings;
@@ -70,7 +81,7 @@ impl Allocator {
         let waiting = Waiting {
             request,
             filtered: self.filtered(state, member, &shape),
-            withheld: self.withheld(state, member, &shape),
+            withheld: self.withheld(state, member, &shape, in_gang),
             behind_gang: self.behind_gang(state, member, &shape),
             quota: self.quota(member, &shape),
             counts,
@@ -93,7 +104,7 @@ impl Allocator {
                 role: gang.role.clone(),
                 ..Demand::new(part.count, part.request.clone())
             };
-            let why = self.explain(state, framework, &demand);
+            let why = self.explain_as(state, framework, &demand, true);
             if hardest
                 .as_ref()
                 .is_none_or(|(_, least)| why.fitting < least.fitting)
@@ -143,14 +154,19 @@ impl Allocator {
     }
 
     /// Agents on which a request would fit but for what others have claimed there.
-    fn withheld(&self, state: &State, member: MemberId, shape: &Shape) -> u64 {
-        let agents = self.claims.keys().filter_map(|agent| state.agent(*agent));
-        let withheld = agents.filter(|agent| {
+    fn withheld(&self, state: &State, member: MemberId, shape: &Shape, in_gang: bool) -> u64 {
+        let role = self.role_of(member);
+        let taker = Taker {
+            role: &role,
+            gang: in_gang.then_some((member.framework, None)),
+        };
+        let claims = self.claims.iter();
+        let agents = claims.filter_map(|(agent, claims)| Some((state.agent(*agent)?, claims)));
+        let withheld = agents.filter(|(agent, claims)| {
             let usable = self.usable(state, member, agent, shape);
             let free = usable.flat(shape.revocable);
             let amounts = ResourceRequest::plain(&free);
-            let left = self.unclaimed(member, agent.id, &amounts);
-            let left = left.unwrap_or_else(|| amounts.clone());
+            let left = amounts.saturating_sub(&claimed_from(claims, taker));
             shape.fits(&agent.info, &amounts, &free)
                 && !shape.fits(&agent.info, &left, &cut(&free, &left))
                 && !self.filters.covers(member, agent.id, &usable)

@@ -54,10 +54,16 @@ impl Allocator {
         shadow.agents.contains(&agent).then_some(shadow.left_ms)
     }
 
-    /// By when tasks have to end that are launched on an agent now.
-    pub(super) fn backfill_until(&self, agent: AgentId) -> Option<Timestamp> {
+    /// The same for a member's single tasks, and by when they have to end: what was taken back for
+    /// them on an agent is kept for nobody else.
+    pub(super) fn backfill_for(
+        &self,
+        member: MemberId,
+        agent: AgentId,
+    ) -> Option<(u64, Timestamp)> {
         let shadow = self.shadow.as_ref()?;
-        shadow.agents.contains(&agent).then_some(shadow.at)
+        let is_kept = shadow.agents.contains(&agent) && self.claimed_for(member, agent).is_none();
+        is_kept.then_some((shadow.left_ms, shadow.at))
     }
 
     /// When the forecast is to be made again, whatever else happens.
@@ -236,7 +242,7 @@ impl Allocator {
             ended.or_else(|| {
                 self.agents.find(shape, &role, owned, |agent| {
                     let is_new = !plan.has(agent) && !freed.contains_key(&agent);
-                    let free = is_new.then(|| self.free_for(state, member, agent, shape));
+                    let free = is_new.then(|| self.free_for(state, member, waiting, agent, shape));
                     free.flatten().map(|free| (agent, free))
                 })
             })

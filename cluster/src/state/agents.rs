@@ -17,9 +17,9 @@ use tepui_types::{
 use crate::effect::Effect;
 use crate::outcome::{Accepted, Outcome, Rejection};
 use crate::state::State;
+use crate::state::claims::Claim;
 use crate::state::context::Context;
 use crate::state::drains::Mode;
-use crate::state::preemption::Claim;
 use crate::state::reservations::Converted;
 use crate::state::restore::Held;
 

@@ -22,6 +22,7 @@ use crate::feasibility;
 use crate::outcome::{Accepted, Outcome, Rejection};
 use crate::state::State;
 use crate::state::agents::Agent;
+use crate::state::claims::Taker;
 use crate::state::context::Context;
 use crate::state::limits;
 use crate::state::reservations::Converted;
@@ -140,7 +141,7 @@ impl State {
             .iter()
             .filter_map(|pool| pool.kind.owner());
         if taken && (!reserves || given.all(|owner| owner.is_within(role))) {
-            feasibility::check(self, wanted.agent, role, &exchange.taken)?;
+            feasibility::check(self, wanted.agent, Taker::single(role), &exchange.taken)?;
             return Ok(exchange);
         }
         let why = format!(

@@ -268,8 +268,9 @@ impl State {
             gangs = std::mem::take(&mut framework.gangs);
             framework.timers = OrdMap::new();
         })?;
-        for entry in gangs.values() {
+        for (key, entry) in &gangs {
             self.forget_gang_deadline(id, entry);
+            self.end_gang_claims(context, id, key);
         }
         let pending = self
             .frameworks

@@ -50,6 +50,7 @@ impl State {
             });
             if let Some(before) = &before {
                 self.forget_gang_deadline(turn.framework, before);
+                self.end_gang_claims(context, turn.framework, &key);
             }
             if let Some(at) = entry.and_then(|entry| entry.deadline) {
                 self.deadlines.insert((at, Deadline::Gangs(turn.framework)));
@@ -84,6 +85,7 @@ impl State {
                 Arc::make_mut(record).gangs.remove(&key);
             }
             self.forget_gang_deadline(framework, &entry);
+            self.end_gang_claims(context, framework, &key);
             let waited = context.now.millis_since(entry.since);
             let why = format!(
                 "its {} tasks did not fit at once within {waited} ms",
@@ -114,7 +116,7 @@ impl State {
         let mut context = Context::trial(self.index, self.now);
         launches.iter().find_map(|launch| {
             let spec = turn.specs.get(launch.spec as usize)?;
-            let refusal = trial.launch_refusal(turn.framework, launch, spec);
+            let refusal = trial.launch_refusal(turn.framework, launch, spec, true);
             if let Some(why) = refusal {
                 let why = format!("task `{}` of its gang: {}", launch.name, why.message);
                 return Some(Reason::new(reason::GANG_INCOMPLETE, why));

@@ -26,10 +26,11 @@ impl State {
         require(deadlines == self.deadlines, || {
             format!("deadlines are {deadlines:?}, not {:?}", self.deadlines)
         })?;
-        let claimed = super::preemption::derive(self.agents.values());
+        let claimed = super::claims::derive(self.agents.values());
         require(claimed == self.claimed_agents, || {
             format!("claims are on {claimed:?}, not {:?}", self.claimed_agents)
         })?;
+        self.check_gang_claims()?;
         let charged = super::roles::derive(self.agents.values(), self.tasks.values());
         let ending = super::roles::derive_ending(self.tasks.values());
         require(ending == self.ending_use, || {
@@ -42,6 +43,22 @@ impl State {
         require(decoded.encode() == self.encode(), || {
             "a snapshot does not give the state back".into()
         })
+    }
+
+    /// What is claimed for a gang is claimed for one that is wanted.
+    fn check_gang_claims(&self) -> Result<(), String> {
+        for gang in self.claims().filter_map(|claim| claim.gang.as_ref()) {
+            let framework = self.frameworks.get(&gang.framework);
+            let key = gang.share.key.as_str();
+            let is_wanted = framework.is_some_and(|framework| framework.gangs.contains_key(key));
+            require(is_wanted, || {
+                format!(
+                    "something is claimed for gang `{key}` of {}",
+                    gang.framework
+                )
+            })?;
+        }
+        Ok(())
     }
 
     /// An agent's use is the sum over its living tasks, no more and no less.

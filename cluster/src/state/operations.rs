@@ -13,6 +13,7 @@ use crate::command::Turn;
 use crate::effect::Effect;
 use crate::feasibility;
 use crate::state::State;
+use crate::state::claims::Taker;
 use crate::state::context::Context;
 use crate::state::deadlines::Deadline;
 use crate::state::frameworks::Notice;
@@ -30,7 +31,7 @@ impl State {
             Operation::Launch(launch) => {
                 // A turn whose launches name no specification was refused whole.
                 if let Some(spec) = turn.specs.get(launch.spec as usize) {
-                    let refusal = self.launch_refusal(turn.framework, launch, spec);
+                    let refusal = self.launch_refusal(turn.framework, launch, spec, false);
                     self.launch(context, turn.framework, launch, spec, refusal);
                 }
             }
@@ -148,11 +149,13 @@ impl State {
             .extend(effect.map(|effect| Effect::Agent(task.agent, effect)));
     }
 
+    /// Why a task cannot start, alone or in a gang.
     pub(super) fn launch_refusal(
         &self,
         framework: FrameworkId,
         launch: &Launch,
         spec: &TaskSpec,
+        in_gang: bool,
     ) -> Option<Reason> {
         let owner = self.frameworks.get(&framework)?;
         if self.has_living_task(owner.id, &launch.name) {
@@ -175,7 +178,8 @@ impl State {
             let why = format!("{pool} is not for role `{role}`");
             return Some(Reason::new(reason::RESERVED_FOR_OTHERS, why));
         }
-        feasibility::check(self, launch.agent, role, &launch.resources)
+        let gang = in_gang.then_some((framework, None));
+        feasibility::check(self, launch.agent, Taker { role, gang }, &launch.resources)
             .err()
             .or_else(|| self.quota_refusal(role, &Charge::of(&launch.resources)))
     }

@@ -2,23 +2,23 @@
 //!
 //! The leader plans (`allocator/preemption.rs`) and proposes; here it is checked again that the role
 //! is owed so much, and that whom it is taken from has more than is guaranteed to them and may be
-//! ended. Each victim keeps its grace. What the victims leave is *claimed* for the role on their
-//! agent until it is used or its time is over, so that nobody else takes it meanwhile.
+//! ended. Each victim keeps its grace. What the victims leave is claimed for the role (`claims.rs`).
+//! What a gang needs is taken back on all of its agents, or on none.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use imbl::OrdSet;
 use serde::{Deserialize, Serialize};
+use tepui_types::gang::GangShare;
 use tepui_types::resources::ResourceRequest;
-use tepui_types::{AgentId, Reason, Resources, Role, TaskId, Timestamp, task::reason};
+use tepui_types::{AgentId, FrameworkId, Reason, Resources, Role, TaskId, Timestamp, task::reason};
 
 use crate::charge::Charge;
 use crate::outcome::{Accepted, Outcome, Rejection};
 use crate::state::State;
 use crate::state::agents::Agent;
+use crate::state::claims::{Claim, GangClaim};
 use crate::state::context::Context;
-use crate::state::deadlines::Deadline;
 use crate::state::limits;
 use crate::state::tasks::Task;
 
@@ -29,23 +29,39 @@ pub struct Preemption {
     pub role: Role,
     /// That role, or the one above it, to which it is guaranteed.
     pub guaranteed: Role,
-    /// Where.
+    /// The gang that starts on all of these places, by its framework and key; a single task starts
+    /// on one.
+    pub gang: Option<(FrameworkId, String)>,
+    /// Where; each agent once.
+    pub places: Vec<Place>,
+}
+
+/// What is needed of one agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// Which.
     pub agent: AgentId,
-    /// What it needs there.
+    /// How much.
     pub request: ResourceRequest,
-    /// Which tasks end.
+    /// How many tasks of which parts of the gang that is for.
+    pub parts: Vec<(u32, u32)>,
+    /// Which tasks end for it.
     pub victims: Vec<TaskId>,
 }
 
-/// What was taken back on an agent and waits for its role.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Claim {
-    /// Whose; roles below it may use it, too.
-    pub role: Role,
-    /// How much.
-    pub amounts: ResourceRequest,
-    /// Until when.
-    pub until: Timestamp,
+impl Preemption {
+    /// What is needed on all places.
+    pub fn total(&self) -> ResourceRequest {
+        let mut total = ResourceRequest::default();
+        let requests = self.places.iter().map(|place| &place.request);
+        requests.for_each(|request| total.add(request));
+        total
+    }
+
+    /// Which tasks end, on whatever agent.
+    pub fn victims(&self) -> impl Iterator<Item = &TaskId> {
+        self.places.iter().flat_map(|place| &place.victims)
+    }
 }
 
 /// How many tasks were ended for others in this minute.
@@ -59,21 +75,6 @@ pub struct Rate {
 
 /// A minute, in milliseconds.
 const MINUTE_MS: u64 = 60_000;
-
-impl Agent {
-    /// What is claimed on it for others than this role.
-    pub fn claimed_from(&self, role: &Role) -> ResourceRequest {
-        claimed_from(&self.claims, role)
-    }
-}
-
-/// What these claims keep from a role.
-pub fn claimed_from(claims: &[Claim], role: &Role) -> ResourceRequest {
-    let mut sum = ResourceRequest::default();
-    let others = claims.iter().filter(|claim| !role.is_within(&claim.role));
-    others.for_each(|claim| sum.add(&claim.amounts));
-    sum
-}
 
 impl State {
     /// Whether tasks of a role may be ended for others: the nearest role upwards that says so
@@ -93,26 +94,6 @@ impl State {
             true => most,
             false => most.saturating_sub(self.preemptions.ended),
         }
-    }
-
-    /// What is claimed for a role and those below it, on all agents.
-    pub fn claimed_for(&self, role: &Role) -> ResourceRequest {
-        let mut sum = ResourceRequest::default();
-        let claims = self.claims().filter(|claim| claim.role.is_within(role));
-        claims.for_each(|claim| sum.add(&claim.amounts));
-        sum
-    }
-
-    /// All claims.
-    pub fn claims(&self) -> impl Iterator<Item = &Claim> {
-        let agents = self.claimed_agents();
-        let agents = agents.filter_map(|id| self.agents.get(&id));
-        agents.flat_map(|agent| &agent.claims)
-    }
-
-    /// Agents with claims.
-    pub fn claimed_agents(&self) -> impl Iterator<Item = AgentId> {
-        self.claimed_agents.iter().copied()
     }
 
     /// The nearest role upwards to which so much more is guaranteed; `had` is what a role has
@@ -180,70 +161,104 @@ impl State {
 
     pub(super) fn preempt(&mut self, context: &mut Context, wish: &Preemption) -> Outcome {
         let victims = self.check_preemption(context, wish)?;
-        let (role, agent) = (&wish.role, wish.agent);
-        let needs: Vec<_> = wish
-            .request
-            .entries()
-            .map(|(name, _)| format!("{} {name}", wish.request.show(name)))
-            .collect();
-        let whom = match wish.guaranteed == *role {
-            true => "it".to_owned(),
-            false => format!("`{}`", wish.guaranteed),
-        };
-        let needs = needs.join(", ");
-        let why = format!(
-            "role `{role}` has less than is guaranteed to {whom}, and needs {needs} on agent {agent}"
-        );
-        let mut grace_ms = 0;
-        for task in &victims {
-            let spec = self.specs.get(&task.spec);
-            grace_ms = grace_ms.max(spec.map_or(0, |spec| spec.kill_grace_ms));
-            let why = Reason::new(reason::PREEMPTED, why.clone());
-            self.begin_kill(context, task.operation, None, why);
-        }
+        let spec = |task: &Arc<Task>| self.specs.get(&task.spec).map(|spec| spec.kill_grace_ms);
+        let grace_ms = victims.iter().flatten().filter_map(spec).max().unwrap_or(0);
         if context.now.millis_since(self.preemptions.since) >= MINUTE_MS {
             self.preemptions = Rate {
                 since: context.now,
                 ended: 0,
             };
         }
-        self.preemptions.ended += victims.len() as u32;
-        let mut claims = self.claims_on(agent);
-        claims.push(Claim {
-            role: role.clone(),
-            amounts: wish.request.clone(),
-            until: context.now.after_millis(grace_ms + limits::CLAIM_MS),
-        });
-        self.set_claims(context, agent, claims);
+        for (place, victims) in wish.places.iter().zip(victims) {
+            let why = why(wish, place);
+            self.preemptions.ended += victims.len() as u32;
+            for task in victims {
+                let why = Reason::new(reason::PREEMPTED, why.clone());
+                self.begin_kill(context, task.operation, None, why);
+            }
+            let gang = wish.gang.as_ref().map(|(framework, key)| GangClaim {
+                framework: *framework,
+                share: GangShare {
+                    key: key.clone(),
+                    parts: place.parts.clone(),
+                },
+            });
+            let claim = Claim {
+                role: wish.role.clone(),
+                gang,
+                amounts: place.request.clone(),
+                // For a gang what is free first waits for what is free last.
+                until: context.now.after_millis(grace_ms + limits::CLAIM_MS),
+            };
+            self.add_claim(context, place.agent, claim);
+        }
         Ok(Accepted::Done)
     }
 
-    /// The victims of a wish that may be granted.
+    /// The victims of a wish that may be granted, place by place.
     fn check_preemption(
         &self,
         context: &Context,
         wish: &Preemption,
-    ) -> Result<Vec<Arc<Task>>, Rejection> {
+    ) -> Result<Vec<Vec<Arc<Task>>>, Rejection> {
         let refuse = |why: String| Err(Rejection::Conflict(why));
-        let Some(agent) = self.agents.get(&wish.agent) else {
-            return Err(Rejection::NotFound(format!(
-                "there is no agent {}",
-                wish.agent
-            )));
-        };
+        let agents: BTreeSet<AgentId> = wish.places.iter().map(|place| place.agent).collect();
+        if agents.is_empty() || agents.len() < wish.places.len() {
+            return refuse("a wish names some agents, each once".into());
+        }
         let left = self.preemptions_left(context.now);
-        if wish.victims.len() > left as usize {
+        if wish.victims().count() > left as usize {
             return refuse(format!("{left} more tasks may be ended in this minute"));
         }
-        if self.claims().count() >= limits::CLAIMS {
-            return refuse(format!("{} claims wait already", limits::CLAIMS));
+        if self.claims().count() + wish.places.len() > limits::CLAIMS {
+            return refuse(format!("{} claims may wait at a time", limits::CLAIMS));
         }
         let had = |role: &Role| self.role_use(role);
-        let guarantor = self.guarantor(&wish.role, &wish.request, had);
+        let guarantor = self.guarantor(&wish.role, &wish.total(), had);
         if guarantor.as_ref() != Some(&wish.guaranteed) {
             return refuse(format!("role `{}` is not owed so much", wish.role));
         }
+        if !self.is_as_wanted(wish) {
+            return refuse("what it is for is another by now, or is served already".into());
+        }
         let mut taken = BTreeMap::new();
+        let places = wish.places.iter();
+        places
+            .map(|place| self.check_place(wish, place, &mut taken))
+            .collect()
+    }
+
+    /// Whether these places are what a gang wants that waits, or one is what a single task wants.
+    fn is_as_wanted(&self, wish: &Preemption) -> bool {
+        let Some((framework, key)) = &wish.gang else {
+            return wish.places.len() == 1;
+        };
+        let record = self.frameworks.get(framework);
+        let gang = record.and_then(|record| {
+            let entry = record.gangs.get(key.as_str())?;
+            let is_its = *record.role_of_gang(&entry.gang) == wish.role;
+            is_its.then_some(&entry.gang)
+        });
+        let Some(gang) = gang.filter(|_| !self.has_claims_for(*framework, key)) else {
+            return false;
+        };
+        let parts = wish.places.iter().flat_map(|place| &place.parts);
+        let is_sum = |place: &Place| gang.sum(&place.parts).as_ref() == Some(&place.request);
+        gang.has_all(parts) && wish.places.iter().all(is_sum)
+    }
+
+    /// The victims of one place, after `taken` was taken for those before it.
+    fn check_place(
+        &self,
+        wish: &Preemption,
+        place: &Place,
+        taken: &mut BTreeMap<Role, ResourceRequest>,
+    ) -> Result<Vec<Arc<Task>>, Rejection> {
+        let refuse = |why: String| Err(Rejection::Conflict(why));
+        let Some(agent) = self.agents.get(&place.agent) else {
+            let why = format!("there is no agent {}", place.agent);
+            return Err(Rejection::NotFound(why));
+        };
         let usable = |resources: &Resources| {
             let usable = resources.usable_by(&wish.role, false);
             ResourceRequest::plain(&usable.flat(false))
@@ -253,17 +268,17 @@ impl State {
             frees = frees.saturating_sub(&claim.amounts);
         }
         let mut victims = Vec::new();
-        for id in &wish.victims {
-            let task = self.task(id).filter(|task| task.agent == wish.agent);
-            let may = task.filter(|task| self.may_take(task, &wish.guaranteed, &taken));
+        for id in &place.victims {
+            let task = self.task(id).filter(|task| task.agent == place.agent);
+            let may = task.filter(|task| self.may_take(task, &wish.guaranteed, taken));
             let Some(task) = may else {
                 return refuse(format!("task {id} may not be ended for it"));
             };
-            note_taken(&mut taken, task);
+            note_taken(taken, task);
             frees.add(&usable(&task.resources));
             victims.push(task.clone());
         }
-        match wish.request.exceeds(&frees) {
+        match place.request.exceeds(&frees) {
             Some(name) => refuse(format!("that would not free enough {name}")),
             None => Ok(victims),
         }
@@ -281,72 +296,27 @@ impl State {
             sum.checked_add(&task.resources.exclusive()).unwrap_or(sum)
         })
     }
+}
 
-    /// What is claimed for a role is used by what it launches.
-    pub(super) fn use_claims(
-        &mut self,
-        context: &mut Context,
-        agent: AgentId,
-        role: &Role,
-        resources: &Resources,
-    ) {
-        if !self.claimed_agents.contains(&agent) {
-            return;
-        }
-        let mut used = ResourceRequest::plain(&resources.flat(false));
-        let mut claims = self.claims_on(agent);
-        for claim in claims
-            .iter_mut()
-            .filter(|claim| role.is_within(&claim.role))
-        {
-            let rest = claim.amounts.saturating_sub(&used);
-            used = used.saturating_sub(&claim.amounts);
-            claim.amounts = rest;
-        }
-        self.set_claims(context, agent, claims);
-    }
-
-    /// Claims whose time is over are given up.
-    pub(super) fn end_claims(&mut self, context: &mut Context, agent: AgentId) {
-        let mut claims = self.claims_on(agent);
-        claims.retain(|claim| claim.until > context.now);
-        self.set_claims(context, agent, claims);
-    }
-
-    fn claims_on(&self, agent: AgentId) -> Vec<Claim> {
-        let agent = self.agents.get(&agent);
-        agent.map_or_else(Vec::new, |agent| agent.claims.clone())
-    }
-
-    /// Gives an agent other claims; the one place where that happens.
-    pub(super) fn set_claims(
-        &mut self,
-        context: &mut Context,
-        id: AgentId,
-        mut claims: Vec<Claim>,
-    ) {
-        claims.retain(|claim| !claim.amounts.is_empty());
-        let Some(agent) = self.agents.get_mut(&id) else {
-            return;
-        };
-        if agent.claims == claims {
-            return;
-        }
-        let agent = Arc::make_mut(agent);
-        for claim in &agent.claims {
-            self.deadlines.remove(&(claim.until, Deadline::Claims(id)));
-        }
-        for claim in &claims {
-            self.deadlines.insert((claim.until, Deadline::Claims(id)));
-        }
-        match claims.is_empty() {
-            true => self.claimed_agents.remove(&id),
-            false => self.claimed_agents.insert(id),
-        };
-        agent.claims = claims;
-        agent.revision = context.index;
-        context.changes.agents.insert(id);
-    }
+/// Why tasks end on a place.
+fn why(wish: &Preemption, place: &Place) -> String {
+    let (role, agent) = (&wish.role, place.agent);
+    let needs = place.request.entries();
+    let needs: Vec<_> = needs
+        .map(|(name, _)| format!("{} {name}", place.request.show(name)))
+        .collect();
+    let whom = match wish.guaranteed == *role {
+        true => "it".to_owned(),
+        false => format!("`{}`", wish.guaranteed),
+    };
+    let what = match &wish.gang {
+        Some((_, key)) => format!(" for its gang `{key}`"),
+        None => String::new(),
+    };
+    format!(
+        "role `{role}` has less than is guaranteed to {whom}, and needs {} on agent {agent}{what}",
+        needs.join(", ")
+    )
 }
 
 /// Notes what a task's end takes from its role and those above.
@@ -356,10 +326,4 @@ pub fn note_taken(taken: &mut BTreeMap<Role, ResourceRequest>, task: &Task) {
         let part = charge.at(&role);
         taken.entry(role).or_default().add(&part);
     }
-}
-
-/// Agents with claims. Follows from the agents: not stored.
-pub(super) fn derive<'a>(agents: impl Iterator<Item = &'a Arc<Agent>>) -> OrdSet<AgentId> {
-    let claimed = agents.filter(|agent| !agent.claims.is_empty());
-    claimed.map(|agent| agent.id).collect()
 }

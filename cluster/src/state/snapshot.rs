@@ -189,7 +189,7 @@ impl From<SnapshotV1> for State {
         let conversions = snapshot.conversions.into_iter();
         let conversions = conversions.map(|record| (record.id, record));
         let agents: OrdMap<AgentId, Arc<Agent>> = agents;
-        let claimed_agents = super::preemption::derive(agents.values());
+        let claimed_agents = super::claims::derive(agents.values());
         let deadlines = super::deadlines::derive(
             &agents,
             &windows,

@@ -433,9 +433,13 @@ impl Play {
         let before = state.clone();
         let guaranteed = wish.guaranteed.clone();
         // The allocator may have seen less than the state has.
-        let applied = self.leader.log.apply(Command::Preempt(wish));
+        let applied = self.leader.log.apply(Command::Preempt(wish.clone()));
         let state = &self.leader.log.state;
         self.leader.allocator.on_changes(state, &applied.changes);
+        if applied.outcome.is_ok() {
+            self.is_not_in_vain(&wish);
+        }
+        let state = &self.leader.log.state;
         let others = state.roles.values();
         let others = others.filter(|record| {
             !record.role.is_within(&guaranteed) && !guaranteed.is_within(&record.role)

@@ -14,4 +14,5 @@ mod roles;
 mod rules;
 mod scripts;
 mod support;
+mod taking_back;
 mod volumes;

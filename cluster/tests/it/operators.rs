@@ -1,5 +1,6 @@
 //! What operators do with agents, and what follows when its time has come.
 
+use tepui_cluster::state::claims::Taker;
 use tepui_cluster::state::drains::Mode;
 use tepui_cluster::state::limits;
 use tepui_cluster::state::maintenance::WindowPlan;
@@ -58,7 +59,15 @@ fn a_deactivated_agent_keeps_its_tasks_and_gets_no_more() {
     assert_eq!(log.task_state(&refused), TaskState::Dropped);
     assert_eq!(reason_of(&log, &refused), reason::AGENT_UNAVAILABLE);
     log.accept(Command::ReactivateAgent { agent });
-    assert!(feasibility::check(&log.state, agent, &Role::default(), &amounts(1, 1)).is_ok());
+    assert!(
+        feasibility::check(
+            &log.state,
+            agent,
+            Taker::single(&Role::default()),
+            &amounts(1, 1)
+        )
+        .is_ok()
+    );
 }
 
 #[test]

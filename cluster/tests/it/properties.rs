@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 use tepui_cluster::state::agents::Agent;
 use tepui_cluster::state::maintenance::WindowPlan;
-use tepui_cluster::state::preemption::Preemption;
+use tepui_cluster::state::preemption::{Place, Preemption};
 use tepui_cluster::{Command, State};
 use tepui_types::operation::{Convert, Kill, Operation};
 use tepui_types::resources::{Conversion, Pool, Reservation, ResourceLimit, Volume};
@@ -363,12 +363,16 @@ fn command(log: &Log, step: &Step) -> Option<Command> {
             Command::Preempt(Preemption {
                 role: role(true),
                 guaranteed: role(cpus % 2 == 0),
-                agent,
-                request: request(*cpus, 1),
-                victims: tasks
-                    .take(*cpus as usize)
-                    .map(|task| task.id.clone())
-                    .collect(),
+                gang: None,
+                places: vec![Place {
+                    agent,
+                    request: request(*cpus, 1),
+                    parts: Vec::new(),
+                    victims: tasks
+                        .take(*cpus as usize)
+                        .map(|task| task.id.clone())
+                        .collect(),
+                }],
             })
         }
         Step::SetSettings { millis } => Command::SetSettings(Settings {

@@ -29,11 +29,12 @@ pub async fn keep(master: &Master) {
         let Some(wish) = plan else {
             continue;
         };
-        let (role, agent, victims) = (wish.role.clone(), wish.agent, wish.victims.len());
+        let (role, agents) = (wish.role.clone(), wish.places.len());
+        let victims = wish.victims().count();
         let request = Request::new(Principal::Leader, Command::Preempt(wish));
         match master.proposals.submit(request).await {
             Ok(committed) => match committed.outcome {
-                Ok(_) => tracing::info!(%role, %agent, victims, "tasks end for a guarantee"),
+                Ok(_) => tracing::info!(%role, agents, victims, "tasks end for a guarantee"),
                 // The state has moved since; the next look sees how.
                 Err(refusal) => tracing::debug!(%role, %refusal, "nothing is taken back"),
             },

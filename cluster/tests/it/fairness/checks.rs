@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use tepui_cluster::charge::Charge;
-use tepui_cluster::{Changes, Decision};
+use tepui_cluster::state::preemption::Preemption;
+use tepui_cluster::{Allocator, Changes, Decision};
 use tepui_types::api::demand::Explanation;
 use tepui_types::resources::ResourceRequest;
 use tepui_types::*;
 
 use super::{Play, wanted};
+use crate::support::Log;
 
 impl Play {
     /// What offers and tasks hold together is there.
@@ -133,6 +135,44 @@ impl Play {
         let is_found = decisions.is_empty() || decisions.iter().any(is_of_gang);
         prop_assert!(is_found, "it was overlooked: {decisions:?}");
         Ok(())
+    }
+
+    /// Were all that is ending to end now, who it ends for would be offered what it wants, if not
+    /// elsewhere now that nobody holds anything.
+    pub fn is_not_in_vain(&self, wish: &Preemption) {
+        let (state, time) = (self.leader.log.state.clone(), self.leader.log.time);
+        let mut log = Log {
+            state,
+            time,
+            term: 1,
+        };
+        let tasks: Vec<_> = log.state.tasks.values().cloned().collect();
+        for task in tasks.iter().filter(|task| task.kill.is_some()) {
+            log.report(task.agent, &task.id, TaskState::Killed);
+        }
+        let mut allocator = Allocator::new();
+        for agent in &self.away {
+            allocator.set_away(*agent, true);
+        }
+        let decisions = allocator.allocate(&log.state, Timestamp(self.leader.now));
+        let offers = decisions.into_iter().filter_map(|decision| match decision {
+            Decision::Offer(to, offer) => Some((to, offer)),
+            Decision::Rescind(..) => None,
+        });
+        let offers: Vec<_> = offers.collect();
+        let Some((framework, key)) = &wish.gang else {
+            let is_for_it = |(_, offer): &(FrameworkId, Offer)| {
+                let fits = offer.resources.flat(false).pick(&wish.places[0].request);
+                offer.role.is_within(&wish.role) && fits.is_ok()
+            };
+            assert!(offers.iter().any(is_for_it), "{wish:?} comes to {offers:?}");
+            return;
+        };
+        let shares = offers.iter().filter(|(to, _)| to == framework);
+        let shares = shares.filter_map(|(_, offer)| offer.gang.as_deref());
+        let record = log.state.framework(*framework).unwrap();
+        let gang = &record.gangs[key.as_str()].gang;
+        assert!(gang.is_whole(shares), "{wish:?} comes to {offers:?}");
     }
 
     /// Whoever has some of a gang's offers has all of them.

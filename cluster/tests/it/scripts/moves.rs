@@ -2,6 +2,7 @@
 
 use tepui_cluster::Command;
 use tepui_types::operation::{Launch, Operation};
+use tepui_types::resources::ResourceRequest;
 use tepui_types::*;
 
 use super::Stage;
@@ -68,12 +69,24 @@ impl Stage {
         let Some(wish) = self.allocator.plan_preemption(state) else {
             return "nothing is taken back\n".into();
         };
-        let victims: Vec<_> = wish.victims.iter().map(|task| task.name.as_str()).collect();
-        let hostname = &state.agent(wish.agent).unwrap().info.hostname;
-        let said = match victims.is_empty() {
-            true => format!("{} claims what ends on {hostname}\n", wish.role),
-            false => format!("{} ends {} on {hostname}\n", wish.role, victims.join(", ")),
-        };
+        let said = wish.places.iter().map(|place| {
+            let victims: Vec<_> = place.victims.iter().map(|id| id.name.as_str()).collect();
+            let hostname = &state.agent(place.agent).unwrap().info.hostname;
+            let role = &wish.role;
+            match (victims.is_empty(), &wish.gang) {
+                (true, None) => format!("{role} claims what ends on {hostname}\n"),
+                (true, Some(_)) => format!("{role} claims {} on {hostname}\n", of(&place.request)),
+                (false, _) => format!("{role} ends {} on {hostname}\n", victims.join(", ")),
+            }
+        });
+        let said: String = said.collect();
         said + &self.apply(Command::Preempt(wish))
     }
+}
+
+/// Amounts as people write them.
+fn of(request: &ResourceRequest) -> String {
+    let amounts = request.entries();
+    let amounts = amounts.map(|(name, _)| format!("{} {name}", request.show(name)));
+    amounts.collect::<Vec<_>>().join(", ")
 }
