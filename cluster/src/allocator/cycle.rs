@@ -8,7 +8,7 @@ use tepui_types::resources::ResourceRequest;
 use tepui_types::{AgentId, FrameworkId, OfferId, Resources, Role, Timestamp};
 
 use super::agents::Seen;
-use super::demands::{Covered, Demands, Rules};
+use super::demands::{Demands, Rules};
 use super::members::{MemberId, members};
 use super::offers::Outstanding;
 use super::placement::Use;
@@ -217,13 +217,9 @@ impl Allocator {
         self.roles.seat(id, role);
         let rules = Rules::of(&state.settings.settings, framework, role);
         let mut demands = Demands::of(framework, role, rules);
-        for offer in self.offers.of_member(id) {
-            self.offers.cover(offer, |offer| {
-                let agent = state.agent(offer.agent);
-                agent.map_or_else(Covered::new, |agent| {
-                    demands.cover(&agent.info, &offer.resources, offer.within_ms)
-                })
-            });
+        let offers = self.offers.of_member(id);
+        if !offers.is_empty() {
+            self.recount(state, id, &mut demands, &offers);
         }
         let member = self.members.entry(id).or_default();
         (member.demands, member.role) = (demands, role.clone());
@@ -231,6 +227,31 @@ impl Allocator {
         self.full.remove(&id);
         self.roles.set_hungry(id, is_hungry);
         self.reopened.insert(id);
+    }
+
+    /// Finds anew what a member's offers cover of what it wants now.
+    fn recount(&mut self, state: &State, id: MemberId, demands: &mut Demands, offers: &[OfferId]) {
+        let nothing = Demands::default();
+        let before = self.members.get(&id).map(|member| &member.demands);
+        let places = demands.places_of(before.unwrap_or(&nothing));
+        let offered = |offer: &Outstanding| state.agent(offer.agent).map(|agent| &*agent.info);
+        for id in offers {
+            self.offers.recover(*id, |offer, covered| {
+                let Some(agent) = offered(offer) else {
+                    return covered.clear();
+                };
+                let known = covered.iter();
+                let known = known.filter_map(|(at, count)| Some(((*places.get(*at)?)?, *count)));
+                *covered = demands.keep(&offer.offered(agent), known);
+            });
+        }
+        for id in offers {
+            self.offers.recover(*id, |offer, covered| {
+                if let Some(agent) = offered(offer).filter(|_| demands.is_hungry()) {
+                    demands.cover_more(&offer.offered(agent), covered);
+                }
+            });
+        }
     }
 
     /// Sees what a framework's tasks have.

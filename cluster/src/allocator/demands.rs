@@ -2,7 +2,12 @@
 //!
 //! A framework that wants one task is not offered the whole cluster: it is
 //! offered agents until what it holds could meet what it wants. Each offer
-//! keeps what it covers, and gives that back when it ends.
+//! keeps what it covers, and gives that back when it ends. When the demand
+//! changes, offers first keep what they cover of what is still wanted, and then
+//! cover what else fits, the oldest first: so a change never opens what was
+//! covered. How few offers could cover all shapes together is a problem of
+//! packing, which is not solved; with several shapes a framework may be offered
+//! an agent more than the best answer needs.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -17,6 +22,24 @@ use crate::state::frameworks::Framework;
 
 /// How many of which shapes an offer covers.
 pub(super) type Covered = Vec<(usize, u64)>;
+
+/// What an offer is of an agent.
+pub struct Offered<'a> {
+    pub agent: &'a AgentInfo,
+    pub resources: &'a Resources,
+    /// Milliseconds within which what is launched on it has to end.
+    pub within_ms: Option<u64>,
+}
+
+impl Offered<'_> {
+    /// Whether a shape may be met with it at all, if it is large enough.
+    fn is_for(&self, shape: &Shape) -> bool {
+        shape.ends_within(self.within_ms)
+            && shape.constraints.hold_of(self.agent)
+            && !shape.spares(self.agent)
+            && shape.has_volumes(self.resources)
+    }
+}
 
 /// Of one framework.
 #[derive(Debug, Default)]
@@ -254,34 +277,74 @@ impl Demands {
         self.open().any(|shape| shape.revocable)
     }
 
-    /// Lowers the open demand by what fits into an offer of this agent, and ends within such a
-    /// time if there is one.
-    pub fn cover(
+    /// Lowers the open demand by what fits into an offer.
+    pub fn cover(&mut self, offered: &Offered<'_>) -> Covered {
+        let all = 0..self.wanted.len();
+        let mut left = Left::of(offered.resources);
+        let covered = all.map(|at| (at, self.take(at, u64::MAX, offered, &mut left)));
+        covered.filter(|(_, count)| *count > 0).collect()
+    }
+
+    /// Lowers the open demand by what an offer has covered, as far as that is still wanted and fits.
+    pub fn keep(
         &mut self,
-        agent: &AgentInfo,
-        resources: &Resources,
-        within_ms: Option<u64>,
+        offered: &Offered<'_>,
+        covered: impl Iterator<Item = (usize, u64)>,
     ) -> Covered {
-        let mut left = Left::of(resources);
-        let mut covered = Covered::new();
-        for (at, wanted) in self.wanted.iter_mut().enumerate() {
-            let shape = &wanted.shape;
-            if wanted.open == 0
-                || !shape.ends_within(within_ms)
-                || !shape.constraints.hold_of(agent)
-                || shape.spares(agent)
-                || !shape.has_volumes(resources)
-            {
+        let mut left = Left::of(offered.resources);
+        let covered = covered.map(|(at, count)| (at, self.take(at, count, offered, &mut left)));
+        covered.filter(|(_, count)| *count > 0).collect()
+    }
+
+    /// Lowers the open demand by what fits into an offer beside what it covers already.
+    pub fn cover_more(&mut self, offered: &Offered<'_>, covered: &mut Covered) {
+        let kept = std::mem::take(covered);
+        // Counted already, and now once more: what is taken first is what it has.
+        self.uncover(&kept);
+        let mut left = Left::of(offered.resources);
+        for (at, count) in &kept {
+            covered.push((*at, self.take(*at, *count, offered, &mut left)));
+        }
+        for at in 0..self.wanted.len() {
+            let known = covered.iter().position(|(known, _)| *known == at);
+            // Of what needs volumes it has no more.
+            if known.is_some() && !self.wanted[at].shape.volumes.is_empty() {
                 continue;
             }
-            let met = left.take(shape, shape.limit(wanted.open, resources));
-            if met > 0 {
-                wanted.open -= u64::from(met);
-                self.open -= u64::from(met);
-                covered.push((at, u64::from(met)));
+            let count = self.take(at, u64::MAX, offered, &mut left);
+            match known {
+                Some(known) => covered[known].1 += count,
+                None if count > 0 => covered.push((at, count)),
+                None => {}
             }
         }
-        covered
+    }
+
+    /// Takes at most so many of one shape out of an offer; answers how many.
+    fn take(&mut self, at: usize, most: u64, offered: &Offered<'_>, left: &mut Left<'_>) -> u64 {
+        let Some(wanted) = self.wanted.get_mut(at) else {
+            return 0;
+        };
+        let shape = &wanted.shape;
+        let most = wanted.open.min(most);
+        if most == 0 || !offered.is_for(shape) {
+            return 0;
+        }
+        let met = left.take(shape, shape.limit(most, offered.resources));
+        wanted.open -= u64::from(met);
+        self.open -= u64::from(met);
+        u64::from(met)
+    }
+
+    /// Where the shapes of earlier demands stand in these, by their places.
+    pub fn places_of(&self, before: &Self) -> Vec<Option<usize>> {
+        let places = self.wanted.iter().enumerate();
+        let places: BTreeMap<&Shape, usize> =
+            places.map(|(at, wanted)| (&wanted.shape, at)).collect();
+        let before = before.wanted.iter();
+        before
+            .map(|wanted| places.get(&wanted.shape).copied())
+            .collect()
     }
 
     /// Opens again what an offer covered.

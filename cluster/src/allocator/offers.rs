@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tepui_types::resources::ResourceRequest;
-use tepui_types::{AgentId, FrameworkId, OfferId, Resources, Timestamp};
+use tepui_types::{AgentId, AgentInfo, FrameworkId, OfferId, Resources, Timestamp};
 
-use super::demands::Covered;
+use super::demands::{Covered, Offered};
 use super::members::MemberId;
 
 /// An offer that has not been answered.
@@ -26,6 +26,17 @@ pub struct Outstanding {
     pub within_ms: Option<u64>,
     /// The gang that it is a part of.
     pub gang: Option<Arc<str>>,
+}
+
+impl Outstanding {
+    /// What it is of its agent.
+    pub fn offered<'a>(&'a self, agent: &'a AgentInfo) -> Offered<'a> {
+        Offered {
+            agent,
+            resources: &self.resources,
+            within_ms: self.within_ms,
+        }
+    }
 }
 
 /// Outstanding offers, found by what concerns them.
@@ -95,12 +106,14 @@ impl Offers {
         self.by_member.range(all).map(|(_, id)| *id).collect()
     }
 
-    /// Finds anew what of its framework's demand an offer covers.
-    pub fn cover(&mut self, id: OfferId, cover: impl FnOnce(&Outstanding) -> Covered) {
+    /// Changes what of its framework's demand an offer covers; that of a gang covers none.
+    pub fn recover(&mut self, id: OfferId, recover: impl FnOnce(&Outstanding, &mut Covered)) {
         if let Some(offer) = self.table.get_mut(&id)
             && offer.gang.is_none()
         {
-            offer.covered = cover(offer);
+            let mut covered = std::mem::take(&mut offer.covered);
+            recover(offer, &mut covered);
+            offer.covered = covered;
         }
     }
 

@@ -6,7 +6,7 @@ use tepui_types::gang::GangShare;
 use tepui_types::resources::{Pool, Pools, ResourceRequest};
 use tepui_types::{AgentId, Offer, Resources, Role, Timestamp};
 
-use super::demands::{Covered, Demands};
+use super::demands::{Covered, Demands, Offered};
 use super::members::MemberId;
 use super::offers::Outstanding;
 use super::quota::cut;
@@ -292,7 +292,11 @@ impl Allocator {
         let role = known.role.clone();
         let covered = match &gang {
             Some(_) => Covered::new(),
-            None => known.demands.cover(&record.info, &resources, within_ms),
+            None => known.demands.cover(&Offered {
+                agent: &record.info,
+                resources: &resources,
+                within_ms,
+            }),
         };
         let is_hungry = self.is_hungry(member);
         self.roles.serve(member, &Charge::of(&resources), is_hungry);

@@ -207,8 +207,9 @@ impl Play {
                     .info
                     .roles;
                 let role = roles.iter().last().filter(|_| *last).cloned();
-                // One shape for each role: what several cover depends on their order.
-                let key = role.as_ref().unwrap_or(roles.first()).to_string();
+                // Two shapes for each role.
+                let role_name = role.as_ref().unwrap_or(roles.first());
+                let key = format!("{role_name}-{}", cpus % 2);
                 let demand = Demand {
                     role,
                     time_limit_ms: cpus.is_multiple_of(2).then_some(20_000),
