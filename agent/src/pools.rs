@@ -182,7 +182,7 @@ impl FromStr for Amounts {
                 "cpus" => amounts.cpus = MilliCpus(thousandths(name, value)?),
                 "mem" => amounts.mem = parse_bytes(name, value)?,
                 "disk" => amounts.disk = parse_bytes(name, value)?,
-                "ports" => amounts.ports = count()?,
+                "ports" => amounts.ports = count()?.into(),
                 "gpus" => amounts.gpus_milli = u64::from(count()?) * MILLI,
                 _ => {
                     _ = amounts

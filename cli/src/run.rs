@@ -137,7 +137,7 @@ impl Options {
             cpus: self.cpus,
             mem: self.mem,
             disk: self.disk,
-            ports: self.ports,
+            ports: self.ports.into(),
             gpus_milli: self.gpus.0,
             custom: others.flat_map(|amounts| amounts.custom).collect(),
         }

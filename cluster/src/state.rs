@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
 use tepui_types::api::event::EventBody;
+use tepui_types::resources::ResourceRequest;
 use tepui_types::{
     AgentId, ClusterId, Digest, FrameworkId, NodeId, OperationId, Role, TaskId, TaskName, TaskSpec,
     TaskState, Timestamp, WindowId,
@@ -45,6 +46,7 @@ pub mod roles;
 pub mod settings;
 pub mod snapshot;
 pub mod specs;
+pub mod sums;
 pub mod tasks;
 pub mod turns;
 
@@ -106,6 +108,8 @@ pub struct State {
     role_use: RoleUse,
     ending_use: RoleUse,
     claimed_agents: OrdSet<AgentId>,
+    /// What all agents lend together. Follows from them: not stored.
+    lent: ResourceRequest,
     /// How much was taken back lately.
     pub preemptions: Rate,
     /// What operators have set for the whole cluster.
@@ -155,6 +159,7 @@ impl State {
             role_use: RoleUse::new(),
             ending_use: RoleUse::new(),
             claimed_agents: OrdSet::new(),
+            lent: ResourceRequest::default(),
             preemptions: Rate::default(),
             settings: SettingsRecord::default(),
             tasks: OrdMap::new(),

@@ -86,7 +86,7 @@ impl Job {
 
     /// Host ports of each task.
     pub fn ports(mut self, ports: u32) -> Self {
-        self.0.resources.ports = ports;
+        self.0.resources.ports = ports.into();
         self
     }
 

@@ -43,7 +43,7 @@ struct Free {
     cpus: u64,
     mem: u64,
     disk: u64,
-    ports: u32,
+    ports: u64,
 }
 
 impl Blocks {

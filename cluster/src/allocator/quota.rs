@@ -80,7 +80,6 @@ impl RoleTree {
         amounts: &ResourceRequest,
     ) -> ResourceRequest {
         let [cpus, mem, disk, ports, gpus] = self.five_left(node, free);
-        let ports = u32::try_from(ports).unwrap_or(u32::MAX);
         let custom = amounts.custom.iter().map(|(name, amount)| {
             let (most, _) = self.most(node, free, name);
             (name.clone(), (*amount).min(most))
@@ -257,7 +256,7 @@ pub(super) fn five(amounts: &ResourceRequest) -> [u64; 5] {
         amounts.cpus.0,
         amounts.mem.0,
         amounts.disk.0,
-        u64::from(amounts.ports),
+        amounts.ports,
         amounts.gpus_milli,
     ]
 }
@@ -294,7 +293,7 @@ pub(super) fn cut(resources: &Resources, room: &ResourceRequest) -> Resources {
         let lowest = items.lowest(most - most % MILLI)?;
         (!lowest.is_empty()).then(|| (name.clone(), lowest))
     });
-    let ports = resources.ports.count().min(room.ports);
+    let ports = resources.ports.size().min(room.ports);
     Resources {
         cpus: resources.cpus.min(room.cpus),
         mem: resources.mem.min(room.mem),

@@ -46,7 +46,7 @@ fn dominant_part(used: &ResourceRequest, total: &ResourceRequest) -> (u64, u64) 
     part(used.cpus.0, total.cpus.0);
     part(used.mem.0, total.mem.0);
     part(used.disk.0, total.disk.0);
-    part(u64::from(used.ports), u64::from(total.ports));
+    part(used.ports, total.ports);
     part(used.gpus_milli, total.gpus_milli);
     for (name, milli) in &used.custom {
         part(*milli, total.custom.get(name).copied().unwrap_or(0));

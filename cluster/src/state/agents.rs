@@ -112,6 +112,7 @@ impl State {
                 )));
             }
         };
+        self.check_lent(Some(id), info)?;
         let was_restarted = self.note_boot(id, boot);
         self.refresh_agent(context, id, info);
         self.compare_tasks(context, id, tasks, was_restarted);
@@ -130,6 +131,7 @@ impl State {
                 "the cluster has {MAX_AGENTS} agents, its most"
             )));
         }
+        self.check_lent(None, info)?;
         self.next_agent = self.next_agent.max(id.0 + 1);
         self.nonces.insert(nonce, id);
         let agent = Agent {
@@ -149,8 +151,8 @@ impl State {
             registered_at: context.now,
             revision: context.index,
         };
+        self.count_agent(&agent);
         self.agents.insert(id, Arc::new(agent));
-        self.charge_owners(id);
         Ok(id)
     }
 

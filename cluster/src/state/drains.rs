@@ -219,7 +219,7 @@ impl State {
         };
         Arc::make_mut(&mut agent).revision = context.index;
         self.nonces.remove(&agent.nonce);
-        self.discharge_owners(&agent);
+        self.discount_agent(&agent);
         let since = context.now;
         self.gone.insert(id, Arc::new(GoneAgent { agent, since }));
         if self.gone.len() > limits::GONE_AGENTS {

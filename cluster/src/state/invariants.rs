@@ -31,6 +31,10 @@ impl State {
             format!("claims are on {claimed:?}, not {:?}", self.claimed_agents)
         })?;
         self.check_gang_claims()?;
+        let lent = super::sums::derive(&self.agents);
+        require(lent == self.lent, || {
+            format!("{lent:?} is lent, not {:?}", self.lent)
+        })?;
         let charged = super::roles::derive(self.agents.values(), self.tasks.values());
         let ending = super::roles::derive_ending(self.tasks.values());
         require(ending == self.ending_use, || {

@@ -146,19 +146,17 @@ impl State {
         volumes.collect()
     }
 
-    /// Charges the roles for which an agent that is new has something.
-    pub(super) fn charge_owners(&mut self, id: AgentId) {
-        let owned = self
-            .agents
-            .get(&id)
-            .map(|agent| charge::reserved(agent.total()));
-        for (role, part) in owned.into_iter().flatten() {
+    /// Counts what an agent lends that is new, and charges the roles for which it has something.
+    pub(super) fn count_agent(&mut self, agent: &Agent) {
+        self.change_lent(&ResourceRequest::default(), &agent.total().into());
+        for (role, part) in charge::reserved(agent.total()) {
             charge(&mut self.role_use, &role, &part);
         }
     }
 
-    /// Takes the charge of an agent back that is none any more.
-    pub(super) fn discharge_owners(&mut self, agent: &Agent) {
+    /// Takes the count of an agent back that is none any more.
+    pub(super) fn discount_agent(&mut self, agent: &Agent) {
+        self.change_lent(&agent.total().into(), &ResourceRequest::default());
         for (role, part) in charge::reserved(agent.total()) {
             discharge(&mut self.role_use, &role, &part);
         }
@@ -169,10 +167,15 @@ impl State {
         let Some(agent) = self.agents.get_mut(&id) else {
             return;
         };
-        let before = charge::reserved(agent.total());
+        let counts = |agent: &Agent| {
+            let total = agent.total();
+            (ResourceRequest::from(total), charge::reserved(total))
+        };
+        let (lent_before, before) = counts(agent);
         let agent = Arc::make_mut(agent);
         change(agent);
-        let after = charge::reserved(agent.total());
+        let (lent, after) = counts(agent);
+        self.change_lent(&lent_before, &lent);
         if before != after {
             before
                 .iter()

@@ -20,6 +20,7 @@ use crate::state::agents::Agent;
 use crate::state::context::Context;
 use crate::state::limits;
 use crate::state::reservations;
+use crate::state::sums;
 use crate::state::tasks::Task;
 
 /// What an operator has set of a role.
@@ -205,6 +206,9 @@ impl State {
 
     /// Why a role may not have this as well.
     pub(super) fn quota_refusal(&self, role: &Role, charge: &Charge) -> Option<Reason> {
+        if let Some(why) = self.uncountable(role, charge) {
+            return Some(why);
+        }
         let limited = role.upwards().filter_map(|role| self.roles.get(&role));
         for record in limited.filter(|record| !record.settings.limit.is_empty()) {
             let mut wanted = self.role_use(&record.role);
@@ -231,6 +235,7 @@ impl State {
     /// Quotas of one path fit into each other.
     fn check_family(&self, role: &Role, settings: &RoleSettings) -> Result<(), String> {
         self.check_children(role, settings)?;
+        self.check_together(role, settings)?;
         if let Some(parent) = role.parent() {
             let promised = self.role_settings(&parent).guarantee;
             let together = self.children_guarantees(&parent, Some((role, settings)))?;
@@ -258,6 +263,21 @@ impl State {
             }
         }
         Ok(())
+    }
+
+    /// All that is guaranteed can be counted.
+    fn check_together(&self, role: &Role, settings: &RoleSettings) -> Result<(), String> {
+        let is_top = |role: &Role| role.parent().is_none();
+        let changed = is_top(role).then_some((role, settings));
+        let promised = self.sum_guarantees(is_top, changed)?;
+        match sums::too_much(&ResourceRequest::default(), &promised) {
+            Some(name) => Err(format!(
+                "all roles together would be guaranteed {} {name}, and {} is the most that is counted",
+                promised.show(name),
+                sums::most(name)
+            )),
+            None => Ok(()),
+        }
     }
 
     /// Those below a role still fit when it has these settings.
@@ -336,11 +356,8 @@ impl State {
         let is_top = |role: &Role| role.parent().is_none();
         let changed = is_top(role).then_some((role, settings));
         let promised = self.sum_guarantees(is_top, changed)?;
-        let mut total = ResourceRequest::default();
-        self.agents
-            .values()
-            .for_each(|agent| total.include(agent.total()));
-        match promised.exceeds(&total) {
+        let total = &self.lent;
+        match promised.exceeds(total) {
             Some(name) => Err(format!(
                 "all roles together would be guaranteed {} {name}, and the cluster's agents have {}: \
                  lower a guarantee, add agents, or force it",

@@ -190,6 +190,7 @@ impl From<SnapshotV1> for State {
         let conversions = conversions.map(|record| (record.id, record));
         let agents: OrdMap<AgentId, Arc<Agent>> = agents;
         let claimed_agents = super::claims::derive(agents.values());
+        let lent = super::sums::derive(&agents);
         let deadlines = super::deadlines::derive(
             &agents,
             &windows,
@@ -222,6 +223,7 @@ impl From<SnapshotV1> for State {
             role_use,
             ending_use,
             claimed_agents,
+            lent,
             settings: snapshot.settings,
             preemptions: snapshot.preemptions,
             tasks: snapshot

@@ -13,6 +13,7 @@ mod restore;
 mod roles;
 mod rules;
 mod scripts;
+mod sums;
 mod support;
 mod taking_back;
 mod volumes;

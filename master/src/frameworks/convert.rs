@@ -83,7 +83,7 @@ pub fn request_in(request: types::Request) -> Result<ResourceRequest, String> {
         cpus: MilliCpus(request.cpus_milli),
         mem: Bytes(request.mem_bytes),
         disk: Bytes(request.disk_bytes),
-        ports: request.ports,
+        ports: request.ports.into(),
         gpus_milli: request.gpus_milli,
         custom: amounts_in(request.custom)?,
     })

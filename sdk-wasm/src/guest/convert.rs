@@ -278,7 +278,8 @@ pub fn resource_request(request: &ResourceRequest) -> types::Request {
         cpus_milli: request.cpus.0,
         mem_bytes: request.mem.0,
         disk_bytes: request.disk.0,
-        ports: request.ports,
+        // A valid request asks for fewer than there are.
+        ports: u32::try_from(request.ports).unwrap_or(u32::MAX),
         gpus_milli: request.gpus_milli,
         custom: amounts_out(&request.custom),
     }

@@ -32,7 +32,7 @@ impl Amounts {
                 "cpus" => request.cpus = MilliCpus(*amount),
                 "mem" => request.mem = Bytes(*amount),
                 "disk" => request.disk = Bytes(*amount),
-                "ports" => request.ports = u32::try_from(*amount).unwrap_or(u32::MAX),
+                "ports" => request.ports = *amount,
                 "gpus" => request.gpus_milli = *amount,
                 name => _ = request.custom.insert(name.to_owned(), *amount),
             }

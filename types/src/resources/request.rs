@@ -22,7 +22,7 @@ pub struct ResourceRequest {
     pub disk: Bytes,
     /// How many host ports.
     #[serde(default)]
-    pub ports: u32,
+    pub ports: u64,
     /// Thousandths of gpu: below 1,000 a share of one device, else whole
     /// devices, a multiple of 1,000.
     #[serde(default)]
@@ -35,7 +35,7 @@ pub struct ResourceRequest {
 
 impl ResourceRequest {
     /// The ports that there are.
-    pub const MAX_PORTS: u32 = u16::MAX as u32;
+    pub const MAX_PORTS: u64 = u16::MAX as u64;
     /// The most custom scalars that one request names.
     pub const MAX_CUSTOM: usize = 32;
     /// Bytes of a custom scalar's name.
@@ -124,7 +124,7 @@ impl ResourceRequest {
             "cpus" => self.cpus.0,
             "mem" => self.mem.0,
             "disk" => self.disk.0,
-            "ports" => u64::from(self.ports),
+            "ports" => self.ports,
             "gpus" => self.gpus_milli,
             name => self.custom.get(name).copied().unwrap_or(0),
         }
@@ -148,7 +148,7 @@ impl ResourceRequest {
             ("cpus", self.cpus.0),
             ("mem", self.mem.0),
             ("disk", self.disk.0),
-            ("ports", u64::from(self.ports)),
+            ("ports", self.ports),
             ("gpus", self.gpus_milli),
         ];
         let custom = self.custom.iter();
@@ -165,7 +165,7 @@ impl ResourceRequest {
             "cpus" => self.cpus.0 = self.cpus.0.min(most),
             "mem" => self.mem.0 = self.mem.0.min(most),
             "disk" => self.disk.0 = self.disk.0.min(most),
-            "ports" => self.ports = self.ports.min(u32::try_from(most).unwrap_or(u32::MAX)),
+            "ports" => self.ports = self.ports.min(most),
             "gpus" => self.gpus_milli = self.gpus_milli.min(most),
             name => {
                 if let Some(amount) = self.custom.get_mut(name) {
@@ -184,7 +184,7 @@ impl ResourceRequest {
             cpus: MilliCpus(times(self.cpus.0)),
             mem: Bytes(times(self.mem.0)),
             disk: Bytes(times(self.disk.0)),
-            ports: self.ports.saturating_mul(count),
+            ports: times(self.ports),
             gpus_milli: times(self.gpus_milli),
             custom: custom
                 .map(|(name, amount)| (name.clone(), times(*amount)))
@@ -412,7 +412,7 @@ impl ResourceRequest {
             cpus: resources.cpus,
             mem: resources.mem,
             disk: resources.disk,
-            ports: resources.ports.count(),
+            ports: resources.ports.size(),
             gpus_milli: resources.gpu_milli(),
             custom,
         }

@@ -264,7 +264,7 @@ proptest! {
         gpus in prop_oneof![0u64..1000, Just(1000), Just(2000)],
     ) {
         let request = ResourceRequest {
-            cpus: MilliCpus(cpus), ports, gpus_milli: gpus, ..Default::default()
+            cpus: MilliCpus(cpus), ports: ports.into(), gpus_milli: gpus, ..Default::default()
         };
         match a.pick(&request) {
             Ok(picked) => {
@@ -285,7 +285,7 @@ proptest! {
     ) {
         let custom = BTreeMap::from([("b".to_owned(), b)]);
         let request =
-            ResourceRequest { cpus: MilliCpus(cpus), ports, custom, ..Default::default() };
+            ResourceRequest { cpus: MilliCpus(cpus), ports: ports.into(), custom, ..Default::default() };
         let (mut times, mut left) = (0, a.clone());
         while times < limit && let Ok(picked) = left.pick(&request) {
             left = left.checked_sub(&picked).unwrap();

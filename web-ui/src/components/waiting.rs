@@ -133,7 +133,7 @@ pub fn request_text(request: &ResourceRequest) -> String {
         words.push(amounts.to_string());
     }
     if request.ports > 0 {
-        words.push(amounts::counted(request.ports.into(), "port"));
+        words.push(amounts::counted(request.ports, "port"));
     }
     if request.gpus_milli > 0 {
         words.push(format!("{} gpus", MilliCpus(request.gpus_milli)));
