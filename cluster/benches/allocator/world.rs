@@ -3,18 +3,22 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tepui_cluster::{
-    Accepted, Allocator, Changes, Command, Decision, Envelope, State, Turn, TurnKind,
-};
+use tepui_cluster::{Accepted, Allocator, Changes, Command, Decision, State, Turn};
 use tepui_types::constraint::{Constraint, Constraints, Test};
-use tepui_types::operation::{Launch, Operation};
 use tepui_types::resources::{PortRanges, ResourceLimit, ResourceRequest};
 use tepui_types::role::RoleSettings;
-use tepui_types::task::{CommandWorkload, TaskSpec, Workload};
+use tepui_types::task::TaskSpec;
 use tepui_types::{
     AgentId, AgentInfo, Bytes, ClusterId, Demand, Digest, FrameworkId, FrameworkInfo, MilliCpus,
-    OfferId, Principal, Resources, Role, Roles, Timestamp,
+    OfferId, Resources, Role, Roles, Timestamp,
 };
+
+pub use makers::{amounts, request};
+
+// Shared with the tests.
+#[allow(dead_code)]
+#[path = "../../tests/it/makers.rs"]
+mod makers;
 
 /// Launches in one turn: as many as it may hold.
 const LAUNCHES: usize = 2_000;
@@ -45,7 +49,7 @@ impl World {
             allocator: Allocator::new(),
             now: Timestamp(1_000),
             held: Vec::new(),
-            spec: spec(),
+            spec: makers::spec(),
         };
         let digest = Digest::of(b"component");
         world.apply(Command::RecordArtifact { digest, size: 9 });
@@ -54,15 +58,7 @@ impl World {
 
     /// Applies a command that cannot be refused; answers what it changed.
     pub fn apply(&mut self, body: Command) -> (Accepted, Changes) {
-        let envelope = Envelope {
-            request_id: 0,
-            principal: Principal::loopback_operator(),
-            idempotency_key: None,
-            expected_revision: None,
-            term: 1,
-            time: self.now,
-            body,
-        };
+        let envelope = makers::envelope(1, self.now, body);
         let applied = self.state.apply(self.state.index + 1, &envelope);
         match applied.outcome {
             Ok(accepted) => (accepted, applied.changes),
@@ -72,14 +68,7 @@ impl World {
 
     /// Registers an agent, or takes its changed machine.
     pub fn register(&mut self, nonce: u128, agent: Option<AgentId>, info: AgentInfo) -> Changes {
-        let tasks = Vec::new();
-        let hello = Command::RegisterAgent {
-            nonce,
-            boot: 1,
-            agent,
-            info,
-            tasks,
-        };
+        let hello = makers::register(nonce, agent, info, Vec::new());
         self.apply(hello).1
     }
 
@@ -96,7 +85,8 @@ impl World {
         let Accepted::Framework { framework, .. } = accepted else {
             panic!("no framework came of it");
         };
-        self.apply(Command::Turn(Turn::new(framework, 1, 0, TurnKind::Start)));
+        let turn = makers::start_turn(&self.state, framework);
+        self.apply(Command::Turn(turn));
         framework
     }
 
@@ -122,16 +112,7 @@ impl World {
 
     /// The framework's next turn, with nothing in it.
     pub fn turn(&self, framework: FrameworkId) -> Turn {
-        let record = self.state.framework(framework).expect("it is deployed");
-        let mut turn = Turn::new(
-            framework,
-            record.incarnation,
-            record.turns,
-            TurnKind::Handle,
-        );
-        turn.first_attempt = record.next_attempt;
-        turn.specs.push(self.spec.clone());
-        turn
+        makers::next_turn(&self.state, framework, self.spec.clone())
     }
 
     /// States a demand.
@@ -164,15 +145,9 @@ impl World {
             let first = turn.first_attempt;
             for (number, (agent, resources)) in tasks.iter().enumerate() {
                 let name = format!("t{}", first + number as u64);
-                turn.operations.push(Operation::Launch(Launch {
-                    agent: *agent,
-                    name: name.parse().expect("names of the load are names"),
-                    resources: resources.clone(),
-                    spec: 0,
-                    array_index: None,
-                    role: None,
-                    chosen: None,
-                }));
+                let resources = resources.clone();
+                turn.operations
+                    .push(makers::launch(*agent, &name, resources));
             }
             changes.merge(self.apply(Command::Turn(turn)).1);
         }
@@ -224,36 +199,6 @@ fn outside_of(zone: u64) -> Constraints {
         attribute: "zone".into(),
         test: Test::NotEquals(format!("z{zone}")),
     }]])
-}
-
-/// Cpus and GiB.
-pub fn amounts(cpus: u64, gib: u64) -> Resources {
-    Resources {
-        cpus: MilliCpus(cpus * 1000),
-        mem: Bytes::gib(gib),
-        ..Resources::default()
-    }
-}
-
-/// A wish for cpus and GiB.
-pub fn request(cpus: u64, gib: u64) -> ResourceRequest {
-    ResourceRequest::from(&amounts(cpus, gib))
-}
-
-fn spec() -> Arc<TaskSpec> {
-    Arc::new(TaskSpec {
-        workload: Workload::Command(CommandWorkload {
-            argv: vec!["true".into()],
-            env: BTreeMap::new(),
-            pids: None,
-        }),
-        kill_grace_ms: 5_000,
-        user: "operator".into(),
-        labels: BTreeMap::new(),
-        partition: Default::default(),
-        priority: 0,
-        time_limit_ms: None,
-    })
 }
 
 /// Lots from a seed (splitmix64), so that every run has the same load.

@@ -5,6 +5,7 @@ mod bounds;
 mod fairness;
 mod golden;
 mod life;
+mod makers;
 mod masters;
 mod operators;
 mod partitions;

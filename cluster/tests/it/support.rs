@@ -1,17 +1,18 @@
 //! A state with its log: every command that a test applies is checked against
 //! the invariants.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tepui_cluster::{
-    Accepted, Applied, Command, Effect, Envelope, HttpAnswer, Outcome, State, Turn, TurnKind,
+    Accepted, Applied, Command, Effect, Envelope, HttpAnswer, Outcome, State, Turn,
 };
-use tepui_types::operation::{Launch, Operation};
-use tepui_types::resources::{PortRanges, ResourceRequest};
-use tepui_types::task::{CommandWorkload, TaskSpec, Workload};
+use tepui_types::resources::PortRanges;
 use tepui_types::wire::agent::{AgentEffect, StatusReport};
 use tepui_types::*;
+
+pub use crate::makers::{amounts, launch, register, request, spec};
+
+use crate::makers;
 
 /// A state and what was done to it.
 pub struct Log {
@@ -30,15 +31,7 @@ impl Log {
     }
 
     pub fn envelope(&self, body: Command) -> Envelope {
-        Envelope {
-            request_id: 0,
-            principal: Principal::loopback_operator(),
-            idempotency_key: None,
-            expected_revision: None,
-            term: self.term,
-            time: Timestamp(self.time),
-            body,
-        }
+        makers::envelope(self.term, Timestamp(self.time), body)
     }
 
     pub fn apply(&mut self, body: Command) -> Applied {
@@ -84,24 +77,13 @@ impl Log {
     }
 
     pub fn start(&mut self, framework: FrameworkId) {
-        let record = self.state.framework(framework).unwrap();
-        let mut turn = Turn::new(framework, record.incarnation + 1, 0, TurnKind::Start);
-        turn.first_attempt = record.next_attempt;
+        let turn = makers::start_turn(&self.state, framework);
         self.accept(Command::Turn(turn));
     }
 
     /// The next turn of a framework, with nothing in it yet.
     pub fn next_turn(&self, framework: FrameworkId) -> Turn {
-        let record = self.state.framework(framework).unwrap();
-        let mut turn = Turn::new(
-            framework,
-            record.incarnation,
-            record.turns,
-            TurnKind::Handle,
-        );
-        turn.first_attempt = record.next_attempt;
-        turn.specs.push(spec());
-        turn
+        makers::next_turn(&self.state, framework, spec())
     }
 
     /// Launches one task; answers its id, whatever became of it.
@@ -173,49 +155,6 @@ pub fn all_roles(state: &State, framework: FrameworkId, suppressed: bool) -> Vec
     roles.map(|role| (role.clone(), suppressed)).collect()
 }
 
-pub fn amounts(cpus: u64, gib: u64) -> Resources {
-    Resources {
-        cpus: MilliCpus(cpus * 1000),
-        mem: Bytes::gib(gib),
-        ..Resources::default()
-    }
-}
-
-pub fn request(cpus: u64, gib: u64) -> ResourceRequest {
-    ResourceRequest::from(&amounts(cpus, gib))
-}
-
-pub fn register(
-    nonce: u128,
-    agent: Option<AgentId>,
-    info: AgentInfo,
-    tasks: Vec<StatusReport>,
-) -> Command {
-    Command::RegisterAgent {
-        nonce,
-        boot: 1,
-        agent,
-        info,
-        tasks,
-    }
-}
-
-pub fn spec() -> Arc<TaskSpec> {
-    Arc::new(TaskSpec {
-        workload: Workload::Command(CommandWorkload {
-            argv: vec!["true".into()],
-            env: BTreeMap::new(),
-            pids: None,
-        }),
-        kill_grace_ms: 5_000,
-        user: "operator".into(),
-        labels: BTreeMap::new(),
-        partition: Default::default(),
-        priority: 0,
-        time_limit_ms: None,
-    })
-}
-
 /// A task that is not waited for for ever.
 pub fn impatient(partition: PartitionPolicy) -> Arc<TaskSpec> {
     let spec = TaskSpec::clone(&spec());
@@ -229,18 +168,6 @@ pub fn limited(millis: u64) -> Arc<TaskSpec> {
     Arc::new(TaskSpec {
         time_limit_ms,
         ..spec
-    })
-}
-
-pub fn launch(agent: AgentId, name: &str, resources: Resources) -> Operation {
-    Operation::Launch(Launch {
-        agent,
-        name: name.parse().unwrap(),
-        resources,
-        spec: 0,
-        array_index: None,
-        role: None,
-        chosen: None,
     })
 }
 

@@ -1,28 +1,30 @@
 //! One master with a very large state: how soon it serves again, and how long an image stops it.
 
-use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
-use tepui_cluster::{Accepted, Command, Envelope, State, Turn, TurnKind};
+use anyhow::{Result, bail, ensure};
+use tepui_cluster::{Accepted, Command, State};
 use tepui_master::backup::restore;
 use tepui_master::folder::{Folder, Identity};
 use tepui_master::proposals::Request;
 use tepui_master::raft::{self, Leadership, Options};
 use tepui_master::storage::Storage;
-use tepui_types::operation::{Launch, Operation};
-use tepui_types::task::CommandWorkload;
+use tepui_types::operation::Operation;
 use tepui_types::{
-    AgentId, AgentInfo, Bytes, ClusterId, Digest, FrameworkId, FrameworkInfo, MilliCpus, Principal,
-    Resources, TaskSpec, Timestamp, Workload,
+    AgentId, AgentInfo, Bytes, ClusterId, Digest, FrameworkInfo, MilliCpus, Principal, Resources,
+    Timestamp,
 };
 use tokio::time::Instant;
 
 use crate::bench::Samples;
 use crate::client::Client;
 use crate::process::{self, Process};
+
+// Shared with the tests of the cluster's core.
+#[allow(dead_code)]
+#[path = "../../../cluster/tests/it/makers.rs"]
+mod makers;
 
 /// Agents that the tasks are spread over.
 const AGENTS: u64 = 1_000;
@@ -133,13 +135,7 @@ fn filled(tasks: u64) -> Result<State> {
     let share = tasks.div_ceil(AGENTS) + 1;
     for nonce in 1..=AGENTS {
         let info = machine(nonce, share);
-        let command = Command::RegisterAgent {
-            nonce: u128::from(nonce),
-            boot: 1,
-            agent: None,
-            info,
-            tasks: Vec::new(),
-        };
+        let command = makers::register(nonce.into(), None, info, Vec::new());
         apply(&mut state, command)?;
     }
     let digest = Digest::of(b"a framework");
@@ -154,60 +150,28 @@ fn filled(tasks: u64) -> Result<State> {
     let Accepted::Framework { framework, .. } = deployed else {
         bail!("{deployed:?}");
     };
-    let spec = Arc::new(spec());
+    let start = makers::start_turn(&state, framework);
+    apply(&mut state, Command::Turn(start))?;
+    let spec = makers::spec();
     let mut launched = 0;
-    let mut number = 0;
     while launched < tasks {
-        let mut turn = next_turn(&state, framework, number)?;
-        turn.specs.push(spec.clone());
-        if number > 0 {
-            let end = tasks.min(launched + LAUNCHES);
-            let launches = (launched..end).map(launch);
-            turn.operations = launches.collect::<Result<_>>()?;
-            launched = end;
-        }
+        let mut turn = makers::next_turn(&state, framework, spec.clone());
+        let end = tasks.min(launched + LAUNCHES);
+        turn.operations = (launched..end).map(launch).collect();
+        launched = end;
         apply(&mut state, Command::Turn(turn))?;
-        number += 1;
     }
     ensure!(state.tasks.len() as u64 == tasks, "not all tasks fit");
     Ok(state)
 }
 
-fn next_turn(state: &State, framework: FrameworkId, number: u64) -> Result<Turn> {
-    let record = state.framework(framework).context("the framework")?;
-    let (incarnation, kind) = match number {
-        0 => (record.incarnation + 1, TurnKind::Start),
-        _ => (record.incarnation, TurnKind::Handle),
-    };
-    let mut turn = Turn::new(framework, incarnation, number, kind);
-    turn.first_attempt = record.next_attempt;
-    Ok(turn)
-}
-
-fn launch(number: u64) -> Result<Operation> {
-    Ok(Operation::Launch(Launch {
-        agent: AgentId(number % AGENTS + 1),
-        name: format!("task-{number}")
-            .parse()
-            .map_err(anyhow::Error::msg)?,
-        resources: amounts(1),
-        spec: 0,
-        array_index: None,
-        role: None,
-        chosen: None,
-    }))
+fn launch(number: u64) -> Operation {
+    let agent = AgentId(number % AGENTS + 1);
+    makers::launch(agent, &format!("task-{number}"), amounts(1))
 }
 
 fn apply(state: &mut State, body: Command) -> Result<Accepted> {
-    let envelope = Envelope {
-        request_id: 0,
-        principal: Principal::loopback_operator(),
-        idempotency_key: None,
-        expected_revision: None,
-        term: 1,
-        time: Timestamp(1_700_000_000_000),
-        body,
-    };
+    let envelope = makers::envelope(1, Timestamp(1_700_000_000_000), body);
     Ok(state.apply(state.index + 1, &envelope).outcome?)
 }
 
@@ -225,21 +189,5 @@ fn amounts(tasks: u64) -> Resources {
         cpus: MilliCpus(tasks),
         mem: Bytes(tasks * 1024 * 1024),
         ..Resources::default()
-    }
-}
-
-fn spec() -> TaskSpec {
-    TaskSpec {
-        workload: Workload::Command(CommandWorkload {
-            argv: vec!["true".into()],
-            env: BTreeMap::new(),
-            pids: None,
-        }),
-        kill_grace_ms: 5_000,
-        user: "operator".into(),
-        labels: BTreeMap::new(),
-        partition: Default::default(),
-        priority: 0,
-        time_limit_ms: None,
     }
 }
