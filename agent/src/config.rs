@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use tepui_executor::output::DEFAULT_LIMIT;
+use tepui_executor::privileges::Privileges;
 use tepui_folder::FolderError;
 use tepui_types::Bytes;
 
@@ -42,6 +43,8 @@ pub struct Settings {
     pub executors: Option<PathBuf>,
     /// How much of each output of a task is kept, as a size such as `64MiB`.
     pub output_limit: Option<String>,
+    /// What native tasks may do: `confined` or `all`.
+    pub task_privileges: Option<String>,
     /// A file with the masters' token.
     pub token_file: Option<PathBuf>,
 }
@@ -73,6 +76,7 @@ impl Settings {
             attributes: self.attributes.or(rest.attributes),
             executors: self.executors.or(rest.executors),
             output_limit: self.output_limit.or(rest.output_limit),
+            task_privileges: self.task_privileges.or(rest.task_privileges),
             token_file: self.token_file.or(rest.token_file),
         }
     }
@@ -99,6 +103,8 @@ pub struct Config {
     pub executors: PathBuf,
     /// How much of each output of a task is kept.
     pub output_limit: Bytes,
+    /// What native tasks may do.
+    pub privileges: Privileges,
     /// What proves to masters on other machines that this agent may speak to them.
     pub token: Option<String>,
 }
@@ -158,6 +164,10 @@ impl Config {
             Some(text) => check_output_limit(&text)?,
             None => DEFAULT_LIMIT,
         };
+        let privileges = settings.task_privileges.as_deref().map(str::parse);
+        let privileges = privileges
+            .transpose()
+            .map_err(|error| AgentError::Config(format!("--task-privileges: {error}")))?;
         let attributes = settings.attributes.unwrap_or_default();
         Ok(Self {
             dir,
@@ -169,6 +179,7 @@ impl Config {
             attributes,
             executors,
             output_limit,
+            privileges: privileges.unwrap_or_default(),
             token: settings.token_file.as_deref().map(read_token).transpose()?,
         })
     }
@@ -275,13 +286,14 @@ mod tests {
             attributes,
             executors,
             output_limit,
+            task_privileges,
             token_file,
         } = settings.clone();
         assert!(reserve.is_some() && revocable.is_some() && disks.is_some());
         assert!(dir.is_some() && masters.is_some() && listen.is_some() && hostname.is_some());
         assert!(resources.is_some() && attributes.is_some() && executors.is_some());
         // The example's file is on no machine that runs this.
-        assert!(output_limit.is_some() && token_file.is_none());
+        assert!(output_limit.is_some() && task_privileges.is_some() && token_file.is_none());
         let config = Config::new(settings).unwrap();
         assert_eq!(config.output_limit, DEFAULT_LIMIT, "as the file says of it");
         assert_eq!(config.masters, ["http://127.0.0.1:5050"]);

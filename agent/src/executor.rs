@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::unistd::{AccessFlags, access};
+use tepui_executor::privileges::Privileges;
 use tepui_executor::spawn::{self, Spawn};
 use tepui_executor::{exits, identity};
 use tepui_types::task::reason;
@@ -67,12 +68,22 @@ pub enum ExecutorEvent {
     Failed(Reason),
 }
 
+/// How executors are started.
+#[derive(Debug, Clone)]
+pub struct Template {
+    /// The folder of their binaries.
+    pub programs: PathBuf,
+    /// How much of each output of a task is kept.
+    pub output_limit: Bytes,
+    /// What native tasks may do.
+    pub privileges: Privileges,
+}
+
 /// All processes of this agent.
 #[derive(Debug)]
 pub struct Supervisor {
     layout: Layout,
-    programs: PathBuf,
-    output_limit: Bytes,
+    template: Template,
     nonce: u128,
     events: mpsc::Sender<Event>,
     starts: Arc<Semaphore>,
@@ -86,20 +97,17 @@ struct Link {
 }
 
 impl Supervisor {
-    /// `programs` is the folder of the executors' binaries; of each output of a
-    /// task, `output_limit` is kept.
+    /// All that it starts is started like that.
     pub fn new(
         layout: Layout,
-        programs: PathBuf,
-        output_limit: Bytes,
+        template: Template,
         nonce: u128,
         events: mpsc::Sender<Event>,
     ) -> Self {
         let starts = Arc::new(Semaphore::new(STARTS));
         Self {
             layout,
-            programs,
-            output_limit,
+            template,
             nonce,
             events,
             starts,
@@ -109,14 +117,15 @@ impl Supervisor {
 
     /// Starts a process.
     pub fn start(&mut self, id: ExecutorId, kind: &ExecutorKind, agent: AgentId) {
-        let program = self.programs.join(match kind {
+        let program = self.template.programs.join(match kind {
             ExecutorKind::Native(_) => NATIVE_PROGRAM,
             ExecutorKind::Wasm(_) => WASM_PROGRAM,
         });
         let start = Start {
             program,
             agent,
-            output_limit: self.output_limit,
+            output_limit: self.template.output_limit,
+            privileges: self.template.privileges,
         };
         self.supervise(id, Some(start));
     }
@@ -254,6 +263,7 @@ struct Start {
     program: PathBuf,
     agent: AgentId,
     output_limit: Bytes,
+    privileges: Privileges,
 }
 
 struct Connection {
@@ -331,6 +341,7 @@ impl Connection {
                 token,
                 agent: start.agent,
                 output_limit: start.output_limit,
+                privileges: start.privileges,
                 cgroup: cgroup.as_deref(),
             })
         });

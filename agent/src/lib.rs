@@ -21,7 +21,7 @@ use crate::checkpoint::Journal;
 use crate::config::Config;
 use crate::error::AgentError;
 use crate::event_loop::{EVENTS, EventLoop, Parts};
-use crate::executor::Supervisor;
+use crate::executor::{Supervisor, Template};
 use crate::fetcher::Fetcher;
 use crate::identity::{Identity, random_u128};
 use crate::master::Dialer;
@@ -111,8 +111,11 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
     let (events, inbox) = mpsc::channel(EVENTS);
     let supervisor = Supervisor::new(
         layout.clone(),
-        config.executors,
-        config.output_limit,
+        Template {
+            programs: config.executors,
+            output_limit: config.output_limit,
+            privileges: config.privileges,
+        },
         identity.nonce,
         events.clone(),
     );

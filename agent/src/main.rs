@@ -61,6 +61,10 @@ struct Arguments {
     /// How much of each output of a task is kept: 64MiB when absent.
     #[arg(long, value_name = "SIZE")]
     output_limit: Option<String>,
+    /// What native tasks may do on this machine: `confined` (few capabilities, a seccomp filter,
+    /// no cores) when absent, or `all` that the agent may.
+    #[arg(long, value_name = "WHICH")]
+    task_privileges: Option<String>,
     /// A file with the masters' token, which masters on other machines ask for.
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
@@ -132,6 +136,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         attributes: arguments.attributes,
         executors: arguments.executors,
         output_limit: arguments.output_limit,
+        task_privileges: arguments.task_privileges,
         token_file: arguments.token_file,
     };
     let config = Config::new(flags.or(file))?;

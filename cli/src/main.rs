@@ -81,7 +81,7 @@ enum Command {
     /// Start a cluster on this machine, and stop it with Ctrl-C
     Dev(dev::Options),
     /// Run a WebAssembly program or a command, and wait for its end
-    Run(run::Options),
+    Run(Box<run::Options>),
     /// Jobs of the built-in framework `batch`, or of another of its kind
     Job(job::Options),
     /// Tasks of all frameworks
@@ -160,7 +160,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Dev(options) => dev::run(options).await?,
         Command::Run(options) => {
             let line: Vec<_> = std::env::args_os().collect();
-            return run::run(options, &line, &client, format).await;
+            return run::run(*options, &line, &client, format).await;
         }
         Command::Job(options) => job::run(options, &client, format).await?,
         Command::Task(command) => task::run(command, &client, format).await?,

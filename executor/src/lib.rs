@@ -8,11 +8,13 @@
 //! that the first stays small.
 
 pub mod cgroup;
+mod confinement;
 pub mod environment;
 pub mod exits;
 pub mod identity;
 pub mod log;
 pub mod output;
+pub mod privileges;
 pub mod protocol;
 pub mod spawn;
 pub mod startup;

@@ -17,6 +17,8 @@ use std::process::{Command, ExitStatus, Stdio};
 
 use tepui_types::{AgentId, Bytes};
 
+use crate::privileges::Privileges;
+
 /// The socket in the executor's folder.
 pub const SOCKET_FILE: &str = "socket";
 /// The token in the executor's folder, readable by its owner alone.
@@ -44,6 +46,8 @@ pub struct Spawn<'a> {
     pub agent: AgentId,
     /// How much of each output of a task is kept.
     pub output_limit: Bytes,
+    /// What it and its tasks may do.
+    pub privileges: Privileges,
     /// The cgroup of the executor itself, below the hierarchies' roots; made by
     /// the executor. None where there are no cgroups.
     pub cgroup: Option<&'a str>,
@@ -114,7 +118,9 @@ pub fn spawn(request: &Spawn<'_>) -> Result<(), SpawnError> {
         .arg("--agent")
         .arg(request.agent.to_string())
         .arg("--output-limit")
-        .arg(request.output_limit.0.to_string());
+        .arg(request.output_limit.0.to_string())
+        .arg("--privileges")
+        .arg(request.privileges.as_str());
     if let Some(cgroup) = request.cgroup {
         command.arg("--cgroup").arg(cgroup);
     }
@@ -244,6 +250,7 @@ mod tests {
             dir: root.path(),
             token: 1,
             agent: AgentId(1),
+            privileges: Privileges::default(),
             output_limit: Bytes(0),
             cgroup: None,
         };

@@ -17,7 +17,9 @@ use tepui_types::wire::executor::ProcessIdentity;
 use tepui_types::{AgentId, Bytes};
 
 use crate::cgroup::{CgroupError, Group};
+use crate::confinement::{self, ConfinementError};
 use crate::identity;
+use crate::privileges::Privileges;
 use crate::spawn::TOKEN_FILE;
 
 /// What an executor knows once it runs.
@@ -45,13 +47,16 @@ pub enum StartError {
     /// It was called in another way than by an agent.
     #[error(
         "{0}\nusage: an agent starts this program as `--dir DIR --agent ID --output-limit \
-         BYTES [--cgroup PATH]`, with a listening Unix socket as standard input and DIR/token in \
+         BYTES --privileges confined|all [--cgroup PATH]`, with a listening Unix socket as standard input and DIR/token in \
          place"
     )]
     Usage(String),
     /// Its own cgroup could not be made or joined.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
+    /// It could not give up what its tasks are not to have.
+    #[error(transparent)]
+    Confinement(#[from] ConfinementError),
     /// The machine refused something.
     #[error("failed to {step}")]
     System {
@@ -71,6 +76,7 @@ struct Arguments {
     dir: PathBuf,
     agent: AgentId,
     output_limit: Bytes,
+    privileges: Privileges,
     cgroup: Option<String>,
 }
 
@@ -94,6 +100,10 @@ pub unsafe fn detach() -> Result<Startup, StartError> {
     // The folder that it was started in may be unmounted while it lives.
     std::env::set_current_dir("/").map_err(system("change to the root folder"))?;
     let cgroup = arguments.cgroup.as_deref().map(join_cgroup).transpose()?;
+    match arguments.privileges {
+        Privileges::Confined => confinement::confine()?,
+        Privileges::All => {}
+    }
     // SAFETY: the caller vouches that there is one thread, so the child may do anything.
     let forked = unsafe { fork() }.map_err(|errno| system("fork")(errno.into()))?;
     if let ForkResult::Parent { .. } = forked {
@@ -147,12 +157,14 @@ fn join_cgroup(path: &str) -> Result<Group, CgroupError> {
 }
 
 fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Arguments, StartError> {
-    let (mut dir, mut agent, mut output_limit, mut cgroup) = (None, None, None, None);
+    let (mut dir, mut agent, mut output_limit) = (None, None, None);
+    let (mut privileges, mut cgroup) = (None, None);
     while let Some(name) = arguments.next() {
         let slot = match name.as_str() {
             "--dir" => &mut dir,
             "--agent" => &mut agent,
             "--output-limit" => &mut output_limit,
+            "--privileges" => &mut privileges,
             "--cgroup" => &mut cgroup,
             _ => return Err(StartError::Usage(format!("`{name}` is not an option"))),
         };
@@ -162,6 +174,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Arguments, Start
     let missing = |name: &str| StartError::Usage(format!("{name} is missing"));
     let agent = agent.ok_or_else(|| missing("--agent"))?;
     let output_limit = output_limit.ok_or_else(|| missing("--output-limit"))?;
+    let privileges = privileges.ok_or_else(|| missing("--privileges"))?;
     Ok(Arguments {
         dir: dir.ok_or_else(|| missing("--dir"))?.into(),
         agent: agent
@@ -171,6 +184,9 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Arguments, Start
             .parse()
             .map(Bytes)
             .map_err(|error| StartError::Usage(format!("--output-limit: {error}")))?,
+        privileges: privileges
+            .parse()
+            .map_err(|error| StartError::Usage(format!("--privileges: {error}")))?,
         cgroup,
     })
 }
@@ -182,9 +198,10 @@ mod tests {
     #[test]
     fn arguments_that_no_agent_gives_are_refused_with_the_usage() {
         let parse = |text: &str| parse(text.split_whitespace().map(str::to_owned));
-        let good = "--dir /d --agent a3 --output-limit 9 --cgroup tepui/e1";
+        let good = "--dir /d --agent a3 --output-limit 9 --privileges all --cgroup tepui/e1";
         let good = parse(good).unwrap();
         assert_eq!((good.agent, good.output_limit), (AgentId(3), Bytes(9)));
+        assert_eq!(good.privileges, Privileges::All);
         assert_eq!(good.cgroup.as_deref(), Some("tepui/e1"));
         for bad in [
             "",
@@ -192,7 +209,9 @@ mod tests {
             "--dir /d --output-limit 9",
             "--dir /d --agent 3 --output-limit 9",
             "--dir /d --agent a3",
-            "--dir /d --agent a3 --output-limit 9KiB",
+            "--dir /d --agent a3 --output-limit 9KiB --privileges all",
+            "--dir /d --agent a3 --output-limit 9",
+            "--dir /d --agent a3 --output-limit 9 --privileges some",
             "--help",
         ] {
             let error = parse(bad).err().unwrap().to_string();

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tepui_executor::output::DEFAULT_LIMIT;
+use tepui_executor::privileges::Privileges;
 use tepui_executor::spawn::{Spawn, connect, spawn};
 use tepui_executor::{cgroup, identity, protocol};
 use tepui_types::task::{CommandWorkload, TaskSpec, WasmWorkload, Workload};
@@ -53,6 +54,11 @@ impl Executor {
         Self::start(NATIVE, new_group(), DEFAULT_LIMIT)
     }
 
+    /// The same, whose tasks have all privileges.
+    pub fn native_with_all_privileges() -> Self {
+        Self::start_with(NATIVE, new_group(), DEFAULT_LIMIT, Privileges::All)
+    }
+
     /// One for a native command, without cgroups.
     pub fn native_without_cgroups() -> Self {
         Self::start(NATIVE, None, DEFAULT_LIMIT)
@@ -75,6 +81,15 @@ impl Executor {
     }
 
     fn start(program: &str, group: Option<String>, output_limit: Bytes) -> Self {
+        Self::start_with(program, group, output_limit, Privileges::default())
+    }
+
+    fn start_with(
+        program: &str,
+        group: Option<String>,
+        output_limit: Bytes,
+        privileges: Privileges,
+    ) -> Self {
         let root = tempfile::tempdir().unwrap();
         let cgroup = group.as_ref().map(|group| format!("{group}/executor"));
         spawn(&Spawn {
@@ -83,6 +98,7 @@ impl Executor {
             token: TOKEN,
             agent: AgentId(3),
             output_limit,
+            privileges,
             cgroup: cgroup.as_deref(),
         })
         .unwrap();

@@ -14,6 +14,7 @@ mod lifecycle;
 mod native;
 mod native_limits;
 mod output;
+mod privileges;
 mod programs;
 mod wasm;
 mod wasm_errors;
