@@ -97,6 +97,26 @@ impl Known {
         }
     }
 
+    /// Takes an agent out of the lists in which it is.
+    fn unlist(
+        &self,
+        agent: AgentId,
+        plain: &mut Blocks,
+        special: &mut Blocks,
+        classes: &mut Classes,
+    ) {
+        if !self.free.amounts.is_empty() {
+            let blocks = match self.free.amounts.custom.is_empty() {
+                true => plain,
+                false => special,
+            };
+            blocks.remove(agent, self.traits, &self.free.amounts);
+        }
+        if let Some(free) = &self.classes {
+            classes.remove(agent, self.traits, free);
+        }
+    }
+
     fn counted(&self) -> Counted<'_> {
         Counted {
             info: &self.info,
@@ -244,18 +264,8 @@ impl Agents {
 
     /// Hides an agent from searches.
     pub fn unlist(&mut self, agent: AgentId) {
-        let Some(known) = self.known.get(&agent) else {
-            return;
-        };
-        if !known.free.amounts.is_empty() {
-            let blocks = match known.free.amounts.custom.is_empty() {
-                true => &mut self.plain,
-                false => &mut self.special,
-            };
-            blocks.remove(agent, known.traits, &known.free.amounts);
-        }
-        if let Some(free) = &known.classes {
-            self.classes.remove(agent, known.traits, free);
+        if let Some(known) = self.known.get(&agent) {
+            known.unlist(agent, &mut self.plain, &mut self.special, &mut self.classes);
         }
     }
 
@@ -397,8 +407,8 @@ impl Agents {
     }
 
     fn forget(&mut self, agent: AgentId) -> Option<Known> {
-        self.unlist(agent);
         let known = self.known.remove(&agent)?;
+        known.unlist(agent, &mut self.plain, &mut self.special, &mut self.classes);
         if !known.total().pools.is_empty() {
             self.pooled.remove(&agent);
         }

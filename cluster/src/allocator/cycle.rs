@@ -59,6 +59,7 @@ impl Allocator {
             self.gangs_first(state, &mut seen, now, &mut decisions);
         }
         let all = seen.len() >= self.agents.len();
+        decisions.reserve(seen.len());
         for (agent, free) in seen {
             self.serve_agent(state, agent, free, now, &mut decisions);
             self.agents.list(agent);

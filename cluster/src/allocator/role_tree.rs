@@ -115,6 +115,21 @@ impl Node {
     }
 }
 
+impl Seat {
+    /// Puts who sits here into its place among the frameworks of its role.
+    fn rerank(&mut self, member: MemberId, own: &mut Own, total: &ResourceRequest) {
+        let rank = self.is_hungry.then(|| SeatRank {
+            share: weighted_share(&self.total, total, RoleSettings::DEFAULT_WEIGHT_MILLI),
+            served: self.served,
+            member,
+        });
+        if let Some(before) = std::mem::replace(&mut self.rank, rank) {
+            own.hungry.remove(&before);
+        }
+        own.hungry.extend(rank);
+    }
+}
+
 impl RoleTree {
     /// Without roles.
     pub fn new() -> Self {
@@ -353,8 +368,9 @@ impl RoleTree {
                 above = self.nodes[index].parent;
             }
         }
+        seat.rerank(member, &mut self.nodes[node].own, &self.total);
         self.update_need(node);
-        self.rerank(member);
+        self.rerank_path(node);
     }
 
     /// The node of a role, made together with those above it if need be.
@@ -413,17 +429,8 @@ impl RoleTree {
         let Some(seat) = self.seats.get_mut(&member) else {
             return;
         };
-        let own = &mut self.nodes[seat.node].own;
-        let rank = seat.is_hungry.then(|| SeatRank {
-            share: weighted_share(&seat.total, &self.total, RoleSettings::DEFAULT_WEIGHT_MILLI),
-            served: seat.served,
-            member,
-        });
-        if let Some(before) = std::mem::replace(&mut seat.rank, rank) {
-            own.hungry.remove(&before);
-        }
-        own.hungry.extend(rank);
         let node = seat.node;
+        seat.rerank(member, &mut self.nodes[node].own, &self.total);
         self.rerank_path(node);
     }
 
