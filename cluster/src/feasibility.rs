@@ -7,7 +7,7 @@ use tepui_types::{AgentId, AgentStatus, Reason, Resources, task::reason};
 
 use crate::state::State;
 use crate::state::agents::Agent;
-use crate::state::claims::Taker;
+use crate::state::claims::{Taker, claimed_from};
 
 /// Why these resources cannot be taken from this agent now.
 pub fn check(
@@ -18,7 +18,7 @@ pub fn check(
 ) -> Result<(), Reason> {
     let free = offerable(state, agent)?;
     match free.checked_sub(resources) {
-        Ok(left) => check_claims(state, agent, taker, &left),
+        Ok(left) => check_claims(state, agent, taker, (&free, &left)),
         Err(short) => {
             let why = format!("agent {agent} has {free} free, and {resources} was asked: {short}");
             Err(Reason::new(reason::RESOURCES_TAKEN, why))
@@ -31,13 +31,13 @@ fn check_claims(
     state: &State,
     agent: AgentId,
     taker: Taker<'_>,
-    left: &Resources,
+    (free, left): (&Resources, &Resources),
 ) -> Result<(), Reason> {
     let record = state.agent(agent).filter(|agent| !agent.claims.is_empty());
-    let claimed = record.map(|agent| agent.claimed_from(taker));
-    let Some(claimed) = claimed else {
+    let Some(record) = record else {
         return Ok(());
     };
+    let claimed = claimed_from(&record.claims, taker, &ResourceRequest::plain(free));
     match claimed.exceeds(&ResourceRequest::plain(left)) {
         Some(name) => {
             let why = format!(

@@ -328,7 +328,7 @@ impl Allocator {
         });
         let claims = record.map_or(&[][..], |record| &record.claims);
         let lost = offers.filter(|(_, offer)| match left.checked_sub(&offer.resources) {
-            Ok(rest) if self.spares_claims(claims, offer, &rest) => {
+            Ok(rest) if self.spares_claims(claims, offer, (&left, &rest)) => {
                 if is_resized || !claims.is_empty() {
                     left = rest;
                 }
@@ -339,8 +339,16 @@ impl Allocator {
         lost.map(|(id, _)| id).collect()
     }
 
-    /// Whether an offer leaves what others have claimed.
-    fn spares_claims(&self, claims: &[Claim], offer: &Outstanding, rest: &Resources) -> bool {
+    /// Whether an offer leaves what others have claimed of what is free.
+    fn spares_claims(
+        &self,
+        claims: &[Claim],
+        offer: &Outstanding,
+        (free, rest): (&Resources, &Resources),
+    ) -> bool {
+        if claims.is_empty() {
+            return true;
+        }
         let Some(member) = self.members.get(&offer.member) else {
             return true;
         };
@@ -349,7 +357,7 @@ impl Allocator {
             role: &member.role,
             gang: key.map(|key| (framework, Some(key))),
         };
-        let claimed = claimed_from(claims, taker);
+        let claimed = claimed_from(claims, taker, &ResourceRequest::plain(free));
         claimed.exceeds(&ResourceRequest::plain(rest)).is_none()
     }
 

@@ -211,7 +211,8 @@ impl Allocator {
         let claims = self.claims.get(&agent)?;
         let role = &self.members.get(&member)?.role;
         let gang = gang.map(|key| (member.framework, Some(key)));
-        Some(amounts.saturating_sub(&claimed_from(claims, Taker { role, gang })))
+        let claimed = claimed_from(claims, Taker { role, gang }, amounts);
+        Some(amounts.saturating_sub(&claimed))
     }
 
     /// What is claimed on an agent for a member's single tasks, if anything is.

@@ -215,12 +215,11 @@ impl Allocator {
 
     fn fits_now(&self, state: &State, agent: AgentId, shape: &Shape, role: &Role) -> bool {
         let free = self.free_on(state, agent);
-        let usable = free.usable_by(role, false);
+        let free = free.usable_by(role, false).flat(false).into_owned();
         let claims = self.claims.get(&agent).map_or(&[][..], |claims| claims);
-        let others = claimed_from(claims, Taker::single(role));
-        without(&usable.flat(false), &others)
-            .pick(&shape.request)
-            .is_ok()
+        let amounts = ResourceRequest::from(&free);
+        let others = claimed_from(claims, Taker::single(role), &amounts);
+        without(&free, &others).pick(&shape.request).is_ok()
     }
 
     /// Whether a member has declined as much of an agent: it would not be offered again soon.

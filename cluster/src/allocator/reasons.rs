@@ -166,7 +166,7 @@ impl Allocator {
             let usable = self.usable(state, member, agent, shape);
             let free = usable.flat(shape.revocable);
             let amounts = ResourceRequest::plain(&free);
-            let left = amounts.saturating_sub(&claimed_from(claims, taker));
+            let left = amounts.saturating_sub(&claimed_from(claims, taker, &amounts));
             shape.fits(&agent.info, &amounts, &free)
                 && !shape.fits(&agent.info, &left, &cut(&free, &left))
                 && !self.filters.covers(member, agent.id, &usable)

@@ -73,18 +73,17 @@ impl GangClaim {
     }
 }
 
-impl Agent {
-    /// What is claimed on it for others.
-    pub fn claimed_from(&self, taker: Taker<'_>) -> ResourceRequest {
-        claimed_from(&self.claims, taker)
+/// What these claims keep from someone of what is free. Where that is not enough for all of them it
+/// is for those that were made first, so that nobody waits for what others wait for.
+pub fn claimed_from(claims: &[Claim], taker: Taker<'_>, free: &ResourceRequest) -> ResourceRequest {
+    let (mut left, mut sum) = (free.clone(), ResourceRequest::default());
+    for claim in claims {
+        let rest = left.saturating_sub(&claim.amounts);
+        if !claim.is_for(taker) {
+            sum.add(&left.saturating_sub(&rest));
+        }
+        left = rest;
     }
-}
-
-/// What these claims keep from someone.
-pub fn claimed_from(claims: &[Claim], taker: Taker<'_>) -> ResourceRequest {
-    let mut sum = ResourceRequest::default();
-    let others = claims.iter().filter(|claim| !claim.is_for(taker));
-    others.for_each(|claim| sum.add(&claim.amounts));
     sum
 }
 
