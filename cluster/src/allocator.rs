@@ -90,6 +90,8 @@ pub struct Allocator {
     /// With open demand that a quota keeps from every agent: they are not in the
     /// order of service.
     full: BTreeSet<MemberId>,
+    /// Whether less is laid away since what is reserved was offered: there may be room for these.
+    has_loosened: bool,
     /// Offers that were made by other rules, or to who is no more: to be rescinded.
     stale: BTreeSet<OfferId>,
     /// What is claimed on agents for roles below their guarantee.
@@ -117,6 +119,7 @@ impl Allocator {
             reopened: BTreeSet::new(),
             bounded: BTreeSet::new(),
             full: BTreeSet::new(),
+            has_loosened: false,
             stale: BTreeSet::new(),
             claims: BTreeMap::new(),
             may_preempt: false,

@@ -69,6 +69,10 @@ impl Allocator {
             self.reopened.clear();
         }
         self.serve_demands(state, now, &mut decisions);
+        while std::mem::take(&mut self.has_loosened) {
+            self.reopen_bounded();
+            self.serve_demands(state, now, &mut decisions);
+        }
         decisions
     }
 

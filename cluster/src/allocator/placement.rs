@@ -300,7 +300,10 @@ impl Allocator {
             }),
         };
         let is_hungry = self.is_hungry(member);
-        self.roles.serve(member, &Charge::of(&resources), is_hungry);
+        let charge = Charge::of(&resources);
+        self.roles.serve(member, &charge, is_hungry);
+        // It meets guarantees, and nothing that is everybody's is taken for it.
+        self.has_loosened |= !charge.reserved.is_empty();
         *free = free.saturating_sub(&resources);
         self.agents.take(agent, free);
         let id = self.offers.mint();
