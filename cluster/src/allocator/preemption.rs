@@ -149,6 +149,9 @@ impl Allocator {
             }
         }
         let (cost, victims) = best?;
+        if !self.may_start(owed.member, victims.iter().copied(), &shape.request) {
+            return None;
+        }
         let place = Place {
             agent: cost.agent,
             request: shape.request.clone(),
@@ -198,7 +201,7 @@ impl Allocator {
         let state = taking.state;
         let record = state.agent(agent)?;
         let is_open = feasibility::offerable_of(&state.settings.settings, record).is_ok();
-        if !is_open || self.agents.is_away(agent) {
+        if !is_open || self.agents.is_away(agent) || record.is_overdrawn() {
             return None;
         }
         let coming = state.coming_free(record);
@@ -211,6 +214,20 @@ impl Allocator {
             .for_each(|claim| claimed.add(&claim.amounts));
         let free = without(&coming, &claimed);
         Some(Room::new(taking, (agent, &record.info), free, tasks))
+    }
+
+    /// Whether a member's quota lets it have so much when these have ended: what its role is
+    /// guaranteed may be laid away for roles below.
+    fn may_start<'a>(
+        &self,
+        member: MemberId,
+        victims: impl Iterator<Item = &'a Arc<Task>>,
+        total: &ResourceRequest,
+    ) -> bool {
+        let mut free = self.agents.free().clone();
+        victims.for_each(|task| free.add(&ResourceRequest::plain(&task.resources)));
+        let node = self.roles.node_of(member);
+        node.is_some_and(|node| !self.roles.blocks(node, &free, total))
     }
 
     fn fits_now(&self, state: &State, agent: AgentId, shape: &Shape, role: &Role) -> bool {

@@ -70,6 +70,11 @@ impl Agent {
         }
     }
 
+    /// Whether it shrank under its tasks: what one of them leaves need not be free.
+    pub fn is_overdrawn(&self) -> bool {
+        !self.total().contains(&self.used)
+    }
+
     /// What no task has.
     pub fn free(&self) -> Resources {
         self.total().saturating_sub(&self.used)

@@ -259,6 +259,10 @@ impl State {
             let why = format!("there is no agent {}", place.agent);
             return Err(Rejection::NotFound(why));
         };
+        if agent.is_overdrawn() {
+            let why = format!("the tasks of agent {} have more than it has", place.agent);
+            return refuse(why);
+        }
         let usable = |resources: &Resources| {
             let usable = resources.usable_by(&wish.role, false);
             ResourceRequest::plain(&usable.flat(false))

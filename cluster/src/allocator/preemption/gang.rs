@@ -75,7 +75,15 @@ impl Allocator {
             self.place_without_end(&mut retaking, part as u32, shape, &mut missing);
             self.place_by_end(&mut retaking, part as u32, shape, &mut missing)?;
         }
-        retaking.wish(gang)
+        let total = gang.total();
+        for room in retaking.rooms.values_mut() {
+            room.spare(&retaking.taking, |part| {
+                gang.parts[part as usize].request.clone()
+            });
+        }
+        let victims = retaking.rooms.values().flat_map(|room| &room.victims);
+        let may_start = self.may_start(owed.member, victims.copied(), &total);
+        may_start.then(|| retaking.wish(gang)).flatten()
     }
 
     /// Places as many of a part as need nobody's end.
@@ -184,11 +192,7 @@ impl Retaking<'_, '_> {
     }
 
     /// What is planned; nothing if nobody has to end for it, or there are too many places.
-    fn wish(mut self, gang: &Gang) -> Option<Preemption> {
-        let request_of = |part: u32| gang.parts[part as usize].request.clone();
-        for room in self.rooms.values_mut() {
-            room.spare(&self.taking, request_of);
-        }
+    fn wish(self, gang: &Gang) -> Option<Preemption> {
         let rooms = self.rooms.into_values();
         let places = rooms.filter(|room| !room.parts.is_empty()).map(|room| {
             let victims = room.victims.iter().map(|task| task.id.clone());
