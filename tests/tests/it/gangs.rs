@@ -1,6 +1,6 @@
 //! Gangs: all tasks of a job start together, over several agents, or none does.
 
-use tepui_tests::{Client, Cluster, Job, eventually};
+use tepui_tests::{Client, Cluster, Job, eventually, process};
 use tepui_types::TaskState;
 use tepui_types::api::job::JobState;
 
@@ -119,5 +119,48 @@ async fn before_a_gang_that_waits_only_what_ends_in_time_runs() -> Result {
     })
     .await;
     assert_eq!(client.job("endless").await?.active, 0);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gang_of_a_role_below_its_guarantee_gets_room_at_once_or_nothing_ends_for_it() -> Result {
+    let two_cpus = "cpus=2,mem=4GiB,disk=1GiB,ports=31000-31099";
+    let cluster = Cluster::new().agents(2).resources(two_cpus).start().await?;
+    let client = cluster.client();
+    let batch = process::guest("frameworks/batch.wasm")?
+        .display()
+        .to_string();
+    let deploy = ["framework", "deploy", "web", &batch, "--role", "eng"];
+    ok(&cluster, &deploy).await?;
+    client.submit(&staying("others", 4)).await?;
+    eventually("the cluster is full", async || {
+        let count = running(client, "others").await?;
+        anyhow::ensure!(count == 4, "{count} run");
+        Ok(())
+    })
+    .await;
+    ok(&cluster, &["role", "set", "*", "--preemptible", "yes"]).await?;
+    ok(&cluster, &["role", "set", "eng", "--guarantee", "cpus=3"]).await?;
+    // Beyond the guarantee: no part of it is made room for.
+    let large = Job::command(["sleep", "1000"]).name("large").cpus(1_000);
+    client
+        .submit_to("web", &large.count(4).gang(Some(1_500)))
+        .await?;
+    eventually("it is given up", async || {
+        let jobs: serde_json::Value = client.get("/frameworks/web/jobs/large").await?;
+        anyhow::ensure!(jobs["state"] == "failed", "{jobs}");
+        Ok(())
+    })
+    .await;
+    assert_eq!(running(client, "others").await?, 4, "nothing has ended");
+    let gang = Job::command(["sleep", "1000"]).name("mpi").cpus(1_000);
+    client.submit_to("web", &gang.count(3).gang(None)).await?;
+    eventually("all of the gang runs", async || {
+        let count = running(client, "mpi").await?;
+        anyhow::ensure!(count == 3, "{count} run");
+        Ok(())
+    })
+    .await;
+    assert_eq!(running(client, "others").await?, 1);
     Ok(())
 }
