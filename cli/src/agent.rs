@@ -277,6 +277,10 @@ async fn list(client: &Client, format: Format) -> Result<()> {
     table.print("no agents: start one with `tepui-agent --master URL --dir DIR`")
 }
 
+fn lacking(short: &str) -> String {
+    format!("it has less than is reserved on it: {short}")
+}
+
 fn show(agent: &AgentView, format: Format) -> Result<()> {
     if format == Format::Json {
         return output::json(agent);
@@ -292,6 +296,7 @@ fn show(agent: &AgentView, format: Format) -> Result<()> {
             agent.unreachable_since.map(output::instant),
         )
         .maybe("gone since", agent.gone_since.map(output::instant))
+        .maybe("offers nothing", agent.short.as_deref().map(lacking))
         .add("tasks", agent.tasks);
     for task in &agent.held_tasks {
         fields.add("holds", task);

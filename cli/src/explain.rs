@@ -127,6 +127,9 @@ fn about_demand(demand: &DemandView) -> Result<()> {
             .maybe("given up", gang.deadline.map(output::instant));
     }
     fields.maybe("quota", explanation.quota.as_ref());
+    if explanation.lacking > 0 {
+        fields.add("lacks what is reserved", explanation.lacking);
+    }
     if explanation.inactive > 0 {
         fields.add("inactive", explanation.inactive);
     }

@@ -43,6 +43,7 @@ impl Waiting<'_> {
                 .collect(),
             too_small,
             inactive: counts.inactive,
+            lacking: counts.lacking,
             disallowed: counts.disallowed,
             spared: counts.spared,
             slivers: counts.slivers,
@@ -102,6 +103,7 @@ fn summarize(explanation: &Explanation) -> String {
         (explanation.held, "offered to others now"),
         (explanation.filtered, "declined a short while ago"),
         (explanation.disallowed, "not among the allowed hosts"),
+        (explanation.lacking, "with less than is reserved on it"),
         (explanation.inactive, "not active"),
     ];
     let kept_away = kept_away.iter().filter(|(count, _)| *count > 0);

@@ -47,6 +47,8 @@ struct Known {
     counts: bool,
     /// Whether it could be offered at all.
     is_open: bool,
+    /// Whether that is for having less than is reserved on it.
+    is_short: bool,
     /// Whether the cluster's settings let it be.
     is_allowed: bool,
     /// What no task has and no offer holds; nothing while it is not to be offered.
@@ -81,6 +83,9 @@ impl Known {
             traits: TraitsId::NONE,
             counts: agent.status == AgentStatus::Active,
             is_open,
+            is_short: agent.standing() == AgentStatus::Active
+                && agent.short().is_some()
+                && !is_away,
             is_allowed: settings.allows(&agent.info.hostname),
             free: Stock::of(&free),
             unused,
@@ -123,6 +128,7 @@ impl Known {
             total: self.total(),
             all: None,
             is_open: self.is_open,
+            is_short: self.is_short,
             is_allowed: self.is_allowed,
             unused: self.unused.as_deref().unwrap_or(&self.free),
             free: &self.free,

@@ -33,6 +33,8 @@ pub(super) struct Counted<'a> {
     pub all: Option<&'a Resources>,
     /// Whether it could be offered at all.
     pub is_open: bool,
+    /// Whether that is for having less than is reserved on it.
+    pub is_short: bool,
     /// Whether the cluster's settings let it be.
     pub is_allowed: bool,
     /// What no task has.
@@ -62,6 +64,8 @@ struct Asked {
 pub(crate) struct Counts {
     pub agents: u64,
     pub inactive: u64,
+    /// With less than is reserved on them.
+    pub lacking: u64,
     /// Not among the allowed hosts.
     pub disallowed: u64,
     pub constrained: u64,
@@ -82,6 +86,7 @@ pub(crate) struct Counts {
 /// What keeps a request from an agent; resources that are short as bits.
 enum Why {
     Inactive,
+    Lacking,
     Disallowed,
     Constrained,
     Spared,
@@ -141,6 +146,7 @@ impl Counts {
         add(&mut self.agents);
         match why(shape, agent) {
             Why::Inactive => add(&mut self.inactive),
+            Why::Lacking => add(&mut self.lacking),
             Why::Disallowed => add(&mut self.disallowed),
             Why::Constrained => add(&mut self.constrained),
             Why::Spared => add(&mut self.spared),
@@ -170,7 +176,10 @@ fn why(shape: &Shape, agent: &Counted<'_>) -> Why {
         return Why::Disallowed;
     }
     if !agent.is_open {
-        return Why::Inactive;
+        return match agent.is_short {
+            true => Why::Lacking,
+            false => Why::Inactive,
+        };
     }
     if !shape.constraints.hold_of(agent.info) {
         return Why::Constrained;

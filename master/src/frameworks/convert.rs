@@ -394,6 +394,7 @@ pub fn explanation_out(explanation: Explanation) -> cluster::Explanation {
         ("behind-gang", explanation.behind_gang),
         ("reserved", explanation.reserved),
         ("disallowed", explanation.disallowed),
+        ("lacking", explanation.lacking),
     ];
     let counts = counts.into_iter().filter(|(_, count)| *count > 0);
     let counts = counts.map(|(name, count)| (name, count.to_string()));

@@ -224,6 +224,7 @@ fn view(master: &Master, agent: &Agent) -> AgentView {
         gone_since: None,
         connected: master.sessions.connected(agent.id),
         total: agent.total().clone(),
+        short: agent.short().map(str::to_owned),
         used: agent.used.clone(),
         offered: master
             .offers

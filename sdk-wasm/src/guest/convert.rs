@@ -301,6 +301,7 @@ pub fn explanation(explanation: cluster::Explanation) -> Explanation {
         behind_gang: count("behind-gang"),
         reserved: count("reserved"),
         disallowed: count("disallowed"),
+        lacking: count("lacking"),
         quota: more("quota"),
         summary: explanation.summary,
         agents: explanation.agents,

@@ -32,6 +32,10 @@ pub struct AgentView {
     pub connected: bool,
     /// All that it lends.
     pub total: Resources,
+    /// What it has too little of for what is reserved on it; until it has that
+    /// again, it is offered to nobody.
+    #[serde(default)]
+    pub short: Option<String>,
     /// What its tasks have.
     pub used: Resources,
     /// What is held in outstanding offers.

@@ -75,6 +75,10 @@ pub struct Explanation {
     pub largest: BTreeMap<String, String>,
     /// Agents that are not active.
     pub inactive: u64,
+    /// Agents that came back with less than is reserved on them, and are offered
+    /// to nobody.
+    #[serde(default)]
+    pub lacking: u64,
     /// Agents that the framework declined a short while ago.
     pub filtered: u64,
     /// Agents that its constraints rule out.

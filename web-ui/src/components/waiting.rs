@@ -104,6 +104,9 @@ fn reasons(explanation: &Explanation) -> Vec<String> {
             on(explanation.filtered)
         ));
     }
+    if explanation.lacking > 0 {
+        reasons.push(format!("less than is reserved {}", on(explanation.lacking)));
+    }
     if explanation.inactive > 0 {
         reasons.push(format!(
             "{} not active",

@@ -186,6 +186,12 @@ fn AgentDetails(agent: Signal<AgentView>) -> impl IntoView {
             <Show when=move || agent.with(|agent| agent.drain.is_some())>
                 <Detail term="Drain">{move || agent.with(drain_text)}</Detail>
             </Show>
+            <Show when=move || agent.with(|agent| agent.short.is_some())>
+                <Detail term="Offers nothing">
+                    "It has less than is reserved on it: "
+                    {move || agent.with(|agent| agent.short.clone())}
+                </Detail>
+            </Show>
             <Detail term="Hostname">{move || agent.read().hostname.clone()}</Detail>
             <Detail term="Living tasks">{move || agent.read().tasks}</Detail>
             <Detail term="Ports">{ports}</Detail>

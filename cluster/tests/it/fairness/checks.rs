@@ -59,9 +59,13 @@ impl Play {
             for agent in &self.agents {
                 let record = self.leader.log.state.agent(*agent).unwrap();
                 expected.agents += 1;
-                let is_open = record.standing() == AgentStatus::Active && record.short().is_none();
-                if !is_open || self.away.contains(agent) {
+                let is_active = record.standing() == AgentStatus::Active;
+                if !is_active || self.away.contains(agent) {
                     expected.inactive += 1;
+                    continue;
+                }
+                if record.short().is_some() {
+                    expected.lacking += 1;
                     continue;
                 }
                 if !demand.constraints.hold_of(&record.info) {
