@@ -1,7 +1,7 @@
 //! What a task has been through, beside what it is now.
 //!
 //! Most tasks are launched, run and end, of which the task's times tell. Only what goes beyond that
-//! is kept here, so that an ordinary task costs nothing.
+//! is kept here, so that an ordinary task costs an empty list.
 
 use serde::{Deserialize, Serialize};
 use tepui_types::task::Step;

@@ -30,6 +30,22 @@ impl<F: Form> Clone for FormState<F> {
 impl<F: Form> Copy for FormState<F> {}
 
 impl<F: Form> FormState<F> {
+    /// A form, what it makes or what is wrong with it, and whether a submission was tried.
+    pub fn new<T>(
+        form: RwSignal<F>,
+        outcome: Memo<Result<T, Problems<F>>>,
+        was_tried: RwSignal<bool>,
+    ) -> Self
+    where
+        T: Clone + PartialEq + Send + Sync + 'static,
+    {
+        let shown = Signal::derive(move || match outcome.get() {
+            Err(problems) if was_tried.get() => problems,
+            _ => Problems::<F>::new(),
+        });
+        Self { form, shown }
+    }
+
     /// The message at `field`.
     pub fn problem(self, field: F::Field) -> Option<String> {
         self.shown.with(|problems| problems.get(&field).cloned())

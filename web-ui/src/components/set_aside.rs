@@ -2,6 +2,7 @@
 //! what was done with all of it.
 
 use leptos::prelude::*;
+use serde::de::DeserializeOwned;
 use tepui_types::api::agent::AgentView;
 use tepui_types::api::list::Page;
 use tepui_types::api::reservation::{OperationView, VolumeView};
@@ -81,17 +82,43 @@ fn Volumes(agent: String) -> impl IntoView {
     let path = format!("/v1/volumes?limit=1000&agent={}", query::escape(&agent));
     let topics = &[Topic::Agents, Topic::Tasks];
     let volumes = Feed::<Page<VolumeView>>::new(topics, move || Some(path.clone()));
-    let rows = move |page: &Page<VolumeView>| {
+    let rows = move |volumes_now: &[VolumeView]| {
         let row = |volume: &VolumeView| volume_row(volume, volumes);
-        page.items.iter().map(row).collect_view()
+        volumes_now.iter().map(row).collect_view().into_any()
     };
     view! {
-        <Loaded feed=volumes let:page>
+        <Listed
+            feed=volumes
+            id="agent-volumes-title"
+            title="Volumes"
+            caption="Persistent volumes"
+            columns=VOLUMES
+            rows=rows
+        />
+    }
+}
+
+/// A table with a heading, once there is something in it.
+#[component]
+fn Listed<T, R>(
+    feed: Feed<Page<T>>,
+    id: &'static str,
+    title: &'static str,
+    caption: &'static str,
+    columns: &'static [Column],
+    rows: R,
+) -> impl IntoView
+where
+    T: Clone + PartialEq + Send + Sync + DeserializeOwned + 'static,
+    R: Fn(&[T]) -> AnyView + Copy + Send + Sync + 'static,
+{
+    view! {
+        <Loaded feed=feed let:page>
             <Show when=move || page.with(|page| !page.items.is_empty())>
-                <section aria-labelledby="agent-volumes-title">
-                    <h2 id="agent-volumes-title">"Volumes"</h2>
-                    <Table caption="Persistent volumes" columns=VOLUMES>
-                        {move || page.with(rows)}
+                <section aria-labelledby=id>
+                    <h2 id=id>{title}</h2>
+                    <Table caption=caption columns=columns>
+                        {move || page.with(|page| rows(&page.items))}
                     </Table>
                 </section>
             </Show>
@@ -144,21 +171,19 @@ fn Operations(agent: String) -> impl IntoView {
     let path = format!("/v1/operations?limit=1000&agent={}", query::escape(&agent));
     let topics = &[Topic::Agents, Topic::Tasks];
     let operations = Feed::<Page<OperationView>>::new(topics, move || Some(path.clone()));
-    let rows = |page: &Page<OperationView>| {
-        let newest = page.items.iter().rev().take(SHOWN);
-        newest.map(operation_row).collect_view()
+    let rows = |operations: &[OperationView]| {
+        let newest = operations.iter().rev().take(SHOWN);
+        newest.map(operation_row).collect_view().into_any()
     };
     view! {
-        <Loaded feed=operations let:page>
-            <Show when=move || page.with(|page| !page.items.is_empty())>
-                <section aria-labelledby="agent-operations-title">
-                    <h2 id="agent-operations-title">"Latest operations"</h2>
-                    <Table caption="Operations on its resources" columns=OPERATIONS>
-                        {move || page.with(rows)}
-                    </Table>
-                </section>
-            </Show>
-        </Loaded>
+        <Listed
+            feed=operations
+            id="agent-operations-title"
+            title="Latest operations"
+            caption="Operations on its resources"
+            columns=OPERATIONS
+            rows=rows
+        />
     }
 }
 

@@ -11,7 +11,7 @@ use tepui_web::role_form::{Field, RoleForm};
 
 use crate::api;
 use crate::app::PageHead;
-use crate::components::field::{Form, FormState, LineField, Problems, Words};
+use crate::components::field::{Form, FormState, LineField, Words};
 use crate::components::send::{SendFoot, SendRefusal, Sending};
 
 impl Form for RoleForm {
@@ -53,11 +53,7 @@ pub fn RolePage() -> impl IntoView {
         load(role, form, tag, sending);
     }
     let outcome = Memo::new(move |_| form.with(RoleForm::request));
-    let shown = Signal::derive(move || match outcome.get() {
-        Err(problems) if was_tried.get() => problems,
-        _ => Problems::<RoleForm>::new(),
-    });
-    let state = FormState { form, shown };
+    let state = FormState::new(form, outcome, was_tried);
     let navigate = use_navigate();
     let submit = move |event: web_sys::SubmitEvent| {
         event.prevent_default();

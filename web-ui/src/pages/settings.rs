@@ -7,7 +7,7 @@ use tepui_web::settings_form::{Field, SettingsForm};
 
 use crate::api;
 use crate::app::PageHead;
-use crate::components::field::{Form, FormState, LineField, LinesField, Problems, Words};
+use crate::components::field::{Form, FormState, LineField, LinesField, Words};
 use crate::components::send::{SendFoot, SendRefusal, Sending};
 
 impl Form for SettingsForm {
@@ -51,11 +51,7 @@ pub fn SettingsPage() -> impl IntoView {
     let sending = Sending::new();
     load(form, tag, sending);
     let outcome = Memo::new(move |_| form.with(SettingsForm::settings));
-    let shown = Signal::derive(move || match outcome.get() {
-        Err(problems) if was_tried.get() => problems,
-        _ => Problems::<SettingsForm>::new(),
-    });
-    let state = FormState { form, shown };
+    let state = FormState::new(form, outcome, was_tried);
     let submit = move |event: web_sys::SubmitEvent| {
         event.prevent_default();
         was_tried.set(true);

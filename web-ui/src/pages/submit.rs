@@ -96,11 +96,7 @@ pub fn SubmitPage() -> impl IntoView {
         ..
     } = submission;
     let outcome = Memo::new(move |_| form.with(JobForm::job));
-    let shown = Signal::derive(move || match outcome.get() {
-        Err(problems) if was_tried.get() => problems,
-        _ => Problems::new(),
-    });
-    let state = FormState { form, shown };
+    let state = FormState::new(form, outcome, was_tried);
     let navigate = use_navigate();
     let submit = move |event: web_sys::SubmitEvent| {
         event.prevent_default();

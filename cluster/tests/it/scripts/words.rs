@@ -242,6 +242,5 @@ pub fn limit(limit: &mut ResourceLimit, amounts: &Resources) {
 }
 
 pub fn thousandths(text: &str) -> u64 {
-    let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
-    whole.parse::<u64>().unwrap() * 1000 + format!("{part:0<3}").parse::<u64>().unwrap()
+    tepui_types::resources::thousandths(text).unwrap()
 }
