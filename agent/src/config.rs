@@ -103,7 +103,7 @@ pub struct Config {
     pub executors: PathBuf,
     /// How much of each output of a task is kept.
     pub output_limit: Bytes,
-    /// What native tasks may do.
+    /// What executors and their tasks may do.
     pub privileges: Privileges,
     /// What proves to masters on other machines that this agent may speak to them.
     pub token: Option<String>,

@@ -75,7 +75,7 @@ pub struct Template {
     pub programs: PathBuf,
     /// How much of each output of a task is kept.
     pub output_limit: Bytes,
-    /// What native tasks may do.
+    /// What they and their tasks may do.
     pub privileges: Privileges,
 }
 

@@ -47,8 +47,8 @@ pub enum StartError {
     /// It was called in another way than by an agent.
     #[error(
         "{0}\nusage: an agent starts this program as `--dir DIR --agent ID --output-limit \
-         BYTES --privileges confined|all [--cgroup PATH]`, with a listening Unix socket as standard input and DIR/token in \
-         place"
+         BYTES --privileges confined|all [--cgroup PATH]`, with a listening Unix socket as standard \
+         input and DIR/token in place"
     )]
     Usage(String),
     /// Its own cgroup could not be made or joined.
