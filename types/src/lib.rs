@@ -11,6 +11,7 @@ pub mod envelope;
 pub mod framework;
 pub mod gang;
 pub mod ids;
+pub mod image;
 pub mod offer;
 pub mod operation;
 pub mod principal;
@@ -29,6 +30,7 @@ pub use ids::{
     AgentId, ClusterId, Digest, FrameworkId, NodeId, OfferId, OperationId, TaskId, TaskName,
     WindowId,
 };
+pub use image::{ImageRef, ImageSource, PullPolicy, RegistryImage};
 pub use offer::{Demand, Filters, Offer};
 pub use principal::Principal;
 pub use resources::{Bytes, MilliCpus, Resources};
