@@ -41,7 +41,7 @@ pub const BUILD: [Need; 3] = [
 ];
 
 /// What only the tests need.
-pub const TEST: [Need; 9] = [
+pub const TEST: [Need; 10] = [
     Need {
         package: "chromium",
         purpose: "shows the dashboard to the browser test",
@@ -86,6 +86,11 @@ pub const TEST: [Need; 9] = [
         package: "curl",
         purpose: "asks from those hosts",
         present: || process::exists("curl"),
+    },
+    Need {
+        package: "containernetworking-plugins",
+        purpose: "attaches tasks to networks",
+        present: || Path::new("/usr/lib/cni/bridge").exists(),
     },
 ];
 

@@ -1,0 +1,30 @@
+//! The network of tasks on an agent's machine.
+//!
+//! [`Networks`] gives a task a network namespace of its own and attaches it to a network that the
+//! machine's operator has configured, by CNI plugins. What an attachment needs for its end is on
+//! disk before the first plugin runs, so that nothing of it is left behind, whatever is killed
+//! when. The agent calls this crate; nothing in here knows of masters or tasks.
+
+mod attachment;
+mod cidr;
+mod cni;
+mod dns;
+mod error;
+mod id;
+mod list;
+mod namespace;
+mod networks;
+mod orphans;
+mod plugin;
+mod process;
+mod record;
+mod turns;
+
+pub use attachment::{Attach, Attachment, Interface, PortMapping, Protocol, is_hostname};
+pub use cidr::{Cidr, ParseCidrError};
+pub use dns::Dns;
+pub use error::NetworkError;
+pub use id::{AttachmentId, ParseAttachmentIdError};
+pub use namespace::NamespaceError;
+pub use networks::{Networks, NetworksConfig, Recovered};
+pub use plugin::{PluginError, Verb};
