@@ -3,9 +3,11 @@
 //! [`Networks`] gives a task a network namespace of its own and attaches it to a network that the
 //! machine's operator has configured, by CNI plugins. What an attachment needs for its end is on
 //! disk before the first plugin runs, so that nothing of it is left behind, whatever is killed
-//! when. The agent calls this crate; nothing in here knows of masters or tasks.
+//! when. [`TaskChecks`] decides when a task's checks are made and what follows from them, and
+//! [`Prober`] makes them. The agent calls this crate; nothing in here knows of masters.
 
 mod attachment;
+mod checks;
 mod cidr;
 mod cni;
 mod dns;
@@ -16,11 +18,13 @@ mod namespace;
 mod networks;
 mod orphans;
 mod plugin;
+mod probe;
 mod process;
 mod record;
 mod turns;
 
 pub use attachment::{Attach, Attachment, Interface, PortMapping, Protocol, is_hostname};
+pub use checks::{Action, Event, ProbeId, TaskChecks};
 pub use cidr::{Cidr, ParseCidrError};
 pub use dns::Dns;
 pub use error::NetworkError;
@@ -28,3 +32,4 @@ pub use id::{AttachmentId, ParseAttachmentIdError};
 pub use namespace::NamespaceError;
 pub use networks::{Networks, NetworksConfig, Recovered};
 pub use plugin::{PluginError, Verb};
+pub use probe::{Place, Prober};

@@ -1,17 +1,17 @@
-//! Network namespaces with a name: made, kept by a bind mount, removed.
+//! Network namespaces with a name: made, kept by a bind mount, entered, removed.
 //!
 //! A namespace lives for as long as something holds it; here that is a mount of it on a file, so
 //! that it outlives every process. Only threads that are made for it and then end are ever in
 //! one: no thread of a pool is left in another namespace.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::thread;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 /// What kind of file system a mounted namespace is on, by statfs(2).
@@ -36,6 +36,11 @@ impl NamespaceError {
             path: path.to_owned(),
             source: source.into(),
         }
+    }
+
+    /// The system's word.
+    pub fn os_error(&self) -> &io::Error {
+        &self.source
     }
 }
 
@@ -86,6 +91,20 @@ pub(crate) fn remove(path: &Path) -> Result<(), NamespaceError> {
         Err(source) if source.kind() != io::ErrorKind::NotFound => Err(error(source)),
         _ => Ok(()),
     }
+}
+
+/// Runs something in a namespace, on a thread of its own. Blocks until it is done.
+pub(crate) fn within<T: Send>(
+    path: &Path,
+    run: impl FnOnce() -> io::Result<T> + Send,
+) -> Result<T, NamespaceError> {
+    let error = |source: io::Error| NamespaceError::new("enter", path, source);
+    let namespace = File::open(path).map_err(error)?;
+    on_a_thread(|| {
+        setns(&namespace, CloneFlags::CLONE_NEWNET)?;
+        run()
+    })
+    .map_err(error)
 }
 
 fn on_a_thread<T: Send>(run: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {

@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod api;
+pub mod check;
 pub mod constraint;
 pub mod envelope;
 pub mod framework;
@@ -24,6 +25,8 @@ pub mod wire;
 pub mod wish;
 
 pub use agent::{AgentInfo, AgentStatus, Attributes};
+pub use container::Container;
+pub use check::{Check, CheckRole, CheckState, CheckStatus, Checks, Probe};
 pub use framework::{FrameworkInfo, FrameworkPhase};
 pub use gang::{Gang, GangPart, GangShare};
 pub use ids::{

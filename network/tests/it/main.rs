@@ -6,3 +6,5 @@ mod host;
 mod attach;
 // Plugins that fail, and processes that are killed.
 mod faults;
+// Probes of tasks, with namespaces of their own and without.
+mod probes;

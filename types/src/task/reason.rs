@@ -42,6 +42,14 @@ pub const EXIT_CODE: &str = "exit-code";
 pub const SIGNAL: &str = "signal";
 /// The command could not be executed.
 pub const COMMAND_FAILED: &str = "command-failed";
+/// Its image does not say what an image has to say; others of its reasons begin with `image-`, too.
+pub const IMAGE_INVALID: &str = "image-invalid";
+/// What its container is to be is not allowed on its agent.
+pub const CONTAINER_REFUSED: &str = "container-refused";
+/// Its network could not be made.
+pub const NETWORK_FAILED: &str = "network-failed";
+/// Its health check, or its start-up check, has failed.
+pub const HEALTH_CHECK_FAILED: &str = "health-check-failed";
 /// Its executor process ended under it.
 pub const EXECUTOR_TERMINATED: &str = "executor-terminated";
 /// Its executor could not be started.
