@@ -8,3 +8,5 @@ mod attach;
 mod faults;
 // Probes of tasks, with namespaces of their own and without.
 mod probes;
+// Who listens on ports that are not theirs.
+mod ports;

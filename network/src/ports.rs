@@ -1,0 +1,279 @@
+//! Who listens where: whether a task's processes listen on ports that are not theirs.
+//!
+//! `/proc/PID/net/{tcp,udp}{,6}` says which sockets of a namespace listen, and `/proc/PID/fd` which
+//! sockets a process has; a socket's inode brings both together. A look costs as much as the
+//! machine has sockets. Threads that have gone to a namespace of their own are not seen.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::{self, BufRead as _, BufReader};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::attachment::Protocol;
+use crate::error::NetworkError;
+
+/// Which file has which protocol's sockets.
+const TABLES: [(&str, Protocol); 4] = [
+    ("tcp", Protocol::Tcp),
+    ("tcp6", Protocol::Tcp),
+    ("udp", Protocol::Udp),
+    ("udp6", Protocol::Udp),
+];
+/// The kernel's TCP_LISTEN.
+const LISTENING: &str = "0A";
+/// The kernel's TCP_CLOSE; of UDP, a socket that takes packets from anyone.
+const UNCONNECTED: &str = "07";
+/// From which ports the kernel chooses where a program names none.
+const EPHEMERAL: &str = "/proc/sys/net/ipv4/ip_local_port_range";
+/// The most that are told: one is enough to end a task, and a message names a few.
+const MAX_STRAYS: usize = 64;
+
+/// A process that listens where it may not.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Stray {
+    /// Its number.
+    pub pid: u32,
+    /// Over what.
+    pub protocol: Protocol,
+    /// On which port.
+    pub port: u16,
+    /// On which address; an unspecified one is all of them.
+    pub address: IpAddr,
+}
+
+/// A socket that listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Listener {
+    address: IpAddr,
+    port: u16,
+    inode: u64,
+}
+
+/// Where these processes listen on ports that are not allowed, in the order of their numbers; 64
+/// at most. Blocks.
+///
+/// A UDP socket on a port that the kernel chooses cannot be told from a client that waits for its
+/// answers, and is left out. Processes that end meanwhile listen nowhere.
+pub fn strays(
+    pids: impl IntoIterator<Item = u32>,
+    allowed: impl Fn(u16) -> bool,
+) -> Result<Vec<Stray>, NetworkError> {
+    let ephemeral = ephemeral()?;
+    let is_stray = |protocol: Protocol, port: u16| {
+        let is_client = protocol == Protocol::Udp && ephemeral.contains(&port);
+        !is_client && !allowed(port)
+    };
+    // Processes of one namespace have one table.
+    let mut namespaces: BTreeMap<PathBuf, BTreeMap<u64, BTreeSet<u32>>> = BTreeMap::new();
+    for pid in pids {
+        let Some((namespace, inodes)) = sockets(pid)? else {
+            continue;
+        };
+        let owners = namespaces.entry(namespace).or_default();
+        for inode in inodes {
+            owners.entry(inode).or_default().insert(pid);
+        }
+    }
+    let mut strays = BTreeSet::new();
+    for owners in namespaces.values() {
+        strays.extend(of_namespace(owners, is_stray)?);
+    }
+    Ok(strays.into_iter().take(MAX_STRAYS).collect())
+}
+
+/// The strays among the owners of sockets, by the sockets' inodes.
+fn of_namespace(
+    owners: &BTreeMap<u64, BTreeSet<u32>>,
+    is_stray: impl Fn(Protocol, u16) -> bool,
+) -> Result<Vec<Stray>, NetworkError> {
+    let pids: BTreeSet<u32> = owners.values().flatten().copied().collect();
+    let mut strays = Vec::new();
+    for (table, protocol) in TABLES {
+        // Whichever of them still lives.
+        let mut tables = pids.iter().map(|pid| listeners(*pid, table, protocol));
+        let listeners = tables.find_map(Result::transpose).transpose()?;
+        for listener in listeners.unwrap_or_default() {
+            let Listener {
+                address,
+                port,
+                inode,
+            } = listener;
+            if !is_stray(protocol, port) {
+                continue;
+            }
+            let owners = owners.get(&inode).into_iter().flatten();
+            strays.extend(owners.map(|&pid| Stray {
+                pid,
+                protocol,
+                port,
+                address,
+            }));
+        }
+    }
+    Ok(strays)
+}
+
+/// A process's network namespace and the inodes of its sockets; none if it has ended.
+fn sockets(pid: u32) -> Result<Option<(PathBuf, Vec<u64>)>, NetworkError> {
+    let process = PathBuf::from(format!("/proc/{pid}"));
+    let namespace = process.join("ns/net");
+    let Some(name) = living(&namespace, fs::read_link(&namespace))? else {
+        return Ok(None);
+    };
+    let folder = process.join("fd");
+    let Some(entries) = living(&folder, fs::read_dir(&folder))? else {
+        return Ok(None);
+    };
+    let mut inodes = Vec::new();
+    for entry in entries {
+        let Some(entry) = living(&folder, entry)? else {
+            break;
+        };
+        // It may have been closed since.
+        let target = fs::read_link(entry.path()).unwrap_or_default();
+        inodes.extend(target.to_str().and_then(socket_inode));
+    }
+    Ok(Some((name, inodes)))
+}
+
+/// What listens in a process's namespace; none if it has ended, or the kernel has no such table.
+fn listeners(
+    pid: u32,
+    table: &str,
+    protocol: Protocol,
+) -> Result<Option<Vec<Listener>>, NetworkError> {
+    let path = PathBuf::from(format!("/proc/{pid}/net/{table}"));
+    let Some(file) = living(&path, File::open(&path))? else {
+        return Ok(None);
+    };
+    let mut listeners = Vec::new();
+    for line in BufReader::new(file).lines() {
+        let Some(line) = living(&path, line)? else {
+            return Ok(None);
+        };
+        listeners.extend(listener(&line, protocol));
+    }
+    Ok(Some(listeners))
+}
+
+/// What was read, if its process has not ended meanwhile.
+fn living<T>(path: &Path, read: io::Result<T>) -> Result<Option<T>, NetworkError> {
+    match read {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if is_end(&error) => Ok(None),
+        Err(error) => Err(NetworkError::io("read", path, error)),
+    }
+}
+
+fn is_end(error: &io::Error) -> bool {
+    // A process that has ended and waits for its parent has no namespace any more, and the kernel
+    // says ESRCH or EINVAL of its files.
+    error.kind() == io::ErrorKind::NotFound
+        || matches!(error.raw_os_error(), Some(libc::ESRCH | libc::EINVAL))
+}
+
+fn ephemeral() -> Result<RangeInclusive<u16>, NetworkError> {
+    let path = Path::new(EPHEMERAL);
+    let io = |source| NetworkError::io("read", path, source);
+    let text = fs::read_to_string(path).map_err(io)?;
+    parse_range(&text).ok_or_else(|| io(io::Error::other("it holds no two ports")))
+}
+
+fn parse_range(text: &str) -> Option<RangeInclusive<u16>> {
+    let mut ports = text.split_whitespace();
+    Some(ports.next()?.parse().ok()?..=ports.next()?.parse().ok()?)
+}
+
+/// Of `socket:[123]`.
+fn socket_inode(target: &str) -> Option<u64> {
+    let inode = target.strip_prefix("socket:[")?.strip_suffix(']')?;
+    inode.parse().ok()
+}
+
+/// The socket of a table's line, if it listens.
+fn listener(line: &str, protocol: Protocol) -> Option<Listener> {
+    let mut words = line.split_whitespace();
+    let (local, state) = (words.nth(1)?, words.nth(1)?);
+    let listens = match protocol {
+        Protocol::Tcp => state == LISTENING,
+        Protocol::Udp => state == UNCONNECTED,
+    };
+    let inode = words.nth(5)?.parse().ok()?;
+    let (address, port) = local.split_once(':')?;
+    let listener = Listener {
+        address: parse_address(address)?,
+        port: u16::from_str_radix(port, 16).ok()?,
+        inode,
+    };
+    listens.then_some(listener)
+}
+
+/// The kernel writes an address as numbers of 32 bits, each in the machine's own order of bytes.
+fn parse_address(hex: &str) -> Option<IpAddr> {
+    let mut bytes = [0; 16];
+    let (words, rest) = hex.as_bytes().as_chunks::<8>();
+    if !rest.is_empty() || words.len() > 4 {
+        return None;
+    }
+    for (word, bytes) in words.iter().zip(bytes.as_chunks_mut::<4>().0) {
+        let word = u32::from_str_radix(std::str::from_utf8(word).ok()?, 16).ok()?;
+        *bytes = word.to_ne_bytes();
+    }
+    match words.len() {
+        1 => Some(Ipv4Addr::from_octets([bytes[0], bytes[1], bytes[2], bytes[3]]).into()),
+        4 => Some(Ipv6Addr::from_octets(bytes).into()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEADER: &str = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode";
+    const TCP: &str = "   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 31337 1 x 100 0 0 10 0";
+    const TCP6: &str = "   1: 00000000000000000000000001000000:0050 00000000000000000000000000000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 7 1 x 100 0 0 10 0";
+    const UDP: &str = "  214: 00000000:0035 00000000:0000 07 00000000:00000000 00:00000000 00000000   101        0 9 2 x 0";
+
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn lines_of_the_kernel_are_read() {
+        let all = |line: &str, protocol| {
+            let listener = listener(line, protocol)?;
+            Some((listener.address.to_string(), listener.port, listener.inode))
+        };
+        let some = |address: &str, port, inode| Some((address.to_owned(), port, inode));
+        assert_eq!(all(TCP, Protocol::Tcp), some("127.0.0.1", 8080, 31337));
+        assert_eq!(all(TCP6, Protocol::Tcp), some("::1", 80, 7));
+        assert_eq!(all(UDP, Protocol::Udp), some("0.0.0.0", 53, 9));
+        assert_eq!(all(HEADER, Protocol::Tcp), None);
+        let connected = TCP.replace(" 0A ", " 01 ");
+        assert_eq!(all(&connected, Protocol::Tcp), None);
+        let connected = UDP.replace(" 07 ", " 01 ");
+        assert_eq!(all(&connected, Protocol::Udp), None);
+    }
+
+    #[test]
+    fn a_cut_line_is_no_socket() {
+        for end in 0..TCP.find("31337").unwrap() {
+            assert_eq!(listener(&TCP[..end], Protocol::Tcp), None);
+        }
+        for bad in ["", "0100007", "0100007F0", "01000é7", "0100007F0100007F"] {
+            assert_eq!(parse_address(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn small_texts_of_proc_are_read() {
+        assert_eq!(socket_inode("socket:[42]"), Some(42));
+        for other in ["pipe:[42]", "/dev/null", "socket:[]", ""] {
+            assert_eq!(socket_inode(other), None);
+        }
+        assert_eq!(parse_range("32768\t60999\n"), Some(32768..=60999));
+        assert_eq!(parse_range("1"), None);
+    }
+}
