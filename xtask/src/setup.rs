@@ -42,6 +42,7 @@ pub const BUILD: [Need; 3] = [
 
 /// What only the tests need.
 pub const TEST: [Need; 10] = [
+pub const TEST: [Need; 13] = [
     Need {
         package: "chromium",
         purpose: "shows the dashboard to the browser test",
@@ -91,6 +92,24 @@ pub const TEST: [Need; 10] = [
         package: "containernetworking-plugins",
         purpose: "attaches tasks to networks",
         present: || Path::new("/usr/lib/cni/bridge").exists(),
+        package: "docker-registry",
+        purpose: "has the images that the tests pull",
+        present: || process::exists("docker-registry"),
+    },
+    Need {
+        package: "skopeo",
+        purpose: "pushes and saves those images",
+        present: || process::exists("skopeo"),
+    },
+    Need {
+        package: "umoci",
+        purpose: "makes those images",
+        present: || process::exists("umoci"),
+    },
+    Need {
+        package: "busybox-static",
+        purpose: "is what runs in them",
+        present: || process::exists("busybox"),
     },
 ];
 

@@ -1,0 +1,219 @@
+//! The images of an agent: what the rest of the agent sees of this crate.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tepui_types::Digest;
+use tepui_types::image::{ImageRef, ImageSource, PullPolicy};
+use tokio::sync::Semaphore;
+
+use crate::books::{Books, Lease};
+use crate::config::ImagesConfig;
+use crate::error::ImageError;
+use crate::joined::{Joined, Outcome};
+use crate::manifest::ImageConfig;
+use crate::origin::local::blocking;
+use crate::origin::registry::Clients;
+use crate::progress::{LayerProgress, Progress};
+use crate::pull;
+use crate::store::{Part, Record, Size, Store};
+
+/// Layers that are fetched at once: enough to hide latency, few enough to leave the network to the
+/// tasks.
+const FETCHES: usize = 4;
+/// Layers that are unpacked at once: decompression takes a core each, and cores are the tasks'.
+const UNPACKS: usize = 2;
+
+/// The images that an agent has, in a folder of its own.
+#[derive(Debug, Clone)]
+pub struct Images {
+    inner: Arc<Inner>,
+}
+
+/// What all pulls share.
+#[derive(Debug)]
+pub struct Inner {
+    pub store: Store,
+    pub books: Arc<Books>,
+    pub config: Arc<ImagesConfig>,
+    pub clients: Arc<Clients>,
+    pub layers: Joined<Part, LayerProgress, Size>,
+    pub pulls: Joined<PullKey, Progress, Image>,
+    pub fetches: Semaphore,
+    pub unpacks: Arc<Semaphore>,
+}
+
+/// Pulls of the same are one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct PullKey {
+    name: String,
+    archive: Option<PathBuf>,
+}
+
+/// An image that is here, and stays while this or a clone of it lives.
+#[derive(Debug, Clone)]
+pub struct Image {
+    /// Of its manifest.
+    pub digest: Digest,
+    /// Its unpacked layers, base first: `lowerdir`s, in reverse. Nobody may write in them.
+    pub layers: Vec<PathBuf>,
+    /// How it wants to be run.
+    pub config: ImageConfig,
+    /// Its WebAssembly component, when it is one; then it has no layers.
+    pub wasm: Option<PathBuf>,
+    /// Bytes of all its layers, those that it shares as well.
+    pub bytes: u64,
+    /// What was left out of it.
+    pub notes: Vec<String>,
+    /// What keeps it here.
+    pub lease: Lease,
+}
+
+impl Images {
+    /// Opens or makes the folder, and removes what was left unfinished in it. One process has it.
+    ///
+    /// # Errors
+    /// `image-store` or `image-disk-full`.
+    pub async fn open(dir: impl Into<PathBuf>, config: ImagesConfig) -> Result<Self, ImageError> {
+        let dir = dir.into();
+        let (store, found) = blocking(move || {
+            let store = Store::open(dir)?;
+            let found = store.find()?;
+            Ok((store, found))
+        })
+        .await?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                store,
+                books: Books::new(found),
+                config: Arc::new(config),
+                clients: Arc::default(),
+                layers: Joined::default(),
+                pulls: Joined::default(),
+                fetches: Semaphore::new(FETCHES),
+                unpacks: Arc::new(Semaphore::new(UNPACKS)),
+            }),
+        })
+    }
+
+    /// Sees to it that the image is here. `progress` hears how far that is, as often as something
+    /// changes; pulls of the same image are one, and each caller hears of it. Dropping what this
+    /// returns ends the pull, unless others wait for it.
+    ///
+    /// What a reference with a digest names never changes, so `Always` asks nobody when it is here.
+    ///
+    /// # Errors
+    /// Why it could not be had; [`ImageError::retryable`] says whether that may pass. An artifact
+    /// that was never taken with [`Images::archive`] is `image-not-present`.
+    pub async fn pull(
+        &self,
+        image: &ImageRef,
+        policy: PullPolicy,
+        progress: impl Fn(Progress),
+    ) -> Result<Image, ImageError> {
+        let pinned = match image.source() {
+            ImageSource::Registry(image) => image.digest.is_some(),
+            ImageSource::Layout { .. } => false,
+            ImageSource::Artifact(_) => true,
+        };
+        if (pinned || policy != PullPolicy::Always)
+            && let Some(image) = self.present(image).await?
+        {
+            progress(Progress::Done);
+            return Ok(image);
+        }
+        if policy == PullPolicy::Never {
+            return Err(ImageError::NotPresent {
+                image: image.to_string(),
+            });
+        }
+        self.join(image, None, progress).await
+    }
+
+    /// Sees to it that the image of an archive is here. `path` is where the agent has the archive,
+    /// which `image` names; it is read only when the image is not here yet.
+    ///
+    /// # Errors
+    /// As those of [`Images::pull`].
+    pub async fn archive(
+        &self,
+        image: &ImageRef,
+        path: &Path,
+        progress: impl Fn(Progress),
+    ) -> Result<Image, ImageError> {
+        if let Some(image) = self.present(image).await? {
+            progress(Progress::Done);
+            return Ok(image);
+        }
+        self.join(image, Some(path.to_owned()), progress).await
+    }
+
+    /// The image of this manifest, held: for tasks that an agent finds again after a restart.
+    pub fn get(&self, digest: &Digest) -> Option<Image> {
+        let (record, lease) = self.inner.books.image(digest)?;
+        Some(self.inner.image(&record, lease))
+    }
+
+    pub(crate) fn inner(&self) -> &Arc<Inner> {
+        &self.inner
+    }
+
+    async fn present(&self, image: &ImageRef) -> Result<Option<Image>, ImageError> {
+        let Some((record, lease)) = self.inner.books.named(&pull::name(image)) else {
+            return Ok(None);
+        };
+        let (inner, digest) = (self.inner.clone(), record.digest);
+        blocking(move || {
+            let used = inner.store.used(&digest)?;
+            inner.books.lock().used(&digest, used);
+            Ok(())
+        })
+        .await?;
+        Ok(Some(self.inner.image(&record, lease)))
+    }
+
+    async fn join(
+        &self,
+        image: &ImageRef,
+        archive: Option<PathBuf>,
+        progress: impl Fn(Progress),
+    ) -> Result<Image, ImageError> {
+        let key = PullKey {
+            name: pull::name(image),
+            archive: archive.clone(),
+        };
+        let start = |report| pull::pull(self.inner.clone(), image.clone(), archive, report);
+        let running = self.inner.pulls.run(key, image.as_str(), start, &progress);
+        let Outcome { result, .. } = running.await;
+        if let Ok(image) = &result {
+            progress(Progress::Done);
+            tracing::info!(digest = %image.digest, layers = image.layers.len(), "image pulled");
+        }
+        result
+    }
+}
+
+impl Inner {
+    /// What the agent gets of an image that is held.
+    pub fn image(&self, record: &Record, lease: Lease) -> Image {
+        let pages = self.books.lock();
+        let sizes: Vec<&Size> = record
+            .parts()
+            .filter_map(|part| pages.parts.get(&part))
+            .collect();
+        let layers = record.layers.iter().copied().map(Part::Layer);
+        let wasm = record.wasm.map(Part::Component);
+        Image {
+            digest: record.digest,
+            layers: layers.map(|part| self.store.part(&part)).collect(),
+            config: record.config.clone(),
+            wasm: wasm.map(|part| self.store.part(&part)),
+            bytes: sizes.iter().map(|size| size.bytes).sum(),
+            notes: sizes
+                .iter()
+                .flat_map(|size| size.notes.iter().cloned())
+                .collect(),
+            lease,
+        }
+    }
+}
