@@ -73,11 +73,11 @@ impl Networks {
         let io = |source| NetworkError::io("make", state, source);
         fs::create_dir_all(state).map_err(io)?;
         Ok(Self {
-            // Plugins are told this path, and run in another folder.
+            // Plugins are told paths, and run in another folder.
             state: fs::canonicalize(state).map_err(io)?,
             config_dirs: config.config_dirs,
             plugins: Plugins {
-                folders: config.plugin_dirs,
+                folders: absolute(config.plugin_dirs)?,
                 timeout: config.plugin_timeout,
             },
             turns: Turns::default(),
@@ -143,7 +143,9 @@ impl Networks {
     }
 
     /// Asks the plugins whether all is as they have made it. Networks whose lists are older than
-    /// CHECK, or refuse it, are only known to have their namespace.
+    /// CHECK, or refuse it, are only known to have their namespace. Plugins may be wrong: `portmap`
+    /// 1.1.1, Debian's, wants rules of IPv6 also where no address is; for such lists there is
+    /// CNI's `disableCheck`.
     pub fn check(&self, id: &AttachmentId) -> Result<(), NetworkError> {
         let _turn = self.turns.take(id);
         let folder = self.folder(id);
@@ -314,6 +316,14 @@ impl Networks {
             lock: std::os::fd::AsFd::as_fd(lock),
         })
     }
+}
+
+fn absolute(paths: Vec<PathBuf>) -> Result<Vec<PathBuf>, NetworkError> {
+    let paths = paths.into_iter().map(|path| {
+        let absolute = std::path::absolute(&path);
+        absolute.map_err(|source| NetworkError::io("find", &path, source))
+    });
+    paths.collect()
 }
 
 fn plugin_name(record: &Record, plugin: usize) -> &str {

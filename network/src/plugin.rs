@@ -110,7 +110,7 @@ pub enum PluginError {
     /// It said what is wrong.
     #[error(
         "the CNI plugin `{plugin}` refused {verb} with code {code}: {message}{}{}",
-        separated(.details), advice(*.code)
+        separated(.details), advice(*.verb, *.code)
     )]
     Refused {
         /// Its name.
@@ -322,8 +322,11 @@ fn separated(details: &str) -> String {
 }
 
 /// What CNI's own codes ask for.
-fn advice(code: u64) -> &'static str {
+fn advice(verb: Verb, code: u64) -> &'static str {
     match code {
+        _ if verb == Verb::Check => {
+            " (attach it anew; if the plugin is wrong, put \"disableCheck\": true into the list)"
+        }
         1 => " (give the list a \"cniVersion\" that the plugin knows)",
         2 | 6 | 7 => " (correct the network's list)",
         11 => " (try again later)",

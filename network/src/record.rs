@@ -97,7 +97,10 @@ impl Folder {
         let mut builder = fs::DirBuilder::new();
         // Lists may hold secrets.
         let made = builder.mode(0o700).create(&self.path);
-        made.map_err(|source| NetworkError::io("make", &self.path, source))
+        // Plugins keep addresses on disk: a power cut must not take the record alone.
+        let parent = self.path.parent().unwrap_or(Path::new("/"));
+        let synced = made.and_then(|()| File::open(parent)?.sync_all());
+        synced.map_err(|source| NetworkError::io("make", &self.path, source))
     }
 
     /// What is recorded; none if there is no record, because no plugin has been called yet.

@@ -1,6 +1,7 @@
 //! Attachments by Debian's plugins: reached, told, taken away.
 
 use std::net::Ipv4Addr;
+use std::sync::Barrier;
 
 use tepui_network::{Dns, NetworkError, PortMapping, Protocol};
 
@@ -188,7 +189,43 @@ fn a_broken_attachment_is_found_by_its_check() {
         within(&one.netns, || run("ip", &["addr", "flush", "dev", "eth0"]));
         let error = networks.check(&id("one")).unwrap_err().to_string();
         assert!(error.contains("`bridge` refused CHECK"), "{error}");
+        assert!(error.contains("disableCheck"), "{error}");
         let error = networks.check(&id("two")).unwrap_err();
         assert!(matches!(error, NetworkError::NotAttached { .. }), "{error}");
+    });
+}
+
+#[test]
+fn many_attach_and_detach_at_once() {
+    const MANY: usize = 8;
+    on_a_host(|host| {
+        host.bridge("web", "1.0.0", &[PORTMAP]);
+        let networks = host.networks();
+        let start = Barrier::new(2 * MANY);
+        std::thread::scope(|scope| {
+            // Each is asked for twice, as after an effect that was sent again.
+            for place in (0..MANY).flat_map(|place| [place, place]) {
+                let (networks, start) = (&networks, &start);
+                scope.spawn(move || {
+                    let name = format!("task-{place}");
+                    let mut asks = attach(&name, "web");
+                    let port = u16::try_from(8000 + place).unwrap();
+                    asks.port_mappings = vec![mapping(port, 80)];
+                    start.wait();
+                    let attachment = networks.attach(asks).unwrap();
+                    assert_eq!(attachment.addresses().count(), 1);
+                });
+            }
+        });
+        assert_eq!(host.leases("web").len(), MANY);
+        std::thread::scope(|scope| {
+            for place in (0..MANY).flat_map(|place| [place, place]) {
+                let networks = &networks;
+                scope.spawn(move || networks.detach(&id(&format!("task-{place}"))).unwrap());
+            }
+        });
+        assert_eq!(host.leases("web"), [""; 0]);
+        assert_eq!(host.records(), [""; 0]);
+        assert!(!host.rules().iter().any(|rule| rule.contains("task-")));
     });
 }

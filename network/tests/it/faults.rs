@@ -185,7 +185,8 @@ fn an_agent_killed_in_the_middle_leaves_nothing_behind() {
     on_a_host(|host| {
         // What it starts is not its child any more, and in no group of its.
         let hangs = "setsid sleep 1000 &\necho $! > \"$(dirname \"$0\")/../pid\"\nsleep 1000";
-        let script = format!("[ \"$CNI_COMMAND\" = ADD ] && {{\n{hangs}\n}}\n{NOTES}");
+        let told = "case \"$config\" in *prevResult*) echo > \"$(dirname \"$0\")/../told\";; esac";
+        let script = format!("[ \"$CNI_COMMAND\" = ADD ] && {{\n{hangs}\n}}\n{NOTES}\n{told}");
         host.plugin("hangs", &script);
         host.bridge("well", "1.0.0", &[]);
         host.bridge("hangs", "1.0.0", &[&plugin("hangs")]);
@@ -212,6 +213,8 @@ fn an_agent_killed_in_the_middle_leaves_nothing_behind() {
         assert_eq!(host.leases("hangs"), [""; 0]);
         assert_eq!(host.leases("well").len(), 1);
         assert_eq!(host.lines("calls"), ["DEL half hangs"]);
+        // What the plugin before it has answered was on disk.
+        assert!(host.path("told").exists());
         eventually("what the plugin started is dead", || {
             is_dead(&host.lines("pid")[0])
         });
@@ -220,6 +223,66 @@ fn an_agent_killed_in_the_middle_leaves_nothing_behind() {
         // What was half done begins anew.
         host.plugin("hangs", NOTES);
         networks.attach(attach("half", "hangs")).unwrap();
+    });
+}
+
+#[test]
+fn an_agent_may_be_killed_after_every_step_of_attaching() {
+    on_a_host(|host| {
+        let ill = "[ -e \"$(dirname \"$0\")/../well\" ] || exit 1";
+        host.plugin("first", &format!("{ill}\n{NOTES}"));
+        host.list("web", "1.0.0", &plugin("first"));
+        host.networks().attach(attach("one", "web")).unwrap_err();
+        std::fs::write(host.path("well"), "").unwrap();
+        let folder = host.path("state/one");
+        let record = std::fs::read(folder.join("record.json")).unwrap();
+        // The namespace is there, the plugin was called, or was not.
+        let recovered = host.networks().recover(&BTreeSet::new()).unwrap();
+        assert_eq!(recovered.detached, [id("one")]);
+        assert_eq!(host.records(), [""; 0]);
+        let earlier: [&[(&str, &[u8])]; 4] = [
+            &[],
+            &[("record.json.new", &record[..9])],
+            &[("record.json", &record)],
+            &[("record.json", &record), ("lock", b""), ("netns", b"")],
+        ];
+        for files in earlier {
+            std::fs::create_dir(&folder).unwrap();
+            for (name, bytes) in files {
+                std::fs::write(folder.join(name), bytes).unwrap();
+            }
+            let networks = host.networks();
+            assert_eq!(networks.attachment(&id("one")).unwrap(), None);
+            let recovered = networks.recover(&BTreeSet::new()).unwrap();
+            assert_eq!(recovered.detached, [id("one")], "{files:?}");
+            assert_eq!(host.records(), [""; 0]);
+        }
+        assert_eq!(host.lines("calls"), ["DEL one first"; 3]);
+    });
+}
+
+#[test]
+fn a_record_that_cannot_be_read_is_left_and_named() {
+    on_a_host(|host| {
+        host.list("web", "1.0.0", &plugin("first"));
+        host.plugin("first", NOTES);
+        let networks = host.networks();
+        for (text, says) in [("{", "EOF"), (r#"{"version": 2}"#, "format 2")] {
+            std::fs::create_dir_all(host.path("state/one")).unwrap();
+            std::fs::write(host.path("state/one/record.json"), text).unwrap();
+            let recovered = networks.recover(&BTreeSet::new()).unwrap();
+            let text = recovered.failed[0].1.to_string();
+            assert!(
+                text.contains("state/one/record.json") && text.contains(says),
+                "{text}"
+            );
+            assert!(text.contains("remove its folder"), "{text}");
+            networks.attach(attach("one", "web")).unwrap_err();
+        }
+        // It keeps nobody else from anything.
+        networks.attach(attach("two", "web")).unwrap();
+        std::fs::remove_dir_all(host.path("state/one")).unwrap();
+        networks.attach(attach("one", "web")).unwrap();
     });
 }
 

@@ -14,6 +14,8 @@ use std::time::Duration;
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tepui_network::{Attach, Attachment, AttachmentId, Dns, Networks, NetworksConfig};
 
 /// Debian's plugins.
@@ -26,10 +28,10 @@ pub struct Host {
     folder: PathBuf,
 }
 
-/// Runs a test on a new machine, on a thread of its own.
+/// Runs a test on a new machine, on a thread of its own. What still runs on it afterwards is killed.
 pub fn on_a_host(test: impl FnOnce(&Host) + Send) {
     let folder = tempfile::tempdir().unwrap();
-    std::thread::scope(|scope| {
+    let joined = std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)
                 .expect("these tests make namespaces: run them as root");
@@ -37,13 +39,32 @@ pub fn on_a_host(test: impl FnOnce(&Host) + Send) {
             mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
             let tmpfs = Some("tmpfs");
             mount(tmpfs, folder.path(), tmpfs, MsFlags::empty(), None::<&str>).unwrap();
+            let _end = KillAll(fs::read_link("/proc/thread-self/ns/net").unwrap());
             run("ip", &["link", "set", "lo", "up"]);
             test(&Host::at(folder.path()));
         });
-        if let Err(panic) = thread.join() {
-            std::panic::resume_unwind(panic);
-        }
+        thread.join()
     });
+    if let Err(panic) = joined {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// Kills what was started in a namespace, when dropped.
+struct KillAll(PathBuf);
+
+impl Drop for KillAll {
+    fn drop(&mut self) {
+        for entry in fs::read_dir("/proc").unwrap().flatten() {
+            let Ok(pid) = entry.file_name().to_string_lossy().parse() else {
+                continue;
+            };
+            let namespace = fs::read_link(entry.path().join("ns/net"));
+            if pid != Pid::this().as_raw() && namespace.is_ok_and(|namespace| namespace == self.0) {
+                kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
+            }
+        }
+    }
 }
 
 impl Host {
