@@ -56,24 +56,17 @@ pub struct Pin {
 }
 
 impl Books {
-    /// From what was found in the folder. An image of which a part is missing is none.
+    /// From what was found in the folder.
     pub fn new(found: Found) -> Arc<Self> {
-        let parts: HashMap<Part, Size> = found.parts.into_iter().collect();
-        let whole = |record: &Record| record.parts().all(|part| parts.contains_key(&part));
-        let images = found.images.into_iter();
-        let images = images
-            .filter(|(record, _)| whole(record))
-            .map(|(record, used)| {
-                let record = Arc::new(record);
-                (record.digest, Entry { record, used })
-            });
-        let names = found.names.into_iter();
-        let pages = Pages {
-            images: images.collect(),
-            names: names.map(|name| (name.name, name.image)).collect(),
-            parts,
+        let mut pages = Pages {
+            parts: found.parts.into_iter().collect(),
             ..Pages::default()
         };
+        for (record, used) in found.images {
+            pages.add(Arc::new(record), used);
+        }
+        let names = found.names.into_iter();
+        pages.names = names.map(|name| (name.name, name.image)).collect();
         Arc::new(Self(Mutex::new(pages)))
     }
 
@@ -91,14 +84,18 @@ impl Books {
 
     /// The image, held.
     pub fn image(self: &Arc<Self>, image: &Digest) -> Option<(Arc<Record>, Lease)> {
-        let mut pages = self.lock();
-        let record = pages.images.get(image)?.record.clone();
-        *pages.holds.entry(*image).or_default() += 1;
-        let lease = Lease(Arc::new(Hold {
-            books: self.clone(),
-            image: *image,
-        }));
+        let lease = self.hold(*image);
+        let record = self.lock().images.get(image)?.record.clone();
         Some((record, lease))
+    }
+
+    /// Holds an image, also one that is still to come.
+    pub fn hold(self: &Arc<Self>, image: Digest) -> Lease {
+        *self.lock().holds.entry(image).or_default() += 1;
+        Lease(Arc::new(Hold {
+            books: self.clone(),
+            image,
+        }))
     }
 
     /// Pins a part, and says its size where it is here.
@@ -115,8 +112,7 @@ impl Books {
 
 impl Pages {
     /// Takes in an image, all of which is here.
-    pub fn add(&mut self, record: Record, used: SystemTime) {
-        let record = Arc::new(record);
+    pub fn add(&mut self, record: Arc<Record>, used: SystemTime) {
         self.images.insert(record.digest, Entry { record, used });
     }
 

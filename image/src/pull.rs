@@ -79,17 +79,16 @@ pub async fn pull(
     let name = name(&image);
     let origin = Arc::new(origin(&inner, &image, archive).await?);
     let (digest, manifest) = resolve(&origin, &name).await?;
-    let (record, lease) = match inner.books.image(&digest) {
-        Some(here) => here,
+    // From here on the collection leaves the image alone, here or not.
+    let lease = inner.books.hold(digest);
+    let here = inner.books.image(&digest);
+    let record = match here {
+        Some((record, _)) => record,
         None => {
             let wanted = wanted(&origin, &name, digest, manifest).await?;
             // Held until the image is in the books: the collection finds either.
             let _pins = fetch(&inner, &origin, &name, &wanted, &report).await?;
-            keep(&inner, wanted).await?;
-            let kept = inner.books.image(&digest);
-            kept.ok_or_else(|| ImageError::Interrupted {
-                image: name.clone(),
-            })?
+            keep(&inner, wanted).await?
         }
     };
     remember(&inner, name, digest).await?;
@@ -208,7 +207,7 @@ async fn fetch(
 }
 
 /// Writes the image down, once all of it is here.
-async fn keep(inner: &Arc<Inner>, wanted: Wanted) -> Result<(), ImageError> {
+async fn keep(inner: &Arc<Inner>, wanted: Wanted) -> Result<Arc<Record>, ImageError> {
     let mut record = Record {
         digest: wanted.digest,
         layers: Vec::new(),
@@ -224,8 +223,9 @@ async fn keep(inner: &Arc<Inner>, wanted: Wanted) -> Result<(), ImageError> {
     let inner = inner.clone();
     blocking(move || {
         let used = inner.store.keep_image(&record)?;
-        inner.books.lock().add(record, used);
-        Ok(())
+        let record = Arc::new(record);
+        inner.books.lock().add(record.clone(), used);
+        Ok(record)
     })
     .await
 }
@@ -235,14 +235,15 @@ async fn remember(inner: &Arc<Inner>, name: String, image: Digest) -> Result<(),
     let inner = inner.clone();
     blocking(move || {
         let used = inner.store.used(&image)?;
-        let known = inner.books.lock().names.get(&name) == Some(&image);
-        let name = Name { name, image };
-        if !known {
-            inner.store.keep_name(&name)?;
+        let before = {
+            let mut pages = inner.books.lock();
+            pages.used(&image, used);
+            // Before it is in the folder, so that it does not go with what it named until now.
+            pages.names.insert(name.clone(), image)
+        };
+        if before != Some(image) {
+            inner.store.keep_name(&Name { name, image })?;
         }
-        let mut pages = inner.books.lock();
-        pages.names.insert(name.name, image);
-        pages.used(&image, used);
         Ok(())
     })
     .await

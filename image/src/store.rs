@@ -11,6 +11,7 @@
 //! Everything begins as a draft, is synced, and gets its name by a rename. So a power cut leaves a
 //! draft or the whole, and never half of a layer under its digest. All of it blocks.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -277,7 +278,30 @@ impl Store {
                 Err(error) => unreadable(&path, &error),
             }
         }
+        self.forget_broken(&mut found)?;
         Ok(found)
+    }
+
+    /// An image of which a part is missing is none, and a name without its image neither.
+    fn forget_broken(&self, found: &mut Found) -> Result<(), ImageError> {
+        let parts: HashSet<Part> = found.parts.iter().map(|(part, _)| *part).collect();
+        let images = std::mem::take(&mut found.images);
+        let (whole, broken): (Vec<_>, Vec<_>) = images
+            .into_iter()
+            .partition(|(record, _)| record.parts().all(|part| parts.contains(&part)));
+        for (record, _) in broken {
+            self.remove_image(&record.digest)?;
+        }
+        let images: HashSet<Digest> = whole.iter().map(|(record, _)| record.digest).collect();
+        let names = std::mem::take(&mut found.names);
+        let (good, stale): (Vec<_>, Vec<_>) = names
+            .into_iter()
+            .partition(|name| images.contains(&name.image));
+        for name in stale {
+            self.remove_name(&name.name)?;
+        }
+        (found.images, found.names) = (whole, good);
+        Ok(())
     }
 
     /// The entries of a folder that are called after a digest.

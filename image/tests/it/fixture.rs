@@ -215,6 +215,12 @@ impl Registry {
             .count()
     }
 
+    /// Where the registry keeps the bytes of a blob.
+    pub fn blob(&self, hex: &str) -> PathBuf {
+        let blobs = self.dir.join("storage/docker/registry/v2/blobs/sha256");
+        blobs.join(&hex[..2]).join(hex).join("data")
+    }
+
     /// It speaks plain HTTP, and tests do not wait for long.
     pub fn config(&self) -> ImagesConfig {
         plain([&*self.address])

@@ -1,10 +1,22 @@
-//! Images from the real docker-registry, skopeo and umoci.
+//! Images from the real docker-registry, skopeo and umoci, and from a server that misbehaves.
 
 /// Saved images.
 mod archives;
+/// What goes, and what stays.
+mod collection;
+/// Disks that are full, processes that are killed, callers that go away.
+mod faults;
 /// Images made and pushed, registries started and stopped.
 mod fixture;
+/// Images that no builder makes.
+mod handmade;
+/// Registries that stall, lie, break off and want tokens.
+mod misbehaving;
+/// A server that does what no good registry does.
+mod odd_server;
 /// Layers in an overlay.
 mod overlay;
+/// Images for other machines, components, and what is no image.
+mod platforms;
 /// Images by tag, digest, folder and mirror.
 mod pulls;

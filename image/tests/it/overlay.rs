@@ -26,6 +26,23 @@ impl Mounted {
         run("mount", &arguments);
         Self(at)
     }
+
+    /// A disk that is soon full.
+    pub fn small_disk(at: PathBuf) -> Self {
+        std::fs::create_dir(&at).unwrap();
+        run(
+            "mount",
+            &[
+                "-t",
+                "tmpfs",
+                "-o",
+                "size=1m",
+                "tmpfs",
+                at.to_str().unwrap(),
+            ],
+        );
+        Self(at)
+    }
 }
 
 impl Drop for Mounted {
