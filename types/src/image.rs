@@ -420,11 +420,11 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn no_text_panics_and_what_is_taken_names_itself(text in "[a-z0-9@:/._-]{0,40}|.{0,20}") {
-            if let Ok(image) = ImageRef::new(text) {
-                if let ImageSource::Registry(source) = image.source() {
-                    let again = ImageRef::new(source.to_string()).unwrap();
-                    proptest::prop_assert_eq!(again.source(), ImageSource::Registry(source));
-                }
+            if let Ok(image) = ImageRef::new(text)
+                && let ImageSource::Registry(source) = image.source()
+            {
+                let again = ImageRef::new(source.to_string()).unwrap();
+                proptest::prop_assert_eq!(again.source(), ImageSource::Registry(source));
             }
         }
     }
