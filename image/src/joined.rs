@@ -163,3 +163,53 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing that is done under the lock leaves the map half changed.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn run(
+        joined: &Joined<&'static str, u32, u32>,
+        work: impl Future<Output = Result<u32, ImageError>> + Send + 'static,
+    ) -> Outcome<u32> {
+        joined.run("key", "image", |_| work, |_| {}).await
+    }
+
+    #[tokio::test]
+    async fn a_key_is_free_again_after_its_work_ended_failed_or_panicked() {
+        let joined = Joined::default();
+        let failed = run(&joined, async { Err(ImageError::invalid("x", "y")) }).await;
+        assert_eq!(failed.result.unwrap_err().code(), "image-invalid");
+        let panicked = run(&joined, async { panic!("it broke") }).await;
+        assert_eq!(panicked.result.unwrap_err().code(), "image-interrupted");
+        let ended = run(&joined, async { Ok(7) }).await;
+        assert_eq!((ended.result.unwrap(), ended.joined), (7, false));
+        assert!(lock(&joined.running).is_empty());
+    }
+
+    #[tokio::test]
+    async fn who_comes_while_work_is_under_way_hears_how_far_it_is() {
+        let joined = Joined::<_, u32, u32>::default();
+        let (go, wait) = tokio::sync::oneshot::channel::<()>();
+        let start = |report: Report<u32, u32>| async move {
+            report.say(3);
+            let _ = wait.await;
+            Ok(7)
+        };
+        let first = joined.run("key", "image", start, |_| {});
+        let mut go = Some(go);
+        let go = Mutex::new(&mut go);
+        // The second lets the work end once it has heard of it.
+        let hear = |progress| {
+            if progress == 3
+                && let Some(go) = lock(&go).take()
+            {
+                let _ = go.send(());
+            }
+        };
+        let second = joined.run("key", "image", |_| async { Ok(8) }, hear);
+        let (first, second) = tokio::join!(first, second);
+        assert_eq!((first.result.unwrap(), first.joined), (7, false));
+        assert_eq!((second.result.unwrap(), second.joined), (7, true));
+    }
+}

@@ -24,6 +24,10 @@ use crate::store::{Name, Part, Record};
 /// semaphores' to say.
 const PARALLEL: usize = 6;
 
+/// References that are remembered: far more than an agent's tasks have, and a few megabytes. One that
+/// is not is looked up again at each pull.
+const MAX_NAMES: usize = 10_000;
+
 /// Says how far a pull is, to all who wait for it.
 pub type PullReport = Report<Progress, Image>;
 
@@ -238,6 +242,9 @@ async fn remember(inner: &Arc<Inner>, name: String, image: Digest) -> Result<(),
         let before = {
             let mut pages = inner.books.lock();
             pages.used(&image, used);
+            if pages.names.len() >= MAX_NAMES && !pages.names.contains_key(&name) {
+                return Ok(());
+            }
             // Before it is in the folder, so that it does not go with what it named until now.
             pages.names.insert(name.clone(), image)
         };

@@ -14,6 +14,7 @@
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -136,6 +137,10 @@ impl Store {
             let made = fs::create_dir_all(&path);
             made.map_err(|error| ImageError::store("make", &path, error))?;
         }
+        // Layers hold programs that run as their owner, root often: the machine's users are not to
+        // reach them. Overlayfs does not mind, whoever is in the container.
+        let closed = fs::set_permissions(&dir, fs::Permissions::from_mode(0o700));
+        closed.map_err(|error| ImageError::store("close", &dir, error))?;
         Ok(Self {
             dir,
             drafts: AtomicU64::new(0),
@@ -163,7 +168,9 @@ impl Store {
     pub fn draft_layer(&self) -> Result<(Draft, PathBuf), ImageError> {
         let draft = self.draft();
         let tree = draft.path().join("tree");
-        let made = fs::create_dir_all(&tree);
+        // Whatever the agent's umask is: this is the root folder of whoever runs in it.
+        let made = fs::create_dir_all(&tree)
+            .and_then(|()| fs::set_permissions(&tree, fs::Permissions::from_mode(0o755)));
         made.map_err(|error| ImageError::store("make", &tree, error))?;
         Ok((draft, tree))
     }

@@ -17,10 +17,11 @@ use reqwest::{Response, StatusCode};
 use sha2::Digest as _;
 use tepui_types::Digest;
 use tepui_types::image::RegistryImage;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncSeekExt, AsyncWriteExt};
 use tokio::sync::OnceCell;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::local::blocking;
 use super::{Fetched, check};
 use crate::config::ImagesConfig;
 use crate::error::ImageError;
@@ -445,20 +446,25 @@ struct Download {
 
 impl Download {
     async fn new(draft: Draft) -> Result<Self, ImageError> {
-        let file = tokio::fs::File::create(draft.path()).await;
-        let file = file.map_err(|error| ImageError::store("make", draft.path(), error))?;
+        // The draft goes along: made after its pull has ended, the file would stay.
+        let (draft, file) = blocking(move || {
+            let file = std::fs::File::create(draft.path());
+            let file = file.map_err(|error| ImageError::store("make", draft.path(), error))?;
+            Ok((draft, file))
+        })
+        .await?;
         Ok(Self {
             draft,
-            file,
+            file: tokio::fs::File::from_std(file),
             hash: sha2::Sha256::new(),
             got: 0,
         })
     }
 
     async fn restart(&mut self) -> Result<(), ImageError> {
-        // A file made anew begins at its start.
-        let file = tokio::fs::File::create(self.draft.path()).await;
-        self.file = file.map_err(|error| ImageError::store("make", self.draft.path(), error))?;
+        let failed = |error| ImageError::store("empty", self.draft.path(), error);
+        self.file.rewind().await.map_err(failed)?;
+        self.file.set_len(0).await.map_err(failed)?;
         self.hash = sha2::Sha256::new();
         self.got = 0;
         Ok(())

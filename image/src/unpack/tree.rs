@@ -278,8 +278,10 @@ impl Tree {
             Err(error) => return Err(at(path)(error)),
         };
         rustix::fs::mkdirat(parent, name, mode).map_err(at(path))?;
+        let folder = open_folder(parent, name).map_err(at(path))?;
+        // Whatever the agent's umask is.
+        rustix::fs::fchmod(&folder, mode).map_err(at(path))?;
         if hidden {
-            let folder = open_folder(parent, name).map_err(at(path))?;
             set_opaque(&folder).map_err(at(path))?;
         }
         Ok(())

@@ -1,9 +1,10 @@
 //! Images by tag, digest, folder and mirror.
 
+use std::os::unix::fs::PermissionsExt;
 use std::sync::Mutex;
 
 use futures::future::join_all;
-use tepui_image::{ImagesConfig, Progress, RegistryConfig, Secret};
+use tepui_image::{Image, Images, ImagesConfig, Progress, RegistryConfig, Secret};
 use tepui_types::Digest;
 use tepui_types::image::{ImageRef, PullPolicy};
 
@@ -65,6 +66,51 @@ async fn an_image_by_tag_has_its_layers_and_says_how_it_is_run() {
         "{seen:?}"
     );
     assert!(world.list("drafts").is_empty());
+    let folder = std::fs::metadata(world.images()).unwrap().permissions();
+    assert_eq!(
+        folder.mode() & 0o777,
+        0o700,
+        "nobody else reaches what layers hold"
+    );
+}
+
+#[tokio::test]
+async fn layers_may_be_compressed_with_zstd_and_docker_may_have_made_them() {
+    let world = World::new();
+    let registry = Registry::start(world.path("registry")).await;
+    let layout = world.layout("layout");
+    layout.busybox("a");
+    let from = format!("oci:{}:a", layout.folder.display());
+    let layer = |image: &Image| {
+        image.layers[0]
+            .parent()
+            .unwrap()
+            .file_name()
+            .unwrap()
+            .to_owned()
+    };
+    let images = world.open(registry.config()).await;
+    let plain = layer(&pull(&images, &layout.reference("a")).await.unwrap());
+    for (name, flags) in [
+        ("zstd", &["--dest-compress-format=zstd", "--format=oci"][..]),
+        ("docker", &["--format=v2s2"]),
+    ] {
+        let to = format!("docker://{}/x:{name}", registry.address);
+        let all = [
+            &["copy", "-q", "--dest-tls-verify=false"],
+            flags,
+            &[&from, &to],
+        ]
+        .concat();
+        crate::fixture::run("skopeo", &all);
+        let images = Images::open(world.path(name), registry.config())
+            .await
+            .unwrap();
+        let image = registry.reference(&format!("x:{name}"));
+        let pulled = pull(&images, &image).await.unwrap();
+        assert_eq!(layer(&pulled), plain, "{name}: it unpacks to the same");
+        assert!(pulled.layers[0].join("bin/busybox").exists(), "{name}");
+    }
 }
 
 #[tokio::test]
