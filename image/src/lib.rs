@@ -6,8 +6,8 @@
 //! digest, was on disk before it got its name, and is removed only while nobody uses it. Whatever is
 //! unfinished lies in `drafts`, which is emptied when the folder is opened.
 //!
-//! In the order of flow: [`pull`] resolves a reference at its [`origin`], [`manifest`] says what is
-//! wanted, [`layer`] fetches and [`unpack`]s it, [`store`] keeps it, [`books`] know who uses it.
+//! In the order of flow: `pull` resolves a reference at its `origin`, `manifest` says what is
+//! wanted, `layer` fetches and unpacks it, `store` keeps it, `books` know who uses it.
 
 mod books;
 mod collection;
