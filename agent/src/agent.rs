@@ -8,6 +8,7 @@
 //! executor process, and it is forgotten only when the log has its end.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use tepui_types::task::reason;
 use tepui_types::wire::agent::{AgentEffect, StatusReport, TaskLaunch, VolumeList};
@@ -16,7 +17,7 @@ use tepui_types::{Digest, Reason, TaskId, TaskState};
 
 pub use executors::{Executor, ExecutorId, ExecutorKind, Phase, TrustDomain, token};
 pub use status_updates::Urgency;
-pub use tasks::Life;
+pub use tasks::{Life, Prepared};
 
 use crate::checkpoint::Record;
 use crate::sandbox::Layout;
@@ -26,6 +27,8 @@ use status_updates::StatusUpdates;
 use tasks::{MAX_PLACEMENTS, Stage, Tasks};
 
 mod artifacts;
+mod checks;
+mod containers;
 mod executors;
 mod placement;
 mod replay;
@@ -42,6 +45,12 @@ pub enum Action {
     Record(Record),
     /// Get an artifact; answered by [`Agent::on_fetched`].
     Fetch(Digest),
+    /// Get what a task's container needs; answered by [`Agent::on_prepared`] unless the task ends.
+    Prepare(Arc<TaskLaunch>),
+    /// A task with checks runs: begin with them, unless they have begun; they end with it.
+    Check(Arc<TaskLaunch>),
+    /// A task with a container has ended: what it needed is needed no more.
+    Release(TaskId),
     /// Remove an artifact's file; answered by [`Agent::on_removed`].
     Remove(Digest),
     /// Start a process; answered by [`Agent::on_attached`], or by
@@ -383,6 +392,7 @@ impl Agent {
             usage,
         } = update;
         let report = StatusReport {
+            signs: self.signs(&task, state),
             task,
             state,
             reason,
@@ -392,6 +402,7 @@ impl Agent {
         if state.is_terminal() {
             self.end(out, report);
         } else {
+            self.check(out, &report.task);
             self.statuses.set(report);
         }
     }
@@ -498,8 +509,9 @@ impl Agent {
 
     /// The one way in which tasks end.
     fn end(&mut self, out: &mut Vec<Action>, report: StatusReport) {
-        let report = self.with_stop(report);
+        let report = self.with_verdict(self.with_stop(report));
         let id = report.task.clone();
+        let has_container = self.has_container(&id);
         let Some(before) = self.tasks.end(&id) else {
             return;
         };
@@ -521,6 +533,9 @@ impl Agent {
             }
             Stage::Ended(_) => {}
         }
+        if has_container {
+            out.push(Action::Release(id.clone()));
+        }
         out.push(Action::Ended(id, state));
     }
 
@@ -534,9 +549,12 @@ impl Agent {
         let Some(executor) = self.executors.get_mut(id) else {
             return;
         };
-        let is_native = matches!(executor.kind, ExecutorKind::Native(_));
+        let is_for_one = match executor.kind {
+            ExecutorKind::Native(_) | ExecutorKind::Container(_) => true,
+            ExecutorKind::Wasm(_) => false,
+        };
         let is_done = executor.living.is_empty() && executor.ended == 0;
-        if is_native && is_done && !executor.retired {
+        if is_for_one && is_done && !executor.retired {
             executor.retired = true;
             self.send(out, id, ToExecutor::Retire);
         }
@@ -551,5 +569,6 @@ fn report(id: &TaskId, state: TaskState, reason: Option<Reason>) -> StatusReport
         reason,
         exit_code: None,
         usage: None,
+        signs: None,
     }
 }

@@ -25,7 +25,7 @@ use tepui_types::wire::agent::{StatusReport, TaskLaunch};
 use tepui_types::wire::executor::ProcessIdentity;
 use tepui_types::{TaskId, envelope};
 
-use crate::agent::{ExecutorId, ExecutorKind};
+use crate::agent::{ExecutorId, ExecutorKind, Prepared};
 
 /// The version of every record.
 const VERSION: u8 = 1;
@@ -70,6 +70,13 @@ pub enum Record {
         executor: ExecutorId,
         /// Its process.
         identity: ProcessIdentity,
+    },
+    /// What a task's container needs is there, and is the task's until it ends.
+    Prepared {
+        /// Whose.
+        task: TaskId,
+        /// What.
+        prepared: Prepared,
     },
     /// A task is about to be handed to an executor: from here on it may run.
     Handed {

@@ -10,12 +10,18 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use tepui_executor::output::DEFAULT_LIMIT;
 use tepui_executor::privileges::Privileges;
+use tepui_executor::runtime::Runtime;
 use tepui_folder::FolderError;
 use tepui_types::Bytes;
 
+use crate::containers::ContainersConfig;
 use crate::error::AgentError;
 use crate::pools::{DiskSettings, Special};
 use crate::resources::{ResourceOverrides, parse_bytes};
+
+pub use containers::ContainerSettings;
+
+mod containers;
 
 /// What stands in the file, and what the flags say; both the same keys.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -45,6 +51,8 @@ pub struct Settings {
     pub output_limit: Option<String>,
     /// What native tasks may do: `confined` or `all`.
     pub task_privileges: Option<String>,
+    /// What containers may have, and where their images come from.
+    pub containers: Option<ContainerSettings>,
     /// A file with the masters' token.
     pub token_file: Option<PathBuf>,
 }
@@ -77,6 +85,10 @@ impl Settings {
             executors: self.executors.or(rest.executors),
             output_limit: self.output_limit.or(rest.output_limit),
             task_privileges: self.task_privileges.or(rest.task_privileges),
+            containers: match (self.containers, rest.containers) {
+                (Some(ours), Some(theirs)) => Some(ours.or(theirs)),
+                (ours, theirs) => ours.or(theirs),
+            },
             token_file: self.token_file.or(rest.token_file),
         }
     }
@@ -105,6 +117,10 @@ pub struct Config {
     pub output_limit: Bytes,
     /// What executors and their tasks may do.
     pub privileges: Privileges,
+    /// Who makes containers.
+    pub runtime: Runtime,
+    /// What containers may have, and where their images come from.
+    pub containers: ContainersConfig,
     /// What proves to masters on other machines that this agent may speak to them.
     pub token: Option<String>,
 }
@@ -168,6 +184,7 @@ impl Config {
         let privileges = privileges
             .transpose()
             .map_err(|error| AgentError::Config(format!("--task-privileges: {error}")))?;
+        let (runtime, containers) = settings.containers.unwrap_or_default().check()?;
         let attributes = settings.attributes.unwrap_or_default();
         Ok(Self {
             dir,
@@ -180,6 +197,8 @@ impl Config {
             executors,
             output_limit,
             privileges: privileges.unwrap_or_default(),
+            runtime,
+            containers,
             token: settings.token_file.as_deref().map(read_token).transpose()?,
         })
     }
@@ -287,8 +306,18 @@ mod tests {
             executors,
             output_limit,
             task_privileges,
+            containers,
             token_file,
         } = settings.clone();
+        let ContainerSettings {
+            host_paths,
+            runtime,
+            network_configs,
+            network_plugins,
+            images,
+        } = containers.unwrap();
+        assert!(host_paths.is_some() && runtime.is_some() && images.is_some());
+        assert!(network_configs.is_some() && network_plugins.is_some());
         assert!(reserve.is_some() && revocable.is_some() && disks.is_some());
         assert!(dir.is_some() && masters.is_some() && listen.is_some() && hostname.is_some());
         assert!(resources.is_some() && attributes.is_some() && executors.is_some());

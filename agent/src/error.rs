@@ -95,6 +95,9 @@ pub enum AgentError {
         /// What the master says.
         theirs: AgentId,
     },
+    /// What containers need cannot be kept.
+    #[error("failed to prepare for containers")]
+    Containers(#[source] anyhow::Error),
     /// The system refuses something that every process needs.
     #[error("failed to {0}")]
     System(&'static str, #[source] std::io::Error),

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tepui_folder::FolderError;
 use tepui_types::agent::AgentInfo;
+use tepui_types::check::CheckStatus;
 use tepui_types::wire::agent::{AgentFrame, Hello, MAX_BATCH, MasterFrame};
 use tepui_types::wire::stream::{LogRequest, StreamRequest};
 use tepui_types::{Digest, Reason, TaskId, task::reason};
@@ -18,8 +19,10 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::agent::{Action, Agent, ExecutorId, Life, Urgency};
-use crate::checkpoint::{Journal, Record};
+use crate::agent::{Action, Agent, ExecutorId, Life, Prepared, Urgency};
+use crate::checkpoint::Journal;
+use crate::checks::{Checker, Run};
+use crate::containers::Containers;
 use crate::error::AgentError;
 use crate::executor::{ExecutorEvent, Supervisor};
 use crate::fetcher::Fetcher;
@@ -28,8 +31,9 @@ use crate::master::{Dialer, Session};
 use crate::metrics::Metrics;
 use crate::sandbox::Layout;
 use crate::streams::{self, MAX_STREAMS, StreamJob};
-use crate::volumes;
 use crate::{contact, uptime};
+
+mod actions;
 
 /// Events that wait. Whoever sends more waits itself: executors' connections
 /// and the master's then fill up, which slows those down and loses nothing.
@@ -67,6 +71,16 @@ pub enum Event {
     Excess(Vec<(Digest, u64)>, u64),
     /// An artifact's file is gone, or could not be removed.
     Removed(Digest),
+    /// What a task's container needs is on its way.
+    Preparing(TaskId, Reason),
+    /// What a task's container needs is there, or cannot be had.
+    Prepared(TaskId, Result<Prepared, Reason>),
+    /// How a task's checks stand.
+    Checked(TaskId, Vec<CheckStatus>),
+    /// A task is to end, for it is not well.
+    Unwell(TaskId, Reason),
+    /// A check wants a command to be run.
+    RunWanted(Run),
     /// Which tasks are not forgotten?
     HeldWanted(oneshot::Sender<HashSet<TaskId>>),
     /// Time has passed.
@@ -96,6 +110,10 @@ pub struct Parts {
     pub supervisor: Supervisor,
     /// Its fetcher.
     pub fetcher: Arc<Fetcher>,
+    /// What its containers need.
+    pub containers: Arc<Containers>,
+    /// Its tasks' checks.
+    pub checker: Arc<Checker>,
     /// Its way to the master.
     pub dialer: Arc<Dialer>,
     /// Its counts.
@@ -210,6 +228,13 @@ impl EventLoop {
                 self.parts.agent.on_excess(&mut self.out, files, excess);
             }
             Event::Removed(digest) => self.parts.agent.on_removed(&mut self.out, digest),
+            Event::Preparing(task, progress) => self.parts.agent.on_preparing(&task, progress),
+            Event::Prepared(task, result) => {
+                self.parts.agent.on_prepared(&mut self.out, &task, result);
+            }
+            Event::Checked(task, checks) => self.parts.agent.on_checked(&task, checks),
+            Event::Unwell(task, why) => self.parts.agent.on_unwell(&mut self.out, task, why),
+            Event::RunWanted(run) => self.on_run_wanted(run),
             Event::HeldWanted(answer) => {
                 drop(answer.send(self.parts.agent.held_tasks().cloned().collect()));
             }
@@ -370,9 +395,24 @@ impl EventLoop {
                 agent.on_attached(out, id, identity, tasks);
             }
             ExecutorEvent::Updates(updates) => agent.on_updates(out, id, updates),
+            ExecutorEvent::Ran(run, result) => self.parts.checker.on_ran(run, result),
             ExecutorEvent::Detached => agent.on_detached(id),
             ExecutorEvent::Lost(death) => agent.on_executor_lost(out, id, death),
             ExecutorEvent::Failed(reason) => agent.on_executor_failed(out, id, &reason),
+        }
+    }
+
+    fn on_run_wanted(&mut self, run: Run) {
+        let Run {
+            id,
+            task,
+            argv,
+            timeout_ms,
+        } = run;
+        let agent = &self.parts.agent;
+        if !agent.run_beside(&mut self.out, &task, id, argv, timeout_ms) {
+            let why = "the task's executor does not answer";
+            self.parts.checker.on_ran(id, Err(why.into()));
         }
     }
 
@@ -426,80 +466,6 @@ impl EventLoop {
         }
     }
 
-    /// Does what the core said: records first, with one write.
-    fn perform(&mut self) -> Result<(), AgentError> {
-        if self.out.is_empty() {
-            return Ok(());
-        }
-        let actions = std::mem::take(&mut self.out);
-        let record = |action: &'_ Action| matches!(action, Action::Record(_));
-        if actions.iter().any(record) {
-            self.parts
-                .journal
-                .append(actions.iter().filter_map(as_record))?;
-        }
-        for action in actions {
-            match action {
-                Action::Record(_) => {}
-                Action::Fetch(digest) => self.fetch(digest),
-                Action::Remove(digest) => self.remove(digest),
-                Action::Start(id, kind) => match self.parts.identity.agent {
-                    Some(agent) => self.parts.supervisor.start(id, &kind, agent),
-                    None => tracing::error!(executor = %id, "a start before any registration"),
-                },
-                Action::Find(id) => self.parts.supervisor.find(id),
-                Action::Send(id, message) => self.parts.supervisor.send(id, message),
-                Action::Clear(id) => self.parts.supervisor.clear(id),
-                Action::KeepVolumes(list) => volumes::keep(&self.parts.layout, &list),
-                Action::Ended(task, state) => {
-                    self.parts.metrics.task_ended(state);
-                    if let Some(ended) = self.followed.remove(&task) {
-                        ended.cancel();
-                    }
-                }
-            }
-        }
-        if self.parts.journal.has_outgrown() {
-            self.replace_journal()?;
-        }
-        Ok(())
-    }
-
-    /// Replaces the journal by one of what is needed; on a full disk the one that is there goes on.
-    fn replace_journal(&mut self) -> Result<(), AgentError> {
-        let records = self.parts.agent.records(&self.parts.boot_id);
-        match Journal::create(&self.parts.layout.checkpoint(), &records) {
-            Ok(journal) => self.parts.journal = journal,
-            Err(error) if error.is_full() => {
-                tracing::warn!(%error, "the journal grows on: the disk is full");
-                self.parts.journal.put_off_replacement();
-            }
-            Err(error) => return Err(error.into()),
-        }
-        Ok(())
-    }
-
-    fn fetch(&self, digest: Digest) {
-        let (fetcher, events) = (self.parts.fetcher.clone(), self.events.clone());
-        tokio::spawn(async move {
-            let result = fetcher.fetch(digest).await;
-            // The loop is gone only when the agent ends.
-            let _ = events.send(Event::Fetched(digest, result)).await;
-        });
-    }
-
-    fn remove(&self, digest: Digest) {
-        let (path, events) = (self.parts.layout.artifact(&digest), self.events.clone());
-        tokio::spawn(async move {
-            match tokio::fs::remove_file(&path).await {
-                Ok(()) => tracing::info!(%digest, "an artifact that no task needs is removed"),
-                Err(error) => tracing::warn!(%digest, %error, "an artifact stays"),
-            }
-            // The loop is gone only when the agent ends.
-            let _ = events.send(Event::Removed(digest)).await;
-        });
-    }
-
     /// Which statuses are to be sent now.
     fn due_statuses(&self) -> Option<Urgency> {
         let is_due = self.progress_due.is_some_and(|due| due <= Instant::now());
@@ -543,13 +509,6 @@ impl EventLoop {
         metrics.tasks_living.set(agent.living_tasks() as i64);
         metrics.executors.set(agent.executor_count() as i64);
         metrics.journal_bytes.set(journal.len() as i64);
-    }
-}
-
-fn as_record(action: &Action) -> Option<&Record> {
-    match action {
-        Action::Record(record) => Some(record),
-        _ => None,
     }
 }
 

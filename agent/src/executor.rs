@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use nix::unistd::{AccessFlags, access};
 use tepui_executor::privileges::Privileges;
+use tepui_executor::runtime::Runtime;
 use tepui_executor::spawn::{self, Spawn};
 use tepui_executor::{exits, identity};
 use tepui_types::task::reason;
@@ -60,6 +61,8 @@ pub enum ExecutorEvent {
     },
     /// Its tasks have moved.
     Updates(Vec<TaskUpdate>),
+    /// A command beside a task has ended, or could not be run.
+    Ran(u64, Result<i32, String>),
     /// The connection broke; it may live.
     Detached,
     /// It is dead.
@@ -77,6 +80,8 @@ pub struct Template {
     pub output_limit: Bytes,
     /// What they and their tasks may do.
     pub privileges: Privileges,
+    /// Who makes containers.
+    pub runtime: Runtime,
 }
 
 /// All processes of this agent.
@@ -118,7 +123,7 @@ impl Supervisor {
     /// Starts a process.
     pub fn start(&mut self, id: ExecutorId, kind: &ExecutorKind, agent: AgentId) {
         let program = self.template.programs.join(match kind {
-            ExecutorKind::Native(_) => NATIVE_PROGRAM,
+            ExecutorKind::Native(_) | ExecutorKind::Container(_) => NATIVE_PROGRAM,
             ExecutorKind::Wasm(_) => WASM_PROGRAM,
         });
         let start = Start {
@@ -126,6 +131,10 @@ impl Supervisor {
             agent,
             output_limit: self.template.output_limit,
             privileges: self.template.privileges,
+            runtime: match kind {
+                ExecutorKind::Container(_) => Some(self.template.runtime.clone()),
+                ExecutorKind::Native(_) | ExecutorKind::Wasm(_) => None,
+            },
         };
         self.supervise(id, Some(start));
     }
@@ -264,6 +273,7 @@ struct Start {
     agent: AgentId,
     output_limit: Bytes,
     privileges: Privileges,
+    runtime: Option<Runtime>,
 }
 
 struct Connection {
@@ -342,6 +352,7 @@ impl Connection {
                 agent: start.agent,
                 output_limit: start.output_limit,
                 privileges: start.privileges,
+                runtime: start.runtime.as_ref(),
                 cgroup: cgroup.as_deref(),
             })
         });
@@ -469,16 +480,20 @@ async fn tell_updates(
     events: &mpsc::Sender<Event>,
     frames: impl Iterator<Item = FromExecutor>,
 ) {
-    let updates = frames.filter_map(|frame| match frame {
-        FromExecutor::Update(update) => Some(update),
-        FromExecutor::Attached { .. } => None,
-    });
-    let updates: Vec<TaskUpdate> = updates.collect();
+    let (mut updates, mut others) = (Vec::new(), Vec::new());
+    for frame in frames {
+        match frame {
+            FromExecutor::Update(update) => updates.push(update),
+            FromExecutor::Ran { id, result } => others.push(ExecutorEvent::Ran(id, result)),
+            FromExecutor::Attached { .. } => {}
+        }
+    }
     if !updates.is_empty() {
+        others.push(ExecutorEvent::Updates(updates));
+    }
+    for event in others {
         // The loop is gone only when the agent ends.
-        let _ = events
-            .send(Event::Executor(id, ExecutorEvent::Updates(updates)))
-            .await;
+        let _ = events.send(Event::Executor(id, event)).await;
     }
 }
 

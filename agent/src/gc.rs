@@ -1,5 +1,5 @@
 //! Removes what tasks leave behind: the folders of those that ended long ago,
-//! and artifacts that nobody needs when they take too much room.
+//! and artifacts and images that nobody needs when they take too much room.
 //!
 //! Of folders, what people may still want to read is kept: the newest thousand
 //! within a bound of their output, and none longer than a week. Folders of tasks
@@ -10,6 +10,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use tepui_image::{Images, Retention};
 use tepui_types::{Bytes, Digest, TaskId};
 use tokio::sync::{mpsc, oneshot};
 
@@ -26,15 +27,38 @@ const MAX_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
 /// What artifacts may take that wait for the next task that needs them: ten of
 /// the largest that a master takes unless told otherwise.
 const KEEP_ARTIFACTS: Bytes = Bytes::gib(10);
+/// What images may take that no task has: what common machines can spare.
+const KEEP_IMAGES: Bytes = Bytes::gib(20);
+/// How long they are kept after their last use.
+const MAX_IMAGE_AGE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How often all is looked through.
 const INTERVAL: Duration = Duration::from_secs(60);
 
 /// Looks through everything for as long as the event loop lives.
-pub async fn run(layout: Layout, events: mpsc::Sender<Event>) {
+pub async fn run(layout: Layout, images: Images, events: mpsc::Sender<Event>) {
     while !events.is_closed() {
         tokio::time::sleep(INTERVAL).await;
         collect_folders(layout.tasks(), &events).await;
         collect_artifacts(layout.artifacts(), KEEP_ARTIFACTS, &events).await;
+        collect_images(&images).await;
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "images carry the time of day at which they were last used"
+)]
+async fn collect_images(images: &Images) {
+    let retention = Retention {
+        max_age: Some(MAX_IMAGE_AGE),
+        most_bytes: Some(KEEP_IMAGES.0),
+    };
+    // What a task has is held by its lease.
+    let others = HashSet::new();
+    let collected = images.collect(&others, retention, SystemTime::now());
+    if let Err(error) = collected.await {
+        let error = anyhow::Error::from(error);
+        tracing::warn!("old images stay: {error:#}");
     }
 }
 

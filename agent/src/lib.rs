@@ -18,7 +18,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agent::{Action, Agent, ExecutorId};
 use crate::checkpoint::Journal;
+use crate::checks::Checker;
 use crate::config::Config;
+use crate::containers::Containers;
 use crate::error::AgentError;
 use crate::event_loop::{EVENTS, EventLoop, Parts};
 use crate::executor::{Supervisor, Template};
@@ -32,8 +34,10 @@ use crate::sandbox::Layout;
 pub mod agent;
 pub mod cgroups;
 pub mod checkpoint;
+pub mod checks;
 pub mod config;
 pub mod contact;
+pub mod containers;
 pub mod error;
 pub mod event_loop;
 pub mod executor;
@@ -101,6 +105,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
     let metrics = Arc::new(Metrics::new());
     let (listener, address) = listen(config.listen).await?;
     let client = reqwest::Client::builder()
+        // Masters speak plain HTTP: a machine without certificates is as good as any.
+        .tls_certs_only([])
         .no_proxy()
         .default_headers(credentials(config.token.as_deref())?)
         .connect_timeout(CONNECT_TIMEOUT)
@@ -115,6 +121,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
             programs: config.executors,
             output_limit: config.output_limit,
             privileges: config.privileges,
+            runtime: config.runtime,
         },
         identity.nonce,
         events.clone(),
@@ -126,9 +133,27 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
         metrics.clone(),
     ));
 
+    let kept = agent.prepared();
+    let kept = kept.map(|(task, prepared)| (task.clone(), prepared.clone()));
+    let containers = Containers::open(
+        layout.clone(),
+        config.containers,
+        fetcher.clone(),
+        identity.nonce,
+        events.clone(),
+        kept.collect(),
+    );
+    let containers = containers.await?;
+
+    let checker = Checker::new(layout.clone(), events.clone());
+
     let serve = axum::serve(listener, http::router(metrics.clone()));
     tokio::spawn(async move { serve.await });
-    tokio::spawn(gc::run(layout.clone(), events.clone()));
+    tokio::spawn(gc::run(
+        layout.clone(),
+        containers.images().clone(),
+        events.clone(),
+    ));
     let (to_master, events_of_master) = (dialer.clone(), events.clone());
     tokio::spawn(async move { master::run(&to_master, &events_of_master).await });
     let parts = Parts {
@@ -142,6 +167,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
         address,
         supervisor,
         fetcher,
+        containers,
+        checker,
         dialer,
         metrics,
     };

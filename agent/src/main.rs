@@ -8,8 +8,9 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
-use tepui_agent::config::{Config, Settings, parse_attributes};
+use tepui_agent::config::{Config, ContainerSettings, Settings, parse_attributes};
 use tepui_agent::pools::DiskSettings;
+use tepui_image::ImagesConfig;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -65,6 +66,24 @@ struct Arguments {
     /// no cores) when absent, or `all` that the agent may.
     #[arg(long, value_name = "WHICH")]
     task_privileges: Option<String>,
+    /// A file or folder of the machine that containers may mount, with what is below it; may be
+    /// given more than once. None when absent.
+    #[arg(long, value_name = "PATH")]
+    host_path: Vec<PathBuf>,
+    /// Who makes containers: `builtin` when absent, or the path of a program with runc's command
+    /// line.
+    #[arg(long, value_name = "WHICH")]
+    oci_runtime: Option<String>,
+    /// A registry that is spoken to in plain HTTP, as HOST:PORT; may be given more than once.
+    #[arg(long, value_name = "HOST")]
+    insecure_registry: Vec<String>,
+    /// A folder with CNI network lists; may be given more than once. /etc/cni/net.d when absent.
+    #[arg(long, value_name = "DIR")]
+    network_config: Vec<PathBuf>,
+    /// A folder with CNI plugins; may be given more than once. /opt/cni/bin and /usr/lib/cni when
+    /// absent.
+    #[arg(long, value_name = "DIR")]
+    network_plugins: Vec<PathBuf>,
     /// A file with the masters' token, which masters on other machines ask for.
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
@@ -117,6 +136,11 @@ fn once<T>(pairs: Vec<(String, T)>, flag: &str) -> anyhow::Result<Option<BTreeMa
     Ok(Some(named).filter(|named| !named.is_empty()))
 }
 
+/// What was given, if anything was.
+fn given<T>(values: Vec<T>) -> Option<Vec<T>> {
+    Some(values).filter(|values| !values.is_empty())
+}
+
 fn run(arguments: Arguments) -> anyhow::Result<()> {
     let file = arguments
         .config
@@ -137,6 +161,16 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         executors: arguments.executors,
         output_limit: arguments.output_limit,
         task_privileges: arguments.task_privileges,
+        containers: Some(ContainerSettings {
+            host_paths: given(arguments.host_path),
+            runtime: arguments.oci_runtime,
+            network_configs: given(arguments.network_config),
+            network_plugins: given(arguments.network_plugins),
+            images: given(arguments.insecure_registry).map(|registries| ImagesConfig {
+                insecure: registries.into_iter().collect(),
+                ..ImagesConfig::default()
+            }),
+        }),
         token_file: arguments.token_file,
     };
     let config = Config::new(flags.or(file))?;

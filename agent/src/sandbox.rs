@@ -51,7 +51,8 @@ impl Layout {
 
     /// Makes the folders that all tasks share, in a folder that is this agent's.
     pub fn create(&self) -> Result<(), FolderError> {
-        for path in [self.tasks(), self.artifacts(), self.executors()] {
+        let checks = self.dir.join("checks");
+        for path in [self.tasks(), self.artifacts(), self.executors(), checks] {
             std::fs::create_dir_all(&path)
                 .map_err(|source| FolderError::io("create", &path, source))?;
         }
@@ -116,6 +117,21 @@ impl Layout {
     /// One artifact's bytes.
     pub fn artifact(&self, digest: &Digest) -> PathBuf {
         self.artifacts().join(digest.hex())
+    }
+
+    /// All images.
+    pub fn images(&self) -> PathBuf {
+        self.dir.join("images")
+    }
+
+    /// What containers are attached to.
+    pub fn networks(&self) -> PathBuf {
+        self.dir.join("networks")
+    }
+
+    /// What is known of a task's checks.
+    pub fn checks_of(&self, task: &TaskId) -> PathBuf {
+        self.dir.join("checks").join(task.to_string())
     }
 
     /// The folders that hold volumes, one a disk.

@@ -11,21 +11,25 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::Args;
 use tepui_types::api::job::{JobRequest, JobView, MAX_COUNT};
 use tepui_types::constraint::{Constraint, Constraints};
 use tepui_types::resources::{Amounts, ResourceRequest};
 use tepui_types::task::{CommandWorkload, WasmWorkload};
-use tepui_types::{Bytes, Gang, MilliCpus, PartitionPolicy, Role, TaskState, Workload};
+use tepui_types::{Bytes, Gang, ImageRef, MilliCpus, PartitionPolicy, Role, TaskState, Workload};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::client::{BATCH, Client, Jobs};
 use crate::output::{self, Format};
 use crate::{amounts, artifact};
 
+use checks::CheckOptions;
+use container::ContainerOptions;
 use watch::Watch;
 
+mod checks;
+mod container;
 mod watch;
 
 /// What a shell says of a program that SIGINT (Ctrl-C) ended: 128 and the signal's number.
@@ -36,6 +40,7 @@ const TERMINATED: u8 = 143;
 /// What to run, and how.
 #[derive(Debug, Args)]
 #[command(override_usage = "tepui run [OPTIONS] FILE.wasm [ARGS]...\n       \
+                            tepui run [OPTIONS] IMAGE [ARGS]...\n       \
                             tepui run [OPTIONS] -- COMMAND [ARGS]...")]
 pub struct Options {
     /// The framework that runs it, which takes jobs as batch does
@@ -78,6 +83,9 @@ pub struct Options {
     /// Environment of each task; may be given more than once
     #[arg(long, value_parser = amounts::setting, value_name = "NAME=VALUE")]
     env: Vec<(String, String)>,
+    /// The most processes and threads of a command [default: 1024]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..), value_name = "N")]
+    pids: Option<u32>,
     /// How often a failed task is run again
     #[arg(long, default_value_t = 0, value_name = "N")]
     restarts: u32,
@@ -112,8 +120,13 @@ pub struct Options {
     /// Print the job's name and do not wait
     #[arg(short, long)]
     detach: bool,
-    /// A WebAssembly program with its arguments, or, after two dashes, a
-    /// command of the agents' machines
+    #[command(flatten)]
+    container: ContainerOptions,
+    #[command(flatten)]
+    checks: CheckOptions,
+    /// A WebAssembly program with its arguments; an image with those that follow its entrypoint
+    /// (`busybox:1.36 sh -c …`, or an archive of one); or, after two dashes, a command of the agents'
+    /// machines
     #[arg(
         required = true,
         trailing_var_arg = true,
@@ -168,6 +181,7 @@ impl Options {
             volumes: self.volume.clone(),
             revocable: self.revocable,
             time_limit_ms: self.time_limit.map(millis),
+            checks: self.checks.checks(),
         }
     }
 }
@@ -197,7 +211,7 @@ pub async fn run(
     format: Format,
 ) -> Result<ExitCode> {
     let workload = match options.is_command(line) {
-        true => command(&options)?,
+        true => command(&options, &options.words, None)?,
         false => program(&options, client).await?,
     };
     let jobs = client.jobs_of(&options.framework);
@@ -265,24 +279,66 @@ async fn interrupts(name: &str, jobs: &Jobs<'_>, code: &Cell<Option<u8>>) -> Res
     }
 }
 
-/// A WebAssembly program, brought to the cluster.
+/// A WebAssembly program or an archive of an image, brought to the cluster; or an image that the
+/// agents get by themselves.
 async fn program(options: &Options, client: &Client) -> Result<Workload> {
     // clap requires at least one word.
     let (file, args) = options.words.split_first().context("nothing to run")?;
     let path = PathBuf::from(file);
-    if !is_program(&path)? {
-        let shown = path.display();
-        bail!(
-            "{shown} is not a WebAssembly program; a command of the agents' machines comes after \
-             two dashes: tepui run -- {shown} …"
+    if is_program(&path)? {
+        anyhow::ensure!(
+            options.container.container(None)?.is_none(),
+            "{} is a WebAssembly program, which runs in no container: leave those flags out",
+            path.display()
         );
+        let artifact = artifact::upload(&path, client).await?;
+        return Ok(Workload::Wasm(WasmWorkload {
+            artifact,
+            args: texts(args)?,
+            env: options.env.iter().cloned().collect(),
+        }));
     }
-    let artifact = artifact::upload(&path, client).await?;
-    Ok(Workload::Wasm(WasmWorkload {
-        artifact,
-        args: texts(args)?,
-        env: options.env.iter().cloned().collect(),
-    }))
+    let image = match is_archive(&path)? {
+        true => {
+            let artifact = artifact::upload(&path, client).await?;
+            format!("artifact:{artifact}").parse()
+        }
+        false => image(&path)?.parse::<ImageRef>(),
+    };
+    let image = image.map_err(|why| {
+        let shown = path.display();
+        anyhow::anyhow!(
+            "{shown} is neither a WebAssembly program nor an image ({why}); a command of the \
+             agents' machines comes after two dashes: tepui run -- {shown} …"
+        )
+    })?;
+    command(options, args, Some(image))
+}
+
+/// What a word names that is no file of a program or an archive.
+fn image(path: &Path) -> Result<&str> {
+    let text = path.to_str();
+    let text = text.with_context(|| format!("{} is not UTF-8", path.display()))?;
+    let looks_like_a_file = text.starts_with(['.', '/']) || path.exists();
+    anyhow::ensure!(
+        !looks_like_a_file,
+        "{text} is neither a WebAssembly program nor an archive of an image; a command of the \
+         agents' machines comes after two dashes: tepui run -- {text} …"
+    );
+    Ok(text)
+}
+
+/// Whether a file is an archive, plain or compressed by gzip: `docker save` and skopeo make them.
+fn is_archive(path: &Path) -> Result<bool> {
+    use std::io::Read;
+    let Ok(file) = std::fs::File::open(path) else {
+        return Ok(false);
+    };
+    let mut head = Vec::new();
+    file.take(512)
+        .read_to_end(&mut head)
+        .with_context(|| format!("failed to read {}", path.display()))?;
+    Ok(head.starts_with(&[0x1f, 0x8b]) || head.get(257..262) == Some(b"ustar"))
 }
 
 /// Whether a file is to be run as WebAssembly: by its name, or by how it begins.
@@ -302,11 +358,12 @@ fn is_program(path: &Path) -> Result<bool> {
     Ok(named || file.read_exact(&mut magic).is_ok() && &magic == b"\0asm")
 }
 
-fn command(options: &Options) -> Result<Workload> {
+fn command(options: &Options, words: &[OsString], image: Option<ImageRef>) -> Result<Workload> {
     Ok(Workload::Command(CommandWorkload {
-        argv: texts(&options.words)?,
+        argv: texts(words)?,
         env: options.env.iter().cloned().collect(),
-        pids: None,
+        pids: options.pids,
+        container: options.container.container(image)?,
     }))
 }
 

@@ -187,6 +187,16 @@ fn show(task: &TaskView) -> Result<()> {
             .add("cpu time", output::span(usage.cpu_micros / 1000))
             .add("memory peak", tepui_types::Bytes(usage.mem_peak_bytes));
     }
+    if let Some(signs) = &task.status.signs {
+        let addresses: Vec<_> = signs.addresses.iter().map(ToString::to_string).collect();
+        fields.maybe(
+            "addresses",
+            Some(addresses.join(", ")).filter(|text| !text.is_empty()),
+        );
+        for check in &signs.checks {
+            fields.add("check", check);
+        }
+    }
     if !task.spec.user.is_empty() {
         fields.add("for", &task.spec.user);
     }
@@ -236,7 +246,11 @@ pub fn what(workload: &Workload) -> String {
             words.extend(wasm.args.iter().cloned());
             words.join(" ")
         }
-        Workload::Command(command) => command.argv.join(" "),
+        Workload::Command(command) => {
+            let image = command.image().map(|image| format!("image {image}"));
+            let words = image.into_iter().chain(command.argv.iter().cloned());
+            words.collect::<Vec<_>>().join(" ")
+        }
     }
 }
 

@@ -63,6 +63,15 @@ pub enum CgroupError {
     },
 }
 
+/// In which hierarchies a cgroup is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// In those that limit and count.
+    Needed,
+    /// In all of the machine's, as container runtimes have it.
+    All,
+}
+
 /// A cgroup of one path, in every hierarchy that counts.
 #[derive(Debug)]
 pub struct Group {
@@ -79,7 +88,7 @@ pub struct Group {
 /// # Errors
 /// Names what is in the way.
 pub fn available() -> Result<(), CgroupError> {
-    let root = Group::open("tepui")?;
+    let root = Group::open("tepui", Reach::Needed)?;
     for dir in &root.dirs {
         let mount = dir.parent().unwrap_or(dir);
         if let Err(errno) = nix::unistd::access(mount, nix::unistd::AccessFlags::W_OK) {
@@ -99,7 +108,15 @@ impl Group {
     /// # Errors
     /// When the machine lacks a controller or refuses.
     pub fn create(path: &str) -> Result<Self, CgroupError> {
-        let group = Self::open(path)?;
+        Self::create_in(path, Reach::Needed)
+    }
+
+    /// The same, in these hierarchies.
+    ///
+    /// # Errors
+    /// Those of [`Group::create`].
+    pub fn create_in(path: &str, reach: Reach) -> Result<Self, CgroupError> {
+        let group = Self::open(path, reach)?;
         let made = group
             .cgroup
             .create()
@@ -120,7 +137,7 @@ impl Group {
     ///
     /// # Errors
     /// When the machine lacks a controller, or `path` is none.
-    pub fn open(path: &str) -> Result<Self, CgroupError> {
+    pub fn open(path: &str, reach: Reach) -> Result<Self, CgroupError> {
         let is_name = |part: Component<'_>| match part {
             Component::Normal(name) => {
                 name != "tasks" && !name.as_encoded_bytes().starts_with(b"cgroup.")
@@ -150,7 +167,10 @@ impl Group {
         {
             return Err(CgroupError::MissingController((*missing).to_owned()));
         }
-        let names = controllers.iter().map(|name| (*name).to_owned()).collect();
+        let names = match reach {
+            Reach::All if !v2 => present,
+            _ => controllers.iter().map(|name| (*name).to_owned()).collect(),
+        };
         let cgroup = Cgroup::load_with_specified_controllers(hierarchy, path, names);
         let mut dirs: Vec<PathBuf> = Vec::new();
         for subsystem in cgroup.subsystems() {
@@ -303,7 +323,7 @@ impl Group {
 /// When processes remain, or the kernel refuses.
 #[expect(clippy::disallowed_methods, reason = "it says that it blocks")]
 pub fn destroy(path: &str, patience: Duration) -> Result<(), CgroupError> {
-    let group = Group::open(path)?;
+    let group = Group::open(path, Reach::All)?;
     let deadline = Instant::now() + patience;
     let mut pause = Duration::from_millis(1);
     loop {

@@ -32,55 +32,62 @@ const KEPT: CapabilitySet = CapabilitySet::CHOWN
 /// The kernel numbers them below this.
 const CAPABILITIES: u32 = 64;
 
+/// System calls with their names.
+macro_rules! calls {
+    ($($(#[$attribute:meta])* $call:ident),* $(,)?) => {
+        &[$($(#[$attribute])* (libc::$call, stringify!($call))),*]
+    };
+}
+
 /// Refused whatever their arguments are.
-const REFUSED: &[libc::c_long] = &[
+const REFUSED: &[(libc::c_long, &str)] = calls![
     // Time, names and the life of the machine.
-    libc::SYS_clock_adjtime,
-    libc::SYS_clock_settime,
-    libc::SYS_adjtimex,
-    libc::SYS_settimeofday,
-    libc::SYS_sethostname,
-    libc::SYS_setdomainname,
-    libc::SYS_reboot,
-    libc::SYS_kexec_load,
-    libc::SYS_kexec_file_load,
-    libc::SYS_init_module,
-    libc::SYS_finit_module,
-    libc::SYS_delete_module,
-    libc::SYS_swapon,
-    libc::SYS_swapoff,
-    libc::SYS_acct,
-    libc::SYS_quotactl,
-    libc::SYS_quotactl_fd,
-    libc::SYS_syslog,
-    libc::SYS_vhangup,
+    SYS_clock_adjtime,
+    SYS_clock_settime,
+    SYS_adjtimex,
+    SYS_settimeofday,
+    SYS_sethostname,
+    SYS_setdomainname,
+    SYS_reboot,
+    SYS_kexec_load,
+    SYS_kexec_file_load,
+    SYS_init_module,
+    SYS_finit_module,
+    SYS_delete_module,
+    SYS_swapon,
+    SYS_swapoff,
+    SYS_acct,
+    SYS_quotactl,
+    SYS_quotactl_fd,
+    SYS_syslog,
+    SYS_vhangup,
     // Mounts and namespaces.
-    libc::SYS_mount,
-    libc::SYS_umount2,
-    libc::SYS_pivot_root,
-    libc::SYS_fsopen,
-    libc::SYS_fsconfig,
-    libc::SYS_fsmount,
-    libc::SYS_fspick,
-    libc::SYS_move_mount,
-    libc::SYS_open_tree,
-    libc::SYS_mount_setattr,
-    libc::SYS_setns,
-    libc::SYS_open_by_handle_at,
+    SYS_mount,
+    SYS_umount2,
+    SYS_pivot_root,
+    SYS_fsopen,
+    SYS_fsconfig,
+    SYS_fsmount,
+    SYS_fspick,
+    SYS_move_mount,
+    SYS_open_tree,
+    SYS_mount_setattr,
+    SYS_setns,
+    SYS_open_by_handle_at,
     // Parts of the kernel with many doors.
-    libc::SYS_add_key,
-    libc::SYS_request_key,
-    libc::SYS_keyctl,
-    libc::SYS_bpf,
-    libc::SYS_perf_event_open,
-    libc::SYS_userfaultfd,
-    libc::SYS_io_uring_setup,
-    libc::SYS_io_uring_enter,
-    libc::SYS_io_uring_register,
+    SYS_add_key,
+    SYS_request_key,
+    SYS_keyctl,
+    SYS_bpf,
+    SYS_perf_event_open,
+    SYS_userfaultfd,
+    SYS_io_uring_setup,
+    SYS_io_uring_enter,
+    SYS_io_uring_register,
     #[cfg(target_arch = "x86_64")]
-    libc::SYS_iopl,
+    SYS_iopl,
     #[cfg(target_arch = "x86_64")]
-    libc::SYS_ioperm,
+    SYS_ioperm,
 ];
 /// Refused where the flags in their first argument ask for a user namespace, in which a program has
 /// every capability.
@@ -104,6 +111,18 @@ pub enum ConfinementError {
     /// The kernel took no filter.
     #[error("failed to be filtered; `--task-privileges all` of the agent does without")]
     Seccomp(#[from] seccompiler::Error),
+}
+
+/// Names of the capabilities that a confined root keeps, as capabilities(7) writes them but without
+/// `CAP_`.
+pub fn capability_names() -> impl Iterator<Item = &'static str> {
+    KEPT.iter_names().map(|(name, _)| name)
+}
+
+/// Names of the system calls that are refused whatever their arguments are.
+pub fn refused_names() -> impl Iterator<Item = &'static str> {
+    let names = REFUSED.iter().map(|(_, name)| *name);
+    names.filter_map(|name| name.strip_prefix("SYS_"))
 }
 
 /// Gives up what confined tasks do not have.
@@ -160,8 +179,10 @@ fn filters() -> Result<Vec<BpfProgram>, BackendError> {
         SeccompCmpOp::MaskedEq(libc::CLONE_NEWUSER as u64),
         libc::CLONE_NEWUSER as u64,
     )?;
-    let mut refused: BTreeMap<i64, Vec<SeccompRule>> =
-        REFUSED.iter().map(|call| (*call, Vec::new())).collect();
+    let mut refused: BTreeMap<i64, Vec<SeccompRule>> = REFUSED
+        .iter()
+        .map(|(call, _)| (*call, Vec::new()))
+        .collect();
     for call in WITH_FLAGS {
         refused.insert(*call, vec![SeccompRule::new(vec![namespace.clone()])?]);
     }

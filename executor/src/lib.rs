@@ -8,7 +8,7 @@
 //! that the first stays small.
 
 pub mod cgroup;
-mod confinement;
+pub mod confinement;
 pub mod environment;
 pub mod exits;
 pub mod identity;
@@ -16,6 +16,7 @@ pub mod log;
 pub mod output;
 pub mod privileges;
 pub mod protocol;
+pub mod runtime;
 pub mod spawn;
 pub mod startup;
 pub mod volume;

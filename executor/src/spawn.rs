@@ -18,6 +18,7 @@ use std::process::{Command, ExitStatus, Stdio};
 use tepui_types::{AgentId, Bytes};
 
 use crate::privileges::Privileges;
+use crate::runtime::Runtime;
 
 /// The socket in the executor's folder.
 pub const SOCKET_FILE: &str = "socket";
@@ -48,6 +49,8 @@ pub struct Spawn<'a> {
     pub output_limit: Bytes,
     /// What it and its tasks may do.
     pub privileges: Privileges,
+    /// Who makes its container; none for what runs no container.
+    pub runtime: Option<&'a Runtime>,
     /// The cgroup of the executor itself, below the hierarchies' roots; made by
     /// the executor. None where there are no cgroups.
     pub cgroup: Option<&'a str>,
@@ -121,6 +124,9 @@ pub fn spawn(request: &Spawn<'_>) -> Result<(), SpawnError> {
         .arg(request.output_limit.0.to_string())
         .arg("--privileges")
         .arg(request.privileges.as_str());
+    if let Some(runtime) = request.runtime {
+        command.arg("--runtime").arg(runtime.to_string());
+    }
     if let Some(cgroup) = request.cgroup {
         command.arg("--cgroup").arg(cgroup);
     }
@@ -252,6 +258,7 @@ mod tests {
             agent: AgentId(1),
             privileges: Privileges::default(),
             output_limit: Bytes(0),
+            runtime: None,
             cgroup: None,
         };
         let error = spawn(&request("/no/such/executor")).unwrap_err();

@@ -20,6 +20,7 @@ use crate::cgroup::{CgroupError, Group};
 use crate::confinement::{self, ConfinementError};
 use crate::identity;
 use crate::privileges::Privileges;
+use crate::runtime::Runtime;
 use crate::spawn::TOKEN_FILE;
 
 /// What an executor knows once it runs.
@@ -33,6 +34,10 @@ pub struct Startup {
     pub agent: AgentId,
     /// How much of each output of a task is kept.
     pub output_limit: Bytes,
+    /// What its tasks may do.
+    pub privileges: Privileges,
+    /// Who makes its containers, if it is there for one.
+    pub runtime: Runtime,
     /// Its own cgroup.
     pub cgroup: Option<Group>,
     /// Where its agent connects.
@@ -47,7 +52,7 @@ pub enum StartError {
     /// It was called in another way than by an agent.
     #[error(
         "{0}\nusage: an agent starts this program as `--dir DIR --agent ID --output-limit \
-         BYTES --privileges confined|all [--cgroup PATH]`, with a listening Unix socket as standard \
+         BYTES --privileges confined|all [--runtime builtin|PATH] [--cgroup PATH]`, with a listening Unix socket as standard \
          input and DIR/token in place"
     )]
     Usage(String),
@@ -77,6 +82,8 @@ struct Arguments {
     agent: AgentId,
     output_limit: Bytes,
     privileges: Privileges,
+    /// None where no container is to be made.
+    runtime: Option<Runtime>,
     cgroup: Option<String>,
 }
 
@@ -100,9 +107,9 @@ pub unsafe fn detach() -> Result<Startup, StartError> {
     // The folder that it was started in may be unmounted while it lives.
     std::env::set_current_dir("/").map_err(system("change to the root folder"))?;
     let cgroup = arguments.cgroup.as_deref().map(join_cgroup).transpose()?;
-    match arguments.privileges {
-        Privileges::Confined => confinement::confine()?,
-        Privileges::All => {}
+    // Who makes a container needs what the container is not to have.
+    if arguments.privileges == Privileges::Confined && arguments.runtime.is_none() {
+        confinement::confine()?;
     }
     // SAFETY: the caller vouches that there is one thread, so the child may do anything.
     let forked = unsafe { fork() }.map_err(|errno| system("fork")(errno.into()))?;
@@ -117,6 +124,8 @@ pub unsafe fn detach() -> Result<Startup, StartError> {
         token,
         agent: arguments.agent,
         output_limit: arguments.output_limit,
+        privileges: arguments.privileges,
+        runtime: arguments.runtime.unwrap_or_default(),
         cgroup,
         listener,
         identity,
@@ -158,13 +167,14 @@ fn join_cgroup(path: &str) -> Result<Group, CgroupError> {
 
 fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Arguments, StartError> {
     let (mut dir, mut agent, mut output_limit) = (None, None, None);
-    let (mut privileges, mut cgroup) = (None, None);
+    let (mut privileges, mut runtime, mut cgroup) = (None, None, None);
     while let Some(name) = arguments.next() {
         let slot = match name.as_str() {
             "--dir" => &mut dir,
             "--agent" => &mut agent,
             "--output-limit" => &mut output_limit,
             "--privileges" => &mut privileges,
+            "--runtime" => &mut runtime,
             "--cgroup" => &mut cgroup,
             _ => return Err(StartError::Usage(format!("`{name}` is not an option"))),
         };
@@ -187,6 +197,10 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Arguments, Start
         privileges: privileges
             .parse()
             .map_err(|error| StartError::Usage(format!("--privileges: {error}")))?,
+        runtime: runtime.map(|runtime| match runtime.parse() {
+            Ok(runtime) => runtime,
+            Err(never) => match never {},
+        }),
         cgroup,
     })
 }

@@ -221,25 +221,11 @@ mod tests {
     use super::*;
     use crate::storage::Durability;
     use tepui_types::task::{CommandWorkload, TaskStatus};
-    use tepui_types::{
-        AgentId, Resources, Role, TaskState, Timestamp, Workload, task::default_kill_grace_ms,
-    };
+    use tepui_types::{AgentId, Resources, Role, TaskState, Timestamp, Workload};
 
     fn spec() -> Arc<TaskSpec> {
-        let command = CommandWorkload {
-            argv: vec!["true".into()],
-            env: Default::default(),
-            pids: None,
-        };
-        Arc::new(TaskSpec {
-            workload: Workload::Command(command),
-            kill_grace_ms: default_kill_grace_ms(),
-            user: String::new(),
-            labels: Default::default(),
-            partition: Default::default(),
-            priority: 0,
-            time_limit_ms: None,
-        })
+        let command = CommandWorkload::new(vec!["true".into()]);
+        Arc::new(TaskSpec::new(Workload::Command(command)))
     }
 
     fn archived(index: u64) -> Archived {
@@ -261,6 +247,7 @@ mod tests {
                 reason: None,
                 exit_code: Some(0),
                 usage: None,
+                signs: None,
                 time: Timestamp(index),
             },
             sequence: 2,

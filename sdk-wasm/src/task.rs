@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use tepui_types::task::{CommandWorkload, WasmWorkload, default_kill_grace_ms};
+use tepui_types::task::{CommandWorkload, TaskSigns, WasmWorkload, default_kill_grace_ms};
 use tepui_types::{
-    AgentId, Digest, OfferId, PartitionPolicy, Reason, Resources, TaskState, Timestamp, Workload,
+    AgentId, Checks, Digest, OfferId, PartitionPolicy, Reason, Resources, TaskState, Timestamp,
+    Workload,
 };
 
 /// What tasks run; one serves all the tasks of an array.
@@ -26,6 +27,8 @@ pub struct TaskSpec {
     pub priority: i32,
     /// Milliseconds from its launch after which it is ended; none unless set.
     pub time_limit_ms: Option<u64>,
+    /// How its life is looked at; not at all unless set.
+    pub checks: Option<Box<Checks>>,
 }
 
 impl TaskSpec {
@@ -44,11 +47,9 @@ impl TaskSpec {
         I: IntoIterator,
         I::Item: Into<String>,
     {
-        Self::new(Workload::Command(CommandWorkload {
-            argv: argv.into_iter().map(Into::into).collect(),
-            env: BTreeMap::new(),
-            pids: None,
-        }))
+        Self::new(Workload::Command(CommandWorkload::new(
+            argv.into_iter().map(Into::into).collect(),
+        )))
     }
 
     /// Any workload.
@@ -61,6 +62,7 @@ impl TaskSpec {
             partition: PartitionPolicy::Wait,
             priority: 0,
             time_limit_ms: None,
+            checks: None,
         }
     }
 
@@ -129,6 +131,7 @@ impl From<TaskSpec> for tepui_types::TaskSpec {
             partition,
             priority,
             time_limit_ms,
+            checks,
         } = spec;
         Self {
             workload,
@@ -138,6 +141,7 @@ impl From<TaskSpec> for tepui_types::TaskSpec {
             partition,
             priority,
             time_limit_ms,
+            checks,
         }
     }
 }
@@ -152,6 +156,7 @@ impl From<tepui_types::TaskSpec> for TaskSpec {
             partition,
             priority,
             time_limit_ms,
+            checks,
         } = spec;
         Self {
             workload,
@@ -161,6 +166,7 @@ impl From<tepui_types::TaskSpec> for TaskSpec {
             partition,
             priority,
             time_limit_ms,
+            checks,
         }
     }
 }
@@ -237,6 +243,8 @@ pub struct TaskStatus {
     pub reason: Option<Reason>,
     /// The code it exited with, if it exited.
     pub exit_code: Option<i32>,
+    /// What it shows while it lives: addresses of its own, how its checks stand.
+    pub signs: TaskSigns,
     /// When the log learned of it.
     pub time: Timestamp,
 }

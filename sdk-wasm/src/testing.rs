@@ -286,6 +286,7 @@ impl<S: Scheduler> Cluster<S> {
             class: state.into(),
             reason,
             exit_code,
+            signs: Default::default(),
             time,
         };
         if state.is_terminal() {

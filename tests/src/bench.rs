@@ -3,6 +3,7 @@
 //! They use the binaries and the harness of the tests. Every benchmark gives a
 //! [`Report`], printed as a table for people and written as JSON for programs.
 
+pub mod agent;
 pub mod failover;
 pub mod path;
 pub mod report;

@@ -28,6 +28,7 @@ pub struct Plan {
     masters: usize,
     master_flags: Vec<String>,
     agents: usize,
+    agent_flags: Vec<String>,
     resources: String,
     batch: bool,
     forgetful: bool,
@@ -72,6 +73,12 @@ impl Plan {
     /// How many agents.
     pub fn agents(mut self, agents: usize) -> Self {
         self.agents = agents;
+        self
+    }
+
+    /// A flag of every agent, and its value.
+    pub fn agent_flag(mut self, flag: &str, value: &str) -> Self {
+        self.agent_flags.extend([flag.to_owned(), value.to_owned()]);
         self
     }
 
@@ -152,6 +159,7 @@ impl Cluster {
             masters: 1,
             master_flags: Vec::new(),
             agents: 1,
+            agent_flags: Vec::new(),
             resources: "cpus=4,mem=4GiB,disk=1GiB,ports=31000-31099".into(),
             batch: true,
             forgetful: true,
@@ -485,6 +493,7 @@ impl Cluster {
             self.plan.resources.clone().into(),
         ];
         args.extend(own);
+        args.extend(self.plan.agent_flags.iter().map(OsString::from));
         let _ = std::fs::remove_file(folder.join("address"));
         let log = self.dir().join(format!("agent-{index}.log"));
         let agent = Process::spawn(&format!("agent-{index}"), &program, &args, &log)?;

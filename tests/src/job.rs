@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tepui_types::api::job::JobRequest;
 use tepui_types::resources::ResourceRequest;
 use tepui_types::task::{CommandWorkload, WasmWorkload};
-use tepui_types::{Bytes, Digest, MilliCpus, PartitionPolicy, Workload};
+use tepui_types::{Bytes, Container, Digest, MilliCpus, PartitionPolicy, Workload};
 
 /// A job in the making: small, so that many fit on an agent.
 #[derive(Debug, Clone)]
@@ -14,11 +14,28 @@ pub struct Job(JobRequest);
 impl Job {
     /// A native command.
     pub fn command<T: Into<String>>(argv: impl IntoIterator<Item = T>) -> Self {
-        Self::new(Workload::Command(CommandWorkload {
-            argv: argv.into_iter().map(Into::into).collect(),
-            env: BTreeMap::new(),
-            pids: None,
-        }))
+        Self::new(Workload::Command(CommandWorkload::new(
+            argv.into_iter().map(Into::into).collect(),
+        )))
+    }
+
+    /// A command in a container of this image.
+    pub fn container(image: &str, argv: &[&str]) -> Self {
+        let mut command =
+            CommandWorkload::new(argv.iter().map(|word| (*word).to_owned()).collect());
+        command.container = Some(Box::new(Container {
+            // Tests name real ones.
+            image: Some(image.parse().expect("an image")),
+            ..Container::default()
+        }));
+        Self::new(Workload::Command(command)).mem(Bytes::mib(64))
+    }
+
+    /// How its life is looked at, as JSON.
+    pub fn checks(mut self, json: &str) -> Self {
+        // Tests write what can be read.
+        self.0.checks = Some(serde_json::from_str(json).expect("checks"));
+        self
     }
 
     /// A shell script.
@@ -57,6 +74,7 @@ impl Job {
             gang: false,
             gang_wait_ms: None,
             time_limit_ms: None,
+            checks: None,
         })
     }
 

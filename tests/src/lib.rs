@@ -17,6 +17,7 @@ pub mod job;
 pub mod net;
 pub mod process;
 pub mod proxy;
+pub mod registry;
 pub mod sim;
 pub mod site;
 pub mod watchdog;

@@ -79,7 +79,8 @@ pub struct CommandProbe {
 #[serde(deny_unknown_fields)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct HttpProbe {
-    /// Where the task listens.
+    /// Where the task listens; 0, or nothing, stands for the first of its ports.
+    #[serde(default)]
     pub port: u16,
     /// With its query, if it has one.
     #[serde(default = "default_path")]
@@ -91,7 +92,8 @@ pub struct HttpProbe {
 #[serde(deny_unknown_fields)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct TcpProbe {
-    /// Where the task listens.
+    /// Where the task listens; 0, or nothing, stands for the first of its ports.
+    #[serde(default)]
     pub port: u16,
 }
 
@@ -133,6 +135,11 @@ pub struct CheckStatus {
     pub consecutive_failures: u32,
     /// Why the last of them failed; empty if there is none.
     pub message: String,
+}
+
+impl CheckRole {
+    /// How many there are.
+    pub const COUNT: usize = 3;
 }
 
 impl Checks {
@@ -220,8 +227,8 @@ impl Probe {
     fn validate(&self) -> Result<(), String> {
         match self {
             Self::Command(command) => validate_argv(&command.argv),
-            Self::Http(http) => validate_port(http.port).and_then(|()| validate_path(&http.path)),
-            Self::Tcp(tcp) => validate_port(tcp.port),
+            Self::Http(http) => validate_path(&http.path),
+            Self::Tcp(_) => Ok(()),
         }
     }
 }
@@ -244,13 +251,6 @@ fn validate_argv(argv: &[String]) -> Result<(), String> {
         return Err("arguments may not hold NUL characters".into());
     }
     Ok(())
-}
-
-fn validate_port(port: u16) -> Result<(), String> {
-    match port {
-        0 => Err("port is 0: name the one that the task listens on".into()),
-        _ => Ok(()),
-    }
 }
 
 fn validate_path(path: &str) -> Result<(), String> {
@@ -292,6 +292,32 @@ fn default_grace_ms() -> u64 {
 
 fn default_path() -> String {
     "/".into()
+}
+
+impl fmt::Display for CheckStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            check,
+            state,
+            message,
+            ..
+        } = self;
+        write!(f, "{check}: {state}")?;
+        match message.is_empty() {
+            true => Ok(()),
+            false => write!(f, " ({message})"),
+        }
+    }
+}
+
+impl fmt::Display for CheckState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Pending => "pending",
+            Self::Passing => "passing",
+            Self::Failing => "failing",
+        })
+    }
 }
 
 impl fmt::Display for CheckRole {
@@ -372,7 +398,6 @@ mod tests {
                 },
                 "1 to 1000",
             ),
-            (Check::new(Probe::Tcp(TcpProbe { port: 0 })), "port is 0"),
             (http("x"), "begin it with `/`"),
             (http("/a b"), "percent-encode"),
             (http("/\r\nHost: x"), "percent-encode"),

@@ -8,6 +8,7 @@ pub mod agent;
 pub mod api;
 pub mod check;
 pub mod constraint;
+pub mod container;
 pub mod envelope;
 pub mod framework;
 pub mod gang;
@@ -25,8 +26,8 @@ pub mod wire;
 pub mod wish;
 
 pub use agent::{AgentInfo, AgentStatus, Attributes};
-pub use container::Container;
 pub use check::{Check, CheckRole, CheckState, CheckStatus, Checks, Probe};
+pub use container::Container;
 pub use framework::{FrameworkInfo, FrameworkPhase};
 pub use gang::{Gang, GangPart, GangShare};
 pub use ids::{

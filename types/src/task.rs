@@ -5,13 +5,17 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::check::{Check, Checks, Probe};
+use crate::container::Container;
 use crate::ids::Digest;
-use crate::time::Timestamp;
+use crate::image::ImageRef;
 
 mod life;
 pub mod reason;
+mod status;
 
 pub use life::{Chosen, Step};
+pub use status::{TaskSigns, TaskStatus, TaskUsage};
 
 /// How far a task has come. The one list of states; `is_terminal` says which
 /// are the end.
@@ -214,6 +218,9 @@ pub struct TaskSpec {
     /// may run before a gang that waits.
     #[serde(default)]
     pub time_limit_ms: Option<u64>,
+    /// How its life is looked at.
+    #[serde(default)]
+    pub checks: Option<Box<Checks>>,
 }
 
 /// What becomes of a task while its agent is not heard of.
@@ -315,12 +322,13 @@ pub struct WasmWorkload {
     pub env: BTreeMap<String, String>,
 }
 
-/// A native command.
+/// A native command, in a container if it says so.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct CommandWorkload {
-    /// The program and its arguments; the program is looked up in `PATH`.
+    /// The program and its arguments; the program is looked up in `PATH`. With an image they follow
+    /// its entrypoint, and stand in place of its own arguments unless empty.
     pub argv: Vec<String>,
     /// Added to a minimal environment (`PATH`, `HOME`, `TEPUI_…`).
     #[serde(default)]
@@ -328,9 +336,60 @@ pub struct CommandWorkload {
     /// The most processes and threads it may have; the agent's default when absent.
     #[serde(default)]
     pub pids: Option<u32>,
+    /// What it runs in; the agent's machine as it is when absent.
+    #[serde(default)]
+    pub container: Option<Box<Container>>,
+}
+
+impl CommandWorkload {
+    /// A command of the agent's machine, as it is.
+    pub fn new(argv: Vec<String>) -> Self {
+        Self {
+            argv,
+            env: BTreeMap::new(),
+            pids: None,
+            container: None,
+        }
+    }
+
+    /// The image that it runs from.
+    pub fn image(&self) -> Option<&ImageRef> {
+        self.container.as_ref()?.image.as_ref()
+    }
+
+    fn validate(&self) -> Result<(), String> {
+        // An image may say what to run.
+        let is_named = self.argv.first().map(|program| !program.is_empty());
+        if !is_named.unwrap_or(self.image().is_some()) {
+            return Err("argv is empty: name the program to run".into());
+        }
+        if self.pids == Some(0) {
+            return Err("pids is 0: a command needs at least one process".into());
+        }
+        match &self.container {
+            Some(container) => container
+                .validate()
+                .map_err(|why| format!("container: {why}")),
+            None => Ok(()),
+        }
+    }
 }
 
 impl TaskSpec {
+    /// A task of this workload with nothing else said.
+    pub fn new(workload: Workload) -> Self {
+        Self {
+            workload,
+            kill_grace_ms: default_kill_grace_ms(),
+            user: String::new(),
+            labels: BTreeMap::new(),
+            partition: PartitionPolicy::Wait,
+            priority: 0,
+            time_limit_ms: None,
+            checks: None,
+        }
+    }
+
     /// The largest specification, encoded, in bytes.
     pub const MAX_ENCODED: usize = 64 * 1024;
     /// The longest grace, in milliseconds: an hour.
@@ -345,16 +404,7 @@ impl TaskSpec {
         let texts: Vec<&String> = match &self.workload {
             Workload::Wasm(wasm) => wasm.args.iter().chain(wasm.env.values()).collect(),
             Workload::Command(command) => {
-                if command
-                    .argv
-                    .first()
-                    .is_none_or(|program| program.is_empty())
-                {
-                    return Err("argv is empty: name the program to run".into());
-                }
-                if command.pids == Some(0) {
-                    return Err("pids is 0: a command needs at least one process".into());
-                }
+                command.validate()?;
                 command.argv.iter().chain(command.env.values()).collect()
             }
         };
@@ -372,6 +422,18 @@ impl TaskSpec {
             ));
         }
         self.partition.validate()?;
+        if let Some(checks) = &self.checks {
+            checks.validate().map_err(|why| format!("checks: {why}"))?;
+            let runs = |check: &Check| matches!(check.probe, Probe::Command(_));
+            let is_wasm = matches!(self.workload, Workload::Wasm(_));
+            if is_wasm && checks.all().any(|(_, check)| runs(check)) {
+                return Err(
+                    "checks: no command runs beside a WebAssembly program: probe it by http or \
+                            tcp"
+                    .into(),
+                );
+            }
+        }
         if !(-Self::MAX_PRIORITY..=Self::MAX_PRIORITY).contains(&self.priority) {
             let most = Self::MAX_PRIORITY;
             return Err(format!(
@@ -413,48 +475,6 @@ impl fmt::Display for PartitionPolicy {
             Self::Wait => f.write_str("waited for"),
             Self::ReplaceAfter(millis) => write!(f, "replaced after {millis} ms"),
             Self::StopAfter(millis) => write!(f, "stopped and replaced after {millis} ms"),
-        }
-    }
-}
-
-/// What a task used by its end.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct TaskUsage {
-    /// Processor time, in microseconds.
-    pub cpu_micros: u64,
-    /// The most memory it had at once, in bytes.
-    pub mem_peak_bytes: u64,
-}
-
-/// The latest that the log knows of a task.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct TaskStatus {
-    /// How far it has come.
-    pub state: TaskState,
-    /// Why, where that is not plain.
-    pub reason: Option<Reason>,
-    /// The code it exited with, if it exited.
-    pub exit_code: Option<i32>,
-    /// What it used; at its end.
-    pub usage: Option<TaskUsage>,
-    /// When the log learned of it.
-    pub time: Timestamp,
-}
-
-impl TaskStatus {
-    /// Whether the task was taken away without a wish of its framework or a fault of its own:
-    /// it is to be run again without blame.
-    pub fn is_lost(&self) -> bool {
-        let code = self.reason.as_ref().map(|reason| reason.code.as_str());
-        match self.state {
-            TaskState::Dropped | TaskState::Gone => true,
-            TaskState::Killed => {
-                use reason::{AGENT_DRAINED, PREEMPTED, STOPPED_UNHEARD};
-                matches!(code, Some(AGENT_DRAINED | PREEMPTED | STOPPED_UNHEARD))
-            }
-            _ => false,
         }
     }
 }

@@ -11,7 +11,7 @@ use tepui_types::constraint::{Constraint, Constraints};
 use tepui_types::ids::is_label;
 use tepui_types::resources::ResourceRequest;
 use tepui_types::task::{CommandWorkload, WasmWorkload};
-use tepui_types::{Bytes, Demand, Digest, Gang, MilliCpus, Role, Workload};
+use tepui_types::{Bytes, Container, Demand, Digest, Gang, ImageRef, MilliCpus, Role, Workload};
 
 use crate::argv;
 
@@ -43,6 +43,8 @@ pub enum Field {
     File,
     /// The command line.
     Argv,
+    /// The image that a command runs from.
+    Image,
     /// The job's name.
     Name,
     /// Arguments of the WebAssembly program.
@@ -83,6 +85,8 @@ pub struct JobForm {
     pub artifact: Option<Digest>,
     /// The command line.
     pub argv: String,
+    /// The image that it runs from; the agents' machines when empty.
+    pub image: String,
     /// The job's name; one is made up when empty.
     pub name: String,
     /// Arguments of the WebAssembly program.
@@ -119,6 +123,7 @@ impl Default for JobForm {
             kind: Kind::Wasm,
             artifact: None,
             argv: String::new(),
+            image: String::new(),
             name: String::new(),
             args: String::new(),
             env: String::new(),
@@ -191,6 +196,7 @@ impl JobForm {
                 gang: self.is_gang,
                 gang_wait_ms: gang_wait?,
                 time_limit_ms: limit?,
+                checks: None,
             })
         };
         match job() {
@@ -223,11 +229,24 @@ impl JobForm {
                 }))
             }
             Kind::Command => {
-                let argv = note(problems, Field::Argv, command(&self.argv));
+                let image = note(problems, Field::Image, image(&self.image))?;
+                // An image says itself what it runs.
+                let argv = match image {
+                    Some(_) => words(&self.argv),
+                    None => command(&self.argv),
+                };
+                let argv = note(problems, Field::Argv, argv);
+                let container = image.map(|image| {
+                    Box::new(Container {
+                        image: Some(image),
+                        ..Container::default()
+                    })
+                });
                 Some(Workload::Command(CommandWorkload {
                     argv: argv?,
                     env,
                     pids: None,
+                    container,
                 }))
             }
         }
@@ -250,6 +269,16 @@ fn name(text: &str) -> Result<Option<String>, String> {
         Err(format!(
             "Use 1 to {MAX_NAME} lower-case letters, digits and dashes, with no dash at either end."
         ))
+    }
+}
+
+fn image(text: &str) -> Result<Option<ImageRef>, String> {
+    match text.trim() {
+        "" => Ok(None),
+        text => {
+            let image = text.parse::<ImageRef>();
+            image.map(Some).map_err(|why| format!("{why}."))
+        }
     }
 }
 
@@ -404,6 +433,22 @@ mod tests {
             panic!("not a command")
         };
         assert_eq!(command.argv, ["echo", "hello there"]);
+    }
+
+    #[test]
+    fn an_image_needs_no_command_and_must_be_one() {
+        let form = |image: &str, argv: &str| JobForm {
+            image: image.into(),
+            ..command_form(argv)
+        };
+        let job = form(" busybox:1.36 ", "").job().unwrap();
+        let Workload::Command(command) = job.workload else {
+            panic!("not a command")
+        };
+        assert_eq!(command.image().unwrap().to_string(), "busybox:1.36");
+        assert!(command.argv.is_empty());
+        let problems = form("Not An Image", "true").job().unwrap_err();
+        assert_eq!(problems.into_keys().collect::<Vec<_>>(), [Field::Image]);
     }
 
     #[test]

@@ -41,8 +41,7 @@ pub const BUILD: [Need; 3] = [
 ];
 
 /// What only the tests need.
-pub const TEST: [Need; 10] = [
-pub const TEST: [Need; 13] = [
+pub const TEST: [Need; 14] = [
     Need {
         package: "chromium",
         purpose: "shows the dashboard to the browser test",
@@ -92,6 +91,8 @@ pub const TEST: [Need; 13] = [
         package: "containernetworking-plugins",
         purpose: "attaches tasks to networks",
         present: || Path::new("/usr/lib/cni/bridge").exists(),
+    },
+    Need {
         package: "docker-registry",
         purpose: "has the images that the tests pull",
         present: || process::exists("docker-registry"),

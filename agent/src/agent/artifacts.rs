@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use tepui_types::{Digest, Reason, TaskId, TaskState, Workload};
+use tepui_types::{Digest, ImageSource, Reason, TaskId, TaskState, Workload};
 
 use super::{Action, Agent, report};
 
@@ -85,7 +85,10 @@ impl Agent {
         let needed: HashSet<Digest> = launches
             .filter_map(|launch| match &launch.spec.workload {
                 Workload::Wasm(wasm) => Some(wasm.artifact),
-                Workload::Command(_) => None,
+                Workload::Command(command) => match command.image()?.source() {
+                    ImageSource::Artifact(digest) => Some(digest),
+                    ImageSource::Registry(_) | ImageSource::Layout { .. } => None,
+                },
             })
             .collect();
         let mut left = excess;

@@ -1,7 +1,7 @@
 //! The executor processes, as the pure core counts on them.
 //!
 //! A native task has a process to itself; when it has ended, the next task of
-//! its trust domain may have the process. Wasm tasks of one trust domain share
+//! its trust domain may have the process. A container's process ends with it. Wasm tasks of one trust domain share
 //! a process until it is full. Tasks of different domains never have the same
 //! process, not one after another either. A process that was told to end, or is
 //! about to by itself, gets nothing new.
@@ -74,13 +74,15 @@ pub enum ExecutorKind {
     Native(TrustDomain),
     /// The Wasm tasks of a domain.
     Wasm(TrustDomain),
+    /// One container.
+    Container(TrustDomain),
 }
 
 impl ExecutorKind {
     /// Whose tasks it may have.
     pub fn domain(&self) -> &TrustDomain {
         match self {
-            Self::Native(domain) | Self::Wasm(domain) => domain,
+            Self::Native(domain) | Self::Wasm(domain) | Self::Container(domain) => domain,
         }
     }
 }
@@ -166,10 +168,13 @@ impl Executors {
     pub fn remove(&mut self, id: ExecutorId) -> Option<Executor> {
         let executor = self.all.remove(&id)?;
         let index = match &executor.kind {
-            ExecutorKind::Native(_) => &mut self.spare,
-            ExecutorKind::Wasm(_) => &mut self.by_domain,
+            ExecutorKind::Native(_) => Some(&mut self.spare),
+            ExecutorKind::Wasm(_) => Some(&mut self.by_domain),
+            ExecutorKind::Container(_) => None,
         };
-        take_out(index, executor.kind.domain(), id);
+        if let Some(index) = index {
+            take_out(index, executor.kind.domain(), id);
+        }
         Some(executor)
     }
 

@@ -1,5 +1,5 @@
-//! Where a task goes: to the fetcher if its program is not here, then to a
-//! process that has room, a new one if need be, and to the process itself once
+//! Where a task goes: to the fetcher if its program is not here, or to whoever prepares its
+//! container, then to a process that has room, a new one if need be, and to the process itself once
 //! that is connected.
 //!
 //! `hand` is the point of no return: it is recorded before the launch is sent,
@@ -19,10 +19,13 @@ impl Agent {
         let Some(launch) = self.tasks.get(id).and_then(|task| task.launch.clone()) else {
             return;
         };
-        let Workload::Wasm(wasm) = &launch.spec.workload else {
-            return self.place(out, id);
+        let is_ready = match &launch.spec.workload {
+            Workload::Wasm(wasm) => self.is_at_hand(out, wasm.artifact, id),
+            Workload::Command(command) => {
+                command.container.is_none() || self.is_prepared(out, &launch)
+            }
         };
-        if self.is_at_hand(out, wasm.artifact, id) {
+        if is_ready {
             self.place(out, id);
         } else {
             self.statuses.set(report(id, TaskState::Starting, None));
@@ -35,13 +38,17 @@ impl Agent {
             return;
         };
         let domain = TrustDomain::of(&launch);
-        let existing = match &launch.spec.workload {
-            Workload::Command(_) => self.executors.take_spare(&domain),
-            Workload::Wasm(_) => self.executors.with_room(&domain),
-        };
         let kind = match &launch.spec.workload {
+            Workload::Command(command) if command.container.is_some() => {
+                ExecutorKind::Container(domain)
+            }
             Workload::Command(_) => ExecutorKind::Native(domain),
             Workload::Wasm(_) => ExecutorKind::Wasm(domain),
+        };
+        let existing = match &kind {
+            ExecutorKind::Native(domain) => self.executors.take_spare(domain),
+            ExecutorKind::Wasm(domain) => self.executors.with_room(domain),
+            ExecutorKind::Container(_) => None,
         };
         let executor = existing.unwrap_or_else(|| self.start(out, kind));
         if let Some(task) = self.tasks.get_mut(id) {
@@ -82,9 +89,12 @@ impl Agent {
     }
 
     pub(super) fn send_launch(&self, out: &mut Vec<Action>, id: &TaskId, executor: ExecutorId) {
-        let Some(launch) = self.tasks.get(id).and_then(|task| task.launch.as_deref()) else {
+        let task = self.tasks.get(id);
+        let Some(launch) = task.and_then(|task| task.launch.as_deref()) else {
             return;
         };
+        let prepared = task.and_then(|task| task.prepared.clone());
+        let prepared = prepared.unwrap_or_default();
         let (program, cgroup) = match &launch.spec.workload {
             Workload::Wasm(wasm) => (Some(text(self.layout.artifact(&wasm.artifact))), None),
             Workload::Command(_) => (None, self.layout.task_cgroup(executor)),
@@ -99,6 +109,8 @@ impl Agent {
             sandbox: text(self.layout.sandbox(id)),
             program,
             cgroup,
+            image: prepared.image,
+            network: prepared.network,
         };
         self.send(out, executor, ToExecutor::Launch(Box::new(launch)));
     }

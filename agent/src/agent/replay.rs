@@ -46,6 +46,11 @@ impl Agent {
                     known.identity = Some(identity);
                 }
             }
+            Record::Prepared { task, prepared } => {
+                if let Some(known) = self.tasks.get_mut(&task) {
+                    known.prepared = Some(prepared);
+                }
+            }
             Record::Handed { task, executor } => {
                 if let Some(known) = self.tasks.get_mut(&task) {
                     known.stage = Stage::Handed {
@@ -151,6 +156,10 @@ impl Agent {
         for (id, task) in self.tasks.iter() {
             if let Some(launch) = &task.launch {
                 records.push(Record::Launched(Box::new(launch.as_ref().clone())));
+            }
+            if let Some(prepared) = task.prepared.clone() {
+                let task = id.clone();
+                records.push(Record::Prepared { task, prepared });
             }
             match task.stage {
                 Stage::Fetching | Stage::Placed(_) => {}

@@ -4,7 +4,8 @@
 //! one that was not sent yet. Ends are waited for, by those who want the
 //! resources; that a task has begun is not, and is best not sent at all when it
 //! ends in the next moment: so there are two queues. Everything that is not
-//! recorded is sent again after each new connection.
+//! recorded is sent again after each new connection. A living task may have news without a new
+//! state, too: how its checks stand, how far its image has come.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -39,6 +40,9 @@ impl Urgency {
 #[derive(Debug, Clone)]
 struct Latest {
     report: StatusReport,
+    /// How often its state was sent on this connection without an answer: an answer names the state
+    /// alone, and the newest is recorded when all are answered.
+    unanswered: u32,
     recorded: bool,
     /// The queue that it is taken from; it may stand in the other, too, from before.
     queued: Option<Urgency>,
@@ -49,12 +53,18 @@ impl StatusUpdates {
     pub fn set(&mut self, report: StatusReport) -> bool {
         let task = report.task.clone();
         let before = self.latest.get(&task);
-        if before.is_some_and(|it| !it.report.state.may_become(report.state)) {
+        let is_news = |before: &StatusReport| {
+            let is_same_state = before.state == report.state && !report.state.is_terminal();
+            before.state.may_become(report.state) || is_same_state && *before != report
+        };
+        if before.is_some_and(|it| !is_news(&it.report)) {
             return false;
         }
         let urgency = Urgency::of(report.state);
         let was_queued = before.and_then(|it| it.queued);
+        let same = before.filter(|it| it.report.state == report.state);
         let latest = Latest {
+            unanswered: same.map_or(0, |it| it.unanswered),
             report,
             recorded: false,
             queued: Some(urgency),
@@ -87,6 +97,7 @@ impl StatusUpdates {
             // Removed since, or in the other queue.
             if let Some(latest) = latest.filter(|it| it.queued == Some(urgency)) {
                 latest.queued = None;
+                latest.unanswered += 1;
                 reports.push(latest.report.clone());
             }
         }
@@ -97,7 +108,8 @@ impl StatusUpdates {
     pub fn record(&mut self, task: &TaskId, state: TaskState) -> bool {
         match self.latest.get_mut(task) {
             Some(latest) if latest.report.state == state => {
-                latest.recorded = true;
+                latest.unanswered = latest.unanswered.saturating_sub(1);
+                latest.recorded = latest.unanswered == 0 && latest.queued.is_none();
                 true
             }
             _ => false,
@@ -108,6 +120,7 @@ impl StatusUpdates {
     pub fn resend(&mut self) {
         let mut tasks: Vec<(&TaskId, Urgency)> = Vec::new();
         for (task, latest) in &mut self.latest {
+            latest.unanswered = 0;
             if !latest.recorded && latest.queued.is_none() {
                 let urgency = Urgency::of(latest.report.state);
                 latest.queued = Some(urgency);
@@ -139,6 +152,7 @@ mod tests {
             reason: None,
             exit_code: None,
             usage: None,
+            signs: None,
         }
     }
 

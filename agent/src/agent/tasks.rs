@@ -7,8 +7,11 @@
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use tepui_types::TaskId;
+use serde::{Deserialize, Serialize};
+use tepui_types::check::CheckStatus;
 use tepui_types::wire::agent::TaskLaunch;
+use tepui_types::wire::executor::{LocalImage, LocalNetwork};
+use tepui_types::{Reason, TaskId};
 
 use super::executors::ExecutorId;
 
@@ -23,7 +26,7 @@ pub const MAX_PLACEMENTS: u8 = 3;
 /// How far a task has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
-    /// Its program is not here yet.
+    /// Its program, or what its container needs, is not here yet.
     Fetching,
     /// It waits for its executor to answer; it cannot have run.
     Placed(ExecutorId),
@@ -63,6 +66,21 @@ pub struct Task {
     pub stopped: bool,
     /// Processes it was placed on.
     pub placements: u8,
+    /// What its container needs, once it is there.
+    pub prepared: Option<Prepared>,
+    /// How its checks stand.
+    pub checks: Vec<CheckStatus>,
+    /// Why it is ended, if its checks say so and nobody else wants it.
+    pub unwell: Option<Reason>,
+}
+
+/// What a container needs of its machine.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prepared {
+    /// Its image.
+    pub image: Option<Arc<LocalImage>>,
+    /// Its network.
+    pub network: Option<Arc<LocalNetwork>>,
 }
 
 /// What is known of a task id.
@@ -98,6 +116,9 @@ impl Tasks {
             kill: None,
             stopped: false,
             placements: 0,
+            prepared: None,
+            checks: Vec::new(),
+            unwell: None,
         };
         self.held.insert(id, task);
         self.living += 1;
@@ -122,6 +143,9 @@ impl Tasks {
             kill: None,
             stopped: false,
             placements: 0,
+            prepared: None,
+            checks: Vec::new(),
+            unwell: None,
         };
         self.held.insert(id, task);
     }
@@ -136,6 +160,7 @@ impl Tasks {
         }
         task.stage = Stage::Ended(before.keeper());
         task.launch = None;
+        task.prepared = None;
         task.kill = None;
         self.living -= 1;
         Some(before)

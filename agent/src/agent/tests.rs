@@ -9,6 +9,7 @@ use tepui_types::{FrameworkId, OperationId, Resources, Role, TaskName, Workload}
 use super::*;
 
 mod artifacts;
+mod containers;
 mod histories;
 mod native;
 mod stops;
@@ -19,13 +20,8 @@ fn layout() -> Layout {
 
 fn launch(name: &str, workload: Workload) -> TaskLaunch {
     let spec = TaskSpec {
-        workload,
         kill_grace_ms: 1,
-        user: String::new(),
-        labels: BTreeMap::new(),
-        partition: Default::default(),
-        priority: 0,
-        time_limit_ms: None,
+        ..TaskSpec::new(workload)
     };
     TaskLaunch {
         operation: OperationId {
@@ -48,14 +44,7 @@ fn launch(name: &str, workload: Workload) -> TaskLaunch {
 
 fn native(name: &str) -> TaskLaunch {
     let argv = vec!["true".into()];
-    launch(
-        name,
-        Workload::Command(CommandWorkload {
-            argv,
-            env: BTreeMap::new(),
-            pids: None,
-        }),
-    )
+    launch(name, Workload::Command(CommandWorkload::new(argv)))
 }
 
 fn wasm(name: &str) -> TaskLaunch {

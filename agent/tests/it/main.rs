@@ -3,6 +3,12 @@
 
 /// What may go wrong at the start, and that it is said.
 mod bad_input;
+/// What checks find.
+mod checks;
+/// Containers.
+mod containers;
+/// Images for them.
+mod images;
 /// A task's output over a data connection.
 mod logs;
 /// The other side: accepts agents and keeps what they say.

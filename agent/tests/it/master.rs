@@ -325,13 +325,9 @@ fn launch(name: &str, workload: Workload, resources: Resources) -> TaskLaunch {
         framework_name: "batch".into(),
         role: Role::default(),
         spec: Arc::new(TaskSpec {
-            workload,
             kill_grace_ms: 1_000,
             user: "ada".into(),
-            labels: BTreeMap::new(),
-            partition: Default::default(),
-            priority: 0,
-            time_limit_ms: None,
+            ..TaskSpec::new(workload)
         }),
         resources,
         volumes: Vec::new(),
@@ -342,17 +338,28 @@ fn launch(name: &str, workload: Workload, resources: Resources) -> TaskLaunch {
 /// A shell script.
 pub fn shell(name: &str, script: &str) -> TaskLaunch {
     let argv = ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
-    let workload = Workload::Command(CommandWorkload {
-        argv,
-        env: BTreeMap::new(),
-        pids: None,
-    });
+    let workload = Workload::Command(CommandWorkload::new(argv));
     let resources = Resources {
         cpus: tepui_types::MilliCpus(1_000),
         mem: tepui_types::Bytes::mib(64),
         ..Resources::default()
     };
     launch(name, workload, resources)
+}
+
+/// A command in a container, which is JSON.
+pub fn contained(name: &str, container: &str, argv: &[&str]) -> TaskLaunch {
+    let argv = argv.iter().map(|word| (*word).to_owned()).collect();
+    let mut command = CommandWorkload::new(argv);
+    let container: tepui_types::Container = serde_json::from_str(container).unwrap();
+    container.validate().unwrap();
+    command.container = Some(Box::new(container));
+    let resources = Resources {
+        cpus: tepui_types::MilliCpus(1_000),
+        mem: tepui_types::Bytes::mib(64),
+        ..Resources::default()
+    };
+    launch(name, Workload::Command(command), resources)
 }
 
 /// A WebAssembly program.

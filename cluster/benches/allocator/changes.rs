@@ -147,6 +147,7 @@ impl Load {
             reason: None,
             exit_code: None,
             usage: None,
+            signs: None,
         };
         let reports = vec![report];
         let command = tepui_cluster::Command::ReportTasks { agent, reports };
@@ -183,6 +184,7 @@ impl Load {
                 reason: None,
                 exit_code: None,
                 usage: None,
+                signs: None,
             }
         });
         let hello = tepui_cluster::Command::RegisterAgent {

@@ -86,6 +86,7 @@ impl State {
                 reason: refusal,
                 exit_code: None,
                 usage: None,
+                signs: None,
                 time: context.now,
             },
             // Nobody has to be told of the launch itself, but of its drop.

@@ -59,7 +59,8 @@ impl State {
             return;
         };
         let operation = task.operation;
-        if !task.status.state.may_become(report.state) || is_masters_own(report.state) {
+        let is_step = task.status.state.may_become(report.state);
+        if !(is_step || is_news(&task.status, report)) || is_masters_own(report.state) {
             return;
         }
         let back_in_sight = task.status.state == TaskState::Unreachable && task.kill.is_some();
@@ -76,10 +77,18 @@ impl State {
             reason: taken.or_else(|| report.reason.clone()),
             exit_code: report.exit_code,
             usage: report.usage,
+            signs: report.signs.clone(),
             time: context.now,
         };
         self.set_status(context, operation, status);
     }
+}
+
+/// Whether a living task shows something else than it did, or has another reason to be where it is.
+fn is_news(status: &TaskStatus, report: &StatusReport) -> bool {
+    status.state == report.state
+        && !status.state.is_terminal()
+        && (status.reason != report.reason || status.signs != report.signs)
 }
 
 /// States that only masters give.

@@ -214,6 +214,7 @@ impl State {
             reason: why,
             exit_code: None,
             usage: None,
+            signs: task.status.signs.clone(),
             time: context.now,
         };
         self.set_status(context, operation, status);
@@ -233,6 +234,7 @@ impl State {
             reason: why,
             exit_code: None,
             usage: None,
+            signs: None,
             time: context.now,
         };
         self.set_status(context, operation, status);
@@ -252,7 +254,9 @@ impl State {
         assert!(!from.is_terminal(), "an ended task never changes");
         let to = status.state;
         let task = Arc::make_mut(task);
-        task.life.leave(&task.status, task.started_at);
+        if from != to {
+            task.life.leave(&task.status, task.started_at);
+        }
         task.status = status;
         task.sequence += 1;
         task.revision = context.index;

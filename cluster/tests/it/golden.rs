@@ -161,6 +161,8 @@ fn frames_keep_their_bytes() {
                     volumes: Vec::new(),
                     program: None,
                     cgroup: None,
+                    image: None,
+                    network: None,
                 })),
             )
             .unwrap(),

@@ -3,7 +3,6 @@
 //! Named by path in this crate's benchmark of the allocator and in that of large states, so that a
 //! field that is new is said once.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tepui_cluster::{Command, Envelope, State, Turn, TurnKind};
@@ -76,17 +75,9 @@ pub fn launch(agent: AgentId, name: &str, resources: Resources) -> Operation {
 /// A command that ends at once.
 pub fn spec() -> Arc<TaskSpec> {
     Arc::new(TaskSpec {
-        workload: Workload::Command(CommandWorkload {
-            argv: vec!["true".into()],
-            env: BTreeMap::new(),
-            pids: None,
-        }),
         kill_grace_ms: 5_000,
         user: "operator".into(),
-        labels: BTreeMap::new(),
-        partition: Default::default(),
-        priority: 0,
-        time_limit_ms: None,
+        ..TaskSpec::new(Workload::Command(CommandWorkload::new(vec!["true".into()])))
     })
 }
 

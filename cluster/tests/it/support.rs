@@ -178,6 +178,7 @@ pub fn report(task: &TaskId, state: TaskState) -> StatusReport {
         reason: None,
         exit_code: None,
         usage: None,
+        signs: None,
     }
 }
 

@@ -1,4 +1,5 @@
-//! `tepui-executor-task`: runs native commands of one trust domain, one after another.
+//! `tepui-executor-task`: runs native commands of one trust domain, one after another, or one
+//! container.
 //!
 //! It has one thread, so that it may fork freely and stays small. It is started
 //! by an agent and outlives it; see [`tepui_executor::startup`]. Neither tokio
@@ -13,22 +14,42 @@ use std::process::ExitCode;
 
 use tepui_executor::startup::{self, Startup};
 
+#[path = "../task/beside.rs"]
+mod beside;
 #[path = "../task/command.rs"]
 mod command;
 #[path = "../task/connection.rs"]
 mod connection;
+#[path = "../task/container.rs"]
+mod container;
+#[path = "../task/container/files.rs"]
+mod files;
 #[path = "../task/group.rs"]
 mod group;
+#[path = "../task/lookup.rs"]
+mod lookup;
 #[path = "../task/outputs.rs"]
 mod outputs;
 #[path = "../task/process.rs"]
 mod process;
 #[path = "../task/processes.rs"]
 mod processes;
+#[path = "../task/container/program.rs"]
+mod program;
+#[path = "../task/container/root.rs"]
+mod root;
+#[path = "../task/container/runtime.rs"]
+mod runtime;
 #[path = "../task/server.rs"]
 mod server;
+#[path = "../task/container/signals.rs"]
+mod signals;
+#[path = "../task/container/spec.rs"]
+mod spec;
 #[path = "../task/task.rs"]
 mod task;
+#[path = "../task/container/users.rs"]
+mod users;
 #[path = "../task/verdict.rs"]
 mod verdict;
 

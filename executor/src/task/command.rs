@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{CString, NulError};
-use std::fs::{self, DirBuilder, File};
+use std::fs::{DirBuilder, File};
 use std::io::{self, PipeWriter};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -13,59 +13,94 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use nix::unistd::{AccessFlags, Pid, access};
+use nix::unistd::Pid;
 use tepui_types::task::reason;
 use tepui_types::wire::executor::VolumeFolder;
 use tepui_types::{Bytes, Reason};
 
+use crate::lookup;
 use crate::outputs::Outputs;
 use crate::process::{Newborn, Program, StartError, c_strings};
 
 /// The search path of a command that brings none.
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// A command with all that it gets.
 pub struct Prepared<'a> {
     /// Program and arguments; at least the program.
     pub argv: &'a [String],
-    /// What it asked for, and the `TEPUI_…` names.
-    pub env: BTreeMap<String, String>,
-    /// Its working folder, made when absent; its output goes beside it.
-    pub sandbox: &'a Path,
+    /// Where it runs.
+    pub scene: &'a Scene,
     /// Its persistent volumes.
     pub volumes: &'a [VolumeFolder],
     /// How much of each of its outputs is kept.
     pub output_limit: Bytes,
-    /// Without a cgroup it ends with this process.
-    pub dies_with_executor: bool,
 }
 
-impl Prepared<'_> {
-    /// Starts it in that process.
-    pub fn start(mut self, newborn: Newborn) -> Result<(Pid, Outputs), Reason> {
-        let made = self.make_folder();
-        let (outputs, [stdout, stderr]) = made.map_err(|error| {
-            let sandbox = self.sandbox.display();
-            executor_failed(format!("the sandbox {sandbox} could not be made: {error}"))
-        })?;
-        self.complete_env();
-        let path = self.find_program()?;
-        let stdio = [nothing()?, stdout.as_fd(), stderr.as_fd()];
-        let program = self.program(&path, stdio).map_err(|_| {
+/// Where commands of a task run, on the machine as it is.
+pub struct Scene {
+    env: BTreeMap<String, String>,
+    sandbox: PathBuf,
+    dies_with_executor: bool,
+}
+
+impl Scene {
+    /// With the environment that a task asked for and its `TEPUI_…` names, in its sandbox. Without a
+    /// cgroup a command ends with this process.
+    pub fn new(
+        mut env: BTreeMap<String, String>,
+        sandbox: PathBuf,
+        dies_with_executor: bool,
+    ) -> Self {
+        env.entry("PATH".into())
+            .or_insert_with(|| DEFAULT_PATH.into());
+        let home = sandbox.display().to_string();
+        env.entry("HOME".into()).or_insert(home);
+        Self {
+            env,
+            sandbox,
+            dies_with_executor,
+        }
+    }
+
+    /// Starts a command in that process, with nothing to read and nowhere to write.
+    pub fn run(&self, argv: &[String], newborn: Newborn) -> Result<Pid, Reason> {
+        let nothing = nothing()?;
+        self.start(argv, [nothing, nothing, nothing], newborn)
+    }
+
+    fn start(
+        &self,
+        argv: &[String],
+        stdio: [BorrowedFd<'_>; 3],
+        newborn: Newborn,
+    ) -> Result<Pid, Reason> {
+        let name = argv.first().map_or("", String::as_str);
+        let path = lookup::program(
+            name,
+            &self.env["PATH"],
+            &self.sandbox,
+            "the agent's machine",
+        );
+        let path = path.map_err(command_failed)?;
+        let program = self.program(argv, &path, stdio).map_err(|_| {
             command_failed(
                 "a NUL is in its arguments or its environment, which no program takes".into(),
             )
         })?;
         match newborn.execute(&program) {
             // Reaped by the server, which reaps everyone.
-            Ok(pid) => Ok((pid, outputs)),
-            Err(StartError::Program(error)) => Err(self.not_executable(&path, &error)),
+            Ok(pid) => Ok(pid),
+            Err(StartError::Program(error)) => {
+                Err(command_failed(lookup::not_executable(&path, error)))
+            }
             Err(error) => Err(executor_failed(format!("the command's process: {error}"))),
         }
     }
 
     fn program<'a>(
-        &'a self,
+        &self,
+        argv: &[String],
         path: &Path,
         stdio: [BorrowedFd<'a>; 3],
     ) -> Result<Program<'a>, NulError> {
@@ -76,95 +111,50 @@ impl Prepared<'_> {
             .map(|(name, value)| format!("{name}={value}"));
         Ok(Program {
             path: text(path)?,
-            argv: c_strings(self.argv.iter().map(String::as_str))?,
+            argv: c_strings(argv.iter().map(String::as_str))?,
             env: c_strings(variables)?,
-            dir: text(self.sandbox)?,
+            dir: text(&self.sandbox)?,
             stdio,
             dies_with_executor: self.dies_with_executor,
         })
     }
+}
+
+impl Prepared<'_> {
+    /// Starts it in that process. Its working folder is made when absent; its output goes beside it.
+    pub fn start(self, newborn: Newborn) -> Result<(Pid, Outputs), Reason> {
+        let made = self.make_folder();
+        let (outputs, [stdout, stderr]) = made.map_err(|error| {
+            let sandbox = self.scene.sandbox.display();
+            executor_failed(format!("the sandbox {sandbox} could not be made: {error}"))
+        })?;
+        let stdio = [nothing()?, stdout.as_fd(), stderr.as_fd()];
+        let pid = self.scene.start(self.argv, stdio, newborn)?;
+        Ok((pid, outputs))
+    }
 
     fn make_folder(&self) -> io::Result<(Outputs, [PipeWriter; 2])> {
-        let beside = self.sandbox.parent().unwrap_or(self.sandbox);
+        let sandbox = self.scene.sandbox.as_path();
+        let beside = sandbox.parent().unwrap_or(sandbox);
         let mut builder = DirBuilder::new();
         builder.recursive(true).mode(0o755);
         // The outer one first: looking for it from within costs a call more.
         builder.create(beside)?;
-        builder.create(self.sandbox)?;
+        builder.create(sandbox)?;
         for volume in self.volumes {
-            tepui_executor::volume::link(self.sandbox, volume)?;
+            tepui_executor::volume::link(sandbox, volume)?;
         }
         Outputs::make(beside, self.output_limit)
     }
-
-    fn complete_env(&mut self) {
-        self.env
-            .entry("PATH".into())
-            .or_insert_with(|| DEFAULT_PATH.into());
-        let home = self.sandbox.display().to_string();
-        self.env.entry("HOME".into()).or_insert(home);
-    }
-
-    /// The file to execute: looked up as a shell would, so that what is wrong
-    /// can be said in more than one number.
-    fn find_program(&self) -> Result<PathBuf, Reason> {
-        let name = self.argv[0].as_str();
-        if name.contains('/') {
-            let path = self.sandbox.join(name);
-            return match executable(&path) {
-                Ok(()) => Ok(path),
-                Err(why) => Err(command_failed(format!(
-                    "`{name}` cannot be executed: {why}"
-                ))),
-            };
-        }
-        let search = &self.env["PATH"];
-        let candidates = search
-            .split(':')
-            .map(|folder| self.sandbox.join(folder).join(name));
-        let mut refused = None;
-        for path in candidates {
-            match executable(&path) {
-                Ok(()) => return Ok(path),
-                Err(why) if path.exists() => refused = refused.or(Some((path, why))),
-                Err(_) => {}
-            }
-        }
-        Err(command_failed(match refused {
-            Some((path, why)) => format!("`{}` cannot be executed: {why}", path.display()),
-            None => format!(
-                "`{name}` was not found in PATH ({search}): No such file or directory (os error \
-                 2). Is it installed on the agent's machine?"
-            ),
-        }))
-    }
-
-    fn not_executable(&self, program: &Path, error: &io::Error) -> Reason {
-        let hint = match error.raw_os_error() {
-            Some(libc::ENOENT) => ", though the file is there: the interpreter it names is not",
-            _ => "",
-        };
-        let (name, path) = (&self.argv[0], program.display());
-        command_failed(format!(
-            "`{name}` ({path}) could not be executed: {error}{hint}"
-        ))
-    }
 }
 
-fn executable(path: &Path) -> Result<(), io::Error> {
-    if fs::metadata(path)?.is_dir() {
-        return Err(io::Error::from_raw_os_error(libc::EISDIR));
-    }
-    Ok(access(path, AccessFlags::X_OK)?)
-}
-
-/// What a command reads that is given no input.
-fn nothing() -> Result<BorrowedFd<'static>, Reason> {
+/// What a command reads that is given no input, and writes to when nobody reads.
+pub fn nothing() -> Result<BorrowedFd<'static>, Reason> {
     static NOTHING: OnceLock<File> = OnceLock::new();
     if let Some(nothing) = NOTHING.get() {
         return Ok(nothing.as_fd());
     }
-    let opened = File::open("/dev/null");
+    let opened = File::options().read(true).write(true).open("/dev/null");
     let opened = opened.map_err(|error| executor_failed(format!("/dev/null: {error}")))?;
     Ok(NOTHING.get_or_init(|| opened).as_fd())
 }

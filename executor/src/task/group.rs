@@ -7,7 +7,7 @@
 
 use std::fs::File;
 
-use tepui_executor::cgroup::{CgroupError, Counters, Counts, Group, Limits};
+use tepui_executor::cgroup::{CgroupError, Counters, Counts, Group, Limits, Reach};
 use tepui_executor::log;
 
 use crate::process::{Newborn, StartError};
@@ -38,7 +38,12 @@ impl TaskGroup {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn prepare(earlier: Option<Self>, path: &str, limits: Limits) -> Result<Self, CgroupError> {
+    pub fn prepare(
+        earlier: Option<Self>,
+        path: &str,
+        limits: Limits,
+        reach: Reach,
+    ) -> Result<Self, CgroupError> {
         if let Some(earlier) = earlier {
             if earlier.group.path() != path || !earlier.has_little_memory() {
                 earlier.discard();
@@ -46,11 +51,11 @@ impl TaskGroup {
                 return Ok(renewed);
             }
         }
-        Self::make(path, limits)
+        Self::make(path, limits, reach)
     }
 
-    fn make(path: &str, limits: Limits) -> Result<Self, CgroupError> {
-        let group = Group::create(path)?;
+    fn make(path: &str, limits: Limits, reach: Reach) -> Result<Self, CgroupError> {
+        let group = Group::create_in(path, reach)?;
         let made = group.limit(&limits).and_then(|()| group.entrances());
         let entrances = made.inspect_err(|_| remove(&group))?;
         Ok(Self {
@@ -112,6 +117,14 @@ impl TaskGroup {
             Some(newborn) if newborn.is_alive() => Ok(newborn),
             _ => Newborn::make(&self.entrances),
         }
+    }
+
+    /// One more process beside the task's first.
+    ///
+    /// # Errors
+    /// When the kernel makes no process more.
+    pub fn newborn(&self) -> Result<Newborn, StartError> {
+        Newborn::make(&self.entrances)
     }
 
     /// What the task's processes have used and run into.

@@ -16,7 +16,7 @@ use std::ptr::{self, NonNull};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 use rustix::fs::{Mode, OFlags};
@@ -81,6 +81,22 @@ pub fn c_strings<T: Into<Vec<u8>>>(
     texts: impl IntoIterator<Item = T>,
 ) -> Result<Vec<CString>, NulError> {
     texts.into_iter().map(CString::new).collect()
+}
+
+/// Makes this process, a container's first, as any program finds itself: it hears all signals, and is
+/// no dearer than others. What cannot be said of the last is not.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn begin_anew() -> io::Result<()> {
+    for signal in ignored_signals() {
+        // SAFETY: the default action replaces none of this program's own.
+        unsafe { libc::signal(*signal, libc::SIG_DFL) };
+    }
+    if is_dear_to_the_oom_killer() {
+        let _ = std::fs::write("/proc/self/oom_score_adj", "0");
+    }
+    Ok(SigSet::empty().thread_set_mask()?)
 }
 
 impl Newborn {

@@ -23,6 +23,7 @@ use tepui_types::task::reason;
 use tepui_types::wire::executor::{ExecutorLaunch, FromExecutor, TaskUpdate, ToExecutor};
 use tepui_types::{Reason, TaskId, TaskState};
 
+use crate::beside::Beside;
 use crate::connection::Connection;
 use crate::group::TaskGroup;
 use crate::outputs::Outputs;
@@ -48,6 +49,8 @@ pub struct Server {
     stranger: Option<(Connection, Instant)>,
     /// The one that runs.
     task: Option<Task>,
+    /// What runs beside it.
+    beside: Beside,
     /// When its beginning is said, unless it has been.
     say_begun_at: Option<Instant>,
     /// The cgroup of the one before, for the next.
@@ -90,6 +93,7 @@ impl Server {
             agent: None,
             stranger: None,
             task: None,
+            beside: Beside::default(),
             say_begun_at: None,
             spare: None,
             ended: BTreeMap::new(),
@@ -189,7 +193,8 @@ impl Server {
         let outputs = self.outputs().and_then(|outputs| outputs.deadline(now));
         let stranger = self.stranger.as_ref().map(|(_, until)| *until);
         let idle = self.agent.is_none().then_some(self.idle_since + IDLE_EXIT);
-        let deadlines = [task, outputs, self.say_begun_at, stranger, idle];
+        let beside = self.beside.deadline();
+        let deadlines = [task, outputs, beside, self.say_begun_at, stranger, idle];
         match deadlines.into_iter().flatten().min() {
             // Rounded up, so that the deadline has come when the wait ends.
             Some(next) => {
@@ -215,6 +220,9 @@ impl Server {
             match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return Ok(()),
                 Ok(status) => {
+                    if let Some(ran) = self.beside.on_exit(status) {
+                        self.tell(&ran);
+                    }
                     if self.task.as_mut().is_some_and(|task| task.on_exit(status)) {
                         self.on_end();
                     }
@@ -242,6 +250,7 @@ impl Server {
         {
             self.on_end();
         }
+        self.beside.on_tick(now);
         if self.say_begun_at.is_some_and(|at| at <= now) {
             self.say_begun_at = None;
             if let Some(task) = &self.task {
@@ -287,8 +296,12 @@ impl Server {
     }
 
     fn say(&mut self, update: TaskUpdate) {
+        self.tell(&FromExecutor::Update(update));
+    }
+
+    fn tell(&mut self, frame: &FromExecutor) {
         if let Some(agent) = &mut self.agent
-            && agent.send(&FromExecutor::Update(update)).is_err()
+            && agent.send(frame).is_err()
         {
             self.agent = None;
         }
@@ -372,6 +385,12 @@ impl Server {
                     known.kill(reason::KILL_REQUESTED, Duration::from_millis(grace_ms));
                 }
             }
+            ToExecutor::Run {
+                id,
+                task,
+                argv,
+                timeout_ms,
+            } => self.on_run(id, &task, &argv, Duration::from_millis(timeout_ms)),
             ToExecutor::Forget(task) => {
                 self.ended.remove(&task);
             }
@@ -406,6 +425,24 @@ impl Server {
         }
         self.say_begun_at = Some(Instant::now() + BEGINNING);
         self.task = Some(task);
+    }
+
+    fn on_run(&mut self, id: u64, task: &TaskId, argv: &[String], timeout: Duration) {
+        let running = self.task.as_ref().filter(|known| known.id() == task);
+        let started = match running {
+            Some(running) => self
+                .beside
+                .has_room()
+                .and_then(|()| running.run(argv, &self.startup)),
+            None => Err("the task does not run".into()),
+        };
+        match started {
+            Ok(pid) => self.beside.add(pid, id, timeout),
+            Err(why) => self.tell(&FromExecutor::Ran {
+                id,
+                result: Err(why),
+            }),
+        }
     }
 
     fn refuse(&mut self, launch: &ExecutorLaunch, why: &str) {

@@ -5,26 +5,28 @@
 //! process and [`Task::on_tick`] whenever [`Task::deadline`] has come; neither
 //! waits for anything.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
-use tepui_executor::cgroup::{Counts, Limits};
+use tepui_executor::cgroup::{Counts, Limits, Reach};
 use tepui_executor::environment;
 use tepui_executor::log;
 use tepui_executor::startup::Startup;
-use tepui_types::task::{Workload, reason};
+use tepui_types::container::Container;
+use tepui_types::task::{CommandWorkload, Workload, reason};
 use tepui_types::wire::executor::{ExecutorLaunch, TaskUpdate};
 use tepui_types::{Reason, TaskId, TaskState};
 
-use crate::command::Prepared;
+use crate::command::{Prepared, Scene};
 use crate::group::TaskGroup;
 use crate::outputs::Outputs;
 use crate::process::Newborn;
 use crate::processes;
 use crate::verdict::{self, Facts};
+use crate::{container, runtime, signals};
 
 /// How often the killing is repeated until nothing is left.
 const DRAIN_INTERVAL: Duration = Duration::from_millis(2);
@@ -43,6 +45,12 @@ pub struct Task {
     /// From its start to its end.
     outputs: Option<Outputs>,
     kill_grace_ms: u64,
+    /// Where commands beside it run.
+    place: Place,
+    /// What asks it to end.
+    stop_signal: Signal,
+    /// Whether its first process is the first of a PID namespace.
+    is_first: bool,
     phase: Phase,
     kill: Option<Kill>,
 }
@@ -57,6 +65,16 @@ enum Phase {
         next: Instant,
     },
     Ended,
+}
+
+/// Where the task runs.
+enum Place {
+    /// Nothing runs beside it.
+    Nowhere,
+    /// On the machine as it is.
+    Machine(Scene),
+    /// In this process's container.
+    Container,
 }
 
 /// A kill that was asked for.
@@ -83,6 +101,9 @@ impl Task {
             limits: Limits::of(&task.resources, None),
             outputs: None,
             kill_grace_ms: task.spec.kill_grace_ms,
+            place: Place::Nowhere,
+            stop_signal: Signal::SIGTERM,
+            is_first: false,
             phase: Phase::Ended,
             kill: None,
         };
@@ -104,16 +125,23 @@ impl Task {
         let Workload::Command(command) = &task.spec.workload else {
             return Err(failed("this executor runs native commands alone".into()));
         };
+        self.limits = Limits::of(&task.resources, command.pids);
+        let reach = match command.container {
+            Some(_) => Reach::All,
+            None => Reach::Needed,
+        };
+        if let Some(path) = &launch.cgroup {
+            let group = TaskGroup::prepare(self.spare.take(), path, self.limits, reach);
+            self.group = Some(group.map_err(|error| failed(error.to_string()))?);
+        }
+        if let Some(container) = &command.container {
+            return self.start_container(launch, command, container, startup);
+        }
         if command.argv.is_empty() {
             return Err(Reason::new(
                 reason::COMMAND_FAILED,
                 "argv is empty: name the program",
             ));
-        }
-        self.limits = Limits::of(&task.resources, command.pids);
-        if let Some(path) = &launch.cgroup {
-            let group = TaskGroup::prepare(self.spare.take(), path, self.limits);
-            self.group = Some(group.map_err(|error| failed(error.to_string()))?);
         }
         // It enters its cgroup while its folder is made.
         let newborn = match &mut self.group {
@@ -121,17 +149,69 @@ impl Task {
             None => Newborn::make(&[]),
         };
         let newborn = newborn.map_err(|error| failed(format!("the command's process: {error}")))?;
+        let scene = Scene::new(
+            environment::of(task, startup.agent, &launch.sandbox),
+            PathBuf::from(&launch.sandbox),
+            self.group.is_none(),
+        );
         let prepared = Prepared {
             argv: &command.argv,
-            env: environment::of(task, startup.agent, &launch.sandbox),
-            sandbox: Path::new(&launch.sandbox),
+            scene: &scene,
             volumes: &launch.volumes,
             output_limit: startup.output_limit,
-            dies_with_executor: self.group.is_none(),
         };
         let (child, outputs) = prepared.start(newborn)?;
         self.outputs = Some(outputs);
+        // Most tasks are never looked at, and those need not remember.
+        if task.spec.checks.is_some() {
+            self.place = Place::Machine(scene);
+        }
         Ok(child)
+    }
+
+    fn start_container(
+        &mut self,
+        launch: &ExecutorLaunch,
+        command: &CommandWorkload,
+        container: &Container,
+        startup: &Startup,
+    ) -> Result<Pid, Reason> {
+        let Some(cgroup) = &launch.cgroup else {
+            let message = "containers need cgroups, and this agent runs without: start it as root \
+                           where cgroups are mounted";
+            return Err(Reason::new(reason::EXECUTOR_FAILED, message));
+        };
+        let prepared = container::Prepared {
+            launch,
+            command,
+            container,
+            cgroup,
+        };
+        let running = prepared.start(startup)?;
+        self.outputs = Some(running.outputs);
+        self.place = Place::Container;
+        self.stop_signal = running.stop_signal;
+        self.is_first = running.is_first;
+        Ok(running.init)
+    }
+
+    /// Starts a command beside it, which reads nothing and whose output is thrown away.
+    pub fn run(&self, argv: &[String], startup: &Startup) -> Result<Pid, String> {
+        if !matches!(self.phase, Phase::Running { .. }) {
+            return Err("the task is ending".into());
+        }
+        match &self.place {
+            Place::Container => runtime::run(startup, argv),
+            Place::Machine(scene) => {
+                let newborn = match &self.group {
+                    Some(group) => group.newborn(),
+                    None => Newborn::make(&[]),
+                };
+                let newborn = newborn.map_err(|error| error.to_string())?;
+                scene.run(argv, newborn).map_err(|reason| reason.message)
+            }
+            Place::Nowhere => Err("the task was started without checks".into()),
+        }
     }
 
     /// Which task it is.
@@ -195,8 +275,12 @@ impl Task {
                 let group = Pid::from_raw(-child.as_raw());
                 // They may have ended meanwhile. A stopped process acts on
                 // SIGTERM only once it goes on.
-                let _ = kill(group, Signal::SIGTERM);
+                let _ = kill(group, self.stop_signal);
                 let _ = kill(group, Signal::SIGCONT);
+                if self.is_first && !signals::is_handled(child, self.stop_signal) {
+                    // What ends any other process does not even reach it.
+                    let _ = kill(child, Signal::SIGKILL);
+                }
             }
         }
         self.on_tick(Instant::now());

@@ -217,6 +217,8 @@ impl Server {
                     self.tasks.remove(&task);
                 }
             }
+            // Nothing runs beside a program here, and no specification that asks for it is taken.
+            ToExecutor::Run { .. } => {}
             ToExecutor::Retire => self.retiring = true,
         }
     }

@@ -13,18 +13,25 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tepui_executor::output::DEFAULT_LIMIT;
 use tepui_executor::privileges::Privileges;
+use tepui_executor::runtime::Runtime;
 use tepui_executor::spawn::{Spawn, connect, spawn};
 use tepui_executor::{cgroup, identity, protocol};
+use tepui_types::check::Checks;
 use tepui_types::task::{CommandWorkload, TaskSpec, WasmWorkload, Workload};
 use tepui_types::wire::agent::TaskLaunch;
 use tepui_types::wire::executor::{
-    ExecutorLaunch, FromExecutor, ProcessIdentity, TaskUpdate, ToExecutor,
+    ExecutorLaunch, FromExecutor, LocalImage, ProcessIdentity, TaskUpdate, ToExecutor,
 };
-use tepui_types::{AgentId, Bytes, Digest, MilliCpus, OperationId, Resources, Role, TaskId};
+use tepui_types::{
+    AgentId, Bytes, Container, Digest, MilliCpus, OperationId, Resources, Role, TaskId,
+};
 
 /// How long anything may take on a busy machine before a test gives up.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 const TOKEN: u128 = 0x0123_4567_89ab_cdef;
+
+/// The executor's folder, which has one above it as an agent's executors have.
+const DIR: &str = "executors/e1";
 
 const NATIVE: &str = env!("CARGO_BIN_EXE_tepui-executor-task");
 
@@ -56,7 +63,7 @@ impl Executor {
 
     /// The same, whose tasks have all privileges.
     pub fn native_with_all_privileges() -> Self {
-        Self::start_with(NATIVE, new_group(), DEFAULT_LIMIT, Privileges::All)
+        Self::start_with(NATIVE, new_group(), DEFAULT_LIMIT, Privileges::All, None)
     }
 
     /// One for a native command, without cgroups.
@@ -70,6 +77,20 @@ impl Executor {
         [new_group(), None].map(|group| Self::start(NATIVE, group, limit))
     }
 
+    /// One for a container, made by this runtime; none where the machine does not let us.
+    pub fn container(runtime: Runtime) -> Option<Self> {
+        let group = Some(new_group()?);
+        let limit = DEFAULT_LIMIT;
+        let privileges = Privileges::default();
+        Some(Self::start_with(
+            NATIVE,
+            group,
+            limit,
+            privileges,
+            Some(&runtime),
+        ))
+    }
+
     /// One for WebAssembly.
     pub fn wasm() -> Self {
         Self::wasm_keeping(DEFAULT_LIMIT)
@@ -81,7 +102,7 @@ impl Executor {
     }
 
     fn start(program: &str, group: Option<String>, output_limit: Bytes) -> Self {
-        Self::start_with(program, group, output_limit, Privileges::default())
+        Self::start_with(program, group, output_limit, Privileges::default(), None)
     }
 
     fn start_with(
@@ -89,20 +110,23 @@ impl Executor {
         group: Option<String>,
         output_limit: Bytes,
         privileges: Privileges,
+        runtime: Option<&Runtime>,
     ) -> Self {
         let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join(DIR);
         let cgroup = group.as_ref().map(|group| format!("{group}/executor"));
         spawn(&Spawn {
             program: Path::new(program),
-            dir: &root.path().join("executor"),
+            dir: &dir,
             token: TOKEN,
             agent: AgentId(3),
             output_limit,
             privileges,
+            runtime,
             cgroup: cgroup.as_deref(),
         })
         .unwrap();
-        let (stream, identity, tasks) = attach(&root.path().join("executor"));
+        let (stream, identity, tasks) = attach(&dir);
         assert_eq!(tasks, []);
         Self {
             root,
@@ -114,7 +138,7 @@ impl Executor {
 
     /// Its folder.
     pub fn dir(&self) -> PathBuf {
-        self.root.path().join("executor")
+        self.root.path().join(DIR)
     }
 
     /// The folder of a task: outputs and sandbox.
@@ -166,6 +190,8 @@ impl Executor {
             cgroup: self.task_group(),
             sandbox: sandbox.to_str().unwrap().to_owned(),
             program,
+            image: builder.image.clone(),
+            network: None,
             launch: builder.launch(),
         })
     }
@@ -183,6 +209,17 @@ impl Executor {
         match protocol::read_frame(&mut self.stream).expect("an update before the deadline") {
             Some(FromExecutor::Update(update)) => update,
             other => panic!("not an update: {other:?}"),
+        }
+    }
+
+    /// How a command beside a task ended; updates before it are skipped.
+    pub fn ran(&mut self, id: u64) -> Result<i32, String> {
+        loop {
+            match protocol::read_frame(&mut self.stream).expect("an answer before the deadline") {
+                Some(FromExecutor::Ran { id: ran, result }) if ran == id => return result,
+                Some(FromExecutor::Update(_)) => {}
+                other => panic!("not an answer: {other:?}"),
+            }
         }
     }
 
@@ -311,17 +348,15 @@ pub struct Builder {
     bytes: Option<Vec<u8>>,
     resources: Resources,
     array_index: Option<u32>,
+    image: Option<Arc<LocalImage>>,
+    checks: Option<Box<Checks>>,
 }
 
 impl Builder {
     /// A native command.
     pub fn command(name: &str, argv: &[&str]) -> Self {
         let argv = argv.iter().map(|word| (*word).to_owned()).collect();
-        let workload = CommandWorkload {
-            argv,
-            env: BTreeMap::new(),
-            pids: None,
-        };
+        let workload = CommandWorkload::new(argv);
         Self::new(name, Workload::Command(workload), None)
     }
 
@@ -354,7 +389,32 @@ impl Builder {
             bytes,
             resources,
             array_index: None,
+            image: None,
+            checks: None,
         }
+    }
+
+    /// The container of a command, as JSON.
+    pub fn container(mut self, json: &str) -> Self {
+        let container: Container = serde_json::from_str(json).unwrap();
+        container.validate().unwrap();
+        if let Workload::Command(workload) = &mut self.workload {
+            workload.container = Some(Box::new(container));
+        }
+        self
+    }
+
+    /// With a check, so that commands can run beside it.
+    pub fn checked(mut self) -> Self {
+        let check = r#"{"health": {"probe": {"command": {"argv": ["true"]}}}}"#;
+        self.checks = Some(serde_json::from_str(check).unwrap());
+        self
+    }
+
+    /// The image that its container has.
+    pub fn image(mut self, image: LocalImage) -> Self {
+        self.image = Some(Arc::new(image));
+        self
     }
 
     /// Arguments of a WebAssembly program.
@@ -413,13 +473,9 @@ impl Builder {
 
     fn launch(self) -> TaskLaunch {
         let spec = TaskSpec {
-            workload: self.workload,
             kill_grace_ms: 100,
-            user: String::new(),
-            labels: BTreeMap::new(),
-            partition: Default::default(),
-            priority: 0,
-            time_limit_ms: None,
+            checks: self.checks,
+            ..TaskSpec::new(self.workload)
         };
         TaskLaunch {
             operation: OperationId {

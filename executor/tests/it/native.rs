@@ -271,3 +271,42 @@ fn an_executor_runs_one_task_after_another_and_keeps_their_ends() {
     executor.send(&ToExecutor::Forget(task("third")));
     executor.gone();
 }
+
+#[test]
+fn commands_beside_a_task_share_its_sandbox_and_end_with_it() {
+    let mut executor = Executor::native();
+    let script = "echo here > mark; while true; do sleep 0.05; done";
+    executor.launch(Builder::script("a", script).checked());
+    assert_eq!(executor.update().state, TaskState::Running);
+    let mark = executor.task_dir("a").join("sandbox/mark");
+    eventually("the task has begun", || mark.exists());
+    let mut run = |id: u64, script: &str, timeout_ms: u64| {
+        executor.send(&ToExecutor::Run {
+            id,
+            task: task("a"),
+            argv: ["sh", "-c", script].map(str::to_owned).to_vec(),
+            timeout_ms,
+        });
+        executor.ran(id)
+    };
+    assert_eq!(run(1, "test -e mark", 60_000), Ok(0));
+    assert_eq!(run(2, "exit 3", 60_000), Ok(3));
+    let error = run(3, "sleep 1000", 200).unwrap_err();
+    assert!(error.contains("more than 200 ms"), "{error}");
+    executor.send(&ToExecutor::Run {
+        id: 4,
+        task: task("a"),
+        argv: vec!["sleep".into(), "1000".into()],
+        timeout_ms: 3_600_000,
+    });
+    executor.kill("a", 100);
+    assert!(executor.ran(4).unwrap_err().contains("SIGKILL"));
+    assert_eq!(executor.end("a").state, TaskState::Killed);
+    executor.send(&ToExecutor::Run {
+        id: 5,
+        task: task("a"),
+        argv: vec!["true".into()],
+        timeout_ms: 1_000,
+    });
+    assert!(executor.ran(5).unwrap_err().contains("does not run"));
+}

@@ -9,10 +9,10 @@ use tepui_cluster::state::tasks::Task;
 use tepui_types::api::demand::Explanation;
 use tepui_types::constraint::{Constraint, Constraints, Test};
 use tepui_types::resources::{MILLI, PortRanges, ResourceRequest};
-use tepui_types::task::{CommandWorkload, WasmWorkload};
+use tepui_types::task::{CommandWorkload, TaskSigns, WasmWorkload};
 use tepui_types::{
-    Bytes, Demand, Gang, GangPart, MilliCpus, Offer, OfferId, PartitionPolicy, Reason, Resources,
-    Role, TaskId, TaskSpec, TaskState, TaskStatus, Workload,
+    Bytes, Checks, Container, Demand, Gang, GangPart, MilliCpus, Offer, OfferId, PartitionPolicy,
+    Reason, Resources, Role, TaskId, TaskSpec, TaskState, TaskStatus, Workload,
 };
 
 use super::bindings::{cluster, store, timers, types};
@@ -128,6 +128,7 @@ fn pairs_out(pairs: &BTreeMap<String, String>) -> Vec<(String, String)> {
 }
 
 pub fn spec_in(spec: types::TaskSpec) -> Result<TaskSpec, String> {
+    let mut named = Named::of(spec.extensions)?;
     let workload = match spec.workload {
         types::Workload::Wasm(wasm) => Workload::Wasm(WasmWorkload {
             artifact: wasm
@@ -141,9 +142,12 @@ pub fn spec_in(spec: types::TaskSpec) -> Result<TaskSpec, String> {
             argv: command.argv,
             env: pairs_in("env", command.env)?,
             pids: command.pids,
+            container: named.container.take(),
         }),
     };
-    let named = Named::of(spec.extensions)?;
+    if named.container.is_some() {
+        return Err("a WebAssembly program has no container: leave `container` out".into());
+    }
     Ok(TaskSpec {
         workload,
         kill_grace_ms: spec.kill_grace_ms,
@@ -152,12 +156,15 @@ pub fn spec_in(spec: types::TaskSpec) -> Result<TaskSpec, String> {
         partition: named.partition.unwrap_or_default(),
         priority: named.priority.unwrap_or(0),
         time_limit_ms: named.time_limit_ms,
+        checks: named.checks,
     })
 }
 
 /// What the extensions of a task's specification say.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Named {
+    container: Option<Box<Container>>,
+    checks: Option<Box<Checks>>,
     partition: Option<PartitionPolicy>,
     priority: Option<i32>,
     time_limit_ms: Option<u64>,
@@ -176,6 +183,10 @@ impl Named {
                 let priority =
                     priority.map_err(|_| format!("`priority` is `{value}`, and no number"))?;
                 named.priority.replace(priority).is_some()
+            } else if name == "container" {
+                named.container.replace(json(&name, &value)?).is_some()
+            } else if name == "checks" {
+                named.checks.replace(json(&name, &value)?).is_some()
             } else if name == "time-limit-ms" {
                 named.time_limit_ms.replace(millis()?).is_some()
             } else if let Some(policy) = PartitionPolicy::named(&name) {
@@ -192,6 +203,11 @@ impl Named {
         }
         Ok(named)
     }
+}
+
+/// An extension that has more to say than one word.
+fn json<T: serde::de::DeserializeOwned>(name: &str, value: &str) -> Result<T, String> {
+    serde_json::from_str(value).map_err(|why| format!("`{name}`: {why}"))
 }
 
 pub fn launch_in(task: cluster::TaskLaunch) -> Result<TaskLaunch, String> {
@@ -243,8 +259,21 @@ pub fn task_out(task: &Task) -> types::Task {
             reason: task.status.reason.as_ref().map(reason_out),
             exit_code: task.status.exit_code,
             time_ms: task.status.time.0,
-            extensions: Vec::new(),
+            extensions: task
+                .status
+                .signs
+                .iter()
+                .map(|signs| signs_out(signs))
+                .collect(),
         },
+    }
+}
+
+/// Nothing in it can fail to be written.
+fn signs_out(signs: &TaskSigns) -> types::Extension {
+    types::Extension {
+        name: "signs".into(),
+        value: serde_json::to_string(signs).unwrap_or_default(),
     }
 }
 
@@ -464,14 +493,25 @@ mod tests {
             ("replace-after-ms", "7"),
             ("priority", "-3"),
             ("time-limit-ms", "9"),
+            ("container", r#"{"read_only": true}"#),
+            ("checks", r#"{"health": {"probe": {"tcp": {"port": 80}}}}"#),
         ];
+        let container = Container {
+            read_only: true,
+            ..Container::default()
+        };
+        let checks = r#"{"health": {"probe": {"tcp": {"port": 80}}}}"#;
         let named = Named {
+            container: Some(Box::new(container)),
+            checks: Some(serde_json::from_str(checks).unwrap()),
             partition: Some(PartitionPolicy::ReplaceAfter(7)),
             priority: Some(-3),
             time_limit_ms: Some(9),
         };
         assert_eq!(read(&all), Ok(named));
-        let bad: [&[(&str, &str)]; 6] = [
+        let bad: [&[(&str, &str)]; 8] = [
+            &[("container", "{}"), ("container", "{}")],
+            &[("checks", r#"{"helth": {}}"#)],
             &[("priority", "high")],
             &[("priority", "1"), ("priority", "2")],
             &[("time-limit-ms", "-1")],

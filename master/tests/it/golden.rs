@@ -49,6 +49,7 @@ async fn runs(component: &Path) {
         reason: None,
         exit_code: None,
         usage: None,
+        signs: None,
     };
     let agent = AgentId(1);
     let reports = vec![report];

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tepui_types::api::demand::Explanation;
 use tepui_types::constraint::{Constraint, Constraints, Test};
 use tepui_types::resources::{Bytes, MilliCpus, PortRanges, ResourceRequest};
+use tepui_types::task::TaskSigns;
 use tepui_types::{
     AgentId, Demand, Gang, GangShare, Offer, OfferId, Reason, Resources, Timestamp, Workload,
 };
@@ -125,9 +126,19 @@ pub fn task(task: types::Task) -> Task {
             },
             reason: status.reason.map(reason),
             exit_code: status.exit_code,
+            signs: signs(&status.extensions),
             time: Timestamp(status.time_ms),
         },
     }
+}
+
+/// What the extensions of a status say; those of a later master that this does not know are left.
+fn signs(extensions: &[types::Extension]) -> TaskSigns {
+    let signs = extensions
+        .iter()
+        .find(|extension| extension.name == "signs");
+    let signs = signs.and_then(|signs| serde_json::from_str(&signs.value).ok());
+    signs.unwrap_or_default()
 }
 
 pub fn task_id(id: types::TaskId) -> TaskId {
@@ -163,7 +174,14 @@ pub fn spec(spec: &TaskSpec) -> types::TaskSpec {
     let priority = (spec.priority != 0).then(|| ("priority", spec.priority.to_string()));
     let limit = spec.time_limit_ms;
     let limit = limit.map(|millis| ("time-limit-ms", millis.to_string()));
-    let extensions = [partition, priority, limit].into_iter().flatten();
+    let container = match &spec.workload {
+        Workload::Command(command) => command.container.as_ref(),
+        Workload::Wasm(_) => None,
+    };
+    let container = container.map(|container| ("container", json(container)));
+    let checks = spec.checks.as_ref().map(|checks| ("checks", json(checks)));
+    let extensions = [partition, priority, limit, container, checks];
+    let extensions = extensions.into_iter().flatten();
     let extensions = extensions.map(|(name, value)| types::Extension {
         name: name.to_owned(),
         value,
@@ -186,6 +204,11 @@ pub fn spec(spec: &TaskSpec) -> types::TaskSpec {
         labels: pairs(&spec.labels),
         extensions: extensions.collect(),
     }
+}
+
+/// A part of a specification as the host reads it. Nothing in one can fail to be written.
+fn json(part: &impl serde::Serialize) -> String {
+    serde_json::to_string(part).unwrap_or_default()
 }
 
 pub fn gang(gang: Option<&Gang>) -> (Vec<cluster::GangPart>, cluster::GangOptions) {

@@ -216,6 +216,7 @@ impl ScriptedHost {
                 class: TaskState::Staging.into(),
                 reason: None,
                 exit_code: None,
+                signs: Default::default(),
                 time: Timestamp(self.state.now_ms),
             };
             let running = RunningTask {

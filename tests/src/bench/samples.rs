@@ -35,6 +35,12 @@ impl Samples {
     }
 }
 
+impl From<Vec<f64>> for Samples {
+    fn from(values: Vec<f64>) -> Self {
+        Self(values)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use tepui_tests::bench::{failover, path};
+use tepui_tests::bench::{agent, failover, path};
 
 /// Measure Tepui on this machine.
 #[derive(Debug, Parser)]
@@ -19,6 +19,12 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Bench {
+    /// How soon an agent's executors run a task, and what they cost
+    Agent {
+        /// Write what was found as JSON, too
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
     /// From a request to its exit counted, and what an idle cluster costs
     Path {
         /// Write what was found as JSON, too
@@ -48,6 +54,7 @@ enum Bench {
 #[tokio::main]
 async fn main() -> Result<()> {
     let (json, report) = match Cli::parse().bench {
+        Bench::Agent { json } => (json, agent::run().await?),
         Bench::Path { json, seconds } => (json, path::run(seconds.max(1)).await?),
         Bench::Failover {
             json,

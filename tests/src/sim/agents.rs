@@ -367,8 +367,12 @@ impl World {
         match action {
             // No task of the simulation stores anything.
             Action::Record(_) | Action::Ended(..) | Action::KeepVolumes(_) => {}
-            Action::Fetch(_) | Action::Remove(_) => {
-                return Err("native tasks need no artifact".into());
+            Action::Fetch(_)
+            | Action::Remove(_)
+            | Action::Prepare(_)
+            | Action::Release(_)
+            | Action::Check(_) => {
+                return Err("plain commands need nothing".into());
             }
             Action::Start(id, ExecutorKind::Native(_)) => {
                 let identity = ProcessIdentity {
@@ -388,7 +392,9 @@ impl World {
                     },
                 );
             }
-            Action::Start(_, ExecutorKind::Wasm(_)) => return Err("every task is native".into()),
+            Action::Start(_, ExecutorKind::Wasm(_) | ExecutorKind::Container(_)) => {
+                return Err("every task is a plain command".into());
+            }
             Action::Find(id) => {
                 let what = Box::new(FromProcess::Found(id));
                 self.after(

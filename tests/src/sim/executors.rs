@@ -54,7 +54,8 @@ impl World {
             return Ok(());
         }
         match message {
-            ToExecutor::Attach { .. } => {}
+            // No task of the simulation is checked.
+            ToExecutor::Attach { .. } | ToExecutor::Run { .. } => {}
             ToExecutor::Launch(launch) => {
                 let task = launch.launch.task;
                 if executor.tasks.contains_key(&task) {

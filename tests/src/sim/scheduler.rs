@@ -3,7 +3,6 @@
 //! It keeps all that it knows in its store, as frameworks are told to: `live/NAME` while a task of
 //! that name lives, `done/NAME` once one has finished, `end/TASK` for every end that it was told.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tepui_cluster::state::frameworks::Framework;
@@ -163,18 +162,9 @@ fn task_name(name: &str) -> Result<TaskName, Violation> {
 }
 
 fn spec() -> Arc<TaskSpec> {
-    let command = CommandWorkload {
-        argv: vec!["true".into()],
-        env: BTreeMap::new(),
-        pids: None,
-    };
+    let command = CommandWorkload::new(vec!["true".into()]);
     Arc::new(TaskSpec {
-        workload: Workload::Command(command),
         kill_grace_ms: 1_000,
-        user: String::new(),
-        labels: BTreeMap::new(),
-        partition: Default::default(),
-        priority: 0,
-        time_limit_ms: None,
+        ..TaskSpec::new(Workload::Command(command))
     })
 }

@@ -20,6 +20,8 @@ mod browser;
 mod cli;
 /// Clocks that are wrong.
 mod clocks;
+/// Images and containers.
+mod containers;
 /// What was synced is damaged.
 mod damage;
 /// Disks that are full.

@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::check::Checks;
 use crate::constraint::Constraints;
 use crate::ids::TaskId;
 use crate::resources::ResourceRequest;
@@ -68,6 +69,9 @@ pub struct JobRequest {
     /// Milliseconds from its launch after which a task is ended, as failed.
     #[serde(default)]
     pub time_limit_ms: Option<u64>,
+    /// How the life of its tasks is looked at.
+    #[serde(default)]
+    pub checks: Option<Box<Checks>>,
 }
 
 fn one() -> u32 {

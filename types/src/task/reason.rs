@@ -44,6 +44,8 @@ pub const SIGNAL: &str = "signal";
 pub const COMMAND_FAILED: &str = "command-failed";
 /// Its image does not say what an image has to say; others of its reasons begin with `image-`, too.
 pub const IMAGE_INVALID: &str = "image-invalid";
+/// What its container needs is being got; the message says how far that is.
+pub const PREPARING: &str = "preparing";
 /// What its container is to be is not allowed on its agent.
 pub const CONTAINER_REFUSED: &str = "container-refused";
 /// Its network could not be made.

@@ -13,7 +13,7 @@ use crate::agent::AgentInfo;
 use crate::ids::{AgentId, ClusterId, OperationId, TaskId};
 use crate::resources::Resources;
 use crate::role::Role;
-use crate::task::{Reason, TaskSpec, TaskState, TaskUsage};
+use crate::task::{Reason, TaskSigns, TaskSpec, TaskState, TaskUsage};
 use crate::wire::stream::StreamRequest;
 
 /// The version of every frame here.
@@ -109,12 +109,15 @@ pub struct StatusReport {
     pub exit_code: Option<i32>,
     /// What it used; at its end.
     pub usage: Option<TaskUsage>,
+    /// What it shows while it lives.
+    pub signs: Option<Box<TaskSigns>>,
 }
 
 impl StatusReport {
     /// Whether it says no more than is kept.
     pub fn is_bounded(&self) -> bool {
         self.reason.as_ref().is_none_or(Reason::is_bounded)
+            && self.signs.as_ref().is_none_or(|signs| signs.is_bounded())
     }
 }
 
@@ -248,17 +251,10 @@ mod tests {
                 framework_name: "f".into(),
                 role: Role::default(),
                 spec: Arc::new(TaskSpec {
-                    workload: Workload::Command(CommandWorkload {
-                        argv: vec!["x".repeat(60_000)],
-                        env: Default::default(),
-                        pids: None,
-                    }),
                     kill_grace_ms: 0,
-                    user: String::new(),
-                    labels: Default::default(),
-                    partition: Default::default(),
-                    priority: 0,
-                    time_limit_ms: None,
+                    ..TaskSpec::new(Workload::Command(CommandWorkload::new(vec![
+                        "x".repeat(60_000),
+                    ])))
                 }),
                 resources: Resources::default(),
                 volumes: Vec::new(),

@@ -9,9 +9,12 @@
 //! executor's folder before it is said here, so that an agent that finds the
 //! executor dead still learns what became of its tasks.
 
+use core::net::IpAddr;
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
-use crate::ids::TaskId;
+use crate::ids::{Digest, TaskId};
 use crate::task::{Reason, TaskState, TaskUsage};
 use crate::wire::agent::TaskLaunch;
 
@@ -40,6 +43,18 @@ pub enum ToExecutor {
         /// Milliseconds in between.
         grace_ms: u64,
     },
+    /// Run a command beside a task, in its cgroup and its container, with nothing to read and
+    /// nowhere to write; answered by [`FromExecutor::Ran`].
+    Run {
+        /// Names it in the answer.
+        id: u64,
+        /// Beside which.
+        task: TaskId,
+        /// The program and its arguments.
+        argv: Vec<String>,
+        /// Milliseconds after which it is ended.
+        timeout_ms: u64,
+    },
     /// The agent keeps this task's end; the executor may forget it.
     Forget(TaskId),
     /// End as soon as no task is left.
@@ -60,6 +75,51 @@ pub struct ExecutorLaunch {
     /// The cgroup path of the task, below the hierarchy's root; none where
     /// there are no cgroups.
     pub cgroup: Option<String>,
+    /// The image of its container.
+    pub image: Option<Arc<LocalImage>>,
+    /// The network of its container, where it has one of its own.
+    pub network: Option<Arc<LocalNetwork>>,
+}
+
+/// An image, unpacked on the agent's machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocalImage {
+    /// Its manifest's.
+    pub digest: Digest,
+    /// The folders of its layers, absolute, the lowest first.
+    pub layers: Vec<String>,
+    /// What its maker says of it.
+    pub config: ImageConfig,
+}
+
+/// What an image's maker says of how it is to be run; the `config` of the OCI image specification.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageConfig {
+    /// The program, with its first arguments.
+    pub entrypoint: Vec<String>,
+    /// The arguments after those, unless others are given.
+    pub cmd: Vec<String>,
+    /// `NAME=VALUE` each.
+    pub env: Vec<String>,
+    /// As whom; root when empty.
+    pub user: String,
+    /// Where; `/` when empty.
+    pub working_dir: String,
+    /// What asks it to end, as signal(7) names it; SIGTERM when absent.
+    pub stop_signal: Option<String>,
+}
+
+/// The network of a container, made by the agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocalNetwork {
+    /// The file that stands for its namespace.
+    pub namespace: String,
+    /// What `/etc/resolv.conf` holds.
+    pub resolv_conf: String,
+    /// What `/etc/hosts` holds.
+    pub hosts: String,
+    /// By which the container is reached.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// A persistent volume on the agent's machine.
@@ -85,6 +145,13 @@ pub enum FromExecutor {
     },
     /// A task has moved.
     Update(TaskUpdate),
+    /// A command that was to be run has ended: with a code, or with what kept it from that.
+    Ran {
+        /// Which.
+        id: u64,
+        /// How.
+        result: Result<i32, String>,
+    },
 }
 
 /// A process that cannot be mistaken for a later one of the same number.

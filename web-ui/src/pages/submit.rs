@@ -191,6 +191,11 @@ const ARGV: Words = Words {
     label: "Command",
     hint: "No shell runs it. For pipes and variables: sh -c '…'",
 };
+const IMAGE: Words = Words {
+    id: "submit-command-image",
+    label: "Image",
+    hint: "Optional: runs in a container of this image, which may say the command itself.",
+};
 const FILE: Words = Words {
     id: "submit-wasm-file",
     label: "Program",
@@ -305,6 +310,14 @@ fn CommandFields(state: FormState<JobForm>) -> impl IntoView {
                 is_code=true
             />
             {preview}
+            <LineField
+                state=state
+                field=Field::Image
+                words=IMAGE
+                text=|form| &mut form.image
+                placeholder="busybox:1.36"
+                is_code=true
+            />
         </div>
     }
 }
@@ -517,6 +530,7 @@ fn focus_first(problems: &Problems) {
         let words = match field {
             Field::File => FILE,
             Field::Argv => ARGV,
+            Field::Image => IMAGE,
             Field::Name => NAME,
             Field::Args => ARGS,
             Field::Env => ENV,

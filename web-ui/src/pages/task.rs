@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use leptos::prelude::*;
 use leptos_router::hooks::use_params_map;
 use tepui_types::api::task::{KillRequest, TaskAttempt, TaskHistory, TaskView};
+use tepui_types::container::Network;
 use tepui_types::task::TaskSpec;
-use tepui_types::{Bytes, TaskState, Workload};
+use tepui_types::{Bytes, Container, TaskState, Workload};
 use tepui_web::{amounts, argv, query};
 
 use crate::api;
@@ -99,6 +100,20 @@ fn Status(task: Signal<TaskView>) -> impl IntoView {
             }
         })
     };
+    let signs = move || {
+        let signs = task.read().status.signs.clone();
+        signs.map(|signs| {
+            let addresses: Vec<_> = signs.addresses.iter().map(ToString::to_string).collect();
+            let addresses = (!addresses.is_empty()).then(|| {
+                view! { <p>"reached at " <strong>{addresses.join(", ")}</strong></p> }
+            });
+            let checks = signs
+                .checks
+                .iter()
+                .map(|check| view! { <p>{check.to_string()}</p> });
+            view! { {addresses} {checks.collect_view()} }
+        })
+    };
     view! {
         <section class="card status" aria-label="Status">
             <div class="status-line">
@@ -116,6 +131,7 @@ fn Status(task: Signal<TaskView>) -> impl IntoView {
                 {usage}
             </div>
             {reason}
+            {signs}
         </section>
     }
 }
@@ -244,16 +260,42 @@ fn Program(spec: TaskSpec) -> impl IntoView {
     }
 }
 
+fn container_details(container: Container) -> AnyView {
+    let image = container.image.as_ref();
+    let root = image.map_or("the machine's tree".to_owned(), ToString::to_string);
+    let network = match &container.network {
+        Network::Host => "the machine's".to_owned(),
+        Network::None => "none".to_owned(),
+        Network::Named(network) => network.name.clone(),
+    };
+    let user = container
+        .user
+        .map(|user| view! { <Detail term="User in it">{user}</Detail> });
+    view! {
+        <Detail term="Container">
+            <code class="break">{root}</code>
+            {container.read_only.then_some(", read-only")}
+        </Detail>
+        <Detail term="Network">{network}</Detail>
+        {user}
+    }
+    .into_any()
+}
+
 fn workload_details(workload: Workload) -> AnyView {
     match workload {
         Workload::Command(command) => {
             let pids = command.pids.map(|pids| {
                 view! { <Detail term="Most processes">{pids}</Detail> }
             });
+            let container = command
+                .container
+                .map(|container| container_details(*container));
             view! {
                 <Detail term="Command">
                     <code class="break">{argv::join(&command.argv)}</code>
                 </Detail>
+                {container}
                 {pids}
             }
             .into_any()

@@ -14,7 +14,10 @@ impl Agent {
         let waiting: BTreeSet<_> = waiting.collect();
         let fetching = self.tasks.iter();
         let fetching = fetching.filter(|(_, task)| task.stage == Stage::Fetching);
-        assert_eq!(waiting, fetching.map(|(id, _)| id).collect());
+        let fetching = fetching.map(|(id, _)| id);
+        // Those are prepared.
+        let fetching = fetching.filter(|id| !self.has_container(id));
+        assert_eq!(waiting, fetching.collect());
     }
 }
 

@@ -300,6 +300,7 @@ fn check(body: &JobRequest, user: &str) -> Result<TaskSpec, Response> {
         partition: body.partition,
         priority: body.priority,
         time_limit_ms: body.time_limit_ms,
+        checks: body.checks.clone(),
     };
     spec.validate().map_err(invalid)?;
     Ok(spec)

@@ -113,17 +113,10 @@ fn offer(id: u64) -> Offer {
 
 fn spec(argument: &str) -> TaskSpec {
     TaskSpec {
-        workload: Workload::Command(tepui_types::task::CommandWorkload {
-            argv: vec!["true".into(), argument.into()],
-            env: BTreeMap::new(),
-            pids: None,
-        }),
         kill_grace_ms: 0,
-        user: String::new(),
-        labels: BTreeMap::new(),
-        partition: Default::default(),
-        priority: 0,
-        time_limit_ms: None,
+        ..TaskSpec::new(Workload::Command(tepui_types::task::CommandWorkload::new(
+            vec!["true".into(), argument.into()],
+        )))
     }
 }
 

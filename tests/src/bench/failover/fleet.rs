@@ -116,7 +116,13 @@ impl Agent {
                         self.on_frame(frame).await;
                     }
                 }
+                // It runs nothing.
                 Event::Refused(_)
+                | Event::Preparing(..)
+                | Event::Prepared(..)
+                | Event::Checked(..)
+                | Event::Unwell(..)
+                | Event::RunWanted(_)
                 | Event::Executor(..)
                 | Event::Fetched(..)
                 | Event::Excess(..)
@@ -196,5 +202,6 @@ fn ended(task: TaskId, state: TaskState) -> StatusReport {
         reason: None,
         exit_code: (state == TaskState::Finished).then_some(0),
         usage: None,
+        signs: None,
     }
 }

@@ -38,6 +38,7 @@ fn task(attempt: u64, state: TaskState) -> Task {
             class: state.into(),
             reason: Some(Reason::new("why", state.to_string())),
             exit_code: None,
+            signs: Default::default(),
             time: Timestamp(NOW),
         },
     }

@@ -1,0 +1,115 @@
+//! Checks of tasks: begun when a task runs, told with its status, and the end of one that is not well.
+
+use std::sync::Arc;
+
+use tepui_types::check::CheckStatus;
+use tepui_types::task::TaskSigns;
+use tepui_types::wire::agent::StatusReport;
+use tepui_types::wire::executor::{LocalNetwork, ToExecutor};
+use tepui_types::{Reason, TaskId, TaskState};
+
+use super::tasks::Stage;
+use super::{Action, Agent, report};
+
+impl Agent {
+    /// A task runs, as its executor says: its checks begin, if it has any.
+    pub(super) fn check(&self, out: &mut Vec<Action>, id: &TaskId) {
+        let launch = self.tasks.get(id).and_then(|task| task.launch.as_ref());
+        if let Some(launch) = launch.filter(|launch| launch.spec.checks.is_some()) {
+            out.push(Action::Check(launch.clone()));
+        }
+    }
+
+    /// How a task's checks stand.
+    pub fn on_checked(&mut self, id: &TaskId, checks: Vec<CheckStatus>) {
+        let Some(task) = self.tasks.get_mut(id) else {
+            return;
+        };
+        if matches!(task.stage, Stage::Handed { .. }) {
+            task.checks = checks;
+            let report = StatusReport {
+                signs: self.signs(id, TaskState::Running),
+                ..report(id, TaskState::Running, None)
+            };
+            self.statuses.set(report);
+        }
+    }
+
+    /// A task's checks say that it is to end.
+    pub fn on_unwell(&mut self, out: &mut Vec<Action>, id: TaskId, why: Reason) {
+        let Some(task) = self.tasks.get_mut(&id) else {
+            return;
+        };
+        let Some(launch) = task.launch.clone() else {
+            return;
+        };
+        tracing::warn!(task = %id, "a task is ended: {why}");
+        if task.kill.is_none() {
+            task.unwell = Some(why);
+        }
+        self.on_kill(out, id, launch.spec.kill_grace_ms);
+    }
+
+    /// Gives the end of a task that was not well its true reason.
+    pub(super) fn with_verdict(&self, report: StatusReport) -> StatusReport {
+        let task = self.tasks.get(&report.task);
+        let unwell = task.and_then(|task| task.unwell.clone());
+        match unwell {
+            Some(why) if report.state == TaskState::Killed => StatusReport {
+                state: TaskState::Failed,
+                reason: Some(why),
+                ..report
+            },
+            _ => report,
+        }
+    }
+
+    /// What a task shows in this state.
+    pub(super) fn signs(&self, id: &TaskId, state: TaskState) -> Option<Box<TaskSigns>> {
+        let task = self.tasks.get(id).filter(|_| !state.is_terminal())?;
+        let network = task
+            .prepared
+            .as_ref()
+            .and_then(|prepared| prepared.network.as_ref());
+        let addresses = network.map_or(&[][..], |network| &network.addresses);
+        let signs = TaskSigns {
+            addresses: addresses
+                .iter()
+                .copied()
+                .take(TaskSigns::MAX_ADDRESSES)
+                .collect(),
+            checks: task.checks.clone(),
+        };
+        signs.boxed()
+    }
+
+    /// The network of a task's container.
+    pub fn network_of(&self, id: &TaskId) -> Option<Arc<LocalNetwork>> {
+        let prepared = self.tasks.get(id)?.prepared.as_ref()?;
+        prepared.network.clone()
+    }
+
+    /// Has a command run beside a task; false if that is nowhere to be had.
+    pub fn run_beside(
+        &self,
+        out: &mut Vec<Action>,
+        task: &TaskId,
+        id: u64,
+        argv: Vec<String>,
+        timeout_ms: u64,
+    ) -> bool {
+        let Some(Stage::Handed { executor, .. }) = self.tasks.get(task).map(|task| task.stage)
+        else {
+            return false;
+        };
+        let before = out.len();
+        let run = ToExecutor::Run {
+            id,
+            task: task.clone(),
+            argv,
+            timeout_ms,
+        };
+        self.send(out, executor, run);
+        out.len() > before
+    }
+}

@@ -1,0 +1,287 @@
+//! Making the checks of tasks: one job a task drives the pure [`TaskChecks`], makes the probes that it
+//! wants, and tells the loop what they found.
+//!
+//! What is known of a task's checks is kept in a file until the task ends, so that another agent
+//! process goes on with it.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tepui_network::{Action, Event as CheckEvent, Place, ProbeId, Prober, TaskChecks};
+use tepui_types::check::{Checks, Probe};
+use tepui_types::task::reason;
+use tepui_types::wire::agent::TaskLaunch;
+use tepui_types::wire::executor::LocalNetwork;
+use tepui_types::{Reason, TaskId, envelope};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::event_loop::Event;
+use crate::sandbox::Layout;
+use crate::uptime;
+
+/// The version of the file of a task's checks.
+const VERSION: u8 = 1;
+/// Where nothing is due, it is looked again after so long.
+const IDLE: Duration = Duration::from_secs(3600);
+
+/// A command that a check wants to be run beside its task.
+#[derive(Debug)]
+pub struct Run {
+    /// Names it.
+    pub id: u64,
+    /// Beside which.
+    pub task: TaskId,
+    /// The program and its arguments.
+    pub argv: Vec<String>,
+    /// How long it may take.
+    pub timeout_ms: u64,
+}
+
+/// The checks of this agent's tasks.
+#[derive(Debug)]
+pub struct Checker {
+    prober: Prober,
+    layout: Layout,
+    events: mpsc::Sender<Event>,
+    jobs: Mutex<HashMap<TaskId, CancellationToken>>,
+    next_run: AtomicU64,
+    runs: Mutex<HashMap<u64, oneshot::Sender<Result<i32, String>>>>,
+}
+
+impl Checker {
+    /// One that checks nothing yet.
+    pub fn new(layout: Layout, events: mpsc::Sender<Event>) -> Arc<Self> {
+        Arc::new(Self {
+            prober: Prober::default(),
+            layout,
+            events,
+            jobs: Mutex::default(),
+            // What an earlier process asked for is answered to nobody.
+            next_run: AtomicU64::new(uptime::now_ms() << 16),
+            runs: Mutex::default(),
+        })
+    }
+
+    /// Checks a task from now on, unless that has begun.
+    pub fn begin(self: &Arc<Self>, launch: Arc<TaskLaunch>, network: Option<Arc<LocalNetwork>>) {
+        let cancelled = CancellationToken::new();
+        let mut jobs = lock(&self.jobs);
+        if jobs.contains_key(&launch.task) {
+            return;
+        }
+        jobs.insert(launch.task.clone(), cancelled.clone());
+        drop(jobs);
+        let this = self.clone();
+        let job = async move {
+            match checks_of(&launch) {
+                Ok(checks) => {
+                    this.drive(&launch.task, checks, place(network.as_deref()))
+                        .await
+                }
+                Err(why) => {
+                    let why = Reason::new(reason::HEALTH_CHECK_FAILED, why);
+                    // The loop is gone only when the agent ends.
+                    let _ = this
+                        .events
+                        .send(Event::Unwell(launch.task.clone(), why))
+                        .await;
+                }
+            }
+        };
+        tokio::spawn(cancelled.run_until_cancelled_owned(job));
+    }
+
+    /// A task has ended.
+    pub fn end(&self, task: &TaskId) {
+        if let Some(job) = lock(&self.jobs).remove(task) {
+            job.cancel();
+            // It may have had nothing to keep.
+            let _ = std::fs::remove_file(self.layout.checks_of(task));
+        }
+    }
+
+    /// A command has ended, or could not be run.
+    pub fn on_ran(&self, id: u64, result: Result<i32, String>) {
+        if let Some(waiting) = lock(&self.runs).remove(&id) {
+            // Whoever asked may have given up.
+            let _ = waiting.send(result);
+        }
+    }
+
+    /// Goes on until the task ends.
+    async fn drive(self: &Arc<Self>, task: &TaskId, checks: Checks, place: Place) {
+        let path = self.layout.checks_of(task);
+        let now_ms = uptime::now_ms();
+        let (mut state, mut actions) = match read(&path) {
+            Some(mut state) => {
+                let actions = state.on_event(now_ms, CheckEvent::Resumed);
+                self.tell(task, &state).await;
+                (state, actions)
+            }
+            None => TaskChecks::start(checks, now_ms),
+        };
+        let mut probes = JoinSet::new();
+        let mut handles: HashMap<ProbeId, AbortHandle> = HashMap::new();
+        loop {
+            let mut has_news = false;
+            for action in actions.drain(..) {
+                match action {
+                    Action::Run {
+                        id,
+                        probe,
+                        timeout_ms,
+                        ..
+                    } => {
+                        let probe =
+                            self.clone()
+                                .probe(task.clone(), id, probe, place.clone(), timeout_ms);
+                        handles.insert(id, probes.spawn(probe));
+                    }
+                    Action::Cancel(id) => {
+                        if let Some(handle) = handles.remove(&id) {
+                            handle.abort();
+                        }
+                    }
+                    Action::Report(_) => has_news = true,
+                    Action::Kill(why) => {
+                        write(&path, &state);
+                        // The loop is gone only when the agent ends.
+                        let _ = self.events.send(Event::Unwell(task.clone(), why)).await;
+                    }
+                }
+            }
+            if has_news {
+                write(&path, &state);
+                self.tell(task, &state).await;
+            }
+            let now_ms = uptime::now_ms();
+            let due = state
+                .wake_at()
+                .map(|at| Duration::from_millis(at.saturating_sub(now_ms)));
+            let event = tokio::select! {
+                Some(ended) = probes.join_next() => match ended {
+                    Ok((id, outcome)) => {
+                        handles.remove(&id);
+                        CheckEvent::Probed(id, outcome)
+                    }
+                    // It was given up.
+                    Err(_) => CheckEvent::Time,
+                },
+                () = tokio::time::sleep(due.unwrap_or(IDLE)) => CheckEvent::Time,
+            };
+            actions = state.on_event(uptime::now_ms(), event);
+        }
+    }
+
+    async fn tell(&self, task: &TaskId, state: &TaskChecks) {
+        let statuses = state.statuses().collect();
+        // The loop is gone only when the agent ends.
+        let _ = self
+            .events
+            .send(Event::Checked(task.clone(), statuses))
+            .await;
+    }
+
+    async fn probe(
+        self: Arc<Self>,
+        task: TaskId,
+        id: ProbeId,
+        probe: Probe,
+        place: Place,
+        timeout_ms: u64,
+    ) -> (ProbeId, Result<(), String>) {
+        let timeout = Duration::from_millis(timeout_ms);
+        let command = |argv| self.run(task, argv, timeout_ms);
+        let outcome = self.prober.probe(&probe, &place, timeout, command).await;
+        (id, outcome)
+    }
+
+    async fn run(&self, task: TaskId, argv: Vec<String>, timeout_ms: u64) -> Result<i32, String> {
+        let id = self.next_run.fetch_add(1, Ordering::Relaxed);
+        let (answer, answered) = oneshot::channel();
+        lock(&self.runs).insert(id, answer);
+        let _forget = Forget { checker: self, id };
+        let run = Run {
+            id,
+            task,
+            argv,
+            timeout_ms,
+        };
+        // The loop is gone only when the agent ends.
+        let _ = self.events.send(Event::RunWanted(run)).await;
+        let answer = answered.await;
+        answer.unwrap_or_else(|_| Err("the agent is ending".into()))
+    }
+}
+
+/// A command that is given up is answered to nobody.
+struct Forget<'a> {
+    checker: &'a Checker,
+    id: u64,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        lock(&self.checker.runs).remove(&self.id);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A task's checks, with the port that is its first where none is named.
+fn checks_of(launch: &TaskLaunch) -> Result<Checks, String> {
+    let mut checks = launch.spec.checks.as_deref().cloned().unwrap_or_default();
+    let first = launch.resources.ports.iter().next();
+    let all = [
+        &mut checks.startup,
+        &mut checks.readiness,
+        &mut checks.health,
+    ];
+    for check in all.into_iter().flatten() {
+        let port = match &mut check.probe {
+            Probe::Http(http) => &mut http.port,
+            Probe::Tcp(tcp) => &mut tcp.port,
+            Probe::Command(_) => continue,
+        };
+        if *port == 0 {
+            *port = first.ok_or(
+                "a check names no port, and the task has none of its own: name one, or ask for one \
+                 (`--ports 1`)",
+            )?;
+        }
+    }
+    Ok(checks)
+}
+
+fn place(network: Option<&LocalNetwork>) -> Place {
+    let Some(network) = network else {
+        return Place::default();
+    };
+    let usual = Place::default();
+    Place {
+        netns: Some(network.namespace.clone().into()),
+        address: network.addresses.first().copied().unwrap_or(usual.address),
+    }
+}
+
+/// None where nothing was kept, or what was cannot be understood: the checks begin again then.
+fn read(path: &Path) -> Option<TaskChecks> {
+    let bytes = std::fs::read(path).ok()?;
+    envelope::decode(VERSION, &bytes).ok()
+}
+
+/// One that cannot be kept begins again after a restart of the agent.
+fn write(path: &Path, state: &TaskChecks) {
+    let bytes = envelope::encode(VERSION, state);
+    if let Err(error) = tepui_folder::replace(path, &bytes, 0o600) {
+        let error = anyhow::Error::from(error);
+        tracing::warn!("what is known of a task's checks is not kept: {error:#}");
+    }
+}

@@ -1,0 +1,116 @@
+//! Checks: what they find is told, and what is not well ends.
+
+use std::sync::Arc;
+
+use tepui_types::TaskState;
+use tepui_types::check::CheckState;
+use tepui_types::resources::PortRanges;
+use tepui_types::task::reason;
+use tepui_types::wire::agent::{StatusReport, TaskLaunch};
+
+use crate::master::{FakeMaster, Session, shell};
+use crate::process::AgentProcess;
+
+fn checked(name: &str, script: &str, checks: &str) -> TaskLaunch {
+    let mut launch = shell(name, script);
+    let checks = serde_json::from_str(checks).unwrap();
+    let spec = Arc::make_mut(&mut launch.spec);
+    spec.checks = Some(Box::new(checks));
+    spec.validate().unwrap();
+    launch
+}
+
+fn state(report: &StatusReport) -> Option<CheckState> {
+    let signs = report.signs.as_ref()?;
+    Some(signs.checks.first()?.state)
+}
+
+async fn until_check(session: &mut Session, task: &TaskLaunch, wanted: CheckState) {
+    let is_there = |report: &StatusReport| state(report) == Some(wanted);
+    session
+        .until_all(|latest| latest.get(&task.task).is_some_and(is_there))
+        .await;
+}
+
+/// A port that was free a moment ago.
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+const WAITING: &str = "while true; do sleep 0.05; done";
+
+#[tokio::test]
+async fn readiness_is_told_as_it_changes_and_ends_nothing() {
+    let mut master = FakeMaster::start().await;
+    let mut agent = AgentProcess::start(&master);
+    let mut session = master.session().await;
+    let checks = r#"{"readiness": {"probe": {"command": {"argv": ["test", "-e", "ready"]}},
+                     "interval_ms": 100, "failures": 1, "grace_ms": 0}}"#;
+    let task = checked("task", WAITING, checks);
+    session.launch(&task).await;
+    until_check(&mut session, &task, CheckState::Failing).await;
+    let ready = agent.layout().sandbox(&task.task).join("ready");
+    std::fs::write(&ready, "").unwrap();
+    until_check(&mut session, &task, CheckState::Passing).await;
+    // The next agent process goes on with it.
+    agent.kill();
+    agent.start_again(&master);
+    let mut session = master.session().await;
+    until_check(&mut session, &task, CheckState::Passing).await;
+    std::fs::remove_file(&ready).unwrap();
+    until_check(&mut session, &task, CheckState::Failing).await;
+    session.kill(&task.task, 100).await;
+    let report = session.until(&task.task, TaskState::Killed).await;
+    assert_eq!(report.signs, None);
+}
+
+#[tokio::test]
+async fn a_task_that_is_not_well_ends_as_failed_with_what_was_wrong() {
+    let mut master = FakeMaster::start().await;
+    let _agent = AgentProcess::start(&master);
+    let mut session = master.session().await;
+    let port = free_port();
+    let cases = [
+        (
+            "command",
+            r#"{"command": {"argv": ["sh", "-c", "exit 4"]}}"#.to_owned(),
+            "exited with 4",
+        ),
+        (
+            "tcp",
+            format!(r#"{{"tcp": {{"port": {port}}}}}"#),
+            "refused",
+        ),
+        ("http", r#"{"http": {}}"#.to_owned(), "--ports 1"),
+    ];
+    for (name, probe, words) in cases {
+        let checks = format!(
+            r#"{{"health": {{"probe": {probe}, "interval_ms": 100, "failures": 2, "grace_ms": 0}}}}"#
+        );
+        let task = checked(name, WAITING, &checks);
+        session.launch(&task).await;
+        let report = session.until(&task.task, TaskState::Failed).await;
+        let why = report.reason.unwrap();
+        assert_eq!(why.code, reason::HEALTH_CHECK_FAILED);
+        assert!(why.message.contains(words), "{}", why.message);
+    }
+}
+
+#[tokio::test]
+async fn a_service_is_checked_on_the_first_of_its_ports() {
+    let mut master = FakeMaster::start().await;
+    let _agent = AgentProcess::start(&master);
+    let mut session = master.session().await;
+    let port = free_port();
+    let checks = r#"{"health": {"probe": {"http": {}}, "interval_ms": 100},
+                     "startup": {"probe": {"tcp": {}}, "interval_ms": 100}}"#;
+    let script = "mkdir www; echo hello > www/index.html; exec busybox httpd -f -h www -p \
+                  127.0.0.1:$TEPUI_PORTS";
+    let mut task = checked("web", script, checks);
+    task.resources.ports = PortRanges::from_range(port, port);
+    session.launch(&task).await;
+    until_check(&mut session, &task, CheckState::Passing).await;
+    session.kill(&task.task, 100).await;
+    session.until(&task.task, TaskState::Killed).await;
+}

@@ -1,0 +1,87 @@
+//! Commands beside the task: they share its cgroup and its container, and end with it.
+//!
+//! Each is a process of this one, reaped by the server like all others; what it ends with is told
+//! once.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::WaitStatus;
+use nix::unistd::Pid;
+use tepui_types::wire::executor::FromExecutor;
+
+/// More than an agent's checks of one task; each is a process.
+const MOST: usize = 16;
+
+/// Those that run.
+#[derive(Default)]
+pub struct Beside {
+    running: HashMap<Pid, Command>,
+}
+
+struct Command {
+    id: u64,
+    until: Instant,
+    timeout: Duration,
+    is_overdue: bool,
+}
+
+impl Beside {
+    /// Whether one more may run.
+    ///
+    /// # Errors
+    /// Says that enough do.
+    pub fn has_room(&self) -> Result<(), String> {
+        match self.running.len() {
+            0..MOST => Ok(()),
+            _ => Err(format!("{MOST} commands run beside the task already")),
+        }
+    }
+
+    /// One has started.
+    pub fn add(&mut self, pid: Pid, id: u64, timeout: Duration) {
+        let command = Command {
+            id,
+            until: Instant::now() + timeout,
+            timeout,
+            is_overdue: false,
+        };
+        self.running.insert(pid, command);
+    }
+
+    /// When the next one has had its time.
+    pub fn deadline(&self) -> Option<Instant> {
+        let waiting = self.running.values().filter(|command| !command.is_overdue);
+        waiting.map(|command| command.until).min()
+    }
+
+    /// Ends those that have had their time.
+    pub fn on_tick(&mut self, now: Instant) {
+        for (pid, command) in &mut self.running {
+            if command.until <= now && !command.is_overdue {
+                command.is_overdue = true;
+                // It leads a session of its own.
+                let _ = kill(Pid::from_raw(-pid.as_raw()), Signal::SIGKILL);
+            }
+        }
+    }
+
+    /// A process was reaped; what there is to say, if it was one of these.
+    pub fn on_exit(&mut self, status: WaitStatus) -> Option<FromExecutor> {
+        let command = self.running.remove(&status.pid()?)?;
+        let result = match status {
+            _ if command.is_overdue => Err(format!(
+                "it took more than {} ms",
+                command.timeout.as_millis()
+            )),
+            WaitStatus::Exited(_, code) => Ok(code),
+            WaitStatus::Signaled(_, signal, _) => Err(format!("{signal} ended it")),
+            other => Err(format!("it ended in an unknown way ({other:?})")),
+        };
+        Some(FromExecutor::Ran {
+            id: command.id,
+            result,
+        })
+    }
+}

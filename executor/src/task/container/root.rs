@@ -1,0 +1,196 @@
+//! The root file system of a container, in this process's own mounts: an image's layers with a
+//! folder of the task's above them (overlayfs), or the machine's tree.
+//!
+//! Paths inside are resolved as the container would: nothing leads out of its root.
+
+use std::ffi::OsStr;
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, symlink};
+use std::path::{Component, Path, PathBuf};
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+
+/// Where layers, and what is written above them, are mounted together: beside the sandbox.
+const ROOT: &str = "root";
+/// What the container has written.
+const UPPER: &str = "upper";
+/// What overlayfs needs beside that, on the same file system.
+const WORK: &str = "work";
+/// Short names of all those, for the kernel takes one page of options.
+const LINKS: &str = "links";
+
+/// Has its own mounts from now on: those of the machine still come in, none go out.
+pub fn leave_mounts() -> io::Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    let flags = MsFlags::MS_SLAVE | MsFlags::MS_REC;
+    Ok(mount(NONE, "/", NONE, flags, NONE)?)
+}
+
+const NONE: Option<&str> = None;
+
+/// The layers, the lowest first, under a folder beside the sandbox that takes what is written.
+pub fn of_image(beside: &Path, layers: &[String]) -> io::Result<PathBuf> {
+    let container = beside.join("container");
+    // One that was started before and could not be has left them.
+    if let Err(error) = fs::remove_dir_all(container.join(LINKS))
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        return Err(error);
+    }
+    let folder = |name| -> io::Result<PathBuf> {
+        let path = container.join(name);
+        let mut builder = DirBuilder::new();
+        builder.recursive(true).mode(0o755).create(&path)?;
+        Ok(path)
+    };
+    let (root, links) = (folder(ROOT)?, folder(LINKS)?);
+    for name in [UPPER, WORK] {
+        symlink(folder(name)?, links.join(name))?;
+    }
+    for (number, layer) in layers.iter().enumerate() {
+        symlink(layer, links.join(number.to_string()))?;
+    }
+    let mut lower: Vec<String> = (0..layers.len()).rev().map(|n| n.to_string()).collect();
+    if lower.is_empty() {
+        folder("links/0")?;
+        lower.push("0".into());
+    }
+    let options = format!(
+        "lowerdir={},upperdir={UPPER},workdir={WORK}",
+        lower.join(":")
+    );
+    let before = std::env::current_dir()?;
+    std::env::set_current_dir(&links)?;
+    let mounted = mount(
+        Some("overlay"),
+        &root,
+        Some("overlay"),
+        MsFlags::empty(),
+        Some(options.as_str()),
+    );
+    std::env::set_current_dir(before)?;
+    mounted?;
+    Ok(root)
+}
+
+/// The machine's tree, with all that is mounted in it.
+pub fn of_machine(beside: &Path, read_only: bool) -> io::Result<PathBuf> {
+    let root = beside.join("container").join(ROOT);
+    let mut builder = DirBuilder::new();
+    builder.recursive(true).mode(0o755).create(&root)?;
+    mount(
+        Some("/"),
+        &root,
+        NONE,
+        MsFlags::MS_BIND | MsFlags::MS_REC,
+        NONE,
+    )?;
+    if read_only {
+        make_read_only(&root)?;
+    }
+    Ok(root)
+}
+
+/// With everything that is mounted below.
+fn make_read_only(root: &Path) -> io::Result<()> {
+    let root = std::ffi::CString::new(root.as_os_str().as_encoded_bytes())?;
+    let attributes = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_RDONLY,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: 0,
+    };
+    // SAFETY: a NUL-terminated path, and a structure whose size is given; both outlive the call.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            libc::AT_FDCWD,
+            root.as_ptr(),
+            libc::AT_RECURSIVE,
+            &attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    match done {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Opens a file of the container to be read.
+pub fn open(root: &Path, path: &Path) -> io::Result<File> {
+    let root = File::open(root)?;
+    let opened = within(&root, path, OFlags::RDONLY | OFlags::NONBLOCK)?;
+    Ok(File::from(opened))
+}
+
+/// Makes a folder of the container, and those above it.
+pub fn make_folders(root: &Path, path: &Path) -> io::Result<()> {
+    let root = File::open(root)?;
+    let names = path.components().filter_map(|part| match part {
+        Component::Normal(name) => Some(name),
+        _ => None,
+    });
+    let mut above = PathBuf::from(".");
+    for name in names {
+        let next = above.join(name);
+        make_folder(&root, &above, &next, name)?;
+        above = next;
+    }
+    Ok(())
+}
+
+fn make_folder(root: &File, above: &Path, path: &Path, name: &OsStr) -> io::Result<()> {
+    let folder = OFlags::PATH | OFlags::DIRECTORY;
+    match within(root, path, folder) {
+        Ok(_) => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let above = within(root, above, folder)?;
+    Ok(rustix::fs::mkdirat(
+        above,
+        name,
+        Mode::from_raw_mode(0o755),
+    )?)
+}
+
+fn within(root: &File, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+    let flags = flags | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    Ok(rustix::fs::openat2(
+        root,
+        path,
+        flags,
+        Mode::empty(),
+        resolve,
+    )?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_leads_out_of_the_root() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("root");
+        fs::create_dir(&root).unwrap();
+        fs::write(dir.path().join("secret"), "s").unwrap();
+        symlink("../secret", root.join("up")).unwrap();
+        symlink("/", root.join("top")).unwrap();
+        assert_eq!(
+            open(&root, Path::new("up")).unwrap_err().kind(),
+            io::ErrorKind::NotFound
+        );
+        make_folders(&root, Path::new("/top/a/b")).unwrap();
+        make_folders(&root, Path::new("/a/b")).unwrap();
+        assert!(root.join("a/b").is_dir());
+        assert!(make_folders(&root, Path::new("/up/c")).is_err());
+        assert!(!dir.path().join("a").exists());
+    }
+}

@@ -1,0 +1,254 @@
+//! Starting a container from its specification: by the built-in runtime (libcontainer), or by
+//! another that is a program of the machine.
+//!
+//! Either way the container's first process is a child of this one when `start` returns, and has
+//! executed its program: what kept it from that is the error.
+
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::syscall::syscall::SyscallType;
+use libcontainer::workload::{
+    Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError,
+};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::Pid;
+use oci_spec::runtime::Spec;
+use tepui_executor::confinement;
+use tepui_executor::privileges::Privileges;
+use tepui_executor::runtime::Runtime;
+use tepui_executor::startup::Startup;
+use tepui_types::Reason;
+use tepui_types::task::reason;
+
+use crate::program::Program;
+use crate::{command, lookup, process};
+
+/// The one container of this process.
+pub const ID: &str = "task";
+/// What the runtime notes of it, in this process's folder.
+pub const STATE: &str = "runtime";
+/// How long its first process may take to execute its program.
+const PATIENCE_MS: u16 = 30_000;
+/// What a runtime's complaint is cut to, in bytes.
+const MAX_COMPLAINT: u64 = 1024;
+
+/// Starts the container; its files go into `dir`.
+pub fn start(
+    runtime: &Runtime,
+    spec: &Spec,
+    dir: &Path,
+    stdio: [OwnedFd; 3],
+    privileges: Privileges,
+) -> Result<Pid, Reason> {
+    let failed = |error: String| {
+        Reason::new(
+            reason::EXECUTOR_FAILED,
+            format!("the container's runtime: {error}"),
+        )
+    };
+    let bundle = dir.join("bundle");
+    std::fs::create_dir_all(&bundle).map_err(|error| failed(error.to_string()))?;
+    let saved = spec.save(bundle.join("config.json"));
+    saved.map_err(|error| failed(error.to_string()))?;
+    match runtime {
+        Runtime::BuiltIn => built_in(&bundle, dir, stdio, privileges),
+        Runtime::Program(path) => Program { path, dir }.start(&bundle, stdio).map_err(failed),
+    }
+}
+
+fn built_in(
+    bundle: &Path,
+    dir: &Path,
+    [stdin, stdout, stderr]: [OwnedFd; 3],
+    privileges: Privileges,
+) -> Result<Pid, Reason> {
+    let failed = |error: &dyn std::error::Error| {
+        let message = format!("the container could not be made: {}", chain(error));
+        Reason::new(reason::EXECUTOR_FAILED, message)
+    };
+    let (complaints, complain) = io::pipe().map_err(|error| failed(&error))?;
+    let entry = Entry {
+        privileges,
+        complain: complain.as_raw_fd(),
+    };
+    let builder = ContainerBuilder::new(ID.to_owned(), SyscallType::default())
+        .with_root_path(dir.join(STATE))
+        .map_err(|error| failed(&error))?
+        .with_executor(entry)
+        .with_stdin(stdin)
+        .with_stdout(stdout)
+        .with_stderr(stderr);
+    let made = builder
+        .as_init(bundle)
+        .with_systemd(false)
+        .with_detach(true)
+        .build();
+    let started = made.and_then(|mut container| {
+        container.start()?;
+        Ok(container)
+    });
+    drop(complain);
+    let complaint = read_complaint(complaints);
+    match (started, complaint) {
+        (_, Ok(complaint)) if !complaint.is_empty() => {
+            Err(Reason::new(reason::COMMAND_FAILED, complaint))
+        }
+        (Ok(container), Ok(_)) => match container.pid() {
+            Some(pid) => Ok(Pid::from_raw(pid.as_raw())),
+            None => Err(failed(&io::Error::other("it has no process"))),
+        },
+        (Err(error), _) => Err(failed(&error)),
+        (Ok(_), Err(error)) => Err(failed(&error)),
+    }
+}
+
+/// What nobody writes to, or reads.
+pub fn nothing() -> Result<OwnedFd, Reason> {
+    let nothing = command::nothing()?.try_clone_to_owned();
+    nothing.map_err(|error| Reason::new(reason::EXECUTOR_FAILED, format!("/dev/null: {error}")))
+}
+
+/// Starts a command in the container that runs, with nothing to read and nowhere to write; a child
+/// of this process.
+pub fn run(startup: &Startup, argv: &[String]) -> Result<Pid, String> {
+    match &startup.runtime {
+        Runtime::BuiltIn => run_by_built_in(startup, argv),
+        Runtime::Program(path) => {
+            let dir = &startup.dir;
+            Program { path, dir }.run(argv)
+        }
+    }
+}
+
+fn run_by_built_in(startup: &Startup, argv: &[String]) -> Result<Pid, String> {
+    let (complaints, complain) = io::pipe().map_err(|error| error.to_string())?;
+    let entry = Entry {
+        privileges: startup.privileges,
+        complain: complain.as_raw_fd(),
+    };
+    let stdio = || nothing().map_err(|reason| reason.message);
+    let builder = ContainerBuilder::new(ID.to_owned(), SyscallType::default())
+        .with_root_path(startup.dir.join(STATE))
+        .map_err(|error| chain(&error))?
+        .with_executor(entry)
+        .with_stdin(stdio()?)
+        .with_stdout(stdio()?)
+        .with_stderr(stdio()?);
+    let builder = builder.as_tenant().with_container_args(argv.to_vec());
+    let started = builder.with_detach(true).build();
+    drop(complain);
+    if let Some(complaint) = read_complaint(complaints)
+        .ok()
+        .filter(|text| !text.is_empty())
+    {
+        return Err(complaint);
+    }
+    let pid = started.map_err(|error| chain(&error))?;
+    Ok(Pid::from_raw(pid.as_raw()))
+}
+
+/// Waits until nobody can complain any more: the program is being executed, or its process gone.
+fn read_complaint(complaints: PipeReader) -> io::Result<String> {
+    let mut ready = [PollFd::new(complaints.as_fd(), PollFlags::POLLIN)];
+    if poll(&mut ready, PollTimeout::from(PATIENCE_MS))? == 0 {
+        let message = format!(
+            "its program was not executed within {} s",
+            PATIENCE_MS / 1000
+        );
+        return Err(io::Error::new(io::ErrorKind::TimedOut, message));
+    }
+    let mut bytes = Vec::new();
+    complaints.take(MAX_COMPLAINT).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut message = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        message = format!("{message}: {cause}");
+        source = cause.source();
+    }
+    message
+}
+
+/// What the container's first process does when all is set up around it.
+#[derive(Clone)]
+struct Entry {
+    privileges: Privileges,
+    /// A pipe that is closed by execve(2).
+    complain: std::os::fd::RawFd,
+}
+
+impl Entry {
+    fn complain(&self, what: &str) {
+        // SAFETY: it is open in this process until it executes its program.
+        let to = unsafe { BorrowedFd::borrow_raw(self.complain) };
+        let _ = to
+            .try_clone_to_owned()
+            .map(|to| PipeWriter::from(to).write_all(what.as_bytes()));
+    }
+
+    fn program(spec: &Spec) -> Result<(PathBuf, &[String], &[String]), String> {
+        let process = spec.process().as_ref();
+        let args = process
+            .and_then(|process| process.args().as_deref())
+            .unwrap_or_default();
+        let env = process
+            .and_then(|process| process.env().as_deref())
+            .unwrap_or_default();
+        let path = env
+            .iter()
+            .find_map(|variable| variable.strip_prefix("PATH="));
+        let name = args.first().ok_or("there is no program")?;
+        let workdir = process.map_or(Path::new("/"), |process| process.cwd());
+        let found = lookup::program(name, path.unwrap_or_default(), workdir, "the container")?;
+        Ok((found, args, env))
+    }
+}
+
+impl Executor for Entry {
+    fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
+        Self::program(spec).map(drop).map_err(|why| {
+            self.complain(&why);
+            ExecutorValidationError::ArgValidationError(why)
+        })
+    }
+
+    /// They are given to execve(2).
+    fn setup_envs(
+        &self,
+        _: std::collections::HashMap<String, String>,
+    ) -> Result<(), ExecutorSetEnvsError> {
+        Ok(())
+    }
+
+    fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
+        let why = match self.execute(spec) {
+            Ok(never) => match never {},
+            Err(why) => why,
+        };
+        self.complain(&why);
+        Err(ExecutorError::Other(why))
+    }
+}
+
+impl Entry {
+    fn execute(&self, spec: &Spec) -> Result<std::convert::Infallible, String> {
+        let (path, args, env) = Self::program(spec)?;
+        process::begin_anew().map_err(|error| format!("its signals: {error}"))?;
+        if self.privileges == Privileges::Confined {
+            confinement::confine().map_err(|error| chain(&error))?;
+        }
+        let texts = |texts: &[String]| process::c_strings(texts.iter().map(String::as_str));
+        let nul = |_| "a NUL is in its arguments or its environment".to_owned();
+        let path_text = process::c_strings([path.to_string_lossy().as_ref()]).map_err(nul)?;
+        let (args, env) = (texts(args).map_err(nul)?, texts(env).map_err(nul)?);
+        let path_text = path_text.first().ok_or("there is no program")?;
+        nix::unistd::execve(path_text, &args, &env)
+            .map_err(|errno| lookup::not_executable(&path, errno.into()))
+    }
+}

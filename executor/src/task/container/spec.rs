@@ -1,0 +1,397 @@
+//! What a container is to be, as the OCI runtime specification says it (`config.json`, version 1.0).
+//!
+//! A pure function of the launch and of what was prepared for it. Defaults are those of other
+//! runtimes where people rely on them: which file systems there are, which paths of the kernel are
+//! hidden; its capabilities and system calls are those of every confined task of this agent.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::path::{Path, PathBuf};
+
+use oci_spec::OciSpecError;
+use oci_spec::runtime::{
+    Capability, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxDeviceCgroup,
+    LinuxDeviceCgroupBuilder, LinuxDeviceType, LinuxNamespace, LinuxNamespaceBuilder,
+    LinuxNamespaceType, LinuxResourcesBuilder, Mount, MountBuilder, PosixRlimit,
+    PosixRlimitBuilder, PosixRlimitType, Process, ProcessBuilder, RootBuilder, Spec, SpecBuilder,
+    UserBuilder, get_default_maskedpaths, get_default_readonly_paths,
+};
+use tepui_executor::privileges::Privileges;
+use tepui_executor::{confinement, environment};
+use tepui_types::container::{Container, MountSource, Namespace, Network};
+use tepui_types::task::{CommandWorkload, reason};
+use tepui_types::wire::executor::ExecutorLaunch;
+use tepui_types::{AgentId, Reason};
+
+use crate::command::DEFAULT_PATH;
+use crate::container::SANDBOX;
+use crate::files::EtcFile;
+use crate::users::Account;
+
+/// All that a container is made of.
+pub struct Plan<'a> {
+    /// The task, and what the agent prepared for it.
+    pub launch: &'a ExecutorLaunch,
+    /// Its command.
+    pub command: &'a CommandWorkload,
+    /// The container.
+    pub container: &'a Container,
+    /// The agent.
+    pub agent: AgentId,
+    /// Its root file system, mounted.
+    pub root: &'a Path,
+    /// Its cgroup, below the hierarchies' roots.
+    pub cgroup: &'a str,
+    /// As whom it runs.
+    pub account: &'a Account,
+    /// A folder of the machine that no container sees.
+    pub hidden: &'a Path,
+    /// What it may do.
+    pub privileges: Privileges,
+}
+
+impl Plan<'_> {
+    /// What it calls itself.
+    pub fn hostname(&self) -> String {
+        let task = &self.launch.launch.task;
+        self.container.hostname.clone().unwrap_or_else(|| {
+            let mut name = task.name.to_string();
+            name.truncate(Container::MAX_HOSTNAME);
+            name
+        })
+    }
+
+    /// Where it finds its sandbox.
+    fn sandbox(&self) -> &str {
+        match self.launch.image {
+            Some(_) => SANDBOX,
+            None => &self.launch.sandbox,
+        }
+    }
+
+    /// What it executes: what the command says, else what the image's maker says.
+    fn words(&self) -> Result<Vec<String>, Reason> {
+        let config = self.launch.image.as_ref().map(|image| &image.config);
+        let given = self.container.entrypoint.as_ref();
+        let of_image = config.map(|config| &config.entrypoint);
+        let mut words = given.or(of_image).cloned().unwrap_or_default();
+        if !self.command.argv.is_empty() {
+            words.extend(self.command.argv.iter().cloned());
+        } else if given.is_none() {
+            words.extend(
+                config
+                    .into_iter()
+                    .flat_map(|config| config.cmd.iter().cloned()),
+            );
+        }
+        match words.is_empty() {
+            true => Err(Reason::new(
+                reason::COMMAND_FAILED,
+                "the image says neither entrypoint nor command: name the program to run",
+            )),
+            false => Ok(words),
+        }
+    }
+
+    /// The image's, then the task's, then what every task has.
+    fn env(&self) -> Vec<String> {
+        let task = &self.launch.launch;
+        let own = environment::of(task, self.agent, self.sandbox());
+        let image = self.launch.image.iter();
+        let image = image.flat_map(|image| image.config.env.iter());
+        let image = image.filter_map(|variable| variable.split_once('='));
+        let defaults = [("PATH", DEFAULT_PATH), ("HOME", self.account.home.as_str())];
+        let mut all = BTreeMap::from(defaults);
+        all.extend(image);
+        all.extend(
+            own.iter()
+                .map(|(name, value)| (name.as_str(), value.as_str())),
+        );
+        let all = all.into_iter();
+        all.map(|(name, value)| format!("{name}={value}")).collect()
+    }
+
+    fn workdir(&self) -> String {
+        let image = self.launch.image.as_ref();
+        let of_image = image.map(|image| image.config.working_dir.as_str());
+        let of_image = of_image.filter(|workdir| !workdir.is_empty());
+        match (&self.container.workdir, image) {
+            (Some(workdir), _) => workdir.clone(),
+            (None, Some(_)) => of_image.unwrap_or("/").to_owned(),
+            (None, None) => self.launch.sandbox.clone(),
+        }
+    }
+
+    fn shares(&self, namespace: Namespace) -> bool {
+        self.container.share.contains(&namespace)
+    }
+}
+
+/// The specification of a container with these files of its own.
+pub fn of(plan: &Plan<'_>, files: &[EtcFile]) -> Result<Spec, Reason> {
+    let words = plan.words()?;
+    build(plan, words, files).map_err(|error| {
+        let message = format!("the container's specification: {error}");
+        Reason::new(reason::EXECUTOR_FAILED, message)
+    })
+}
+
+fn build(plan: &Plan<'_>, words: Vec<String>, files: &[EtcFile]) -> Result<Spec, OciSpecError> {
+    // A tree of the machine is made read-only with all that is mounted in it, before this.
+    let readonly = plan.container.read_only && plan.launch.image.is_some();
+    let root = RootBuilder::default().path(plan.root).readonly(readonly);
+    let mut spec = SpecBuilder::default()
+        .version("1.0.2")
+        .root(root.build()?)
+        .process(process(plan, words)?)
+        .mounts(mounts(plan, files)?)
+        .linux(linux(plan)?);
+    if !plan.shares(Namespace::Uts) {
+        spec = spec.hostname(plan.hostname());
+    }
+    spec.build()
+}
+
+fn process(plan: &Plan<'_>, words: Vec<String>) -> Result<Process, OciSpecError> {
+    let account = plan.account;
+    let user = UserBuilder::default()
+        .uid(account.uid)
+        .gid(account.gid)
+        .additional_gids(account.groups.clone());
+    let mut process = ProcessBuilder::default()
+        .terminal(false)
+        .user(user.build()?)
+        .args(words)
+        .env(plan.env())
+        .cwd(plan.workdir())
+        .no_new_privileges(true)
+        .rlimits(rlimits(plan.container)?);
+    if plan.privileges == Privileges::Confined {
+        let names = confinement::capability_names().filter(|_| account.uid == 0);
+        let kept: Result<HashSet<Capability>, _> = names.map(str::parse).collect();
+        let kept = kept.map_err(|error| OciSpecError::Other(error.to_string()))?;
+        let capabilities = LinuxCapabilitiesBuilder::default()
+            .bounding(kept.clone())
+            .effective(kept.clone())
+            .permitted(kept)
+            .inheritable(HashSet::new())
+            .ambient(HashSet::new());
+        process = process.capabilities(capabilities.build()?);
+    }
+    process.build()
+}
+
+fn rlimits(container: &Container) -> Result<Vec<PosixRlimit>, OciSpecError> {
+    let limit = |(name, limit): (&String, &tepui_types::container::Rlimit)| {
+        let typ = format!("RLIMIT_{}", name.to_ascii_uppercase());
+        let typ = typ.parse::<PosixRlimitType>();
+        let typ = typ.map_err(|error| OciSpecError::Other(error.to_string()))?;
+        let builder = PosixRlimitBuilder::default();
+        builder.typ(typ).soft(limit.soft).hard(limit.hard).build()
+    };
+    container.rlimits.iter().map(limit).collect()
+}
+
+/// In the order in which they are mounted.
+fn mounts(plan: &Plan<'_>, files: &[EtcFile]) -> Result<Vec<Mount>, OciSpecError> {
+    let mut mounts = vec![
+        kernel("/proc", "proc", &["nosuid", "noexec", "nodev"])?,
+        kernel(
+            "/dev",
+            "tmpfs",
+            &["nosuid", "strictatime", "mode=755", "size=64k"],
+        )?,
+        kernel(
+            "/dev/pts",
+            "devpts",
+            &[
+                "nosuid",
+                "noexec",
+                "newinstance",
+                "ptmxmode=0666",
+                "mode=0620",
+                "gid=5",
+            ],
+        )?,
+        kernel(
+            "/dev/shm",
+            "tmpfs",
+            &["nosuid", "noexec", "nodev", "mode=1777", "size=64m"],
+        )?,
+        kernel("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"])?,
+        kernel("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"])?,
+        kernel(
+            "/sys/fs/cgroup",
+            "cgroup",
+            &["nosuid", "noexec", "nodev", "relatime", "ro"],
+        )?,
+    ];
+    if plan.container.read_only {
+        mounts.push(kernel("/tmp", "tmpfs", &["nosuid", "nodev", "mode=1777"])?);
+    }
+    mounts.push(bind(&plan.launch.sandbox, plan.sandbox(), false)?);
+    for volume in &plan.launch.volumes {
+        let place = Path::new(plan.sandbox()).join(&volume.path);
+        mounts.push(bind(&volume.folder, place, false)?);
+    }
+    for (file, place) in files {
+        mounts.push(bind(file, place, false)?);
+    }
+    for mount in &plan.container.mounts {
+        mounts.push(match &mount.source {
+            MountSource::Host(path) => bind(path, &mount.path, mount.read_only)?,
+            MountSource::Tmpfs(size) => {
+                let size = format!("size={}", size.0);
+                kernel(
+                    &mount.path,
+                    "tmpfs",
+                    &["nosuid", "nodev", "mode=1777", &size],
+                )?
+            }
+        });
+    }
+    Ok(mounts)
+}
+
+fn kernel(place: &str, typ: &str, options: &[&str]) -> Result<Mount, OciSpecError> {
+    MountBuilder::default()
+        .destination(place)
+        .typ(typ)
+        .source(typ)
+        .options(
+            options
+                .iter()
+                .map(|option| (*option).to_owned())
+                .collect::<Vec<_>>(),
+        )
+        .build()
+}
+
+fn bind(
+    source: impl Into<PathBuf>,
+    place: impl Into<PathBuf>,
+    read_only: bool,
+) -> Result<Mount, OciSpecError> {
+    let access = if read_only { "rro" } else { "rw" };
+    MountBuilder::default()
+        .destination(place)
+        .typ("bind")
+        .source(source)
+        .options(vec![
+            "rbind".to_owned(),
+            "nosuid".into(),
+            "nodev".into(),
+            access.into(),
+        ])
+        .build()
+}
+
+fn linux(plan: &Plan<'_>) -> Result<oci_spec::runtime::Linux, OciSpecError> {
+    let mut read_only = get_default_readonly_paths();
+    read_only.extend(plan.container.read_only_paths.iter().cloned());
+    let mut hidden = get_default_maskedpaths();
+    hidden.push(plan.hidden.display().to_string());
+    let resources = LinuxResourcesBuilder::default().devices(devices()?);
+    let mut linux = LinuxBuilder::default()
+        .cgroups_path(Path::new("/").join(plan.cgroup))
+        .resources(resources.build()?)
+        .namespaces(namespaces(plan)?)
+        .masked_paths(hidden)
+        .readonly_paths(read_only);
+    if plan.privileges == Privileges::Confined {
+        linux = linux.seccomp(seccomp()?);
+    }
+    linux.build()
+}
+
+fn namespaces(plan: &Plan<'_>) -> Result<Vec<LinuxNamespace>, OciSpecError> {
+    let own = |typ| LinuxNamespaceBuilder::default().typ(typ).build();
+    let mut namespaces = vec![
+        own(LinuxNamespaceType::Mount)?,
+        own(LinuxNamespaceType::Cgroup)?,
+    ];
+    let choices = [
+        (Namespace::Pid, LinuxNamespaceType::Pid),
+        (Namespace::Ipc, LinuxNamespaceType::Ipc),
+        (Namespace::Uts, LinuxNamespaceType::Uts),
+    ];
+    for (namespace, typ) in choices {
+        if !plan.shares(namespace) {
+            namespaces.push(own(typ)?);
+        }
+    }
+    match (&plan.launch.network, &plan.container.network) {
+        (Some(network), _) => namespaces.push(
+            LinuxNamespaceBuilder::default()
+                .typ(LinuxNamespaceType::Network)
+                .path(&network.namespace)
+                .build()?,
+        ),
+        (None, Network::None) => namespaces.push(own(LinuxNamespaceType::Network)?),
+        (None, Network::Host | Network::Named(_)) => {}
+    }
+    Ok(namespaces)
+}
+
+/// The devices that every program may expect, and no others.
+fn devices() -> Result<Vec<LinuxDeviceCgroup>, OciSpecError> {
+    let none = LinuxDeviceCgroupBuilder::default()
+        .allow(false)
+        .access("rwm");
+    let mut rules = vec![none.build()?];
+    // null, zero, full, tty, random, urandom, console, ptmx; then terminals.
+    let known = [
+        (1, 3),
+        (1, 5),
+        (1, 7),
+        (5, 0),
+        (1, 8),
+        (1, 9),
+        (5, 1),
+        (5, 2),
+    ];
+    let known = known.into_iter().map(|(major, minor)| (major, Some(minor)));
+    for (major, minor) in known.chain([(136, None)]) {
+        let mut rule = LinuxDeviceCgroupBuilder::default()
+            .allow(true)
+            .typ(LinuxDeviceType::C)
+            .major(major)
+            .access("rwm");
+        if let Some(minor) = minor {
+            rule = rule.minor(minor);
+        }
+        rules.push(rule.build()?);
+    }
+    Ok(rules)
+}
+
+/// For runtimes that are programs of their own; the built-in one is filtered as all tasks are.
+fn seccomp() -> Result<oci_spec::runtime::LinuxSeccomp, OciSpecError> {
+    use oci_spec::runtime::{
+        LinuxSeccompAction, LinuxSeccompArgBuilder, LinuxSeccompBuilder, LinuxSeccompOperator,
+        LinuxSyscallBuilder,
+    };
+    let refuse = |names: Vec<String>, errno: i32| {
+        LinuxSyscallBuilder::default()
+            .names(names)
+            .action(LinuxSeccompAction::ScmpActErrno)
+            .errno_ret(errno.unsigned_abs())
+    };
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    let refused: BTreeSet<_> = confinement::refused_names().collect();
+    let refused: Vec<_> = refused.into_iter().map(str::to_owned).collect();
+    let namespace = LinuxSeccompArgBuilder::default()
+        .index(0_usize)
+        .value(libc::CLONE_NEWUSER as u64)
+        .value_two(libc::CLONE_NEWUSER as u64)
+        .op(LinuxSeccompOperator::ScmpCmpMaskedEq);
+    LinuxSeccompBuilder::default()
+        .default_action(LinuxSeccompAction::ScmpActAllow)
+        .syscalls(vec![
+            refuse(refused, libc::EPERM).build()?,
+            refuse(names(&["clone", "unshare"]), libc::EPERM)
+                .args(vec![namespace.build()?])
+                .build()?,
+            refuse(names(&["clone3"]), libc::ENOSYS).build()?,
+        ])
+        .build()
+}
