@@ -293,9 +293,9 @@ async fn program(options: &Options, client: &Client) -> Result<Workload> {
         );
         let artifact = artifact::upload(&path, client).await?;
         return Ok(Workload::Wasm(WasmWorkload {
-            artifact,
             args: texts(args)?,
             env: options.env.iter().cloned().collect(),
+            ..WasmWorkload::new(artifact)
         }));
     }
     let image = match is_archive(&path)? {

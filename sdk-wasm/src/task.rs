@@ -34,11 +34,7 @@ pub struct TaskSpec {
 impl TaskSpec {
     /// A WebAssembly program: the digest of an artifact that was uploaded before.
     pub fn wasm(artifact: Digest) -> Self {
-        Self::new(Workload::Wasm(WasmWorkload {
-            artifact,
-            args: Vec::new(),
-            env: BTreeMap::new(),
-        }))
+        Self::new(Workload::Wasm(WasmWorkload::new(artifact)))
     }
 
     /// A command of the agent's machine: the program and its arguments.

@@ -46,9 +46,8 @@ impl Job {
     /// A WebAssembly program with its arguments.
     pub fn wasm(artifact: Digest, args: &[&str]) -> Self {
         Self::new(Workload::Wasm(WasmWorkload {
-            artifact,
             args: args.iter().map(|arg| (*arg).to_owned()).collect(),
-            env: BTreeMap::new(),
+            ..WasmWorkload::new(artifact)
         }))
     }
 

@@ -22,6 +22,7 @@ pub mod role;
 pub mod setting;
 pub mod task;
 pub mod time;
+pub mod wasm;
 pub mod wire;
 pub mod wish;
 
@@ -41,4 +42,5 @@ pub use resources::{Bytes, MilliCpus, Resources};
 pub use role::{Role, Roles};
 pub use task::{PartitionPolicy, Reason, TaskSpec, TaskState, TaskStatus, Workload};
 pub use time::Timestamp;
+pub use wasm::WasmOptions;
 pub use wish::Wish;

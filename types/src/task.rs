@@ -7,13 +7,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::check::{Check, Checks, Probe};
 use crate::container::Container;
-use crate::ids::Digest;
 use crate::image::ImageRef;
 
 mod life;
 pub mod reason;
 mod status;
 
+pub use crate::wasm::WasmWorkload;
 pub use life::{Chosen, Step};
 pub use status::{TaskSigns, TaskStatus, TaskUsage};
 
@@ -301,25 +301,11 @@ pub fn default_kill_grace_ms() -> u64 {
 #[serde(rename_all = "kebab-case")]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum Workload {
-    /// A `wasi:cli/command` component or a WASI preview 1 core module.
+    /// A `wasi:cli/command` component, a `wasi:http/proxy` component (a service) or a WASI preview 1
+    /// core module.
     Wasm(WasmWorkload),
     /// A command of the agent's machine.
     Command(CommandWorkload),
-}
-
-/// A WebAssembly program.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct WasmWorkload {
-    /// The program's bytes.
-    pub artifact: Digest,
-    /// Arguments after the program's name.
-    #[serde(default)]
-    pub args: Vec<String>,
-    /// Its whole environment, beside the `TEPUI_…` names that every task has.
-    #[serde(default)]
-    pub env: BTreeMap<String, String>,
 }
 
 /// A native command, in a container if it says so.
@@ -402,7 +388,10 @@ impl TaskSpec {
     /// What is wrong with it in itself.
     pub fn validate(&self) -> Result<(), String> {
         let texts: Vec<&String> = match &self.workload {
-            Workload::Wasm(wasm) => wasm.args.iter().chain(wasm.env.values()).collect(),
+            Workload::Wasm(wasm) => {
+                wasm.validate()?;
+                wasm.args.iter().chain(wasm.env.values()).collect()
+            }
             Workload::Command(command) => {
                 command.validate()?;
                 command.argv.iter().chain(command.env.values()).collect()

@@ -223,9 +223,9 @@ impl JobForm {
                     .ok_or_else(|| "Choose a .wasm file.".to_owned());
                 let artifact = note(problems, Field::File, chosen);
                 Some(Workload::Wasm(WasmWorkload {
-                    artifact: artifact?,
                     args: args?,
                     env,
+                    ..WasmWorkload::new(artifact?)
                 }))
             }
             Kind::Command => {

@@ -108,6 +108,7 @@ impl Agent {
             launch: launch.clone(),
             sandbox: text(self.layout.sandbox(id)),
             program,
+            stdin: None,
             cgroup,
             image: prepared.image,
             network: prepared.network,

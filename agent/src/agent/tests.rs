@@ -1,6 +1,5 @@
 //! The pure core against scripts and against random histories.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tepui_types::task::{CommandWorkload, TaskSpec, WasmWorkload};
@@ -49,14 +48,7 @@ fn native(name: &str) -> TaskLaunch {
 
 fn wasm(name: &str) -> TaskLaunch {
     let artifact = Digest::of(b"program");
-    launch(
-        name,
-        Workload::Wasm(WasmWorkload {
-            artifact,
-            args: vec![],
-            env: BTreeMap::new(),
-        }),
-    )
+    launch(name, Workload::Wasm(WasmWorkload::new(artifact)))
 }
 
 fn id(name: &str) -> TaskId {

@@ -364,11 +364,7 @@ pub fn contained(name: &str, container: &str, argv: &[&str]) -> TaskLaunch {
 
 /// A WebAssembly program.
 pub fn wasm(name: &str, artifact: Digest) -> TaskLaunch {
-    let workload = Workload::Wasm(WasmWorkload {
-        artifact,
-        args: vec![],
-        env: BTreeMap::new(),
-    });
+    let workload = Workload::Wasm(WasmWorkload::new(artifact));
     let resources = Resources {
         cpus: tepui_types::MilliCpus(1_000),
         mem: tepui_types::Bytes::mib(16),

@@ -1,40 +1,49 @@
 //! Processor time of one task among many on a thread.
 //!
-//! The thread's CPU clock is read around each poll of the task's future, host
-//! calls included; what it waits for is not counted.
+//! The thread's CPU clock is read around each poll of the task's futures, host
+//! calls included; what they wait for is not counted.
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
-/// A future that knows how much processor time its polls took.
-pub struct Metered<'a, T> {
-    inner: Pin<Box<dyn Future<Output = T> + Send + 'a>>,
-    nanos: u64,
+/// What the futures of one task took together.
+#[derive(Debug, Clone, Default)]
+pub struct Cpu {
+    nanos: Arc<AtomicU64>,
 }
 
-impl<'a, T> Metered<'a, T> {
-    /// Measures `future`.
-    pub fn new(future: impl Future<Output = T> + Send + 'a) -> Self {
-        Self {
-            inner: Box::pin(future),
-            nanos: 0,
-        }
-    }
-
+impl Cpu {
     /// Microseconds so far, rounded up: no task that ran took nothing.
     pub fn micros(&self) -> u64 {
-        self.nanos.div_ceil(1000)
+        self.nanos.load(Ordering::Relaxed).div_ceil(1000)
+    }
+
+    /// Charges what the polls of `future` take.
+    pub fn charge<'a, T>(&self, future: impl Future<Output = T> + Send + 'a) -> Charged<'a, T> {
+        Charged {
+            inner: Box::pin(future),
+            cpu: self.clone(),
+        }
     }
 }
 
-impl<T> Future for Metered<'_, T> {
+/// A future whose polls are charged.
+pub struct Charged<'a, T> {
+    inner: Pin<Box<dyn Future<Output = T> + Send + 'a>>,
+    cpu: Cpu,
+}
+
+impl<T> Future for Charged<'_, T> {
     type Output = T;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
         let before = thread_nanos();
         let result = self.inner.as_mut().poll(context);
-        self.nanos += thread_nanos().saturating_sub(before);
+        let took = thread_nanos().saturating_sub(before);
+        self.cpu.nanos.fetch_add(took, Ordering::Relaxed);
         result
     }
 }

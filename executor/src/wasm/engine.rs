@@ -15,6 +15,8 @@ use wasmtime::{
 /// Tasks that have an instance at once; later ones wait. About three mappings
 /// each stay far below the kernel's default of 65,530 a process.
 pub const MAX_INSTANCES: usize = 2_000;
+/// Requests of all services that have an instance at once; later ones wait.
+pub const MAX_REQUESTS: usize = 1_000;
 
 /// How long a guest runs before others on its thread have their turn: many
 /// short tasks are over by then, and spinning ones cost 500 switches a second.
@@ -53,7 +55,7 @@ fn config() -> Config {
 }
 
 fn pool() -> InstanceAllocationStrategy {
-    let instances = MAX_INSTANCES as u32;
+    let instances = (MAX_INSTANCES + MAX_REQUESTS) as u32;
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(instances)
         .total_core_instances(instances * CORE_INSTANCES_PER_TASK)

@@ -1,9 +1,14 @@
-//! The memory of one task: the sum of its linear memories and tables.
+//! The memory of one task: the sum of the linear memories and tables of all its instances.
 //!
-//! wasmtime asks before each growth. A refused one is only remembered: the
-//! guest sees its `memory.grow` fail and may go on with less.
+//! wasmtime asks an instance's [`MemoryLimiter`] before each growth. A refused one is only
+//! remembered: the guest sees its `memory.grow` fail and may go on with less. What an instance had
+//! is given back when its limiter goes, so a service's requests share one bound.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tepui_types::Bytes;
+use tokio::sync::Notify;
 use wasmtime::ResourceLimiter;
 
 /// What an element of a table takes.
@@ -11,26 +16,22 @@ const TABLE_ELEMENT_BYTES: u64 = size_of::<usize>() as u64;
 
 /// Counts and bounds a task's memory.
 #[derive(Debug)]
-pub struct MemoryLimiter {
+pub struct Memory {
     limit: Bytes,
-    used: u64,
-    peak: u64,
-    /// What would have been used, had the last refused growth been allowed.
-    refused: Option<Bytes>,
-    /// The growth allowed last, in case it fails after all.
-    last: u64,
+    used: AtomicU64,
+    peak: AtomicU64,
+    released: Notify,
 }
 
-impl MemoryLimiter {
+impl Memory {
     /// Nothing used of `limit`.
-    pub fn new(limit: Bytes) -> Self {
-        Self {
+    pub fn new(limit: Bytes) -> Arc<Self> {
+        Arc::new(Self {
             limit,
-            used: 0,
-            peak: 0,
-            refused: None,
-            last: 0,
-        }
+            used: AtomicU64::new(0),
+            peak: AtomicU64::new(0),
+            released: Notify::new(),
+        })
     }
 
     /// The bound.
@@ -38,31 +39,100 @@ impl MemoryLimiter {
         self.limit
     }
 
-    /// The most it had at once.
+    /// The most that all instances had at once.
     pub fn peak(&self) -> Bytes {
-        Bytes(self.peak)
+        Bytes(self.peak.load(Ordering::Relaxed))
     }
 
-    /// What it wanted to have when it was last refused more.
+    /// Whether any instance has some of it.
+    pub fn is_used(&self) -> bool {
+        self.used.load(Ordering::Acquire) > 0
+    }
+
+    /// Told when an instance has gone.
+    pub fn released(&self) -> &Notify {
+        &self.released
+    }
+
+    /// Takes `bytes` more, or says how much there would have been in use.
+    fn take(&self, bytes: u64) -> Result<(), Bytes> {
+        let more =
+            |used: u64| Some(used.saturating_add(bytes)).filter(|wanted| *wanted <= self.limit.0);
+        match self
+            .used
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, more)
+        {
+            Ok(used) => {
+                self.peak.fetch_max(used + bytes, Ordering::Relaxed);
+                Ok(())
+            }
+            Err(used) => Err(Bytes(used.saturating_add(bytes))),
+        }
+    }
+
+    fn give_back(&self, bytes: u64) {
+        self.used.fetch_sub(bytes, Ordering::AcqRel);
+    }
+}
+
+/// The part that one instance has.
+#[derive(Debug)]
+pub struct MemoryLimiter {
+    memory: Arc<Memory>,
+    held: u64,
+    /// What would have been used, had the last refused growth been allowed.
+    refused: Option<Bytes>,
+    /// The growth allowed last, in case it fails after all.
+    last: u64,
+}
+
+impl MemoryLimiter {
+    /// An instance that has none of `memory` yet.
+    pub fn new(memory: Arc<Memory>) -> Self {
+        Self {
+            memory,
+            held: 0,
+            refused: None,
+            last: 0,
+        }
+    }
+
+    /// The bound.
+    pub fn limit(&self) -> Bytes {
+        self.memory.limit()
+    }
+
+    /// What the task wanted to have when this instance was last refused more.
     pub fn refused(&self) -> Option<Bytes> {
         self.refused
     }
 
     fn grow(&mut self, bytes: u64) -> bool {
-        let wanted = self.used.saturating_add(bytes);
-        if wanted > self.limit.0 {
-            self.refused = Some(Bytes(wanted));
-            return false;
+        match self.memory.take(bytes) {
+            Ok(()) => {
+                self.held += bytes;
+                self.last = bytes;
+                true
+            }
+            Err(wanted) => {
+                self.refused = Some(wanted);
+                false
+            }
         }
-        self.last = bytes;
-        self.used = wanted;
-        self.peak = self.peak.max(wanted);
-        true
     }
 
     /// It failed for another reason, such as the module's own maximum.
     fn take_back(&mut self) {
-        self.used -= std::mem::take(&mut self.last);
+        let last = std::mem::take(&mut self.last);
+        self.held -= last;
+        self.memory.give_back(last);
+    }
+}
+
+impl Drop for MemoryLimiter {
+    fn drop(&mut self) {
+        self.memory.give_back(self.held);
+        self.memory.released.notify_waiters();
     }
 }
 
@@ -101,18 +171,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memories_and_tables_share_one_bound() {
-        let mut limiter = MemoryLimiter::new(Bytes(100_000));
-        assert!(limiter.memory_growing(0, 65_536, None).unwrap());
-        assert!(limiter.table_growing(0, 1_000, None).unwrap());
-        assert!(!limiter.memory_growing(65_536, 131_072, None).unwrap());
-        assert_eq!(limiter.refused(), Some(Bytes(65_536 + 8_000 + 65_536)));
-        assert_eq!(limiter.peak(), Bytes(73_536));
+    fn memories_and_tables_of_all_instances_share_one_bound() {
+        let memory = Memory::new(Bytes(100_000));
+        let (mut one, mut other) = (
+            MemoryLimiter::new(memory.clone()),
+            MemoryLimiter::new(memory.clone()),
+        );
+        assert!(one.memory_growing(0, 65_536, None).unwrap());
+        assert!(other.table_growing(0, 1_000, None).unwrap());
+        assert!(!other.memory_growing(0, 65_536, None).unwrap());
+        assert_eq!(other.refused(), Some(Bytes(65_536 + 8_000 + 65_536)));
+        assert_eq!(one.refused(), None);
+        assert_eq!(memory.peak(), Bytes(73_536));
+        drop(one);
+        assert!(other.memory_growing(0, 65_536, None).unwrap());
+        drop(other);
+        assert!(!memory.is_used());
     }
 
     #[test]
     fn a_growth_that_fails_elsewhere_is_not_counted() {
-        let mut limiter = MemoryLimiter::new(Bytes::mib(1));
+        let memory = Memory::new(Bytes::mib(1));
+        let mut limiter = MemoryLimiter::new(memory);
         assert!(limiter.memory_growing(0, 65_536, Some(0)).unwrap());
         limiter
             .memory_grow_failed(wasmtime::Error::msg("maximum"))

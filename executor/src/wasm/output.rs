@@ -123,6 +123,12 @@ impl Output {
         self.append(&mut state);
     }
 
+    /// Says something to who reads it, in between what the guest writes.
+    pub fn say(&self, line: impl std::fmt::Display) {
+        // What is lost here, the guest hears of at its next write.
+        let _ = self.write(format!("[tepui: {line}]\n").as_bytes());
+    }
+
     /// Appends what waits. What cannot be appended is dropped, and said to the
     /// guest at its next write.
     pub fn flush(&self) {

@@ -16,8 +16,11 @@ use wasmtime::{Engine, InstancePre, Linker, Module, UnknownImportError};
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::p2::bindings::CommandPre;
 use wasmtime_wasi::{ResourceTable, WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi_http::p2::bindings::ProxyPre;
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::limits::MemoryLimiter;
+use crate::outgoing::Outgoing;
 
 /// Programs that are kept when nothing runs them. A compiled program takes
 /// some MiB.
@@ -42,6 +45,10 @@ pub struct ModuleState {
 pub struct ComponentState {
     /// Its WASI preview 2.
     pub wasi: WasiCtx,
+    /// Its limits of HTTP.
+    pub http: WasiHttpCtx,
+    /// Its way out by HTTP.
+    pub outgoing: Outgoing,
     /// Its handles.
     pub table: ResourceTable,
     /// Its memory.
@@ -53,6 +60,16 @@ impl WasiView for ComponentState {
         WasiCtxView {
             ctx: &mut self.wasi,
             table: &mut self.table,
+        }
+    }
+}
+
+impl WasiHttpView for ComponentState {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView {
+            hooks: &mut self.outgoing,
+            table: &mut self.table,
+            ctx: &mut self.http,
         }
     }
 }
@@ -71,6 +88,8 @@ pub enum Code {
     Module(InstancePre<ModuleState>),
     /// A `wasi:cli/command`.
     Component(CommandPre<ComponentState>),
+    /// A `wasi:http/proxy`.
+    Service(ProxyPre<ComponentState>),
 }
 
 /// All programs of this process.
@@ -164,6 +183,7 @@ impl Compiler {
         })?;
         let mut components = component::Linker::new(&engine);
         wasmtime_wasi::p2::add_to_linker_async(&mut components)?;
+        wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut components)?;
         Ok(Self {
             engine,
             modules,
@@ -219,24 +239,27 @@ impl Compiler {
         let wants_files = kind
             .imports(&self.engine)
             .any(|(name, _)| name.starts_with("wasi:filesystem/"));
-        let runs = kind
-            .exports(&self.engine)
-            .any(|(name, _)| name.starts_with("wasi:cli/run@0.2"));
+        let exports = |prefix: &str| {
+            let mut names = kind.exports(&self.engine);
+            names.any(|(name, _)| name.starts_with(prefix))
+        };
         // A program of another kind is told that first, if it also wants what
         // only its own host gives.
         let linked = self.components.instantiate_pre(&component);
         let linked = linked.map_err(|error| import_missing(&words(&error)))?;
-        if !runs {
+        // Toolchains give services a `run` that does nothing, too.
+        let code = if exports("wasi:http/incoming-handler@0.2") {
+            ProxyPre::new(linked).map(Code::Service)
+        } else if exports("wasi:cli/run@0.2") {
+            CommandPre::new(linked).map(Code::Component)
+        } else {
             return Err(invalid(
-                "the component is not a command: it exports no `wasi:cli/run@0.2`. Build a binary \
-                 for wasm32-wasip2",
+                "the component is neither a command nor a service: it exports no `wasi:cli/run@0.2` \
+                 and no `wasi:http/incoming-handler@0.2`. Build a binary for wasm32-wasip2",
             ));
-        }
-        let code = CommandPre::new(linked).map_err(|e| not_valid("component", &e))?;
-        Ok(Program {
-            code: Code::Component(code),
-            wants_files,
-        })
+        };
+        let code = code.map_err(|e| not_valid("component", &e))?;
+        Ok(Program { code, wants_files })
     }
 }
 
@@ -251,7 +274,7 @@ fn not_valid(kind: &str, error: &wasmtime::Error) -> Reason {
 fn import_missing(what: &str) -> Reason {
     let message = format!(
         "{what}, which tasks are not given: they have WASI preview 1 as core modules and \
-         wasi:cli/imports@0.2 as components"
+         wasi:cli/imports@0.2 and wasi:http/proxy@0.2 as components"
     );
     Reason::new(reason::WASM_IMPORT_MISSING, message)
 }

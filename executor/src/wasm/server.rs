@@ -16,7 +16,7 @@ use tepui_executor::spawn::SOCKET_FILE;
 use tepui_executor::startup::Startup;
 use tepui_types::task::reason;
 use tepui_types::wire::executor::{ExecutorLaunch, FromExecutor, TaskUpdate, ToExecutor};
-use tepui_types::{Reason, TaskId, TaskState};
+use tepui_types::{Reason, TaskId, TaskSpec, TaskState};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
@@ -25,7 +25,9 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use crate::agent::{Agent, attach};
-use crate::task::{self, Host, Kill, plain};
+use crate::host::Host;
+use crate::kill::Kill;
+use crate::task::{self, plain};
 
 /// How long it stays without an agent when nothing runs: enough for an agent to
 /// restart and ask again.
@@ -36,6 +38,8 @@ const UPDATE_BOUND: usize = 4_096;
 /// Tasks that are not forgotten: all of them with their reasons fit into one
 /// frame of `Attached`. Agents give 2,000 to a process.
 const MAX_TASKS: usize = 8_000;
+/// What services finish when this process is told to end: who tells it waits little longer.
+const TERMINATION_GRACE: Duration = Duration::from_secs(2);
 /// Connections that have not proven themselves.
 const MAX_STRANGERS: usize = 8;
 
@@ -202,10 +206,10 @@ impl Server {
             // It is attached already.
             ToExecutor::Attach { .. } => self.agent = None,
             ToExecutor::Launch(launch) => self.on_launch(launch),
-            // WebAssembly knows no signal to ask politely with: the end comes at once.
-            ToExecutor::Kill { task, grace_ms: _ } => {
+            ToExecutor::Kill { task, grace_ms } => {
                 if let Some(entry) = self.tasks.get(&task) {
-                    entry.kill.ask(reason::KILL_REQUESTED);
+                    let grace = Duration::from_millis(grace_ms.min(TaskSpec::MAX_KILL_GRACE_MS));
+                    entry.kill.ask(reason::KILL_REQUESTED, grace);
                 }
             }
             ToExecutor::Forget(task) => {
@@ -307,7 +311,9 @@ impl Server {
         self.retiring = true;
         self.terminating = true;
         for entry in self.tasks.values() {
-            entry.kill.ask(reason::EXECUTOR_TERMINATED);
+            entry
+                .kill
+                .ask(reason::EXECUTOR_TERMINATED, TERMINATION_GRACE);
         }
     }
 

@@ -28,6 +28,11 @@ pub fn of(result: wasmtime::Result<Result<(), ()>>, memory: &MemoryLimiter) -> V
     }
 }
 
+/// Of a program that could not be started as it was described.
+pub fn error(reason: Reason) -> Verdict {
+    (TaskState::Error, Some(reason), None)
+}
+
 /// Of a program that was ended for the reason of this code.
 pub fn killed(code: &str) -> Verdict {
     let message = match code {

@@ -1,6 +1,5 @@
 //! One executor and its folder, seen from its agent.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
 use std::os::unix::net::UnixStream;
@@ -17,13 +16,14 @@ use tepui_executor::runtime::Runtime;
 use tepui_executor::spawn::{Spawn, connect, spawn};
 use tepui_executor::{cgroup, identity, protocol};
 use tepui_types::check::Checks;
+use tepui_types::resources::PortRanges;
 use tepui_types::task::{CommandWorkload, TaskSpec, WasmWorkload, Workload};
 use tepui_types::wire::agent::TaskLaunch;
 use tepui_types::wire::executor::{
     ExecutorLaunch, FromExecutor, LocalImage, ProcessIdentity, TaskUpdate, ToExecutor,
 };
 use tepui_types::{
-    AgentId, Bytes, Container, Digest, MilliCpus, OperationId, Resources, Role, TaskId,
+    AgentId, Bytes, Container, Digest, MilliCpus, OperationId, Resources, Role, TaskId, WasmOptions,
 };
 
 /// How long anything may take on a busy machine before a test gives up.
@@ -190,6 +190,7 @@ impl Executor {
             cgroup: self.task_group(),
             sandbox: sandbox.to_str().unwrap().to_owned(),
             program,
+            stdin: None,
             image: builder.image.clone(),
             network: None,
             launch: builder.launch(),
@@ -369,11 +370,7 @@ impl Builder {
     pub fn wasm(name: &str, bytes: impl Into<Vec<u8>>) -> Self {
         let bytes = bytes.into();
         let artifact = Digest::of(&bytes);
-        let workload = WasmWorkload {
-            artifact,
-            args: Vec::new(),
-            env: BTreeMap::new(),
-        };
+        let workload = WasmWorkload::new(artifact);
         Self::new(name, Workload::Wasm(workload), Some(bytes))
     }
 
@@ -422,6 +419,22 @@ impl Builder {
         if let Workload::Wasm(workload) = &mut self.workload {
             workload.args = args.iter().map(|word| (*word).to_owned()).collect();
         }
+        self
+    }
+
+    /// Options of a WebAssembly program, as JSON.
+    pub fn options(mut self, json: &str) -> Self {
+        let options: WasmOptions = serde_json::from_str(json).unwrap();
+        options.validate().unwrap();
+        if let Workload::Wasm(workload) = &mut self.workload {
+            workload.options = Some(Box::new(options));
+        }
+        self
+    }
+
+    /// Its one port.
+    pub fn port(mut self, port: u16) -> Self {
+        self.resources.ports = PortRanges::from_range(port, port);
         self
     }
 

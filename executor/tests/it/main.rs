@@ -17,5 +17,6 @@ mod native_limits;
 mod output;
 mod privileges;
 mod programs;
+mod services;
 mod wasm;
 mod wasm_errors;

@@ -1,5 +1,10 @@
 //! The smallest WebAssembly programs that do one thing each.
 
+use std::sync::LazyLock;
+
+use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
+use wit_parser::Resolve;
+
 /// Compiles the text format.
 pub fn wat(text: &str) -> Vec<u8> {
     wat::parse_str(text).unwrap()
@@ -130,4 +135,19 @@ pub fn component(result: u32) -> Vec<u8> {
             (instance $run (export "run" (func $run)))
             (export "wasi:cli/run@0.2.0" (instance $run)))"#
     ))
+}
+
+/// The `wasi:http` service of `guests/service.wat`.
+pub fn service() -> Vec<u8> {
+    static SERVICE: LazyLock<Vec<u8>> = LazyLock::new(|| {
+        let mut module = wat(include_str!("guests/service.wat"));
+        let mut resolve = Resolve::default();
+        let package = resolve.push_str("service.wit", include_str!("guests/service.wit"));
+        let world = resolve.select_world(&[package.unwrap()], Some("service"));
+        embed_component_metadata(&mut module, &resolve, world.unwrap(), StringEncoding::UTF8)
+            .unwrap();
+        let encoder = ComponentEncoder::default().validate(true);
+        encoder.module(&module).unwrap().encode().unwrap()
+    });
+    SERVICE.clone()
 }

@@ -98,7 +98,7 @@ fn bytes_that_are_no_program_are_refused_with_what_is_wrong() {
     refused(
         "no-command",
         &wat("(component)"),
-        "exports no `wasi:cli/run@0.2`",
+        "neither a command nor a service",
     );
 }
 

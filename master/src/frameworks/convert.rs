@@ -12,7 +12,7 @@ use tepui_types::resources::{MILLI, PortRanges, ResourceRequest};
 use tepui_types::task::{CommandWorkload, TaskSigns, WasmWorkload};
 use tepui_types::{
     Bytes, Checks, Container, Demand, Gang, GangPart, MilliCpus, Offer, OfferId, PartitionPolicy,
-    Reason, Resources, Role, TaskId, TaskSpec, TaskState, TaskStatus, Workload,
+    Reason, Resources, Role, TaskId, TaskSpec, TaskState, TaskStatus, WasmOptions, Workload,
 };
 
 use super::bindings::{cluster, store, timers, types};
@@ -137,6 +137,7 @@ pub fn spec_in(spec: types::TaskSpec) -> Result<TaskSpec, String> {
                 .map_err(|e| format!("the artifact: {e}"))?,
             args: wasm.args,
             env: pairs_in("env", wasm.env)?,
+            options: named.wasm.take(),
         }),
         types::Workload::Command(command) => Workload::Command(CommandWorkload {
             argv: command.argv,
@@ -147,6 +148,9 @@ pub fn spec_in(spec: types::TaskSpec) -> Result<TaskSpec, String> {
     };
     if named.container.is_some() {
         return Err("a WebAssembly program has no container: leave `container` out".into());
+    }
+    if named.wasm.is_some() {
+        return Err("`wasm` is for WebAssembly programs: leave it out for a command".into());
     }
     Ok(TaskSpec {
         workload,
@@ -165,6 +169,7 @@ pub fn spec_in(spec: types::TaskSpec) -> Result<TaskSpec, String> {
 struct Named {
     container: Option<Box<Container>>,
     checks: Option<Box<Checks>>,
+    wasm: Option<Box<WasmOptions>>,
     partition: Option<PartitionPolicy>,
     priority: Option<i32>,
     time_limit_ms: Option<u64>,
@@ -187,6 +192,8 @@ impl Named {
                 named.container.replace(json(&name, &value)?).is_some()
             } else if name == "checks" {
                 named.checks.replace(json(&name, &value)?).is_some()
+            } else if name == "wasm" {
+                named.wasm.replace(json(&name, &value)?).is_some()
             } else if name == "time-limit-ms" {
                 named.time_limit_ms.replace(millis()?).is_some()
             } else if let Some(policy) = PartitionPolicy::named(&name) {

@@ -180,7 +180,12 @@ pub fn spec(spec: &TaskSpec) -> types::TaskSpec {
     };
     let container = container.map(|container| ("container", json(container)));
     let checks = spec.checks.as_ref().map(|checks| ("checks", json(checks)));
-    let extensions = [partition, priority, limit, container, checks];
+    let options = match &spec.workload {
+        Workload::Wasm(wasm) => wasm.options.as_ref(),
+        Workload::Command(_) => None,
+    };
+    let options = options.map(|options| ("wasm", json(options)));
+    let extensions = [partition, priority, limit, container, checks, options];
     let extensions = extensions.into_iter().flatten();
     let extensions = extensions.map(|(name, value)| types::Extension {
         name: name.to_owned(),

@@ -24,6 +24,10 @@ pub const WASM_INVALID: &str = "wasm-invalid";
 pub const WASM_IMPORT_MISSING: &str = "wasm-import-missing";
 /// The program trapped.
 pub const WASM_TRAP: &str = "wasm-trap";
+/// It serves requests, and its task has no port.
+pub const PORT_MISSING: &str = "port-missing";
+/// Something else listens on its port.
+pub const PORT_TAKEN: &str = "port-taken";
 /// It ran past its deadline.
 pub const DEADLINE: &str = "deadline";
 /// A framework's `start` answered with an error.

@@ -72,6 +72,8 @@ pub struct ExecutorLaunch {
     pub volumes: Vec<VolumeFolder>,
     /// Where the program's bytes lie, for Wasm.
     pub program: Option<String>,
+    /// Where the bytes of its standard input lie, where that is an artifact.
+    pub stdin: Option<String>,
     /// The cgroup path of the task, below the hierarchy's root; none where
     /// there are no cgroups.
     pub cgroup: Option<String>,

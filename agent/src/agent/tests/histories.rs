@@ -1,5 +1,7 @@
 //! Random histories, and what holds after every one of them.
 
+use std::collections::BTreeMap;
+
 use super::*;
 
 /// A small generator: the histories need variety, not quality.

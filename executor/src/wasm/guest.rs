@@ -1,0 +1,165 @@
+//! A task whose program is at hand: what its instances are given, and what they used together.
+//!
+//! A command has one instance, a service one for each request. All of a task's write to the same
+//! outputs, and are charged to the same account.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tepui_executor::cgroup::limits::memory_of;
+use tepui_executor::environment;
+use tepui_types::task::{TaskUsage, WasmWorkload, reason};
+use tepui_types::wire::agent::TaskLaunch;
+use tepui_types::wire::executor::ExecutorLaunch;
+use tepui_types::{Reason, TaskState};
+use wasmtime::Store;
+use wasmtime::component::ResourceTable;
+use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
+use wasmtime_wasi_http::WasiHttpCtx;
+
+use crate::cpu::Cpu;
+use crate::host::Host;
+use crate::limits::{Memory, MemoryLimiter};
+use crate::outgoing::Outgoing;
+use crate::output::Output;
+use crate::program::{ComponentState, Program};
+use crate::task::plain;
+
+/// The sandbox as guests see it.
+const GUEST_SANDBOX: &str = "/sandbox";
+/// Handles of one instance at once: far more than programs have open, and they are memory of the
+/// host's.
+const MAX_HANDLES: usize = 64 * 1024;
+
+/// A task with its program.
+pub struct Guest {
+    /// What it shares with others.
+    pub host: Arc<Host>,
+    /// The task, with all that the agent prepared.
+    pub prepared: Box<ExecutorLaunch>,
+    /// What it runs.
+    pub workload: WasmWorkload,
+    /// The program's code.
+    pub program: Arc<Program>,
+    /// Its standard output.
+    pub stdout: Output,
+    /// Its standard error.
+    pub stderr: Output,
+    /// The memory of its instances.
+    pub memory: Arc<Memory>,
+    /// Their processor time.
+    pub cpu: Cpu,
+    environment: Vec<(String, String)>,
+}
+
+impl Guest {
+    /// Nothing of it runs yet.
+    pub fn new(
+        host: Arc<Host>,
+        prepared: Box<ExecutorLaunch>,
+        workload: WasmWorkload,
+        program: Arc<Program>,
+    ) -> Self {
+        let sandbox = Path::new(&prepared.sandbox);
+        let beside = sandbox.parent().unwrap_or(Path::new("/"));
+        let output = |name| Output::new(beside.join(name), host.output_limit, host.flusher.clone());
+        let (stdout, stderr) = (output("stdout"), output("stderr"));
+        let environment = environment::of(&prepared.launch, host.agent, GUEST_SANDBOX);
+        Self {
+            stdout,
+            stderr,
+            memory: Memory::new(memory_of(&prepared.launch.resources)),
+            cpu: Cpu::default(),
+            environment: environment.into_iter().collect(),
+            host,
+            prepared,
+            workload,
+            program,
+        }
+    }
+
+    /// The task as it was launched.
+    pub fn launch(&self) -> &TaskLaunch {
+        &self.prepared.launch
+    }
+
+    /// Tells the agent that it runs.
+    pub async fn say_running(&self) {
+        let running = plain(self.launch().task.clone(), TaskState::Running);
+        // The receiver lives as long as the process.
+        let _ = self.host.updates.send(running).await;
+    }
+
+    /// What all its instances used.
+    pub fn usage(&self) -> TaskUsage {
+        TaskUsage {
+            cpu_micros: self.cpu.micros(),
+            mem_peak_bytes: self.memory.peak().0,
+        }
+    }
+
+    /// The WASI of one instance.
+    pub fn wasi(&self) -> Result<WasiCtxBuilder, Reason> {
+        let mut wasi = WasiCtxBuilder::new();
+        wasi.stdout(self.stdout.clone()).stderr(self.stderr.clone());
+        wasi.arg(self.launch().task.name.as_str())
+            .args(&self.workload.args)
+            .envs(&self.environment);
+        wasi.allow_tcp(false).allow_udp(false);
+        if self.program.wants_files {
+            self.open_files(&mut wasi).map_err(|error| {
+                let sandbox = &self.prepared.sandbox;
+                let message = format!("the sandbox {sandbox} cannot be opened: {error}");
+                Reason::new(reason::EXECUTOR_FAILED, message)
+            })?;
+        }
+        Ok(wasi)
+    }
+
+    fn open_files(&self, wasi: &mut WasiCtxBuilder) -> wasmtime::Result<()> {
+        let sandbox = Path::new(&self.prepared.sandbox);
+        std::fs::create_dir_all(sandbox)?;
+        wasi.preopened_dir(sandbox, GUEST_SANDBOX, FsPerms::ReadWrite)?;
+        // As for native tasks, relative paths are in the sandbox.
+        wasi.preopened_dir(sandbox, ".", FsPerms::ReadWrite)?;
+        // Volumes are opened beside the sandbox: a link out of it would lead nowhere.
+        for volume in &self.prepared.volumes {
+            tepui_executor::volume::make(volume)?;
+            let guest = format!("{GUEST_SANDBOX}/{}", volume.path);
+            wasi.preopened_dir(&volume.folder, guest, FsPerms::ReadWrite)?;
+            wasi.preopened_dir(&volume.folder, &volume.path, FsPerms::ReadWrite)?;
+        }
+        Ok(())
+    }
+
+    /// The part of the task's memory that one more instance has.
+    pub fn limiter(&self) -> MemoryLimiter {
+        MemoryLimiter::new(self.memory.clone())
+    }
+
+    /// What one more instance of a component can reach.
+    pub fn component_state(&self) -> Result<ComponentState, Reason> {
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(MAX_HANDLES);
+        Ok(ComponentState {
+            wasi: self.wasi()?.build(),
+            http: WasiHttpCtx::new(),
+            outgoing: Outgoing,
+            table,
+            memory: self.limiter(),
+        })
+    }
+
+    /// A store whose guest yields at every epoch.
+    pub fn store<T: 'static>(
+        &self,
+        state: T,
+        memory: impl Fn(&mut T) -> &mut MemoryLimiter + Send + Sync + 'static,
+    ) -> Store<T> {
+        let mut store = Store::new(&self.host.engine, state);
+        store.limiter(move |state| memory(state));
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_async_yield_and_update(1);
+        store
+    }
+}

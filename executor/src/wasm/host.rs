@@ -1,0 +1,57 @@
+//! What all tasks of the process share.
+
+use tepui_executor::startup::Startup;
+use tepui_types::wire::executor::TaskUpdate;
+use tepui_types::{AgentId, Bytes};
+use tokio::sync::{Semaphore, mpsc};
+use wasmtime::Engine;
+
+use crate::engine::{MAX_INSTANCES, MAX_REQUESTS, Ticker};
+use crate::output::Flusher;
+use crate::program::Programs;
+
+/// Engine, programs, places and ways out.
+pub struct Host {
+    /// Compiles and instantiates.
+    pub engine: Engine,
+    /// Lets guests yield.
+    pub ticker: Ticker,
+    /// Compiled programs.
+    pub programs: Programs,
+    /// Appends outputs.
+    pub flusher: Flusher,
+    /// Places for instances of commands.
+    pub places: Semaphore,
+    /// Places for instances that answer requests, so that no number of waiting commands holds up a
+    /// service.
+    pub request_places: Semaphore,
+    /// The agent, for the environment.
+    pub agent: AgentId,
+    /// How much of each output of a task is kept.
+    pub output_limit: Bytes,
+    /// Where updates go.
+    pub updates: mpsc::Sender<TaskUpdate>,
+}
+
+impl Host {
+    /// With places for as many instances as the engine has.
+    pub fn new(startup: &Startup, updates: mpsc::Sender<TaskUpdate>) -> anyhow::Result<Self> {
+        let engine = crate::engine::new().map_err(prepare_failed)?;
+        Ok(Self {
+            ticker: Ticker::start(engine.clone())?,
+            programs: Programs::new(engine.clone()).map_err(prepare_failed)?,
+            flusher: Flusher::start()?,
+            places: Semaphore::new(MAX_INSTANCES),
+            request_places: Semaphore::new(MAX_REQUESTS),
+            engine,
+            agent: startup.agent,
+            output_limit: startup.output_limit,
+            updates,
+        })
+    }
+}
+
+/// wasmtime's errors are of a type of their own.
+fn prepare_failed(error: wasmtime::Error) -> anyhow::Error {
+    anyhow::anyhow!("{error:#}")
+}
