@@ -29,6 +29,8 @@ mod host;
 mod kill;
 #[path = "../wasm/limits.rs"]
 mod limits;
+#[path = "../wasm/network.rs"]
+mod network;
 #[path = "../wasm/outgoing.rs"]
 mod outgoing;
 #[path = "../wasm/output.rs"]
@@ -43,6 +45,8 @@ mod server;
 mod service;
 #[path = "../wasm/task.rs"]
 mod task;
+#[path = "../wasm/tls.rs"]
+mod tls;
 #[path = "../wasm/verdict.rs"]
 mod verdict;
 

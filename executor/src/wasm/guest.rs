@@ -20,6 +20,7 @@ use wasmtime_wasi_http::WasiHttpCtx;
 use crate::cpu::Cpu;
 use crate::host::Host;
 use crate::limits::{Memory, MemoryLimiter};
+use crate::network::Network;
 use crate::outgoing::Outgoing;
 use crate::output::Output;
 use crate::program::{ComponentState, Program};
@@ -50,6 +51,8 @@ pub struct Guest {
     /// Their processor time.
     pub cpu: Cpu,
     environment: Vec<(String, String)>,
+    network: Arc<Network>,
+    outgoing: Outgoing,
 }
 
 impl Guest {
@@ -64,6 +67,8 @@ impl Guest {
         let beside = sandbox.parent().unwrap_or(Path::new("/"));
         let output = |name| Output::new(beside.join(name), host.output_limit, host.flusher.clone());
         let (stdout, stderr) = (output("stdout"), output("stderr"));
+        let options = workload.options.as_deref().cloned().unwrap_or_default();
+        let network = Network::new(&options, &prepared.launch.resources.ports);
         let environment = environment::of(&prepared.launch, host.agent, GUEST_SANDBOX);
         Self {
             stdout,
@@ -71,6 +76,8 @@ impl Guest {
             memory: Memory::new(memory_of(&prepared.launch.resources)),
             cpu: Cpu::default(),
             environment: environment.into_iter().collect(),
+            outgoing: Outgoing::new(network.clone()),
+            network,
             host,
             prepared,
             workload,
@@ -105,7 +112,7 @@ impl Guest {
         wasi.arg(self.launch().task.name.as_str())
             .args(&self.workload.args)
             .envs(&self.environment);
-        wasi.allow_tcp(false).allow_udp(false);
+        self.network.grant(&mut wasi);
         if self.program.wants_files {
             self.open_files(&mut wasi).map_err(|error| {
                 let sandbox = &self.prepared.sandbox;
@@ -144,7 +151,7 @@ impl Guest {
         Ok(ComponentState {
             wasi: self.wasi()?.build(),
             http: WasiHttpCtx::new(),
-            outgoing: Outgoing,
+            outgoing: self.outgoing.clone(),
             table,
             memory: self.limiter(),
         })

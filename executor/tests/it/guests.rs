@@ -10,7 +10,7 @@ use tepui_types::{Bytes, TaskState};
 use crate::env::{Builder, Executor, check};
 
 /// The guest of that name, as a component or, with `-p1`, as a core module.
-fn guest(name: &str) -> Option<Vec<u8>> {
+pub fn guest(name: &str) -> Option<Vec<u8>> {
     let binary = Path::new(env!("CARGO_BIN_EXE_tepui-executor-wasm"));
     let path = binary
         .with_file_name("tasks")

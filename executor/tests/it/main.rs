@@ -18,5 +18,6 @@ mod output;
 mod privileges;
 mod programs;
 mod services;
+mod sockets;
 mod wasm;
 mod wasm_errors;

@@ -9,7 +9,7 @@ use crate::env::{Builder, DEADLINE, Executor, check, eventually};
 use crate::programs;
 
 /// A port that nobody has.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     listener.local_addr().unwrap().port()
 }
@@ -318,9 +318,38 @@ fn a_request_without_a_host_is_refused() {
     );
 }
 
+/// Which of the errors of wasi:http the service met, as `/fetch` tells it.
+fn error(number: u8) -> (u16, String) {
+    (502, char::from(b'A' + number).to_string())
+}
+
+const DENIED: u8 = 15;
+
 #[test]
-fn requests_to_others_are_denied() {
-    let web = Running::start("{}");
-    // The sixteenth error of wasi:http, `HTTP-request-denied`.
-    assert_eq!(web.get("/fetch//127.0.0.1:1"), (502, "P".into()));
+fn a_service_asks_others_where_its_options_say_and_nowhere_else() {
+    let other = Running::start("{}");
+    let port = other.address.port();
+    let options = format!(r#"{{"connect": ["127.0.0.1:{port}", "localhost:{port}"]}}"#);
+    let web = Running::start(&options);
+    for authority in [format!("127.0.0.1:{port}"), format!("localhost:{port}")] {
+        let (status, words) = web.get(&format!("/fetch//{authority}"));
+        // The other answers the path `/` with its failure, and its words are passed on.
+        assert_eq!(status, 200, "{authority}: {words}");
+        assert!(
+            words.contains("the service failed in this request"),
+            "{authority}: {words}"
+        );
+    }
+    for authority in ["127.0.0.1:1", "127.0.0.2:80", "localhost:1", "[::1]:1"] {
+        assert_eq!(
+            web.get(&format!("/fetch//{authority}")),
+            error(DENIED),
+            "{authority}"
+        );
+        assert_eq!(
+            other.get(&format!("/fetch//{authority}")),
+            error(DENIED),
+            "{authority}"
+        );
+    }
 }
