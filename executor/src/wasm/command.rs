@@ -32,26 +32,22 @@ pub async fn run(guest: &Guest, command: Command<'_>, kill: &Kill) -> Verdict {
         () = kill.asked() => return verdict::killed(kill.reason()),
         place = guest.host.places.acquire() => place,
     };
+    let mut wasi = match guest.wasi_of_command() {
+        Ok(wasi) => wasi,
+        Err(reason) => return verdict::error(reason),
+    };
     match command {
         Command::Module(code) => {
-            let state = guest.wasi().map(|mut wasi| ModuleState {
+            let state = ModuleState {
                 wasi: wasi.build_p1(),
                 memory: guest.limiter(),
-            });
-            let state = match state {
-                Ok(state) => state,
-                Err(reason) => return verdict::error(reason),
             };
             let mut store = guest.store(state, |state| &mut state.memory);
             let result = drive(guest, kill, run_module(code, &mut store)).await;
             judge(result, kill, &store.data().memory)
         }
         Command::Component(code) => {
-            let state = match guest.component_state() {
-                Ok(state) => state,
-                Err(reason) => return verdict::error(reason),
-            };
-            let mut store = guest.store(state, |state| &mut state.memory);
+            let mut store = guest.store(guest.component_state(wasi), |state| &mut state.memory);
             let result = drive(guest, kill, run_component(code, &mut store)).await;
             judge(result, kill, &store.data().memory)
         }

@@ -3,17 +3,21 @@
 //! A command has one instance, a service one for each request. All of a task's write to the same
 //! outputs, and are charged to the same account.
 
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
 use tepui_executor::cgroup::limits::memory_of;
 use tepui_executor::environment;
 use tepui_types::task::{TaskUsage, WasmWorkload, reason};
+use tepui_types::wasm::Stdin;
 use tepui_types::wire::agent::TaskLaunch;
 use tepui_types::wire::executor::ExecutorLaunch;
 use tepui_types::{Reason, TaskState};
 use wasmtime::Store;
 use wasmtime::component::ResourceTable;
+use wasmtime_wasi::cli::InputFile;
+use wasmtime_wasi::p2::pipe::MemoryInputPipe;
 use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
 use wasmtime_wasi_http::WasiHttpCtx;
 
@@ -97,6 +101,34 @@ impl Guest {
         let _ = self.host.updates.send(running).await;
     }
 
+    /// The WASI of a command: that of any instance, and the standard input.
+    pub fn wasi_of_command(&self) -> Result<WasiCtxBuilder, Reason> {
+        let mut wasi = self.wasi()?;
+        let options = self.workload.options.as_deref();
+        match options.and_then(|options| options.stdin.as_ref()) {
+            Some(Stdin::Text(text)) => {
+                wasi.stdin(MemoryInputPipe::new(text.clone()));
+            }
+            Some(Stdin::Artifact(_)) => {
+                wasi.stdin(InputFile::new(self.open_stdin()?));
+            }
+            None => {}
+        }
+        Ok(wasi)
+    }
+
+    fn open_stdin(&self) -> Result<File, Reason> {
+        let path = self.prepared.stdin.as_deref();
+        let path = path.ok_or_else(|| {
+            let message = "the agent named no file for the standard input";
+            Reason::new(reason::EXECUTOR_FAILED, message)
+        })?;
+        File::open(path).map_err(|error| {
+            let message = format!("the standard input cannot be had from {path}: {error}");
+            Reason::new(reason::ARTIFACT_UNAVAILABLE, message)
+        })
+    }
+
     /// What all its instances used.
     pub fn usage(&self) -> TaskUsage {
         TaskUsage {
@@ -105,7 +137,7 @@ impl Guest {
         }
     }
 
-    /// The WASI of one instance.
+    /// The WASI of any instance.
     pub fn wasi(&self) -> Result<WasiCtxBuilder, Reason> {
         let mut wasi = WasiCtxBuilder::new();
         wasi.stdout(self.stdout.clone()).stderr(self.stderr.clone());
@@ -144,17 +176,17 @@ impl Guest {
         MemoryLimiter::new(self.memory.clone())
     }
 
-    /// What one more instance of a component can reach.
-    pub fn component_state(&self) -> Result<ComponentState, Reason> {
+    /// What an instance of a component can reach that has this WASI.
+    pub fn component_state(&self, mut wasi: WasiCtxBuilder) -> ComponentState {
         let mut table = ResourceTable::new();
         table.set_max_capacity(MAX_HANDLES);
-        Ok(ComponentState {
-            wasi: self.wasi()?.build(),
+        ComponentState {
+            wasi: wasi.build(),
             http: WasiHttpCtx::new(),
             outgoing: self.outgoing.clone(),
             table,
             memory: self.limiter(),
-        })
+        }
     }
 
     /// A store whose guest yields at every epoch.

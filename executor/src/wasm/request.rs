@@ -138,8 +138,8 @@ async fn instantiate(service: &Service) -> Result<Instance<'_>, String> {
     loop {
         let mut released = pin!(guest.memory.released().notified());
         released.as_mut().enable();
-        let state = guest.component_state().map_err(|reason| reason.message)?;
-        let mut store = guest.store(state, |state| &mut state.memory);
+        let wasi = guest.wasi().map_err(|reason| reason.message)?;
+        let mut store = guest.store(guest.component_state(wasi), |state| &mut state.memory);
         let error = match service.code.instantiate_async(&mut store).await {
             Ok(proxy) => return Ok((store, proxy, place)),
             Err(error) => error,

@@ -190,7 +190,7 @@ impl Executor {
             cgroup: self.task_group(),
             sandbox: sandbox.to_str().unwrap().to_owned(),
             program,
-            stdin: None,
+            stdin: builder.stdin.clone(),
             image: builder.image.clone(),
             network: None,
             launch: builder.launch(),
@@ -349,6 +349,7 @@ pub struct Builder {
     bytes: Option<Vec<u8>>,
     resources: Resources,
     array_index: Option<u32>,
+    stdin: Option<String>,
     image: Option<Arc<LocalImage>>,
     checks: Option<Box<Checks>>,
 }
@@ -386,6 +387,7 @@ impl Builder {
             bytes,
             resources,
             array_index: None,
+            stdin: None,
             image: None,
             checks: None,
         }
@@ -429,6 +431,12 @@ impl Builder {
         if let Workload::Wasm(workload) = &mut self.workload {
             workload.options = Some(Box::new(options));
         }
+        self
+    }
+
+    /// The file of its standard input.
+    pub fn stdin(mut self, path: &Path) -> Self {
+        self.stdin = Some(path.to_str().unwrap().to_owned());
         self
     }
 

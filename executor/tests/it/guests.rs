@@ -95,3 +95,14 @@ fn a_guest_that_spins_is_killed() {
         check(&executor.end(name), "killed", "kill-requested", None, "");
     }
 }
+
+#[test]
+fn standard_input_reaches_std() {
+    for name in ["cat", "cat-p1"] {
+        let Some(bytes) = guest(name) else { continue };
+        let mut executor = Executor::wasm();
+        executor.launch(Builder::wasm(name, bytes).options(r#"{"stdin": {"text": "words"}}"#));
+        check(&executor.end(name), "finished", "", Some(0), "");
+        assert_eq!(executor.output(name, "stdout"), "words");
+    }
+}

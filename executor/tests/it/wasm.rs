@@ -5,7 +5,7 @@ use std::fs;
 
 use tepui_executor::exits;
 use tepui_types::wire::executor::ToExecutor;
-use tepui_types::{Bytes, TaskState};
+use tepui_types::{Bytes, Digest, TaskState};
 
 use crate::env::{Builder, Executor, check, eventually, task};
 use crate::programs;
@@ -86,6 +86,60 @@ fn a_program_gets_its_name_arguments_and_environment_and_nothing_else() {
     let expected = "COLOR=red\0TEPUI_AGENT_ID=a3\0TEPUI_ARRAY_INDEX=4\0TEPUI_FRAMEWORK=batch\0\
                     TEPUI_SANDBOX=/sandbox\0TEPUI_TASK_ID=f1.env.0\0TEPUI_TASK_NAME=env\0";
     assert_eq!(executor.output("env", "stdout"), expected);
+}
+
+/// Gives what it reads back, to the end.
+fn copies() -> Vec<u8> {
+    programs::module(
+        r#"(import "wasi_snapshot_preview1" "fd_read"
+               (func $read (param i32 i32 i32 i32) (result i32)))"#,
+        "(loop $again
+             (i32.store (i32.const 16) (i32.const 4096))
+             (i32.store (i32.const 20) (i32.const 1000))
+             (drop (call $read (i32.const 0) (i32.const 16) (i32.const 1) (i32.const 24)))
+             (call $say (i32.const 1) (i32.const 4096) (i32.load (i32.const 24)))
+             (br_if $again (i32.load (i32.const 24))))",
+    )
+}
+
+#[test]
+fn standard_input_is_a_text_or_an_artifact_and_else_empty() {
+    let mut executor = Executor::wasm();
+    let file = executor.dir().join("input");
+    let long = "a line\n".repeat(10_000);
+    fs::write(&file, &long).unwrap();
+    let artifact = Digest::of(long.as_bytes());
+    let from_artifact = format!(r#"{{"stdin": {{"artifact": "{artifact}"}}}}"#);
+    executor.launch(Builder::wasm("empty", copies()));
+    executor.launch(Builder::wasm("text", copies()).options(r#"{"stdin": {"text": "words"}}"#));
+    let builder = |name| Builder::wasm(name, copies()).options(&from_artifact);
+    executor.launch(builder("artifact").stdin(&file));
+    for (name, input) in [("empty", ""), ("text", "words"), ("artifact", &long)] {
+        let (_, tasks) = executor.reattach();
+        let known = tasks.into_iter().find(|update| update.task == task(name));
+        let end = known.filter(|update| update.state.is_terminal());
+        let end = end.unwrap_or_else(|| executor.end(name));
+        check(&end, "finished", "", Some(0), "");
+        assert!(executor.output(name, "stdout") == input, "{name}");
+    }
+    executor.launch(builder("gone").stdin(&file.with_file_name("gone")));
+    let end = executor.end("gone");
+    check(
+        &end,
+        "error",
+        "artifact-unavailable",
+        None,
+        "the standard input cannot be had",
+    );
+    executor.launch(builder("unnamed"));
+    let end = executor.end("unnamed");
+    check(
+        &end,
+        "error",
+        "executor-failed",
+        None,
+        "no file for the standard input",
+    );
 }
 
 /// Makes `name` below the preopened folder 3 and exits with the error number.
