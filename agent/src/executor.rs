@@ -353,6 +353,7 @@ impl Connection {
                 output_limit: start.output_limit,
                 privileges: start.privileges,
                 runtime: start.runtime.as_ref(),
+                code_cache: None,
                 cgroup: cgroup.as_deref(),
             })
         });

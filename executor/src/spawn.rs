@@ -51,6 +51,9 @@ pub struct Spawn<'a> {
     pub privileges: Privileges,
     /// Who makes its container; none for what runs no container.
     pub runtime: Option<&'a Runtime>,
+    /// Where machine code of WebAssembly programs is kept, absolute: one folder for all executors of
+    /// the agent, which make it. Where there is none, each compiles by itself.
+    pub code_cache: Option<&'a Path>,
     /// The cgroup of the executor itself, below the hierarchies' roots; made by
     /// the executor. None where there are no cgroups.
     pub cgroup: Option<&'a str>,
@@ -126,6 +129,9 @@ pub fn spawn(request: &Spawn<'_>) -> Result<(), SpawnError> {
         .arg(request.privileges.as_str());
     if let Some(runtime) = request.runtime {
         command.arg("--runtime").arg(runtime.to_string());
+    }
+    if let Some(folder) = request.code_cache {
+        command.arg("--code-cache").arg(folder);
     }
     if let Some(cgroup) = request.cgroup {
         command.arg("--cgroup").arg(cgroup);
@@ -259,6 +265,7 @@ mod tests {
             privileges: Privileges::default(),
             output_limit: Bytes(0),
             runtime: None,
+            code_cache: None,
             cgroup: None,
         };
         let error = spawn(&request("/no/such/executor")).unwrap_err();

@@ -38,6 +38,8 @@ pub struct Startup {
     pub privileges: Privileges,
     /// Who makes its containers, if it is there for one.
     pub runtime: Runtime,
+    /// Where machine code of WebAssembly programs is kept for all executors of the agent.
+    pub code_cache: Option<PathBuf>,
     /// Its own cgroup.
     pub cgroup: Option<Group>,
     /// Where its agent connects.
@@ -52,8 +54,8 @@ pub enum StartError {
     /// It was called in another way than by an agent.
     #[error(
         "{0}\nusage: an agent starts this program as `--dir DIR --agent ID --output-limit \
-         BYTES --privileges confined|all [--runtime builtin|PATH] [--cgroup PATH]`, with a listening Unix socket as standard \
-         input and DIR/token in place"
+         BYTES --privileges confined|all [--runtime builtin|PATH] [--code-cache DIR] [--cgroup PATH]`, \
+         with a listening Unix socket as standard input and DIR/token in place"
     )]
     Usage(String),
     /// Its own cgroup could not be made or joined.
@@ -84,6 +86,7 @@ struct Arguments {
     privileges: Privileges,
     /// None where no container is to be made.
     runtime: Option<Runtime>,
+    code_cache: Option<PathBuf>,
     cgroup: Option<String>,
 }
 
@@ -126,6 +129,7 @@ pub unsafe fn detach() -> Result<Startup, StartError> {
         output_limit: arguments.output_limit,
         privileges: arguments.privileges,
         runtime: arguments.runtime.unwrap_or_default(),
+        code_cache: arguments.code_cache,
         cgroup,
         listener,
         identity,
@@ -167,7 +171,7 @@ fn join_cgroup(path: &str) -> Result<Group, CgroupError> {
 
 fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Arguments, StartError> {
     let (mut dir, mut agent, mut output_limit) = (None, None, None);
-    let (mut privileges, mut runtime, mut cgroup) = (None, None, None);
+    let (mut privileges, mut runtime, mut code_cache, mut cgroup) = (None, None, None, None);
     while let Some(name) = arguments.next() {
         let slot = match name.as_str() {
             "--dir" => &mut dir,
@@ -175,6 +179,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Arguments, Start
             "--output-limit" => &mut output_limit,
             "--privileges" => &mut privileges,
             "--runtime" => &mut runtime,
+            "--code-cache" => &mut code_cache,
             "--cgroup" => &mut cgroup,
             _ => return Err(StartError::Usage(format!("`{name}` is not an option"))),
         };
@@ -201,6 +206,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Arguments, Start
             Ok(runtime) => runtime,
             Err(never) => match never {},
         }),
+        code_cache: code_cache.map(PathBuf::from),
         cgroup,
     })
 }

@@ -15,8 +15,12 @@ use tracing_subscriber::EnvFilter;
 
 #[path = "../wasm/agent.rs"]
 mod agent;
+#[path = "../wasm/code_cache.rs"]
+mod code_cache;
 #[path = "../wasm/command.rs"]
 mod command;
+#[path = "../wasm/compiler.rs"]
+mod compiler;
 #[path = "../wasm/cpu.rs"]
 mod cpu;
 #[path = "../wasm/engine.rs"]
@@ -29,6 +33,8 @@ mod host;
 mod kill;
 #[path = "../wasm/limits.rs"]
 mod limits;
+#[path = "../wasm/machine_code.rs"]
+mod machine_code;
 #[path = "../wasm/network.rs"]
 mod network;
 #[path = "../wasm/outgoing.rs"]
@@ -37,6 +43,8 @@ mod outgoing;
 mod output;
 #[path = "../wasm/program.rs"]
 mod program;
+#[path = "../wasm/programs.rs"]
+mod programs;
 #[path = "../wasm/request.rs"]
 mod request;
 #[path = "../wasm/server.rs"]
@@ -57,12 +65,17 @@ const LOG: &str = "info,wasmtime_wasi_http=error";
 const GUEST_EVENT_INTERVAL: u32 = 1;
 
 fn main() -> ExitCode {
-    // SAFETY: nothing before this has started a thread.
-    match unsafe { startup::detach() }
-        .map_err(anyhow::Error::from)
-        .and_then(run)
-    {
-        Ok(()) => ExitCode::SUCCESS,
+    let mut arguments = std::env::args().skip(1);
+    let ended = match arguments.next() {
+        Some(first) if first == compiler::ARGUMENT => compiler::run(arguments),
+        // SAFETY: nothing before this has started a thread.
+        _ => unsafe { startup::detach() }
+            .map_err(anyhow::Error::from)
+            .and_then(run)
+            .map(|()| ExitCode::SUCCESS),
+    };
+    match ended {
+        Ok(code) => code,
         Err(error) => {
             eprintln!("tepui-executor-wasm: {error:#}");
             ExitCode::FAILURE

@@ -46,6 +46,11 @@ pub fn new() -> wasmtime::Result<Engine> {
     })
 }
 
+/// One that compiles for the engine of executors, and runs nothing.
+pub fn for_compiling() -> wasmtime::Result<Engine> {
+    Engine::new(&config())
+}
+
 fn config() -> Config {
     let mut config = Config::new();
     config.epoch_interruption(true);

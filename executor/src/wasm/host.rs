@@ -8,7 +8,7 @@ use wasmtime::Engine;
 
 use crate::engine::{MAX_INSTANCES, MAX_REQUESTS, Ticker};
 use crate::output::Flusher;
-use crate::program::Programs;
+use crate::programs::Programs;
 
 /// Engine, programs, places and ways out.
 pub struct Host {
@@ -39,7 +39,8 @@ impl Host {
         let engine = crate::engine::new().map_err(prepare_failed)?;
         Ok(Self {
             ticker: Ticker::start(engine.clone())?,
-            programs: Programs::new(engine.clone()).map_err(prepare_failed)?,
+            programs: Programs::new(engine.clone(), startup.code_cache.clone())
+                .map_err(prepare_failed)?,
             flusher: Flusher::start()?,
             places: Semaphore::new(MAX_INSTANCES),
             request_places: Semaphore::new(MAX_REQUESTS),

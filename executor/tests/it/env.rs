@@ -34,6 +34,7 @@ const TOKEN: u128 = 0x0123_4567_89ab_cdef;
 const DIR: &str = "executors/e1";
 
 const NATIVE: &str = env!("CARGO_BIN_EXE_tepui-executor-task");
+const WASM: &str = env!("CARGO_BIN_EXE_tepui-executor-wasm");
 
 static GROUPS: AtomicU32 = AtomicU32::new(0);
 
@@ -63,7 +64,14 @@ impl Executor {
 
     /// The same, whose tasks have all privileges.
     pub fn native_with_all_privileges() -> Self {
-        Self::start_with(NATIVE, new_group(), DEFAULT_LIMIT, Privileges::All, None)
+        Self::start_with(
+            NATIVE,
+            new_group(),
+            DEFAULT_LIMIT,
+            Privileges::All,
+            None,
+            None,
+        )
     }
 
     /// One for a native command, without cgroups.
@@ -88,6 +96,7 @@ impl Executor {
             limit,
             privileges,
             Some(&runtime),
+            None,
         ))
     }
 
@@ -98,11 +107,24 @@ impl Executor {
 
     /// One for WebAssembly that keeps `limit` of outputs.
     pub fn wasm_keeping(limit: Bytes) -> Self {
-        Self::start(env!("CARGO_BIN_EXE_tepui-executor-wasm"), None, limit)
+        Self::start(WASM, None, limit)
+    }
+
+    /// One for WebAssembly whose machine code is kept in `folder`.
+    pub fn wasm_with_code(folder: &Path) -> Self {
+        let (limit, privileges) = (DEFAULT_LIMIT, Privileges::default());
+        Self::start_with(WASM, None, limit, privileges, None, Some(folder))
     }
 
     fn start(program: &str, group: Option<String>, output_limit: Bytes) -> Self {
-        Self::start_with(program, group, output_limit, Privileges::default(), None)
+        Self::start_with(
+            program,
+            group,
+            output_limit,
+            Privileges::default(),
+            None,
+            None,
+        )
     }
 
     fn start_with(
@@ -111,6 +133,7 @@ impl Executor {
         output_limit: Bytes,
         privileges: Privileges,
         runtime: Option<&Runtime>,
+        code_cache: Option<&Path>,
     ) -> Self {
         let root = tempfile::tempdir().unwrap();
         let dir = root.path().join(DIR);
@@ -123,6 +146,7 @@ impl Executor {
             output_limit,
             privileges,
             runtime,
+            code_cache,
             cgroup: cgroup.as_deref(),
         })
         .unwrap();

@@ -20,4 +20,5 @@ mod programs;
 mod services;
 mod sockets;
 mod wasm;
+mod wasm_code;
 mod wasm_errors;
