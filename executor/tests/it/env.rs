@@ -186,6 +186,11 @@ impl Executor {
         protocol::write_frame(&mut self.stream, frame).unwrap();
     }
 
+    /// The connection to it, for who reads and writes more than a frame at a time.
+    pub fn connection(&self) -> UnixStream {
+        self.stream.try_clone().unwrap()
+    }
+
     /// Launches a task.
     pub fn launch(&mut self, builder: Builder) {
         let launch = self.prepare(builder);
@@ -206,7 +211,8 @@ impl Executor {
         self.send(&ToExecutor::Launch(launch));
     }
 
-    fn prepare(&self, builder: Builder) -> Box<ExecutorLaunch> {
+    /// A task with all that an agent prepares for it.
+    pub fn prepare(&self, builder: Builder) -> Box<ExecutorLaunch> {
         let (task, program) = (builder.task.clone(), builder.program(self.root.path()));
         let sandbox = self.task_dir(task.name.as_str()).join("sandbox");
         Box::new(ExecutorLaunch {
@@ -268,7 +274,8 @@ impl Executor {
 
     /// Hangs up.
     pub fn detach(&mut self) {
-        self.stream.shutdown(std::net::Shutdown::Both).unwrap();
+        let connection = self.connection();
+        connection.shutdown(std::net::Shutdown::Both).unwrap();
     }
 
     /// A connection that has not said anything.

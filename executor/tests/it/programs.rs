@@ -91,6 +91,11 @@ fn waits(before: &str) -> Vec<u8> {
 /// A `wasi:cli/command` component that says `hello from p2` and answers
 /// `result`: 0 for good, 1 for bad.
 pub fn component(result: u32) -> Vec<u8> {
+    component_saying("hello from p2\\n", 14, result)
+}
+
+/// One that says `text`, of so many bytes.
+pub fn component_saying(text: &str, len: u32, result: u32) -> Vec<u8> {
     wat(&format!(
         r#"(component $C
             (import "wasi:io/error@0.2.0" (instance $errors (export "error" (type (sub resource)))))
@@ -123,9 +128,9 @@ pub fn component(result: u32) -> Vec<u8> {
                 (import "host" "get" (func $get (result i32)))
                 (import "host" "write" (func $write (param i32 i32 i32 i32)))
                 (import "memory" "memory" (memory 1))
-                (data (i32.const 64) "hello from p2\n")
+                (data (i32.const 64) "{text}")
                 (func (export "run") (result i32)
-                    (call $write (call $get) (i32.const 64) (i32.const 14) (i32.const 0))
+                    (call $write (call $get) (i32.const 64) (i32.const {len}) (i32.const 0))
                     (i32.const {result})))
             (core instance $main (instantiate $main
                 (with "host" (instance
@@ -139,15 +144,31 @@ pub fn component(result: u32) -> Vec<u8> {
 
 /// The `wasi:http` service of `guests/service.wat`.
 pub fn service() -> Vec<u8> {
-    static SERVICE: LazyLock<Vec<u8>> = LazyLock::new(|| {
-        let mut module = wat(include_str!("guests/service.wat"));
-        let mut resolve = Resolve::default();
-        let package = resolve.push_str("service.wit", include_str!("guests/service.wit"));
-        let world = resolve.select_world(&[package.unwrap()], Some("service"));
-        embed_component_metadata(&mut module, &resolve, world.unwrap(), StringEncoding::UTF8)
-            .unwrap();
-        let encoder = ComponentEncoder::default().validate(true);
-        encoder.module(&module).unwrap().encode().unwrap()
-    });
+    static SERVICE: LazyLock<Vec<u8>> =
+        LazyLock::new(|| componentize(&wat(include_str!("guests/service.wat")), "service"));
     SERVICE.clone()
+}
+
+/// A `wasi:cli/command` component that waits for an hour.
+pub fn component_that_sleeps() -> Vec<u8> {
+    let module = r#"(module
+        (import "wasi:clocks/monotonic-clock@0.2.0" "subscribe-duration"
+            (func $after (param i64) (result i32)))
+        (import "wasi:io/poll@0.2.0" "[method]pollable.block" (func $block (param i32)))
+        (memory (export "memory") 1)
+        (func (export "wasi:cli/run@0.2.0#run") (result i32)
+            (call $block (call $after (i64.const 3600000000000)))
+            (i32.const 0)))"#;
+    componentize(&wat(module), "sleeper")
+}
+
+/// Makes a component of a module that is made for this world of `guests/worlds.wit`.
+fn componentize(module: &[u8], world: &str) -> Vec<u8> {
+    let mut module = module.to_vec();
+    let mut resolve = Resolve::default();
+    let package = resolve.push_str("worlds.wit", include_str!("guests/worlds.wit"));
+    let world = resolve.select_world(&[package.unwrap()], Some(world));
+    embed_component_metadata(&mut module, &resolve, world.unwrap(), StringEncoding::UTF8).unwrap();
+    let encoder = ComponentEncoder::default().validate(true);
+    encoder.module(&module).unwrap().encode().unwrap()
 }

@@ -175,6 +175,17 @@ fn files_are_in_the_sandbox_and_nowhere_else() {
 #[test]
 fn output_is_visible_while_the_program_runs_and_a_kill_ends_it() {
     let mut executor = Executor::wasm();
+    let silent = programs::component_that_sleeps();
+    executor.launch(Builder::wasm("silent", silent));
+    assert_eq!(executor.update().state, TaskState::Running);
+    executor.kill("silent", 3_600_000);
+    check(
+        &executor.end("silent"),
+        "killed",
+        "kill-requested",
+        None,
+        "",
+    );
     for (name, program) in [("spin", programs::spins()), ("sleep", programs::sleeps())] {
         executor.launch(Builder::wasm(name, program));
         let line = format!("{name}\n");
