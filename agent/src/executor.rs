@@ -131,6 +131,7 @@ impl Supervisor {
             agent,
             output_limit: self.template.output_limit,
             privileges: self.template.privileges,
+            code_cache: self.layout.code_cache(),
             runtime: match kind {
                 ExecutorKind::Container(_) => Some(self.template.runtime.clone()),
                 ExecutorKind::Native(_) | ExecutorKind::Wasm(_) => None,
@@ -274,6 +275,7 @@ struct Start {
     output_limit: Bytes,
     privileges: Privileges,
     runtime: Option<Runtime>,
+    code_cache: PathBuf,
 }
 
 struct Connection {
@@ -353,7 +355,7 @@ impl Connection {
                 output_limit: start.output_limit,
                 privileges: start.privileges,
                 runtime: start.runtime.as_ref(),
-                code_cache: None,
+                code_cache: Some(&start.code_cache),
                 cgroup: cgroup.as_deref(),
             })
         });

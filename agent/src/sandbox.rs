@@ -124,6 +124,11 @@ impl Layout {
         self.dir.join("images")
     }
 
+    /// Machine code of WebAssembly programs; its executors make it.
+    pub fn code_cache(&self) -> PathBuf {
+        self.dir.join("code")
+    }
+
     /// What containers are attached to.
     pub fn networks(&self) -> PathBuf {
         self.dir.join("networks")

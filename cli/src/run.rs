@@ -325,7 +325,19 @@ fn image(path: &Path) -> Result<&str> {
         "{text} is neither a WebAssembly program nor an archive of an image; a command of the \
          agents' machines comes after two dashes: tepui run -- {text} …"
     );
+    let is_bare = !text.contains(['/', ':', '@']);
+    anyhow::ensure!(
+        !(is_bare && is_command_here(text)),
+        "{text} is a command of this machine: one of the agents' machines comes after two dashes \
+         (tepui run -- {text} …), and an image of that name has its tag: {text}:latest"
+    );
     Ok(text)
+}
+
+/// Whether the shell that this was typed into would find such a program.
+fn is_command_here(name: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(name).is_file())
 }
 
 /// Whether a file is an archive, plain or compressed by gzip: `docker save` and skopeo make them.

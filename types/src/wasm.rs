@@ -93,6 +93,21 @@ pub enum Stdin {
     Artifact(Digest),
 }
 
+impl WasmWorkload {
+    /// All artifacts that it needs: its program, and what it reads.
+    pub fn artifacts(&self) -> impl Iterator<Item = Digest> {
+        let stdin = self
+            .options
+            .as_ref()
+            .and_then(|options| options.stdin.as_ref());
+        let stdin = match stdin {
+            Some(Stdin::Artifact(digest)) => Some(*digest),
+            Some(Stdin::Text(_)) | None => None,
+        };
+        std::iter::once(self.artifact).chain(stdin)
+    }
+}
+
 impl WasmOptions {
     /// The most destinations: each is looked at for every connection.
     pub const MAX_DESTINATIONS: usize = 64;

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use tepui_types::{Digest, ImageSource, Reason, TaskId, TaskState, Workload};
+use tepui_types::{Digest, ImageRef, ImageSource, Reason, TaskId, TaskState, Workload};
 
 use super::{Action, Agent, report};
 
@@ -19,6 +19,17 @@ pub(super) enum Artifact {
     Present,
     /// Its file is being removed; these tasks came since.
     Removing(BTreeSet<TaskId>),
+}
+
+/// The artifacts without which it does not start.
+fn needed_by(workload: &Workload) -> Vec<Digest> {
+    match workload {
+        Workload::Wasm(wasm) => wasm.artifacts().collect(),
+        Workload::Command(command) => match command.image().map(ImageRef::source) {
+            Some(ImageSource::Artifact(digest)) => vec![digest],
+            Some(ImageSource::Registry(_) | ImageSource::Layout { .. }) | None => Vec::new(),
+        },
+    }
 }
 
 impl Agent {
@@ -69,7 +80,8 @@ impl Agent {
         };
         for id in waiting {
             match &result {
-                Ok(()) => self.place(out, &id),
+                // It may need another one, too.
+                Ok(()) => self.route(out, &id),
                 Err(why) => self.end(out, report(&id, TaskState::Error, Some(why.clone()))),
             }
         }
@@ -83,13 +95,7 @@ impl Agent {
             .iter()
             .filter_map(|(_, task)| task.launch.as_ref());
         let needed: HashSet<Digest> = launches
-            .filter_map(|launch| match &launch.spec.workload {
-                Workload::Wasm(wasm) => Some(wasm.artifact),
-                Workload::Command(command) => match command.image()?.source() {
-                    ImageSource::Artifact(digest) => Some(digest),
-                    ImageSource::Registry(_) | ImageSource::Layout { .. } => None,
-                },
-            })
+            .flat_map(|launch| needed_by(&launch.spec.workload))
             .collect();
         let mut left = excess;
         for (digest, bytes) in files {

@@ -20,7 +20,13 @@ impl Agent {
             return;
         };
         let is_ready = match &launch.spec.workload {
-            Workload::Wasm(wasm) => self.is_at_hand(out, wasm.artifact, id),
+            Workload::Wasm(wasm) => {
+                // All are asked for at once.
+                let missing = wasm
+                    .artifacts()
+                    .filter(|digest| !self.is_at_hand(out, *digest, id));
+                missing.count() == 0
+            }
             Workload::Command(command) => {
                 command.container.is_none() || self.is_prepared(out, &launch)
             }
@@ -95,9 +101,14 @@ impl Agent {
         };
         let prepared = task.and_then(|task| task.prepared.clone());
         let prepared = prepared.unwrap_or_default();
-        let (program, cgroup) = match &launch.spec.workload {
-            Workload::Wasm(wasm) => (Some(text(self.layout.artifact(&wasm.artifact))), None),
-            Workload::Command(_) => (None, self.layout.task_cgroup(executor)),
+        let ((program, stdin), cgroup) = match &launch.spec.workload {
+            Workload::Wasm(wasm) => {
+                let mut files = wasm
+                    .artifacts()
+                    .map(|digest| text(self.layout.artifact(&digest)));
+                ((files.next(), files.next()), None)
+            }
+            Workload::Command(_) => ((None, None), self.layout.task_cgroup(executor)),
         };
         let volumes = launch.volumes.iter().map(|volume| VolumeFolder {
             folder: text(self.layout.volume(volume)),
@@ -108,7 +119,7 @@ impl Agent {
             launch: launch.clone(),
             sandbox: text(self.layout.sandbox(id)),
             program,
-            stdin: None,
+            stdin,
             cgroup,
             image: prepared.image,
             network: prepared.network,

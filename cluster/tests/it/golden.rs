@@ -160,6 +160,7 @@ fn frames_keep_their_bytes() {
                     sandbox: "/sandbox".into(),
                     volumes: Vec::new(),
                     program: None,
+                    stdin: None,
                     cgroup: None,
                     image: None,
                     network: None,

@@ -509,6 +509,7 @@ mod tests {
         };
         let checks = r#"{"health": {"probe": {"tcp": {"port": 80}}}}"#;
         let named = Named {
+            wasm: None,
             container: Some(Box::new(container)),
             checks: Some(serde_json::from_str(checks).unwrap()),
             partition: Some(PartitionPolicy::ReplaceAfter(7)),
@@ -527,6 +528,8 @@ mod tests {
             &[("replace-after-ms", "7"), ("stop-after-ms", "9")],
         ];
         for (pairs, wanted) in bad.into_iter().zip([
+            "one `container`",
+            "unknown field `helth`",
             "no number",
             "one `pri",
             "no milli",

@@ -5,11 +5,11 @@
 
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use tepui_executor::cgroup;
 use tepui_types::TaskState;
+use tokio::time::Instant;
 
 use crate::bench::{Report, Row, Samples, report};
 use executor::{Executor, Image, Kind};

@@ -1,6 +1,8 @@
 //! Artifacts that come, and go when no task needs them.
 
 use super::*;
+use tepui_types::wasm::{Stdin, WasmOptions};
+
 use crate::agent::artifacts::Artifact;
 
 impl Agent {
@@ -99,4 +101,28 @@ fn artifact_that_cannot_be_had_ends_its_tasks() {
     assert_eq!(bench.agent.hello_tasks()[0].reason, Some(why));
     let out = bench.launch(wasm("b"));
     assert_eq!(out, [Action::Fetch(digest)], "the next task tries again");
+}
+
+#[test]
+fn a_program_waits_for_what_it_reads_as_well() {
+    let mut bench = Bench::new();
+    let mut task = wasm("a");
+    let input = Digest::of(b"input");
+    let Workload::Wasm(program) = &mut Arc::make_mut(&mut task.spec).workload else {
+        panic!("not wasm")
+    };
+    program.options = Some(Box::new(WasmOptions {
+        stdin: Some(Stdin::Artifact(input)),
+        ..WasmOptions::default()
+    }));
+    let fetches = bench.launch(task);
+    assert_eq!(fetches, [Digest::of(b"program"), input].map(Action::Fetch));
+    assert_eq!(bench.fetched(), []);
+    let placed = bench.on(|agent, out| agent.on_fetched(out, input, Ok(())));
+    assert!(matches!(placed[..], [Action::Start(..)]), "{placed:?}");
+    let launched = bench.attach(0, vec![]);
+    let [Action::Send(_, ToExecutor::Launch(launch))] = &launched[..] else {
+        panic!("{launched:?}")
+    };
+    assert!(launch.stdin.as_ref().unwrap().ends_with(&input.hex()));
 }

@@ -61,6 +61,7 @@ impl Executor {
             output_limit: DEFAULT_LIMIT,
             privileges: Privileges::default(),
             runtime,
+            code_cache: None,
             cgroup: Some(&format!("{group}/executor")),
         })?;
         let mut stream = connect(&dir)?;
@@ -115,6 +116,7 @@ impl Executor {
             sandbox: text(&sandbox)?,
             volumes: Vec::new(),
             program: None,
+            stdin: None,
             cgroup: Some(format!("{}/task", self.group)),
             image: image.map(|image| image.0.clone()),
             network: None,
