@@ -68,6 +68,9 @@ impl Prepared<'_> {
         };
         let root = root.map_err(failed("root file system"))?;
         let account = self.account(&root)?;
+        // Whoever it runs as can write there.
+        std::os::unix::fs::chown(sandbox, Some(account.uid), Some(account.gid))
+            .map_err(failed("sandbox"))?;
         let plan = Plan {
             launch: self.launch,
             command: self.command,

@@ -97,7 +97,10 @@ fn an_image_is_all_that_its_container_sees() {
 fn an_image_says_how_it_is_run_and_the_task_has_the_last_word() {
     let config = || ImageConfig {
         entrypoint: vec!["sh".into(), "-c".into()],
-        cmd: vec!["echo of-image $A $B; pwd; id -u; id -g; id -G; echo $HOME".into()],
+        cmd: vec![
+            "echo of-image $A $B; pwd; id -u; id -g; id -G; echo $HOME; touch $TEPUI_SANDBOX/own"
+                .into(),
+        ],
         env: vec!["A=1".into(), "B=2".into()],
         user: "web".into(),
         working_dir: "/work/deep".into(),
