@@ -100,9 +100,9 @@ impl Checker {
     pub fn end(&self, task: &TaskId) {
         if let Some(job) = lock(&self.jobs).remove(task) {
             job.cancel();
-            // It may have had nothing to keep.
-            let _ = std::fs::remove_file(self.layout.checks_of(task));
         }
+        // Most have none; it may be of an earlier process, of a task that ended while there was none.
+        let _ = std::fs::remove_file(self.layout.checks_of(task));
     }
 
     /// A command has ended, or could not be run.

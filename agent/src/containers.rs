@@ -195,6 +195,22 @@ impl Containers {
         });
     }
 
+    /// Detaches every network: the tasks that had them have been ended. Blocks.
+    pub fn detach_all(&self) {
+        match self.networks.recover(&BTreeSet::new()) {
+            Ok(recovered) => {
+                for (id, error) in recovered.failed {
+                    let error = anyhow::Error::from(error);
+                    tracing::warn!(%id, "a network does not let go: {error:#}");
+                }
+            }
+            Err(error) => {
+                let error = anyhow::Error::from(error);
+                tracing::warn!("networks stay attached: {error:#}");
+            }
+        }
+    }
+
     async fn get(
         self: &Arc<Self>,
         launch: &Arc<TaskLaunch>,

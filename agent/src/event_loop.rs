@@ -336,6 +336,7 @@ impl EventLoop {
         if reason.code == reason::AGENT_GONE {
             // What it runs has ended for the cluster, and may run elsewhere already.
             crate::executor::end_all(&self.parts.layout);
+            self.parts.containers.detach_all();
             crate::cgroups::clear(self.parts.layout.cgroup().map(str::to_owned));
         }
         AgentError::Refused {

@@ -61,6 +61,9 @@ impl Prepared<'_> {
         };
         let (outputs, [stdout, stderr]) =
             files::make(sandbox, startup.output_limit).map_err(failed("sandbox"))?;
+        for volume in &self.launch.volumes {
+            tepui_executor::volume::make(volume).map_err(failed("volume"))?;
+        }
         root::leave_mounts().map_err(failed("mounts"))?;
         let root = match image {
             Some(image) => root::of_image(beside, &image.layers),

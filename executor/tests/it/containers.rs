@@ -103,7 +103,7 @@ fn an_image_says_how_it_is_run_and_the_task_has_the_last_word() {
         ],
         env: vec!["A=1".into(), "B=2".into()],
         user: "web".into(),
-        working_dir: "/work/deep".into(),
+        working_dir: "/srv/deep".into(),
         stop_signal: None,
     };
     let Some(mut executor) = Executor::container(Runtime::BuiltIn) else {
@@ -115,7 +115,7 @@ fn an_image_says_how_it_is_run_and_the_task_has_the_last_word() {
     let end = executor.end("task");
     finished(&executor, &end);
     let out = executor.output("task", "stdout");
-    assert_eq!(out, "of-image 1 3\n/work/deep\n33\n34\n34 40\n/srv\n");
+    assert_eq!(out, "of-image 1 3\n/srv/deep\n33\n34\n34 40\n/srv\n");
 
     let mut executor = Executor::container(Runtime::BuiltIn).unwrap();
     let container =
@@ -457,4 +457,28 @@ fn commands_beside_a_container_run_in_it_and_end_with_their_time() {
         executor.kill("task", 100);
         assert_eq!(executor.end("task").state, TaskState::Killed);
     }
+}
+
+#[test]
+fn a_volume_is_made_for_its_first_container_and_kept_for_the_next() {
+    let volumes = tempfile::tempdir().unwrap();
+    let folder = volumes.path().join("volumes/7.0");
+    for (script, expected) in [
+        ("echo kept > $TEPUI_SANDBOX/data/file", ""),
+        ("cat $TEPUI_SANDBOX/data/file", "kept\n"),
+    ] {
+        let Some(mut executor) = Executor::container(Runtime::BuiltIn) else {
+            return;
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let image = image(dir.path(), ImageConfig::default());
+        let builder = Builder::script("task", script)
+            .container(IMAGE)
+            .image(image);
+        executor.launch(builder.volume(&folder, "data"));
+        let end = executor.end("task");
+        finished(&executor, &end);
+        assert_eq!(executor.output("task", "stdout"), expected);
+    }
+    assert!(folder.join("file").is_file());
 }

@@ -20,7 +20,7 @@ use tepui_types::resources::PortRanges;
 use tepui_types::task::{CommandWorkload, TaskSpec, WasmWorkload, Workload};
 use tepui_types::wire::agent::TaskLaunch;
 use tepui_types::wire::executor::{
-    ExecutorLaunch, FromExecutor, LocalImage, ProcessIdentity, TaskUpdate, ToExecutor,
+    ExecutorLaunch, FromExecutor, LocalImage, ProcessIdentity, TaskUpdate, ToExecutor, VolumeFolder,
 };
 use tepui_types::{
     AgentId, Bytes, Container, Digest, MilliCpus, OperationId, Resources, Role, TaskId, WasmOptions,
@@ -216,7 +216,7 @@ impl Executor {
         let (task, program) = (builder.task.clone(), builder.program(self.root.path()));
         let sandbox = self.task_dir(task.name.as_str()).join("sandbox");
         Box::new(ExecutorLaunch {
-            volumes: Vec::new(),
+            volumes: builder.volumes.clone(),
             cgroup: self.task_group(),
             sandbox: sandbox.to_str().unwrap().to_owned(),
             program,
@@ -383,6 +383,7 @@ pub struct Builder {
     stdin: Option<String>,
     image: Option<Arc<LocalImage>>,
     checks: Option<Box<Checks>>,
+    volumes: Vec<VolumeFolder>,
 }
 
 impl Builder {
@@ -421,6 +422,7 @@ impl Builder {
             stdin: None,
             image: None,
             checks: None,
+            volumes: Vec::new(),
         }
     }
 
@@ -438,6 +440,15 @@ impl Builder {
     pub fn checked(mut self) -> Self {
         let check = r#"{"health": {"probe": {"command": {"argv": ["true"]}}}}"#;
         self.checks = Some(serde_json::from_str(check).unwrap());
+        self
+    }
+
+    /// A persistent volume in that folder, at that path below its sandbox.
+    pub fn volume(mut self, folder: &Path, path: &str) -> Self {
+        self.volumes.push(VolumeFolder {
+            folder: folder.to_str().unwrap().to_owned(),
+            path: path.to_owned(),
+        });
         self
     }
 

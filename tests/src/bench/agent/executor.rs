@@ -154,12 +154,12 @@ impl Executor {
         Ok(kib / 1024.0)
     }
 
-    /// A bundle of the specification that it made, on the files of the image.
-    pub fn bundle_for(&self, root: &Path, image: &Image) -> Result<PathBuf> {
+    /// A bundle of the specification that it made, on the files of the image, in another cgroup.
+    pub fn bundle_for(&self, root: &Path, image: &Image, group: &str) -> Result<PathBuf> {
         let config = std::fs::read(self.dir.join("bundle/config.json"))?;
         let mut config: serde_json::Value = serde_json::from_slice(&config)?;
         config["root"]["path"] = image.0.layers[0].clone().into();
-        config["linux"]["cgroupsPath"] = format!("/{}/runc", self.group).into();
+        config["linux"]["cgroupsPath"] = format!("/{group}/runc").into();
         let bundle = root.join("bundle");
         std::fs::create_dir_all(&bundle)?;
         std::fs::write(bundle.join("config.json"), serde_json::to_vec(&config)?)?;
