@@ -390,7 +390,11 @@ impl Agent {
             reason,
             exit_code,
             usage,
+            members,
         } = update;
+        if let Some(known) = self.tasks.get_mut(&task) {
+            known.members = members;
+        }
         let report = StatusReport {
             signs: self.signs(&task, state),
             task,

@@ -231,6 +231,7 @@ impl Containers {
         Ok(Prepared {
             image: image.map(Arc::new),
             network: network.map(Arc::new),
+            ..Prepared::default()
         })
     }
 

@@ -418,7 +418,6 @@ impl EventLoop {
     }
 
     fn on_stream(&mut self, stream: u128, request: StreamRequest) {
-        let StreamRequest::Logs(request) = request;
         let Ok(permit) = self.streams.clone().try_acquire_owned() else {
             let reason = Reason::new(
                 "too-many-streams",
@@ -430,7 +429,10 @@ impl EventLoop {
             }
             return;
         };
-        let (request, ended) = self.prepare_stream(request);
+        let (request, ended) = match request {
+            StreamRequest::Logs(request) => self.prepare_stream(request),
+            _ => (Err(Reason::new("stream-unknown", "not yet")), None),
+        };
         let job = StreamJob {
             stream,
             request,

@@ -182,6 +182,7 @@ impl Options {
             revocable: self.revocable,
             time_limit_ms: self.time_limit.map(millis),
             checks: self.checks.checks(),
+            fetch: Vec::new(),
         }
     }
 }
@@ -376,6 +377,7 @@ fn command(options: &Options, words: &[OsString], image: Option<ImageRef>) -> Re
         env: options.env.iter().cloned().collect(),
         pids: options.pids,
         container: options.container.container(image)?,
+        options: None,
     }))
 }
 

@@ -223,6 +223,7 @@ mod tests {
             reason: Some(Reason::new("exit-code", "the command exited with code 3")),
             exit_code: Some(3),
             usage: None,
+            members: Vec::new(),
         }
     }
 

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use tepui_types::task::{CommandWorkload, TaskSigns, WasmWorkload, default_kill_grace_ms};
 use tepui_types::{
-    AgentId, Checks, Digest, OfferId, PartitionPolicy, Reason, Resources, TaskState, Timestamp,
-    Workload,
+    AgentId, Checks, Digest, Fetch, OfferId, PartitionPolicy, Reason, Resources, TaskState,
+    Timestamp, Workload,
 };
 
 /// What tasks run; one serves all the tasks of an array.
@@ -29,6 +29,8 @@ pub struct TaskSpec {
     pub time_limit_ms: Option<u64>,
     /// How its life is looked at; not at all unless set.
     pub checks: Option<Box<Checks>>,
+    /// What its sandbox holds before it starts; nothing unless set.
+    pub fetch: Vec<Fetch>,
 }
 
 impl TaskSpec {
@@ -59,6 +61,7 @@ impl TaskSpec {
             priority: 0,
             time_limit_ms: None,
             checks: None,
+            fetch: Vec::new(),
         }
     }
 
@@ -128,6 +131,7 @@ impl From<TaskSpec> for tepui_types::TaskSpec {
             priority,
             time_limit_ms,
             checks,
+            fetch,
         } = spec;
         Self {
             workload,
@@ -138,6 +142,7 @@ impl From<TaskSpec> for tepui_types::TaskSpec {
             priority,
             time_limit_ms,
             checks,
+            fetch,
         }
     }
 }
@@ -153,6 +158,7 @@ impl From<tepui_types::TaskSpec> for TaskSpec {
             priority,
             time_limit_ms,
             checks,
+            fetch,
         } = spec;
         Self {
             workload,
@@ -163,6 +169,7 @@ impl From<tepui_types::TaskSpec> for TaskSpec {
             priority,
             time_limit_ms,
             checks,
+            fetch,
         }
     }
 }

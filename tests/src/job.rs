@@ -74,6 +74,7 @@ impl Job {
             gang_wait_ms: None,
             time_limit_ms: None,
             checks: None,
+            fetch: Vec::new(),
         })
     }
 

@@ -10,6 +10,7 @@ pub mod backup;
 pub mod cluster;
 pub mod demand;
 pub mod event;
+pub mod file;
 pub mod framework;
 pub mod job;
 pub mod list;

@@ -82,6 +82,12 @@ pub enum MountSource {
     Host(String),
     /// Memory, of so many bytes at most; it counts as the task's.
     Tmpfs(Bytes),
+    /// What lies at this path below the sandbox: a volume, or something fetched.
+    Sandbox(String),
+    /// A secret that the agent keeps for the task's role, as a file; never written to.
+    Secret(String),
+    /// The files of another image; never written to.
+    Image(ImageRef),
 }
 
 /// How a container is connected.
@@ -197,6 +203,8 @@ impl Container {
     pub const MAX_HOSTNAME: usize = 64;
     /// The most port mappings of one container.
     pub const MAX_PORTS: usize = 256;
+    /// Bytes of a secret's name.
+    pub const MAX_SECRET: usize = 128;
 
     /// What is wrong with it in itself.
     pub fn validate(&self) -> Result<(), String> {
@@ -206,7 +214,7 @@ impl Container {
             .map(|mount| ("a mount's path", &mount.path));
         let hosts = self.mounts.iter().filter_map(|mount| match &mount.source {
             MountSource::Host(path) => Some(("a mount's host path", path)),
-            MountSource::Tmpfs(_) => None,
+            _ => None,
         });
         let workdir = self.workdir.iter().map(|path| ("workdir", path));
         let read_only = self.read_only_paths.iter();
@@ -232,10 +240,36 @@ impl Container {
         if let Some(mount) = self.mounts.iter().find(empty) {
             return Err(format!("the tmpfs at {} has no size", mount.path));
         }
+        self.check_sources()?;
         self.check_program()?;
         self.check_names()?;
         self.check_rlimits()?;
         self.network.validate()
+    }
+
+    fn check_sources(&self) -> Result<(), String> {
+        let is_name_char = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        for mount in &self.mounts {
+            match &mount.source {
+                MountSource::Sandbox(path) => check_path("a mount's path", &format!("/{path}"))?,
+                MountSource::Secret(name)
+                    if name.is_empty()
+                        || name.len() > Self::MAX_SECRET
+                        || name.starts_with('.')
+                        || !name.chars().all(is_name_char) =>
+                {
+                    return Err(format!(
+                        "`{name}` names no secret: use letters, digits, `.`, `_` and `-`, at most {}",
+                        Self::MAX_SECRET
+                    ));
+                }
+                MountSource::Host(_)
+                | MountSource::Tmpfs(_)
+                | MountSource::Secret(_)
+                | MountSource::Image(_) => {}
+            }
+        }
+        Ok(())
     }
 
     fn check_program(&self) -> Result<(), String> {
@@ -383,6 +417,9 @@ mod tests {
             r#"{"read_only": true, "read_only_paths": ["/usr"], "share": ["pid"]}"#,
             r#"{"mounts": [{"path": "/data", "source": {"host": "/srv/data"}, "read_only": true},
                 {"path": "/cache", "source": {"tmpfs": 1048576}}]}"#,
+            r#"{"mounts": [{"path": "/var/lib/db", "source": {"sandbox": "data"}},
+                {"path": "/run/key", "source": {"secret": "tls.key"}},
+                {"path": "/tools", "source": {"image": "busybox:1.36"}}]}"#,
             r#"{"network": {"named": {"name": "web", "ports": [{"container": 80}]}}}"#,
             r#"{"user": "1000:1000", "rlimits": {"nofile": {"soft": 1, "hard": 2}}}"#,
             r#"{"hostname": "db.example", "network": "none"}"#,
@@ -407,6 +444,14 @@ mod tests {
             (
                 r#"{"mounts": [{"path": "/a", "source": {"tmpfs": 1}}, {"path": "/a", "source": {"host": "/b"}}]}"#,
                 "same path",
+            ),
+            (
+                r#"{"mounts": [{"path": "/a", "source": {"sandbox": "../b"}}]}"#,
+                "`..`",
+            ),
+            (
+                r#"{"mounts": [{"path": "/a", "source": {"secret": "../b"}}]}"#,
+                "no secret",
             ),
             (r#"{"entrypoint": ["x"]}"#, "without an image"),
             (r#"{"user": "a b"}"#, "no user"),

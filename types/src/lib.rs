@@ -7,9 +7,11 @@
 pub mod agent;
 pub mod api;
 pub mod check;
+pub mod command;
 pub mod constraint;
 pub mod container;
 pub mod envelope;
+pub mod fetch;
 pub mod framework;
 pub mod gang;
 pub mod ids;
@@ -28,7 +30,9 @@ pub mod wish;
 
 pub use agent::{AgentInfo, AgentStatus, Attributes};
 pub use check::{Check, CheckRole, CheckState, CheckStatus, Checks, Probe};
+pub use command::CommandOptions;
 pub use container::Container;
+pub use fetch::Fetch;
 pub use framework::{FrameworkInfo, FrameworkPhase};
 pub use gang::{Gang, GangPart, GangShare};
 pub use ids::{

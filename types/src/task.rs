@@ -6,16 +6,16 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::check::{Check, Checks, Probe};
-use crate::container::Container;
-use crate::image::ImageRef;
+use crate::fetch::Fetch;
 
 mod life;
 pub mod reason;
 mod status;
 
+pub use crate::command::CommandWorkload;
 pub use crate::wasm::WasmWorkload;
 pub use life::{Chosen, Step};
-pub use status::{TaskSigns, TaskStatus, TaskUsage};
+pub use status::{MemberState, MemberStatus, TaskSigns, TaskStatus, TaskUsage};
 
 /// How far a task has come. The one list of states; `is_terminal` says which
 /// are the end.
@@ -221,6 +221,9 @@ pub struct TaskSpec {
     /// How its life is looked at.
     #[serde(default)]
     pub checks: Option<Box<Checks>>,
+    /// What its sandbox holds before it starts; at most [`Fetch::MOST`].
+    #[serde(default)]
+    pub fetch: Vec<Fetch>,
 }
 
 /// What becomes of a task while its agent is not heard of.
@@ -308,59 +311,6 @@ pub enum Workload {
     Command(CommandWorkload),
 }
 
-/// A native command, in a container if it says so.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct CommandWorkload {
-    /// The program and its arguments; the program is looked up in `PATH`. With an image they follow
-    /// its entrypoint, and stand in place of its own arguments unless empty.
-    pub argv: Vec<String>,
-    /// Added to a minimal environment (`PATH`, `HOME`, `TEPUI_…`).
-    #[serde(default)]
-    pub env: BTreeMap<String, String>,
-    /// The most processes and threads it may have; the agent's default when absent.
-    #[serde(default)]
-    pub pids: Option<u32>,
-    /// What it runs in; the agent's machine as it is when absent.
-    #[serde(default)]
-    pub container: Option<Box<Container>>,
-}
-
-impl CommandWorkload {
-    /// A command of the agent's machine, as it is.
-    pub fn new(argv: Vec<String>) -> Self {
-        Self {
-            argv,
-            env: BTreeMap::new(),
-            pids: None,
-            container: None,
-        }
-    }
-
-    /// The image that it runs from.
-    pub fn image(&self) -> Option<&ImageRef> {
-        self.container.as_ref()?.image.as_ref()
-    }
-
-    fn validate(&self) -> Result<(), String> {
-        // An image may say what to run.
-        let is_named = self.argv.first().map(|program| !program.is_empty());
-        if !is_named.unwrap_or(self.image().is_some()) {
-            return Err("argv is empty: name the program to run".into());
-        }
-        if self.pids == Some(0) {
-            return Err("pids is 0: a command needs at least one process".into());
-        }
-        match &self.container {
-            Some(container) => container
-                .validate()
-                .map_err(|why| format!("container: {why}")),
-            None => Ok(()),
-        }
-    }
-}
-
 impl TaskSpec {
     /// A task of this workload with nothing else said.
     pub fn new(workload: Workload) -> Self {
@@ -373,6 +323,7 @@ impl TaskSpec {
             priority: 0,
             time_limit_ms: None,
             checks: None,
+            fetch: Vec::new(),
         }
     }
 
@@ -394,7 +345,7 @@ impl TaskSpec {
             }
             Workload::Command(command) => {
                 command.validate()?;
-                command.argv.iter().chain(command.env.values()).collect()
+                command.texts().collect()
             }
         };
         if texts.iter().any(|text| text.contains('\0')) {
@@ -438,6 +389,7 @@ impl TaskSpec {
                 Self::MAX_TIME_LIMIT_MS
             ));
         }
+        Fetch::validate_all(&self.fetch).map_err(|why| format!("fetch: {why}"))?;
         let size = crate::envelope::encode(1, self).len();
         if size > Self::MAX_ENCODED {
             return Err(format!(

@@ -96,14 +96,8 @@ pub enum Stdin {
 impl WasmWorkload {
     /// All artifacts that it needs: its program, and what it reads.
     pub fn artifacts(&self) -> impl Iterator<Item = Digest> {
-        let stdin = self
-            .options
-            .as_ref()
-            .and_then(|options| options.stdin.as_ref());
-        let stdin = match stdin {
-            Some(Stdin::Artifact(digest)) => Some(*digest),
-            Some(Stdin::Text(_)) | None => None,
-        };
+        let options = self.options.as_ref();
+        let stdin = options.and_then(|options| options.stdin_artifact());
         std::iter::once(self.artifact).chain(stdin)
     }
 }

@@ -197,6 +197,7 @@ impl JobForm {
                 gang_wait_ms: gang_wait?,
                 time_limit_ms: limit?,
                 checks: None,
+                fetch: Vec::new(),
             })
         };
         match job() {
@@ -247,6 +248,7 @@ impl JobForm {
                     env,
                     pids: None,
                     container,
+                    options: None,
                 }))
             }
         }

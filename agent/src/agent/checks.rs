@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tepui_types::check::CheckStatus;
 use tepui_types::task::TaskSigns;
 use tepui_types::wire::agent::StatusReport;
-use tepui_types::wire::executor::{LocalNetwork, ToExecutor};
+use tepui_types::wire::executor::{LocalNetwork, RunBeside, RunIo, ToExecutor};
 use tepui_types::{Reason, TaskId, TaskState};
 
 use super::tasks::Stage;
@@ -79,6 +79,7 @@ impl Agent {
                 .take(TaskSigns::MAX_ADDRESSES)
                 .collect(),
             checks: task.checks.clone(),
+            members: task.members.clone(),
         };
         signs.boxed()
     }
@@ -103,13 +104,16 @@ impl Agent {
             return false;
         };
         let before = out.len();
-        let run = ToExecutor::Run {
+        let run = RunBeside {
             id,
             task: task.clone(),
+            member: None,
             argv,
-            timeout_ms,
+            env: Vec::new(),
+            timeout_ms: Some(timeout_ms),
+            io: RunIo::Nothing,
         };
-        self.send(out, executor, run);
+        self.send(out, executor, ToExecutor::Run(run));
         out.len() > before
     }
 }

@@ -122,6 +122,9 @@ impl Agent {
             stdin,
             cgroup,
             image: prepared.image,
+            images: prepared.images,
+            secrets: prepared.secrets,
+            devices: prepared.devices,
             network: prepared.network,
         };
         self.send(out, executor, ToExecutor::Launch(Box::new(launch)));

@@ -9,8 +9,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tepui_types::check::CheckStatus;
+use tepui_types::task::MemberStatus;
 use tepui_types::wire::agent::TaskLaunch;
-use tepui_types::wire::executor::{LocalImage, LocalNetwork};
+use tepui_types::wire::executor::{LocalDevices, LocalImage, LocalNetwork};
 use tepui_types::{Reason, TaskId};
 
 use super::executors::ExecutorId;
@@ -70,6 +71,8 @@ pub struct Task {
     pub prepared: Option<Prepared>,
     /// How its checks stand.
     pub checks: Vec<CheckStatus>,
+    /// How its commands are, where there are several or one was started again.
+    pub members: Vec<MemberStatus>,
     /// Why it is ended, if its checks say so and nobody else wants it.
     pub unwell: Option<Reason>,
 }
@@ -79,6 +82,12 @@ pub struct Task {
 pub struct Prepared {
     /// Its image.
     pub image: Option<Arc<LocalImage>>,
+    /// The images of its companions and its mounts, by their names.
+    pub images: BTreeMap<String, Arc<LocalImage>>,
+    /// The files of its secrets, by their names.
+    pub secrets: BTreeMap<String, String>,
+    /// Its devices.
+    pub devices: Option<Arc<LocalDevices>>,
     /// Its network.
     pub network: Option<Arc<LocalNetwork>>,
 }
@@ -118,6 +127,7 @@ impl Tasks {
             placements: 0,
             prepared: None,
             checks: Vec::new(),
+            members: Vec::new(),
             unwell: None,
         };
         self.held.insert(id, task);
@@ -145,6 +155,7 @@ impl Tasks {
             placements: 0,
             prepared: None,
             checks: Vec::new(),
+            members: Vec::new(),
             unwell: None,
         };
         self.held.insert(id, task);

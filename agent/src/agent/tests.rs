@@ -70,6 +70,7 @@ fn update(name: &str, state: TaskState) -> TaskUpdate {
         reason: None,
         exit_code: None,
         usage: None,
+        members: Vec::new(),
     }
 }
 

@@ -161,6 +161,7 @@ impl Stream {
                     }
                     StreamFrame::End => self.end = Some(Ok(())),
                     StreamFrame::Failed(reason) => self.end = Some(Err(reason)),
+                    other => panic!("no frame of output: {other:?}"),
                 }
             }
         }
@@ -242,6 +243,7 @@ impl Session {
     pub async fn open_stream(&mut self, id: u128, task: &TaskId, offset: i64, follow: bool) {
         let request = LogRequest {
             task: task.clone(),
+            member: None,
             output: Output::Stdout,
             offset,
             follow,

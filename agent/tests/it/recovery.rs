@@ -186,6 +186,7 @@ async fn tasks_of_an_earlier_boot_are_gone() {
         reason: None,
         exit_code: Some(0),
         usage: None,
+        members: Vec::new(),
     };
     ExitLog::open(&folder).unwrap().append([&update]).unwrap();
     Journal::create(&agent.layout().checkpoint(), &records).unwrap();

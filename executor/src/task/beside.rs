@@ -22,8 +22,8 @@ pub struct Beside {
 
 struct Command {
     id: u64,
-    until: Instant,
-    timeout: Duration,
+    /// When it is ended, and how long that is; none for what a person runs.
+    limit: Option<(Instant, Duration)>,
     is_overdue: bool,
 }
 
@@ -40,11 +40,10 @@ impl Beside {
     }
 
     /// One has started.
-    pub fn add(&mut self, pid: Pid, id: u64, timeout: Duration) {
+    pub fn add(&mut self, pid: Pid, id: u64, timeout: Option<Duration>) {
         let command = Command {
             id,
-            until: Instant::now() + timeout,
-            timeout,
+            limit: timeout.map(|timeout| (Instant::now() + timeout, timeout)),
             is_overdue: false,
         };
         self.running.insert(pid, command);
@@ -53,13 +52,15 @@ impl Beside {
     /// When the next one has had its time.
     pub fn deadline(&self) -> Option<Instant> {
         let waiting = self.running.values().filter(|command| !command.is_overdue);
-        waiting.map(|command| command.until).min()
+        let limits = waiting.filter_map(|command| command.limit);
+        limits.map(|(until, _)| until).min()
     }
 
     /// Ends those that have had their time.
     pub fn on_tick(&mut self, now: Instant) {
         for (pid, command) in &mut self.running {
-            if command.until <= now && !command.is_overdue {
+            let is_due = command.limit.is_some_and(|(until, _)| until <= now);
+            if is_due && !command.is_overdue {
                 command.is_overdue = true;
                 // It leads a session of its own.
                 let _ = kill(Pid::from_raw(-pid.as_raw()), Signal::SIGKILL);
@@ -71,10 +72,10 @@ impl Beside {
     pub fn on_exit(&mut self, status: WaitStatus) -> Option<FromExecutor> {
         let command = self.running.remove(&status.pid()?)?;
         let result = match status {
-            _ if command.is_overdue => Err(format!(
-                "it took more than {} ms",
-                command.timeout.as_millis()
-            )),
+            _ if command.is_overdue => {
+                let timeout = command.limit.map_or(Duration::ZERO, |(_, timeout)| timeout);
+                Err(format!("it took more than {} ms", timeout.as_millis()))
+            }
             WaitStatus::Exited(_, code) => Ok(code),
             WaitStatus::Signaled(_, signal, _) => Err(format!("{signal} ended it")),
             other => Err(format!("it ended in an unknown way ({other:?})")),

@@ -20,7 +20,9 @@ use tepui_executor::log;
 use tepui_executor::spawn::SOCKET_FILE;
 use tepui_executor::startup::Startup;
 use tepui_types::task::reason;
-use tepui_types::wire::executor::{ExecutorLaunch, FromExecutor, TaskUpdate, ToExecutor};
+use tepui_types::wire::executor::{
+    ExecutorLaunch, FromExecutor, RunBeside, TaskUpdate, ToExecutor,
+};
 use tepui_types::{Reason, TaskId, TaskState};
 
 use crate::beside::Beside;
@@ -385,12 +387,8 @@ impl Server {
                     known.kill(reason::KILL_REQUESTED, Duration::from_millis(grace_ms));
                 }
             }
-            ToExecutor::Run {
-                id,
-                task,
-                argv,
-                timeout_ms,
-            } => self.on_run(id, &task, &argv, Duration::from_millis(timeout_ms)),
+            ToExecutor::Run(run) => self.on_run(&run),
+            ToExecutor::Input { .. } | ToExecutor::Resize { .. } => {}
             ToExecutor::Forget(task) => {
                 self.ended.remove(&task);
             }
@@ -427,19 +425,20 @@ impl Server {
         self.task = Some(task);
     }
 
-    fn on_run(&mut self, id: u64, task: &TaskId, argv: &[String], timeout: Duration) {
-        let running = self.task.as_ref().filter(|known| known.id() == task);
+    fn on_run(&mut self, run: &RunBeside) {
+        let running = self.task.as_ref().filter(|known| *known.id() == run.task);
         let started = match running {
             Some(running) => self
                 .beside
                 .has_room()
-                .and_then(|()| running.run(argv, &self.startup)),
+                .and_then(|()| running.run(&run.argv, &self.startup)),
             None => Err("the task does not run".into()),
         };
+        let timeout = run.timeout_ms.map(Duration::from_millis);
         match started {
-            Ok(pid) => self.beside.add(pid, id, timeout),
+            Ok(pid) => self.beside.add(pid, run.id, timeout),
             Err(why) => self.tell(&FromExecutor::Ran {
-                id,
+                id: run.id,
                 result: Err(why),
             }),
         }
@@ -452,6 +451,7 @@ impl Server {
             reason: Some(Reason::new(reason::EXECUTOR_FAILED, why)),
             exit_code: None,
             usage: None,
+            members: Vec::new(),
         });
     }
 }

@@ -95,6 +95,7 @@ impl Task {
                 reason: None,
                 exit_code: None,
                 usage: None,
+                members: Vec::new(),
             },
             group: None,
             spare: earlier,

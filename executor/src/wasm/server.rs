@@ -222,7 +222,7 @@ impl Server {
                 }
             }
             // Nothing runs beside a program here, and no specification that asks for it is taken.
-            ToExecutor::Run { .. } => {}
+            ToExecutor::Run(_) | ToExecutor::Input { .. } | ToExecutor::Resize { .. } => {}
             ToExecutor::Retire => self.retiring = true,
         }
     }

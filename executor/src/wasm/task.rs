@@ -26,6 +26,7 @@ pub fn plain(task: TaskId, state: TaskState) -> TaskUpdate {
         reason: None,
         exit_code: None,
         usage: None,
+        members: Vec::new(),
     }
 }
 
@@ -52,6 +53,7 @@ pub async fn run(host: Arc<Host>, launch: Box<ExecutorLaunch>, kill: Kill) -> Ta
         reason,
         exit_code,
         usage,
+        members: Vec::new(),
     }
 }
 

@@ -421,12 +421,7 @@ fn whoever_ends_the_executor_can_end_all_of_its_container() {
 
 /// What a command beside the task ends with.
 fn run_beside(executor: &mut Executor, argv: &[&str], timeout_ms: u64) -> Result<i32, String> {
-    executor.send(&ToExecutor::Run {
-        id: 7,
-        task: task("task"),
-        argv: argv.iter().map(|word| (*word).to_owned()).collect(),
-        timeout_ms,
-    });
+    executor.run_beside(7, "task", argv, timeout_ms);
     executor.ran(7)
 }
 

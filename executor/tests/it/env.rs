@@ -1,5 +1,6 @@
 //! One executor and its folder, seen from its agent.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
 use std::os::unix::net::UnixStream;
@@ -20,7 +21,8 @@ use tepui_types::resources::PortRanges;
 use tepui_types::task::{CommandWorkload, TaskSpec, WasmWorkload, Workload};
 use tepui_types::wire::agent::TaskLaunch;
 use tepui_types::wire::executor::{
-    ExecutorLaunch, FromExecutor, LocalImage, ProcessIdentity, TaskUpdate, ToExecutor, VolumeFolder,
+    ExecutorLaunch, FromExecutor, LocalImage, ProcessIdentity, RunBeside, RunIo, TaskUpdate,
+    ToExecutor, VolumeFolder,
 };
 use tepui_types::{
     AgentId, Bytes, Container, Digest, MilliCpus, OperationId, Resources, Role, TaskId, WasmOptions,
@@ -222,6 +224,9 @@ impl Executor {
             program,
             stdin: builder.stdin.clone(),
             image: builder.image.clone(),
+            images: BTreeMap::new(),
+            secrets: BTreeMap::new(),
+            devices: None,
             network: None,
             launch: builder.launch(),
         })
@@ -241,6 +246,19 @@ impl Executor {
             Some(FromExecutor::Update(update)) => update,
             other => panic!("not an update: {other:?}"),
         }
+    }
+
+    /// Has a command run beside a task that reads and writes nothing.
+    pub fn run_beside(&mut self, id: u64, name: &str, argv: &[&str], timeout_ms: u64) {
+        self.send(&ToExecutor::Run(RunBeside {
+            id,
+            task: task(name),
+            member: None,
+            argv: argv.iter().map(|word| (*word).to_owned()).collect(),
+            env: Vec::new(),
+            timeout_ms: Some(timeout_ms),
+            io: RunIo::Nothing,
+        }));
     }
 
     /// How a command beside a task ended; updates before it are skipped.

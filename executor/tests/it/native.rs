@@ -281,32 +281,17 @@ fn commands_beside_a_task_share_its_sandbox_and_end_with_it() {
     let mark = executor.task_dir("a").join("sandbox/mark");
     eventually("the task has begun", || mark.exists());
     let mut run = |id: u64, script: &str, timeout_ms: u64| {
-        executor.send(&ToExecutor::Run {
-            id,
-            task: task("a"),
-            argv: ["sh", "-c", script].map(str::to_owned).to_vec(),
-            timeout_ms,
-        });
+        executor.run_beside(id, "a", &["sh", "-c", script], timeout_ms);
         executor.ran(id)
     };
     assert_eq!(run(1, "test -e mark", 60_000), Ok(0));
     assert_eq!(run(2, "exit 3", 60_000), Ok(3));
     let error = run(3, "sleep 1000", 200).unwrap_err();
     assert!(error.contains("more than 200 ms"), "{error}");
-    executor.send(&ToExecutor::Run {
-        id: 4,
-        task: task("a"),
-        argv: vec!["sleep".into(), "1000".into()],
-        timeout_ms: 3_600_000,
-    });
+    executor.run_beside(4, "a", &["sleep", "1000"], 3_600_000);
     executor.kill("a", 100);
     assert!(executor.ran(4).unwrap_err().contains("SIGKILL"));
     assert_eq!(executor.end("a").state, TaskState::Killed);
-    executor.send(&ToExecutor::Run {
-        id: 5,
-        task: task("a"),
-        argv: vec!["true".into()],
-        timeout_ms: 1_000,
-    });
+    executor.run_beside(5, "a", &["true"], 1_000);
     assert!(executor.ran(5).unwrap_err().contains("does not run"));
 }

@@ -11,8 +11,9 @@ use tepui_types::constraint::{Constraint, Constraints, Test};
 use tepui_types::resources::{MILLI, PortRanges, ResourceRequest};
 use tepui_types::task::{CommandWorkload, TaskSigns, WasmWorkload};
 use tepui_types::{
-    Bytes, Checks, Container, Demand, Gang, GangPart, MilliCpus, Offer, OfferId, PartitionPolicy,
-    Reason, Resources, Role, TaskId, TaskSpec, TaskState, TaskStatus, WasmOptions, Workload,
+    Bytes, Checks, CommandOptions, Container, Demand, Fetch, Gang, GangPart, MilliCpus, Offer,
+    OfferId, PartitionPolicy, Reason, Resources, Role, TaskId, TaskSpec, TaskState, TaskStatus,
+    WasmOptions, Workload,
 };
 
 use super::bindings::{cluster, store, timers, types};
@@ -144,10 +145,14 @@ pub fn spec_in(spec: types::TaskSpec) -> Result<TaskSpec, String> {
             env: pairs_in("env", command.env)?,
             pids: command.pids,
             container: named.container.take(),
+            options: named.command.take(),
         }),
     };
     if named.container.is_some() {
         return Err("a WebAssembly program has no container: leave `container` out".into());
+    }
+    if named.command.is_some() {
+        return Err("`command` is for commands: leave it out for a WebAssembly program".into());
     }
     if named.wasm.is_some() {
         return Err("`wasm` is for WebAssembly programs: leave it out for a command".into());
@@ -161,6 +166,7 @@ pub fn spec_in(spec: types::TaskSpec) -> Result<TaskSpec, String> {
         priority: named.priority.unwrap_or(0),
         time_limit_ms: named.time_limit_ms,
         checks: named.checks,
+        fetch: named.fetch.unwrap_or_default(),
     })
 }
 
@@ -169,7 +175,9 @@ pub fn spec_in(spec: types::TaskSpec) -> Result<TaskSpec, String> {
 struct Named {
     container: Option<Box<Container>>,
     checks: Option<Box<Checks>>,
+    command: Option<Box<CommandOptions>>,
     wasm: Option<Box<WasmOptions>>,
+    fetch: Option<Vec<Fetch>>,
     partition: Option<PartitionPolicy>,
     priority: Option<i32>,
     time_limit_ms: Option<u64>,
@@ -192,6 +200,10 @@ impl Named {
                 named.container.replace(json(&name, &value)?).is_some()
             } else if name == "checks" {
                 named.checks.replace(json(&name, &value)?).is_some()
+            } else if name == "command" {
+                named.command.replace(json(&name, &value)?).is_some()
+            } else if name == "fetch" {
+                named.fetch.replace(json(&name, &value)?).is_some()
             } else if name == "wasm" {
                 named.wasm.replace(json(&name, &value)?).is_some()
             } else if name == "time-limit-ms" {
@@ -502,6 +514,8 @@ mod tests {
             ("time-limit-ms", "9"),
             ("container", r#"{"read_only": true}"#),
             ("checks", r#"{"health": {"probe": {"tcp": {"port": 80}}}}"#),
+            ("command", r#"{"cpuset": "0-3"}"#),
+            ("fetch", r#"[{"from": "https://example.org/x"}]"#),
         ];
         let container = Container {
             read_only: true,
@@ -510,6 +524,11 @@ mod tests {
         let checks = r#"{"health": {"probe": {"tcp": {"port": 80}}}}"#;
         let named = Named {
             wasm: None,
+            command: Some(Box::new(CommandOptions {
+                cpuset: Some("0-3".into()),
+                ..CommandOptions::default()
+            })),
+            fetch: Some(vec![Fetch::new("https://example.org/x")]),
             container: Some(Box::new(container)),
             checks: Some(serde_json::from_str(checks).unwrap()),
             partition: Some(PartitionPolicy::ReplaceAfter(7)),

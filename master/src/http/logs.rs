@@ -47,6 +47,7 @@ pub async fn follow(
     let task = find_task(&master, &*read(&master).await?, &id)?;
     let request = LogRequest {
         task: id,
+        member: None,
         output,
         offset: query.offset,
         follow: query.follow,

@@ -174,18 +174,18 @@ pub fn spec(spec: &TaskSpec) -> types::TaskSpec {
     let priority = (spec.priority != 0).then(|| ("priority", spec.priority.to_string()));
     let limit = spec.time_limit_ms;
     let limit = limit.map(|millis| ("time-limit-ms", millis.to_string()));
-    let container = match &spec.workload {
-        Workload::Command(command) => command.container.as_ref(),
-        Workload::Wasm(_) => None,
+    let (container, command, wasm) = match &spec.workload {
+        Workload::Command(command) => (command.container.as_ref(), command.options.as_ref(), None),
+        Workload::Wasm(wasm) => (None, None, wasm.options.as_ref()),
     };
     let container = container.map(|container| ("container", json(container)));
+    let command = command.map(|options| ("command", json(options)));
+    let wasm = wasm.map(|options| ("wasm", json(options)));
     let checks = spec.checks.as_ref().map(|checks| ("checks", json(checks)));
-    let options = match &spec.workload {
-        Workload::Wasm(wasm) => wasm.options.as_ref(),
-        Workload::Command(_) => None,
-    };
-    let options = options.map(|options| ("wasm", json(options)));
-    let extensions = [partition, priority, limit, container, checks, options];
+    let fetch = (!spec.fetch.is_empty()).then(|| ("fetch", json(&spec.fetch)));
+    let extensions = [
+        partition, priority, limit, container, command, wasm, checks, fetch,
+    ];
     let extensions = extensions.into_iter().flatten();
     let extensions = extensions.map(|(name, value)| types::Extension {
         name: name.to_owned(),

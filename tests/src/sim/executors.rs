@@ -55,7 +55,10 @@ impl World {
         }
         match message {
             // No task of the simulation is checked.
-            ToExecutor::Attach { .. } | ToExecutor::Run { .. } => {}
+            ToExecutor::Attach { .. }
+            | ToExecutor::Run(_)
+            | ToExecutor::Input { .. }
+            | ToExecutor::Resize { .. } => {}
             ToExecutor::Launch(launch) => {
                 let task = launch.launch.task;
                 if executor.tasks.contains_key(&task) {
@@ -244,5 +247,6 @@ fn update(task: &TaskId, run: &Run) -> TaskUpdate {
         reason: None,
         exit_code: None,
         usage: None,
+        members: Vec::new(),
     }
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::check::Checks;
 use crate::constraint::Constraints;
+use crate::fetch::Fetch;
 use crate::ids::TaskId;
 use crate::resources::ResourceRequest;
 use crate::role::Role;
@@ -72,6 +73,9 @@ pub struct JobRequest {
     /// How the life of its tasks is looked at.
     #[serde(default)]
     pub checks: Option<Box<Checks>>,
+    /// What the sandbox of each task holds before it starts.
+    #[serde(default)]
+    pub fetch: Vec<Fetch>,
 }
 
 fn one() -> u32 {

@@ -52,6 +52,10 @@ pub const IMAGE_INVALID: &str = "image-invalid";
 pub const PREPARING: &str = "preparing";
 /// What its container is to be is not allowed on its agent.
 pub const CONTAINER_REFUSED: &str = "container-refused";
+/// Something for its sandbox could not be fetched; others of its reasons begin with `fetch-`, too.
+pub const FETCH_FAILED: &str = "fetch-failed";
+/// It has used more of the disk than it has.
+pub const DISK_LIMIT: &str = "disk-limit";
 /// Its network could not be made.
 pub const NETWORK_FAILED: &str = "network-failed";
 /// Its health check, or its start-up check, has failed.

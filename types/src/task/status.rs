@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Reason, TaskState, reason};
 use crate::check::{CheckRole, CheckState, CheckStatus};
+use crate::command::CommandOptions;
 use crate::time::Timestamp;
 
 /// What a task used by its end.
@@ -46,12 +47,59 @@ pub struct TaskSigns {
     pub addresses: Vec<IpAddr>,
     /// How its checks stand.
     pub checks: Vec<CheckStatus>,
+    /// How its commands are, where there are several or one was started again.
+    #[serde(default)]
+    pub members: Vec<MemberStatus>,
+}
+
+/// How a command of a task is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct MemberStatus {
+    /// Its name in the task.
+    pub name: String,
+    /// How far it is.
+    pub state: MemberState,
+    /// How often it was started again.
+    pub restarts: u32,
+    /// Why it ended the last time; empty before.
+    pub message: String,
+}
+
+/// How far a command of a task is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum MemberState {
+    /// Others come first.
+    Waiting,
+    /// It runs.
+    Running,
+    /// It has ended, and is started again after a pause.
+    Pausing,
+    /// It has ended for good, with success.
+    Finished,
+    /// It has ended for good, without.
+    Failed,
+}
+
+impl MemberState {
+    /// The name in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Running => "running",
+            Self::Pausing => "pausing",
+            Self::Finished => "finished",
+            Self::Failed => "failed",
+        }
+    }
 }
 
 impl TaskSigns {
     /// The most addresses of one task.
     pub const MAX_ADDRESSES: usize = 16;
-    /// The most bytes of what a check's last failure says.
+    /// The most bytes of what a check's last failure, or a command's last end, says.
     pub const MAX_CHECK_MESSAGE: usize = 512;
 
     /// Whether it says no more than is kept.
@@ -60,6 +108,10 @@ impl TaskSigns {
         self.addresses.len() <= Self::MAX_ADDRESSES
             && self.checks.len() <= CheckRole::COUNT
             && self.checks.iter().all(short)
+            && self.members.len() <= CommandOptions::MAX_COMPANIONS + 1
+            && self.members.iter().all(|member| {
+                member.name.len() <= 63 && member.message.len() <= Self::MAX_CHECK_MESSAGE
+            })
     }
 
     /// None where nothing is shown.

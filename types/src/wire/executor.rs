@@ -10,13 +10,15 @@
 //! executor dead still learns what became of its tasks.
 
 use core::net::IpAddr;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Digest, TaskId};
-use crate::task::{Reason, TaskState, TaskUsage};
+use crate::task::{MemberStatus, Reason, TaskState, TaskUsage};
 use crate::wire::agent::TaskLaunch;
+use crate::wire::stream::TerminalSize;
 
 /// The version of every frame here.
 pub const VERSION: u8 = 1;
@@ -43,22 +45,70 @@ pub enum ToExecutor {
         /// Milliseconds in between.
         grace_ms: u64,
     },
-    /// Run a command beside a task, in its cgroup and its container, with nothing to read and
-    /// nowhere to write; answered by [`FromExecutor::Ran`].
-    Run {
-        /// Names it in the answer.
-        id: u64,
-        /// Beside which.
+    /// Run a command beside a task, in its cgroup and its container; answered by
+    /// [`FromExecutor::Ran`]. With `io` that is not nothing, the descriptors that it has come with
+    /// the frame (unix(7), `SCM_RIGHTS`).
+    Run(RunBeside),
+    /// Write this to the standard input of a task that keeps it open; all of it is written, or the
+    /// rest is thrown away when the task does not read.
+    Input {
+        /// Whose.
         task: TaskId,
-        /// The program and its arguments.
-        argv: Vec<String>,
-        /// Milliseconds after which it is ended.
-        timeout_ms: u64,
+        /// What; nothing closes it.
+        bytes: Vec<u8>,
+    },
+    /// The window of a task's terminal has another size.
+    Resize {
+        /// Whose.
+        task: TaskId,
+        /// Which.
+        size: TerminalSize,
     },
     /// The agent keeps this task's end; the executor may forget it.
     Forget(TaskId),
     /// End as soon as no task is left.
     Retire,
+}
+
+/// A command that runs beside a task, as part of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunBeside {
+    /// Names it in the answer.
+    pub id: u64,
+    /// Beside which.
+    pub task: TaskId,
+    /// Beside which of its commands, by name; the first when absent.
+    pub member: Option<String>,
+    /// The program and its arguments.
+    pub argv: Vec<String>,
+    /// Added to the task's environment.
+    pub env: Vec<(String, String)>,
+    /// Milliseconds after which it is ended; none when absent.
+    pub timeout_ms: Option<u64>,
+    /// What it reads and writes.
+    pub io: RunIo,
+}
+
+/// What a command beside a task reads and writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RunIo {
+    /// Nothing.
+    Nothing,
+    /// Three descriptors: what it reads, its output, its error.
+    Pipes,
+    /// One descriptor: a terminal, which becomes its controlling one.
+    Terminal,
+}
+
+impl RunIo {
+    /// How many descriptors come with it.
+    pub fn descriptors(self) -> usize {
+        match self {
+            Self::Nothing => 0,
+            Self::Pipes => 3,
+            Self::Terminal => 1,
+        }
+    }
 }
 
 /// A task with all that the agent prepared for it.
@@ -79,6 +129,12 @@ pub struct ExecutorLaunch {
     pub cgroup: Option<String>,
     /// The image of its container.
     pub image: Option<Arc<LocalImage>>,
+    /// All images of its companions and of its mounts, by their names.
+    pub images: BTreeMap<String, Arc<LocalImage>>,
+    /// The files of its secrets on the agent's machine, by their names.
+    pub secrets: BTreeMap<String, String>,
+    /// The devices that it was given.
+    pub devices: Option<Arc<LocalDevices>>,
     /// The network of its container, where it has one of its own.
     pub network: Option<Arc<LocalNetwork>>,
 }
@@ -109,6 +165,42 @@ pub struct ImageConfig {
     pub working_dir: String,
     /// What asks it to end, as signal(7) names it; SIGTERM when absent.
     pub stop_signal: Option<String>,
+}
+
+/// Devices of the agent's machine, and what makes them of use to a task; as the Container Device
+/// Interface describes it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocalDevices {
+    /// Added to the environment.
+    pub env: Vec<(String, String)>,
+    /// Nodes under `/dev`.
+    pub nodes: Vec<DeviceNode>,
+    /// Files and folders of the machine, which cannot be written to.
+    pub mounts: Vec<DeviceMount>,
+}
+
+/// A device node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceNode {
+    /// Its path in the task.
+    pub path: String,
+    /// Its path on the machine.
+    pub host_path: String,
+    /// Whether it is of blocks, and not of characters.
+    pub is_block: bool,
+    /// Its major number.
+    pub major: i64,
+    /// Its minor number.
+    pub minor: i64,
+}
+
+/// Something of the machine that a device needs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceMount {
+    /// Its path on the machine.
+    pub host_path: String,
+    /// Its path in the task.
+    pub path: String,
 }
 
 /// The network of a container, made by the agent.
@@ -180,4 +272,6 @@ pub struct TaskUpdate {
     pub exit_code: Option<i32>,
     /// What it used; at its end.
     pub usage: Option<TaskUsage>,
+    /// Its commands, where there are several or one was started again.
+    pub members: Vec<MemberStatus>,
 }

@@ -1,10 +1,13 @@
-//! Data connections, version 1: logs, and later files, exec and transfers.
+//! Data connections, version 1: output, files, commands beside tasks, ports.
 //!
-//! When a master wants bytes from an agent it sends
+//! When a master wants a data connection with an agent it sends
 //! [`OpenStream`](crate::wire::agent::MasterFrame::OpenStream); the agent dials
 //! `GET /v1/agents/streams/{stream}` (32 hexadecimal digits) with `Upgrade:
-//! tepui-stream/1` and writes [`StreamFrame`]s until `End`. TCP's window is the
+//! tepui-stream/1` and writes [`StreamFrame`]s until `End`, `Exited` or `Failed`. TCP's window is the
 //! flow control: one slow reader never holds up another stream.
+//!
+//! What goes both ways ([`StreamRequest::Exec`], `Attach`, `Forward`) the caller opens in the same
+//! way, at the master, and writes [`ClientFrame`]s; the master passes bytes on and reads none of them.
 
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +28,14 @@ pub const MAX_CHUNK: usize = 64 * 1024;
 pub enum StreamRequest {
     /// A task's output.
     Logs(LogRequest),
+    /// Something of a task's sandbox.
+    Files(FileRequest),
+    /// A command beside a task.
+    Exec(ExecRequest),
+    /// A task's own input and, with a terminal, its output.
+    Attach(AttachRequest),
+    /// A port of a task.
+    Forward(ForwardRequest),
 }
 
 /// Which part of a task's output.
@@ -32,12 +43,83 @@ pub enum StreamRequest {
 pub struct LogRequest {
     /// Whose.
     pub task: TaskId,
+    /// Which of its commands; the task's own when absent.
+    pub member: Option<String>,
     /// Which of the two.
     pub output: Output,
     /// Bytes to skip from the start; from the end when negative.
     pub offset: i64,
     /// Whether to go on until the task has ended and all of it was sent.
     pub follow: bool,
+}
+
+/// Something of a task's sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileRequest {
+    /// Whose.
+    pub task: TaskId,
+    /// Below the sandbox; the sandbox itself when empty. Links that lead out of it are not followed.
+    pub path: String,
+    /// As what.
+    pub form: FileForm,
+}
+
+/// As what something of a sandbox is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FileForm {
+    /// A folder's entries, as the JSON of a [`FileList`](crate::api::file::FileList).
+    List,
+    /// A file's bytes.
+    Bytes {
+        /// How many to skip.
+        offset: u64,
+        /// How many at most.
+        limit: Option<u64>,
+    },
+    /// A file or a folder with all that is in it, as a tar archive.
+    Tar,
+}
+
+/// A command beside a task.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecRequest {
+    /// Beside which.
+    pub task: TaskId,
+    /// Beside which of its commands; the task's own when absent.
+    pub member: Option<String>,
+    /// The program and its arguments.
+    pub argv: Vec<String>,
+    /// Added to the task's environment.
+    pub env: Vec<(String, String)>,
+    /// A terminal of this size; pipes when absent.
+    pub terminal: Option<TerminalSize>,
+}
+
+/// A task's own input.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachRequest {
+    /// Whose.
+    pub task: TaskId,
+    /// The size of the caller's terminal.
+    pub terminal: Option<TerminalSize>,
+}
+
+/// A port of a task.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForwardRequest {
+    /// Whose.
+    pub task: TaskId,
+    /// Which, as the task itself sees it.
+    pub port: u16,
+}
+
+/// The window of a terminal, in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TerminalSize {
+    /// How wide.
+    pub columns: u16,
+    /// How high.
+    pub rows: u16,
 }
 
 /// A standard stream of a task.
@@ -52,7 +134,7 @@ pub enum Output {
 }
 
 impl Output {
-    /// The file's name in the sandbox.
+    /// The file's name beside the sandbox.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Stdout => "stdout",
@@ -70,4 +152,22 @@ pub enum StreamFrame {
     End,
     /// It broke off.
     Failed(Reason),
+    /// The next bytes of a standard error, at most [`MAX_CHUNK`].
+    ErrorData(Vec<u8>),
+    /// That was all, and the command's end was this: what exit(3) was called with, or 128 and the
+    /// number of the signal.
+    Exited(i32),
+    /// What was asked for is there; first of what goes both ways.
+    Opened,
+}
+
+/// From who opened a data connection that goes both ways.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ClientFrame {
+    /// The next bytes, at most [`MAX_CHUNK`].
+    Data(Vec<u8>),
+    /// There will be no more.
+    End,
+    /// The terminal has another size.
+    Resize(TerminalSize),
 }

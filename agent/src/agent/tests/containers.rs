@@ -18,7 +18,7 @@ fn prepared() -> Prepared {
             layers: vec!["/layer".into()],
             config: Default::default(),
         })),
-        network: None,
+        ..Prepared::default()
     }
 }
 

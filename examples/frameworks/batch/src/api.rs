@@ -301,6 +301,7 @@ fn check(body: &JobRequest, user: &str) -> Result<TaskSpec, Response> {
         priority: body.priority,
         time_limit_ms: body.time_limit_ms,
         checks: body.checks.clone(),
+        fetch: body.fetch.clone(),
     };
     spec.validate().map_err(invalid)?;
     Ok(spec)

@@ -247,6 +247,7 @@ fn mounts(plan: &Plan<'_>, files: &[EtcFile]) -> Result<Vec<Mount>, OciSpecError
                     &["nosuid", "nodev", "mode=1777", &size],
                 )?
             }
+            MountSource::Sandbox(_) | MountSource::Secret(_) | MountSource::Image(_) => continue,
         });
     }
     Ok(mounts)

@@ -1,5 +1,6 @@
 //! An executor as its agent sees it, and the image that containers of the benchmark have.
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -119,6 +120,9 @@ impl Executor {
             stdin: None,
             cgroup: Some(format!("{}/task", self.group)),
             image: image.map(|image| image.0.clone()),
+            images: BTreeMap::new(),
+            secrets: BTreeMap::new(),
+            devices: None,
             network: None,
         };
         protocol::write_frame(&mut self.stream, &ToExecutor::Launch(Box::new(launch)))?;
