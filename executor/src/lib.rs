@@ -9,6 +9,7 @@
 
 pub mod cgroup;
 pub mod confinement;
+pub mod descriptors;
 pub mod environment;
 pub mod exits;
 pub mod identity;

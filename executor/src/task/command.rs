@@ -18,6 +18,7 @@ use tepui_types::task::reason;
 use tepui_types::wire::executor::VolumeFolder;
 use tepui_types::{Bytes, Reason};
 
+use crate::beside::Stdio;
 use crate::lookup;
 use crate::outputs::Outputs;
 use crate::process::{Newborn, Program, StartError, c_strings};
@@ -38,6 +39,7 @@ pub struct Prepared<'a> {
 }
 
 /// Where commands of a task run, on the machine as it is.
+#[derive(Clone)]
 pub struct Scene {
     env: BTreeMap<String, String>,
     sandbox: PathBuf,
@@ -63,16 +65,28 @@ impl Scene {
         }
     }
 
-    /// Starts a command in that process, with nothing to read and nowhere to write.
-    pub fn run(&self, argv: &[String], newborn: Newborn) -> Result<Pid, Reason> {
-        let nothing = nothing()?;
-        self.start(argv, [nothing, nothing, nothing], newborn)
+    /// Starts a command in that process, beside the task.
+    pub fn run(
+        &self,
+        argv: &[String],
+        env: &[(String, String)],
+        stdio: Stdio,
+        newborn: Newborn,
+    ) -> Result<Pid, Reason> {
+        let has_terminal = stdio.is_terminal();
+        let stdio = stdio.into_three();
+        let stdio = stdio.map_err(|error| executor_failed(format!("its output: {error}")))?;
+        let stdio = stdio.each_ref().map(AsFd::as_fd);
+        let mut scene = self.clone();
+        scene.env.extend(env.iter().cloned());
+        scene.start(argv, stdio, has_terminal, newborn)
     }
 
     fn start(
         &self,
         argv: &[String],
         stdio: [BorrowedFd<'_>; 3],
+        has_terminal: bool,
         newborn: Newborn,
     ) -> Result<Pid, Reason> {
         let name = argv.first().map_or("", String::as_str);
@@ -83,7 +97,8 @@ impl Scene {
             "the agent's machine",
         );
         let path = path.map_err(command_failed)?;
-        let program = self.program(argv, &path, stdio).map_err(|_| {
+        let program = self.program(argv, &path, stdio, has_terminal);
+        let program = program.map_err(|_| {
             command_failed(
                 "a NUL is in its arguments or its environment, which no program takes".into(),
             )
@@ -103,6 +118,7 @@ impl Scene {
         argv: &[String],
         path: &Path,
         stdio: [BorrowedFd<'a>; 3],
+        has_terminal: bool,
     ) -> Result<Program<'a>, NulError> {
         let text = |path: &Path| CString::new(path.as_os_str().as_bytes());
         let variables = self
@@ -116,6 +132,7 @@ impl Scene {
             dir: text(&self.sandbox)?,
             stdio,
             dies_with_executor: self.dies_with_executor,
+            has_terminal,
         })
     }
 }
@@ -129,7 +146,7 @@ impl Prepared<'_> {
             executor_failed(format!("the sandbox {sandbox} could not be made: {error}"))
         })?;
         let stdio = [nothing()?, stdout.as_fd(), stderr.as_fd()];
-        let pid = self.scene.start(self.argv, stdio, newborn)?;
+        let pid = self.scene.start(self.argv, stdio, false, newborn)?;
         Ok((pid, outputs))
     }
 

@@ -55,6 +55,8 @@ pub struct Program<'a> {
     pub stdio: [BorrowedFd<'a>; 3],
     /// It ends with this process: without a cgroup nobody could find it afterwards.
     pub dies_with_executor: bool,
+    /// Whether its standard input is a terminal, which is to control it.
+    pub has_terminal: bool,
 }
 
 /// Why there is no process.
@@ -97,6 +99,21 @@ pub fn begin_anew() -> io::Result<()> {
         let _ = std::fs::write("/proc/self/oom_score_adj", "0");
     }
     Ok(SigSet::empty().thread_set_mask()?)
+}
+
+/// Makes the terminal that is this process's standard input the controlling one of its session, which
+/// is made if it leads none.
+///
+/// # Errors
+/// When the kernel refuses: another session has the terminal.
+pub fn take_terminal() -> io::Result<()> {
+    // Who leads a session already is refused another.
+    let _ = rustix::process::setsid();
+    // SAFETY: it takes a number, and nothing of this process's memory.
+    match unsafe { libc::ioctl(libc::STDIN_FILENO, libc::TIOCSCTTY, 0) } {
+        0.. => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 impl Newborn {
@@ -166,6 +183,7 @@ impl Newborn {
             dir: program.dir.as_ptr(),
             stdio: program.stdio.map(|fd| fd.as_raw_fd()),
             dies_with_executor: program.dies_with_executor,
+            has_terminal: program.has_terminal,
         };
         let shared = self.shared();
         // SAFETY: the other process reads it only once `is_told` is set.
@@ -256,6 +274,7 @@ struct Told {
     dir: *const c_char,
     stdio: [RawFd; 3],
     dies_with_executor: bool,
+    has_terminal: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -333,6 +352,10 @@ impl Told {
                     libc::dup2(*source, target as RawFd),
                     "set up its input and output",
                 )?;
+            }
+            if self.has_terminal {
+                let controlled = libc::ioctl(libc::STDIN_FILENO, libc::TIOCSCTTY, 0);
+                check(controlled, "have its terminal")?;
             }
             check(libc::chdir(self.dir), "enter its sandbox")?;
             if !self.dies_with_executor {

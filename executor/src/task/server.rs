@@ -25,7 +25,7 @@ use tepui_types::wire::executor::{
 };
 use tepui_types::{Reason, TaskId, TaskState};
 
-use crate::beside::Beside;
+use crate::beside::{Beside, Stdio};
 use crate::connection::Connection;
 use crate::group::TaskGroup;
 use crate::outputs::Outputs;
@@ -388,6 +388,7 @@ impl Server {
                 }
             }
             ToExecutor::Run(run) => self.on_run(&run),
+            ToExecutor::Abandon(id) => self.beside.abandon(id),
             ToExecutor::Input { .. } | ToExecutor::Resize { .. } => {}
             ToExecutor::Forget(task) => {
                 self.ended.remove(&task);
@@ -427,11 +428,13 @@ impl Server {
 
     fn on_run(&mut self, run: &RunBeside) {
         let running = self.task.as_ref().filter(|known| *known.id() == run.task);
+        let files = self.agent.as_mut();
+        let files = files.map(|agent| agent.take_files(run.io.descriptors()));
         let started = match running {
-            Some(running) => self
-                .beside
-                .has_room()
-                .and_then(|()| running.run(&run.argv, &self.startup)),
+            Some(running) => self.beside.has_room().and_then(|()| {
+                let stdio = Stdio::of(run.io, files.unwrap_or_default())?;
+                running.run(run, stdio, &self.startup)
+            }),
             None => Err("the task does not run".into()),
         };
         let timeout = run.timeout_ms.map(Duration::from_millis);

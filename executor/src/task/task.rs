@@ -17,9 +17,10 @@ use tepui_executor::log;
 use tepui_executor::startup::Startup;
 use tepui_types::container::Container;
 use tepui_types::task::{CommandWorkload, Workload, reason};
-use tepui_types::wire::executor::{ExecutorLaunch, TaskUpdate};
+use tepui_types::wire::executor::{ExecutorLaunch, RunBeside, TaskUpdate};
 use tepui_types::{Reason, TaskId, TaskState};
 
+use crate::beside::Stdio;
 use crate::command::{Prepared, Scene};
 use crate::group::TaskGroup;
 use crate::outputs::Outputs;
@@ -163,10 +164,7 @@ impl Task {
         };
         let (child, outputs) = prepared.start(newborn)?;
         self.outputs = Some(outputs);
-        // Most tasks are never looked at, and those need not remember.
-        if task.spec.checks.is_some() {
-            self.place = Place::Machine(scene);
-        }
+        self.place = Place::Machine(scene);
         Ok(child)
     }
 
@@ -196,22 +194,23 @@ impl Task {
         Ok(running.init)
     }
 
-    /// Starts a command beside it, which reads nothing and whose output is thrown away.
-    pub fn run(&self, argv: &[String], startup: &Startup) -> Result<Pid, String> {
+    /// Starts a command beside it.
+    pub fn run(&self, run: &RunBeside, stdio: Stdio, startup: &Startup) -> Result<Pid, String> {
         if !matches!(self.phase, Phase::Running { .. }) {
             return Err("the task is ending".into());
         }
         match &self.place {
-            Place::Container => runtime::run(startup, argv),
+            Place::Container => runtime::run(startup, run, stdio),
             Place::Machine(scene) => {
                 let newborn = match &self.group {
                     Some(group) => group.newborn(),
                     None => Newborn::make(&[]),
                 };
                 let newborn = newborn.map_err(|error| error.to_string())?;
-                scene.run(argv, newborn).map_err(|reason| reason.message)
+                let started = scene.run(&run.argv, &run.env, stdio, newborn);
+                started.map_err(|reason| reason.message)
             }
-            Place::Nowhere => Err("the task was started without checks".into()),
+            Place::Nowhere => Err("the task does not run".into()),
         }
     }
 

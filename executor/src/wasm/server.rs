@@ -222,7 +222,10 @@ impl Server {
                 }
             }
             // Nothing runs beside a program here, and no specification that asks for it is taken.
-            ToExecutor::Run(_) | ToExecutor::Input { .. } | ToExecutor::Resize { .. } => {}
+            ToExecutor::Run(_)
+            | ToExecutor::Abandon(_)
+            | ToExecutor::Input { .. }
+            | ToExecutor::Resize { .. } => {}
             ToExecutor::Retire => self.retiring = true,
         }
     }

@@ -19,7 +19,7 @@ const TOOLS: [&str; 12] = [
 ];
 
 /// An image of two layers below `dir`: the shell and users, then what the second adds.
-fn image(dir: &Path, config: ImageConfig) -> LocalImage {
+pub fn image(dir: &Path, config: ImageConfig) -> LocalImage {
     let layers = ["base", "top"].map(|name| dir.join(name));
     for folder in ["base/bin", "base/etc", "base/lost", "top/etc", "top/srv"] {
         fs::create_dir_all(dir.join(folder)).unwrap();
@@ -70,7 +70,7 @@ fn finished(executor: &Executor, end: &TaskUpdate) {
     assert_eq!(end.state, TaskState::Finished, "{:?} {errors}", end.reason);
 }
 
-const IMAGE: &str = r#"{"image": "test"}"#;
+pub const IMAGE: &str = r#"{"image": "test"}"#;
 
 #[test]
 fn an_image_is_all_that_its_container_sees() {
@@ -217,7 +217,7 @@ fn a_container_has_no_power_over_its_machine() {
     }
 }
 
-fn runtimes() -> Vec<Runtime> {
+pub fn runtimes() -> Vec<Runtime> {
     let mut runtimes = vec![Runtime::BuiltIn];
     // Debian's runc, where it is installed.
     let runc = Path::new("/usr/sbin/runc");

@@ -16,7 +16,6 @@ use tepui_executor::privileges::Privileges;
 use tepui_executor::runtime::Runtime;
 use tepui_executor::spawn::{Spawn, connect, spawn};
 use tepui_executor::{cgroup, identity, protocol};
-use tepui_types::check::Checks;
 use tepui_types::resources::PortRanges;
 use tepui_types::task::{CommandWorkload, TaskSpec, WasmWorkload, Workload};
 use tepui_types::wire::agent::TaskLaunch;
@@ -400,7 +399,6 @@ pub struct Builder {
     array_index: Option<u32>,
     stdin: Option<String>,
     image: Option<Arc<LocalImage>>,
-    checks: Option<Box<Checks>>,
     volumes: Vec<VolumeFolder>,
 }
 
@@ -439,7 +437,6 @@ impl Builder {
             array_index: None,
             stdin: None,
             image: None,
-            checks: None,
             volumes: Vec::new(),
         }
     }
@@ -451,13 +448,6 @@ impl Builder {
         if let Workload::Command(workload) = &mut self.workload {
             workload.container = Some(Box::new(container));
         }
-        self
-    }
-
-    /// With a check, so that commands can run beside it.
-    pub fn checked(mut self) -> Self {
-        let check = r#"{"health": {"probe": {"command": {"argv": ["true"]}}}}"#;
-        self.checks = Some(serde_json::from_str(check).unwrap());
         self
     }
 
@@ -555,7 +545,7 @@ impl Builder {
     fn launch(self) -> TaskLaunch {
         let spec = TaskSpec {
             kill_grace_ms: 100,
-            checks: self.checks,
+            checks: None,
             ..TaskSpec::new(self.workload)
         };
         TaskLaunch {

@@ -8,6 +8,7 @@
     reason = "the processes under test live in real time"
 )]
 
+mod beside;
 mod containers;
 mod env;
 mod guests;

@@ -276,7 +276,7 @@ fn an_executor_runs_one_task_after_another_and_keeps_their_ends() {
 fn commands_beside_a_task_share_its_sandbox_and_end_with_it() {
     let mut executor = Executor::native();
     let script = "echo here > mark; while true; do sleep 0.05; done";
-    executor.launch(Builder::script("a", script).checked());
+    executor.launch(Builder::script("a", script));
     assert_eq!(executor.update().state, TaskState::Running);
     let mark = executor.task_dir("a").join("sandbox/mark");
     eventually("the task has begun", || mark.exists());

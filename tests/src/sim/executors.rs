@@ -57,6 +57,7 @@ impl World {
             // No task of the simulation is checked.
             ToExecutor::Attach { .. }
             | ToExecutor::Run(_)
+            | ToExecutor::Abandon(_)
             | ToExecutor::Input { .. }
             | ToExecutor::Resize { .. } => {}
             ToExecutor::Launch(launch) => {

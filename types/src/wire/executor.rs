@@ -49,6 +49,8 @@ pub enum ToExecutor {
     /// [`FromExecutor::Ran`]. With `io` that is not nothing, the descriptors that it has come with
     /// the frame (unix(7), `SCM_RIGHTS`).
     Run(RunBeside),
+    /// End the command of this id, if it runs: nobody waits for it any more.
+    Abandon(u64),
     /// Write this to the standard input of a task that keeps it open; all of it is written, or the
     /// rest is thrown away when the task does not read.
     Input {

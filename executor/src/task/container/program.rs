@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tepui_types::wire::executor::RunBeside;
 
 use crate::runtime::{ID, STATE};
 
@@ -39,13 +40,17 @@ impl Program<'_> {
         Ok(pid)
     }
 
-    /// Starts a command in the container.
-    pub fn run(&self, argv: &[String]) -> Result<Pid, String> {
+    /// Starts a command in the container. A terminal does not control it: that is one which the
+    /// runtime has made itself.
+    pub fn run(&self, run: &RunBeside, stdio: [OwnedFd; 3]) -> Result<Pid, String> {
         let pid_file = self.dir.join("pid-beside");
         let mut exec = self.verb("exec");
         exec.arg("--detach").arg("--pid-file").arg(&pid_file);
-        exec.arg(ID).args(argv);
-        call(exec, self.log(), self.nothing()?)?;
+        for (name, value) in &run.env {
+            exec.arg("--env").arg(format!("{name}={value}"));
+        }
+        exec.arg(ID).args(&run.argv);
+        call(exec, self.log(), stdio)?;
         read_pid(&pid_file)
     }
 

@@ -22,7 +22,9 @@ use tepui_executor::runtime::Runtime;
 use tepui_executor::startup::Startup;
 use tepui_types::Reason;
 use tepui_types::task::reason;
+use tepui_types::wire::executor::RunBeside;
 
+use crate::beside::Stdio;
 use crate::program::Program;
 use crate::{command, lookup, process};
 
@@ -73,6 +75,7 @@ fn built_in(
     let entry = Entry {
         privileges,
         complain: complain.as_raw_fd(),
+        has_terminal: false,
     };
     let builder = ContainerBuilder::new(ID.to_owned(), SyscallType::default())
         .with_root_path(dir.join(STATE))
@@ -111,33 +114,43 @@ pub fn nothing() -> Result<OwnedFd, Reason> {
     nothing.map_err(|error| Reason::new(reason::EXECUTOR_FAILED, format!("/dev/null: {error}")))
 }
 
-/// Starts a command in the container that runs, with nothing to read and nowhere to write; a child
-/// of this process.
-pub fn run(startup: &Startup, argv: &[String]) -> Result<Pid, String> {
+/// Starts a command in the container that runs; a child of this process.
+pub fn run(startup: &Startup, run: &RunBeside, stdio: Stdio) -> Result<Pid, String> {
+    let has_terminal = stdio.is_terminal();
+    let stdio = stdio.into_three();
+    let stdio = stdio.map_err(|error| format!("its output: {error}"))?;
     match &startup.runtime {
-        Runtime::BuiltIn => run_by_built_in(startup, argv),
+        Runtime::BuiltIn => run_by_built_in(startup, run, stdio, has_terminal),
         Runtime::Program(path) => {
             let dir = &startup.dir;
-            Program { path, dir }.run(argv)
+            Program { path, dir }.run(run, stdio)
         }
     }
 }
 
-fn run_by_built_in(startup: &Startup, argv: &[String]) -> Result<Pid, String> {
+fn run_by_built_in(
+    startup: &Startup,
+    run: &RunBeside,
+    [stdin, stdout, stderr]: [OwnedFd; 3],
+    has_terminal: bool,
+) -> Result<Pid, String> {
     let (complaints, complain) = io::pipe().map_err(|error| error.to_string())?;
     let entry = Entry {
         privileges: startup.privileges,
         complain: complain.as_raw_fd(),
+        has_terminal,
     };
-    let stdio = || nothing().map_err(|reason| reason.message);
     let builder = ContainerBuilder::new(ID.to_owned(), SyscallType::default())
         .with_root_path(startup.dir.join(STATE))
         .map_err(|error| chain(&error))?
         .with_executor(entry)
-        .with_stdin(stdio()?)
-        .with_stdout(stdio()?)
-        .with_stderr(stdio()?);
-    let builder = builder.as_tenant().with_container_args(argv.to_vec());
+        .with_stdin(stdin)
+        .with_stdout(stdout)
+        .with_stderr(stderr);
+    let builder = builder
+        .as_tenant()
+        .with_container_args(run.argv.clone())
+        .with_env(run.env.iter().cloned().collect());
     let started = builder.with_detach(true).build();
     drop(complain);
     if let Some(complaint) = read_complaint(complaints)
@@ -181,6 +194,8 @@ struct Entry {
     privileges: Privileges,
     /// A pipe that is closed by execve(2).
     complain: std::os::fd::RawFd,
+    /// Whether its standard input is a terminal, which is to control it.
+    has_terminal: bool,
 }
 
 impl Entry {
@@ -240,6 +255,9 @@ impl Entry {
     fn execute(&self, spec: &Spec) -> Result<std::convert::Infallible, String> {
         let (path, args, env) = Self::program(spec)?;
         process::begin_anew().map_err(|error| format!("its signals: {error}"))?;
+        if self.has_terminal {
+            process::take_terminal().map_err(|error| format!("its terminal: {error}"))?;
+        }
         if self.privileges == Privileges::Confined {
             confinement::confine().map_err(|error| chain(&error))?;
         }

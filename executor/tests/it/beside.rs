@@ -1,0 +1,154 @@
+//! Commands beside a task that read and write: by pipes and by a terminal.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use nix::pty::openpty;
+use tempfile::TempDir;
+use tepui_executor::runtime::Runtime;
+use tepui_executor::{descriptors, protocol};
+use tepui_types::TaskState;
+use tepui_types::wire::executor::{ImageConfig, RunBeside, RunIo, ToExecutor};
+
+use crate::containers::{IMAGE, image, runtimes};
+use crate::env::{Builder, Executor, task};
+
+/// A task that runs, on the machine as it is or in a container.
+struct Host {
+    executor: Executor,
+    /// The layers of its image.
+    _image: Option<TempDir>,
+    /// Whether a terminal controls what runs beside it.
+    has_job_control: bool,
+}
+
+/// One of each kind.
+fn hosts() -> Vec<Host> {
+    let mut hosts = vec![host(Executor::native(), None, true)];
+    for runtime in runtimes() {
+        let is_built_in = runtime == Runtime::BuiltIn;
+        if let Some(executor) = Executor::container(runtime) {
+            let dir = tempfile::tempdir().unwrap();
+            hosts.push(host(executor, Some(dir), is_built_in));
+        }
+    }
+    hosts
+}
+
+fn host(mut executor: Executor, dir: Option<TempDir>, has_job_control: bool) -> Host {
+    let mut builder = Builder::script("task", "while true; do sleep 0.05; done");
+    if let Some(dir) = &dir {
+        let image = image(dir.path(), ImageConfig::default());
+        builder = builder.container(IMAGE).image(image);
+    }
+    executor.launch(builder);
+    assert_eq!(executor.update().state, TaskState::Running);
+    Host {
+        executor,
+        _image: dir,
+        has_job_control,
+    }
+}
+
+impl Host {
+    fn end(mut self) {
+        self.executor.kill("task", 0);
+        assert_eq!(self.executor.end("task").state, TaskState::Killed);
+    }
+}
+
+fn run(executor: &mut Executor, id: u64, argv: &[&str], io: RunIo, files: &[BorrowedFd<'_>]) {
+    let run = ToExecutor::Run(RunBeside {
+        id,
+        task: task("task"),
+        member: None,
+        argv: argv.iter().map(|word| (*word).to_owned()).collect(),
+        env: vec![("ADDED".into(), "yes".into())],
+        timeout_ms: None,
+        io,
+    });
+    let frame = protocol::encode(&run).unwrap();
+    let mut connection = executor.connection();
+    let sent = descriptors::send(connection.as_fd(), &frame, files).unwrap();
+    connection.write_all(&frame[sent..]).unwrap();
+}
+
+#[test]
+fn a_command_beside_a_task_reads_and_writes_by_pipes() {
+    for mut host in hosts() {
+        let executor = &mut host.executor;
+        let (stdin, mut to) = io::pipe().unwrap();
+        let (mut out, stdout) = io::pipe().unwrap();
+        let (mut err, stderr) = io::pipe().unwrap();
+        let script = "cat; echo $ADDED >&2; exit 3";
+        let files = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
+        run(executor, 1, &["sh", "-c", script], RunIo::Pipes, &files);
+        to.write_all(b"through").unwrap();
+        assert_eq!(text_of(&mut out, 7), "through");
+        drop((to, stdin, stdout, stderr));
+        assert_eq!(executor.ran(1), Ok(3));
+        let mut said = String::new();
+        err.read_to_string(&mut said).unwrap();
+        assert_eq!(said, "yes\n");
+        host.end();
+    }
+}
+
+#[test]
+fn a_command_beside_a_task_is_controlled_by_its_terminal() {
+    for mut host in hosts() {
+        let executor = &mut host.executor;
+        let pty = openpty(None, None).unwrap();
+        let script = "test -t 0 && test -t 2 && echo begun && exec sleep 1000";
+        let files = [pty.slave.as_fd()];
+        run(executor, 1, &["sh", "-c", script], RunIo::Terminal, &files);
+        drop(pty.slave);
+        let mut terminal = File::from(pty.master);
+        assert_eq!(text_of(&mut terminal, 7), "begun\r\n");
+        if host.has_job_control {
+            // Ctrl-C.
+            terminal.write_all(b"\x03").unwrap();
+            assert_eq!(executor.ran(1), Ok(130));
+        } else {
+            executor.send(&ToExecutor::Abandon(1));
+            assert_eq!(executor.ran(1), Ok(137));
+        }
+        host.end();
+    }
+}
+
+#[test]
+fn a_command_that_nobody_waits_for_is_ended_and_the_task_goes_on() {
+    for mut host in hosts() {
+        let executor = &mut host.executor;
+        let (stdin, to) = io::pipe().unwrap();
+        let (mut out, stdout) = io::pipe().unwrap();
+        let files = [stdin.as_fd(), stdout.as_fd(), stdout.as_fd()];
+        let script = "echo begun; sleep 1000";
+        run(executor, 1, &["sh", "-c", script], RunIo::Pipes, &files);
+        assert_eq!(text_of(&mut out, 6), "begun\n");
+        executor.send(&ToExecutor::Abandon(1));
+        assert_eq!(executor.ran(1), Ok(137));
+        drop((to, stdout));
+        executor.run_beside(2, "task", &["sh", "-c", ":"], 60_000);
+        assert_eq!(executor.ran(2), Ok(0));
+        host.end();
+    }
+}
+
+#[test]
+fn a_command_whose_files_did_not_come_is_refused() {
+    let mut host = host(Executor::native(), None, true);
+    let executor = &mut host.executor;
+    run(executor, 1, &["true"], RunIo::Pipes, &[]);
+    let why = executor.ran(1).unwrap_err();
+    assert!(why.contains("did not come"), "{why}");
+    host.end();
+}
+
+fn text_of(from: &mut impl Read, count: usize) -> String {
+    let mut bytes = vec![0; count];
+    from.read_exact(&mut bytes).unwrap();
+    String::from_utf8(bytes).unwrap()
+}
