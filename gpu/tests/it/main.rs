@@ -4,3 +4,9 @@
 mod machines;
 // What is found and lent.
 mod detection;
+// Descriptions as vendors write them.
+mod cdi;
+// Descriptions that are wrong, or mean harm.
+mod hostile;
+// What holds of any description.
+mod properties;
