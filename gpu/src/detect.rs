@@ -1,19 +1,37 @@
-//! From what NVIDIA's library says to an inventory.
+//! From what drivers say to an inventory.
 //!
 //! Pure apart from the library itself. Whatever one device does, the others are found; nothing that
 //! is said twice or has no usable name gets in.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use crate::amd::detect_amd;
 use crate::gpu::{FaultyGpu, Gpu, GpuVendor, Inventory, MigInstance};
-use crate::nvidia::{DeviceReading, MigReading, NvidiaFault, NvidiaLibrary};
+use crate::nvidia::{DeviceReading, MigReading, NvidiaLibrary};
+use crate::nvml::Nvml;
 
 /// The most devices that are asked for: no machine has as many, and a library that says more is
 /// broken.
 pub const MAX_GPUS: u32 = 256;
 /// The most bytes of an id. A UUID with its prefix has 40; instances of older drivers have 52.
 const MAX_ID: usize = 96;
+
+/// All of this machine's devices, those of NVIDIA first. Blocks as long as drivers do.
+pub fn detect() -> Inventory {
+    let mut found = match Nvml::open() {
+        Ok(Some(library)) => detect_nvidia(&library),
+        Ok(None) => Inventory::default(),
+        Err(fault) => Inventory {
+            faulty: vec![faulty(0, fault.to_string())],
+            ..Inventory::default()
+        },
+    };
+    let amd = detect_amd(Path::new("/sys"));
+    found.gpus.extend(amd.gpus);
+    found.faulty.extend(amd.faulty);
+    found
+}
 
 /// All that NVIDIA's library knows of. A library that answers nothing is one fault.
 pub fn detect_nvidia(library: &impl NvidiaLibrary) -> Inventory {
@@ -31,16 +49,12 @@ pub fn detect_nvidia(library: &impl NvidiaLibrary) -> Inventory {
     }
     let mut ids = BTreeSet::new();
     for index in 0..count {
-        match library.device(index).map_err(|fault| why(&fault)) {
-            Ok(reading) => add(&mut found, &mut ids, index, reading),
-            Err(why) => found.faulty.push(faulty(index, why)),
+        match library.device(index) {
+            Ok(reading) => add(&mut found, &mut ids, index, &reading),
+            Err(fault) => found.faulty.push(faulty(index, fault.to_string())),
         }
     }
     found
-}
-
-fn why(fault: &NvidiaFault) -> String {
-    fault.to_string()
 }
 
 fn faulty(index: u32, why: String) -> FaultyGpu {
@@ -51,9 +65,9 @@ fn faulty(index: u32, why: String) -> FaultyGpu {
     }
 }
 
-fn add(found: &mut Inventory, ids: &mut BTreeSet<String>, index: u32, reading: DeviceReading) {
+fn add(found: &mut Inventory, ids: &mut BTreeSet<String>, index: u32, reading: &DeviceReading) {
     let gpus = match &reading.instances {
-        None => vec![whole(index, &reading)],
+        None => vec![whole(index, reading)],
         Some(instances) if instances.is_empty() => {
             let why = "it is to be cut into instances, and has none: make some with `nvidia-smi \
                        mig -cgi … -C`, or take MIG mode back with `nvidia-smi -mig 0`";
@@ -63,7 +77,7 @@ fn add(found: &mut Inventory, ids: &mut BTreeSet<String>, index: u32, reading: D
         Some(instances) => {
             let instances = instances.iter();
             instances
-                .map(|instance| part(index, &reading, instance))
+                .map(|instance| part(index, reading, instance))
                 .collect()
         }
     };

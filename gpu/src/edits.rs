@@ -25,6 +25,8 @@ pub struct ContainerEdits {
     pub hooks: Vec<Hook>,
     /// Groups that the container's process is in as well.
     pub additional_gids: Vec<u32>,
+    /// Whether it has to share the machine's IPC namespace, as clients of a shared device do.
+    pub share_ipc: bool,
 }
 
 /// What a node leads to.
@@ -168,6 +170,7 @@ pub struct Hook {
 impl ContainerEdits {
     /// `other` after these: at a place that both name, `other` counts.
     pub fn append(&mut self, other: Self) {
+        self.share_ipc |= other.share_ipc;
         for (name, value) in other.env {
             self.set(&name, value);
         }

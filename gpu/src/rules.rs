@@ -1,8 +1,8 @@
 //! What a cgroup says of devices.
 //!
 //! A container is denied everything first, so it needs rules that allow. A native task may open
-//! whatever its user may, so it needs rules that deny it the devices of others: those come first,
-//! for a node that it shares with them must stay open.
+//! whatever its user may, so it needs rules that deny it the devices of others; none names a node
+//! that it shares with them. So no list of rules depends on its order.
 
 use std::fmt;
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use tepui_gpu::{NvidiaFault, Nvml, detect_nvidia};
+use tepui_gpu::{DriverFiles, NvidiaFault, Nvml, detect, detect_nvidia};
 use tepui_types::{Bytes, Resources};
 
 use crate::machines::{self, A100, H100, MIG};
@@ -127,5 +127,11 @@ fn a_machine_without_a_driver_is_an_ordinary_one() {
         assert!(found.gpus.len() + found.faulty.len() > 0);
     } else {
         assert!(matches!(opened, Ok(None)), "{:?}", opened.err());
+        let found = detect();
+        assert!(
+            found.nvidia.is_none() && found.faulty.is_empty(),
+            "{found:?}"
+        );
+        assert!(DriverFiles::read().libraries.is_empty());
     }
 }

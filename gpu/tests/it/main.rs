@@ -10,3 +10,7 @@ mod cdi;
 mod hostile;
 // What holds of any description.
 mod properties;
+// Devices brought to tasks.
+mod assign;
+// AMD's devices, in a tree like sysfs.
+mod amd;
