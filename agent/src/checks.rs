@@ -6,7 +6,6 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,12 +13,13 @@ use tepui_network::{Action, Event as CheckEvent, Place, ProbeId, Prober, TaskChe
 use tepui_types::check::{Checks, Probe};
 use tepui_types::task::reason;
 use tepui_types::wire::agent::TaskLaunch;
-use tepui_types::wire::executor::LocalNetwork;
+use tepui_types::wire::executor::{LocalNetwork, RunBeside, RunIo};
 use tepui_types::{Reason, TaskId, envelope};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use crate::beside::{Beside, Run};
 use crate::event_loop::Event;
 use crate::sandbox::Layout;
 use crate::uptime;
@@ -29,19 +29,6 @@ const VERSION: u8 = 1;
 /// Where nothing is due, it is looked again after so long.
 const IDLE: Duration = Duration::from_secs(3600);
 
-/// A command that a check wants to be run beside its task.
-#[derive(Debug)]
-pub struct Run {
-    /// Names it.
-    pub id: u64,
-    /// Beside which.
-    pub task: TaskId,
-    /// The program and its arguments.
-    pub argv: Vec<String>,
-    /// How long it may take.
-    pub timeout_ms: u64,
-}
-
 /// The checks of this agent's tasks.
 #[derive(Debug)]
 pub struct Checker {
@@ -49,21 +36,18 @@ pub struct Checker {
     layout: Layout,
     events: mpsc::Sender<Event>,
     jobs: Mutex<HashMap<TaskId, CancellationToken>>,
-    next_run: AtomicU64,
-    runs: Mutex<HashMap<u64, oneshot::Sender<Result<i32, String>>>>,
+    beside: Arc<Beside>,
 }
 
 impl Checker {
     /// One that checks nothing yet.
-    pub fn new(layout: Layout, events: mpsc::Sender<Event>) -> Arc<Self> {
+    pub fn new(layout: Layout, events: mpsc::Sender<Event>, beside: Arc<Beside>) -> Arc<Self> {
         Arc::new(Self {
             prober: Prober::default(),
             layout,
             events,
             jobs: Mutex::default(),
-            // What an earlier process asked for is answered to nobody.
-            next_run: AtomicU64::new(uptime::now_ms() << 16),
-            runs: Mutex::default(),
+            beside,
         })
     }
 
@@ -103,14 +87,6 @@ impl Checker {
         }
         // Most have none; it may be of an earlier process, of a task that ended while there was none.
         let _ = std::fs::remove_file(self.layout.checks_of(task));
-    }
-
-    /// A command has ended, or could not be run.
-    pub fn on_ran(&self, id: u64, result: Result<i32, String>) {
-        if let Some(waiting) = lock(&self.runs).remove(&id) {
-            // Whoever asked may have given up.
-            let _ = waiting.send(result);
-        }
     }
 
     /// Goes on until the task ends.
@@ -202,32 +178,17 @@ impl Checker {
     }
 
     async fn run(&self, task: TaskId, argv: Vec<String>, timeout_ms: u64) -> Result<i32, String> {
-        let id = self.next_run.fetch_add(1, Ordering::Relaxed);
-        let (answer, answered) = oneshot::channel();
-        lock(&self.runs).insert(id, answer);
-        let _forget = Forget { checker: self, id };
-        let run = Run {
-            id,
+        let command = RunBeside {
+            id: 0,
             task,
+            member: None,
             argv,
-            timeout_ms,
+            env: Vec::new(),
+            timeout_ms: Some(timeout_ms),
+            io: RunIo::Nothing,
         };
-        // The loop is gone only when the agent ends.
-        let _ = self.events.send(Event::RunWanted(run)).await;
-        let answer = answered.await;
-        answer.unwrap_or_else(|_| Err("the agent is ending".into()))
-    }
-}
-
-/// A command that is given up is answered to nobody.
-struct Forget<'a> {
-    checker: &'a Checker,
-    id: u64,
-}
-
-impl Drop for Forget<'_> {
-    fn drop(&mut self) {
-        lock(&self.checker.runs).remove(&self.id);
+        let files = Vec::new();
+        self.beside.run(Run { command, files }).await
     }
 }
 
@@ -260,7 +221,8 @@ fn checks_of(launch: &TaskLaunch) -> Result<Checks, String> {
     Ok(checks)
 }
 
-fn place(network: Option<&LocalNetwork>) -> Place {
+/// Where a task is reached.
+pub fn place(network: Option<&LocalNetwork>) -> Place {
     let Some(network) = network else {
         return Place::default();
     };

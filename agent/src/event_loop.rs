@@ -13,15 +13,17 @@ use tepui_folder::FolderError;
 use tepui_types::agent::AgentInfo;
 use tepui_types::check::CheckStatus;
 use tepui_types::wire::agent::{AgentFrame, Hello, MAX_BATCH, MasterFrame};
-use tepui_types::wire::stream::{LogRequest, StreamRequest};
+use tepui_types::wire::executor::ToExecutor;
+use tepui_types::wire::stream::StreamRequest;
 use tepui_types::{Digest, Reason, TaskId, task::reason};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::{Action, Agent, ExecutorId, Life, Prepared, Urgency};
+use crate::beside::{Beside, Run};
 use crate::checkpoint::Journal;
-use crate::checks::{Checker, Run};
+use crate::checks::Checker;
 use crate::containers::Containers;
 use crate::error::AgentError;
 use crate::executor::{ExecutorEvent, Supervisor};
@@ -30,7 +32,7 @@ use crate::identity::Identity;
 use crate::master::{Dialer, Session};
 use crate::metrics::Metrics;
 use crate::sandbox::Layout;
-use crate::streams::{self, MAX_STREAMS, StreamJob};
+use crate::streams::{self, MAX_STREAMS, Means, Speech, StreamJob, Subject};
 use crate::{contact, uptime};
 
 mod actions;
@@ -79,8 +81,12 @@ pub enum Event {
     Checked(TaskId, Vec<CheckStatus>),
     /// A task is to end, for it is not well.
     Unwell(TaskId, Reason),
-    /// A check wants a command to be run.
+    /// A command is to be run beside a task.
     RunWanted(Run),
+    /// Nobody waits for the command of this number any more.
+    Abandoned(ExecutorId, u64),
+    /// Someone speaks to a task's own input.
+    Spoken(Speech),
     /// Which tasks are not forgotten?
     HeldWanted(oneshot::Sender<HashSet<TaskId>>),
     /// Time has passed.
@@ -112,6 +118,8 @@ pub struct Parts {
     pub fetcher: Arc<Fetcher>,
     /// What its containers need.
     pub containers: Arc<Containers>,
+    /// Commands beside its tasks.
+    pub beside: Arc<Beside>,
     /// Its tasks' checks.
     pub checker: Arc<Checker>,
     /// Its way to the master.
@@ -235,6 +243,12 @@ impl EventLoop {
             Event::Checked(task, checks) => self.parts.agent.on_checked(&task, checks),
             Event::Unwell(task, why) => self.parts.agent.on_unwell(&mut self.out, task, why),
             Event::RunWanted(run) => self.on_run_wanted(run),
+            Event::Abandoned(executor, id) => {
+                self.parts
+                    .supervisor
+                    .send(executor, ToExecutor::Abandon(id));
+            }
+            Event::Spoken(speech) => self.on_speech(speech),
             Event::HeldWanted(answer) => {
                 drop(answer.send(self.parts.agent.held_tasks().cloned().collect()));
             }
@@ -396,24 +410,40 @@ impl EventLoop {
                 agent.on_attached(out, id, identity, tasks);
             }
             ExecutorEvent::Updates(updates) => agent.on_updates(out, id, updates),
-            ExecutorEvent::Ran(run, result) => self.parts.checker.on_ran(run, result),
-            ExecutorEvent::Detached => agent.on_detached(id),
-            ExecutorEvent::Lost(death) => agent.on_executor_lost(out, id, death),
+            ExecutorEvent::Ran(run, result) => self.parts.beside.on_ran(run, result),
+            ExecutorEvent::Detached => {
+                self.parts.beside.on_lost(id);
+                agent.on_detached(id);
+            }
+            ExecutorEvent::Lost(death) => {
+                self.parts.beside.on_lost(id);
+                agent.on_executor_lost(out, id, death);
+            }
             ExecutorEvent::Failed(reason) => agent.on_executor_failed(out, id, &reason),
         }
     }
 
     fn on_run_wanted(&mut self, run: Run) {
-        let Run {
-            id,
-            task,
-            argv,
-            timeout_ms,
-        } = run;
-        let agent = &self.parts.agent;
-        if !agent.run_beside(&mut self.out, &task, id, argv, timeout_ms) {
-            let why = "the task's executor does not answer";
-            self.parts.checker.on_ran(id, Err(why.into()));
+        let Run { command, files } = run;
+        let Some(executor) = self.parts.agent.executor_of(&command.task) else {
+            let why = "the task does not run, or its executor does not answer";
+            return self.parts.beside.on_ran(command.id, Err(why.into()));
+        };
+        self.parts.beside.on_sent(command.id, executor);
+        let frame = ToExecutor::Run(command);
+        self.parts.supervisor.send_with(executor, frame, files);
+    }
+
+    /// Someone speaks to a task's own input.
+    fn on_speech(&self, speech: Speech) {
+        let (Speech::Input(task, _) | Speech::Resize(task, _)) = &speech;
+        // What is said to a task that has ended is lost with it.
+        if let Some(executor) = self.parts.agent.executor_of(task) {
+            let frame = match speech {
+                Speech::Input(task, bytes) => ToExecutor::Input { task, bytes },
+                Speech::Resize(task, size) => ToExecutor::Resize { task, size },
+            };
+            self.parts.supervisor.send(executor, frame);
         }
     }
 
@@ -429,44 +459,41 @@ impl EventLoop {
             }
             return;
         };
-        let (request, ended) = match request {
-            StreamRequest::Logs(request) => self.prepare_stream(request),
-            _ => (Err(Reason::new("stream-unknown", "not yet")), None),
+        let parts = &self.parts;
+        let task = streams::task_of(&request);
+        let life = match parts.agent.life(task) {
+            Life::Unknown if parts.layout.task(task).is_dir() => Life::Ended,
+            life => life,
+        };
+        let ended = match life {
+            Life::Living => {
+                let followed = self.followed.entry(task.clone());
+                Some(followed.or_default().clone())
+            }
+            Life::Ended | Life::Unknown => None,
+        };
+        let subject = Subject {
+            is_known: life != Life::Unknown,
+            launch: parts.agent.launch_of(task).cloned(),
+            network: parts.agent.network_of(task),
+            ended,
         };
         let job = StreamJob {
             stream,
             request,
-            ended,
+            subject,
         };
-        let (dialer, layout) = (self.parts.dialer.clone(), self.parts.layout.clone());
-        let metrics = self.parts.metrics.clone();
+        let means = Means {
+            dialer: parts.dialer.clone(),
+            layout: parts.layout.clone(),
+            metrics: parts.metrics.clone(),
+            beside: parts.beside.clone(),
+            events: self.events.clone(),
+        };
         tokio::spawn(async move {
-            streams::serve(dialer, layout, metrics, job).await;
+            streams::serve(means, job).await;
             drop(permit);
         });
-    }
-
-    fn prepare_stream(
-        &mut self,
-        request: LogRequest,
-    ) -> (Result<LogRequest, Reason>, Option<CancellationToken>) {
-        let has_folder = || self.parts.layout.task(&request.task).is_dir();
-        match self.parts.agent.life(&request.task) {
-            Life::Living if request.follow => {
-                let ended = self
-                    .followed
-                    .entry(request.task.clone())
-                    .or_default()
-                    .clone();
-                (Ok(request), Some(ended))
-            }
-            Life::Living | Life::Ended => (Ok(request), None),
-            Life::Unknown if has_folder() => (Ok(request), None),
-            Life::Unknown => {
-                let message = format!("the agent has no output of {} any more", request.task);
-                (Err(Reason::new("output-gone", message)), None)
-            }
-        }
     }
 
     /// Which statuses are to be sent now.

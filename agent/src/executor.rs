@@ -9,6 +9,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,12 +18,13 @@ use nix::unistd::{AccessFlags, access};
 use tepui_executor::privileges::Privileges;
 use tepui_executor::runtime::Runtime;
 use tepui_executor::spawn::{self, Spawn};
-use tepui_executor::{exits, identity};
+use tepui_executor::{descriptors, exits, identity};
 use tepui_types::task::reason;
 use tepui_types::wire::executor::{FromExecutor, ProcessIdentity, TaskUpdate, ToExecutor, VERSION};
-use tepui_types::{AgentId, Bytes, Reason};
-use tokio::io::{ReadHalf, WriteHalf};
+use tepui_types::{AgentId, Bytes, Reason, wire};
+use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Notify, Semaphore, mpsc};
 
 use crate::agent::{Death, ExecutorId, ExecutorKind, token};
@@ -95,9 +97,17 @@ pub struct Supervisor {
     links: HashMap<ExecutorId, Link>,
 }
 
+/// What is said to a process.
+#[derive(Debug)]
+struct Message {
+    frame: ToExecutor,
+    /// What comes with it; nothing with most.
+    files: Vec<OwnedFd>,
+}
+
 #[derive(Debug)]
 struct Link {
-    messages: mpsc::Sender<ToExecutor>,
+    messages: mpsc::Sender<Message>,
     reset: Arc<Notify>,
 }
 
@@ -164,11 +174,16 @@ impl Supervisor {
     }
 
     /// Says something to a process.
-    pub fn send(&self, id: ExecutorId, message: ToExecutor) {
+    pub fn send(&self, id: ExecutorId, frame: ToExecutor) {
+        self.send_with(id, frame, Vec::new());
+    }
+
+    /// Says something to a process, and gives it these open files.
+    pub fn send_with(&self, id: ExecutorId, frame: ToExecutor, files: Vec<OwnedFd>) {
         let Some(link) = self.links.get(&id) else {
             return;
         };
-        if link.messages.try_send(message).is_err() {
+        if link.messages.try_send(Message { frame, files }).is_err() {
             // The core says everything again on the next connection.
             link.reset.notify_one();
         }
@@ -287,7 +302,7 @@ struct Connection {
     cgroups: Vec<String>,
     token: u128,
     events: mpsc::Sender<Event>,
-    queue: mpsc::Receiver<ToExecutor>,
+    queue: mpsc::Receiver<Message>,
     reset: Arc<Notify>,
     /// Whether it was said that the process does not answer.
     is_silent: bool,
@@ -397,7 +412,7 @@ impl Connection {
     /// Attaches and serves one connection until it breaks. False if the process
     /// never answered.
     async fn talk(&mut self, stream: UnixStream) -> bool {
-        let (read, mut write) = tokio::io::split(stream);
+        let (read, mut write) = stream.into_split();
         let mut reader = FrameReader::new(read, VERSION);
         let attach = ToExecutor::Attach { token: self.token };
         if let Err(error) = write_frames(&mut write, VERSION, &[attach]).await {
@@ -440,8 +455,8 @@ impl Connection {
     /// Both ways at once, so that two full sockets never wait for each other.
     async fn pump(
         &mut self,
-        reader: &mut FrameReader<ReadHalf<UnixStream>, FromExecutor>,
-        write: &mut WriteHalf<UnixStream>,
+        reader: &mut FrameReader<OwnedReadHalf, FromExecutor>,
+        write: &mut OwnedWriteHalf,
     ) -> Result<(), FrameError> {
         let Self {
             id,
@@ -460,8 +475,7 @@ impl Connection {
             let mut messages = Vec::with_capacity(WRITE_BATCH);
             // The queue ends when the core has no more to do with the process.
             while queue.recv_many(&mut messages, WRITE_BATCH).await > 0 {
-                write_frames(write, VERSION, &messages).await?;
-                messages.clear();
+                write_messages(write, &mut messages).await?;
             }
             Ok(())
         };
@@ -475,6 +489,32 @@ impl Connection {
     async fn tell(&self, event: ExecutorEvent) {
         // The loop is gone only when the agent ends.
         let _ = self.events.send(Event::Executor(self.id, event)).await;
+    }
+}
+
+/// Writes messages, in order and in as few goes as may be.
+async fn write_messages(
+    write: &mut OwnedWriteHalf,
+    messages: &mut Vec<Message>,
+) -> Result<(), FrameError> {
+    let mut frames = Vec::with_capacity(messages.len());
+    for Message { frame, files } in messages.drain(..) {
+        if files.is_empty() {
+            frames.push(frame);
+            continue;
+        }
+        write_frames(write, VERSION, &frames).await?;
+        frames.clear();
+        let bytes = wire::frame(VERSION, &frame)?;
+        let files: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+        let stream: &UnixStream = (*write).as_ref();
+        let send = || descriptors::send(stream.as_fd(), &bytes, &files);
+        let sent = stream.async_io(Interest::WRITABLE, send).await?;
+        write.write_all(&bytes[sent..]).await?;
+    }
+    match frames.is_empty() {
+        true => Ok(()),
+        false => write_frames(write, VERSION, &frames).await,
     }
 }
 

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::{Action, Agent, ExecutorId};
+use crate::beside::Beside;
 use crate::checkpoint::Journal;
 use crate::checks::Checker;
 use crate::config::Config;
@@ -32,6 +33,7 @@ use crate::metrics::Metrics;
 use crate::sandbox::Layout;
 
 pub mod agent;
+pub mod beside;
 pub mod cgroups;
 pub mod checkpoint;
 pub mod checks;
@@ -145,7 +147,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
     );
     let containers = containers.await?;
 
-    let checker = Checker::new(layout.clone(), events.clone());
+    let beside = Beside::new(events.clone());
+    let checker = Checker::new(layout.clone(), events.clone(), beside.clone());
 
     let serve = axum::serve(listener, http::router(metrics.clone()));
     tokio::spawn(async move { serve.await });
@@ -168,6 +171,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
         supervisor,
         fetcher,
         containers,
+        beside,
         checker,
         dialer,
         metrics,

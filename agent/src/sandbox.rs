@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use tepui_folder::FolderError;
+use tepui_types::command::MAIN;
 use tepui_types::wire::agent::TaskVolume;
 use tepui_types::wire::stream::Output;
 use tepui_types::{Digest, TaskId};
@@ -104,9 +105,13 @@ impl Layout {
         self.task(task).join("sandbox")
     }
 
-    /// A task's output.
-    pub fn output(&self, task: &TaskId, output: Output) -> PathBuf {
-        self.task(task).join(output.as_str())
+    /// The output of a task's command; of a companion where one is named.
+    pub fn output(&self, task: &TaskId, member: Option<&str>, output: Output) -> PathBuf {
+        let folder = match member.filter(|name| *name != MAIN) {
+            Some(name) => self.task(task).join("members").join(name),
+            None => self.task(task),
+        };
+        folder.join(output.as_str())
     }
 
     /// All artifacts.

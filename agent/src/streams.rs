@@ -1,45 +1,87 @@
-//! Data connections: a task's output, on a connection of its own.
+//! Data connections: output, files, commands beside tasks and ports, each on a connection of its own.
 //!
-//! The agent dials the master that asked, sends the file from where it was
-//! asked to and, if it is to follow, goes on until the task has ended and all
-//! was sent. TCP's window is the flow control; a reader that goes away ends it.
+//! The agent dials the master that asked and serves what was asked for. TCP's window is the flow
+//! control; a caller that goes away ends it.
 
-use std::io::SeekFrom;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tepui_types::Reason;
+use tepui_network::Place;
+use tepui_types::wire::agent::TaskLaunch;
+use tepui_types::wire::executor::LocalNetwork;
 use tepui_types::wire::stream::{
-    LogRequest, MAX_CHUNK, STREAM_PATH, StreamFrame, UPGRADE, VERSION,
+    ClientFrame, STREAM_PATH, StreamFrame, StreamRequest, TerminalSize, UPGRADE, VERSION,
 };
-use tokio::fs::File;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncSeekExt, AsyncWrite, ReadHalf, WriteHalf};
+use tepui_types::{Reason, TaskId};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadHalf, WriteHalf};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::frames::{FrameError, write_frames};
+use crate::beside::Beside;
+use crate::event_loop::Event;
+use crate::frames::{FrameError, FrameReader, write_frames};
 use crate::master::{DialError, Dialer};
 use crate::metrics::Metrics;
 use crate::sandbox::Layout;
+
+mod attach;
+mod exec;
+mod files;
+mod forward;
+mod logs;
 
 /// Streams at once; one more is refused. Each holds a socket and a file.
 pub const MAX_STREAMS: usize = 256;
 /// A reader that takes nothing for so long is taken for gone. A person who has stopped their terminal
 /// to read may take minutes.
 const STALL: Duration = Duration::from_secs(300);
-/// How often a followed file is looked at: often enough to look live, at the
-/// cost of one `read` that finds nothing.
-const POLL: Duration = Duration::from_millis(25);
 
 /// One stream to be served.
 #[derive(Debug)]
 pub struct StreamJob {
     /// Its number.
     pub stream: u128,
-    /// What to send; or why that cannot be.
-    pub request: Result<LogRequest, Reason>,
-    /// Cancelled when the task has ended; none if it had ended before.
+    /// What is wanted.
+    pub request: StreamRequest,
+    /// The task that it is about.
+    pub subject: Subject,
+}
+
+/// The task that a stream is about, as it was when the stream was asked for.
+#[derive(Debug)]
+pub struct Subject {
+    /// Whether anything is known of it, or left of it.
+    pub is_known: bool,
+    /// What it runs, while it lives.
+    pub launch: Option<Arc<TaskLaunch>>,
+    /// Its network, where it has one of its own.
+    pub network: Option<Arc<LocalNetwork>>,
+    /// Cancelled when it has ended; none if it had ended before.
     pub ended: Option<CancellationToken>,
+}
+
+/// With what streams are served.
+#[derive(Debug, Clone)]
+pub struct Means {
+    /// The way to the master.
+    pub dialer: Arc<Dialer>,
+    /// Where everything lies.
+    pub layout: Layout,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Commands beside tasks.
+    pub beside: Arc<Beside>,
+    /// The event loop.
+    pub events: mpsc::Sender<Event>,
+}
+
+/// Something that is said to a task's own input.
+#[derive(Debug)]
+pub enum Speech {
+    /// Bytes; none of them closes it.
+    Input(TaskId, Vec<u8>),
+    /// Its terminal has another size.
+    Resize(TaskId, TerminalSize),
 }
 
 /// Why a stream broke off.
@@ -47,61 +89,83 @@ pub struct StreamJob {
 enum StreamError {
     #[error(transparent)]
     Dial(#[from] DialError),
-    #[error("the reader went away")]
+    #[error("the other side went away")]
     Gone,
     #[error("the reader took nothing for {0:?}")]
     Stalled(Duration),
     #[error(transparent)]
     Frame(#[from] FrameError),
-    #[error("failed to read the output")]
-    Read(#[source] std::io::Error),
+    /// Said to the caller as well.
+    #[error("{0}")]
+    Refused(Reason),
+}
+
+/// Whom a request is about.
+pub fn task_of(request: &StreamRequest) -> &TaskId {
+    match request {
+        StreamRequest::Logs(request) => &request.task,
+        StreamRequest::Files(request) => &request.task,
+        StreamRequest::Exec(request) => &request.task,
+        StreamRequest::Attach(request) => &request.task,
+        StreamRequest::Forward(request) => &request.task,
+    }
 }
 
 /// Serves a stream to its end.
-pub async fn serve(dialer: Arc<Dialer>, layout: Layout, metrics: Arc<Metrics>, job: StreamJob) {
+pub async fn serve(means: Means, job: StreamJob) {
     let stream = format!("{:032x}", job.stream);
-    match run(&dialer, &layout, &metrics, &stream, job).await {
+    match run(&means, &stream, job).await {
         Ok(()) => tracing::debug!(stream, "stream ended"),
         Err(error) => tracing::debug!(stream, "stream broke off: {:#}", anyhow::Error::from(error)),
     }
 }
 
-async fn run(
-    dialer: &Dialer,
-    layout: &Layout,
-    metrics: &Metrics,
-    stream: &str,
-    job: StreamJob,
-) -> Result<(), StreamError> {
-    let connection = dialer
-        .dial(&format!("{STREAM_PATH}{stream}"), UPGRADE)
-        .await?;
+async fn run(means: &Means, stream: &str, job: StreamJob) -> Result<(), StreamError> {
+    let path = format!("{STREAM_PATH}{stream}");
+    let connection = means.dialer.dial(&path, UPGRADE).await?;
     let (read, write) = tokio::io::split(connection);
     let mut sender = Sender {
-        read,
         write,
-        metrics,
+        metrics: &means.metrics,
         patience: STALL,
     };
-    let request = match job.request {
-        Ok(request) => request,
-        Err(reason) => return sender.send(StreamFrame::Failed(reason)).await,
-    };
-    let path = layout.output(&request.task, request.output);
-    let ended = job.ended.filter(|_| request.follow);
-    match copy(&mut sender, &path, request.offset, ended).await {
-        Ok(()) => sender.send(StreamFrame::End).await,
-        Err(StreamError::Read(error)) => {
-            let reason = Reason::new("output-unreadable", format!("{}: {error}", path.display()));
-            sender.send(StreamFrame::Failed(reason)).await?;
-            Err(StreamError::Read(error))
+    let subject = job.subject;
+    let served = match job.request {
+        _ if !subject.is_known => {
+            let message = format!(
+                "the agent has nothing of {} any more",
+                task_of(&job.request)
+            );
+            Err(StreamError::Refused(Reason::new("task-gone", message)))
         }
-        Err(error) => Err(error),
+        StreamRequest::Logs(request) => {
+            let reader = Reader(read);
+            logs::serve(&mut sender, reader, &means.layout, subject.ended, request).await
+        }
+        StreamRequest::Files(request) => files::serve(&mut sender, &means.layout, request).await,
+        StreamRequest::Exec(request) => {
+            let frames = FrameReader::new(read, VERSION);
+            exec::serve(&mut sender, frames, means, &subject, request).await
+        }
+        StreamRequest::Attach(request) => {
+            let frames = FrameReader::new(read, VERSION);
+            attach::serve(&mut sender, frames, means, subject, request).await
+        }
+        StreamRequest::Forward(request) => {
+            let frames = FrameReader::new(read, VERSION);
+            forward::serve(&mut sender, frames, &subject, request).await
+        }
+    };
+    if let Err(StreamError::Refused(reason)) = &served {
+        sender.send(StreamFrame::Failed(reason.clone())).await?;
     }
+    served
 }
 
+/// What the caller of a stream that goes both ways says.
+type ClientFrames<C> = FrameReader<ReadHalf<C>, ClientFrame>;
+
 struct Sender<'a, C> {
-    read: ReadHalf<C>,
     write: WriteHalf<C>,
     metrics: &'a Metrics,
     patience: Duration,
@@ -109,7 +173,7 @@ struct Sender<'a, C> {
 
 impl<C: AsyncRead + AsyncWrite> Sender<'_, C> {
     async fn send(&mut self, frame: StreamFrame) -> Result<(), StreamError> {
-        if let StreamFrame::Data(bytes) = &frame {
+        if let StreamFrame::Data(bytes) | StreamFrame::ErrorData(bytes) = &frame {
             self.metrics.streamed_bytes.inc_by(bytes.len() as u64);
         }
         let frames = [frame];
@@ -119,93 +183,33 @@ impl<C: AsyncRead + AsyncWrite> Sender<'_, C> {
             Err(_) => Err(StreamError::Stalled(self.patience)),
         }
     }
+}
 
-    /// Returns when the other side has hung up; it has nothing to say.
+/// The other side of a stream that goes one way: it has nothing to say.
+struct Reader<C>(ReadHalf<C>);
+
+impl<C: AsyncRead + AsyncWrite> Reader<C> {
+    /// Returns when it has hung up.
     async fn hung_up(&mut self) {
         let mut byte = [0; 1];
-        let _ = self.read.read(&mut byte).await;
+        let _ = self.0.read(&mut byte).await;
     }
 }
 
-/// Sends a file from `offset`; until it ends, or until `ended` and then to its end.
-async fn copy<C: AsyncRead + AsyncWrite>(
-    sender: &mut Sender<'_, C>,
-    path: &Path,
-    offset: i64,
-    ended: Option<CancellationToken>,
-) -> Result<(), StreamError> {
-    let mut file: Option<File> = None;
-    let mut chunk = vec![0; MAX_CHUNK];
-    loop {
-        // Looked at first: what was written before the end is read after it.
-        let is_last = ended.as_ref().is_none_or(CancellationToken::is_cancelled);
-        if file.is_none() {
-            file = open(path, offset).await.map_err(StreamError::Read)?;
-        }
-        let mut sent = 0;
-        while let Some(file) = &mut file {
-            let count = file.read(&mut chunk).await.map_err(StreamError::Read)?;
-            if count == 0 {
-                break;
-            }
-            sender
-                .send(StreamFrame::Data(chunk[..count].to_vec()))
-                .await?;
-            sent += count;
-        }
-        match &ended {
-            _ if is_last => return Ok(()),
-            // Between bursts there is often more at once.
-            _ if sent > 0 => tokio::task::yield_now().await,
-            None => return Ok(()),
-            Some(ended) => tokio::select! {
-                () = ended.cancelled() => {}
-                () = tokio::time::sleep(POLL) => {}
-                () = sender.hung_up() => return Err(StreamError::Gone),
-            },
-        }
+impl Subject {
+    /// What it runs.
+    fn launch(&self) -> Result<&TaskLaunch, StreamError> {
+        self.launch
+            .as_deref()
+            .ok_or_else(|| refused("task-ended", "the task has ended"))
+    }
+
+    /// Where it is reached.
+    fn place(&self) -> Place {
+        crate::checks::place(self.network.as_deref())
     }
 }
 
-/// The file at `offset`, from its end when negative; none while nothing was written.
-async fn open(path: &Path, offset: i64) -> std::io::Result<Option<File>> {
-    let mut file = match File::open(path).await {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let start = match u64::try_from(offset) {
-        Ok(start) => start,
-        Err(_) => file
-            .metadata()
-            .await?
-            .len()
-            .saturating_sub(offset.unsigned_abs()),
-    };
-    file.seek(SeekFrom::Start(start)).await?;
-    Ok(Some(file))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_reader_that_takes_nothing_is_left() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("stdout");
-        std::fs::write(&path, vec![b'x'; 4 * MAX_CHUNK]).unwrap();
-        // The reader's end lives and holds a little.
-        let (ours, _theirs) = tokio::io::duplex(16);
-        let (read, write) = tokio::io::split(ours);
-        let metrics = Metrics::new();
-        let mut sender = Sender {
-            read,
-            write,
-            metrics: &metrics,
-            patience: Duration::from_millis(20),
-        };
-        let copied = copy(&mut sender, &path, 0, None).await;
-        assert!(matches!(copied, Err(StreamError::Stalled(_))), "{copied:?}");
-    }
+fn refused(code: &str, message: impl Into<String>) -> StreamError {
+    StreamError::Refused(Reason::new(code, message))
 }

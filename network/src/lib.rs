@@ -34,4 +34,4 @@ pub use namespace::NamespaceError;
 pub use networks::{Networks, NetworksConfig, Recovered};
 pub use plugin::{PluginError, Verb};
 pub use ports::{Stray, strays};
-pub use probe::{Place, Prober};
+pub use probe::{Place, Prober, connect};

@@ -119,7 +119,11 @@ async fn get(place: &Place, port: u16, path: &str) -> Result<(), String> {
     Err(failed(&format_args!("it was answered with {status}")))
 }
 
-async fn connect(place: &Place, port: u16) -> Result<TcpStream, String> {
+/// A connection to who listens there; an error says, for people, what is wrong.
+///
+/// # Errors
+/// When nobody listens, or the namespace is gone.
+pub async fn connect(place: &Place, port: u16) -> Result<TcpStream, String> {
     let address = SocketAddr::new(place.address, port);
     let failed = |error: &dyn std::fmt::Display| format!("no connection to {address}: {error}");
     let socket = match &place.netns {

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use tepui_types::check::CheckStatus;
 use tepui_types::task::TaskSigns;
-use tepui_types::wire::agent::StatusReport;
-use tepui_types::wire::executor::{LocalNetwork, RunBeside, RunIo, ToExecutor};
+use tepui_types::wire::agent::{StatusReport, TaskLaunch};
+use tepui_types::wire::executor::LocalNetwork;
 use tepui_types::{Reason, TaskId, TaskState};
 
+use super::executors::{ExecutorId, Phase};
 use super::tasks::Stage;
 use super::{Action, Agent, report};
 
@@ -90,30 +91,19 @@ impl Agent {
         prepared.network.clone()
     }
 
-    /// Has a command run beside a task; false if that is nowhere to be had.
-    pub fn run_beside(
-        &self,
-        out: &mut Vec<Action>,
-        task: &TaskId,
-        id: u64,
-        argv: Vec<String>,
-        timeout_ms: u64,
-    ) -> bool {
-        let Some(Stage::Handed { executor, .. }) = self.tasks.get(task).map(|task| task.stage)
-        else {
-            return false;
-        };
-        let before = out.len();
-        let run = RunBeside {
-            id,
-            task: task.clone(),
-            member: None,
-            argv,
-            env: Vec::new(),
-            timeout_ms: Some(timeout_ms),
-            io: RunIo::Nothing,
-        };
-        self.send(out, executor, ToExecutor::Run(run));
-        out.len() > before
+    /// The process that has a task, if it runs.
+    pub fn executor_of(&self, task: &TaskId) -> Option<ExecutorId> {
+        match self.tasks.get(task)?.stage {
+            Stage::Handed { executor, .. } => {
+                let known = self.executors.get(executor)?;
+                (known.phase == Phase::Attached).then_some(executor)
+            }
+            Stage::Fetching | Stage::Placed(_) | Stage::Ended(_) => None,
+        }
+    }
+
+    /// What a living task runs.
+    pub fn launch_of(&self, task: &TaskId) -> Option<&Arc<TaskLaunch>> {
+        self.tasks.get(task)?.launch.as_ref()
     }
 }

@@ -18,6 +18,7 @@ mod native;
 /// Agent processes that clean up after themselves.
 mod process;
 /// Agents and executors that are killed.
+mod reach;
 mod recovery;
 /// Hello, Welcome, terms, heartbeats.
 mod registration;

@@ -16,7 +16,9 @@ use hyper_util::rt::TokioIo;
 use tepui_agent::frames::{FrameReader, write_frames};
 use tepui_types::task::{CommandWorkload, TaskSpec, WasmWorkload};
 use tepui_types::wire::agent::*;
-use tepui_types::wire::stream::{self, LogRequest, Output, StreamFrame, StreamRequest};
+use tepui_types::wire::stream::{
+    self, ClientFrame, LogRequest, Output, StreamFrame, StreamRequest,
+};
 use tepui_types::{
     AgentId, ClusterId, Digest, FrameworkId, OperationId, Reason, Resources, Role, TaskId,
     TaskState, Workload,
@@ -137,17 +139,24 @@ impl FakeMaster {
     pub async fn stream(&mut self, id: u128) -> Stream {
         let (found, io) = within(self.streams.recv()).await.unwrap();
         assert_eq!(found, id);
+        let (read, write) = tokio::io::split(io);
         Stream {
-            reader: FrameReader::new(io, stream::VERSION),
+            reader: FrameReader::new(read, stream::VERSION),
+            write,
             text: String::new(),
+            error: String::new(),
+            exited: None,
             end: None,
         }
     }
 }
 
 pub struct Stream {
-    reader: FrameReader<Io, StreamFrame>,
+    reader: FrameReader<ReadHalf<Io>, StreamFrame>,
+    write: WriteHalf<Io>,
     pub text: String,
+    pub error: String,
+    pub exited: Option<i32>,
     pub end: Option<Result<(), Reason>>,
 }
 
@@ -155,16 +164,26 @@ impl Stream {
     pub async fn until(&mut self, done: impl Fn(&Self) -> bool) {
         while !done(self) {
             for frame in within(self.reader.next_batch()).await.unwrap().unwrap() {
+                let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
                 match frame {
-                    StreamFrame::Data(bytes) => {
-                        self.text.push_str(&String::from_utf8(bytes).unwrap())
+                    StreamFrame::Opened => {}
+                    StreamFrame::Data(bytes) => self.text.push_str(&text(bytes)),
+                    StreamFrame::ErrorData(bytes) => self.error.push_str(&text(bytes)),
+                    StreamFrame::Exited(code) => {
+                        self.exited = Some(code);
+                        self.end = Some(Ok(()));
                     }
                     StreamFrame::End => self.end = Some(Ok(())),
                     StreamFrame::Failed(reason) => self.end = Some(Err(reason)),
-                    other => panic!("no frame of output: {other:?}"),
                 }
             }
         }
+    }
+
+    pub async fn say(&mut self, frame: ClientFrame) {
+        write_frames(&mut self.write, stream::VERSION, &[frame])
+            .await
+            .unwrap();
     }
 
     pub async fn all(mut self) -> (String, Result<(), Reason>) {
@@ -248,7 +267,10 @@ impl Session {
             offset,
             follow,
         };
-        let request = StreamRequest::Logs(request);
+        self.open(id, StreamRequest::Logs(request)).await;
+    }
+
+    pub async fn open(&mut self, id: u128, request: StreamRequest) {
         self.send(MasterFrame::OpenStream {
             stream: id,
             request,
