@@ -21,7 +21,6 @@ mod origin;
 mod progress;
 mod pull;
 mod store;
-mod tarball;
 mod unpack;
 
 pub use books::Lease;

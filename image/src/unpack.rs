@@ -16,9 +16,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use flate2::bufread::MultiGzDecoder;
 use sha2::Digest as _;
+use tepui_tarball::{Kind, Member, Tarball};
 use tepui_types::Digest;
 
-use crate::tarball::{Kind, Member, Tarball};
 use tree::Tree;
 
 /// Read at once, from the archive and into files.

@@ -13,13 +13,13 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::json;
 use sha2::Digest as _;
+use tepui_tarball::{Kind, Tarball};
 use tepui_types::Digest;
 
 use super::local::{self, Blobs, Local};
 use crate::error::ImageError;
 use crate::manifest::MAX_MANIFEST_BYTES;
 use crate::store::Draft;
-use crate::tarball::{Kind, Tarball};
 use crate::unpack::decoder;
 
 /// Members of one archive: a manifest, a configuration, 127 layers with three files each, and room

@@ -18,9 +18,9 @@ use rustix::fs::{
     XattrFlags,
 };
 use rustix::io::Errno;
+use tepui_tarball::Member;
 
 use super::UnpackError;
-use crate::tarball::Member;
 
 /// What overlayfs knows an opaque folder by.
 const OPAQUE: &str = "trusted.overlay.opaque";

@@ -1,4 +1,4 @@
-//! Reads tar archives, member by member, as layers and saved images have them.
+//! Reads tar archives, member by member: layers, saved images, and what tasks fetch.
 //!
 //! ustar, GNU long names and pax records are read. Names, links and extended attributes may hold any
 //! bytes, a line feed as well: pax records are taken by their length. Nothing here touches a file
@@ -9,7 +9,8 @@ use std::io::{self, Read};
 
 use tar::{EntryType, Header};
 
-const BLOCK: u64 = 512;
+/// What headers and contents are padded to.
+pub const BLOCK: u64 = 512;
 /// A name or record block beyond this is no name: paths have at most 4 KiB, attributes 64 KiB each.
 const MAX_RECORDS: u64 = 1024 * 1024;
 
@@ -74,6 +75,25 @@ struct Records {
     gid: Option<u32>,
     mtime: Option<(i64, u32)>,
     xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+/// Whether an archive can begin like this: with a header, or with the zeros that close an empty one.
+pub fn begins(block: &[u8; BLOCK as usize]) -> bool {
+    let mut header = Header::new_old();
+    header.as_mut_bytes().copy_from_slice(block);
+    block.iter().all(|byte| *byte == 0) || has_its_sum(&header)
+}
+
+fn has_its_sum(header: &Header) -> bool {
+    // The sum takes its own eight bytes for blanks.
+    let bytes = header.as_bytes().iter().enumerate();
+    let sum: u32 = bytes
+        .map(|(at, byte)| match at {
+            148..156 => u32::from(b' '),
+            _ => u32::from(*byte),
+        })
+        .sum();
+    header.cksum().is_ok_and(|stated| stated == sum)
 }
 
 impl<R: Read> Tarball<R> {
@@ -202,15 +222,9 @@ impl<R: Read> Tarball<R> {
         if block.iter().all(|byte| *byte == 0) {
             return Ok(None);
         }
-        // The sum takes its own eight bytes for blanks.
-        let sum = block.iter().enumerate().map(|(at, byte)| match at {
-            148..156 => u32::from(b' '),
-            _ => u32::from(*byte),
-        });
-        let sum: u32 = sum.sum();
-        match header.cksum() {
-            Ok(stated) if stated == sum => Ok(Some(header)),
-            _ => Err(invalid(
+        match has_its_sum(&header) {
+            true => Ok(Some(header)),
+            false => Err(invalid(
                 "a header's sum is wrong: it is no tar archive, or damaged",
             )),
         }
