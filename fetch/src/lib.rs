@@ -1,0 +1,32 @@
+//! What a task's sandbox is filled with before it starts: fetched, checked, kept, unpacked.
+//!
+//! [`Fetcher::fetch`] takes a list of [`Item`]s and puts them into a sandbox, all of them or none.
+//! What it fetches is a stranger's word: URLs, servers, archives and the names in them. Nothing is
+//! put anywhere but below the sandbox, nothing is read but what the operator allows, nothing takes
+//! more than it was given, and what was asked for by digest has it. It runs nothing of what it
+//! fetches.
+//!
+//! In the order of flow: `item` says what is wanted, `http` and `files` get it, `joined` and `cache`
+//! see to it that this is done once, `place` puts it, perhaps by `archive`, into the `sandbox`.
+
+mod archive;
+mod blocking;
+mod cache;
+mod config;
+mod digest;
+mod error;
+mod fetcher;
+mod files;
+mod http;
+mod item;
+mod joined;
+mod path;
+mod place;
+mod progress;
+mod sandbox;
+
+pub use config::FetchConfig;
+pub use error::FetchError;
+pub use fetcher::{Fetcher, Filled};
+pub use item::{Extract, Item, Owner, Request, Source};
+pub use progress::Progress;
