@@ -26,6 +26,9 @@ use crate::path::stays_inside;
 /// Files and folders of one sandbox: more than the largest archives of programs have, and few
 /// enough for any disk's inodes.
 const MAX_ENTRIES: u64 = 1_000_000;
+/// Bytes of their paths, which are in memory until all is in place: a hundred for each. Paths may
+/// have four thousand, and an archive that is made to hurt has them.
+const MAX_PATH_BYTES: usize = 128 * 1024 * 1024;
 /// Lookups that a rename elsewhere on the machine has disturbed are tried anew, this often.
 const LOOKUPS: u32 = 1000;
 /// What remains of modes: set-user-id, set-group-id and sticky bits go, and so does what would let
@@ -44,6 +47,7 @@ pub(crate) struct Sandbox {
     limit: u64,
     bytes: u64,
     entries: u64,
+    path_bytes: usize,
     /// The folder that was last looked up: members come folder by folder.
     last: Option<(PathBuf, Arc<OwnedFd>)>,
     /// What was made, in this order, and whether it is a folder.
@@ -100,6 +104,7 @@ impl Sandbox {
             limit,
             bytes: 0,
             entries: 0,
+            path_bytes: 0,
             last: None,
             made: Vec::new(),
             folders: Vec::new(),
@@ -177,6 +182,8 @@ impl Sandbox {
         // The sandbox itself is as its agent made it.
         let Some(name) = name else { return Ok(()) };
         self.ensure_folder(&parent, name, path)?;
+        // Also one that is there: an archive may name it over and over.
+        self.count(path)?;
         self.folders.push((path.to_owned(), mode, time));
         Ok(())
     }
@@ -270,7 +277,7 @@ impl Sandbox {
             ));
         };
         let parent = self.parent(path)?;
-        self.count()?;
+        self.count(path)?;
         match rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW) {
             Err(Errno::NOENT) => {}
             Err(error) => return Err(self.at(path, error)),
@@ -286,14 +293,20 @@ impl Sandbox {
         Ok((parent, name))
     }
 
-    fn count(&mut self) -> Result<(), Trouble> {
+    fn count(&mut self, path: &Path) -> Result<(), Trouble> {
         self.entries += 1;
-        match self.entries <= MAX_ENTRIES {
-            true => Ok(()),
-            false => Err(Trouble::Invalid(format!(
+        self.path_bytes += path.as_os_str().len();
+        if self.entries > MAX_ENTRIES {
+            return Err(Trouble::Invalid(format!(
                 "there are more than {MAX_ENTRIES} files and folders: pack fewer"
-            ))),
+            )));
         }
+        if self.path_bytes > MAX_PATH_BYTES {
+            return Err(Trouble::Invalid(format!(
+                "their paths have more than {MAX_PATH_BYTES} bytes: pack fewer, or with shorter names"
+            )));
+        }
+        Ok(())
     }
 
     fn parent(&mut self, path: &Path) -> Result<Arc<OwnedFd>, Trouble> {
@@ -340,7 +353,7 @@ impl Sandbox {
             Err(Errno::NOENT) => {}
             Err(error) => return Err(self.at(path, error)),
         }
-        self.count()?;
+        self.count(path)?;
         let mode = Mode::from_raw_mode(0o755);
         let made = rustix::fs::mkdirat(parent, name, mode);
         made.map_err(|error| self.at(path, error))?;
@@ -449,4 +462,22 @@ fn times((tv_sec, nanos): Time) -> Timestamps {
 /// A path and what is wrong with it. Names may hold anything; messages are one line.
 pub(crate) fn said(path: &Path, why: &str) -> String {
     format!("{path:?}: {why}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_bounded_whatever_is_named_how_often() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut sandbox = Sandbox::open(folder.path(), None, u64::MAX).unwrap();
+        let long: PathBuf = (0..15).map(|_| "x".repeat(250)).collect();
+        let named = (0..).find_map(|at| Some((at, sandbox.folder(&long, 0o755, None).err()?)));
+        let (at, trouble) = named.unwrap();
+        assert!(matches!(trouble, Trouble::Invalid(_)), "{trouble:?}");
+        assert!((at as usize) < MAX_PATH_BYTES / long.as_os_str().len() + 1);
+        drop(sandbox);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
 }

@@ -16,3 +16,5 @@ mod interrupted;
 mod server;
 /// A fetcher, its folder and a sandbox.
 mod site;
+/// Servers with TLS.
+mod tls;

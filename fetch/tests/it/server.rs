@@ -17,22 +17,35 @@ pub struct Python {
 
 impl Python {
     pub fn serve(folder: &Path) -> Self {
+        let arguments = ["-m", "http.server", "0", "--bind", "127.0.0.1"];
+        Self::start(folder, &arguments, "http")
+    }
+
+    /// A server that a script makes, which says its port.
+    pub fn script(folder: &Path, script: &str, argument: &str, scheme: &str) -> Self {
+        Self::start(folder, &["-c", script, argument], scheme)
+    }
+
+    fn start(folder: &Path, arguments: &[&str], scheme: &str) -> Self {
         let mut child = Command::new("python3")
-            .args(["-u", "-m", "http.server", "0", "--bind", "127.0.0.1"])
+            .arg("-u")
+            .args(arguments)
             .current_dir(folder)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let mut line = String::new();
         let mut output = BufReader::new(child.stdout.take().unwrap());
+        let mut python = Self {
+            url: String::new(),
+            child,
+        };
+        let mut line = String::new();
         output.read_line(&mut line).unwrap();
         let port = line.split("port ").nth(1).unwrap();
         let port = port.split(' ').next().unwrap();
-        Self {
-            url: format!("http://127.0.0.1:{port}"),
-            child,
-        }
+        python.url = format!("{scheme}://127.0.0.1:{port}");
+        python
     }
 }
 
