@@ -462,3 +462,58 @@ fn remove(path: &Path) {
         tracing::warn!(path = %path.display(), %error, "failed to remove what was kept");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn keep(cache: &Arc<Cache>, content: &[u8]) -> Lease {
+        let (draft, mut file) = cache.draft().unwrap();
+        file.write_all(content).unwrap();
+        let digest = Digest::of(content);
+        cache.keep(draft, digest, content.len() as u64).unwrap()
+    }
+
+    #[test]
+    fn what_is_leased_stays_until_it_is_let_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::open(folder.path(), 5).unwrap();
+        let (first, second) = (keep(&cache, b"first"), keep(&cache, b"second"));
+        assert_eq!(cache.bytes(), 11);
+        let again = cache.find(Digest::of(b"first")).unwrap();
+        drop(first);
+        assert_eq!(cache.bytes(), 11, "it has two leases");
+        again.0.open().unwrap();
+        drop(second);
+        assert_eq!(cache.bytes(), 5, "what is free goes");
+        drop(again);
+        assert_eq!(cache.bytes(), 5, "and no more than has to");
+    }
+
+    #[test]
+    fn urls_are_bounded_and_go_with_what_they_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::open(folder.path(), 100).unwrap();
+        drop(keep(&cache, b"abc"));
+        let version = |etag: String| Version {
+            etag: Some(etag),
+            last_modified: None,
+        };
+        let (url, digest) = (Digest::of(b"url"), Digest::of(b"abc"));
+        cache
+            .keep_url(url, digest, version("x".repeat(MAX_WORD + 1)))
+            .unwrap();
+        assert!(cache.find_url(url).is_none(), "its word is too long");
+        cache.keep_url(url, digest, version("1".into())).unwrap();
+        assert_eq!(cache.find_url(url).unwrap().2, version("1".into()));
+        drop(cache);
+        // A blob that vanished takes its URLs along at the next start.
+        let blob = folder.path().join("blobs").join(digest.to_string());
+        fs::remove_file(blob).unwrap();
+        let cache = Cache::open(folder.path(), 100).unwrap();
+        assert!(cache.find_url(url).is_none());
+        assert_eq!(fs::read_dir(folder.path().join("urls")).unwrap().count(), 0);
+    }
+}

@@ -121,21 +121,32 @@ impl Fetcher {
         limit: u64,
         tally: &Tally<'_>,
     ) -> Result<(), FetchError> {
-        let items = futures::stream::iter(wanted.iter().enumerate());
-        let got = items.map(|(at, wanted)| async move {
-            let hear = |far: Far| {
-                tally.far(at, far);
-                fits(wanted, far, limit)
-            };
-            let got = self.obtain(wanted, hear).await?;
-            Ok::<_, FetchError>((at, wanted, got))
-        });
+        let items = wanted.iter().enumerate();
+        let items: Vec<_> = items
+            .map(|(at, wanted)| self.prepare(at, wanted, limit, tally))
+            .collect();
+        let got = futures::stream::iter(items);
         let mut got = std::pin::pin!(got.buffered(AHEAD));
         while let Some((at, wanted, got)) = got.try_next().await? {
             filling.place(wanted, got, &self.placing).await?;
             tally.placed(at);
         }
         Ok(())
+    }
+
+    async fn prepare<'w>(
+        &self,
+        at: usize,
+        wanted: &'w Wanted,
+        limit: u64,
+        tally: &Tally<'_>,
+    ) -> Result<(usize, &'w Wanted, Got), FetchError> {
+        let hear = |far: Far| {
+            tally.far(at, far);
+            fits(wanted, far, limit)
+        };
+        let got = self.obtain(wanted, hear).await?;
+        Ok((at, wanted, got))
     }
 
     async fn obtain(

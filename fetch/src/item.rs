@@ -21,6 +21,8 @@ pub struct Item {
     /// their digests.
     pub name: Option<String>,
     /// What its bytes have as SHA-256, in hexadecimal; checked before anything is put in place.
+    /// What is kept by that digest is taken from there, and nobody is asked: who knows the digest of
+    /// something is taken for one who may have it.
     pub sha256: Option<String>,
     /// Where it goes: a path below the sandbox. Of a file that is its name, of an archive the
     /// folder that it is unpacked into. Where nothing is said, a file is called as the last part of
@@ -30,7 +32,8 @@ pub struct Item {
     pub extract: Extract,
     /// Whether the file may be executed. What an archive holds has the modes that stand there.
     pub executable: bool,
-    /// Whether the download is kept for later tasks.
+    /// Whether the download is kept for later tasks. Without a `sha256` its server is asked each
+    /// time whether it has changed. Files of the machine are never kept: they are there.
     pub cache: bool,
 }
 

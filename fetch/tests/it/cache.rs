@@ -109,11 +109,14 @@ async fn what_many_want_at_once_is_downloaded_once() {
             ..site.request(vec![cached(server.url("a"))])
         });
     }
-    let fetches = requests
-        .iter()
-        .map(|request| site.fetcher.fetch(request, |_| {}));
+    // Each on a task of its own, as an agent has them.
+    let site = Arc::new(site);
+    let fetches = requests.into_iter().map(|request| {
+        let site = site.clone();
+        tokio::spawn(async move { site.fetcher.fetch(&request, |_| {}).await })
+    });
     for filled in futures::future::join_all(fetches).await {
-        assert_eq!(filled.unwrap().bytes, 3_000_000);
+        assert_eq!(filled.unwrap().unwrap().bytes, 3_000_000);
     }
     assert_eq!(server.asked(), 1);
 }
