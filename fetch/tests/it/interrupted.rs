@@ -1,7 +1,7 @@
 //! Callers that go away, processes that are killed.
 
 use std::fs;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use sha2::Digest;
@@ -61,6 +61,16 @@ async fn unpacking_that_is_dropped_leaves_nothing() {
     eventually("the sandbox is empty", || list(&site.sandbox()).is_empty()).await;
 }
 
+/// A process that ends with its test, however that ends.
+struct Fetching(Child);
+
+impl Drop for Fetching {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// No test by itself: what `a_killed_process_leaves_whole_files` runs and kills.
 #[tokio::test]
 async fn process_that_fetches_until_it_is_killed() {
@@ -99,7 +109,7 @@ async fn a_killed_process_leaves_whole_files() {
     }
     let server = Python::serve(&served);
     for round in 0..8 {
-        let mut child = Command::new(std::env::current_exe().unwrap())
+        let child = Command::new(std::env::current_exe().unwrap())
             .args([
                 "--exact",
                 "interrupted::process_that_fetches_until_it_is_killed",
@@ -109,17 +119,16 @@ async fn a_killed_process_leaves_whole_files() {
             .env(SERVER, &server.url)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+            .spawn();
+        let mut child = Fetching(child.unwrap());
         // After some fetches, in the middle of the next.
-        let output = std::io::BufReader::new(child.stdout.take().unwrap());
+        let output = std::io::BufReader::new(child.0.stdout.take().unwrap());
         let lines = std::io::BufRead::lines(output).map_while(Result::ok);
         let fetched = lines
             .filter(|line| line.contains("fetched"))
             .take(1 + round);
         assert_eq!(fetched.count(), 1 + round, "it went on until it was killed");
-        child.kill().unwrap();
-        child.wait().unwrap();
+        drop(child);
         let fetcher = Fetcher::open(&folder.path().join("cache"), config())
             .await
             .unwrap();
