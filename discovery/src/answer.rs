@@ -5,6 +5,7 @@
 //! and so does one that does not exist, which says so; an answer is bounded, whatever a service's
 //! size.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use hickory_proto::op::{Query, ResponseCode};
@@ -56,6 +57,7 @@ pub(crate) fn answer(
         dice: Dice::new(seed),
         answers: Vec::new(),
         additionals: Vec::new(),
+        told: Vec::new(),
     };
     let exists = match kind {
         RecordType::ANY => answering.any(&found),
@@ -100,6 +102,8 @@ struct Answering<'a> {
     dice: Dice,
     answers: Vec<Record>,
     additionals: Vec<Record>,
+    /// The addresses that the answers hold.
+    told: Vec<IpAddr>,
 }
 
 impl<'a> Answering<'a> {
@@ -193,9 +197,7 @@ impl<'a> Answering<'a> {
         let target = self.zone.name([name].into_iter());
         let masters = self.directory.masters();
         let told = masters.iter().filter(|master| told(master, leader));
-        let mut ports: Vec<u16> = told.map(|master| master.port).collect();
-        ports.sort_unstable();
-        ports.dedup();
+        let ports: BTreeSet<u16> = told.map(|master| master.port).collect();
         for port in ports {
             self.push(self.zone.port(self.asked, port, target.clone()));
         }
@@ -258,8 +260,11 @@ impl<'a> Answering<'a> {
         }
         let target = self.zone.task(task);
         let before = self.answers.len();
-        for port in task.entry.ports.iter().filter(|port| wanted(port)) {
-            self.push(self.zone.port(self.asked, port.number, target.clone()));
+        let ports = task.entry.ports.iter().filter(|port| wanted(port));
+        // A number may have several names, and one protocol after the other.
+        let numbers: BTreeSet<u16> = ports.map(|port| port.number).collect();
+        for number in numbers {
+            self.push(self.zone.port(self.asked, number, target.clone()));
         }
         if self.answers.len() > before {
             self.glue(&target, &task.entry.addresses);
@@ -276,15 +281,17 @@ impl<'a> Answering<'a> {
     }
 
     fn addresses(&mut self, addresses: &[IpAddr]) {
-        let kind = self.kind;
-        for address in addresses.iter().filter(|address| is_of(address, kind)) {
-            self.push(self.zone.address(self.asked, *address));
+        for address in addresses {
+            // Tasks that share their machine's address answer once with it.
+            if is_of(address, self.kind) && !self.told.contains(address) {
+                self.told.push(*address);
+                self.push(self.zone.address(self.asked, *address));
+            }
         }
     }
 
-    /// Tasks that share their machine's address answer once with it.
     fn push(&mut self, record: Record) {
-        if self.answers.len() < MAX_ANSWERS && !self.answers.contains(&record) {
+        if self.answers.len() < MAX_ANSWERS {
             self.answers.push(record);
         }
     }

@@ -107,7 +107,7 @@ impl Answerer {
     }
 
     fn count(&self, handled: Handled) -> Option<Vec<u8>> {
-        let Handled::Reply(bytes, kind) = handled else {
+        let Handled::Reply(mut bytes, kind) = handled else {
             self.counters.count(Kind::Ignored);
             return None;
         };
@@ -115,6 +115,10 @@ impl Answerer {
         // The bit TC of a header.
         if bytes.get(2).is_some_and(|flags| flags & 0x02 != 0) {
             self.counters.truncated();
+        }
+        // The bit RA: a resolver that does not see it may never ask for other domains here.
+        if let (Some(flags), Some(_)) = (bytes.get_mut(3), &self.forwarder) {
+            *flags |= 0x80;
         }
         Some(bytes)
     }

@@ -164,7 +164,6 @@ impl Request {
     pub fn relay(&self, upstream: Message) -> Handled {
         let mut message = self.response(upstream.metadata.response_code);
         message.metadata.authoritative = false;
-        message.metadata.recursion_available = upstream.metadata.recursion_available;
         message.metadata.truncation = upstream.metadata.truncation;
         message.answers = upstream.answers;
         message.authorities = upstream.authorities;

@@ -210,6 +210,23 @@ fn a_task_has_its_name_before_a_service_and_the_service_its_ports() {
 }
 
 #[test]
+fn tasks_on_one_machine_give_its_address_once_and_all_their_ports() {
+    let mut directory = Directory::new();
+    for n in 0..3 {
+        let mut task = of_service(entry((1, "batch"), &format!("w-{n}"), n, "10.0.0.1"), "web");
+        task.ports = vec![port(8000 + n as u16, Some("http"), Protocol::Tcp)];
+        task.ports
+            .push(port(8000 + n as u16, Some("http"), Protocol::Udp));
+        directory.put(task);
+    }
+    assert_eq!(said(&directory, "web.batch.tepui.", T::A), "10.0.0.1");
+    assert_eq!(
+        said(&directory, "web.batch.tepui.", T::SRV),
+        "8000 w-0.batch.tepui., 8001 w-1.batch.tepui., 8002 w-2.batch.tepui."
+    );
+}
+
+#[test]
 fn a_large_service_gives_a_bounded_random_choice() {
     let mut directory = Directory::new();
     for n in 0..5_000_u32 {

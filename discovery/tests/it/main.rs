@@ -8,3 +8,5 @@ mod questions;
 mod faults;
 // Questions for other domains.
 mod upstream;
+// The same, by what people look with.
+mod dig;

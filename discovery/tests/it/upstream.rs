@@ -71,6 +71,7 @@ async fn other_domains_are_asked_of_upstream_and_ours_never() {
     assert!(!answer.metadata.authoritative);
     let ours = ask(host.address, "web.batch.tepui.", RecordType::A).await;
     assert_eq!(ours.answers[0].data.to_string(), "10.0.0.0");
+    assert!(ours.metadata.recursion_available && answer.metadata.recursion_available);
     let nobody = ask(host.address, "x.tepui.", RecordType::A).await;
     assert_eq!(nobody.metadata.response_code, ResponseCode::NXDomain);
     assert_eq!(host.server.counts().forwarded, 1);
