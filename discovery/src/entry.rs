@@ -48,6 +48,7 @@ impl Entry {
 
 /// A port of a task.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Port {
     /// Its number, where callers reach it.
     pub number: u16,

@@ -17,6 +17,7 @@ pub const MAX_PAGE: usize = 1_000;
 
 /// A page of services.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ServicesView {
     /// In the order of frameworks' ages, then of names.
     pub services: Vec<ServiceSummary>,
@@ -27,6 +28,7 @@ pub struct ServicesView {
 
 /// The last service of a page: the next one begins after it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ServiceCursor {
     /// Its framework's label.
     pub framework: String,
@@ -36,6 +38,7 @@ pub struct ServiceCursor {
 
 /// A service in short.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ServiceSummary {
     /// Its framework.
     pub framework: String,
@@ -51,6 +54,7 @@ pub struct ServiceSummary {
 
 /// A service and its instances.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ServiceView {
     /// The service.
     #[serde(flatten)]
@@ -61,6 +65,7 @@ pub struct ServiceView {
 
 /// An instance of a service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct InstanceView {
     /// The task's id, as in `/v1/tasks/{id}`.
     pub task: String,
@@ -73,6 +78,7 @@ pub struct InstanceView {
     /// What that agent's machine is called.
     pub hostname: String,
     /// Where it is reached.
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
     pub addresses: Vec<IpAddr>,
     /// On which ports.
     pub ports: Vec<Port>,

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use hickory_proto::op::{Edns, Message};
 use proptest::prelude::*;
 
 use super::*;
 use crate::label;
+use crate::message::{Handled, Transport, handle};
 
 /// A change of a small cluster, so that names and addresses meet.
 #[derive(Debug, Clone)]
@@ -141,6 +143,44 @@ proptest! {
         for question in questions() {
             for kind in [RecordType::A, RecordType::SRV] {
                 prop_assert_eq!(said(&directory, &question, kind), said(&straight, &question, kind));
+            }
+        }
+    }
+
+    #[test]
+    fn no_packet_gets_more_than_its_asker_takes(
+        noise in prop::collection::vec(any::<u8>(), 0..80),
+        at in 0..40_usize,
+        takes in any::<u16>(),
+        service in any::<bool>(),
+        kind in prop::sample::select(vec![1_u16, 6, 28, 33, 255]),
+    ) {
+        let mut directory = cluster();
+        for n in 0..70 {
+            let task = entry((1, "batch"), &format!("w-{n}"), 100 + n, &format!("10.1.0.{n}"));
+            directory.put(of_service(task, "web"));
+        }
+        let name = if service { "web.batch.tepui." } else { "nothing.batch.tepui." };
+        let query = Query::query(Name::from_ascii(name).unwrap(), RecordType::from(kind));
+        let mut question = Message::query();
+        question.add_query(query);
+        let mut edns = Edns::new();
+        edns.set_max_payload(takes);
+        question.set_edns(edns);
+        let asked = question.to_vec().unwrap();
+        // The question itself, with bytes of chance over a part of it, and those alone.
+        let mut changed = asked.clone();
+        let covered = at..(at + noise.len() / 8).min(asked.len()).max(at);
+        changed.splice(covered, noise.iter().copied().take(noise.len() / 8));
+        let room = usize::from(takes.clamp(512, 1232));
+        for (packet, room) in [(&asked, room), (&changed, 1232), (&noise, 1232)] {
+            let zone = Zone::default();
+            if let Handled::Reply(reply, _) = handle(&directory, &zone, packet, Transport::Udp, 1) {
+                prop_assert!(reply.len() <= room, "{} of {room}", reply.len());
+                let reply = Message::from_vec(&reply).unwrap();
+                prop_assert_eq!(reply.metadata.id.to_be_bytes(), [packet[0], packet[1]]);
+            } else {
+                prop_assert!(*packet != asked, "a good question is answered");
             }
         }
     }
