@@ -178,6 +178,20 @@ fn of_two_attempts_the_one_that_is_ready_answers_then_the_newest() {
 }
 
 #[test]
+fn a_service_gives_out_no_instance_whose_name_is_another_ones() {
+    let mut directory = Directory::new();
+    for attempt in [1, 2] {
+        let address = format!("10.0.0.{attempt}");
+        let task = entry((1, "batch"), "web-0", attempt, &address);
+        directory.put(of_service(task, "web"));
+    }
+    assert_eq!(said(&directory, "web-0.batch.tepui.", T::A), "10.0.0.2");
+    assert_eq!(said(&directory, "web.batch.tepui.", T::A), "10.0.0.2");
+    let ports = said(&directory, "web.batch.tepui.", T::SRV);
+    assert_eq!(ports, "8080 web-0.batch.tepui.");
+}
+
+#[test]
 fn nobody_adds_instances_to_another_tenants_service() {
     let mut directory = Directory::new();
     let mine = of_service(entry((1, "my-fw"), "web-0", 1, "10.0.0.1"), "web");

@@ -4,7 +4,7 @@ use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::RecordType;
 use tepui_discovery::Rate;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use crate::host::*;
@@ -170,6 +170,12 @@ async fn connections_beyond_the_limit_are_closed_and_come_back_when_others_end()
         }
     };
     timeout(DEADLINE, refused).await.expect("no limit in time");
+    // What one address has taken up leaves room for another.
+    let other = TcpSocket::new_v4().unwrap();
+    other.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let mut stream = other.connect(host.address).await.unwrap();
+    send_tcp(&mut stream, &bytes).await;
+    assert_eq!(receive_tcp(&mut stream).await.answers.len(), 1);
     drop(open);
     let answered = async {
         loop {
