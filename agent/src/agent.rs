@@ -515,7 +515,7 @@ impl Agent {
     fn end(&mut self, out: &mut Vec<Action>, report: StatusReport) {
         let report = self.with_verdict(self.with_stop(report));
         let id = report.task.clone();
-        let has_container = self.has_container(&id);
+        let was_prepared = self.is_to_be_prepared(&id);
         let Some(before) = self.tasks.end(&id) else {
             return;
         };
@@ -537,7 +537,7 @@ impl Agent {
             }
             Stage::Ended(_) => {}
         }
-        if has_container {
+        if was_prepared {
             out.push(Action::Release(id.clone()));
         }
         out.push(Action::Ended(id, state));

@@ -11,11 +11,13 @@ use serde::Deserialize;
 use tepui_executor::output::DEFAULT_LIMIT;
 use tepui_executor::privileges::Privileges;
 use tepui_executor::runtime::Runtime;
+use tepui_fetch::FetchConfig;
 use tepui_folder::FolderError;
 use tepui_types::Bytes;
 
 use crate::containers::ContainersConfig;
 use crate::error::AgentError;
+use crate::gpus::GpuConfig;
 use crate::pools::{DiskSettings, Special};
 use crate::resources::{ResourceOverrides, parse_bytes};
 
@@ -53,6 +55,10 @@ pub struct Settings {
     pub task_privileges: Option<String>,
     /// What containers may have, and where their images come from.
     pub containers: Option<ContainerSettings>,
+    /// What may be fetched into sandboxes.
+    pub fetch: Option<FetchConfig>,
+    /// What is done with GPUs.
+    pub gpus: Option<GpuConfig>,
     /// A file with the masters' token.
     pub token_file: Option<PathBuf>,
 }
@@ -89,6 +95,14 @@ impl Settings {
                 (Some(ours), Some(theirs)) => Some(ours.or(theirs)),
                 (ours, theirs) => ours.or(theirs),
             },
+            fetch: match (self.fetch, rest.fetch) {
+                (Some(ours), Some(mut theirs)) => {
+                    theirs.file_folders.extend(ours.file_folders);
+                    Some(theirs)
+                }
+                (ours, theirs) => ours.or(theirs),
+            },
+            gpus: self.gpus.or(rest.gpus),
             token_file: self.token_file.or(rest.token_file),
         }
     }
@@ -121,6 +135,8 @@ pub struct Config {
     pub runtime: Runtime,
     /// What containers may have, and where their images come from.
     pub containers: ContainersConfig,
+    /// What is done with GPUs.
+    pub gpus: GpuConfig,
     /// What proves to masters on other machines that this agent may speak to them.
     pub token: Option<String>,
 }
@@ -184,7 +200,8 @@ impl Config {
         let privileges = privileges
             .transpose()
             .map_err(|error| AgentError::Config(format!("--task-privileges: {error}")))?;
-        let (runtime, containers) = settings.containers.unwrap_or_default().check()?;
+        let containers = settings.containers.unwrap_or_default();
+        let (runtime, containers) = containers.check(settings.fetch.unwrap_or_default())?;
         let attributes = settings.attributes.unwrap_or_default();
         Ok(Self {
             dir,
@@ -199,6 +216,7 @@ impl Config {
             privileges: privileges.unwrap_or_default(),
             runtime,
             containers,
+            gpus: settings.gpus.unwrap_or_default(),
             token: settings.token_file.as_deref().map(read_token).transpose()?,
         })
     }
@@ -307,6 +325,8 @@ mod tests {
             output_limit,
             task_privileges,
             containers,
+            fetch,
+            gpus,
             token_file,
         } = settings.clone();
         let ContainerSettings {
@@ -315,7 +335,9 @@ mod tests {
             network_configs,
             network_plugins,
             images,
+            secrets,
         } = containers.unwrap();
+        assert!(fetch.is_some() && gpus.is_some() && secrets.is_some());
         assert!(host_paths.is_some() && runtime.is_some() && images.is_some());
         assert!(network_configs.is_some() && network_plugins.is_some());
         assert!(reserve.is_some() && revocable.is_some() && disks.is_some());

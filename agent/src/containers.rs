@@ -1,14 +1,16 @@
-//! What containers need of their machine: images, networks, host paths.
+//! What tasks need of their machine before they start: images, networks, host paths, secrets, and what
+//! is fetched into their sandboxes.
 //!
 //! For each task one job gets all of it, and is told to stop when the task has ended; what it had by
 //! then is let go of. An image that a task has is not removed; a network is attached until the task's
 //! release, whichever agent process sees that.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tepui_fetch::FetchConfig;
 use tepui_image::{Image, Images, ImagesConfig, Progress};
 use tepui_network::{
     Attach, Attachment, AttachmentId, Dns, NetworkError, Networks, NetworksConfig, Recovered,
@@ -18,7 +20,7 @@ use tepui_types::image::ImageSource;
 use tepui_types::task::{CommandWorkload, reason};
 use tepui_types::wire::agent::TaskLaunch;
 use tepui_types::wire::executor::{ImageConfig, LocalImage, LocalNetwork};
-use tepui_types::{Bytes, ImageRef, Reason, TaskId, Workload};
+use tepui_types::{Bytes, ImageRef, PullPolicy, Reason, TaskId, Workload};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -27,7 +29,9 @@ use crate::agent::Prepared;
 use crate::error::AgentError;
 use crate::event_loop::Event;
 use crate::fetcher::Fetcher;
+use crate::gpus::Gpus;
 use crate::sandbox::Layout;
+use crate::sandboxes::Sandboxes;
 
 /// How often it is told how far a pull is; each is an entry of the log.
 const PROGRESS: Duration = Duration::from_secs(2);
@@ -47,6 +51,10 @@ pub struct ContainersConfig {
     pub network_configs: Vec<PathBuf>,
     /// Folders with network plugins; CNI's own and Debian's when empty.
     pub network_plugins: Vec<PathBuf>,
+    /// The folder with secrets, `ROLE/NAME` each; there are none when absent.
+    pub secrets: Option<PathBuf>,
+    /// What may be fetched into sandboxes.
+    pub fetch: FetchConfig,
 }
 
 /// What containers of this agent need and have.
@@ -57,6 +65,9 @@ pub struct Containers {
     fetcher: Arc<Fetcher>,
     layout: Layout,
     host_paths: Vec<PathBuf>,
+    secrets: Option<PathBuf>,
+    sandboxes: Sandboxes,
+    gpus: Arc<Gpus>,
     /// Makes this agent's attachments its own among those of its machine.
     nonce: u128,
     events: mpsc::Sender<Event>,
@@ -67,7 +78,7 @@ pub struct Containers {
 #[derive(Debug, Default)]
 struct Job {
     cancelled: CancellationToken,
-    image: Option<Image>,
+    images: Vec<Image>,
 }
 
 impl Containers {
@@ -80,6 +91,7 @@ impl Containers {
         layout: Layout,
         config: ContainersConfig,
         fetcher: Arc<Fetcher>,
+        gpus: Arc<Gpus>,
         nonce: u128,
         events: mpsc::Sender<Event>,
         kept: Vec<(TaskId, Prepared)>,
@@ -94,12 +106,16 @@ impl Containers {
         };
         let networks = Networks::open(&layout.networks(), networks);
         let networks = networks.map_err(|error| AgentError::Containers(error.into()))?;
+        let sandboxes = Sandboxes::open(&layout, config.fetch, fetcher.clone()).await?;
         let this = Arc::new(Self {
             images,
             networks,
             fetcher,
             layout,
             host_paths: config.host_paths,
+            secrets: config.secrets,
+            sandboxes,
+            gpus,
             nonce,
             events,
             jobs: Mutex::default(),
@@ -114,12 +130,9 @@ impl Containers {
             if prepared.network.is_some() {
                 attached.extend(self.attachment_id(&task));
             }
-            let image = match &prepared.image {
-                Some(image) => self.images.get(&image.digest),
-                None => None,
-            };
+            let images = prepared.image.iter().chain(prepared.images.values());
             let job = Job {
-                image,
+                images: images.flat_map(|it| self.images.get(&it.digest)).collect(),
                 ..Job::default()
             };
             self.jobs().insert(task, job);
@@ -150,7 +163,7 @@ impl Containers {
         let cancelled = CancellationToken::new();
         let job = Job {
             cancelled: cancelled.clone(),
-            image: None,
+            images: Vec::new(),
         };
         self.jobs().insert(launch.task.clone(), job);
         let this = self.clone();
@@ -161,7 +174,7 @@ impl Containers {
                 result = this.get(&launch, cancelled.clone()) => result,
             };
             if let Err(why) = &result {
-                tracing::warn!(task = %launch.task, "no container: {why}");
+                tracing::warn!(task = %launch.task, "not prepared: {why}");
             }
             // The loop is gone only when the agent ends.
             let event = Event::Prepared(launch.task.clone(), result);
@@ -174,11 +187,20 @@ impl Containers {
         if let Some(job) = self.jobs().remove(task) {
             job.cancelled.cancel();
         }
+        let leavings = self.layout.container(task);
         let Some(id) = self.attachment_id(task) else {
             return;
         };
         let this = self.clone();
         tokio::spawn(async move {
+            // What it wrote over its image: its mounts are gone with its processes.
+            match tokio::fs::remove_dir_all(&leavings).await {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    let path = leavings.display();
+                    tracing::debug!(%path, %error, "a container's files go with its sandbox");
+                }
+                _ => {}
+            }
             for _ in 0..DETACH_TRIES {
                 let (networks, attachment) = (this.clone(), id.clone());
                 let detach = move || networks.networks.detach(&attachment);
@@ -216,23 +238,72 @@ impl Containers {
         launch: &Arc<TaskLaunch>,
         cancelled: CancellationToken,
     ) -> Result<Prepared, Reason> {
-        let Some((command, container)) = container_of(launch) else {
-            return Ok(Prepared::default());
+        let mut prepared = match container_of(launch) {
+            Some((command, container)) => {
+                self.contain(launch, command, container, cancelled).await?
+            }
+            None => Prepared::default(),
         };
-        self.check_host_paths(container)?;
-        let image = match command.image() {
-            Some(image) => Some(self.pull(&launch.task, image, container).await?),
-            None => None,
-        };
-        let network = match &container.network {
-            Network::Named(network) => Some(self.attach(launch, network, cancelled).await?),
-            Network::Host | Network::None => None,
-        };
-        Ok(Prepared {
-            image: image.map(Arc::new),
-            network: network.map(Arc::new),
-            ..Prepared::default()
-        })
+        prepared.devices = self.gpus.devices(launch)?.map(Arc::new);
+        let progress = Throttle::new(&self.events, &launch.task);
+        self.sandboxes
+            .fill(launch, |far| progress.say(|| far))
+            .await?;
+        Ok(prepared)
+    }
+
+    async fn contain(
+        self: &Arc<Self>,
+        launch: &Arc<TaskLaunch>,
+        command: &CommandWorkload,
+        container: &Container,
+        cancelled: CancellationToken,
+    ) -> Result<Prepared, Reason> {
+        let mut prepared = Prepared::default();
+        for container in command.containers() {
+            self.check_host_paths(container)?;
+            prepared
+                .secrets
+                .extend(self.find_secrets(launch, container)?);
+        }
+        for (name, pull) in images_of(command) {
+            if !prepared.images.contains_key(&name.to_string()) {
+                let image = Arc::new(self.pull(&launch.task, name, pull).await?);
+                prepared.images.insert(name.to_string(), image);
+            }
+        }
+        let own = command.image().map(ImageRef::to_string);
+        prepared.image = own.and_then(|name| prepared.images.get(&name).cloned());
+        if let Network::Named(network) = &container.network {
+            let network = self.attach(launch, network, cancelled).await?;
+            prepared.network = Some(Arc::new(network));
+        }
+        Ok(prepared)
+    }
+
+    /// The files of a container's secrets, which are those of the task's role.
+    fn find_secrets(
+        &self,
+        launch: &TaskLaunch,
+        container: &Container,
+    ) -> Result<BTreeMap<String, String>, Reason> {
+        let mut found = BTreeMap::new();
+        for mount in &container.mounts {
+            let MountSource::Secret(name) = &mount.source else {
+                continue;
+            };
+            let role = launch.role.as_str();
+            let path = self.secrets.as_ref().map(|dir| dir.join(role).join(name));
+            let Some(path) = path.filter(|path| path.is_file()) else {
+                let message = format!(
+                    "this agent keeps no secret `{name}` for role `{role}`: its operator puts it into \
+                     the folder that --secrets names, as {role}/{name}"
+                );
+                return Err(Reason::new(reason::CONTAINER_REFUSED, message));
+            };
+            found.insert(name.clone(), path.to_string_lossy().into_owned());
+        }
+        Ok(found)
     }
 
     /// What leads out of the allowed folders by links is not in them.
@@ -273,19 +344,10 @@ impl Containers {
         &self,
         task: &TaskId,
         name: &ImageRef,
-        container: &Container,
+        pull: PullPolicy,
     ) -> Result<LocalImage, Reason> {
-        let next = Mutex::new(Instant::now() + PROGRESS);
-        let progress = |progress| {
-            let mut next = next.lock().unwrap_or_else(PoisonError::into_inner);
-            let now = Instant::now();
-            if now >= *next {
-                *next = now + PROGRESS;
-                // Where the loop is behind, the next word says more.
-                let event = Event::Preparing(task.clone(), pulling(name, progress));
-                let _ = self.events.try_send(event);
-            }
-        };
+        let throttle = Throttle::new(&self.events, task);
+        let progress = |progress| throttle.say(|| pulling(name, progress));
         let image = match name.source() {
             ImageSource::Artifact(digest) => {
                 self.fetcher.fetch(digest).await?;
@@ -293,7 +355,7 @@ impl Containers {
                 self.images.archive(name, &path, progress).await
             }
             ImageSource::Registry(_) | ImageSource::Layout { .. } => {
-                self.images.pull(name, container.pull, progress).await
+                self.images.pull(name, pull, progress).await
             }
         };
         let image = image.map_err(|error| {
@@ -308,7 +370,7 @@ impl Containers {
         }
         let local = local(&image);
         if let Some(job) = self.jobs().get_mut(task) {
-            job.image = Some(image);
+            job.images.push(image);
         }
         Ok(local)
     }
@@ -364,6 +426,49 @@ impl Containers {
     fn jobs(&self) -> MutexGuard<'_, HashMap<TaskId, Job>> {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Tells how far a task's preparation is, and not too often.
+struct Throttle<'a> {
+    events: &'a mpsc::Sender<Event>,
+    task: &'a TaskId,
+    next: Mutex<Instant>,
+}
+
+impl<'a> Throttle<'a> {
+    fn new(events: &'a mpsc::Sender<Event>, task: &'a TaskId) -> Self {
+        Self {
+            events,
+            task,
+            next: Mutex::new(Instant::now() + PROGRESS),
+        }
+    }
+
+    fn say(&self, how_far: impl FnOnce() -> Reason) {
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if now >= *next {
+            *next = now + PROGRESS;
+            // Where the loop is behind, the next word says more.
+            let event = Event::Preparing(self.task.clone(), how_far());
+            let _ = self.events.try_send(event);
+        }
+    }
+}
+
+/// The images that a command's containers run from and mount, and when each is asked for anew.
+fn images_of(command: &CommandWorkload) -> impl Iterator<Item = (&ImageRef, PullPolicy)> {
+    command.containers().flat_map(|container| {
+        let mounted = container
+            .mounts
+            .iter()
+            .filter_map(|mount| match &mount.source {
+                MountSource::Image(image) => Some(image),
+                _ => None,
+            });
+        let images = container.image.iter().chain(mounted);
+        images.map(|image| (image, container.pull))
+    })
 }
 
 /// How far a pull is, for people.

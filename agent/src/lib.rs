@@ -26,6 +26,7 @@ use crate::error::AgentError;
 use crate::event_loop::{EVENTS, EventLoop, Parts};
 use crate::executor::{Supervisor, Template};
 use crate::fetcher::Fetcher;
+use crate::gpus::Gpus;
 use crate::identity::{Identity, random_u128};
 use crate::master::Dialer;
 use crate::masters::Masters;
@@ -46,6 +47,7 @@ pub mod executor;
 pub mod fetcher;
 pub mod frames;
 pub mod gc;
+pub mod gpus;
 pub mod http;
 pub mod identity;
 pub mod master;
@@ -54,6 +56,7 @@ pub mod metrics;
 pub mod pools;
 pub mod resources;
 pub mod sandbox;
+pub mod sandboxes;
 pub mod streams;
 pub mod uptime;
 pub mod volumes;
@@ -86,12 +89,17 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
     let layout = layout
         .with_cgroup(cgroup)
         .with_disks(config.special.paths(), identity.nonce);
+    let gpu_config = config.gpus;
+    let gpus = tokio::task::spawn_blocking(move || Gpus::find(gpu_config)).await;
+    // One that breaks off is as one that finds nothing.
+    let gpus = Arc::new(gpus.unwrap_or_default());
+    let resources = config.resources.complete(&config.dir, gpus.resources())?;
+    let mut attributes = gpus.attributes();
+    attributes.extend(config.attributes);
     let info = AgentInfo {
         hostname: config.hostname,
-        resources: config
-            .special
-            .lay(config.resources.complete(&config.dir)?)?,
-        attributes: config.attributes.into(),
+        resources: config.special.lay(resources)?,
+        attributes: attributes.into(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     info.validate().map_err(AgentError::Config)?;
@@ -141,6 +149,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
         layout.clone(),
         config.containers,
         fetcher.clone(),
+        gpus,
         identity.nonce,
         events.clone(),
         kept.collect(),

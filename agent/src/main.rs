@@ -10,6 +10,7 @@ use anyhow::Context;
 use clap::Parser;
 use tepui_agent::config::{Config, ContainerSettings, Settings, parse_attributes};
 use tepui_agent::pools::DiskSettings;
+use tepui_fetch::FetchConfig;
 use tepui_image::ImagesConfig;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -84,6 +85,13 @@ struct Arguments {
     /// absent.
     #[arg(long, value_name = "DIR")]
     network_plugins: Vec<PathBuf>,
+    /// A folder of the machine that tasks may fetch `file://` URLs from, with what is below it; may be
+    /// given more than once. None when absent.
+    #[arg(long, value_name = "DIR")]
+    fetch_folder: Vec<PathBuf>,
+    /// A folder with secrets for containers, ROLE/NAME each.
+    #[arg(long, value_name = "DIR")]
+    secrets: Option<PathBuf>,
     /// A file with the masters' token, which masters on other machines ask for.
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
@@ -170,7 +178,13 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
                 insecure: registries.into_iter().collect(),
                 ..ImagesConfig::default()
             }),
+            secrets: arguments.secrets,
         }),
+        fetch: given(arguments.fetch_folder).map(|file_folders| FetchConfig {
+            file_folders,
+            ..FetchConfig::default()
+        }),
+        gpus: None,
         token_file: arguments.token_file,
     };
     let config = Config::new(flags.or(file))?;

@@ -2,7 +2,7 @@
 //!
 //! Detection respects the agent's own bounds (affinity and cgroup), leaves the
 //! machine itself room to breathe, and never fails over what can be left out.
-//! Gpus are only as the operator names them; there is no detection yet.
+//! Gpus that the operator counts are names without devices behind them; those that are found have.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -34,8 +34,13 @@ pub struct ResourceOverrides {
 }
 
 impl ResourceOverrides {
-    /// All that the agent lends. `dir` is on the disk whose room counts.
-    pub fn complete(&self, dir: &Path) -> Result<Resources, AgentError> {
+    /// All that the agent lends. `dir` is on the disk whose room counts; `found` are the gpus that were
+    /// found.
+    pub fn complete(
+        &self,
+        dir: &Path,
+        found: BTreeMap<String, u64>,
+    ) -> Result<Resources, AgentError> {
         let cpus = match self.cpus {
             Some(cpus) => cpus,
             None => detect_cpus().map_err(|source| AgentError::Detect("cpus", source))?,
@@ -49,13 +54,18 @@ impl ResourceOverrides {
             None => disk_room(dir).map_err(|source| AgentError::Detect("disk", source))?,
         };
         let default_ports = || PortRanges::from_range(DEFAULT_PORTS.0, DEFAULT_PORTS.1);
-        let gpus = (0..self.gpus.unwrap_or(0)).map(|index| (format!("gpu{index}"), MILLI));
+        let gpus = match self.gpus {
+            Some(count) => (0..count)
+                .map(|index| (format!("gpu{index}"), MILLI))
+                .collect(),
+            None => found,
+        };
         Ok(Resources {
             cpus,
             mem,
             disk,
             ports: self.ports.clone().unwrap_or_else(default_ports),
-            gpus: gpus.collect(),
+            gpus,
             custom: self.custom.clone(),
             items: self.items.clone(),
             ..Resources::default()
@@ -267,7 +277,7 @@ mod tests {
             "cpus=1.5,mem=4GiB,disk=10GB,ports=31000-31009,ports=32000,gpus=2,licences=3"
                 .parse()
                 .unwrap();
-        let all = parsed.complete(Path::new("/")).unwrap();
+        let all = parsed.complete(Path::new("/"), BTreeMap::new()).unwrap();
         assert_eq!(all.cpus, MilliCpus(1500));
         assert_eq!(all.mem, Bytes::gib(4));
         assert_eq!(all.disk, Bytes::gib(10));
@@ -279,7 +289,7 @@ mod tests {
     #[test]
     fn things_that_are_counted_one_by_one_parse() {
         let parsed: ResourceOverrides = "vlan=10-19,vlan=30-30,licence={blue|red}".parse().unwrap();
-        let all = parsed.complete(Path::new("/")).unwrap();
+        let all = parsed.complete(Path::new("/"), BTreeMap::new()).unwrap();
         assert_eq!(all.items["vlan"].to_string(), "[10-19,30]");
         assert_eq!(all.items["licence"].to_string(), "{blue,red}");
         assert_eq!(all.validate(), Ok(()));
@@ -288,13 +298,18 @@ mod tests {
     #[test]
     fn what_is_not_named_is_detected() {
         let all = ResourceOverrides::default()
-            .complete(Path::new("/"))
+            .complete(Path::new("/"), BTreeMap::new())
             .unwrap();
         assert!(all.cpus.0 >= 1 && all.mem.0 > 0 && all.disk.0 > 0);
         assert_eq!(all.ports, PortRanges::from_range(31_000, 32_000));
         assert!(all.gpus.is_empty());
         let none: ResourceOverrides = "ports=none".parse().unwrap();
-        assert!(none.complete(Path::new("/")).unwrap().ports.is_empty());
+        assert!(
+            none.complete(Path::new("/"), BTreeMap::new())
+                .unwrap()
+                .ports
+                .is_empty()
+        );
     }
 
     #[test]

@@ -105,6 +105,11 @@ impl Layout {
         self.task(task).join("sandbox")
     }
 
+    /// What a task's container writes over its image.
+    pub fn container(&self, task: &TaskId) -> PathBuf {
+        self.task(task).join("container")
+    }
+
     /// The output of a task's command; of a companion where one is named.
     pub fn output(&self, task: &TaskId, member: Option<&str>, output: Output) -> PathBuf {
         let folder = match member.filter(|name| *name != MAIN) {
@@ -127,6 +132,11 @@ impl Layout {
     /// All images.
     pub fn images(&self) -> PathBuf {
         self.dir.join("images")
+    }
+
+    /// Downloads that are kept for later tasks.
+    pub fn fetched(&self) -> PathBuf {
+        self.dir.join("fetched")
     }
 
     /// Machine code of WebAssembly programs; its executors make it.

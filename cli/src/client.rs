@@ -21,9 +21,11 @@ use crate::output;
 use crate::progress::Transfer;
 
 pub use calls::{ByteStream, LogStream, TaskFilter};
+pub use channel::{ChannelError, Receiver, Sender};
 pub use jobs::{BATCH, Jobs};
 
 mod calls;
+mod channel;
 mod events;
 mod jobs;
 

@@ -22,7 +22,10 @@ mod client;
 mod dev;
 mod download;
 mod events;
+mod exec;
 mod explain;
+mod files;
+mod forward;
 mod framework;
 mod job;
 mod logs;
@@ -35,6 +38,7 @@ mod run;
 mod setting;
 mod status;
 mod task;
+mod terminal;
 mod volume;
 
 /// Run work on a Tepui cluster, and see what it does.
@@ -87,6 +91,12 @@ enum Command {
     /// Tasks of all frameworks
     #[command(subcommand)]
     Task(task::Command),
+    /// Run a command beside a task, in its cgroup and its container
+    Exec(exec::ExecOptions),
+    /// Speak to a task that reads (`tepui run -i`), and see what it writes
+    Attach(exec::AttachOptions),
+    /// Let ports of this machine lead to a task's
+    PortForward(forward::Options),
     /// Machines
     #[command(subcommand)]
     Agent(agent::Command),
@@ -164,6 +174,9 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Job(options) => job::run(options, &client, format).await?,
         Command::Task(command) => task::run(command, &client, format).await?,
+        Command::Exec(options) => return exec::exec(options, &client).await,
+        Command::Attach(options) => return exec::attach(options, &client).await,
+        Command::PortForward(options) => forward::run(options, client).await?,
         Command::Agent(command) => agent::run(command, &client, format).await?,
         Command::Role(command) => role::run(command, &client, format).await?,
         Command::Setting(command) => setting::run(command, &client, format).await?,

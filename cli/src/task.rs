@@ -5,11 +5,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use tepui_types::api::task::{KillRequest, TaskHistory, TaskView};
+use tepui_types::command::CommandStdin;
 use tepui_types::{AgentId, TaskId, TaskState, Timestamp, Workload};
 
 use crate::client::{Client, LogStream, TaskFilter};
 use crate::output::{self, Columns, Fields, Format};
-use crate::{amounts, logs};
+use crate::{amounts, files, logs};
 
 /// How many tasks a list shows unless it is told to show all.
 const SHOWN: usize = 100;
@@ -58,6 +59,32 @@ pub enum Command {
         /// What it wrote to its stderr in place of its stdout
         #[arg(long)]
         stderr: bool,
+    },
+    /// Show what is in a task's sandbox
+    Files {
+        /// Its id such as f1.hello.0, or its name for the newest of that name
+        task: String,
+        /// A folder below the sandbox
+        #[arg(default_value = "", hide_default_value = true)]
+        path: String,
+    },
+    /// Print a file of a task's sandbox
+    Cat {
+        /// Its id such as f1.hello.0, or its name for the newest of that name
+        task: String,
+        /// The file, below the sandbox
+        path: String,
+    },
+    /// Have a file of a task's sandbox, or a folder as a tar archive
+    Download {
+        /// Its id such as f1.hello.0, or its name for the newest of that name
+        task: String,
+        /// The file or folder, below the sandbox; all of it when absent
+        #[arg(default_value = "", hide_default_value = true)]
+        path: String,
+        /// The file that is written; named as the one there unless said
+        #[arg(long, value_name = "FILE")]
+        to: Option<std::path::PathBuf>,
     },
     /// Ask for a task's end
     Kill {
@@ -112,6 +139,15 @@ pub async fn run(command: Command, client: &Client, format: Format) -> Result<()
                 false => LogStream::Stdout,
             };
             logs::copy(client, &id, stream, follow, tokio::io::stdout()).await
+        }
+        Command::Files { task, path } => {
+            files::list(&find(&task, client).await?, &path, client, format).await
+        }
+        Command::Cat { task, path } => {
+            files::print(&find(&task, client).await?, &path, client).await
+        }
+        Command::Download { task, path, to } => {
+            files::download(&find(&task, client).await?, &path, to, client).await
         }
         Command::Kill { task, grace } => {
             let id = find(&task, client).await?;
@@ -272,7 +308,16 @@ fn cut(text: &str, most: usize) -> String {
 }
 
 /// The task that a person means: by its id, or the newest of a name.
-async fn find(text: &str, client: &Client) -> Result<TaskId> {
+/// Whether what it reads comes from a terminal.
+pub fn has_terminal(workload: &Workload) -> bool {
+    match workload {
+        Workload::Command(command) => command.stdin() == CommandStdin::Terminal,
+        Workload::Wasm(_) => false,
+    }
+}
+
+/// The task of that id, or the newest of that name.
+pub async fn find(text: &str, client: &Client) -> Result<TaskId> {
     if let Ok(id) = text.parse() {
         return Ok(id);
     }

@@ -31,7 +31,7 @@ pub mod liveness;
 pub mod session;
 pub mod streams;
 
-use streams::{StreamBytes, StreamError, Streams};
+use streams::{Connection, Pending, StreamBytes, StreamError, Streams};
 
 /// Frames that wait for one agent's connection. A frame carries up to
 /// [`MAX_BATCH`] effects, so a connection that is this far behind is dead or
@@ -124,15 +124,28 @@ impl Sessions {
         agent: AgentId,
         request: StreamRequest,
     ) -> Result<StreamBytes, StreamError> {
+        self.ask(agent, request)?.bytes().await
+    }
+
+    /// Asks an agent for a data connection that goes both ways.
+    pub async fn open_channel(
+        &self,
+        agent: AgentId,
+        request: StreamRequest,
+    ) -> Result<Connection, StreamError> {
+        self.ask(agent, request)?.opened().await
+    }
+
+    fn ask(&self, agent: AgentId, request: StreamRequest) -> Result<Pending, StreamError> {
         let pending = self.0.streams.expect()?;
         let frame = MasterFrame::OpenStream {
             stream: pending.id(),
             request,
         };
-        if !self.send(agent, frame) {
-            return Err(StreamError::NotConnected(agent));
+        match self.send(agent, frame) {
+            true => Ok(pending),
+            false => Err(StreamError::NotConnected(agent)),
         }
-        pending.bytes().await
     }
 
     /// The data connections that are waited for.
@@ -286,7 +299,7 @@ pub(crate) fn check_upgrade(request: &Request, token: &str) -> Result<(), ApiErr
         return Ok(());
     }
     Err(ApiError::BadRequest(format!(
-        "this address is for agents: it speaks `Upgrade: {token}` only"
+        "this address speaks `Upgrade: {token}` only: it is for agents and for `tepui`"
     )))
 }
 

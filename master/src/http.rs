@@ -30,6 +30,7 @@ pub mod demands;
 pub mod door;
 pub mod error;
 pub mod events;
+pub mod files;
 pub mod forward;
 pub mod frameworks;
 pub mod guard;
@@ -40,6 +41,7 @@ pub mod maintenance;
 pub mod masters;
 pub mod openapi;
 pub mod page;
+pub mod reach;
 pub mod request;
 pub mod reservations;
 pub mod roles;
@@ -114,6 +116,11 @@ pub fn router(master: Arc<Master>) -> Router {
         .route("/tasks/{id}/history", get(attempts::list))
         .route("/tasks/{id}/kill", post(tasks::kill))
         .route("/tasks/{id}/logs/{output}", get(logs::follow))
+        .route("/tasks/{id}/files", get(files::root))
+        .route("/tasks/{id}/files/{*path}", get(files::below))
+        .route("/tasks/{id}/exec", post(reach::exec))
+        .route("/tasks/{id}/attach", post(reach::attach))
+        .route("/tasks/{id}/forward/{port}", post(reach::forward))
         .route("/artifacts", get(artifacts::list))
         .route("/backup", get(backup::send))
         .route("/events", get(events::follow))

@@ -17,6 +17,7 @@ pub mod list;
 pub mod maintenance;
 pub mod master;
 pub mod problem;
+pub mod reach;
 pub mod reservation;
 pub mod role;
 pub mod stale;

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::container::{Container, Network};
+use crate::container::{Container, MountSource, Network};
 use crate::ids::is_label;
 use crate::image::ImageRef;
 use crate::resources::Bytes;
@@ -238,6 +238,20 @@ impl CommandWorkload {
         let companions = self.companions().iter();
         let theirs = companions.filter_map(|companion| companion.container.as_deref());
         self.container.as_deref().into_iter().chain(theirs)
+    }
+
+    /// All images that its containers run from or mount, its own first.
+    pub fn images(&self) -> impl Iterator<Item = &ImageRef> {
+        self.containers().flat_map(|container| {
+            let mounted = container
+                .mounts
+                .iter()
+                .filter_map(|mount| match &mount.source {
+                    MountSource::Image(image) => Some(image),
+                    _ => None,
+                });
+            container.image.iter().chain(mounted)
+        })
     }
 
     /// Whether what is sent to it while it runs is read.

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use tepui_types::{Digest, ImageRef, ImageSource, Reason, TaskId, TaskState, Workload};
+use tepui_types::{Digest, Fetch, ImageSource, Reason, TaskId, TaskSpec, TaskState, Workload};
 
 use super::{Action, Agent, report};
 
@@ -22,14 +22,19 @@ pub(super) enum Artifact {
 }
 
 /// The artifacts without which it does not start.
-fn needed_by(workload: &Workload) -> Vec<Digest> {
-    match workload {
-        Workload::Wasm(wasm) => wasm.artifacts().collect(),
-        Workload::Command(command) => match command.image().map(ImageRef::source) {
-            Some(ImageSource::Artifact(digest)) => vec![digest],
-            Some(ImageSource::Registry(_) | ImageSource::Layout { .. }) | None => Vec::new(),
-        },
+fn needed_by(spec: &TaskSpec) -> Vec<Digest> {
+    let mut needed: Vec<_> = spec.fetch.iter().filter_map(Fetch::artifact).collect();
+    match &spec.workload {
+        Workload::Wasm(wasm) => needed.extend(wasm.artifacts()),
+        Workload::Command(command) => {
+            let images = command.images();
+            needed.extend(images.filter_map(|image| match image.source() {
+                ImageSource::Artifact(digest) => Some(digest),
+                ImageSource::Registry(_) | ImageSource::Layout { .. } => None,
+            }));
+        }
     }
+    needed
 }
 
 impl Agent {
@@ -95,7 +100,7 @@ impl Agent {
             .iter()
             .filter_map(|(_, task)| task.launch.as_ref());
         let needed: HashSet<Digest> = launches
-            .flat_map(|launch| needed_by(&launch.spec.workload))
+            .flat_map(|launch| needed_by(&launch.spec))
             .collect();
         let mut left = excess;
         for (digest, bytes) in files {

@@ -1,5 +1,5 @@
-//! Tasks with containers: what these need is got before the task is placed, and let go of after its
-//! end.
+//! Tasks with containers, or with something to fetch: what these need is got before the task is
+//! placed, and let go of after its end.
 //!
 //! It is recorded when it is there, so that an agent that starts anew lets go of nothing that a task
 //! still has.
@@ -14,17 +14,19 @@ use super::{Action, Agent, report};
 use crate::checkpoint::Record;
 
 impl Agent {
-    /// Whether what a task's container needs is there; if not, it is being got.
-    pub(super) fn is_prepared(&self, out: &mut Vec<Action>, launch: &Arc<TaskLaunch>) -> bool {
-        let task = self.tasks.get(&launch.task);
-        let is_prepared = task.is_some_and(|task| task.prepared.is_some());
-        if !is_prepared {
+    /// Whether what a task needs of its machine is there; if not, it is being got.
+    pub(super) fn is_prepared(&mut self, out: &mut Vec<Action>, launch: &Arc<TaskLaunch>) -> bool {
+        let Some(task) = self.tasks.get_mut(&launch.task) else {
+            return false;
+        };
+        let is_prepared = task.prepared.is_some();
+        if !is_prepared && !std::mem::replace(&mut task.is_preparing, true) {
             out.push(Action::Prepare(launch.clone()));
         }
         is_prepared
     }
 
-    /// What a task's container needs is there, or cannot be had. Of one that has ended since,
+    /// What a task needs of its machine is there, or cannot be had. Of one that has ended since,
     /// nothing is left to be said: its release was ordered.
     pub fn on_prepared(
         &mut self,
@@ -45,7 +47,7 @@ impl Agent {
                     task: id.clone(),
                     prepared,
                 }));
-                self.place(out, id);
+                self.route(out, id);
             }
             Err(why) => self.end(out, report(id, TaskState::Error, Some(why))),
         }
@@ -66,11 +68,17 @@ impl Agent {
         tasks.filter_map(|(id, task)| Some((id, task.prepared.as_ref()?)))
     }
 
-    pub(super) fn has_container(&self, id: &TaskId) -> bool {
+    /// Whether something is got for a task before it is placed.
+    pub(super) fn is_to_be_prepared(&self, id: &TaskId) -> bool {
         let launch = self.tasks.get(id).and_then(|task| task.launch.as_ref());
-        launch.is_some_and(|launch| match &launch.spec.workload {
-            Workload::Command(command) => command.container.is_some(),
-            Workload::Wasm(_) => false,
-        })
+        launch.is_some_and(|launch| needs_preparation(launch))
     }
+}
+
+pub(super) fn needs_preparation(launch: &TaskLaunch) -> bool {
+    let has_container = match &launch.spec.workload {
+        Workload::Command(command) => command.container.is_some(),
+        Workload::Wasm(_) => false,
+    };
+    has_container || !launch.spec.fetch.is_empty() || !launch.resources.gpus.is_empty()
 }

@@ -8,6 +8,7 @@
 use tepui_types::wire::executor::{ExecutorLaunch, ToExecutor, VolumeFolder};
 use tepui_types::{TaskId, TaskState, Workload};
 
+use super::containers::needs_preparation;
 use super::executors::{ExecutorId, ExecutorKind, Phase, TrustDomain};
 use super::tasks::Stage;
 use super::{Action, Agent, report};
@@ -19,7 +20,7 @@ impl Agent {
         let Some(launch) = self.tasks.get(id).and_then(|task| task.launch.clone()) else {
             return;
         };
-        let is_ready = match &launch.spec.workload {
+        let is_here = match &launch.spec.workload {
             Workload::Wasm(wasm) => {
                 // All are asked for at once.
                 let missing = wasm
@@ -27,11 +28,10 @@ impl Agent {
                     .filter(|digest| !self.is_at_hand(out, *digest, id));
                 missing.count() == 0
             }
-            Workload::Command(command) => {
-                command.container.is_none() || self.is_prepared(out, &launch)
-            }
+            Workload::Command(_) => true,
         };
-        if is_ready {
+        let is_prepared = !needs_preparation(&launch) || self.is_prepared(out, &launch);
+        if is_here && is_prepared {
             self.place(out, id);
         } else {
             self.statuses.set(report(id, TaskState::Starting, None));

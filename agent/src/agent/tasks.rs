@@ -67,6 +67,8 @@ pub struct Task {
     pub stopped: bool,
     /// Processes it was placed on.
     pub placements: u8,
+    /// Whether what it needs of its machine is being got, or was.
+    pub is_preparing: bool,
     /// What its container needs, once it is there.
     pub prepared: Option<Prepared>,
     /// How its checks stand.
@@ -126,6 +128,7 @@ impl Tasks {
             stopped: false,
             placements: 0,
             prepared: None,
+            is_preparing: false,
             checks: Vec::new(),
             members: Vec::new(),
             unwell: None,
@@ -154,6 +157,7 @@ impl Tasks {
             stopped: false,
             placements: 0,
             prepared: None,
+            is_preparing: false,
             checks: Vec::new(),
             members: Vec::new(),
             unwell: None,

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{AccessFlags, access};
 use serde::Deserialize;
 use tepui_executor::runtime::Runtime;
+use tepui_fetch::FetchConfig;
 use tepui_image::ImagesConfig;
 
 use crate::containers::ContainersConfig;
@@ -24,6 +25,8 @@ pub struct ContainerSettings {
     pub network_plugins: Option<Vec<PathBuf>>,
     /// Where images come from.
     pub images: Option<ImagesConfig>,
+    /// The folder with secrets, `ROLE/NAME` each.
+    pub secrets: Option<PathBuf>,
 }
 
 impl ContainerSettings {
@@ -43,11 +46,12 @@ impl ContainerSettings {
             network_configs: self.network_configs.or(rest.network_configs),
             network_plugins: self.network_plugins.or(rest.network_plugins),
             images,
+            secrets: self.secrets.or(rest.secrets),
         }
     }
 
     /// Checks them.
-    pub fn check(self) -> Result<(Runtime, ContainersConfig), AgentError> {
+    pub fn check(self, fetch: FetchConfig) -> Result<(Runtime, ContainersConfig), AgentError> {
         let host_paths = self.host_paths.unwrap_or_default();
         let host_paths = host_paths.iter().map(|path| real(path));
         let config = ContainersConfig {
@@ -55,6 +59,8 @@ impl ContainerSettings {
             images: self.images.unwrap_or_default(),
             network_configs: self.network_configs.unwrap_or_default(),
             network_plugins: self.network_plugins.unwrap_or_default(),
+            secrets: self.secrets,
+            fetch,
         };
         let runtime = match self.runtime.as_deref().map(str::parse) {
             Some(Ok(runtime)) => runtime,
@@ -90,7 +96,12 @@ mod tests {
 
     #[test]
     fn what_is_not_there_is_refused() {
-        let refused = |settings: ContainerSettings| settings.check().unwrap_err().to_string();
+        let refused = |settings: ContainerSettings| {
+            settings
+                .check(FetchConfig::default())
+                .unwrap_err()
+                .to_string()
+        };
         let path = ContainerSettings {
             host_paths: Some(vec!["/no/such/folder".into()]),
             ..Default::default()
@@ -103,7 +114,9 @@ mod tests {
             };
             assert!(refused(settings).contains("--oci-runtime"));
         }
-        let (runtime, config) = ContainerSettings::default().check().unwrap();
+        let (runtime, config) = ContainerSettings::default()
+            .check(FetchConfig::default())
+            .unwrap();
         assert_eq!((runtime, config), Default::default());
     }
 

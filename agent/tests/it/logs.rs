@@ -85,7 +85,7 @@ async fn output_of_unknown_tasks_fails_with_a_reason() {
         .await;
     let (text, end) = master.stream(5).await.all().await;
     assert!(text.is_empty());
-    assert_eq!(end.unwrap_err().code, "output-gone");
+    assert_eq!(end.unwrap_err().code, "task-gone");
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ mod checks;
 /// Containers.
 mod containers;
 /// Images for them.
+mod fetches;
 mod images;
 /// A task's output over a data connection.
 mod logs;

@@ -279,9 +279,9 @@ async fn files_are_listed_read_and_packed_and_none_outside() {
     assert_eq!(
         names,
         [
-            "folder/",
+            "folder",
             "folder/file",
-            "folder/inner/",
+            "folder/inner",
             "folder/inner/odd\nname",
             "inside",
             "outside"

@@ -13,6 +13,7 @@ use tepui_types::api::agent::{AgentView, DrainRequest};
 use tepui_types::api::artifact::ArtifactView;
 use tepui_types::api::cluster::ClusterView;
 use tepui_types::api::demand::DemandView;
+use tepui_types::api::file::FileList;
 use tepui_types::api::framework::{DeployRequest, FrameworkView};
 use tepui_types::api::list::{MAX_LIMIT, Page};
 use tepui_types::api::maintenance::{WindowRequest, WindowView};
@@ -310,6 +311,17 @@ impl Client {
         self.stream(&path, &query).await
     }
 
+    /// What is in a folder of a task's sandbox.
+    pub async fn task_files(&self, id: &TaskId, path: &str) -> Result<FileList> {
+        self.get(&files_path(id, path)).await
+    }
+
+    /// A file of a task's sandbox as `bytes`, or a folder as `tar`.
+    pub async fn task_file(&self, id: &TaskId, path: &str, form: &str) -> Result<ByteStream<'_>> {
+        let query = [("form", form.to_owned())];
+        self.stream(&files_path(id, path), &query).await
+    }
+
     /// What frameworks want and do not have.
     pub async fn demands(&self) -> Result<Vec<DemandView>> {
         self.all("/v1/demands", &[]).await
@@ -426,6 +438,13 @@ pub(super) fn with_query(path: &str, query: &[(&str, String)]) -> String {
 }
 
 /// Percent-encodes all but the characters that mean themselves everywhere.
+fn files_path(id: &TaskId, path: &str) -> String {
+    let path = path.trim_matches('/');
+    let parts = path.split('/').filter(|part| !part.is_empty());
+    let parts: String = parts.map(|part| format!("/{}", encode(part))).collect();
+    format!("/v1/tasks/{id}/files{parts}")
+}
+
 pub(super) fn encode(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {

@@ -16,6 +16,7 @@ use hyper_util::rt::TokioIo;
 use tepui_types::wire::stream::{StreamFrame, UPGRADE, VERSION};
 use tepui_types::wire::{self, MAX_FRAME};
 use tepui_types::{AgentId, Reason};
+use tokio::io::AsyncReadExt;
 use tokio::sync::oneshot;
 use tokio_util::codec::{FramedRead, LengthDelimitedCodec};
 
@@ -54,7 +55,10 @@ pub enum StreamError {
 /// The bytes of a stream.
 pub type StreamBytes = Pin<Box<dyn Stream<Item = Result<Bytes, StreamError>> + Send>>;
 
-type Dialled = Result<TokioIo<Upgraded>, Reason>;
+/// A connection that an agent has made.
+pub type Connection = TokioIo<Upgraded>;
+
+type Dialled = Result<Connection, Reason>;
 
 /// The data connections that are waited for, by the number that names each.
 /// Numbers are random and used once: knowing one is the right to answer.
@@ -110,12 +114,32 @@ impl Pending {
     }
 
     /// Waits for the agent to dial.
-    pub async fn bytes(mut self) -> Result<StreamBytes, StreamError> {
+    async fn dialled(mut self) -> Result<Connection, StreamError> {
         let dialled = tokio::time::timeout(DIAL_DEADLINE, &mut self.dialled).await;
-        let connection = dialled
+        dialled
             .map_err(|_| StreamError::Timeout)?
             .map_err(|_| StreamError::Broken)?
-            .map_err(StreamError::Refused)?;
+            .map_err(StreamError::Refused)
+    }
+
+    /// Waits for the agent to dial and to say that what was asked for is there: the caller and the
+    /// agent speak to each other from then on.
+    pub async fn opened(self) -> Result<Connection, StreamError> {
+        let mut connection = self.dialled().await?;
+        let first = tokio::time::timeout(DIAL_DEADLINE, first_frame(&mut connection)).await;
+        match first.map_err(|_| StreamError::Timeout)?? {
+            StreamFrame::Opened => Ok(connection),
+            StreamFrame::Failed(reason) => Err(StreamError::Refused(reason)),
+            StreamFrame::Data(_)
+            | StreamFrame::ErrorData(_)
+            | StreamFrame::End
+            | StreamFrame::Exited(_) => Err(StreamError::Broken),
+        }
+    }
+
+    /// The bytes that the agent sends.
+    pub async fn bytes(self) -> Result<StreamBytes, StreamError> {
+        let connection = self.dialled().await?;
         let codec = LengthDelimitedCodec::builder()
             .little_endian()
             .max_frame_length(MAX_FRAME)
@@ -131,11 +155,25 @@ impl Pending {
                 Ok(StreamFrame::Data(bytes)) => Some((Ok(bytes.into()), Some(frames))),
                 Ok(StreamFrame::End) => None,
                 Ok(StreamFrame::Failed(reason)) => Some((Err(StreamError::Refused(reason)), None)),
+                Ok(StreamFrame::ErrorData(_) | StreamFrame::Exited(_) | StreamFrame::Opened) => {
+                    Some((Err(StreamError::Broken), None))
+                }
                 Err(error) => Some((Err(error), None)),
             }
         })
         .boxed())
     }
+}
+
+/// The first frame, and not a byte more.
+async fn first_frame(connection: &mut Connection) -> Result<StreamFrame, StreamError> {
+    let broken = |_| StreamError::Broken;
+    let mut header = [0; wire::LENGTH_BYTES];
+    connection.read_exact(&mut header).await.map_err(broken)?;
+    let len = wire::frame_len(header).map_err(|_| StreamError::Broken)?;
+    let mut body = vec![0; len];
+    connection.read_exact(&mut body).await.map_err(broken)?;
+    wire::parse(VERSION, &body).map_err(|_| StreamError::Broken)
 }
 
 impl Drop for Pending {

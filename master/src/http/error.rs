@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Response};
 use tepui_cluster::Rejection;
 use tepui_types::api::problem::{self, Problem};
 
+use crate::agents::streams::StreamError;
 use crate::artifacts::ArtifactError;
 use crate::backup::BackupError;
 use crate::frameworks::compiler::CompileError;
@@ -64,6 +65,9 @@ pub enum ApiError {
     /// The framework did not answer.
     #[error(transparent)]
     Framework(#[from] RequestError),
+    /// The agent did not send, or refused.
+    #[error(transparent)]
+    Stream(#[from] StreamError),
     /// Our own fault.
     #[error("the master failed: {0}")]
     Internal(String),
@@ -117,6 +121,7 @@ impl ApiError {
             Self::Backup(BackupError::Artifact(error)) => artifact_kind(error),
             Self::Component(error) => component_kind(error),
             Self::Framework(error) => framework_kind(error),
+            Self::Stream(error) => stream_kind(error),
             Self::Internal(_) => (
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "internal",
@@ -188,6 +193,31 @@ fn artifact_kind(error: &ArtifactError) -> (StatusCode, &'static str, &'static s
             StatusCode::INTERNAL_SERVER_ERROR,
             "internal",
             "The artifact store failed",
+        ),
+    }
+}
+
+fn stream_kind(error: &StreamError) -> (StatusCode, &'static str, &'static str) {
+    let unavailable = StatusCode::SERVICE_UNAVAILABLE;
+    match error {
+        StreamError::Refused(reason) => match reason.code.as_str() {
+            "file-missing" | "task-gone" => (StatusCode::NOT_FOUND, "not-found", "Not found"),
+            "task-ended" => (StatusCode::CONFLICT, "task-ended", "The task has ended"),
+            "too-many-streams" => (unavailable, "overloaded", "The agent has too much to do"),
+            _ => (
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "refused",
+                "The agent cannot do it",
+            ),
+        },
+        StreamError::NotConnected(_) | StreamError::Timeout | StreamError::Broken => {
+            (unavailable, "unavailable", "Not available now")
+        }
+        StreamError::TooMany => (unavailable, "overloaded", "The master has too much to do"),
+        StreamError::Random => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "The master failed",
         ),
     }
 }

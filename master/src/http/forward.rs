@@ -10,11 +10,13 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{Request, State as Extract};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use bytes::Bytes;
 use futures::stream::{self, Stream};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
 use tepui_types::wire::agent::LEADER_HEADER;
 use tokio::sync::watch;
 
@@ -94,13 +96,23 @@ fn is_answered_here(method: &Method, path: &str) -> bool {
     )
 }
 
-async fn pass_on(master: &Master, leader: &str, request: Request) -> Result<Response, ApiError> {
+async fn pass_on(
+    master: &Master,
+    leader: &str,
+    mut request: Request,
+) -> Result<Response, ApiError> {
+    let is_upgrade = request.headers().contains_key(header::UPGRADE);
+    let upgrade = is_upgrade.then(|| hyper::upgrade::on(&mut request));
     let (parts, body) = request.into_parts();
     let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
     let mut headers = passed_on(&parts.headers);
     // Its text form is ASCII.
     if let Ok(node) = HeaderValue::try_from(master.node.to_string()) {
         headers.insert(FORWARDED_BY, node);
+    }
+    if let Some(protocol) = parts.headers.get(header::UPGRADE) {
+        headers.insert(header::UPGRADE, protocol.clone());
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     }
     let mut request = master
         .peers
@@ -122,6 +134,11 @@ async fn pass_on(master: &Master, leader: &str, request: Request) -> Result<Resp
             "the leader at {leader} cannot be reached from here: ask again in a moment"
         ))
     })?;
+    if let Some(upgrade) = upgrade
+        && answer.status() == StatusCode::SWITCHING_PROTOCOLS
+    {
+        return Ok(join(upgrade, answer));
+    }
     let mut response = Response::new(Body::empty());
     *response.status_mut() = answer.status();
     *response.headers_mut() = passed_on(answer.headers());
@@ -130,6 +147,30 @@ async fn pass_on(master: &Master, leader: &str, request: Request) -> Result<Resp
     }
     *response.body_mut() = Body::from_stream(until_moved(answer, leadership, asked));
     Ok(response)
+}
+
+/// Joins a caller's connection with the leader's, which both have changed protocols.
+fn join(caller: OnUpgrade, leader: reqwest::Response) -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    for name in [header::UPGRADE, header::CONNECTION] {
+        if let Some(value) = leader.headers().get(&name) {
+            response.headers_mut().insert(name, value.clone());
+        }
+    }
+    tokio::spawn(async move {
+        match tokio::try_join!(async { caller.await.map_err(io::Error::other) }, async {
+            leader.upgrade().await.map_err(io::Error::other)
+        }) {
+            Ok((caller, mut leader)) => {
+                // Either may go at any time; the other then reads an end.
+                let mut caller = TokioIo::new(caller);
+                let _ = tokio::io::copy_bidirectional(&mut caller, &mut leader).await;
+            }
+            Err(error) => tracing::debug!(%error, "a connection that was passed on broke off"),
+        }
+    });
+    response
 }
 
 /// Returns once leadership is another than it was.

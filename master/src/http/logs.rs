@@ -24,6 +24,7 @@ pub struct LogQuery {
     offset: i64,
     #[serde(default)]
     follow: bool,
+    member: Option<String>,
 }
 
 /// A task's standard output or error.
@@ -33,6 +34,7 @@ pub struct LogQuery {
         ("output" = Output, Path),
         ("offset" = Option<i64>, Query, description = "Bytes to skip; from the end when negative"),
         ("follow" = Option<bool>, Query, description = "Whether to go on until the task has ended"),
+        ("member" = Option<String>, Query, description = "Of which of its commands; of its own when absent"),
     ),
     responses(
         (status = 200, content_type = "application/octet-stream", body = Vec<u8>),
@@ -47,7 +49,7 @@ pub async fn follow(
     let task = find_task(&master, &*read(&master).await?, &id)?;
     let request = LogRequest {
         task: id,
-        member: None,
+        member: query.member,
         output,
         offset: query.offset,
         follow: query.follow,
@@ -56,7 +58,7 @@ pub async fn follow(
         .sessions
         .open_stream(task.agent, StreamRequest::Logs(request))
         .await;
-    let bytes = bytes.map_err(|error| ApiError::Unavailable(error.to_string()))?;
+    let bytes = bytes?;
     let headers = [
         (header::CONTENT_TYPE, "application/octet-stream"),
         // Output of a task is not a page of ours.

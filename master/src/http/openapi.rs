@@ -4,8 +4,8 @@ use axum::Json;
 use utoipa::OpenApi;
 
 use crate::http::{
-    agents, artifacts, attempts, backup, cluster, demands, events, frameworks, logs, maintenance,
-    masters, reservations, roles, settings, tasks,
+    agents, artifacts, attempts, backup, cluster, demands, events, files, frameworks, logs,
+    maintenance, masters, reach, reservations, roles, settings, tasks,
 };
 
 #[derive(OpenApi)]
@@ -55,6 +55,11 @@ use crate::http::{
         tasks::kill,
         attempts::list,
         logs::follow,
+        files::root,
+        files::below,
+        reach::exec,
+        reach::attach,
+        reach::forward,
         masters::list,
         masters::add,
         masters::invite,

@@ -115,6 +115,8 @@ pub struct ForwardRequest {
 
 /// The window of a terminal, in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct TerminalSize {
     /// How wide.
     pub columns: u16,

@@ -18,7 +18,7 @@ impl Agent {
         let fetching = fetching.filter(|(_, task)| task.stage == Stage::Fetching);
         let fetching = fetching.map(|(id, _)| id);
         // Those are prepared.
-        let fetching = fetching.filter(|id| !self.has_container(id));
+        let fetching = fetching.filter(|id| !self.is_to_be_prepared(id));
         assert_eq!(waiting, fetching.collect());
     }
 }

@@ -1,0 +1,102 @@
+//! `tepui task files`, `cat` and `download`: what is in a task's sandbox.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use futures::StreamExt;
+use tepui_types::TaskId;
+use tepui_types::api::file::{FileKind, FileList};
+use tokio::io::AsyncWriteExt;
+
+use crate::client::Client;
+use crate::output::{self, Columns, Format};
+
+/// Shows a folder's entries.
+pub async fn list(id: &TaskId, path: &str, client: &Client, format: Format) -> Result<()> {
+    let list: FileList = client.task_files(id, path).await?;
+    if format == Format::Json {
+        return output::json(&list);
+    }
+    let mut table = Columns::new(&["name", "size", "mode", "changed"]);
+    for entry in &list.entries {
+        let (name, size) = match entry.kind {
+            FileKind::Folder => (format!("{}/", entry.name), String::new()),
+            FileKind::File => (
+                entry.name.clone(),
+                tepui_types::Bytes(entry.size).to_string(),
+            ),
+            FileKind::Link => (format!("{}@", entry.name), String::new()),
+            FileKind::Other => (format!("{}?", entry.name), String::new()),
+        };
+        let changed = tepui_types::Timestamp(entry.modified_ms);
+        table.row([
+            name.escape_debug().to_string(),
+            size,
+            format!("{:o}", entry.mode),
+            output::instant(changed),
+        ]);
+    }
+    table.print("nothing is in it")?;
+    if list.is_cut {
+        output::note("tepui: there are more; download the folder to have them all");
+    }
+    Ok(())
+}
+
+/// Prints a file.
+pub async fn print(id: &TaskId, path: &str, client: &Client) -> Result<()> {
+    let mut bytes = client.task_file(id, path, "bytes").await?;
+    let mut stdout = tokio::io::stdout();
+    while let Some(chunk) = bytes.next().await {
+        stdout.write_all(&chunk?).await?;
+    }
+    stdout.flush().await?;
+    Ok(())
+}
+
+/// Writes a file, or a folder as a tar archive.
+pub async fn download(id: &TaskId, path: &str, to: Option<PathBuf>, client: &Client) -> Result<()> {
+    let name = Path::new(path.trim_end_matches('/')).file_name();
+    let name = name.map_or_else(
+        || id.to_string(),
+        |name| name.to_string_lossy().into_owned(),
+    );
+    let is_folder =
+        path.is_empty() || path.ends_with('/') || client.task_files(id, path).await.is_ok();
+    let (form, usual) = match is_folder {
+        true => ("tar", format!("{name}.tar")),
+        false => ("bytes", name),
+    };
+    let to = to.unwrap_or_else(|| usual.into());
+    if to.exists() {
+        bail!(
+            "{} is there already: name another file with --to",
+            to.display()
+        );
+    }
+    let mut bytes = client.task_file(id, path, form).await?;
+    // Complete, or not there.
+    let mut draft = to.clone().into_os_string();
+    draft.push(".part");
+    let draft = PathBuf::from(draft);
+    let failed = || format!("failed to write {}", to.display());
+    let mut file = tokio::fs::File::create(&draft).await.with_context(failed)?;
+    let mut size = 0;
+    let written = async {
+        while let Some(chunk) = bytes.next().await {
+            let chunk = chunk?;
+            size += chunk.len() as u64;
+            file.write_all(&chunk).await.with_context(failed)?;
+        }
+        file.flush().await.with_context(failed)?;
+        tokio::fs::rename(&draft, &to).await.with_context(failed)
+    };
+    let written = written.await;
+    if written.is_err() {
+        // What is there of it is of no use.
+        let _ = tokio::fs::remove_file(&draft).await;
+    }
+    written?;
+    let size = tepui_types::Bytes(size);
+    output::line(&format!("{} ({size})", to.display()))
+}
