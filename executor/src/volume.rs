@@ -5,7 +5,7 @@
 
 use std::fs::DirBuilder;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, symlink};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, chown, symlink};
 use std::path::Path;
 
 use tepui_types::wire::executor::VolumeFolder;
@@ -15,6 +15,22 @@ pub fn make(volume: &VolumeFolder) -> io::Result<()> {
     let mut builder = DirBuilder::new();
     builder.recursive(true).mode(0o755);
     builder.create(&volume.folder)
+}
+
+/// Gives a new volume, which is there, to the user that its first container runs as. One that holds
+/// something, or is another's, stays as it is.
+pub fn give(volume: &VolumeFolder, uid: u32, gid: u32) -> io::Result<()> {
+    let metadata = std::fs::metadata(&volume.folder)?;
+    if (metadata.uid(), metadata.gid()) != (0, 0) || (uid, gid) == (0, 0) {
+        return Ok(());
+    }
+    for entry in std::fs::read_dir(&volume.folder)? {
+        // A file system of its own comes with that.
+        if entry?.file_name() != "lost+found" {
+            return Ok(());
+        }
+    }
+    chown(&volume.folder, Some(uid), Some(gid))
 }
 
 /// Lets a task find a volume in its sandbox, which is there.

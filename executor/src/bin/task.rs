@@ -22,6 +22,8 @@ mod command;
 mod connection;
 #[path = "../task/container.rs"]
 mod container;
+#[path = "../task/container/devices.rs"]
+mod devices;
 #[path = "../task/container/files.rs"]
 mod files;
 #[path = "../task/group.rs"]
@@ -44,6 +46,8 @@ mod runtime;
 mod server;
 #[path = "../task/container/signals.rs"]
 mod signals;
+#[path = "../task/container/sources.rs"]
+mod sources;
 #[path = "../task/container/spec.rs"]
 mod spec;
 #[path = "../task/task.rs"]

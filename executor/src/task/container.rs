@@ -16,6 +16,7 @@ use tepui_types::task::{CommandWorkload, reason};
 use tepui_types::wire::executor::ExecutorLaunch;
 
 use crate::outputs::Outputs;
+use crate::sources::Sources;
 use crate::spec::Plan;
 use crate::users::Account;
 use crate::{files, root, runtime, signals, spec, users};
@@ -74,6 +75,16 @@ impl Prepared<'_> {
         // Whoever it runs as can write there.
         std::os::unix::fs::chown(sandbox, Some(account.uid), Some(account.gid))
             .map_err(failed("sandbox"))?;
+        for volume in &self.launch.volumes {
+            tepui_executor::volume::give(volume, account.uid, account.gid)
+                .map_err(failed("volume"))?;
+        }
+        let sources = Sources {
+            launch: self.launch,
+            account: &account,
+            folder: &beside.join("container"),
+        };
+        let shown = sources.of(self.container)?;
         let plan = Plan {
             launch: self.launch,
             command: self.command,
@@ -88,7 +99,7 @@ impl Prepared<'_> {
         };
         let etc = beside.join("etc");
         let files = files::write(&etc, &plan).map_err(failed("files in /etc"))?;
-        let spec = spec::of(&plan, &files)?;
+        let spec = spec::of(&plan, &files, &shown)?;
         let workdir = spec.process().as_ref().map(|process| process.cwd().clone());
         if let Some(workdir) = workdir.filter(|_| image.is_some()) {
             root::make_folders(&root, &workdir).map_err(failed("working folder"))?;

@@ -151,11 +151,10 @@ impl Task {
             None => Newborn::make(&[]),
         };
         let newborn = newborn.map_err(|error| failed(format!("the command's process: {error}")))?;
-        let scene = Scene::new(
-            environment::of(task, startup.agent, &launch.sandbox),
-            PathBuf::from(&launch.sandbox),
-            self.group.is_none(),
-        );
+        let mut env = environment::of(task, startup.agent, &launch.sandbox);
+        let given = launch.devices.iter().flat_map(|given| &given.env);
+        env.extend(given.cloned());
+        let scene = Scene::new(env, PathBuf::from(&launch.sandbox), self.group.is_none());
         let prepared = Prepared {
             argv: &command.argv,
             scene: &scene,

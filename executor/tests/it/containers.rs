@@ -65,11 +65,12 @@ fn run_in(
 }
 
 #[track_caller]
-fn finished(executor: &Executor, end: &TaskUpdate) {
+pub fn finished(executor: &Executor, end: &TaskUpdate) {
     let errors = executor.output("task", "stderr");
     assert_eq!(end.state, TaskState::Finished, "{:?} {errors}", end.reason);
 }
 
+/// A container of that image.
 pub const IMAGE: &str = r#"{"image": "test"}"#;
 
 #[test]
@@ -217,6 +218,7 @@ fn a_container_has_no_power_over_its_machine() {
     }
 }
 
+/// Those of this machine.
 pub fn runtimes() -> Vec<Runtime> {
     let mut runtimes = vec![Runtime::BuiltIn];
     // Debian's runc, where it is installed.

@@ -20,8 +20,8 @@ use tepui_types::resources::PortRanges;
 use tepui_types::task::{CommandWorkload, TaskSpec, WasmWorkload, Workload};
 use tepui_types::wire::agent::TaskLaunch;
 use tepui_types::wire::executor::{
-    ExecutorLaunch, FromExecutor, LocalImage, ProcessIdentity, RunBeside, RunIo, TaskUpdate,
-    ToExecutor, VolumeFolder,
+    ExecutorLaunch, FromExecutor, LocalDevices, LocalImage, ProcessIdentity, RunBeside, RunIo,
+    TaskUpdate, ToExecutor, VolumeFolder,
 };
 use tepui_types::{
     AgentId, Bytes, Container, Digest, MilliCpus, OperationId, Resources, Role, TaskId, WasmOptions,
@@ -223,9 +223,9 @@ impl Executor {
             program,
             stdin: builder.stdin.clone(),
             image: builder.image.clone(),
-            images: BTreeMap::new(),
-            secrets: BTreeMap::new(),
-            devices: None,
+            images: builder.images.clone(),
+            secrets: builder.secrets.clone(),
+            devices: builder.devices.clone(),
             network: None,
             launch: builder.launch(),
         })
@@ -393,13 +393,18 @@ pub fn task(name: &str) -> TaskId {
 /// A task to be launched.
 pub struct Builder {
     task: TaskId,
-    workload: Workload,
+    /// What it runs.
+    pub workload: Workload,
     bytes: Option<Vec<u8>>,
     resources: Resources,
     array_index: Option<u32>,
     stdin: Option<String>,
     image: Option<Arc<LocalImage>>,
     volumes: Vec<VolumeFolder>,
+    /// See [`crate::prepared`] for these.
+    pub images: BTreeMap<String, Arc<LocalImage>>,
+    pub secrets: BTreeMap<String, String>,
+    pub devices: Option<Arc<LocalDevices>>,
 }
 
 impl Builder {
@@ -438,6 +443,9 @@ impl Builder {
             stdin: None,
             image: None,
             volumes: Vec::new(),
+            images: BTreeMap::new(),
+            secrets: BTreeMap::new(),
+            devices: None,
         }
     }
 

@@ -63,18 +63,38 @@ pub fn of_image(beside: &Path, layers: &[String]) -> io::Result<PathBuf> {
         "lowerdir={},upperdir={UPPER},workdir={WORK}",
         lower.join(":")
     );
-    let before = std::env::current_dir()?;
-    std::env::set_current_dir(&links)?;
-    let mounted = mount(
-        Some("overlay"),
-        &root,
-        Some("overlay"),
-        MsFlags::empty(),
-        Some(options.as_str()),
-    );
-    std::env::set_current_dir(before)?;
-    mounted?;
+    mount_layers(&links, &root, &options)?;
     Ok(root)
+}
+
+/// The layers, the lowest first, mounted at `place`, where nothing can be written to them.
+pub fn layers_alone(links: &Path, place: &Path, layers: &[String]) -> io::Result<()> {
+    if let Err(error) = fs::remove_dir_all(links)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        return Err(error);
+    }
+    // One layer is too few for overlayfs, and none below hides nothing.
+    let empty = layers.len().to_string();
+    let mut builder = DirBuilder::new();
+    builder.recursive(true).mode(0o755);
+    builder.create(links.join(&empty))?;
+    for (number, layer) in layers.iter().enumerate() {
+        symlink(layer, links.join(number.to_string()))?;
+    }
+    let above = (0..layers.len()).rev().map(|number| format!("{number}:"));
+    let lower: String = above.chain([empty]).collect();
+    mount_layers(links, place, &format!("lowerdir={lower}"))
+}
+
+/// Mounts by the short names in `links`.
+fn mount_layers(links: &Path, place: &Path, options: &str) -> io::Result<()> {
+    let before = std::env::current_dir()?;
+    std::env::set_current_dir(links)?;
+    let overlay = Some("overlay");
+    let mounted = mount(overlay, place, overlay, MsFlags::empty(), Some(options));
+    std::env::set_current_dir(before)?;
+    Ok(mounted?)
 }
 
 /// The machine's tree, with all that is mounted in it.

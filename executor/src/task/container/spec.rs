@@ -9,22 +9,23 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::OciSpecError;
 use oci_spec::runtime::{
-    Capability, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxDeviceCgroup,
-    LinuxDeviceCgroupBuilder, LinuxDeviceType, LinuxNamespace, LinuxNamespaceBuilder,
+    Capability, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxNamespace, LinuxNamespaceBuilder,
     LinuxNamespaceType, LinuxResourcesBuilder, Mount, MountBuilder, PosixRlimit,
     PosixRlimitBuilder, PosixRlimitType, Process, ProcessBuilder, RootBuilder, Spec, SpecBuilder,
     UserBuilder, get_default_maskedpaths, get_default_readonly_paths,
 };
 use tepui_executor::privileges::Privileges;
 use tepui_executor::{confinement, environment};
-use tepui_types::container::{Container, MountSource, Namespace, Network};
+use tepui_types::container::{Container, Namespace, Network};
 use tepui_types::task::{CommandWorkload, reason};
 use tepui_types::wire::executor::ExecutorLaunch;
 use tepui_types::{AgentId, Reason};
 
 use crate::command::DEFAULT_PATH;
 use crate::container::SANDBOX;
+use crate::devices;
 use crate::files::EtcFile;
+use crate::sources::Shown;
 use crate::users::Account;
 
 /// All that a container is made of.
@@ -92,7 +93,7 @@ impl Plan<'_> {
         }
     }
 
-    /// The image's, then the task's, then what every task has.
+    /// The image's, then the task's, then what every task has, then what its devices need.
     fn env(&self) -> Vec<String> {
         let task = &self.launch.launch;
         let own = environment::of(task, self.agent, self.sandbox());
@@ -106,6 +107,8 @@ impl Plan<'_> {
             own.iter()
                 .map(|(name, value)| (name.as_str(), value.as_str())),
         );
+        let given = self.launch.devices.iter().flat_map(|given| &given.env);
+        all.extend(given.map(|(name, value)| (name.as_str(), value.as_str())));
         let all = all.into_iter();
         all.map(|(name, value)| format!("{name}={value}")).collect()
     }
@@ -126,16 +129,21 @@ impl Plan<'_> {
     }
 }
 
-/// The specification of a container with these files of its own.
-pub fn of(plan: &Plan<'_>, files: &[EtcFile]) -> Result<Spec, Reason> {
+/// The specification of a container with these files of its own, whose mounts show that.
+pub fn of(plan: &Plan<'_>, files: &[EtcFile], shown: &[Shown]) -> Result<Spec, Reason> {
     let words = plan.words()?;
-    build(plan, words, files).map_err(|error| {
+    build(plan, words, files, shown).map_err(|error| {
         let message = format!("the container's specification: {error}");
         Reason::new(reason::EXECUTOR_FAILED, message)
     })
 }
 
-fn build(plan: &Plan<'_>, words: Vec<String>, files: &[EtcFile]) -> Result<Spec, OciSpecError> {
+fn build(
+    plan: &Plan<'_>,
+    words: Vec<String>,
+    files: &[EtcFile],
+    shown: &[Shown],
+) -> Result<Spec, OciSpecError> {
     // A tree of the machine is made read-only with all that is mounted in it, before this.
     let readonly = plan.container.read_only && plan.launch.image.is_some();
     let root = RootBuilder::default().path(plan.root).readonly(readonly);
@@ -143,7 +151,7 @@ fn build(plan: &Plan<'_>, words: Vec<String>, files: &[EtcFile]) -> Result<Spec,
         .version("1.0.2")
         .root(root.build()?)
         .process(process(plan, words)?)
-        .mounts(mounts(plan, files)?)
+        .mounts(mounts(plan, files, shown)?)
         .linux(linux(plan)?);
     if !plan.shares(Namespace::Uts) {
         spec = spec.hostname(plan.hostname());
@@ -192,7 +200,7 @@ fn rlimits(container: &Container) -> Result<Vec<PosixRlimit>, OciSpecError> {
 }
 
 /// In the order in which they are mounted.
-fn mounts(plan: &Plan<'_>, files: &[EtcFile]) -> Result<Vec<Mount>, OciSpecError> {
+fn mounts(plan: &Plan<'_>, files: &[EtcFile], shown: &[Shown]) -> Result<Vec<Mount>, OciSpecError> {
     let mut mounts = vec![
         kernel("/proc", "proc", &["nosuid", "noexec", "nodev"])?,
         kernel(
@@ -236,10 +244,10 @@ fn mounts(plan: &Plan<'_>, files: &[EtcFile]) -> Result<Vec<Mount>, OciSpecError
     for (file, place) in files {
         mounts.push(bind(file, place, false)?);
     }
-    for mount in &plan.container.mounts {
-        mounts.push(match &mount.source {
-            MountSource::Host(path) => bind(path, &mount.path, mount.read_only)?,
-            MountSource::Tmpfs(size) => {
+    for (mount, shown) in plan.container.mounts.iter().zip(shown) {
+        mounts.push(match shown {
+            Shown::Path { from, read_only } => bind(from, &mount.path, *read_only)?,
+            Shown::Memory(size) => {
                 let size = format!("size={}", size.0);
                 kernel(
                     &mount.path,
@@ -247,8 +255,13 @@ fn mounts(plan: &Plan<'_>, files: &[EtcFile]) -> Result<Vec<Mount>, OciSpecError
                     &["nosuid", "nodev", "mode=1777", &size],
                 )?
             }
-            MountSource::Sandbox(_) | MountSource::Secret(_) | MountSource::Image(_) => continue,
         });
+    }
+    // What is the machine's already is where a container of the machine's tree finds it.
+    let given = plan.launch.devices.iter().flat_map(|given| &given.mounts);
+    let given = given.filter(|mount| plan.launch.image.is_some() || mount.path != mount.host_path);
+    for mount in given {
+        mounts.push(bind(&mount.host_path, &mount.path, true)?);
     }
     Ok(mounts)
 }
@@ -291,13 +304,17 @@ fn linux(plan: &Plan<'_>) -> Result<oci_spec::runtime::Linux, OciSpecError> {
     read_only.extend(plan.container.read_only_paths.iter().cloned());
     let mut hidden = get_default_maskedpaths();
     hidden.push(plan.hidden.display().to_string());
-    let resources = LinuxResourcesBuilder::default().devices(devices()?);
+    let given = plan.launch.devices.as_deref();
+    let resources = LinuxResourcesBuilder::default().devices(devices::rules(given)?);
     let mut linux = LinuxBuilder::default()
         .cgroups_path(Path::new("/").join(plan.cgroup))
         .resources(resources.build()?)
         .namespaces(namespaces(plan)?)
         .masked_paths(hidden)
         .readonly_paths(read_only);
+    if let Some(given) = given {
+        linux = linux.devices(devices::nodes(given)?);
+    }
     if plan.privileges == Privileges::Confined {
         linux = linux.seccomp(seccomp()?);
     }
@@ -331,38 +348,6 @@ fn namespaces(plan: &Plan<'_>) -> Result<Vec<LinuxNamespace>, OciSpecError> {
         (None, Network::Host | Network::Named(_)) => {}
     }
     Ok(namespaces)
-}
-
-/// The devices that every program may expect, and no others.
-fn devices() -> Result<Vec<LinuxDeviceCgroup>, OciSpecError> {
-    let none = LinuxDeviceCgroupBuilder::default()
-        .allow(false)
-        .access("rwm");
-    let mut rules = vec![none.build()?];
-    // null, zero, full, tty, random, urandom, console, ptmx; then terminals.
-    let known = [
-        (1, 3),
-        (1, 5),
-        (1, 7),
-        (5, 0),
-        (1, 8),
-        (1, 9),
-        (5, 1),
-        (5, 2),
-    ];
-    let known = known.into_iter().map(|(major, minor)| (major, Some(minor)));
-    for (major, minor) in known.chain([(136, None)]) {
-        let mut rule = LinuxDeviceCgroupBuilder::default()
-            .allow(true)
-            .typ(LinuxDeviceType::C)
-            .major(major)
-            .access("rwm");
-        if let Some(minor) = minor {
-            rule = rule.minor(minor);
-        }
-        rules.push(rule.build()?);
-    }
-    Ok(rules)
 }
 
 /// For runtimes that are programs of their own; the built-in one is filtered as all tasks are.

@@ -1,0 +1,209 @@
+//! What the mounts of a container show: its sandbox, secrets, images, devices.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, symlink};
+
+use tepui_executor::runtime::Runtime;
+use tepui_types::Digest;
+use tepui_types::wire::executor::{
+    DeviceMount, DeviceNode, ImageConfig, LocalDevices, LocalImage, TaskUpdate,
+};
+
+use crate::containers::{IMAGE, finished, image, runtimes};
+use crate::env::{Builder, Executor, check};
+
+/// Runs a script as the image's user `web`, with these mounts.
+fn run_with(
+    executor: &mut Executor,
+    mounts: &str,
+    script: &str,
+    more: impl FnOnce(Builder) -> Builder,
+) -> TaskUpdate {
+    let dir = tempfile::tempdir().unwrap();
+    let container = format!(r#"{{"image": "test", "user": "web", "mounts": [{mounts}]}}"#);
+    let builder = Builder::script("task", script).container(&container);
+    executor.launch(more(
+        builder.image(image(dir.path(), ImageConfig::default())),
+    ));
+    executor.end("task")
+}
+
+#[test]
+fn what_lies_in_the_sandbox_and_in_volumes_is_found_elsewhere_too() {
+    for runtime in runtimes() {
+        let Some(mut executor) = Executor::container(runtime) else {
+            return;
+        };
+        let sandbox = executor.task_dir("task").join("sandbox");
+        fs::create_dir_all(sandbox.join("fetched")).unwrap();
+        fs::write(sandbox.join("fetched/file"), "fetched\n").unwrap();
+        symlink("fetched", sandbox.join("link")).unwrap();
+        let volumes = tempfile::tempdir().unwrap();
+        let folder = volumes.path().join("7.0");
+        let mounts = r#"{"path": "/a", "source": {"sandbox": "fetched"}, "read_only": true},
+                        {"path": "/b/c", "source": {"sandbox": "link/file"}},
+                        {"path": "/var/lib/db", "source": {"sandbox": "data"}}"#;
+        let script = "cat /a/file /b/c; touch /a/no && echo written; echo kept > /var/lib/db/file; \
+                      cat $TEPUI_SANDBOX/data/file";
+        let end = run_with(&mut executor, mounts, script, |builder| {
+            builder.volume(&folder, "data")
+        });
+        finished(&executor, &end);
+        let out = executor.output("task", "stdout");
+        assert_eq!(out, "fetched\nfetched\nkept\n");
+        assert_eq!(fs::read_to_string(folder.join("file")).unwrap(), "kept\n");
+    }
+}
+
+#[test]
+fn a_new_volume_is_its_containers_users_and_one_in_use_stays_as_it_is() {
+    let volumes = tempfile::tempdir().unwrap();
+    for (name, file, owner) in [("new", None, 33), ("used", Some("file"), 0)] {
+        let Some(mut executor) = Executor::container(Runtime::BuiltIn) else {
+            return;
+        };
+        let folder = volumes.path().join(name);
+        fs::create_dir(&folder).unwrap();
+        // Of a file system of its own.
+        fs::create_dir(folder.join("lost+found")).unwrap();
+        if let Some(file) = file {
+            fs::write(folder.join(file), "").unwrap();
+        }
+        let script = "touch $TEPUI_SANDBOX/data/own && echo well; true";
+        let end = run_with(&mut executor, "", script, |builder| {
+            builder.volume(&folder, "data")
+        });
+        finished(&executor, &end);
+        assert_eq!(fs::metadata(&folder).unwrap().uid(), owner, "{name}");
+        let is_well = executor.output("task", "stdout") == "well\n";
+        assert_eq!(is_well, owner == 33, "{name}");
+    }
+}
+
+#[test]
+fn a_secret_is_a_file_of_its_user_alone_and_never_on_a_disk() {
+    for runtime in runtimes() {
+        let Some(mut executor) = Executor::container(runtime) else {
+            return;
+        };
+        let secrets = tempfile::tempdir().unwrap();
+        let file = secrets.path().join("1");
+        fs::write(&file, "hush").unwrap();
+        let mounts = r#"{"path": "/run/key", "source": {"secret": "tls.key"}}"#;
+        let script = "cat /run/key; echo; ls -l -n /run/key; echo > /run/key && echo written; cat \
+                      /proc/self/mountinfo";
+        let end = run_with(&mut executor, mounts, script, |builder| {
+            builder.secret("tls.key", &file)
+        });
+        finished(&executor, &end);
+        let out = executor.output("task", "stdout");
+        let lines: Vec<_> = out.lines().collect();
+        assert_eq!(lines[0], "hush");
+        let fields: Vec<_> = lines[1].split_whitespace().collect();
+        assert_eq!(
+            (fields[0], fields[2], fields[3]),
+            ("-r--------", "33", "34")
+        );
+        let mount = lines.iter().find(|line| line.contains(" /run/key "));
+        assert!(mount.unwrap().contains("- tmpfs "), "{out}");
+        assert!(!lines.contains(&"written"), "{out}");
+        let kept = executor.task_dir("task").join("container/secrets");
+        assert_eq!(fs::read_dir(kept).unwrap().count(), 0);
+    }
+}
+
+#[test]
+fn another_images_files_are_seen_and_not_written_to() {
+    for runtime in runtimes() {
+        let Some(mut executor) = Executor::container(runtime) else {
+            return;
+        };
+        let dir = tempfile::tempdir().unwrap();
+        for (layer, file) in [("low", "a"), ("low", "b"), ("high", "b")] {
+            fs::create_dir_all(dir.path().join(layer)).unwrap();
+            fs::write(dir.path().join(layer).join(file), layer).unwrap();
+        }
+        let layers = ["low", "high"].map(|layer| dir.path().join(layer));
+        let tools = LocalImage {
+            digest: Digest::of(b"tools"),
+            layers: layers.map(|path| path.to_str().unwrap().to_owned()).into(),
+            config: ImageConfig::default(),
+        };
+        let mounts = r#"{"path": "/tools", "source": {"image": "tools:1"}}"#;
+        let script = "cat /tools/a; echo; cat /tools/b; echo; touch /tools/c && echo written; true";
+        let end = run_with(&mut executor, mounts, script, |builder| {
+            builder.other_image("tools:1", tools)
+        });
+        finished(&executor, &end);
+        assert_eq!(executor.output("task", "stdout"), "low\nhigh\n");
+    }
+}
+
+#[test]
+fn what_cannot_be_mounted_is_refused_by_name() {
+    let large = tempfile::NamedTempFile::new().unwrap();
+    large.as_file().set_len(1024 * 1024 + 1).unwrap();
+    let cases = [
+        (r#"{"sandbox": "none"}"#, "nothing lies at `none`"),
+        (r#"{"sandbox": "up/x"}"#, "`up/x` leads out of the sandbox"),
+        (r#"{"secret": "none"}"#, "the secret `none` is not there"),
+        (
+            r#"{"secret": "large"}"#,
+            "the secret `large` is above 1 MiB",
+        ),
+        (r#"{"image": "none:1"}"#, "`none:1` was not prepared"),
+    ];
+    for (source, words) in cases {
+        let Some(mut executor) = Executor::container(Runtime::BuiltIn) else {
+            return;
+        };
+        let sandbox = executor.task_dir("task").join("sandbox");
+        fs::create_dir_all(&sandbox).unwrap();
+        symlink("/etc", sandbox.join("up")).unwrap();
+        let mounts = format!(r#"{{"path": "/x", "source": {source}}}"#);
+        let end = run_with(&mut executor, &mounts, "true", |builder| {
+            builder.secret("large", large.path())
+        });
+        check(&end, "error", "container-refused", None, words);
+    }
+}
+
+/// A device that no container has unless it is given.
+fn kmsg() -> LocalDevices {
+    LocalDevices {
+        env: vec![("GIVEN".into(), "kmsg".into())],
+        nodes: vec![DeviceNode {
+            path: "/dev/given".into(),
+            host_path: "/dev/kmsg".into(),
+            is_block: false,
+            major: 1,
+            minor: 11,
+        }],
+        mounts: vec![DeviceMount {
+            host_path: "/usr/share/common-licenses".into(),
+            path: "/usr/lib/given".into(),
+        }],
+    }
+}
+
+#[test]
+fn a_task_has_the_devices_that_it_was_given() {
+    for runtime in runtimes() {
+        let Some(mut executor) = Executor::container(runtime) else {
+            return;
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let script = "echo $GIVEN; test -c /dev/given && (: > /dev/given) && echo open; test -d \
+                      /usr/lib/given && echo there; touch /usr/lib/given/x && echo written; true";
+        let builder = Builder::script("task", script).container(IMAGE);
+        let image = image(dir.path(), ImageConfig::default());
+        executor.launch(builder.image(image).devices(kmsg()));
+        let end = executor.end("task");
+        finished(&executor, &end);
+        assert_eq!(executor.output("task", "stdout"), "kmsg\nopen\nthere\n");
+    }
+    let mut executor = Executor::native();
+    executor.launch(Builder::script("t", "echo $GIVEN").devices(kmsg()));
+    check(&executor.end("t"), "finished", "", Some(0), "");
+    assert_eq!(executor.output("t", "stdout"), "kmsg\n");
+}
