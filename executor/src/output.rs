@@ -5,15 +5,70 @@
 //! file ends with one notice, begun when the first byte is dropped, so that who
 //! follows the file reads at once why it stands still, and completed with a
 //! count when the task ends.
+//!
+//! A native command may ask that its latest output is kept instead ([`Keep::Latest`]). Its files are
+//! then, in the order in which they were written, `stdout.N` … `stdout.2`, `stdout.1`, `stdout`, and so
+//! for `stderr`: read one after another they are what was kept, without a gap or anything twice. When
+//! `stdout` is full it is renamed to `stdout.1`, after each older one to the next number and the oldest
+//! was removed; a new `stdout` is made when something comes. A file that has a number is not written to
+//! any more, and none is ever cut. So who follows the output reads the file that it has open to its end,
+//! sees by its inode that `stdout` is another, and goes on there. There is no line of this process's own
+//! in them, but where the disk has refused something.
 
 use std::fmt::Display;
 
 use tepui_types::Bytes;
+use tepui_types::command::{CommandWorkload, LogPolicy};
+
+pub use rotation::{Portion, Rotation};
+
+mod rotation;
 
 /// What is kept of a stream where nobody says otherwise: about a million lines,
 /// more than people read, and little beside the disk of a machine that runs
 /// many tasks.
 pub const DEFAULT_LIMIT: Bytes = Bytes::mib(64);
+
+/// What is kept of each stream of a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// The first bytes, in one file.
+    First(Bytes),
+    /// The latest, in several.
+    Latest {
+        /// Bytes of one file at most.
+        bytes: Bytes,
+        /// How many files there are at most; two at least.
+        files: u32,
+    },
+}
+
+impl Keep {
+    /// What a command asks for, within what its agent keeps of any. Of files that are too many together
+    /// there are fewer, rather than smaller ones.
+    pub fn of(command: &CommandWorkload, limit: Bytes) -> Self {
+        let options = command.options.as_ref();
+        Self::within(options.and_then(|options| options.logs), limit)
+    }
+
+    fn within(policy: Option<LogPolicy>, limit: Bytes) -> Self {
+        match policy {
+            None => Self::First(limit),
+            Some(policy) if policy.files <= 1 => Self::First(policy.max_bytes.min(limit)),
+            Some(policy) => {
+                let fit = limit.0 / policy.max_bytes.0.max(1);
+                let fit = u32::try_from(fit).unwrap_or(u32::MAX).max(2);
+                let files = policy.files.min(fit);
+                // A file holds something.
+                let bytes = policy.max_bytes.0.min(limit.0 / u64::from(files)).max(1);
+                Self::Latest {
+                    bytes: Bytes(bytes),
+                    files,
+                }
+            }
+        }
+    }
+}
 
 /// What of one stream goes into its file.
 #[derive(Debug)]
@@ -79,6 +134,25 @@ impl Ration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_task_keeps_no_more_than_its_agent() {
+        let keep = |max_bytes, files| {
+            let max_bytes = Bytes(max_bytes);
+            Keep::within(Some(LogPolicy { max_bytes, files }), Bytes(1000))
+        };
+        let latest = |bytes, files| Keep::Latest {
+            bytes: Bytes(bytes),
+            files,
+        };
+        assert_eq!(Keep::within(None, Bytes(1000)), Keep::First(Bytes(1000)));
+        assert_eq!(keep(300, 1), Keep::First(Bytes(300)));
+        assert_eq!(keep(3000, 1), Keep::First(Bytes(1000)));
+        assert_eq!(keep(300, 3), latest(300, 3));
+        assert_eq!(keep(300, 100), latest(300, 3));
+        assert_eq!(keep(900, 5), latest(500, 2));
+        assert_eq!(keep(9000, 2), latest(500, 2));
+    }
 
     /// The file after these writes.
     fn file(limit: u64, writes: &[&str]) -> String {

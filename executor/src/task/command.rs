@@ -14,9 +14,10 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use nix::unistd::Pid;
+use tepui_executor::output::Keep;
+use tepui_types::Reason;
 use tepui_types::task::reason;
 use tepui_types::wire::executor::VolumeFolder;
-use tepui_types::{Bytes, Reason};
 
 use crate::beside::Stdio;
 use crate::lookup;
@@ -34,8 +35,8 @@ pub struct Prepared<'a> {
     pub scene: &'a Scene,
     /// Its persistent volumes.
     pub volumes: &'a [VolumeFolder],
-    /// How much of each of its outputs is kept.
-    pub output_limit: Bytes,
+    /// What is kept of each of its outputs.
+    pub keep: Keep,
 }
 
 /// Where commands of a task run, on the machine as it is.
@@ -161,7 +162,7 @@ impl Prepared<'_> {
         for volume in self.volumes {
             tepui_executor::volume::link(sandbox, volume)?;
         }
-        Outputs::make(beside, self.output_limit)
+        Outputs::make(beside, self.keep)
     }
 }
 

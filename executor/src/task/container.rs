@@ -9,6 +9,7 @@ use std::path::Path;
 
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
+use tepui_executor::output::Keep;
 use tepui_executor::startup::Startup;
 use tepui_types::Reason;
 use tepui_types::container::{Container, Namespace};
@@ -60,8 +61,8 @@ impl Prepared<'_> {
         let failed = |what: &'static str| {
             move |error| executor_failed(format!("the container's {what}: {error}"))
         };
-        let (outputs, [stdout, stderr]) =
-            files::make(sandbox, startup.output_limit).map_err(failed("sandbox"))?;
+        let keep = Keep::of(self.command, startup.output_limit);
+        let (outputs, [stdout, stderr]) = files::make(sandbox, keep).map_err(failed("sandbox"))?;
         for volume in &self.launch.volumes {
             tepui_executor::volume::make(volume).map_err(failed("volume"))?;
         }

@@ -10,7 +10,7 @@
 //! command itself spends on writing: a pipe that was found empty is left alone
 //! for a moment, so that much is taken in at once.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use tepui_executor::log;
-use tepui_executor::output::Ration;
+use tepui_executor::output::{Keep, Ration, Rotation};
 use tepui_types::Bytes;
 
 /// Bytes taken out of a pipe at once: all that a new one holds. Signals and the
@@ -43,9 +43,9 @@ impl Outputs {
     /// Prepares for files in `folder`, each of which is made when there is
     /// something to write, and gives what the command writes to: its standard
     /// output and error.
-    pub fn make(folder: &Path, limit: Bytes) -> io::Result<(Self, [PipeWriter; 2])> {
-        let (stdout, out) = Stream::make(folder.join("stdout"), limit)?;
-        let (stderr, err) = Stream::make(folder.join("stderr"), limit)?;
+    pub fn make(folder: &Path, keep: Keep) -> io::Result<(Self, [PipeWriter; 2])> {
+        let (stdout, out) = Stream::make(folder.join("stdout"), keep)?;
+        let (stderr, err) = Stream::make(folder.join("stderr"), keep)?;
         let this = Self {
             streams: [stdout, stderr],
             buffer: vec![0; PORTION].into(),
@@ -69,9 +69,17 @@ impl Outputs {
     /// Never waits for the command.
     pub fn pump(&mut self, readable: [bool; 2], now: Instant) {
         for (stream, readable) in self.streams.iter_mut().zip(readable) {
-            if readable && stream.pump(&mut self.buffer) < Some(PORTION) {
-                stream.rests_until = now + REST;
-            } else if readable {
+            if !readable {
+                continue;
+            }
+            let taken = stream.pump(&mut self.buffer);
+            // Who has its output kept in tiny files pays for that with its own time.
+            let rests = match std::mem::take(&mut stream.begun_files) {
+                0 => u32::from(taken < Some(PORTION)),
+                files => files,
+            };
+            stream.rests_until = now + REST * rests;
+            if taken == Some(PORTION) {
                 stream.enlarge();
             }
         }
@@ -92,20 +100,43 @@ struct Stream {
     path: PathBuf,
     /// None until something was written: short silent tasks leave no files.
     file: Option<File>,
-    ration: Ration,
+    keeping: Keeping,
+    /// How many files were begun since it was last looked.
+    begun_files: u32,
     rests_until: Instant,
     is_large: bool,
 }
 
+/// Which of its output is kept.
+enum Keeping {
+    First(Ration),
+    Latest { rotation: Rotation, files: u32 },
+}
+
+impl Keeping {
+    /// In that file, and what is beside it.
+    fn of(keep: Keep, path: &Path) -> Self {
+        match keep {
+            Keep::First(limit) => Self::First(Ration::new(limit)),
+            Keep::Latest { bytes, files } => {
+                let kept = fs::metadata(path).map_or(0, |metadata| metadata.len());
+                let rotation = Rotation::new(bytes.0, kept);
+                Self::Latest { rotation, files }
+            }
+        }
+    }
+}
+
 impl Stream {
-    fn make(path: PathBuf, limit: Bytes) -> io::Result<(Self, PipeWriter)> {
+    fn make(path: PathBuf, keep: Keep) -> io::Result<(Self, PipeWriter)> {
         let (reader, writer) = io::pipe()?;
         fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         let this = Self {
             pipe: Some(reader),
+            keeping: Keeping::of(keep, &path),
             path,
             file: None,
-            ration: Ration::new(limit),
+            begun_files: 0,
             rests_until: Instant::now(),
             is_large: false,
         };
@@ -143,12 +174,67 @@ impl Stream {
     }
 
     fn keep(&mut self, bytes: &[u8]) {
-        let (kept, mut notice) = self.ration.take(bytes);
-        if let Err(error) = self.write(kept) {
-            log::say(format_args!("output is lost: {error}"));
-            notice = self.ration.stop(kept, error).or(notice);
+        let mut rest = bytes;
+        while let Keeping::Latest { rotation, files } = &mut self.keeping {
+            let Some(portion) = rotation.take(rest) else {
+                return;
+            };
+            let files = *files;
+            let begun = match portion.begins_file() {
+                true => self.begin_file(files),
+                false => Ok(()),
+            };
+            match begun.and_then(|()| self.write(portion.bytes())) {
+                Ok(()) => rest = portion.rest(),
+                Err(error) => return self.give_up(rest, error),
+            }
         }
-        self.note(notice);
+        self.keep_first(rest);
+    }
+
+    fn keep_first(&mut self, bytes: &[u8]) {
+        let Keeping::First(ration) = &mut self.keeping else {
+            return;
+        };
+        let (kept, notice) = ration.take(bytes);
+        match self.write(kept) {
+            Ok(()) => self.note(notice),
+            Err(error) => self.lose(kept, error, notice),
+        }
+    }
+
+    /// The latest output cannot be kept any more; this is the first that is not.
+    fn give_up(&mut self, bytes: &[u8], error: io::Error) {
+        let mut ration = Ration::new(Bytes(bytes.len() as u64));
+        let (lost, notice) = ration.take(bytes);
+        self.keeping = Keeping::First(ration);
+        self.lose(lost, error, notice);
+    }
+
+    fn lose(&mut self, bytes: &[u8], error: io::Error, notice: Option<String>) {
+        log::say(format_args!("output is lost: {error}"));
+        if let Keeping::First(ration) = &mut self.keeping {
+            let said = ration.stop(bytes, error);
+            self.note(said.or(notice));
+        }
+    }
+
+    /// Gives each file the next number. The oldest goes.
+    fn begin_file(&mut self, files: u32) -> io::Result<()> {
+        self.file = None;
+        self.begun_files += 1;
+        let numbered = |number: u32| {
+            let mut name = self.path.clone().into_os_string();
+            name.push(format!(".{number}"));
+            PathBuf::from(name)
+        };
+        for number in (1..files.saturating_sub(1)).rev() {
+            match fs::rename(numbered(number), numbered(number + 1)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        fs::rename(&self.path, numbered(1))
     }
 
     fn finish(&mut self, buffer: &mut [u8]) {
@@ -163,7 +249,9 @@ impl Stream {
         {
             taken += count;
         }
-        self.note(self.ration.finish());
+        if let Keeping::First(ration) = &self.keeping {
+            self.note(ration.finish());
+        }
     }
 
     fn note(&mut self, notice: Option<String>) {

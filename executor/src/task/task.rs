@@ -14,6 +14,7 @@ use nix::unistd::Pid;
 use tepui_executor::cgroup::{Counts, Limits, Reach};
 use tepui_executor::environment;
 use tepui_executor::log;
+use tepui_executor::output::Keep;
 use tepui_executor::startup::Startup;
 use tepui_types::container::Container;
 use tepui_types::task::{CommandWorkload, Workload, reason};
@@ -159,7 +160,7 @@ impl Task {
             argv: &command.argv,
             scene: &scene,
             volumes: &launch.volumes,
-            output_limit: startup.output_limit,
+            keep: Keep::of(command, startup.output_limit),
         };
         let (child, outputs) = prepared.start(newborn)?;
         self.outputs = Some(outputs);

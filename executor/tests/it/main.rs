@@ -13,6 +13,7 @@ mod containers;
 mod env;
 mod guests;
 mod lifecycle;
+mod logs;
 mod mounts;
 mod native;
 mod native_limits;

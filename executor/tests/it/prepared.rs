@@ -3,11 +3,22 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use tepui_types::command::CommandOptions;
+use tepui_types::task::Workload;
 use tepui_types::wire::executor::{LocalDevices, LocalImage};
 
 use crate::env::Builder;
 
 impl Builder {
+    /// The options of a command, as JSON.
+    pub fn life(mut self, json: &str) -> Self {
+        let options: CommandOptions = serde_json::from_str(json).unwrap();
+        if let Workload::Command(workload) = &mut self.workload {
+            workload.options = Some(Box::new(options));
+        }
+        self
+    }
+
     /// An image that a mount shows.
     pub fn other_image(mut self, name: &str, image: LocalImage) -> Self {
         self.images.insert(name.to_owned(), Arc::new(image));

@@ -6,17 +6,17 @@ use std::io::{self, PipeWriter};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use tepui_types::Bytes;
+use tepui_executor::output::Keep;
 use tepui_types::container::{Namespace, Network};
 
 use crate::outputs::Outputs;
 use crate::spec::Plan;
 
 /// Makes the sandbox, and what the container's output goes to beside it.
-pub fn make(sandbox: &Path, limit: Bytes) -> io::Result<(Outputs, [PipeWriter; 2])> {
+pub fn make(sandbox: &Path, keep: Keep) -> io::Result<(Outputs, [PipeWriter; 2])> {
     let mut builder = DirBuilder::new();
     builder.recursive(true).mode(0o755).create(sandbox)?;
-    Outputs::make(sandbox.parent().unwrap_or(sandbox), limit)
+    Outputs::make(sandbox.parent().unwrap_or(sandbox), keep)
 }
 
 /// A file of the machine, and where the container finds it.

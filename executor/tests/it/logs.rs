@@ -1,0 +1,121 @@
+//! Commands of which the latest output is kept, in several files.
+
+use std::fs;
+use std::io::Read;
+use std::path::Path;
+
+use tepui_executor::runtime::Runtime;
+use tepui_types::Bytes;
+use tepui_types::wire::executor::ImageConfig;
+
+use crate::containers::{IMAGE, finished, image};
+use crate::env::{Builder, Executor, check, eventually};
+
+const POLICY: &str = r#"{"logs": {"max_bytes": 50000, "files": 3}}"#;
+
+/// The files of a stream that are there, in the order in which they were written.
+fn files(folder: &Path, stream: &str) -> Vec<String> {
+    let mut all = vec![fs::read_to_string(folder.join(stream)).unwrap()];
+    for number in 1.. {
+        match fs::read_to_string(folder.join(format!("{stream}.{number}"))) {
+            Ok(text) => all.insert(0, text),
+            Err(_) => break,
+        }
+    }
+    all
+}
+
+/// The lines of `seq 1 last` from one on, and no others.
+#[track_caller]
+fn check_lines(files: &[String], last: u32, most: usize) {
+    let text = files.concat();
+    let first: u32 = text.lines().next().unwrap().parse().unwrap();
+    let expected: String = (first..=last).map(|number| format!("{number}\n")).collect();
+    // No `assert_eq`: it would print them.
+    assert!(text == expected, "from {first}");
+    for file in files {
+        assert!(file.len() <= most && file.ends_with('\n'));
+    }
+}
+
+#[test]
+fn the_latest_output_is_kept_in_whole_lines_and_all_of_it_when_it_is_little() {
+    for mut executor in Executor::native_keeping(Bytes::mib(1)) {
+        let script = "seq 1 1000000; seq 1 9000 >&2; echo end >&2";
+        executor.launch(Builder::script("t", script).life(POLICY));
+        check(&executor.end("t"), "finished", "", Some(0), "");
+        let folder = executor.task_dir("t");
+        let out = files(&folder, "stdout");
+        assert_eq!(out.len(), 3);
+        check_lines(&out, 1_000_000, 50_000);
+        // Two are full but for less than the part that may stay empty.
+        assert!(out[..2].iter().all(|file| file.len() > 45_000));
+        let expected: String = (1..=9_000).map(|number| format!("{number}\n")).collect();
+        assert_eq!(files(&folder, "stderr").concat(), expected + "end\n");
+    }
+}
+
+#[test]
+fn several_files_are_together_no_more_than_the_agent_keeps() {
+    for mut executor in Executor::native_keeping(Bytes(100_000)) {
+        executor.launch(Builder::script("t", "seq 1 100000").life(POLICY));
+        check(&executor.end("t"), "finished", "", Some(0), "");
+        let out = files(&executor.task_dir("t"), "stdout");
+        assert_eq!(out.len(), 2);
+        check_lines(&out, 100_000, 50_000);
+    }
+}
+
+#[test]
+fn one_file_is_the_commands_own_bound() {
+    for mut executor in Executor::native_keeping(Bytes(100_000)) {
+        let policy = r#"{"logs": {"max_bytes": 5000}}"#;
+        executor.launch(Builder::script("t", "yes | head -c 6000").life(policy));
+        check(&executor.end("t"), "finished", "", Some(0), "");
+        let out = executor.output("t", "stdout");
+        assert_eq!(out[..5000], "y\n".repeat(2500));
+        assert!(out.ends_with("the rest is dropped: 1000 bytes]\n"), "{out}");
+    }
+}
+
+#[test]
+fn who_follows_the_output_reads_each_file_to_its_end_and_finds_the_next() {
+    let mut executor = Executor::native();
+    let script = "echo 1; while ! test -e go; do sleep 0.01; done; seq 2 2000";
+    let policy = r#"{"logs": {"max_bytes": 4096, "files": 50}}"#;
+    executor.launch(Builder::script("t", script).life(policy));
+    let folder = executor.task_dir("t");
+    eventually("it writes", || executor.output("t", "stdout") == "1\n");
+    let mut followed = fs::File::open(folder.join("stdout")).unwrap();
+    fs::write(folder.join("sandbox/go"), "").unwrap();
+    check(&executor.end("t"), "finished", "", Some(0), "");
+    let files = files(&folder, "stdout");
+    check_lines(&files, 2_000, 4096);
+    assert!(files.len() > 2 && files[0].starts_with("1\n"));
+    let mut text = String::new();
+    followed.read_to_string(&mut text).unwrap();
+    assert_eq!(text, files[0]);
+}
+
+#[test]
+fn containers_have_it_too_and_a_disk_that_refuses_takes_the_output_alone() {
+    let Some(mut executor) = Executor::container(Runtime::BuiltIn) else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let script = "i=0; while test $i -lt 20000; do i=$((i+1)); echo $i; done";
+    let builder = Builder::script("task", script)
+        .container(IMAGE)
+        .life(POLICY);
+    executor.launch(builder.image(image(dir.path(), ImageConfig::default())));
+    let end = executor.end("task");
+    finished(&executor, &end);
+    check_lines(&files(&executor.task_dir("task"), "stdout"), 20_000, 50_000);
+
+    let mut executor = Executor::native();
+    // What is to be renamed over cannot be.
+    fs::create_dir_all(executor.task_dir("t").join("stdout.1/in-the-way")).unwrap();
+    executor.launch(Builder::script("t", "seq 1 200000; echo well >&2").life(POLICY));
+    check(&executor.end("t"), "finished", "", Some(0), "");
+    assert_eq!(executor.output("t", "stderr"), "well\n");
+}
