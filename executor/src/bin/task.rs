@@ -28,6 +28,8 @@ mod devices;
 mod files;
 #[path = "../task/group.rs"]
 mod group;
+#[path = "../task/input.rs"]
+mod input;
 #[path = "../task/lookup.rs"]
 mod lookup;
 #[path = "../task/outputs.rs"]
@@ -50,6 +52,8 @@ mod signals;
 mod sources;
 #[path = "../task/container/spec.rs"]
 mod spec;
+#[path = "../task/stdio.rs"]
+mod stdio;
 #[path = "../task/task.rs"]
 mod task;
 #[path = "../task/container/users.rs"]

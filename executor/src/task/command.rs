@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{CString, NulError};
 use std::fs::{DirBuilder, File};
-use std::io::{self, PipeWriter};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
@@ -16,13 +16,14 @@ use std::sync::OnceLock;
 use nix::unistd::Pid;
 use tepui_executor::output::Keep;
 use tepui_types::Reason;
+use tepui_types::command::CommandStdin;
 use tepui_types::task::reason;
 use tepui_types::wire::executor::VolumeFolder;
 
 use crate::beside::Stdio;
 use crate::lookup;
-use crate::outputs::Outputs;
 use crate::process::{Newborn, Program, StartError, c_strings};
+use crate::stdio::CommandStdio;
 
 /// The search path of a command that brings none.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -35,6 +36,8 @@ pub struct Prepared<'a> {
     pub scene: &'a Scene,
     /// Its persistent volumes.
     pub volumes: &'a [VolumeFolder],
+    /// What it reads.
+    pub stdin: CommandStdin,
     /// What is kept of each of its outputs.
     pub keep: Keep,
 }
@@ -140,18 +143,19 @@ impl Scene {
 
 impl Prepared<'_> {
     /// Starts it in that process. Its working folder is made when absent; its output goes beside it.
-    pub fn start(self, newborn: Newborn) -> Result<(Pid, Outputs), Reason> {
+    pub fn start(self, newborn: Newborn) -> Result<(Pid, CommandStdio), Reason> {
         let made = self.make_folder();
-        let (outputs, [stdout, stderr]) = made.map_err(|error| {
+        let stdio = made.map_err(|error| {
             let sandbox = self.scene.sandbox.display();
             executor_failed(format!("the sandbox {sandbox} could not be made: {error}"))
         })?;
-        let stdio = [nothing()?, stdout.as_fd(), stderr.as_fd()];
-        let pid = self.scene.start(self.argv, stdio, false, newborn)?;
-        Ok((pid, outputs))
+        let theirs = stdio.theirs.each_ref().map(AsFd::as_fd);
+        let has_terminal = stdio.is_terminal;
+        let pid = self.scene.start(self.argv, theirs, has_terminal, newborn)?;
+        Ok((pid, stdio))
     }
 
-    fn make_folder(&self) -> io::Result<(Outputs, [PipeWriter; 2])> {
+    fn make_folder(&self) -> io::Result<CommandStdio> {
         let sandbox = self.scene.sandbox.as_path();
         let beside = sandbox.parent().unwrap_or(sandbox);
         let mut builder = DirBuilder::new();
@@ -162,7 +166,7 @@ impl Prepared<'_> {
         for volume in self.volumes {
             tepui_executor::volume::link(sandbox, volume)?;
         }
-        Outputs::make(beside, self.keep)
+        CommandStdio::make(self.stdin, beside, self.keep)
     }
 }
 

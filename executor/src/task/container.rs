@@ -4,7 +4,6 @@
 //! is mounted for it is gone when both have ended, however they end. It has one container, and ends
 //! after it.
 
-use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use nix::sys::signal::Signal;
@@ -16,9 +15,11 @@ use tepui_types::container::{Container, Namespace};
 use tepui_types::task::{CommandWorkload, reason};
 use tepui_types::wire::executor::ExecutorLaunch;
 
+use crate::input::Input;
 use crate::outputs::Outputs;
 use crate::sources::Sources;
 use crate::spec::Plan;
+use crate::stdio::CommandStdio;
 use crate::users::Account;
 use crate::{files, root, runtime, signals, spec, users};
 
@@ -45,6 +46,8 @@ pub struct Running {
     pub stop_signal: Signal,
     /// What it writes.
     pub outputs: Outputs,
+    /// What it reads, if it is sent to it.
+    pub input: Option<Input>,
     /// Whether its first process is the first of a namespace, which has no default actions.
     pub is_first: bool,
 }
@@ -62,7 +65,8 @@ impl Prepared<'_> {
             move |error| executor_failed(format!("the container's {what}: {error}"))
         };
         let keep = Keep::of(self.command, startup.output_limit);
-        let (outputs, [stdout, stderr]) = files::make(sandbox, keep).map_err(failed("sandbox"))?;
+        let stdin = self.command.stdin();
+        let stdio = files::make(sandbox, stdin, keep).map_err(failed("sandbox"))?;
         for volume in &self.launch.volumes {
             tepui_executor::volume::make(volume).map_err(failed("volume"))?;
         }
@@ -76,6 +80,9 @@ impl Prepared<'_> {
         // Whoever it runs as can write there.
         std::os::unix::fs::chown(sandbox, Some(account.uid), Some(account.gid))
             .map_err(failed("sandbox"))?;
+        stdio
+            .give(account.uid, account.gid)
+            .map_err(failed("input and output"))?;
         for volume in &self.launch.volumes {
             tepui_executor::volume::give(volume, account.uid, account.gid)
                 .map_err(failed("volume"))?;
@@ -105,22 +112,25 @@ impl Prepared<'_> {
         if let Some(workdir) = workdir.filter(|_| image.is_some()) {
             root::make_folders(&root, &workdir).map_err(failed("working folder"))?;
         }
-        let stdio = [
-            runtime::nothing()?,
-            OwnedFd::from(stdout),
-            OwnedFd::from(stderr),
-        ];
+        let CommandStdio {
+            theirs,
+            outputs,
+            input,
+            is_terminal,
+        } = stdio;
         let init = runtime::start(
             &startup.runtime,
             &spec,
             &startup.dir,
-            stdio,
+            theirs,
+            is_terminal,
             startup.privileges,
         )?;
         Ok(Running {
             init,
             stop_signal,
             outputs,
+            input,
             is_first: !self.container.share.contains(&Namespace::Pid),
         })
     }

@@ -1,5 +1,5 @@
-//! Standard output and error of the command: two pipes that the server's loop
-//! empties into two files.
+//! Standard output and error of the command: two pipes, or a terminal, that the
+//! server's loop empties into two files.
 //!
 //! The command has no file of its own to write to, so that what it
 //! leaves on the disk has a bound: past it the pipes are emptied all the same,
@@ -12,7 +12,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -51,6 +51,17 @@ impl Outputs {
             buffer: vec![0; PORTION].into(),
         };
         Ok((this, [out, err]))
+    }
+
+    /// The same for a terminal, of which this is the other end. It is the output and the error; all of
+    /// it goes to the file of the output.
+    pub fn of_terminal(folder: &Path, keep: Keep, master: OwnedFd) -> Self {
+        let stdout = Stream::of(folder.join("stdout"), keep, Some(master.into()));
+        let stderr = Stream::of(folder.join("stderr"), keep, None);
+        Self {
+            streams: [stdout, stderr],
+            buffer: vec![0; PORTION].into(),
+        }
     }
 
     /// What becomes readable when the command has written, or closed a stream;
@@ -95,7 +106,7 @@ impl Outputs {
 }
 
 struct Stream {
-    /// None once all its writers have closed it.
+    /// None once all its writers have closed it. A terminal is read in the same way.
     pipe: Option<PipeReader>,
     path: PathBuf,
     /// None until something was written: short silent tasks leave no files.
@@ -131,16 +142,19 @@ impl Stream {
     fn make(path: PathBuf, keep: Keep) -> io::Result<(Self, PipeWriter)> {
         let (reader, writer) = io::pipe()?;
         fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        let this = Self {
-            pipe: Some(reader),
+        Ok((Self::of(path, keep, Some(reader)), writer))
+    }
+
+    fn of(path: PathBuf, keep: Keep, pipe: Option<PipeReader>) -> Self {
+        Self {
+            pipe,
             keeping: Keeping::of(keep, &path),
             path,
             file: None,
             begun_files: 0,
             rests_until: Instant::now(),
             is_large: false,
-        };
-        Ok((this, writer))
+        }
     }
 
     fn fd(&self, now: Instant) -> Option<BorrowedFd<'_>> {

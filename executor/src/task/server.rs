@@ -28,6 +28,7 @@ use tepui_types::{Reason, TaskId, TaskState};
 use crate::beside::{Beside, Stdio};
 use crate::connection::Connection;
 use crate::group::TaskGroup;
+use crate::input::Input;
 use crate::outputs::Outputs;
 use crate::task::Task;
 
@@ -117,6 +118,9 @@ impl Server {
             if let Some(task) = &mut self.task {
                 task.on_output(ready.outputs, Instant::now());
             }
+            if ready.input {
+                self.on_input_room();
+            }
             if ready.agent {
                 self.on_agent();
             }
@@ -166,11 +170,11 @@ impl Server {
             stdout,
             stderr,
         ];
-        let mut polled: Vec<PollFd<'_>> = fds
-            .iter()
-            .flatten()
-            .map(|fd| PollFd::new(*fd, PollFlags::POLLIN))
-            .collect();
+        let input = self.task.as_ref().and_then(Task::input_fd);
+        let readers = fds.iter().flatten();
+        let readers = readers.map(|fd| PollFd::new(*fd, PollFlags::POLLIN));
+        let writers = input.map(|fd| PollFd::new(fd, PollFlags::POLLOUT));
+        let mut polled: Vec<PollFd<'_>> = readers.chain(writers).collect();
         match poll(&mut polled, self.timeout(now)) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno).context("failed to wait for events"),
@@ -183,6 +187,7 @@ impl Server {
             agent: next(fds[2]),
             stranger: next(fds[3]),
             outputs: [next(fds[4]), next(fds[5])],
+            input: next(input),
         })
     }
 
@@ -389,11 +394,33 @@ impl Server {
             }
             ToExecutor::Run(run) => self.on_run(&run),
             ToExecutor::Abandon(id) => self.beside.abandon(id),
-            ToExecutor::Input { .. } | ToExecutor::Resize { .. } => {}
+            ToExecutor::Input { task, bytes } => {
+                if let Some(input) = self.input_of(&task) {
+                    input.send(&bytes);
+                }
+            }
+            ToExecutor::Resize { task, size } => {
+                if let Some(input) = self.input_of(&task) {
+                    input.resize(size);
+                }
+            }
             ToExecutor::Forget(task) => {
                 self.ended.remove(&task);
             }
             ToExecutor::Retire => self.retiring = true,
+        }
+    }
+
+    /// What that task is sent, if it reads that.
+    fn input_of(&mut self, task: &TaskId) -> Option<&mut Input> {
+        let known = self.task.as_mut().filter(|known| known.id() == task);
+        known.and_then(Task::input)
+    }
+
+    /// The task has read.
+    fn on_input_room(&mut self) {
+        if let Some(input) = self.task.as_mut().and_then(Task::input) {
+            input.pump();
         }
     }
 
@@ -463,11 +490,13 @@ fn say_error(error: ExitsError) {
     log::say(format_args!("{:#}", anyhow::Error::from(error)));
 }
 
-/// What can be read.
+/// What can be read, or written to.
 struct Ready {
     signals: bool,
     listener: bool,
     agent: bool,
     stranger: bool,
     outputs: [bool; 2],
+    /// The task has read what it was sent.
+    input: bool,
 }

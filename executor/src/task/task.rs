@@ -5,6 +5,7 @@
 //! process and [`Task::on_tick`] whenever [`Task::deadline`] has come; neither
 //! waits for anything.
 
+use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,7 @@ use tepui_types::{Reason, TaskId, TaskState};
 use crate::beside::Stdio;
 use crate::command::{Prepared, Scene};
 use crate::group::TaskGroup;
+use crate::input::Input;
 use crate::outputs::Outputs;
 use crate::process::Newborn;
 use crate::processes;
@@ -46,6 +48,8 @@ pub struct Task {
     limits: Limits,
     /// From its start to its end.
     outputs: Option<Outputs>,
+    /// The same, if something may be sent to it.
+    input: Option<Input>,
     kill_grace_ms: u64,
     /// Where commands beside it run.
     place: Place,
@@ -103,6 +107,7 @@ impl Task {
             spare: earlier,
             limits: Limits::of(&task.resources, None),
             outputs: None,
+            input: None,
             kill_grace_ms: task.spec.kill_grace_ms,
             place: Place::Nowhere,
             stop_signal: Signal::SIGTERM,
@@ -160,10 +165,12 @@ impl Task {
             argv: &command.argv,
             scene: &scene,
             volumes: &launch.volumes,
+            stdin: command.stdin(),
             keep: Keep::of(command, startup.output_limit),
         };
-        let (child, outputs) = prepared.start(newborn)?;
-        self.outputs = Some(outputs);
+        let (child, stdio) = prepared.start(newborn)?;
+        self.outputs = Some(stdio.outputs);
+        self.input = stdio.input;
         self.place = Place::Machine(scene);
         Ok(child)
     }
@@ -188,6 +195,7 @@ impl Task {
         };
         let running = prepared.start(startup)?;
         self.outputs = Some(running.outputs);
+        self.input = running.input;
         self.place = Place::Container;
         self.stop_signal = running.stop_signal;
         self.is_first = running.is_first;
@@ -254,6 +262,16 @@ impl Task {
         if let Some(outputs) = &mut self.outputs {
             outputs.pump(readable, now);
         }
+    }
+
+    /// What it is sent, if it reads that.
+    pub fn input(&mut self) -> Option<&mut Input> {
+        self.input.as_mut()
+    }
+
+    /// What can be written to when it has read, if something waits for that.
+    pub fn input_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.input.as_ref().and_then(Input::fd)
     }
 
     /// Ends it as its specification says, for the reason of that code.
@@ -371,6 +389,7 @@ impl Task {
     }
 
     fn end(&mut self, status: WaitStatus, account: Counts) {
+        self.input = None;
         if let Some(outputs) = self.outputs.take() {
             outputs.finish();
         }

@@ -12,6 +12,7 @@ mod beside;
 mod containers;
 mod env;
 mod guests;
+mod input;
 mod lifecycle;
 mod logs;
 mod mounts;

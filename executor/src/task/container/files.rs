@@ -2,21 +2,22 @@
 //! `hostname`, `hosts` and `resolv.conf`.
 
 use std::fs::{self, DirBuilder};
-use std::io::{self, PipeWriter};
+use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use tepui_executor::output::Keep;
+use tepui_types::command::CommandStdin;
 use tepui_types::container::{Namespace, Network};
 
-use crate::outputs::Outputs;
 use crate::spec::Plan;
+use crate::stdio::CommandStdio;
 
-/// Makes the sandbox, and what the container's output goes to beside it.
-pub fn make(sandbox: &Path, keep: Keep) -> io::Result<(Outputs, [PipeWriter; 2])> {
+/// Makes the sandbox, and what the container reads and writes by; its output goes beside it.
+pub fn make(sandbox: &Path, stdin: CommandStdin, keep: Keep) -> io::Result<CommandStdio> {
     let mut builder = DirBuilder::new();
     builder.recursive(true).mode(0o755).create(sandbox)?;
-    Outputs::make(sandbox.parent().unwrap_or(sandbox), keep)
+    CommandStdio::make(stdin, sandbox.parent().unwrap_or(sandbox), keep)
 }
 
 /// A file of the machine, and where the container finds it.

@@ -37,12 +37,14 @@ const PATIENCE_MS: u16 = 30_000;
 /// What a runtime's complaint is cut to, in bytes.
 const MAX_COMPLAINT: u64 = 1024;
 
-/// Starts the container; its files go into `dir`.
+/// Starts the container; its files go into `dir`. A terminal controls it where the runtime is the
+/// built-in one; another is given it as an open file like any other.
 pub fn start(
     runtime: &Runtime,
     spec: &Spec,
     dir: &Path,
     stdio: [OwnedFd; 3],
+    has_terminal: bool,
     privileges: Privileges,
 ) -> Result<Pid, Reason> {
     let failed = |error: String| {
@@ -56,7 +58,7 @@ pub fn start(
     let saved = spec.save(bundle.join("config.json"));
     saved.map_err(|error| failed(error.to_string()))?;
     match runtime {
-        Runtime::BuiltIn => built_in(&bundle, dir, stdio, privileges),
+        Runtime::BuiltIn => built_in(&bundle, dir, stdio, has_terminal, privileges),
         Runtime::Program(path) => Program { path, dir }.start(&bundle, stdio).map_err(failed),
     }
 }
@@ -65,6 +67,7 @@ fn built_in(
     bundle: &Path,
     dir: &Path,
     [stdin, stdout, stderr]: [OwnedFd; 3],
+    has_terminal: bool,
     privileges: Privileges,
 ) -> Result<Pid, Reason> {
     let failed = |error: &dyn std::error::Error| {
@@ -75,7 +78,7 @@ fn built_in(
     let entry = Entry {
         privileges,
         complain: complain.as_raw_fd(),
-        has_terminal: false,
+        has_terminal,
     };
     let builder = ContainerBuilder::new(ID.to_owned(), SyscallType::default())
         .with_root_path(dir.join(STATE))
