@@ -21,9 +21,12 @@ pub use counters::{Counters, Counts};
 pub use limits::Limits;
 
 mod counters;
+mod disk;
 mod ending;
 mod hierarchy;
 pub mod limits;
+mod processors;
+mod rates;
 
 const CGROUP_PROCS: &str = "cgroup.procs";
 const CGROUP_EVENTS: &str = "cgroup.events";
@@ -35,6 +38,8 @@ const V1_CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
 /// more costs every task a cgroup more.
 const V1_ALONE: [&str; 2] = ["cpuacct", "freezer"];
 const V2_CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
+/// What only some tasks need, as v1 and v2 name it.
+const V2_MORE: [(&str, &str); 2] = [("cpuset", "cpuset"), ("blkio", "io")];
 
 /// What could not be done with a cgroup.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +56,26 @@ pub enum CgroupError {
          which are the kernel's"
     )]
     Path(String),
+    /// Processors were asked for that are not there.
+    #[error(
+        "`cpuset` asks for the processors {asked}, and tasks of this machine run on {there}: list some \
+         of those"
+    )]
+    Processors {
+        /// Those.
+        asked: String,
+        /// All.
+        there: String,
+    },
+    /// No disk is under a folder.
+    #[error(
+        "`io` asks for rates, and {folder} lies on no disk of this machine: leave them out, or give the \
+         agent a folder on a disk"
+    )]
+    NoDisk {
+        /// Which.
+        folder: String,
+    },
     /// The kernel refused.
     #[error("failed to {step} of the cgroup {path}: {message}")]
     Refused {
@@ -169,7 +194,14 @@ impl Group {
         }
         let names = match reach {
             Reach::All if !v2 => present,
-            _ => controllers.iter().map(|name| (*name).to_owned()).collect(),
+            Reach::All => {
+                let more = V2_MORE
+                    .iter()
+                    .filter(|(v1, _)| present.iter().any(|p| p == v1));
+                controllers.extend(more.map(|(_, v2)| *v2));
+                controllers.iter().map(|name| (*name).to_owned()).collect()
+            }
+            Reach::Needed => controllers.iter().map(|name| (*name).to_owned()).collect(),
         };
         let cgroup = Cgroup::load_with_specified_controllers(hierarchy, path, names);
         let mut dirs: Vec<PathBuf> = Vec::new();

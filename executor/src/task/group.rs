@@ -6,9 +6,11 @@
 //! tmpfs) is made anew.
 
 use std::fs::File;
+use std::path::Path;
 
 use tepui_executor::cgroup::{CgroupError, Counters, Counts, Group, Limits, Reach};
 use tepui_executor::log;
+use tepui_types::command::CommandOptions;
 
 use crate::process::{Newborn, StartError};
 use crate::processes;
@@ -29,6 +31,8 @@ pub struct TaskGroup {
     before: Counts,
     /// What was used when it was last looked.
     latest: Counts,
+    /// Whether it is held to more than its limits, which the next task is not.
+    is_restricted: bool,
     /// The time that was used when it got its last whole period's.
     filled_at: u64,
 }
@@ -66,6 +70,7 @@ impl TaskGroup {
             newborn: None,
             before: Counts::default(),
             latest: Counts::default(),
+            is_restricted: false,
             filled_at: 0,
         })
     }
@@ -96,6 +101,26 @@ impl TaskGroup {
         }
         (self.limits, self.filled_at) = (limits, used);
         Some(self)
+    }
+
+    /// Holds it to some of the machine's processors, and to a part of the disk under a sandbox, if
+    /// that is asked for. It is in all hierarchies, and no other task gets it.
+    ///
+    /// # Errors
+    /// When that is not to be had.
+    pub fn restrict(
+        &mut self,
+        options: &CommandOptions,
+        sandbox: &Path,
+    ) -> Result<(), CgroupError> {
+        self.is_restricted = true;
+        if let Some(processors) = &options.cpuset {
+            self.group.limit_processors(processors)?;
+        }
+        match &options.io {
+            Some(io) => self.group.limit_io(io, sandbox),
+            None => Ok(()),
+        }
     }
 
     /// Its path below the hierarchies' roots.
@@ -145,7 +170,7 @@ impl TaskGroup {
         if processes::any_left() || self.counters.is_populated() == Some(true) {
             return Err(Box::new(self));
         }
-        if self.counters.can_restart() && self.group.is_leaf() {
+        if !self.is_restricted && self.counters.can_restart() && self.group.is_leaf() {
             return Ok(Some(self));
         }
         match self.group.is_empty() && self.group.remove().is_ok() {

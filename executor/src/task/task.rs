@@ -6,7 +6,7 @@
 //! waits for anything.
 
 use std::os::fd::BorrowedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -134,13 +134,31 @@ impl Task {
             return Err(failed("this executor runs native commands alone".into()));
         };
         self.limits = Limits::of(&task.resources, command.pids);
-        let reach = match command.container {
-            Some(_) => Reach::All,
-            None => Reach::Needed,
+        let options = command.options.as_deref();
+        let restrictive =
+            options.filter(|options| options.cpuset.is_some() || options.io.is_some());
+        let reach = match (&command.container, restrictive) {
+            (None, None) => Reach::Needed,
+            _ => Reach::All,
         };
+        if let Some(earlier) = self.spare.take_if(|_| restrictive.is_some()) {
+            // It is not in all hierarchies.
+            earlier.discard();
+        }
         if let Some(path) = &launch.cgroup {
             let group = TaskGroup::prepare(self.spare.take(), path, self.limits, reach);
             self.group = Some(group.map_err(|error| failed(error.to_string()))?);
+        }
+        if let Some(options) = restrictive {
+            let group = self.group.as_mut().ok_or_else(|| {
+                failed(
+                    "`cpuset` and `io` need cgroups, and this agent runs without: start it as root \
+                     where cgroups are mounted"
+                        .into(),
+                )
+            })?;
+            let restricted = group.restrict(options, Path::new(&launch.sandbox));
+            restricted.map_err(|error| failed(error.to_string()))?;
         }
         if let Some(container) = &command.container {
             return self.start_container(launch, command, container, startup);

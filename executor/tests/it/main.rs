@@ -23,6 +23,7 @@ mod prepared;
 mod privileges;
 mod programs;
 mod services;
+mod shares;
 mod sockets;
 mod wasm;
 mod wasm_code;
