@@ -25,6 +25,8 @@ mod compiler;
 mod cpu;
 #[path = "../wasm/engine.rs"]
 mod engine;
+#[path = "../wasm/gate.rs"]
+mod gate;
 #[path = "../wasm/guest.rs"]
 mod guest;
 #[path = "../wasm/host.rs"]
@@ -51,6 +53,8 @@ mod request;
 mod server;
 #[path = "../wasm/service.rs"]
 mod service;
+#[path = "../wasm/share.rs"]
+mod share;
 #[path = "../wasm/task.rs"]
 mod task;
 #[path = "../wasm/tls.rs"]

@@ -7,13 +7,13 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
-use tepui_executor::cgroup::limits::memory_of;
+use tepui_executor::cgroup::limits::{Limits, memory_of};
 use tepui_executor::environment;
 use tepui_types::task::{TaskUsage, WasmWorkload, reason};
 use tepui_types::wasm::Stdin;
 use tepui_types::wire::agent::TaskLaunch;
 use tepui_types::wire::executor::ExecutorLaunch;
-use tepui_types::{Reason, TaskState};
+use tepui_types::{Reason, Resources, TaskState};
 use wasmtime::Store;
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::cli::InputFile;
@@ -78,7 +78,7 @@ impl Guest {
             stdout,
             stderr,
             memory: Memory::new(memory_of(&prepared.launch.resources)),
-            cpu: Cpu::default(),
+            cpu: cpu_of(&host, &prepared.launch.resources),
             environment: environment.into_iter().collect(),
             outgoing: Outgoing::new(network.clone()),
             network,
@@ -201,4 +201,12 @@ impl Guest {
         store.epoch_deadline_async_yield_and_update(1);
         store
     }
+}
+
+/// What was asked for is guaranteed, and no limit: unused time is there to be used. A task that
+/// asked for nothing gets as little as a native one.
+fn cpu_of(host: &Host, resources: &Resources) -> Cpu {
+    let guarantee = Limits::of(resources, None).cpus;
+    let ceiling = (resources.cpus.0 == 0).then_some(guarantee);
+    Cpu::new(host.gate.clone(), guarantee, ceiling)
 }

@@ -1,5 +1,8 @@
 //! What all tasks of the process share.
 
+use std::sync::Arc;
+use std::thread::available_parallelism;
+
 use tepui_executor::startup::Startup;
 use tepui_types::wire::executor::TaskUpdate;
 use tepui_types::{AgentId, Bytes};
@@ -7,6 +10,7 @@ use tokio::sync::{Semaphore, mpsc};
 use wasmtime::Engine;
 
 use crate::engine::{MAX_INSTANCES, MAX_REQUESTS, Ticker};
+use crate::gate::Gate;
 use crate::output::Flusher;
 use crate::programs::Programs;
 
@@ -16,6 +20,8 @@ pub struct Host {
     pub engine: Engine,
     /// Lets guests yield.
     pub ticker: Ticker,
+    /// Shares the processors among tasks.
+    pub gate: Arc<Gate>,
     /// Compiled programs.
     pub programs: Programs,
     /// Appends outputs.
@@ -37,7 +43,11 @@ impl Host {
     /// With places for as many instances as the engine has.
     pub fn new(startup: &Startup, updates: mpsc::Sender<TaskUpdate>) -> anyhow::Result<Self> {
         let engine = crate::engine::new().map_err(prepare_failed)?;
+        // As many as the guests' runtime has.
+        let threads = available_parallelism().map_or(1, usize::from);
+        let interrupted = engine.clone();
         Ok(Self {
+            gate: Gate::new(threads, move || interrupted.increment_epoch()),
             ticker: Ticker::start(engine.clone())?,
             programs: Programs::new(engine.clone(), startup.code_cache.clone())
                 .map_err(prepare_failed)?,

@@ -27,4 +27,5 @@ mod shares;
 mod sockets;
 mod wasm;
 mod wasm_code;
+mod wasm_cpu;
 mod wasm_errors;
