@@ -23,7 +23,7 @@ use std::time::{Duration, Instant, SystemTime};
 use env::{Builder, Executor};
 use tepui_executor::protocol::{FrameBuffer, encode};
 use tepui_types::wire::executor::{FromExecutor, TaskUpdate, ToExecutor};
-use tepui_types::{Bytes, TaskState};
+use tepui_types::{Bytes, MilliCpus, TaskState};
 
 /// Launches of which the time to the first instruction is taken.
 const STARTS: usize = 3_000;
@@ -37,15 +37,20 @@ const BATCH: usize = 64;
 const WAITING: usize = 10_000;
 const PROCESSES: usize = 5;
 
+/// Pairs of runs with neighbours and without, and what each does: about a second.
+const PAIRS: usize = 9;
+const TURNS: u32 = 1_500_000_000;
+
 /// A row of the table: name and measurement.
 type Row = (&'static str, fn());
 
-const ROWS: [Row; 5] = [
+const ROWS: [Row; 6] = [
     ("wasm_first_instruction", first_instruction),
     ("executor_wasm_tasks", module_tasks),
     ("executor_wasm_component_tasks", component_tasks),
     ("idle_10k", idle),
     ("service_requests", service_requests),
+    ("neighbour_loss", neighbour_loss),
 ];
 
 fn main() {
@@ -256,4 +261,42 @@ fn ask(port: u16, times: usize) -> Vec<f64> {
         took.push(started.elapsed().as_secs_f64() * 1e6);
     }
     took
+}
+
+/// What a spinning neighbour on each processor costs a task that has a whole one.
+fn neighbour_loss() {
+    let (_code, mut executor) = executor();
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let (mut alone, mut beside) = (Vec::new(), Vec::new());
+    work(&mut executor, "warm");
+    for pair in 0..PAIRS {
+        alone.push(work(&mut executor, &format!("alone-{pair}")));
+        let spin = |place: usize| format!("spin-{pair}-{place}");
+        let share = MilliCpus(1000 * (processors as u64 - 1) / processors as u64);
+        for place in 0..processors {
+            executor.launch(Builder::wasm(&spin(place), programs::spins()).cpus(share));
+            env::eventually("it spins", || {
+                executor.output(&spin(place), "stdout") == "spin\n"
+            });
+        }
+        beside.push(work(&mut executor, &format!("beside-{pair}")));
+        for place in 0..processors {
+            executor.kill(&spin(place), 0);
+            executor.end(&spin(place));
+        }
+    }
+    let (alone, _) = percentiles(alone);
+    let (beside, _) = percentiles(beside);
+    let loss = 100.0 * (1.0 - alone / beside);
+    row("neighbour_loss_percent", loss, "%");
+}
+
+/// Seconds that a task takes for its work.
+fn work(executor: &mut Executor, name: &str) -> f64 {
+    let builder = Builder::wasm(name, programs::works(TURNS)).cpus(MilliCpus(1000));
+    let started = Instant::now();
+    executor.launch(builder);
+    let end = executor.end(name);
+    assert_eq!(end.state, TaskState::Finished, "{:?}", end.reason);
+    started.elapsed().as_secs_f64()
 }

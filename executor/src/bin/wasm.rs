@@ -21,10 +21,16 @@ mod code_cache;
 mod command;
 #[path = "../wasm/compiler.rs"]
 mod compiler;
+#[path = "../wasm/component_files.rs"]
+mod component_files;
 #[path = "../wasm/cpu.rs"]
 mod cpu;
+#[path = "../wasm/disk.rs"]
+mod disk;
 #[path = "../wasm/engine.rs"]
 mod engine;
+#[path = "../wasm/files.rs"]
+mod files;
 #[path = "../wasm/gate.rs"]
 mod gate;
 #[path = "../wasm/guest.rs"]
@@ -37,6 +43,8 @@ mod kill;
 mod limits;
 #[path = "../wasm/machine_code.rs"]
 mod machine_code;
+#[path = "../wasm/module_files.rs"]
+mod module_files;
 #[path = "../wasm/network.rs"]
 mod network;
 #[path = "../wasm/outgoing.rs"]

@@ -40,6 +40,7 @@ pub async fn run(guest: &Guest, command: Command<'_>, kill: &Kill) -> Verdict {
         Command::Module(code) => {
             let state = ModuleState {
                 wasi: wasi.build_p1(),
+                files: guest.module_files(),
                 memory: guest.limiter(),
             };
             let mut store = guest.store(state, |state| &mut state.memory);

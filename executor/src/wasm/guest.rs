@@ -22,8 +22,11 @@ use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
 use wasmtime_wasi_http::WasiHttpCtx;
 
 use crate::cpu::Cpu;
+use crate::disk::Disk;
+use crate::files::Files;
 use crate::host::Host;
 use crate::limits::{Memory, MemoryLimiter};
+use crate::module_files::FIRST_FOLDER;
 use crate::network::Network;
 use crate::outgoing::Outgoing;
 use crate::output::Output;
@@ -54,6 +57,8 @@ pub struct Guest {
     pub memory: Arc<Memory>,
     /// Their processor time.
     pub cpu: Cpu,
+    /// What its sandbox may take of the disk, if that has a limit.
+    disk: Option<Arc<Disk>>,
     environment: Vec<(String, String)>,
     network: Arc<Network>,
     outgoing: Outgoing,
@@ -78,6 +83,7 @@ impl Guest {
             stdout,
             stderr,
             memory: Memory::new(memory_of(&prepared.launch.resources)),
+            disk: disk_of(&prepared),
             cpu: cpu_of(&host, &prepared.launch.resources),
             environment: environment.into_iter().collect(),
             outgoing: Outgoing::new(network.clone()),
@@ -185,8 +191,18 @@ impl Guest {
             http: WasiHttpCtx::new(),
             outgoing: self.outgoing.clone(),
             table,
+            files: Files::new(self.disk.clone()),
             memory: self.limiter(),
         }
+    }
+
+    /// The files of an instance of a module: its folders are open from the start.
+    pub fn module_files(&self) -> Files {
+        let mut files = Files::new(self.disk.clone());
+        let volumes = self.prepared.volumes.len() as u32;
+        // As they are opened above: each by two names.
+        files.preopened(FIRST_FOLDER..FIRST_FOLDER + 2 * (1 + volumes));
+        files
     }
 
     /// A store whose guest yields at every epoch.
@@ -209,4 +225,10 @@ fn cpu_of(host: &Host, resources: &Resources) -> Cpu {
     let guarantee = Limits::of(resources, None).cpus;
     let ceiling = (resources.cpus.0 == 0).then_some(guarantee);
     Cpu::new(host.gate.clone(), guarantee, ceiling)
+}
+
+/// What was asked for of the disk is the limit of the sandbox; who asked for none has none.
+fn disk_of(prepared: &ExecutorLaunch) -> Option<Arc<Disk>> {
+    let limit = prepared.launch.resources.disk;
+    (limit.0 > 0).then(|| Disk::new(Path::new(&prepared.sandbox), limit))
 }

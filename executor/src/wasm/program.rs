@@ -13,8 +13,10 @@ use wasmtime_wasi::{ResourceTable, WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
+use crate::files::Files;
 use crate::limits::MemoryLimiter;
 use crate::outgoing::Outgoing;
+use crate::{component_files, module_files};
 
 /// The whole of a refusal: wasmtime's sentences can be long.
 const MAX_MESSAGE: usize = 600;
@@ -23,6 +25,8 @@ const MAX_MESSAGE: usize = 600;
 pub struct ModuleState {
     /// Its WASI preview 1.
     pub wasi: WasiP1Ctx,
+    /// Where its files are.
+    pub files: Files,
     /// Its memory.
     pub memory: MemoryLimiter,
 }
@@ -37,6 +41,8 @@ pub struct ComponentState {
     pub outgoing: Outgoing,
     /// Its handles.
     pub table: ResourceTable,
+    /// Where its files are.
+    pub files: Files,
     /// Its memory.
     pub memory: MemoryLimiter,
 }
@@ -100,8 +106,10 @@ impl Linkers {
         wasmtime_wasi::p1::add_to_linker_async(&mut modules, |state: &mut ModuleState| {
             &mut state.wasi
         })?;
+        module_files::bound(&mut modules)?;
         let mut components = component::Linker::new(&engine);
         wasmtime_wasi::p2::add_to_linker_async(&mut components)?;
+        component_files::bound(&mut components)?;
         wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut components)?;
         Ok(Self {
             engine,

@@ -528,6 +528,12 @@ impl Builder {
         self
     }
 
+    /// Its disk.
+    pub fn disk(mut self, disk: Bytes) -> Self {
+        self.resources.disk = disk;
+        self
+    }
+
     /// Its cpus.
     pub fn cpus(mut self, cpus: MilliCpus) -> Self {
         self.resources.cpus = cpus;

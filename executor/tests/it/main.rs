@@ -28,4 +28,5 @@ mod sockets;
 mod wasm;
 mod wasm_code;
 mod wasm_cpu;
+mod wasm_disk;
 mod wasm_errors;

@@ -64,6 +64,20 @@ pub fn spins() -> Vec<u8> {
     )
 }
 
+/// Loops so often.
+pub fn works(turns: u32) -> Vec<u8> {
+    module(
+        "",
+        &format!(
+            "(local $left i32)
+             (local.set $left (i32.const {turns}))
+             (loop $again
+                 (br_if $again
+                     (local.tee $left (i32.sub (local.get $left) (i32.const 1)))))"
+        ),
+    )
+}
+
 /// Says so, then waits for an hour.
 pub fn sleeps() -> Vec<u8> {
     waits("(call $say (i32.const 1) (i32.const 16) (i32.const 6))")
@@ -160,6 +174,14 @@ pub fn component_that_sleeps() -> Vec<u8> {
             (call $block (call $after (i64.const 3600000000000)))
             (i32.const 0)))"#;
     componentize(&wat(module), "sleeper")
+}
+
+/// A `wasi:cli/command` component that writes pages into a file of its first folder, with a stream
+/// or without. It succeeds when it is told before a mebibyte that there is no space.
+pub fn component_that_fills_its_disk(by_stream: bool) -> Vec<u8> {
+    let text = include_str!("guests/filler.wat");
+    let way = if by_stream { "$by-stream" } else { "$by-write" };
+    componentize(&wat(&text.replace("$way", way)), "filler")
 }
 
 /// Makes a component of a module that is made for this world of `guests/worlds.wit`.

@@ -10,20 +10,6 @@ use crate::programs;
 /// Turns that a program's loop takes in about a second.
 const WORK: u32 = 1_500_000_000;
 
-/// Loops so often.
-fn works(turns: u32) -> Vec<u8> {
-    programs::module(
-        "",
-        &format!(
-            "(local $left i32)
-             (local.set $left (i32.const {turns}))
-             (loop $again
-                 (br_if $again
-                     (local.tee $left (i32.sub (local.get $left) (i32.const 1)))))"
-        ),
-    )
-}
-
 /// Asks for the time until so much of it is over.
 fn asks_for(time: Duration) -> Vec<u8> {
     programs::module(
@@ -67,7 +53,7 @@ fn tasks_beyond_their_guarantee_give_way_to_one_within() {
     eventually("all spin", || {
         (0..NEIGHBOURS).all(|place| executor.output(&name(place), "stdout") == "spin\n")
     });
-    executor.launch(Builder::wasm("within", works(WORK)).cpus(MilliCpus(1000)));
+    executor.launch(Builder::wasm("within", programs::works(WORK)).cpus(MilliCpus(1000)));
     let end = executor.end("within");
     check(&end, "finished", "", Some(0), "");
     let within = end.usage.unwrap().cpu_micros;
