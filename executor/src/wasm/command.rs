@@ -2,11 +2,10 @@
 //!
 //! A kill ends it wherever it is: a guest that spins at its next yield, one that waits at once.
 
-use std::future::Future;
-
 use wasmtime::{AsContextMut, InstancePre, Store};
 use wasmtime_wasi::p2::bindings::CommandPre;
 
+use crate::cpu::Charged;
 use crate::guest::Guest;
 use crate::kill::Kill;
 use crate::limits::MemoryLimiter;
@@ -44,29 +43,27 @@ pub async fn run(guest: &Guest, command: Command<'_>, kill: &Kill) -> Verdict {
                 memory: guest.limiter(),
             };
             let mut store = guest.store(state, |state| &mut state.memory);
-            let result = drive(guest, kill, run_module(code, &mut store)).await;
+            let run = guest.cpu.charge(run_module(code, &mut store));
+            let result = drive(guest, kill, run).await;
             judge(result, kill, &store.data().memory)
         }
         Command::Component(code) => {
             let mut store = guest.store(guest.component_state(wasi), |state| &mut state.memory);
-            let result = drive(guest, kill, run_component(code, &mut store)).await;
+            let run = guest.cpu.charge(run_component(code, &mut store));
+            let result = drive(guest, kill, run).await;
             judge(result, kill, &store.data().memory)
         }
     }
 }
 
 /// The guest's result; none if it was killed.
-async fn drive(
-    guest: &Guest,
-    kill: &Kill,
-    run: impl Future<Output = Ended> + Send,
-) -> Option<Ended> {
+async fn drive(guest: &Guest, kill: &Kill, run: Charged<'_, Ended>) -> Option<Ended> {
     guest.say_running().await;
     let _running = guest.host.ticker.run();
     tokio::select! {
         biased;
         () = kill.asked() => None,
-        result = guest.cpu.charge(run) => Some(result),
+        result = run => Some(result),
     }
 }
 

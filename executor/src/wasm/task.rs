@@ -36,7 +36,7 @@ pub async fn run(host: Arc<Host>, launch: Box<ExecutorLaunch>, kill: Kill) -> Ta
     let started = tokio::select! {
         biased;
         () = kill.asked() => Err(verdict::killed(kill.reason())),
-        prepared = prepare(&host, &launch) => prepared.map_err(verdict::error),
+        prepared = Box::pin(prepare(&host, &launch)) => prepared.map_err(verdict::error),
     };
     let (verdict, usage) = match started {
         Ok((program, workload)) => {
@@ -58,10 +58,13 @@ pub async fn run(host: Arc<Host>, launch: Box<ExecutorLaunch>, kill: Kill) -> Ta
 }
 
 async fn run_guest(guest: &Arc<Guest>, kill: &Kill) -> (Verdict, TaskUsage) {
+    // In boxes: tasks that wait are many, and each would have room for what it is not.
     let verdict = match &guest.program.code {
-        Code::Module(code) => command::run(guest, Command::Module(code), kill).await,
-        Code::Component(code) => command::run(guest, Command::Component(code), kill).await,
-        Code::Service(code) => service::run(guest, code, kill).await,
+        Code::Module(code) => Box::pin(command::run(guest, Command::Module(code), kill)).await,
+        Code::Component(code) => {
+            Box::pin(command::run(guest, Command::Component(code), kill)).await
+        }
+        Code::Service(code) => Box::pin(service::run(guest, code, kill)).await,
     };
     guest.stdout.finish();
     guest.stderr.finish();
