@@ -44,11 +44,6 @@ impl Memory {
         Bytes(self.peak.load(Ordering::Relaxed))
     }
 
-    /// Whether any instance has some of it.
-    pub fn is_used(&self) -> bool {
-        self.used.load(Ordering::Acquire) > 0
-    }
-
     /// Told when an instance has gone.
     pub fn released(&self) -> &Notify {
         &self.released
@@ -84,6 +79,9 @@ pub struct MemoryLimiter {
     refused: Option<Bytes>,
     /// The growth allowed last, in case it fails after all.
     last: u64,
+    is_too_much: bool,
+    /// Whether its end is told to who waits for memory.
+    is_told: bool,
 }
 
 impl MemoryLimiter {
@@ -94,6 +92,8 @@ impl MemoryLimiter {
             held: 0,
             refused: None,
             last: 0,
+            is_too_much: false,
+            is_told: true,
         }
     }
 
@@ -107,6 +107,17 @@ impl MemoryLimiter {
         self.refused
     }
 
+    /// Whether it was refused what no instance of the task could have, however alone it were.
+    pub fn is_too_much(&self) -> bool {
+        self.is_too_much
+    }
+
+    /// It came to nothing for want of memory, and its end is no news: others failed for the same
+    /// reason, and would only try again.
+    pub fn was_in_vain(&mut self) {
+        self.is_told = false;
+    }
+
     fn grow(&mut self, bytes: u64) -> bool {
         match self.memory.take(bytes) {
             Ok(()) => {
@@ -116,6 +127,7 @@ impl MemoryLimiter {
             }
             Err(wanted) => {
                 self.refused = Some(wanted);
+                self.is_too_much = self.held.saturating_add(bytes) > self.memory.limit.0;
                 false
             }
         }
@@ -132,7 +144,9 @@ impl MemoryLimiter {
 impl Drop for MemoryLimiter {
     fn drop(&mut self) {
         self.memory.give_back(self.held);
-        self.memory.released.notify_waiters();
+        if self.is_told {
+            self.memory.released.notify_waiters();
+        }
     }
 }
 
@@ -186,7 +200,23 @@ mod tests {
         drop(one);
         assert!(other.memory_growing(0, 65_536, None).unwrap());
         drop(other);
-        assert!(!memory.is_used());
+        assert_eq!(memory.used.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn only_what_an_instance_had_is_news_and_not_what_it_wanted() {
+        let memory = Memory::new(Bytes(65_536));
+        let mut one = MemoryLimiter::new(memory.clone());
+        assert!(one.memory_growing(0, 65_536, None).unwrap());
+        let mut released = Box::pin(memory.released().notified());
+        released.as_mut().enable();
+        let mut other = MemoryLimiter::new(memory.clone());
+        assert!(!other.memory_growing(0, 65_536, None).unwrap());
+        other.was_in_vain();
+        drop(other);
+        assert!(!released.as_mut().enable());
+        drop(one);
+        assert!(released.as_mut().enable());
     }
 
     #[test]

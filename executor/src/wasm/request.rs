@@ -130,11 +130,13 @@ async fn handle(
 type Instance<'a> = (Store<ComponentState>, Proxy, SemaphorePermit<'a>);
 
 /// An instance, when there is a place and memory for it. Memory that other requests have, it waits
-/// for; what the task could never have is an error.
+/// for; what the task could never have is an error. One at a time tries, so what it lacks is with
+/// those that run, whose ends it hears.
 async fn instantiate(service: &Service) -> Result<Instance<'_>, String> {
     let guest = &service.guest;
     let place = guest.host.request_places.acquire().await;
     let place = place.map_err(|closed| closed.to_string())?;
+    let _turn = service.instantiating.lock().await;
     loop {
         let mut released = pin!(guest.memory.released().notified());
         released.as_mut().enable();
@@ -144,16 +146,19 @@ async fn instantiate(service: &Service) -> Result<Instance<'_>, String> {
             Ok(proxy) => return Ok((store, proxy, place)),
             Err(error) => error,
         };
-        let refused = store.data().memory.refused();
-        let limit = store.data().memory.limit();
-        drop(store);
-        match refused {
+        let memory = &mut store.data_mut().memory;
+        match memory.refused() {
             None => return Err(words(&error)),
-            Some(_) if guest.memory.is_used() => released.await,
-            Some(wanted) => {
+            Some(wanted) if memory.is_too_much() => {
+                let limit = memory.limit();
                 return Err(format!(
                     "it wanted {wanted} of memory, and its limit is {limit}"
                 ));
+            }
+            Some(_) => {
+                memory.was_in_vain();
+                drop(store);
+                released.await;
             }
         }
     }

@@ -18,7 +18,7 @@ use rustix::net::sockopt;
 use tepui_types::task::reason;
 use tepui_types::{Reason, TaskState};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -52,6 +52,8 @@ pub struct Service {
     pub timeout: Duration,
     /// As many as may run at once.
     pub slots: Arc<Semaphore>,
+    /// One request at a time makes its instance.
+    pub instantiating: Mutex<()>,
     /// Those that run.
     pub requests: TaskTracker,
     /// No more time for what runs.
@@ -83,6 +85,7 @@ pub async fn run(guest: &Arc<Guest>, code: &ProxyPre<ComponentState>, kill: &Kil
         code: code.clone(),
         timeout: Duration::from_millis(options.request_timeout_ms()),
         slots: Arc::new(Semaphore::new(options.concurrency() as usize)),
+        instantiating: Mutex::new(()),
         requests: TaskTracker::new(),
         cut: CancellationToken::new(),
         count: Count::default(),
