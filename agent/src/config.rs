@@ -4,7 +4,7 @@
 //! are refused; `examples/agent.toml` shows every key and is itself tested.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -37,6 +37,8 @@ pub struct Settings {
     pub listen: Option<SocketAddr>,
     /// The name people see.
     pub hostname: Option<String>,
+    /// By which others reach this machine; that by which it reaches a master when absent.
+    pub address: Option<IpAddr>,
     /// `cpus=2,mem=4GiB,…`; what is not named is detected.
     pub resources: Option<String>,
     /// What is reserved for roles from the start, out of what is lent: amounts by role.
@@ -83,6 +85,7 @@ impl Settings {
             masters: self.masters.or(rest.masters),
             listen: self.listen.or(rest.listen),
             hostname: self.hostname.or(rest.hostname),
+            address: self.address.or(rest.address),
             resources: self.resources.or(rest.resources),
             reserve: self.reserve.or(rest.reserve),
             revocable: self.revocable.or(rest.revocable),
@@ -119,6 +122,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// The name people see.
     pub hostname: String,
+    /// By which others reach this machine, if that was said.
+    pub address: Option<IpAddr>,
     /// What is set instead of detected.
     pub resources: ResourceOverrides,
     /// What of it is reserved, revocable, or on other disks.
@@ -208,6 +213,7 @@ impl Config {
             masters,
             listen,
             hostname,
+            address: settings.address,
             resources,
             special,
             attributes,
@@ -316,6 +322,7 @@ mod tests {
             masters,
             listen,
             hostname,
+            address,
             resources,
             reserve,
             revocable,
@@ -337,7 +344,7 @@ mod tests {
             images,
             secrets,
         } = containers.unwrap();
-        assert!(fetch.is_some() && gpus.is_some() && secrets.is_some());
+        assert!(address.is_some() && fetch.is_some() && gpus.is_some() && secrets.is_some());
         assert!(host_paths.is_some() && runtime.is_some() && images.is_some());
         assert!(network_configs.is_some() && network_plugins.is_some());
         assert!(reserve.is_some() && revocable.is_some() && disks.is_some());

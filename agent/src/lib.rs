@@ -5,6 +5,7 @@
 //! run in executor processes that outlive the agent; nothing that ends here
 //! ends a task.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -94,9 +95,14 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
     // One that breaks off is as one that finds nothing.
     let gpus = Arc::new(gpus.unwrap_or_default());
     let resources = config.resources.complete(&config.dir, gpus.resources())?;
+    let address = match config.address {
+        Some(address) => Some(address),
+        None => address_towards(&config.masters).await,
+    };
     let mut attributes = gpus.attributes();
     attributes.extend(config.attributes);
     let info = AgentInfo {
+        address,
         hostname: config.hostname,
         resources: config.special.lay(resources)?,
         attributes: attributes.into(),
@@ -186,6 +192,30 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
         metrics,
     };
     EventLoop::new(parts, events).run(inbox, stop, first).await
+}
+
+/// The address of this machine that masters see: that of a socket which would send to one of them.
+async fn address_towards(masters: &[String]) -> Option<IpAddr> {
+    for url in masters {
+        let authority = url.split("://").nth(1)?;
+        let Ok(addresses) = tokio::net::lookup_host(authority).await else {
+            continue;
+        };
+        for master in addresses {
+            let any: SocketAddr = match master {
+                SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+                SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+            };
+            // Nothing is sent: the system only chooses where from.
+            if let Ok(socket) = tokio::net::UdpSocket::bind(any).await
+                && socket.connect(master).await.is_ok()
+                && let Ok(ours) = socket.local_addr()
+            {
+                return Some(ours.ip());
+            }
+        }
+    }
+    None
 }
 
 /// What every request to a master carries.

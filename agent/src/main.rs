@@ -85,6 +85,10 @@ struct Arguments {
     /// absent.
     #[arg(long, value_name = "DIR")]
     network_plugins: Vec<PathBuf>,
+    /// By which others reach this machine, for service discovery: that by which it reaches a master
+    /// when absent.
+    #[arg(long, value_name = "ADDRESS")]
+    address: Option<std::net::IpAddr>,
     /// A folder of the machine that tasks may fetch `file://` URLs from, with what is below it; may be
     /// given more than once. None when absent.
     #[arg(long, value_name = "DIR")]
@@ -161,6 +165,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         masters: arguments.masters,
         listen: arguments.listen,
         hostname: arguments.hostname,
+        address: arguments.address,
         resources: arguments.resources,
         reserve: once(arguments.reserve, "--reserve")?,
         revocable: arguments.revocable,

@@ -11,7 +11,7 @@ use tepui_types::wire::stream::{ClientFrame, MAX_CHUNK, StreamFrame};
 use tokio::io::AsyncWriteExt;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::client::{ChannelError, Client, Receiver, Sender};
+use crate::client::{ChannelError, Client, ClientError, Receiver, Sender};
 use crate::terminal::{self, LeaveKeys, Raw};
 use crate::{amounts, output, task};
 
@@ -114,6 +114,12 @@ pub async fn attach_to(id: &TaskId, client: &Client) -> Result<bool> {
         }
         End::Exited(_) | End::Ended => Ok(true),
     }
+}
+
+/// Whether someone attached too late: the task has ended.
+pub fn is_ended(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref::<ClientError>();
+    error.is_some_and(|error| error.status() == Some(409))
 }
 
 /// How a talk ended.

@@ -26,10 +26,12 @@ use crate::{amounts, artifact};
 
 use checks::CheckOptions;
 use container::ContainerOptions;
+use life::LifeOptions;
 use watch::Watch;
 
 mod checks;
 mod container;
+mod life;
 mod watch;
 
 /// What a shell says of a program that SIGINT (Ctrl-C) ended: 128 and the signal's number.
@@ -83,6 +85,9 @@ pub struct Options {
     /// Environment of each task; may be given more than once
     #[arg(long, value_parser = amounts::setting, value_name = "NAME=VALUE")]
     env: Vec<(String, String)>,
+    /// A label of each task; `service=NAME` makes it an instance of that service; again for more
+    #[arg(long, value_parser = amounts::setting, value_name = "NAME=VALUE")]
+    label: Vec<(String, String)>,
     /// The most processes and threads of a command [default: 1024]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..), value_name = "N")]
     pids: Option<u32>,
@@ -124,6 +129,8 @@ pub struct Options {
     container: ContainerOptions,
     #[command(flatten)]
     checks: CheckOptions,
+    #[command(flatten)]
+    life: LifeOptions,
     /// A WebAssembly program with its arguments; an image with those that follow its entrypoint
     /// (`busybox:1.36 sh -c …`, or an archive of one); or, after two dashes, a command of the agents'
     /// machines
@@ -167,7 +174,7 @@ impl Options {
             max_restarts: self.restarts,
             priority: self.priority,
             kill_grace_ms: millis(self.grace),
-            labels: Default::default(),
+            labels: self.label.iter().cloned().collect(),
             partition: match (self.replace_after, self.stop_after) {
                 (_, Some(span)) => PartitionPolicy::StopAfter(millis(span)),
                 (Some(span), None) => PartitionPolicy::ReplaceAfter(millis(span)),
@@ -182,7 +189,7 @@ impl Options {
             revocable: self.revocable,
             time_limit_ms: self.time_limit.map(millis),
             checks: self.checks.checks(),
-            fetch: Vec::new(),
+            fetch: self.life.fetch(),
         }
     }
 }
@@ -215,6 +222,11 @@ pub async fn run(
         true => command(&options, &options.words, None)?,
         false => program(&options, client).await?,
     };
+    let is_attached = options.life.is_attached();
+    anyhow::ensure!(
+        !is_attached || (options.count == 1 && options.gang.is_none() && !options.detach),
+        "-i is for one task that is waited for: leave out --count, --gang and --detach"
+    );
     let jobs = client.jobs_of(&options.framework);
     let job = jobs.submit(&options.request(workload)).await;
     let job = job.context("the job was not accepted")?;
@@ -228,7 +240,7 @@ pub async fn run(
     let name = job.name.clone();
     let interrupted = Cell::new(None);
     let ended = tokio::select! {
-        ended = wait(&name, job, &jobs, format) => ended,
+        ended = wait(&name, job, &jobs, format, is_attached) => ended,
         left = interrupts(&name, &jobs, &interrupted) => {
             return Ok(ExitCode::from(left?));
         }
@@ -251,8 +263,14 @@ pub async fn run(
 }
 
 /// Waits for the job's end, and shows on the way what there is to see.
-async fn wait(name: &str, job: JobView, jobs: &Jobs<'_>, format: Format) -> Result<JobView> {
-    let mut watch = Watch::new(name, jobs);
+async fn wait(
+    name: &str,
+    job: JobView,
+    jobs: &Jobs<'_>,
+    format: Format,
+    is_attached: bool,
+) -> Result<JobView> {
+    let mut watch = Watch::new(name, jobs, is_attached);
     match job.count {
         1 => watch.one(job, format == Format::Table).await,
         _ => watch.many(job).await,
@@ -292,6 +310,7 @@ async fn program(options: &Options, client: &Client) -> Result<Workload> {
             "{} is a WebAssembly program, which runs in no container: leave those flags out",
             path.display()
         );
+        options.life.refuse_for_wasm()?;
         let artifact = artifact::upload(&path, client).await?;
         return Ok(Workload::Wasm(WasmWorkload {
             args: texts(args)?,
@@ -377,7 +396,7 @@ fn command(options: &Options, words: &[OsString], image: Option<ImageRef>) -> Re
         env: options.env.iter().cloned().collect(),
         pids: options.pids,
         container: options.container.container(image)?,
-        options: None,
+        options: options.life.command()?,
     }))
 }
 

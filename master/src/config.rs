@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use tepui_discovery::{DnsConfig, Upstreams, Zone};
 
 use crate::backup::restore::Restore;
 use crate::frameworks::compiler::process::Compilation;
@@ -31,6 +32,10 @@ const DEFAULT_HEARTBEAT_MS: u64 = 1_000;
 const DEFAULT_REMOVALS_PER_MINUTE: u64 = 120;
 /// Percent of the agents that may fall silent at once, when nothing is said.
 const DEFAULT_SILENT_SHARE: u64 = 50;
+/// The domain of tasks' and services' names when nothing is said.
+const DEFAULT_DOMAIN: &str = "tepui";
+/// Seconds that an answer to a DNS question counts when nothing is said.
+const DEFAULT_TTL_S: u32 = 5;
 /// Lost heartbeats that an agent's connection must survive.
 const MIN_HEARTBEATS: u64 = 3;
 
@@ -102,6 +107,17 @@ pub struct Args {
     /// are, none is marked unreachable.
     #[arg(long, value_name = "PERCENT")]
     pub agent_silent_share: Option<u64>,
+    /// Answer DNS questions for tasks and services there, as ADDRESS:PORT; may be given more than
+    /// once.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub dns: Vec<SocketAddr>,
+    /// The domain of their names [default: tepui].
+    #[arg(long, value_name = "NAME")]
+    pub dns_domain: Option<String>,
+    /// A name server that is asked for all other names, as ADDRESS:PORT, for who asks from a private
+    /// network; may be given more than once.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub dns_upstream: Vec<SocketAddr>,
     /// Drop a framework's memory after one turn in so many, at random, so that
     /// its author learns at once what must be in its store.
     #[arg(long, value_name = "N")]
@@ -175,6 +191,9 @@ pub enum ConfigError {
          on 127.0.0.1, or say --insecure-listen (insecure_listen = true) to do it all the same"
     )]
     Insecure(SocketAddr),
+    /// A domain that is none.
+    #[error("the names of tasks: {0}")]
+    Dns(String),
     /// A number that makes no sense.
     #[error("{name} = {value} cannot be: {why}")]
     Value {
@@ -204,6 +223,16 @@ struct File {
     log: Log,
     agents: Agents,
     frameworks: Frameworks,
+    dns: Dns,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Dns {
+    listen: Vec<SocketAddr>,
+    domain: Option<String>,
+    ttl_s: Option<u32>,
+    upstreams: Vec<SocketAddr>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -264,9 +293,28 @@ pub struct Config {
     pub agent_silent_share: u64,
     /// Drop a framework's memory after one turn in so many, at random.
     pub discard_instances: Option<u32>,
+    /// Where DNS questions are answered; nowhere when empty.
+    pub dns_listen: Vec<SocketAddr>,
+    /// The names of tasks and services.
+    pub zone: Zone,
+    /// Who is asked for other names.
+    pub dns_upstreams: Vec<SocketAddr>,
 }
 
 impl Config {
+    /// How DNS questions are answered, if they are.
+    pub fn dns(&self) -> Option<DnsConfig> {
+        if self.dns_listen.is_empty() {
+            return None;
+        }
+        let upstreams = self.dns_upstreams.clone();
+        Some(DnsConfig {
+            zone: self.zone.clone(),
+            upstreams: (!upstreams.is_empty()).then(|| Upstreams::new(upstreams)),
+            ..DnsConfig::new(self.dns_listen.clone())
+        })
+    }
+
     /// Where others reach a master that is bound to `address`.
     pub fn url(&self, address: SocketAddr) -> Result<String, ConfigError> {
         match &self.advertise {
@@ -296,7 +344,19 @@ impl Config {
             true => file.peers,
             false => args.peers.clone(),
         };
+        let domain = args.dns_domain.clone().or(file.dns.domain);
+        let zone = Zone::new(
+            domain.as_deref().unwrap_or(DEFAULT_DOMAIN),
+            file.dns.ttl_s.unwrap_or(DEFAULT_TTL_S),
+        );
+        let or = |flags: &Vec<SocketAddr>, file: Vec<SocketAddr>| match flags.is_empty() {
+            true => file,
+            false => flags.clone(),
+        };
         let config = Self {
+            dns_listen: or(&args.dns, file.dns.listen),
+            zone: zone.map_err(|error| ConfigError::Dns(error.to_string()))?,
+            dns_upstreams: or(&args.dns_upstream, file.dns.upstreams),
             dir,
             advertise: advertise.as_deref().map(parse_url).transpose()?,
             way: parse_way(

@@ -45,6 +45,7 @@ pub mod reach;
 pub mod request;
 pub mod reservations;
 pub mod roles;
+pub mod services;
 pub mod settings;
 pub mod stale;
 pub mod tasks;
@@ -111,6 +112,8 @@ pub fn router(master: Arc<Master>) -> Router {
         )
         .route("/settings", get(settings::show).put(settings::set))
         .route("/demands", get(demands::list))
+        .route("/services", get(services::list))
+        .route("/services/{framework}/{service}", get(services::show))
         .route("/tasks", get(tasks::list))
         .route("/tasks/{id}", get(tasks::show))
         .route("/tasks/{id}/history", get(attempts::list))

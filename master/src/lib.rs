@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use axum::serve::ListenerExt as _;
+use tepui_discovery::DnsServer;
 use tepui_types::NodeId;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
@@ -25,6 +26,7 @@ pub mod artifacts;
 pub mod backup;
 pub mod clock;
 pub mod config;
+pub mod discovery;
 pub mod error;
 pub mod feed;
 pub mod folder;
@@ -46,6 +48,7 @@ use artifacts::Artifacts;
 use artifacts::source::{self, Source};
 use clock::Clock;
 use config::Config;
+use discovery::Discovery;
 use error::RaftError;
 use feed::Feed;
 use folder::Folder;
@@ -103,6 +106,8 @@ pub struct Master {
     pub sessions: Sessions,
     /// Running schedulers.
     pub frameworks: Frameworks,
+    /// What runs where, by name.
+    pub discovery: Discovery,
     /// Whether this master leads.
     pub leadership: watch::Receiver<Leadership>,
     /// What Prometheus sees.
@@ -149,6 +154,8 @@ pub struct Running {
     log: LogThread,
     /// Aborted when they are dropped.
     tasks: JoinSet<()>,
+    /// Where names are asked for; ends when it is dropped.
+    dns: Option<DnsServer>,
     // Last, so that nobody else has the folder before everything else is gone.
     _folder: Folder,
 }
@@ -195,6 +202,8 @@ impl Running {
             view.clone(),
             feed.clone(),
         ));
+        let dns = master.discovery.serve(master.config.dns().as_ref()).await?;
+        tasks.spawn(discovery::keep(master.clone()));
         let others = master.config.way.addresses().to_vec();
         tasks.spawn(masters::moved::look_for_others(master.clone(), others));
         let place = folder.path().to_owned();
@@ -203,8 +212,14 @@ impl Running {
             master,
             log,
             tasks,
+            dns,
             _folder: folder,
         })
+    }
+
+    /// Where DNS questions are answered.
+    pub fn dns_addresses(&self) -> &[SocketAddr] {
+        self.dns.as_ref().map_or(&[], DnsServer::addresses)
     }
 
     /// Waits until the log ends by itself, upon which the master is of no more use.
@@ -309,6 +324,7 @@ async fn open(
         offers,
         sessions: Sessions::default(),
         frameworks,
+        discovery: Discovery::new(config.zone.clone()),
         leadership: log.leadership,
         metrics: Metrics::default(),
         silence: agents::liveness::Warning::default(),

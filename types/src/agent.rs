@@ -1,5 +1,6 @@
 //! Agents, as masters know them.
 
+use core::net::IpAddr;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -15,6 +16,9 @@ pub type Attributes = Arc<BTreeMap<String, String>>;
 pub struct AgentInfo {
     /// For people; need not be unique.
     pub hostname: String,
+    /// By which others reach its machine.
+    #[serde(default)]
+    pub address: Option<IpAddr>,
     /// All that it lends to the cluster.
     pub resources: Resources,
     /// What frameworks may choose it by.
@@ -91,6 +95,7 @@ mod tests {
     #[test]
     fn what_an_agent_says_of_itself_is_bounded() {
         let mut info = AgentInfo {
+            address: None,
             hostname: "one".into(),
             resources: Resources::default(),
             attributes: BTreeMap::from([("zone".into(), "a".into())]).into(),

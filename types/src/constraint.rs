@@ -244,6 +244,7 @@ mod tests {
 
     fn agent() -> AgentInfo {
         AgentInfo {
+            address: None,
             hostname: "node-7".into(),
             resources: Resources::default(),
             attributes: BTreeMap::from([("zone".into(), "eu-a".into())]).into(),

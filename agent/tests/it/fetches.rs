@@ -45,8 +45,9 @@ async fn a_task_finds_what_it_fetches_in_its_sandbox() {
     let mut master = FakeMaster::start().await;
     let files = tempfile::tempdir().unwrap();
     std::fs::write(files.path().join("packed"), archive()).unwrap();
-    let folder = files.path().to_str().unwrap();
-    let agent = AgentProcess::start_with(&master, &["--fetch-folder", folder]);
+    let folder: &str = files.path().to_str().unwrap().to_owned().leak();
+    let arguments = vec!["--fetch-folder", folder].leak();
+    let agent = AgentProcess::start_with(&master, arguments);
     let mut session = master.session().await;
     let artifact = master.add_artifact(b"an artifact");
     let tool = Fetch {
@@ -87,7 +88,11 @@ async fn a_task_whose_files_cannot_be_had_does_not_start_and_says_why() {
         ..Fetch::new(&url)
     };
     for (name, fetch, code) in [
-        ("missing", Fetch::new(url.replace("tool", "no")), "fetch-not-found"),
+        (
+            "missing",
+            Fetch::new(url.replace("tool", "no")),
+            "fetch-not-found",
+        ),
         ("other", other, "fetch-digest-mismatch"),
         ("packed", packed, "fetch-archive-invalid"),
         ("file", Fetch::new("file:///etc/passwd"), "fetch-refused"),

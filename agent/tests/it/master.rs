@@ -106,6 +106,7 @@ impl FakeMaster {
             process: 0,
             boot: 0,
             info: tepui_types::AgentInfo {
+                address: None,
                 hostname: String::new(),
                 resources: Resources::default(),
                 attributes: Default::default(),

@@ -36,9 +36,13 @@ pub struct ContainerOptions {
     /// Keep this path from being written to; again for more
     #[arg(long, value_name = "PATH")]
     read_only_path: Vec<String>,
-    /// Mount a file or folder of the machine that its agent allows, as FROM:PATH or FROM:PATH:ro
+    /// Mount a file or folder of the machine that its agent allows, or of the sandbox where FROM is not
+    /// absolute (so a volume, too), as FROM:PATH or FROM:PATH:ro
     #[arg(long, value_parser = mount, value_name = "FROM:PATH[:ro]")]
     mount: Vec<Mount>,
+    /// Find a secret of the task's role as this file, as NAME=PATH; again for more
+    #[arg(long, value_parser = secret, value_name = "NAME=PATH")]
+    secret: Vec<Mount>,
     /// Mount memory that counts as the task's, as PATH=SIZE
     #[arg(long, value_parser = tmpfs, value_name = "PATH=SIZE")]
     tmpfs: Vec<Mount>,
@@ -79,7 +83,13 @@ impl ContainerOptions {
             workdir: self.workdir.clone(),
             read_only: self.read_only,
             read_only_paths: self.read_only_path.iter().cloned().collect(),
-            mounts: self.mount.iter().chain(&self.tmpfs).cloned().collect(),
+            mounts: self
+                .mount
+                .iter()
+                .chain(&self.tmpfs)
+                .chain(&self.secret)
+                .cloned()
+                .collect(),
             network: self.network()?,
             hostname: self.hostname.clone(),
             share: self.share.iter().copied().collect::<BTreeSet<_>>(),
@@ -136,8 +146,22 @@ fn mount(text: &str) -> Result<Mount, String> {
         .ok_or("write FROM:PATH, or FROM:PATH:ro for one that cannot be written to")?;
     Ok(Mount {
         path: path.to_owned(),
-        source: MountSource::Host(from.to_owned()),
+        source: match from.starts_with('/') {
+            true => MountSource::Host(from.to_owned()),
+            false => MountSource::Sandbox(from.to_owned()),
+        },
         read_only,
+    })
+}
+
+fn secret(text: &str) -> Result<Mount, String> {
+    let (name, path) = text
+        .split_once('=')
+        .ok_or("write NAME=PATH, such as key=/run/secrets/key")?;
+    Ok(Mount {
+        path: path.to_owned(),
+        source: MountSource::Secret(name.to_owned()),
+        read_only: true,
     })
 }
 

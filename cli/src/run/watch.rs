@@ -12,6 +12,7 @@ use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
 use crate::client::{Client, ClientError, Jobs, LogStream, TaskFilter};
+use crate::exec;
 use crate::job;
 use crate::logs;
 use crate::output;
@@ -35,11 +36,13 @@ pub struct Watch<'a> {
     pause: Duration,
     said: String,
     looked: Instant,
+    /// Whether what is typed here goes to the task.
+    is_attached: bool,
 }
 
 impl<'a> Watch<'a> {
     /// Watches the job of this name.
-    pub fn new(name: &'a str, jobs: &'a Jobs<'a>) -> Self {
+    pub fn new(name: &'a str, jobs: &'a Jobs<'a>, is_attached: bool) -> Self {
         Self {
             name,
             jobs,
@@ -47,6 +50,7 @@ impl<'a> Watch<'a> {
             pause: SHORTEST_PAUSE,
             said: String::new(),
             looked: Instant::now(),
+            is_attached,
         }
     }
 
@@ -57,7 +61,11 @@ impl<'a> Watch<'a> {
             let task = job.task.as_ref().map(|task| &task.id);
             let fresh = task.filter(|task| shown.as_ref() != Some(*task)).cloned();
             if let (Some(task), true) = (fresh, copied) {
-                self.show(&task).await?;
+                if !self.is_attached {
+                    self.show(&task).await?;
+                } else if !self.attach(&task).await? {
+                    return Ok(job);
+                }
                 shown = Some(task);
                 self.pause = SHORTEST_PAUSE;
             } else if is_over(&job) {
@@ -145,6 +153,26 @@ impl<'a> Watch<'a> {
 
     /// Copies a task's outputs until it has ended, or nobody reads them, and says meanwhile if it
     /// is out of reach: its outputs may then just be silent.
+    /// Joins this process's input and output with the task's, once that runs; false if it was left.
+    async fn attach(&mut self, task: &TaskId) -> Result<bool> {
+        let client = self.jobs.client();
+        loop {
+            let state = client.task(task).await?.status.state;
+            if state == TaskState::Running {
+                match exec::attach_to(task, client).await {
+                    // It has ended since.
+                    Err(error) if exec::is_ended(&error) => {}
+                    attached => return attached,
+                }
+            }
+            if state.is_terminal() {
+                self.show(task).await?;
+                return Ok(true);
+            }
+            self.rest().await;
+        }
+    }
+
     async fn show(&mut self, task: &TaskId) -> Result<()> {
         let client = self.jobs.client();
         let copying = async {

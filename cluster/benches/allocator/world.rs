@@ -178,6 +178,7 @@ impl World {
 /// A machine.
 pub fn machine(cpus: u64, gib: u64, zone: u64) -> AgentInfo {
     AgentInfo {
+        address: None,
         hostname: format!("machine-{zone}"),
         resources: Resources {
             ports: PortRanges::from_range(31000, 32000),

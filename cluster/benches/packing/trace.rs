@@ -25,6 +25,7 @@ impl Trace {
                 ..Resources::default()
             };
             Ok(AgentInfo {
+                address: None,
                 hostname: row[0].clone(),
                 resources,
                 attributes: BTreeMap::from([("model".to_owned(), text(row, 4)?)]).into(),

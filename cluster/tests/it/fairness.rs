@@ -132,6 +132,7 @@ fn wanted(count: u32, cpus: u64, zone: Option<u64>) -> Demand {
 /// A machine in one of two zones.
 fn zoned(cpus: u64) -> AgentInfo {
     AgentInfo {
+        address: None,
         attributes: BTreeMap::from([("zone".to_owned(), (cpus % 2).to_string())]).into(),
         ..machine(cpus, 16)
     }

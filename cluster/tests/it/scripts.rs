@@ -204,6 +204,7 @@ impl Stage {
             (name.to_owned(), value.to_owned())
         });
         let info = AgentInfo {
+            address: None,
             hostname: name.into(),
             resources: lent(&rest),
             attributes: Arc::new(attributes.collect()),

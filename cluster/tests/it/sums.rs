@@ -32,6 +32,7 @@ fn disks(bytes: u64, is_reserved: bool) -> AgentInfo {
     };
     let plain = if pools.is_empty() { 0 } else { bytes / 2 };
     AgentInfo {
+        address: None,
         resources: Resources {
             disk: Bytes(bytes - plain),
             pools,

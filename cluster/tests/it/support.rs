@@ -134,6 +134,7 @@ impl Log {
 
 pub fn machine(cpus: u64, gib: u64) -> AgentInfo {
     AgentInfo {
+        address: None,
         hostname: "machine".into(),
         resources: Resources {
             ports: PortRanges::from_range(31000, 31099),

@@ -242,6 +242,7 @@ fn an_offer_of_what_is_claimed_meanwhile_is_rescinded() {
     let [dev, other, prod] = ["dev", "other", "prod"].map(|role| leader.log.framework(role, role));
     for (nonce, zone, cpus) in [(1, "a", 4), (2, "a", 4), (3, "b", 8)] {
         let info = AgentInfo {
+            address: None,
             attributes: BTreeMap::from([("zone".to_owned(), zone.to_owned())]).into(),
             ..machine(cpus, 8)
         };

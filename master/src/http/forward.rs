@@ -86,6 +86,8 @@ fn is_answered_here(method: &Method, path: &str) -> bool {
         segments.as_slice(),
         ["openapi.json"]
             | ["events"]
+            | ["services"]
+            | ["services", _, _]
             | ["tasks"]
             | ["tasks", _]
             | ["artifacts"]

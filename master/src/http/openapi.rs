@@ -5,7 +5,7 @@ use utoipa::OpenApi;
 
 use crate::http::{
     agents, artifacts, attempts, backup, cluster, demands, events, files, frameworks, logs,
-    maintenance, masters, reach, reservations, roles, settings, tasks,
+    maintenance, masters, reach, reservations, roles, services, settings, tasks,
 };
 
 #[derive(OpenApi)]
@@ -55,6 +55,8 @@ use crate::http::{
         tasks::kill,
         attempts::list,
         logs::follow,
+        services::list,
+        services::show,
         files::root,
         files::below,
         reach::exec,

@@ -185,6 +185,7 @@ impl Master {
 
     pub async fn register_agent(&self) {
         let info = AgentInfo {
+            address: None,
             hostname: "one".into(),
             resources: Resources {
                 cpus: MilliCpus(4000),

@@ -199,6 +199,7 @@ async fn the_mailbox_holds_what_this_term_changed() {
     let (_folder, path) = folder();
     let register = |nonce| {
         let info = AgentInfo {
+            address: None,
             hostname: "host".into(),
             resources: Resources::default(),
             attributes: Default::default(),

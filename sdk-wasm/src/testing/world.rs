@@ -178,6 +178,7 @@ impl State {
     /// What an agent would say of itself.
     pub fn info(&self, agent: AgentId) -> AgentInfo {
         AgentInfo {
+            address: None,
             hostname: format!("host-{}", agent.0),
             resources: self.agents.get(&agent).cloned().unwrap_or_default(),
             attributes: self.attributes_of(agent),

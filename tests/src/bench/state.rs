@@ -177,6 +177,7 @@ fn apply(state: &mut State, body: Command) -> Result<Accepted> {
 
 fn machine(number: u64, tasks: u64) -> AgentInfo {
     AgentInfo {
+        address: None,
         hostname: format!("agent-{number}"),
         resources: amounts(tasks),
         attributes: Default::default(),

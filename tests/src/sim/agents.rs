@@ -90,6 +90,7 @@ impl AgentMachine {
 
 fn info(agent: usize) -> AgentInfo {
     AgentInfo {
+        address: None,
         hostname: format!("a{agent}"),
         resources: Resources {
             cpus: MilliCpus(4_000),

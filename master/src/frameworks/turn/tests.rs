@@ -41,6 +41,7 @@ impl Cluster {
             boot: 1,
             agent: None,
             info: AgentInfo {
+                address: None,
                 hostname: "one".into(),
                 resources: resources(4000),
                 attributes: Default::default(),

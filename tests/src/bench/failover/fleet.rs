@@ -181,6 +181,7 @@ impl Agent {
             process: nonce,
             boot: 1,
             info: AgentInfo {
+                address: None,
                 hostname: format!("simulated-{}", self.number),
                 resources: Resources {
                     cpus: MilliCpus(1_000),
