@@ -9,10 +9,11 @@
 //! A native command may ask that its latest output is kept instead ([`Keep::Latest`]). Its files are
 //! then, in the order in which they were written, `stdout.N` … `stdout.2`, `stdout.1`, `stdout`, and so
 //! for `stderr`: read one after another they are what was kept, without a gap or anything twice. When
-//! `stdout` is full it is renamed to `stdout.1`, after each older one to the next number and the oldest
-//! was removed; a new `stdout` is made when something comes. A file that has a number is not written to
-//! any more, and none is ever cut. So who follows the output reads the file that it has open to its end,
-//! sees by its inode that `stdout` is another, and goes on there. There is no line of this process's own
+//! `stdout` is full each file is renamed to the next number, or to one further on where much comes at
+//! once, and the oldest are removed; then `stdout` is made again. It is missing only meanwhile, and the
+//! files with numbers are complete when it is there. No file is ever cut. So who follows the output reads
+//! the file that it has open to its end, sees by its inode that `stdout` is another, and goes on with the
+//! first after its own, if that is still there. There is no line of this process's own
 //! in them, but where the disk has refused something.
 
 use std::fmt::Display;

@@ -45,6 +45,11 @@ impl Input {
         }
     }
 
+    /// Whether it is a terminal.
+    pub fn is_terminal(&self) -> bool {
+        self.is_terminal
+    }
+
     /// What can be written to when the command has read, if something waits for that.
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
         let to = self.to.as_ref().filter(|_| !self.waiting.is_empty());

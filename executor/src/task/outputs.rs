@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use tepui_executor::log;
-use tepui_executor::output::{Keep, Ration, Rotation};
+use tepui_executor::output::{Keep, Portion, Ration, Rotation};
 use tepui_types::Bytes;
 
 /// Bytes taken out of a pipe at once: all that a new one holds. Signals and the
@@ -64,6 +64,11 @@ impl Outputs {
         }
     }
 
+    /// Whether nothing can come any more.
+    pub fn have_ended(&self) -> bool {
+        self.streams.iter().all(|stream| stream.pipe.is_none())
+    }
+
     /// What becomes readable when the command has written, or closed a stream;
     /// not those that rest.
     pub fn fds(&self, now: Instant) -> [Option<BorrowedFd<'_>>; 2] {
@@ -84,12 +89,10 @@ impl Outputs {
                 continue;
             }
             let taken = stream.pump(&mut self.buffer);
-            // Who has its output kept in tiny files pays for that with its own time.
-            let rests = match std::mem::take(&mut stream.begun_files) {
-                0 => u32::from(taken < Some(PORTION)),
-                files => files,
-            };
-            stream.rests_until = now + REST * rests;
+            // Files that are begun cost more than what is written to them, where they are tiny.
+            if taken < Some(PORTION) || std::mem::take(&mut stream.has_begun_files) {
+                stream.rests_until = now + REST;
+            }
             if taken == Some(PORTION) {
                 stream.enlarge();
             }
@@ -112,8 +115,8 @@ struct Stream {
     /// None until something was written: short silent tasks leave no files.
     file: Option<File>,
     keeping: Keeping,
-    /// How many files were begun since it was last looked.
-    begun_files: u32,
+    /// Whether a file was begun since it was last looked.
+    has_begun_files: bool,
     rests_until: Instant,
     is_large: bool,
 }
@@ -151,7 +154,7 @@ impl Stream {
             keeping: Keeping::of(keep, &path),
             path,
             file: None,
-            begun_files: 0,
+            has_begun_files: false,
             rests_until: Instant::now(),
             is_large: false,
         }
@@ -188,22 +191,51 @@ impl Stream {
     }
 
     fn keep(&mut self, bytes: &[u8]) {
+        let Keeping::Latest { rotation, files } = &mut self.keeping else {
+            return self.keep_first(bytes);
+        };
+        let files = *files;
         let mut rest = bytes;
-        while let Keeping::Latest { rotation, files } = &mut self.keeping {
-            let Some(portion) = rotation.take(rest) else {
-                return;
-            };
-            let files = *files;
-            let begun = match portion.begins_file() {
-                true => self.begin_file(files),
-                false => Ok(()),
-            };
-            match begun.and_then(|()| self.write(portion.bytes())) {
-                Ok(()) => rest = portion.rest(),
-                Err(error) => return self.give_up(rest, error),
-            }
+        let next = || {
+            let portion = rotation.take(rest)?;
+            rest = portion.rest();
+            Some(portion)
+        };
+        let portions: Vec<Portion<'_>> = std::iter::from_fn(next).collect();
+        if let Err((lost, error)) = self.keep_latest(&portions, files) {
+            self.give_up(lost, error);
         }
-        self.keep_first(rest);
+    }
+
+    /// Of many small files those are never made that would not stay: who writes much pays for little
+    /// more than what is kept. What could not be written is in the error.
+    fn keep_latest<'a>(
+        &mut self,
+        portions: &[Portion<'a>],
+        files: u32,
+    ) -> Result<(), (&'a [u8], io::Error)> {
+        let begun = portions.iter().filter(|portion| portion.begins_file());
+        let begun = u32::try_from(begun.count()).unwrap_or(u32::MAX);
+        self.has_begun_files |= begun > 0;
+        // That of the file which a portion goes to, when all have theirs.
+        let mut number = begun;
+        for portion in portions {
+            let mut done = Ok(());
+            if portion.begins_file() {
+                if number == begun {
+                    done = self.renumber(begun, files);
+                }
+                self.file = None;
+                number -= 1;
+            }
+            if number < files {
+                // It still has the name of the newest before the first is begun.
+                let name = if number == begun { 0 } else { number };
+                done = done.and_then(|()| self.write_to(name, portion.bytes()));
+            }
+            done.map_err(|error| (portion.bytes(), error))?;
+        }
+        Ok(())
     }
 
     fn keep_first(&mut self, bytes: &[u8]) {
@@ -233,22 +265,30 @@ impl Stream {
         }
     }
 
-    /// Gives each file the next number. The oldest goes.
-    fn begin_file(&mut self, files: u32) -> io::Result<()> {
-        self.file = None;
-        self.begun_files += 1;
-        let numbered = |number: u32| {
-            let mut name = self.path.clone().into_os_string();
-            name.push(format!(".{number}"));
-            PathBuf::from(name)
+    /// Makes room for so many new files. The oldest go.
+    fn renumber(&self, begun: u32, files: u32) -> io::Result<()> {
+        let is_there = |done: io::Result<()>| match done {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
         };
-        for number in (1..files.saturating_sub(1)).rev() {
-            match fs::rename(numbered(number), numbered(number + 1)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+        let stay = files.saturating_sub(begun);
+        for number in stay..files {
+            is_there(fs::remove_file(self.numbered(number)))?;
         }
-        fs::rename(&self.path, numbered(1))
+        for number in (0..stay).rev() {
+            let (from, to) = (self.numbered(number), self.numbered(number + begun));
+            is_there(fs::rename(from, to))?;
+        }
+        Ok(())
+    }
+
+    /// The newest file has no number.
+    fn numbered(&self, number: u32) -> PathBuf {
+        let mut name = self.path.clone().into_os_string();
+        if number > 0 {
+            name.push(format!(".{number}"));
+        }
+        PathBuf::from(name)
     }
 
     fn finish(&mut self, buffer: &mut [u8]) {
@@ -274,13 +314,18 @@ impl Stream {
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.write_to(0, bytes)
+    }
+
+    /// Where no file is open, into the one of that number.
+    fn write_to(&mut self, number: u32, bytes: &[u8]) -> io::Result<()> {
         if bytes.is_empty() {
             return Ok(());
         }
         if self.file.is_none() {
             let mut options = OpenOptions::new();
             options.append(true).create(true).mode(0o644);
-            self.file = Some(options.open(&self.path)?);
+            self.file = Some(options.open(self.numbered(number))?);
         }
         self.file
             .as_mut()

@@ -279,6 +279,10 @@ impl Task {
     pub fn on_output(&mut self, readable: [bool; 2], now: Instant) {
         if let Some(outputs) = &mut self.outputs {
             outputs.pump(readable, now);
+            if outputs.have_ended() {
+                // Who has closed a terminal's output reads nothing from it either.
+                self.input.take_if(|input| input.is_terminal());
+            }
         }
     }
 

@@ -56,6 +56,21 @@ fn the_latest_output_is_kept_in_whole_lines_and_all_of_it_when_it_is_little() {
 }
 
 #[test]
+fn of_many_small_files_the_latest_stay_and_nothing_between_is_missing() {
+    for files_kept in [2, 3, 40] {
+        let mut executor = Executor::native();
+        let policy = format!(r#"{{"logs": {{"max_bytes": 4096, "files": {files_kept}}}}}"#);
+        // Some come one by one, most in large parts.
+        let script = "seq 1 700; sleep 0.1; seq 701 1500; sleep 0.1; seq 1501 200000";
+        executor.launch(Builder::script("t", script).life(&policy));
+        check(&executor.end("t"), "finished", "", Some(0), "");
+        let out = files(&executor.task_dir("t"), "stdout");
+        assert_eq!(out.len(), files_kept);
+        check_lines(&out, 200_000, 4096);
+    }
+}
+
+#[test]
 fn several_files_are_together_no_more_than_the_agent_keeps() {
     for mut executor in Executor::native_keeping(Bytes(100_000)) {
         executor.launch(Builder::script("t", "seq 1 100000").life(POLICY));
