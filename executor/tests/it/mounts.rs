@@ -40,17 +40,19 @@ fn what_lies_in_the_sandbox_and_in_volumes_is_found_elsewhere_too() {
         symlink("fetched", sandbox.join("link")).unwrap();
         let volumes = tempfile::tempdir().unwrap();
         let folder = volumes.path().join("7.0");
-        let mounts = r#"{"path": "/a", "source": {"sandbox": "fetched"}, "read_only": true},
+        let mounts = r#"{"path": "/up", "source": {"sandbox": "all"}, "read_only": true},
+                        {"path": "/a", "source": {"sandbox": "fetched"}, "read_only": true},
                         {"path": "/b/c", "source": {"sandbox": "link/file"}},
-                        {"path": "/var/lib/db", "source": {"sandbox": "data"}}"#;
+                        {"path": "/var/lib/db", "source": {"sandbox": "all/data"}}"#;
         let script = "cat /a/file /b/c; touch /a/no && echo written; echo kept > /var/lib/db/file; \
-                      cat $TEPUI_SANDBOX/data/file";
+                      cat $TEPUI_SANDBOX/all/data/file /up/data/file; touch /up/data/no && echo written; \
+                      true";
         let end = run_with(&mut executor, mounts, script, |builder| {
-            builder.volume(&folder, "data")
+            builder.volume(&folder, "all/data")
         });
         finished(&executor, &end);
         let out = executor.output("task", "stdout");
-        assert_eq!(out, "fetched\nfetched\nkept\n");
+        assert_eq!(out, "fetched\nfetched\nkept\nkept\n");
         assert_eq!(fs::read_to_string(folder.join("file")).unwrap(), "kept\n");
     }
 }

@@ -62,6 +62,8 @@ impl Sources<'_> {
             self.mount_secrets()
                 .map_err(|error| refused(format!("its secrets have no place: {error}")))?;
         }
+        self.make_places()
+            .map_err(|error| refused(format!("its volumes have no place: {error}")))?;
         let mounts = container.mounts.iter().enumerate();
         let shown = mounts.map(|(number, mount)| {
             let (from, read_only) = match &mount.source {
@@ -74,6 +76,13 @@ impl Sources<'_> {
             Ok(Shown::Path { from, read_only })
         });
         shown.collect()
+    }
+
+    /// Makes the folders that volumes are mounted on, in which others may lie.
+    fn make_places(&self) -> io::Result<()> {
+        let sandbox = Path::new(&self.launch.sandbox);
+        let mut volumes = self.launch.volumes.iter();
+        volumes.try_for_each(|volume| root::make_folders(sandbox, Path::new(&volume.path)))
     }
 
     /// What lies at that path below the sandbox or, where that leads into one, in a volume.

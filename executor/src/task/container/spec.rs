@@ -16,7 +16,7 @@ use oci_spec::runtime::{
 };
 use tepui_executor::privileges::Privileges;
 use tepui_executor::{confinement, environment};
-use tepui_types::container::{Container, Namespace, Network};
+use tepui_types::container::{Container, MountSource, Namespace, Network};
 use tepui_types::task::{CommandWorkload, reason};
 use tepui_types::wire::executor::ExecutorLaunch;
 use tepui_types::{AgentId, Reason};
@@ -246,7 +246,11 @@ fn mounts(plan: &Plan<'_>, files: &[EtcFile], shown: &[Shown]) -> Result<Vec<Mou
     }
     for (mount, shown) in plan.container.mounts.iter().zip(shown) {
         mounts.push(match shown {
-            Shown::Path { from, read_only } => bind(from, &mount.path, *read_only)?,
+            Shown::Path { from, read_only } => {
+                mounts.push(bind(from, &mount.path, *read_only)?);
+                mounts.extend(volumes_below(plan, mount, *read_only)?);
+                continue;
+            }
             Shown::Memory(size) => {
                 let size = format!("size={}", size.0);
                 kernel(
@@ -264,6 +268,23 @@ fn mounts(plan: &Plan<'_>, files: &[EtcFile], shown: &[Shown]) -> Result<Vec<Mou
         mounts.push(bind(&mount.host_path, &mount.path, true)?);
     }
     Ok(mounts)
+}
+
+/// The volumes that lie below what a mount shows of the sandbox.
+fn volumes_below(
+    plan: &Plan<'_>,
+    mount: &tepui_types::container::Mount,
+    read_only: bool,
+) -> Result<Vec<Mount>, OciSpecError> {
+    let MountSource::Sandbox(path) = &mount.source else {
+        return Ok(Vec::new());
+    };
+    let below = plan.launch.volumes.iter().filter_map(|volume| {
+        let rest = Path::new(&volume.path).strip_prefix(path).ok()?;
+        let place = Path::new(&mount.path).join(rest);
+        (!rest.as_os_str().is_empty()).then(|| bind(&volume.folder, place, read_only))
+    });
+    below.collect()
 }
 
 fn kernel(place: &str, typ: &str, options: &[&str]) -> Result<Mount, OciSpecError> {
