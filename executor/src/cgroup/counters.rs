@@ -80,7 +80,8 @@ impl Counters {
         let dir = group.dir_of("memory");
         let restartable = dir.and_then(|dir| open(&dir.join(MEMORY_MAX_USAGE), true));
         Self {
-            cpu: stat.map(Cpu::Stat).or_else(acct),
+            // Container runtimes enter v1's hierarchies, and not all of them a v2 one beside those.
+            cpu: acct().or_else(|| stat.map(Cpu::Stat)),
             peak_can_restart: restartable.is_some(),
             peak: restartable.or_else(|| file("memory", MEMORY_PEAK)),
             oom: file("memory", MEMORY_OOM_CONTROL).or_else(|| file("memory", MEMORY_EVENTS)),
