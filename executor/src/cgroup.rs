@@ -16,6 +16,7 @@ use cgroups_rs::fs::hierarchies::UNIFIED_MOUNTPOINT;
 use cgroups_rs::fs::memory::MemController;
 use cgroups_rs::fs::pid::PidController;
 use cgroups_rs::fs::{Cgroup, MaxValue};
+use tepui_types::Bytes;
 
 pub use counters::{Counters, Counts};
 pub use limits::Limits;
@@ -243,28 +244,14 @@ impl Group {
     /// # Errors
     /// When the kernel refuses one of them.
     pub fn limit(&self, limits: &Limits) -> Result<(), CgroupError> {
-        let v2 = self.cgroup.v2();
-        if let Some(memory) = self.cgroup.controller_of::<MemController>() {
-            let bytes = i64::try_from(limits.mem.0).unwrap_or(i64::MAX);
-            if !v2 {
-                // What memory and swap are limited to together, perhaps from before, must not be
-                // below what memory alone is.
-                let _ = memory.set_memswap_limit(-1);
-            }
-            memory
-                .set_limit(bytes)
-                .map_err(|e| self.refused("set the memory limit", e))?;
-            // v1 counts memory and swap together. Kernels without swap
-            // accounting lack the file, and then there is nothing to bound.
-            let _ = memory.set_memswap_limit(if v2 { 0 } else { bytes });
-        }
+        self.limit_memory(limits.mem)?;
         if let Some(pids) = self.cgroup.controller_of::<PidController>() {
             let most = MaxValue::Value(i64::from(limits.pids));
             pids.set_pid_max(most)
                 .map_err(|e| self.refused("set the process limit", e))?;
         }
         if let Some(cpu) = self.cgroup.controller_of::<CpuController>() {
-            let share = if v2 {
+            let share = if self.cgroup.v2() {
                 limits.cpu_weight()
             } else {
                 limits.cpu_shares()
@@ -277,6 +264,29 @@ impl Group {
                     )
                 })
                 .map_err(|e| self.refused("set the cpu limit", e))?;
+        }
+        Ok(())
+    }
+
+    /// Sets the limit of memory alone.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn limit_memory(&self, mem: Bytes) -> Result<(), CgroupError> {
+        let v2 = self.cgroup.v2();
+        if let Some(memory) = self.cgroup.controller_of::<MemController>() {
+            let bytes = i64::try_from(mem.0).unwrap_or(i64::MAX);
+            if !v2 {
+                // What memory and swap are limited to together, perhaps from before, must not be
+                // below what memory alone is.
+                let _ = memory.set_memswap_limit(-1);
+            }
+            memory
+                .set_limit(bytes)
+                .map_err(|e| self.refused("set the memory limit", e))?;
+            // v1 counts memory and swap together. Kernels without swap
+            // accounting lack the file, and then there is nothing to bound.
+            let _ = memory.set_memswap_limit(if v2 { 0 } else { bytes });
         }
         Ok(())
     }

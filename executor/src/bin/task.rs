@@ -1,5 +1,5 @@
-//! `tepui-executor-task`: runs native commands of one trust domain, one after another, or one
-//! container.
+//! `tepui-executor-task`: runs native commands of one trust domain, one after another, or the
+//! containers of one task.
 //!
 //! It has one thread, so that it may fork freely and stays small. It is started
 //! by an agent and outlives it; see [`tepui_executor::startup`]. Neither tokio
@@ -16,6 +16,8 @@ use tepui_executor::startup::{self, Startup};
 
 #[path = "../task/beside.rs"]
 mod beside;
+#[path = "../task/cast.rs"]
+mod cast;
 #[path = "../task/command.rs"]
 mod command;
 #[path = "../task/connection.rs"]
@@ -32,6 +34,8 @@ mod group;
 mod input;
 #[path = "../task/lookup.rs"]
 mod lookup;
+#[path = "../task/member.rs"]
+mod member;
 #[path = "../task/outputs.rs"]
 mod outputs;
 #[path = "../task/process.rs"]
@@ -46,6 +50,10 @@ mod root;
 mod runtime;
 #[path = "../task/server.rs"]
 mod server;
+#[path = "../task/share.rs"]
+mod share;
+#[path = "../task/container/shared.rs"]
+mod shared;
 #[path = "../task/container/signals.rs"]
 mod signals;
 #[path = "../task/container/sources.rs"]
@@ -54,6 +62,8 @@ mod sources;
 mod spec;
 #[path = "../task/stdio.rs"]
 mod stdio;
+#[path = "../task/supervision.rs"]
+mod supervision;
 #[path = "../task/task.rs"]
 mod task;
 #[path = "../task/container/users.rs"]

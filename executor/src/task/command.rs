@@ -23,7 +23,7 @@ use tepui_types::wire::executor::VolumeFolder;
 use crate::beside::Stdio;
 use crate::lookup;
 use crate::process::{Newborn, Program, StartError, c_strings};
-use crate::stdio::CommandStdio;
+use crate::stdio::{CommandStdio, Theirs};
 
 /// The search path of a command that brings none.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -149,10 +149,15 @@ impl Prepared<'_> {
             let sandbox = self.scene.sandbox.display();
             executor_failed(format!("the sandbox {sandbox} could not be made: {error}"))
         })?;
-        let theirs = stdio.theirs.each_ref().map(AsFd::as_fd);
-        let has_terminal = stdio.is_terminal;
-        let pid = self.scene.start(self.argv, theirs, has_terminal, newborn)?;
+        let pid = self.start_again(&stdio.theirs, newborn)?;
         Ok((pid, stdio))
+    }
+
+    /// Starts it where it has run before.
+    pub fn start_again(&self, theirs: &Theirs, newborn: Newborn) -> Result<Pid, Reason> {
+        let files = theirs.files.each_ref().map(AsFd::as_fd);
+        self.scene
+            .start(self.argv, files, theirs.is_terminal, newborn)
     }
 
     fn make_folder(&self) -> io::Result<CommandStdio> {

@@ -1,25 +1,23 @@
 //! A command in a container: its root file system, its specification, its runtime, in that order.
 //!
 //! This process has mounts of its own (mount_namespaces(7)) from the first container on, so whatever
-//! is mounted for it is gone when both have ended, however they end. It has one container, and ends
-//! after it.
+//! is mounted for it is gone when both have ended, however they end. Its containers are those of one
+//! task, and it ends after them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
-use tepui_executor::output::Keep;
 use tepui_executor::startup::Startup;
 use tepui_types::Reason;
 use tepui_types::container::{Container, Namespace};
 use tepui_types::task::{CommandWorkload, reason};
 use tepui_types::wire::executor::ExecutorLaunch;
 
-use crate::input::Input;
-use crate::outputs::Outputs;
+use crate::shared::Shared;
 use crate::sources::Sources;
 use crate::spec::Plan;
-use crate::stdio::CommandStdio;
+use crate::stdio::Theirs;
 use crate::users::Account;
 use crate::{files, root, runtime, signals, spec, users};
 
@@ -36,6 +34,14 @@ pub struct Prepared<'a> {
     pub container: &'a Container,
     /// The cgroup that it joins, which is there.
     pub cgroup: &'a str,
+    /// The folder of its root and its files.
+    pub beside: &'a Path,
+    /// The folder of what its runtime notes.
+    pub dir: &'a Path,
+    /// Its root file system, if it has run before: it finds there what it wrote.
+    pub root: Option<&'a Path>,
+    /// What it has in common with others.
+    pub shared: Option<&'a mut Shared>,
 }
 
 /// A container that runs.
@@ -44,43 +50,43 @@ pub struct Running {
     pub init: Pid,
     /// What asks it to end.
     pub stop_signal: Signal,
-    /// What it writes.
-    pub outputs: Outputs,
-    /// What it reads, if it is sent to it.
-    pub input: Option<Input>,
     /// Whether its first process is the first of a namespace, which has no default actions.
     pub is_first: bool,
+    /// Its root file system.
+    pub root: PathBuf,
 }
 
 impl Prepared<'_> {
-    /// Starts it. The process is this one's child, and reaped with all others.
-    pub fn start(&self, startup: &Startup) -> Result<Running, Reason> {
+    /// Starts it, with these as its input and output. The process is this one's child, and reaped with
+    /// all others.
+    pub fn start(mut self, theirs: Theirs, startup: &Startup) -> Result<Running, Reason> {
         let image = self.launch.image.as_deref();
+        if self.container.image.is_some() && image.is_none() {
+            return Err(executor_failed("its image was not prepared".into()));
+        }
         let stop_signal = image.and_then(|image| image.config.stop_signal.as_deref());
         let stop_signal = signals::named(stop_signal.unwrap_or("SIGTERM"))
             .map_err(|why| Reason::new(reason::IMAGE_INVALID, format!("its stop signal: {why}")))?;
         let sandbox = Path::new(&self.launch.sandbox);
-        let beside = sandbox.parent().unwrap_or(sandbox);
         let failed = |what: &'static str| {
             move |error| executor_failed(format!("the container's {what}: {error}"))
         };
-        let keep = Keep::of(self.command, startup.output_limit);
-        let stdin = self.command.stdin();
-        let stdio = files::make(sandbox, stdin, keep).map_err(failed("sandbox"))?;
         for volume in &self.launch.volumes {
             tepui_executor::volume::make(volume).map_err(failed("volume"))?;
         }
-        root::leave_mounts().map_err(failed("mounts"))?;
-        let root = match image {
-            Some(image) => root::of_image(beside, &image.layers),
-            None => root::of_machine(beside, self.container.read_only),
+        let root = match self.root {
+            Some(root) => Ok(root.to_owned()),
+            None => self.make_root(),
         };
         let root = root.map_err(failed("root file system"))?;
         let account = self.account(&root)?;
         // Whoever it runs as can write there.
-        std::os::unix::fs::chown(sandbox, Some(account.uid), Some(account.gid))
-            .map_err(failed("sandbox"))?;
-        stdio
+        let opened = match &mut self.shared {
+            Some(shared) => shared.open_sandbox(sandbox, &account),
+            None => std::os::unix::fs::chown(sandbox, Some(account.uid), Some(account.gid)),
+        };
+        opened.map_err(failed("sandbox"))?;
+        theirs
             .give(account.uid, account.gid)
             .map_err(failed("input and output"))?;
         for volume in &self.launch.volumes {
@@ -90,7 +96,7 @@ impl Prepared<'_> {
         let sources = Sources {
             launch: self.launch,
             account: &account,
-            folder: &beside.join("container"),
+            folder: &self.beside.join("container"),
         };
         let shown = sources.of(self.container)?;
         let plan = Plan {
@@ -104,35 +110,41 @@ impl Prepared<'_> {
             // Who reads this process's token could speak for its agent.
             hidden: startup.dir.parent().unwrap_or(&startup.dir),
             privileges: startup.privileges,
+            shared: self.shared.as_deref(),
         };
-        let etc = beside.join("etc");
+        let etc = self.beside.join("etc");
         let files = files::write(&etc, &plan).map_err(failed("files in /etc"))?;
         let spec = spec::of(&plan, &files, &shown)?;
         let workdir = spec.process().as_ref().map(|process| process.cwd().clone());
         if let Some(workdir) = workdir.filter(|_| image.is_some()) {
             root::make_folders(&root, &workdir).map_err(failed("working folder"))?;
         }
-        let CommandStdio {
-            theirs,
-            outputs,
-            input,
-            is_terminal,
-        } = stdio;
         let init = runtime::start(
             &startup.runtime,
             &spec,
-            &startup.dir,
-            theirs,
-            is_terminal,
+            self.dir,
+            theirs.files,
+            theirs.is_terminal,
             startup.privileges,
         )?;
         Ok(Running {
             init,
             stop_signal,
-            outputs,
-            input,
             is_first: !self.container.share.contains(&Namespace::Pid),
+            root,
         })
+    }
+
+    fn make_root(&self) -> std::io::Result<PathBuf> {
+        match &self.shared {
+            // They have left the machine's mounts together.
+            Some(_) => root::set_apart(self.beside)?,
+            None => root::leave_mounts()?,
+        }
+        match self.launch.image.as_deref() {
+            Some(image) => root::of_image(self.beside, &image.layers),
+            None => root::of_machine(self.beside, self.container.read_only),
+        }
     }
 
     fn account(&self, root: &Path) -> Result<Account, Reason> {

@@ -158,6 +158,15 @@ impl TaskGroup {
         self.latest.since(self.before)
     }
 
+    /// Whether nothing of the task is left in it or to be reaped.
+    pub fn is_quiet(&self) -> bool {
+        let is_empty = || match self.counters.is_populated() {
+            Some(is_populated) => !is_populated,
+            None => self.group.is_empty(),
+        };
+        !processes::any_left() && is_empty()
+    }
+
     /// Ends all that runs in it, once.
     pub fn kill(&self) {
         self.group.kill();

@@ -19,6 +19,7 @@ use tepui_executor::exits::{ExitLog, ExitsError};
 use tepui_executor::log;
 use tepui_executor::spawn::SOCKET_FILE;
 use tepui_executor::startup::Startup;
+use tepui_types::command::CommandOptions;
 use tepui_types::task::reason;
 use tepui_types::wire::executor::{
     ExecutorLaunch, FromExecutor, RunBeside, TaskUpdate, ToExecutor,
@@ -38,6 +39,9 @@ const IDLE_EXIT: Duration = Duration::from_secs(60);
 /// How long a command runs before its beginning is said: of one that has ended by then the end says
 /// all.
 const BEGINNING: Duration = Duration::from_millis(2);
+/// How often at most changes of a task's members are said: what ends and is started again all the time
+/// is no news.
+const NEWS_INTERVAL: Duration = Duration::from_millis(500);
 /// How long a new connection may take to prove itself.
 const ATTACH_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -54,8 +58,10 @@ pub struct Server {
     task: Option<Task>,
     /// What runs beside it.
     beside: Beside,
-    /// When its beginning is said, unless it has been.
-    say_begun_at: Option<Instant>,
+    /// When its beginning, or another change, is said.
+    say_at: Option<Instant>,
+    /// When that was done last.
+    said_at: Option<Instant>,
     /// The cgroup of the one before, for the next.
     spare: Option<TaskGroup>,
     /// Ends that the agent has not told to forget.
@@ -97,7 +103,8 @@ impl Server {
             stranger: None,
             task: None,
             beside: Beside::default(),
-            say_begun_at: None,
+            say_at: None,
+            said_at: None,
             spare: None,
             ended: BTreeMap::new(),
             is_worn: false,
@@ -115,8 +122,8 @@ impl Server {
             if ready.signals {
                 self.on_signals()?;
             }
-            if let Some(task) = &mut self.task {
-                task.on_output(ready.outputs, Instant::now());
+            if ready.outputs != 0 {
+                self.on_output(ready.outputs);
             }
             if ready.input {
                 self.on_input_room();
@@ -158,8 +165,6 @@ impl Server {
 
     fn wait(&self) -> anyhow::Result<Ready> {
         let now = Instant::now();
-        let outputs = self.outputs().map(|outputs| outputs.fds(now));
-        let [stdout, stderr] = outputs.unwrap_or_default();
         let fds = [
             Some(self.signals.as_fd()),
             Some(self.startup.listener.as_fd()),
@@ -167,12 +172,12 @@ impl Server {
             self.stranger
                 .as_ref()
                 .map(|(connection, _)| connection.as_fd()),
-            stdout,
-            stderr,
         ];
+        let outputs = || self.outputs().map(|(bit, outputs)| (bit, outputs.fds(now)));
+        let streams = outputs().flat_map(|(_, fds)| fds);
+        let readers = fds.into_iter().chain(streams).flatten();
+        let readers = readers.map(|fd| PollFd::new(fd, PollFlags::POLLIN));
         let input = self.task.as_ref().and_then(Task::input_fd);
-        let readers = fds.iter().flatten();
-        let readers = readers.map(|fd| PollFd::new(*fd, PollFlags::POLLIN));
         let writers = input.map(|fd| PollFd::new(fd, PollFlags::POLLOUT));
         let mut polled: Vec<PollFd<'_>> = readers.chain(writers).collect();
         match poll(&mut polled, self.timeout(now)) {
@@ -181,27 +186,50 @@ impl Server {
         }
         let mut events = polled.iter().map(|fd| fd.any().unwrap_or(false));
         let mut next = |fd: Option<_>| fd.is_some() && events.next().unwrap_or(false);
-        Ok(Ready {
+        let mut ready = Ready {
             signals: next(fds[0]),
             listener: next(fds[1]),
             agent: next(fds[2]),
             stranger: next(fds[3]),
-            outputs: [next(fds[4]), next(fds[5])],
-            input: next(input),
-        })
+            outputs: 0,
+            input: false,
+        };
+        for (bit, [stdout, stderr]) in outputs() {
+            ready.outputs |= u32::from(next(stdout)) << bit;
+            ready.outputs |= u32::from(next(stderr)) << (bit + 1);
+        }
+        ready.input = next(input);
+        Ok(ready)
     }
 
-    fn outputs(&self) -> Option<&Outputs> {
-        self.task.as_ref().and_then(Task::outputs)
+    /// With the first of the two bits that stand for each in [`Ready`].
+    fn outputs(&self) -> impl Iterator<Item = (usize, &Outputs)> {
+        let all = self.task.iter().flat_map(Task::outputs);
+        all.map(|(number, outputs)| (2 * number, outputs))
+    }
+
+    fn on_output(&mut self, readable: u32) {
+        let Some(task) = &mut self.task else {
+            return;
+        };
+        let is_set = |bit: usize| readable >> bit & 1 == 1;
+        for number in 0..MOST_MEMBERS {
+            let readable = [is_set(2 * number), is_set(2 * number + 1)];
+            if readable != [false, false] {
+                task.on_output(number, readable, Instant::now());
+            }
+        }
     }
 
     fn timeout(&self, now: Instant) -> PollTimeout {
-        let task = self.task.as_ref().and_then(Task::deadline);
-        let outputs = self.outputs().and_then(|outputs| outputs.deadline(now));
+        let task = self.task.as_ref().and_then(|task| task.deadline(now));
+        let outputs = self.outputs();
+        let outputs = outputs.filter_map(|(_, outputs)| outputs.deadline(now));
+        let outputs = outputs.min();
         let stranger = self.stranger.as_ref().map(|(_, until)| *until);
         let idle = self.agent.is_none().then_some(self.idle_since + IDLE_EXIT);
         let beside = self.beside.deadline();
-        let deadlines = [task, outputs, beside, self.say_begun_at, stranger, idle];
+        let deadlines = [task, outputs, beside, self.say_at, stranger, idle];
         match deadlines.into_iter().flatten().min() {
             // Rounded up, so that the deadline has come when the wait ends.
             Some(next) => {
@@ -230,7 +258,8 @@ impl Server {
                     if let Some(ran) = self.beside.on_exit(status) {
                         self.tell(&ran);
                     }
-                    if self.task.as_mut().is_some_and(|task| task.on_exit(status)) {
+                    let task = self.task.as_mut();
+                    if task.is_some_and(|task| task.on_exit(status, &self.startup)) {
                         self.on_end();
                     }
                 }
@@ -246,24 +275,19 @@ impl Server {
         self.terminating = true;
         self.ended.clear();
         if let Some(task) = &mut self.task {
-            task.kill_with_own_grace(reason::EXECUTOR_TERMINATED);
+            task.kill_with_own_grace(reason::EXECUTOR_TERMINATED, &self.startup);
         }
     }
 
     fn on_deadlines(&mut self, now: Instant) {
         if let Some(task) = &mut self.task
-            && task.deadline().is_some_and(|deadline| deadline <= now)
-            && task.on_tick(now)
+            && task.deadline(now).is_some_and(|deadline| deadline <= now)
+            && task.on_tick(now, &self.startup)
         {
             self.on_end();
         }
         self.beside.on_tick(now);
-        if self.say_begun_at.is_some_and(|at| at <= now) {
-            self.say_begun_at = None;
-            if let Some(task) = &self.task {
-                self.say(task.update().clone());
-            }
-        }
+        self.on_news(now);
         if self
             .stranger
             .as_ref()
@@ -273,12 +297,28 @@ impl Server {
         }
     }
 
+    /// Says how the task is, where something has changed and not too often.
+    fn on_news(&mut self, now: Instant) {
+        let Some(task) = &mut self.task else {
+            return;
+        };
+        if task.take_news() && self.say_at.is_none() {
+            let said_at = self.said_at.map(|at| at + NEWS_INTERVAL);
+            self.say_at = Some(said_at.map_or(now, |at| at.max(now)));
+        }
+        if self.say_at.is_some_and(|at| at <= now) {
+            (self.say_at, self.said_at) = (None, Some(now));
+            let update = task.update().clone();
+            self.say(update);
+        }
+    }
+
     /// The task has ended: kept first, said second.
     fn on_end(&mut self) {
         let Some(mut task) = self.task.take() else {
             return;
         };
-        self.say_begun_at = None;
+        (self.say_at, self.said_at) = (None, None);
         self.is_worn |= task.is_left_over();
         self.spare = task.take_group();
         self.keep_end(task.into_update());
@@ -386,10 +426,11 @@ impl Server {
         match frame {
             // It is attached already.
             ToExecutor::Attach { .. } => self.agent = None,
-            ToExecutor::Launch(launch) => self.on_launch(&launch),
+            ToExecutor::Launch(launch) => self.on_launch(*launch),
             ToExecutor::Kill { task, grace_ms } => {
                 if let Some(known) = self.task.as_mut().filter(|known| *known.id() == task) {
-                    known.kill(reason::KILL_REQUESTED, Duration::from_millis(grace_ms));
+                    let grace = Duration::from_millis(grace_ms);
+                    known.kill(reason::KILL_REQUESTED, grace, &self.startup);
                 }
             }
             ToExecutor::Run(run) => self.on_run(&run),
@@ -424,7 +465,7 @@ impl Server {
         }
     }
 
-    fn on_launch(&mut self, launch: &ExecutorLaunch) {
+    fn on_launch(&mut self, launch: ExecutorLaunch) {
         let id = &launch.launch.task;
         // The same launch, sent again.
         let known = self.updates().find(|update| update.task == *id).cloned();
@@ -432,7 +473,7 @@ impl Server {
             return self.say(update);
         }
         if self.task.is_some() {
-            return self.refuse(launch, "this executor has a task already");
+            return self.refuse(&launch, "this executor has a task already");
         }
         if self.is_worn {
             // Ends that are not forgotten are written down. The agent finds that it has left
@@ -442,14 +483,14 @@ impl Server {
             return self.ended.clear();
         }
         if self.retiring {
-            return self.refuse(launch, "this executor is ending");
+            return self.refuse(&launch, "this executor is ending");
         }
         let task = Task::launch(launch, &self.startup, self.spare.take());
         if task.has_ended() {
             self.task = Some(task);
             return self.on_end();
         }
-        self.say_begun_at = Some(Instant::now() + BEGINNING);
+        self.say_at = Some(Instant::now() + BEGINNING);
         self.task = Some(task);
     }
 
@@ -496,7 +537,12 @@ struct Ready {
     listener: bool,
     agent: bool,
     stranger: bool,
-    outputs: [bool; 2],
+    /// Two bits for each member of the task: its output and its error.
+    outputs: u32,
     /// The task has read what it was sent.
     input: bool,
 }
+
+/// So many members have bits.
+const MOST_MEMBERS: usize = u32::BITS as usize / 2;
+const _: () = assert!(CommandOptions::MAX_COMPANIONS < MOST_MEMBERS);

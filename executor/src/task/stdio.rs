@@ -1,9 +1,10 @@
 //! What a command reads and writes by: the three descriptors that are its own, and the other ends of
 //! them, which stay here.
 
+use std::fs::File;
 use std::io::{self, pipe};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::fchown;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::{OpenOptionsExt, fchown};
 use std::path::Path;
 
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
@@ -25,13 +26,21 @@ const SIZE: Winsize = Winsize {
 
 /// Both ends.
 pub struct CommandStdio {
-    /// Input, output and error of the command.
-    pub theirs: [OwnedFd; 3],
+    /// The command's.
+    pub theirs: Theirs,
     /// What comes out of it.
     pub outputs: Outputs,
     /// What goes in, if it is kept open.
     pub input: Option<Input>,
-    /// Whether it is a terminal.
+}
+
+/// The command's ends.
+pub struct Theirs {
+    /// Its input, output and error.
+    pub files: [OwnedFd; 3],
+    /// Whether its input is its own, and not nothing.
+    has_input: bool,
+    /// Whether they are a terminal.
     pub is_terminal: bool,
 }
 
@@ -57,11 +66,15 @@ impl CommandStdio {
                 (nothing.try_clone_to_owned()?, None)
             }
         };
+        let theirs = Theirs {
+            files: [theirs, stdout.into(), stderr.into()],
+            has_input: input.is_some(),
+            is_terminal: false,
+        };
         Ok(Self {
-            theirs: [theirs, stdout.into(), stderr.into()],
+            theirs,
             outputs,
             input,
-            is_terminal: false,
         })
     }
 
@@ -72,12 +85,38 @@ impl CommandStdio {
         }
         do_not_block(&pty.master)?;
         let input = Input::new(pty.master.try_clone()?, true);
+        let theirs = Theirs {
+            files: [pty.slave.try_clone()?, pty.slave.try_clone()?, pty.slave],
+            has_input: true,
+            is_terminal: true,
+        };
         Ok(Self {
-            theirs: [pty.slave.try_clone()?, pty.slave.try_clone()?, pty.slave],
+            theirs,
             outputs: Outputs::of_terminal(folder, keep, pty.master),
             input: Some(input),
-            is_terminal: true,
         })
+    }
+}
+
+impl Theirs {
+    /// The same for another run of the command; these stay open meanwhile.
+    ///
+    /// # Errors
+    /// When the system gives no more descriptors.
+    pub fn again(&self) -> io::Result<Self> {
+        let [stdin, stdout, stderr] = &self.files;
+        let files = match self.is_terminal {
+            // With the session that it controlled, whoever has it open was hung up on.
+            true => {
+                let path = format!("/proc/self/fd/{}", stdin.as_raw_fd());
+                let mut options = File::options();
+                options.read(true).write(true).custom_flags(libc::O_NOCTTY);
+                let slave = OwnedFd::from(options.open(std::fs::read_link(path)?)?);
+                [slave.try_clone()?, slave.try_clone()?, slave]
+            }
+            false => [stdin.try_clone()?, stdout.try_clone()?, stderr.try_clone()?],
+        };
+        Ok(Self { files, ..*self })
     }
 
     /// Lets another user open them once more, as by `/dev/stdout`.
@@ -85,13 +124,13 @@ impl CommandStdio {
     /// # Errors
     /// When the kernel refuses.
     pub fn give(&self, uid: u32, gid: u32) -> io::Result<()> {
-        let [stdin, stdout, stderr] = &self.theirs;
+        let [stdin, stdout, stderr] = &self.files;
         fchown(stdout, Some(uid), Some(gid))?;
         fchown(stderr, Some(uid), Some(gid))?;
         // Where it is nothing, that is the machine's.
-        match self.input {
-            Some(_) => fchown(stdin, Some(uid), Some(gid)),
-            None => Ok(()),
+        match self.has_input {
+            true => fchown(stdin, Some(uid), Some(gid)),
+            false => Ok(()),
         }
     }
 }

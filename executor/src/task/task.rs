@@ -1,36 +1,34 @@
 //! A task of this process, from its launch to its end.
 //!
-//! Running → Draining (its first process has ended, what it left behind is
-//! being killed) → Ended. The server calls [`Task::on_exit`] for each reaped
-//! process and [`Task::on_tick`] whenever [`Task::deadline`] has come; neither
-//! waits for anything.
+//! Its members are its command and that one's companions; what [`Supervision`] says of them is done
+//! here. Once they have all ended, what is left of them is killed, and the task has ended. The server
+//! calls [`Task::on_exit`] for each reaped process and [`Task::on_tick`] whenever [`Task::deadline`]
+//! has come; neither waits for anything.
 
 use std::os::fd::BorrowedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 use tepui_executor::cgroup::{Counts, Limits, Reach};
-use tepui_executor::environment;
 use tepui_executor::log;
-use tepui_executor::output::Keep;
 use tepui_executor::startup::Startup;
-use tepui_types::container::Container;
-use tepui_types::task::{CommandWorkload, Workload, reason};
+use tepui_types::task::{TaskUsage, Workload, reason};
 use tepui_types::wire::executor::{ExecutorLaunch, RunBeside, TaskUpdate};
 use tepui_types::{Reason, TaskId, TaskState};
 
 use crate::beside::Stdio;
-use crate::command::{Prepared, Scene};
+use crate::cast;
 use crate::group::TaskGroup;
 use crate::input::Input;
+use crate::member::{Draining, Ground, Member};
 use crate::outputs::Outputs;
-use crate::process::Newborn;
 use crate::processes;
-use crate::verdict::{self, Facts};
-use crate::{container, runtime, signals};
+use crate::shared::Shared;
+use crate::spec;
+use crate::supervision::{Action, Supervision};
+use crate::verdict::{self, Facts, Verdict};
 
 /// How often the killing is repeated until nothing is left.
 const DRAIN_INTERVAL: Duration = Duration::from_millis(2);
@@ -41,103 +39,113 @@ const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
 /// The task.
 pub struct Task {
     update: TaskUpdate,
+    /// Whether its members have moved since that was last asked.
+    has_news: bool,
     /// Until nothing of it is left in it.
     group: Option<TaskGroup>,
     /// From then on, if the next task may have it.
     spare: Option<TaskGroup>,
     limits: Limits,
-    /// From its start to its end.
-    outputs: Option<Outputs>,
-    /// The same, if something may be sent to it.
-    input: Option<Input>,
     kill_grace_ms: u64,
-    /// Where commands beside it run.
-    place: Place,
-    /// What asks it to end.
-    stop_signal: Signal,
-    /// Whether its first process is the first of a PID namespace.
-    is_first: bool,
+    supervision: Supervision,
+    members: Vec<Member>,
+    /// Each member as a task of its own.
+    launches: Vec<ExecutorLaunch>,
+    /// What containers have in common, where there are several.
+    shared: Option<Shared>,
     phase: Phase,
-    kill: Option<Kill>,
+    /// What was counted before the present run of a command that is alone.
+    before: Counts,
+    /// Whether nothing of it is left.
+    is_gone: bool,
 }
 
 enum Phase {
-    Running {
-        child: Pid,
-    },
-    Draining {
-        status: WaitStatus,
+    /// Nothing was made for it yet.
+    New,
+    /// Its members run, or will.
+    Open,
+    /// They have ended, and what is left is killed.
+    Clearing {
         since: Instant,
         next: Instant,
+        /// What had been counted when there was something left.
+        account: Counts,
     },
+    /// Its end can be told.
     Ended,
-}
-
-/// Where the task runs.
-enum Place {
-    /// Nothing runs beside it.
-    Nowhere,
-    /// On the machine as it is.
-    Machine(Scene),
-    /// In this process's container.
-    Container,
-}
-
-/// A kill that was asked for.
-struct Kill {
-    reason: &'static str,
-    force_at: Instant,
 }
 
 impl Task {
     /// Starts what `launch` describes, in the cgroup of the task before if there is one; a task that
     /// cannot be started is one that has ended.
-    pub fn launch(launch: &ExecutorLaunch, startup: &Startup, earlier: Option<TaskGroup>) -> Self {
+    pub fn launch(launch: ExecutorLaunch, startup: &Startup, earlier: Option<TaskGroup>) -> Self {
         let task = &launch.launch;
+        let pids = match &task.spec.workload {
+            Workload::Command(command) => command.pids,
+            Workload::Wasm(_) => None,
+        };
+        let limits = Limits::of(&task.resources, pids);
+        let kill_grace_ms = task.spec.kill_grace_ms;
+        let update = TaskUpdate {
+            task: task.task.clone(),
+            state: TaskState::Running,
+            reason: None,
+            exit_code: None,
+            usage: None,
+            members: Vec::new(),
+        };
+        let roles = cast::of(launch);
+        let mut watched = Vec::with_capacity(roles.len());
+        let mut members = Vec::with_capacity(roles.len());
+        let mut launches = Vec::with_capacity(roles.len());
+        for role in roles {
+            members.push(Member::new(&role));
+            watched.push(role.member);
+            launches.push(role.launch);
+        }
+        let grace = Duration::from_millis(kill_grace_ms);
         let mut this = Self {
-            update: TaskUpdate {
-                task: task.task.clone(),
-                state: TaskState::Running,
-                reason: None,
-                exit_code: None,
-                usage: None,
-                members: Vec::new(),
-            },
+            update,
+            has_news: false,
             group: None,
             spare: earlier,
-            limits: Limits::of(&task.resources, None),
-            outputs: None,
-            input: None,
-            kill_grace_ms: task.spec.kill_grace_ms,
-            place: Place::Nowhere,
-            stop_signal: Signal::SIGTERM,
-            is_first: false,
-            phase: Phase::Ended,
-            kill: None,
+            limits,
+            kill_grace_ms,
+            supervision: Supervision::new(watched, grace),
+            members,
+            launches,
+            shared: None,
+            phase: Phase::New,
+            before: Counts::default(),
+            is_gone: false,
         };
-        match this.start(launch, startup) {
-            Ok(child) => this.phase = Phase::Running { child },
-            Err(reason) => {
-                this.update.state = TaskState::Error;
-                this.update.reason = Some(reason);
-                this.is_gone();
-                this.say_what_stays();
-            }
+        this.advance(startup, Instant::now());
+        if let Some(verdict) = this.supervision.verdict() {
+            // Nothing of it has run.
+            this.is_gone();
+            this.end(verdict, None);
         }
         this
     }
 
-    fn start(&mut self, launch: &ExecutorLaunch, startup: &Startup) -> Result<Pid, Reason> {
-        let failed = |message: String| Reason::new(reason::EXECUTOR_FAILED, message);
-        let task = &launch.launch;
-        let Workload::Command(command) = &task.spec.workload else {
-            return Err(failed("this executor runs native commands alone".into()));
+    /// Makes what its members need together, before the first of them.
+    fn prepare(&mut self) -> Result<(), Reason> {
+        if !matches!(self.phase, Phase::New) {
+            return Ok(());
+        }
+        self.phase = Phase::Open;
+        let launch = &self.launches[0];
+        let command = match &launch.launch.spec.workload {
+            Workload::Command(command) => command,
+            // Its member says that it cannot be.
+            Workload::Wasm(_) => return Ok(()),
         };
-        self.limits = Limits::of(&task.resources, command.pids);
+        let container = command.container.as_deref();
         let options = command.options.as_deref();
         let restrictive =
             options.filter(|options| options.cpuset.is_some() || options.io.is_some());
-        let reach = match (&command.container, restrictive) {
+        let reach = match (container, restrictive) {
             (None, None) => Reach::Needed,
             _ => Reach::All,
         };
@@ -160,84 +168,84 @@ impl Task {
             let restricted = group.restrict(options, Path::new(&launch.sandbox));
             restricted.map_err(|error| failed(error.to_string()))?;
         }
-        if let Some(container) = &command.container {
-            return self.start_container(launch, command, container, startup);
-        }
-        if command.argv.is_empty() {
-            return Err(Reason::new(
-                reason::COMMAND_FAILED,
-                "argv is empty: name the program",
-            ));
-        }
-        // It enters its cgroup while its folder is made.
-        let newborn = match &mut self.group {
-            Some(group) => group.take_newborn(),
-            None => Newborn::make(&[]),
+        let Some(container) = container.filter(|_| self.members.len() > 1) else {
+            return Ok(());
         };
-        let newborn = newborn.map_err(|error| failed(format!("the command's process: {error}")))?;
-        let mut env = environment::of(task, startup.agent, &launch.sandbox);
-        let given = launch.devices.iter().flat_map(|given| &given.env);
-        env.extend(given.cloned());
-        let scene = Scene::new(env, PathBuf::from(&launch.sandbox), self.group.is_none());
-        let prepared = Prepared {
-            argv: &command.argv,
-            scene: &scene,
-            volumes: &launch.volumes,
-            stdin: command.stdin(),
-            keep: Keep::of(command, startup.output_limit),
-        };
-        let (child, stdio) = prepared.start(newborn)?;
-        self.outputs = Some(stdio.outputs);
-        self.input = stdio.input;
-        self.place = Place::Machine(scene);
-        Ok(child)
+        let sandbox = Path::new(&launch.sandbox);
+        let beside = sandbox.parent().unwrap_or(sandbox);
+        let hostname = spec::hostname(&launch.launch, container);
+        let shared = Shared::make(container, &hostname, beside);
+        let shared = shared
+            .map_err(|error| failed(format!("the containers' network and names: {error}")))?;
+        self.shared = Some(shared);
+        Ok(())
     }
 
-    fn start_container(
-        &mut self,
-        launch: &ExecutorLaunch,
-        command: &CommandWorkload,
-        container: &Container,
-        startup: &Startup,
-    ) -> Result<Pid, Reason> {
-        let Some(cgroup) = &launch.cgroup else {
-            let message = "containers need cgroups, and this agent runs without: start it as root \
-                           where cgroups are mounted";
-            return Err(Reason::new(reason::EXECUTOR_FAILED, message));
-        };
-        let prepared = container::Prepared {
-            launch,
-            command,
-            container,
-            cgroup,
-        };
-        let running = prepared.start(startup)?;
-        self.outputs = Some(running.outputs);
-        self.input = running.input;
-        self.place = Place::Container;
-        self.stop_signal = running.stop_signal;
-        self.is_first = running.is_first;
-        Ok(running.init)
+    /// Does what its supervision says, until there is nothing to be done now. A container takes a
+    /// while to start: before the next one, the server looks at all else.
+    fn advance(&mut self, startup: &Startup, now: Instant) {
+        while let Some(action) = self.supervision.next(now) {
+            match action {
+                Action::Start(number) => match self.start(number, startup) {
+                    Ok(()) => {
+                        self.supervision.on_started(number, now);
+                        break;
+                    }
+                    Err(reason) => self.supervision.on_refused(number, reason, now),
+                },
+                Action::Stop(number) => self.members[number].stop(),
+                Action::Force(number) => self.force(number),
+            }
+        }
+        let members = self.supervision.statuses();
+        if members != self.update.members {
+            self.update.members = members;
+            self.has_news = true;
+        }
     }
 
-    /// Starts a command beside it.
+    fn start(&mut self, number: usize, startup: &Startup) -> Result<(), Reason> {
+        self.prepare()?;
+        if let Some(group) = self.group.as_ref().filter(|_| self.members.len() > 1) {
+            let name = self.supervision.name(number);
+            let share = self.members[number].make_share(group.path(), name);
+            share.map_err(|error| failed(error.to_string()))?;
+        }
+        let (restarts, last) = self.supervision.past(number);
+        let notice = last.map(|end| {
+            let (count, how) = (restarts + 1, &end.how);
+            format!("[tepui: started again, {count}. time, after: {how}]\n")
+        });
+        self.members[number].start(Ground {
+            launch: &self.launches[number],
+            startup,
+            group: self.group.as_mut(),
+            shared: self.shared.as_mut(),
+            notice,
+        })
+    }
+
+    /// Kills all of a member.
+    fn force(&self, number: usize) {
+        match (self.members[number].share(), &self.group) {
+            (Some(share), _) => share.kill(),
+            (None, Some(group)) => group.kill(),
+            (None, None) => processes::kill_descendants(),
+        }
+    }
+
+    /// Starts a command beside one of its members.
     pub fn run(&self, run: &RunBeside, stdio: Stdio, startup: &Startup) -> Result<Pid, String> {
-        if !matches!(self.phase, Phase::Running { .. }) {
+        if self.supervision.is_ending() {
             return Err("the task is ending".into());
         }
-        match &self.place {
-            Place::Container => runtime::run(startup, run, stdio),
-            Place::Machine(scene) => {
-                let newborn = match &self.group {
-                    Some(group) => group.newborn(),
-                    None => Newborn::make(&[]),
-                };
-                let newborn = newborn.map_err(|error| error.to_string())?;
-                let started = scene.run(&run.argv, &run.env, stdio, newborn);
-                started.map_err(|reason| reason.message)
-            }
-            Place::Nowhere => Err("the task does not run".into()),
-        }
+        let number = match &run.member {
+            Some(name) => self.supervision.number_of(name),
+            None => Some(0),
+        };
+        let member = number.and_then(|number| self.members.get(number));
+        let member = member.ok_or("the task has no command of that name")?;
+        member.run(run, stdio, self.group.as_ref(), startup)
     }
 
     /// Which task it is.
@@ -255,6 +263,11 @@ impl Task {
         self.update
     }
 
+    /// Whether its members have moved since this was last asked.
+    pub fn take_news(&mut self) -> bool {
+        std::mem::take(&mut self.has_news)
+    }
+
     /// Whether it has ended and something of it would not.
     pub fn is_left_over(&self) -> bool {
         self.has_ended() && self.group.is_some()
@@ -270,126 +283,168 @@ impl Task {
         matches!(self.phase, Phase::Ended)
     }
 
-    /// Its outputs, until its end.
-    pub fn outputs(&self) -> Option<&Outputs> {
-        self.outputs.as_ref()
+    /// Its members' outputs, by their numbers, until its end.
+    pub fn outputs(&self) -> impl Iterator<Item = (usize, &Outputs)> {
+        let all = self.members.iter().enumerate();
+        all.filter_map(|(number, member)| Some((number, member.outputs()?)))
     }
 
-    /// Its processes have written to these of its outputs.
-    pub fn on_output(&mut self, readable: [bool; 2], now: Instant) {
-        if let Some(outputs) = &mut self.outputs {
-            outputs.pump(readable, now);
-            if outputs.have_ended() {
-                // Who has closed a terminal's output reads nothing from it either.
-                self.input.take_if(|input| input.is_terminal());
-            }
+    /// The processes of a member have written to these of its outputs.
+    pub fn on_output(&mut self, number: usize, readable: [bool; 2], now: Instant) {
+        if let Some(member) = self.members.get_mut(number) {
+            member.on_output(readable, now);
         }
     }
 
-    /// What it is sent, if it reads that.
+    /// What its command is sent, if it reads that.
     pub fn input(&mut self) -> Option<&mut Input> {
-        self.input.as_mut()
+        self.members.first_mut()?.input()
     }
 
     /// What can be written to when it has read, if something waits for that.
     pub fn input_fd(&self) -> Option<BorrowedFd<'_>> {
-        self.input.as_ref().and_then(Input::fd)
+        self.members.first()?.input_fd()
     }
 
     /// Ends it as its specification says, for the reason of that code.
-    pub fn kill_with_own_grace(&mut self, reason: &'static str) {
-        self.kill(reason, Duration::from_millis(self.kill_grace_ms));
+    pub fn kill_with_own_grace(&mut self, reason: &'static str, startup: &Startup) {
+        self.kill(reason, Duration::from_millis(self.kill_grace_ms), startup);
     }
 
     /// Asks its processes to end, and makes them after `grace`. Asked again, the
     /// earlier end counts.
-    pub fn kill(&mut self, reason: &'static str, grace: Duration) {
-        let Phase::Running { child } = self.phase else {
-            return;
-        };
-        let force_at = Instant::now() + grace;
-        match &mut self.kill {
-            Some(kill) => kill.force_at = kill.force_at.min(force_at),
-            None => {
-                self.kill = Some(Kill { reason, force_at });
-                let group = Pid::from_raw(-child.as_raw());
-                // They may have ended meanwhile. A stopped process acts on
-                // SIGTERM only once it goes on.
-                let _ = kill(group, self.stop_signal);
-                let _ = kill(group, Signal::SIGCONT);
-                if self.is_first && !signals::is_handled(child, self.stop_signal) {
-                    // What ends any other process does not even reach it.
-                    let _ = kill(child, Signal::SIGKILL);
-                }
-            }
-        }
-        self.on_tick(Instant::now());
+    pub fn kill(&mut self, reason: &'static str, grace: Duration, startup: &Startup) {
+        let now = Instant::now();
+        self.supervision.kill(reason, grace, now);
+        self.advance(startup, now);
     }
 
     /// When [`Task::on_tick`] wants to be called next.
-    pub fn deadline(&self) -> Option<Instant> {
+    pub fn deadline(&self, now: Instant) -> Option<Instant> {
         match &self.phase {
-            Phase::Running { .. } => self.kill.as_ref().map(|kill| kill.force_at),
-            Phase::Draining { next, .. } => Some(*next),
+            // Nothing ran when its end was asked for.
+            Phase::New | Phase::Open if self.supervision.is_over() => Some(now),
+            Phase::New | Phase::Open => {
+                let draining = self.members.iter().filter_map(Member::deadline);
+                draining.chain(self.supervision.deadline(now)).min()
+            }
+            Phase::Clearing { next, .. } => Some(*next),
             Phase::Ended => None,
         }
     }
 
     /// A process was reaped; true when the task has now ended.
-    pub fn on_exit(&mut self, status: WaitStatus) -> bool {
-        let first = matches!(self.phase, Phase::Running { child } if status.pid() == Some(child));
-        if first {
-            let now = Instant::now();
-            self.phase = Phase::Draining {
-                status,
-                since: now,
-                next: now,
-            };
+    pub fn on_exit(&mut self, status: WaitStatus, startup: &Startup) -> bool {
+        let now = Instant::now();
+        for member in &mut self.members {
+            if member.on_exit(status, now) {
+                break;
+            }
         }
-        matches!(self.phase, Phase::Draining { .. }) && self.on_tick(Instant::now())
+        let is_waiting = matches!(self.phase, Phase::Clearing { .. })
+            || self
+                .members
+                .iter()
+                .any(|member| member.deadline().is_some());
+        is_waiting && self.on_tick(now, startup)
     }
 
-    /// Forces what is due; true when the task has now ended.
-    pub fn on_tick(&mut self, now: Instant) -> bool {
-        match self.phase {
-            Phase::Running { .. } => {
-                if let Some(kill) = &mut self.kill
-                    && kill.force_at <= now
-                {
-                    // Again, until its first process has been reaped.
-                    kill.force_at = now + DRAIN_INTERVAL;
-                    self.kill_all();
-                }
-                false
-            }
-            Phase::Draining { status, since, .. } => {
-                let account = self.account();
-                if self.is_gone() || now.duration_since(since) > DRAIN_PATIENCE {
-                    self.end(status, account);
-                    return true;
-                }
-                self.kill_all();
-                self.phase = Phase::Draining {
-                    status,
-                    since,
-                    next: now + DRAIN_INTERVAL,
-                };
-                false
-            }
-            Phase::Ended => false,
+    /// Does what is due; true when the task has now ended.
+    pub fn on_tick(&mut self, now: Instant, startup: &Startup) -> bool {
+        if self.has_ended() {
+            return false;
         }
+        for number in 0..self.members.len() {
+            if let Some(draining) = self.members[number].draining() {
+                self.drain(number, draining, now);
+            }
+        }
+        self.advance(startup, now);
+        match self.supervision.verdict() {
+            Some(verdict) => self.clear(verdict, now),
+            None => false,
+        }
+    }
+
+    /// Kills what is left of a member's run, until there is nothing.
+    fn drain(&mut self, number: usize, draining: Draining, now: Instant) {
+        let of_task = self.account();
+        let is_late = now.duration_since(draining.since) > DRAIN_PATIENCE;
+        let share = self.members[number].share();
+        let is_drained = match (share, self.members[number].may_return(), &self.group) {
+            (Some(share), ..) => share.is_empty(),
+            (None, true, Some(group)) => group.is_quiet(),
+            (None, true, None) => !processes::any_left(),
+            // It is the whole task.
+            (None, false, _) => self.is_gone(),
+        };
+        if !is_drained && !is_late {
+            self.force(number);
+            return self.members[number].wait_until(now + DRAIN_INTERVAL);
+        }
+        let member = &mut self.members[number];
+        let (counts, mem) = match member.share() {
+            Some(share) => (share.counts(), share.mem()),
+            None => (of_task.since(self.before), None),
+        };
+        let facts = Facts {
+            status: draining.status,
+            oom_kills: counts.oom_kills,
+            // The bound is the task's, and newer kernels count it there (v2).
+            refused_pids: counts.refused_pids.max(of_task.refused_pids),
+            mem: mem.unwrap_or(self.limits.mem),
+            pids: self.limits.pids,
+        };
+        member.set_idle();
+        self.before = of_task;
+        self.supervision.on_ended(number, verdict::of(&facts), now);
+        if self.supervision.is_over() {
+            self.phase = Phase::Clearing {
+                since: draining.since,
+                next: now,
+                account: of_task,
+            };
+        }
+    }
+
+    /// Its members have ended: kills what is left of it, until there is nothing.
+    fn clear(&mut self, verdict: Verdict, now: Instant) -> bool {
+        let (since, account) = match self.phase {
+            Phase::Clearing { since, account, .. } => (since, account),
+            _ => (now, self.account()),
+        };
+        if self.is_gone() || now.duration_since(since) > DRAIN_PATIENCE {
+            self.end(verdict, Some(account.usage));
+            return true;
+        }
+        self.kill_all();
+        self.phase = Phase::Clearing {
+            since,
+            next: now + DRAIN_INTERVAL,
+            account: self.account(),
+        };
+        false
     }
 
     /// Whether nothing of it is left; then its cgroup is another's, or removed.
     fn is_gone(&mut self) -> bool {
-        let Some(group) = self.group.take() else {
-            return !processes::any_left();
-        };
-        match group.clear() {
-            Ok(spare) => self.spare = spare,
-            Err(group) => self.group = Some(*group),
+        if self.is_gone {
+            return true;
         }
-        self.group.is_none()
+        self.is_gone = match self.group.take() {
+            None => !processes::any_left(),
+            Some(group) => match group.clear() {
+                Ok(spare) => {
+                    self.spare = spare;
+                    true
+                }
+                Err(group) => {
+                    self.group = Some(*group);
+                    false
+                }
+            },
+        };
+        self.is_gone
     }
 
     /// What its processes have used and run into.
@@ -410,32 +465,22 @@ impl Task {
         }
     }
 
-    fn end(&mut self, status: WaitStatus, account: Counts) {
-        self.input = None;
-        if let Some(outputs) = self.outputs.take() {
-            outputs.finish();
+    fn end(&mut self, verdict: Verdict, usage: Option<TaskUsage>) {
+        for member in &mut self.members {
+            member.finish();
         }
-        let asked = self.kill.as_ref().map(|kill| kill.reason);
-        let facts = Facts {
-            status,
-            asked,
-            oom_kills: account.oom_kills,
-            refused_pids: account.refused_pids,
-            limits: self.limits,
-        };
-        let (state, reason, exit_code) = verdict::of(&facts);
-        self.update.state = state;
-        self.update.reason = reason;
-        self.update.exit_code = exit_code;
-        self.update.usage = Some(account.usage);
+        self.update.state = verdict.state;
+        self.update.reason = verdict.reason;
+        self.update.exit_code = verdict.exit_code;
+        self.update.usage = usage;
         self.phase = Phase::Ended;
-        self.say_what_stays();
-    }
-
-    /// The agent ends what is left when this process is gone.
-    fn say_what_stays(&self) {
+        // The agent ends what is left when this process is gone.
         if let Some(group) = &self.group {
             log::say(format_args!("the cgroup {} stays", group.path()));
         }
     }
+}
+
+fn failed(message: String) -> Reason {
+    Reason::new(reason::EXECUTOR_FAILED, message)
 }

@@ -1,59 +1,88 @@
-//! What a command's end means: state, reason and exit code.
+//! What a command's end means: success, or a reason and an exit code.
 //!
-//! A pure function of how the process ended and what its cgroup counted. Asked
-//! for comes first, then the limits, then the command's own word.
+//! A pure function of how the process ended and what its cgroup counted. The limits come first, then
+//! the command's own word. What that means for its task is [`supervision`](crate::supervision)'s.
 
 use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
-use tepui_executor::cgroup::Limits;
 use tepui_types::task::reason;
-use tepui_types::{Reason, TaskState};
+use tepui_types::{Bytes, Reason, TaskState};
 
 /// What is known at a command's end.
 pub struct Facts {
     /// How its first process ended.
     pub status: WaitStatus,
-    /// The code of the reason for which it was ended, if it was.
-    pub asked: Option<&'static str>,
     /// Processes killed for memory.
     pub oom_kills: u64,
     /// Processes refused.
     pub refused_pids: u64,
-    /// What it was allowed.
-    pub limits: Limits,
+    /// The memory that it was allowed.
+    pub mem: Bytes,
+    /// The processes and threads that it was allowed.
+    pub pids: u32,
 }
 
-/// State, reason and exit code.
-pub fn of(facts: &Facts) -> (TaskState, Option<Reason>, Option<i32>) {
-    let (how, code) = describe(facts.status);
-    if let Some(asked) = facts.asked {
-        let why = match asked {
-            reason::KILL_REQUESTED => "its end was asked for",
-            _ => "its executor was told to end",
-        };
-        return (
-            TaskState::Killed,
-            Some(Reason::new(asked, format!("{why}; {how}"))),
-            code,
-        );
+/// How a command has ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct End {
+    /// Why that is no success; none where it is one.
+    pub reason: Option<Reason>,
+    /// The same in words, also of a success.
+    pub how: String,
+    /// The code it exited with, if it exited.
+    pub exit_code: Option<i32>,
+}
+
+/// How a task has ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// Its last state.
+    pub state: TaskState,
+    /// Why, where that is not plain.
+    pub reason: Option<Reason>,
+    /// The code it exited with, if it exited.
+    pub exit_code: Option<i32>,
+}
+
+/// What a command's end was.
+pub fn of(facts: &Facts) -> End {
+    let (how, exit_code) = describe(facts.status);
+    let reason = match exit_code {
+        Some(0) => None,
+        _ => Some(failure(facts, &how, exit_code)),
+    };
+    End {
+        how: reason.as_ref().map_or(how, |reason| reason.message.clone()),
+        reason,
+        exit_code,
     }
-    if code == Some(0) {
-        return (TaskState::Finished, None, code);
-    }
-    let (mem, pids) = (facts.limits.mem, facts.limits.pids);
-    let reason = if facts.oom_kills > 0 {
+}
+
+fn failure(facts: &Facts, how: &str, exit_code: Option<i32>) -> Reason {
+    let (mem, pids) = (facts.mem, facts.pids);
+    if facts.oom_kills > 0 {
         let message = format!("it used more than its memory limit of {mem}; {how}");
         Reason::new(reason::MEMORY_LIMIT, message)
     } else if facts.refused_pids > 0 {
         let message =
             format!("it wanted more than its limit of {pids} processes and threads; {how}");
         Reason::new(reason::PIDS_LIMIT, message)
-    } else if code.is_some() {
+    } else if exit_code.is_some() {
         Reason::new(reason::EXIT_CODE, how)
     } else {
         Reason::new(reason::SIGNAL, how)
+    }
+}
+
+/// The reason of an end that was asked for by that code; `how` is how the command itself ended, if
+/// it had begun.
+pub fn asked_for(code: &str, how: Option<&str>) -> Reason {
+    let why = match code {
+        reason::KILL_REQUESTED => "its end was asked for",
+        _ => "its executor was told to end",
     };
-    (TaskState::Failed, Some(reason), code)
+    let how = how.unwrap_or("the command did not run");
+    Reason::new(code, format!("{why}; {how}"))
 }
 
 fn describe(status: WaitStatus) -> (String, Option<i32>) {
@@ -80,18 +109,16 @@ fn name(signal: Signal) -> &'static str {
 #[cfg(test)]
 mod tests {
     use nix::unistd::Pid;
-    use tepui_types::Resources;
 
     use super::*;
 
     fn facts(status: WaitStatus) -> Facts {
-        let limits = Limits::of(&Resources::default(), Some(8));
         Facts {
             status,
-            asked: None,
             oom_kills: 0,
             refused_pids: 0,
-            limits,
+            mem: Bytes::mib(32),
+            pids: 8,
         }
     }
 
@@ -104,51 +131,55 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(facts: Facts, state: TaskState, code: &str, message: &str) {
-        let (found, reason, _) = of(&facts);
-        let reason = reason.unwrap();
+    fn check(facts: Facts, code: &str, message: &str) {
+        let reason = of(&facts).reason.unwrap();
         assert_eq!(
-            (found, reason.code.as_str(), reason.message.as_str()),
-            (state, code, message)
+            (reason.code.as_str(), reason.message.as_str()),
+            (code, message)
         );
     }
 
     #[test]
     fn success_needs_no_reason() {
-        assert_eq!(of(&facts(exited(0))), (TaskState::Finished, None, Some(0)));
+        let end = of(&facts(exited(0)));
+        assert_eq!((end.reason, end.exit_code), (None, Some(0)));
+        assert_eq!(end.how, "the command exited with code 0");
         // A helper that was killed for memory is the command's own business.
         let survived = Facts {
             oom_kills: 1,
             ..facts(exited(0))
         };
-        assert_eq!(of(&survived).0, TaskState::Finished);
+        assert_eq!(of(&survived).reason, None);
     }
 
     #[test]
     fn failures_name_what_ended_them() {
-        use TaskState::{Failed, Killed};
         let code = "the command exited with code 3";
-        check(facts(exited(3)), Failed, "exit-code", code);
+        check(facts(exited(3)), "exit-code", code);
         let signal = "the command was ended by SIGSEGV";
-        check(facts(signaled(Signal::SIGSEGV)), Failed, "signal", signal);
+        check(facts(signaled(Signal::SIGSEGV)), "signal", signal);
         let oom = Facts {
             oom_kills: 1,
             ..facts(signaled(Signal::SIGKILL))
         };
         let message =
             "it used more than its memory limit of 32 MiB; the command was ended by SIGKILL";
-        check(oom, Failed, "memory-limit", message);
+        check(oom, "memory-limit", message);
         let pids = Facts {
             refused_pids: 2,
             ..facts(exited(3))
         };
         let message = format!("it wanted more than its limit of 8 processes and threads; {code}");
-        check(pids, Failed, "pids-limit", &message);
-        let asked = Facts {
-            asked: Some("kill-requested"),
-            ..facts(exited(0))
-        };
+        check(pids, "pids-limit", &message);
+    }
+
+    #[test]
+    fn an_end_that_was_asked_for_says_how_it_came() {
+        let reason = asked_for("kill-requested", Some("the command exited with code 0"));
         let message = "its end was asked for; the command exited with code 0";
-        check(asked, Killed, "kill-requested", message);
+        assert_eq!(
+            (reason.code.as_str(), reason.message.as_str()),
+            ("kill-requested", message)
+        );
     }
 }

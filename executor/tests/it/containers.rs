@@ -83,6 +83,7 @@ fn an_image_is_all_that_its_container_sees() {
                   /etc/hostname";
     let (end, out) = run_in(&mut executor, IMAGE, ImageConfig::default(), script);
     finished(&executor, &end);
+    assert!(end.usage.unwrap().cpu_micros > 0);
     let lines: Vec<_> = out.lines().collect();
     assert_eq!(&lines[..2], ["1", "topbase"], "{out}");
     assert!(!lines.contains(&"usr") && lines.contains(&"bin"), "{out}");
@@ -218,7 +219,7 @@ fn a_container_has_no_power_over_its_machine() {
     }
 }
 
-/// Those of this machine.
+/// The built-in one, and what else is installed.
 pub fn runtimes() -> Vec<Runtime> {
     let mut runtimes = vec![Runtime::BuiltIn];
     // Debian's runc, where it is installed.

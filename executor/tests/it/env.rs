@@ -118,14 +118,8 @@ impl Executor {
     }
 
     fn start(program: &str, group: Option<String>, output_limit: Bytes) -> Self {
-        Self::start_with(
-            program,
-            group,
-            output_limit,
-            Privileges::default(),
-            None,
-            None,
-        )
+        let privileges = Privileges::default();
+        Self::start_with(program, group, output_limit, privileges, None, None)
     }
 
     fn start_with(
@@ -405,6 +399,7 @@ pub struct Builder {
     pub images: BTreeMap<String, Arc<LocalImage>>,
     pub secrets: BTreeMap<String, String>,
     pub devices: Option<Arc<LocalDevices>>,
+    pub grace_ms: u64,
 }
 
 impl Builder {
@@ -446,6 +441,7 @@ impl Builder {
             images: BTreeMap::new(),
             secrets: BTreeMap::new(),
             devices: None,
+            grace_ms: 100,
         }
     }
 
@@ -558,7 +554,7 @@ impl Builder {
 
     fn launch(self) -> TaskLaunch {
         let spec = TaskSpec {
-            kill_grace_ms: 100,
+            kill_grace_ms: self.grace_ms,
             checks: None,
             ..TaskSpec::new(self.workload)
         };

@@ -11,6 +11,7 @@
 mod beside;
 mod containers;
 mod env;
+mod groups;
 mod guests;
 mod input;
 mod lifecycle;
@@ -22,6 +23,7 @@ mod output;
 mod prepared;
 mod privileges;
 mod programs;
+mod restarts;
 mod services;
 mod shares;
 mod sockets;

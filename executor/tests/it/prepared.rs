@@ -1,4 +1,4 @@
-//! What an agent prepares for a task beside its image and its volumes.
+//! What a task is launched with beside its image and its volumes.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,7 +19,13 @@ impl Builder {
         self
     }
 
-    /// An image that a mount shows.
+    /// How long its processes have to end, unless a kill says so.
+    pub fn grace(mut self, grace_ms: u64) -> Self {
+        self.grace_ms = grace_ms;
+        self
+    }
+
+    /// An image that a mount shows, or a companion has.
     pub fn other_image(mut self, name: &str, image: LocalImage) -> Self {
         self.images.insert(name.to_owned(), Arc::new(image));
         self

@@ -6,18 +6,16 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use tepui_executor::output::Keep;
-use tepui_types::command::CommandStdin;
 use tepui_types::container::{Namespace, Network};
 
 use crate::spec::Plan;
-use crate::stdio::CommandStdio;
 
-/// Makes the sandbox, and what the container reads and writes by; its output goes beside it.
-pub fn make(sandbox: &Path, stdin: CommandStdin, keep: Keep) -> io::Result<CommandStdio> {
+/// Makes the sandbox, and the folder of the container's output and files.
+pub fn make(sandbox: &Path, beside: &Path) -> io::Result<()> {
     let mut builder = DirBuilder::new();
-    builder.recursive(true).mode(0o755).create(sandbox)?;
-    CommandStdio::make(stdin, sandbox.parent().unwrap_or(sandbox), keep)
+    builder.recursive(true).mode(0o755);
+    builder.create(sandbox)?;
+    builder.create(beside)
 }
 
 /// A file of the machine, and where the container finds it.

@@ -17,7 +17,7 @@ use crate::runtime::{ID, STATE};
 pub struct Program<'a> {
     /// The program.
     pub path: &'a Path,
-    /// This process's folder.
+    /// The container's own.
     pub dir: &'a Path,
 }
 

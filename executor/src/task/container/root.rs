@@ -32,6 +32,16 @@ pub fn leave_mounts() -> io::Result<()> {
 
 const NONE: Option<&str> = None;
 
+/// Keeps the root that is made next beside that sandbox out of those that are made of the machine's
+/// tree later: each of them would have all before it, and there would soon be too many.
+pub fn set_apart(beside: &Path) -> io::Result<()> {
+    let root = beside.join("container").join(ROOT);
+    let mut builder = DirBuilder::new();
+    builder.recursive(true).mode(0o755).create(&root)?;
+    mount(Some(&root), &root, NONE, MsFlags::MS_BIND, NONE)?;
+    Ok(mount(NONE, &root, NONE, MsFlags::MS_UNBINDABLE, NONE)?)
+}
+
 /// The layers, the lowest first, under a folder beside the sandbox that takes what is written.
 pub fn of_image(beside: &Path, layers: &[String]) -> io::Result<PathBuf> {
     let container = beside.join("container");

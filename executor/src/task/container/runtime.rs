@@ -28,9 +28,9 @@ use crate::beside::Stdio;
 use crate::program::Program;
 use crate::{command, lookup, process};
 
-/// The one container of this process.
+/// The one container of a folder.
 pub const ID: &str = "task";
-/// What the runtime notes of it, in this process's folder.
+/// What the runtime notes of it, in that folder.
 pub const STATE: &str = "runtime";
 /// How long its first process may take to execute its program.
 const PATIENCE_MS: u16 = 30_000;
@@ -55,11 +55,22 @@ pub fn start(
     };
     let bundle = dir.join("bundle");
     std::fs::create_dir_all(&bundle).map_err(|error| failed(error.to_string()))?;
+    forget(dir).map_err(|error| failed(error.to_string()))?;
     let saved = spec.save(bundle.join("config.json"));
     saved.map_err(|error| failed(error.to_string()))?;
     match runtime {
         Runtime::BuiltIn => built_in(&bundle, dir, stdio, has_terminal, privileges),
         Runtime::Program(path) => Program { path, dir }.start(&bundle, stdio).map_err(failed),
+    }
+}
+
+/// Takes away what was noted of the container's run before.
+fn forget(dir: &Path) -> io::Result<()> {
+    // The built-in runtime may have left this process in there.
+    std::env::set_current_dir("/")?;
+    match std::fs::remove_dir_all(dir.join(STATE)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -117,22 +128,20 @@ pub fn nothing() -> Result<OwnedFd, Reason> {
     nothing.map_err(|error| Reason::new(reason::EXECUTOR_FAILED, format!("/dev/null: {error}")))
 }
 
-/// Starts a command in the container that runs; a child of this process.
-pub fn run(startup: &Startup, run: &RunBeside, stdio: Stdio) -> Result<Pid, String> {
+/// Starts a command in the container of that folder, which runs; a child of this process.
+pub fn run(startup: &Startup, dir: &Path, run: &RunBeside, stdio: Stdio) -> Result<Pid, String> {
     let has_terminal = stdio.is_terminal();
     let stdio = stdio.into_three();
     let stdio = stdio.map_err(|error| format!("its output: {error}"))?;
     match &startup.runtime {
-        Runtime::BuiltIn => run_by_built_in(startup, run, stdio, has_terminal),
-        Runtime::Program(path) => {
-            let dir = &startup.dir;
-            Program { path, dir }.run(run, stdio)
-        }
+        Runtime::BuiltIn => run_by_built_in(startup, dir, run, stdio, has_terminal),
+        Runtime::Program(path) => Program { path, dir }.run(run, stdio),
     }
 }
 
 fn run_by_built_in(
     startup: &Startup,
+    dir: &Path,
     run: &RunBeside,
     [stdin, stdout, stderr]: [OwnedFd; 3],
     has_terminal: bool,
@@ -144,7 +153,7 @@ fn run_by_built_in(
         has_terminal,
     };
     let builder = ContainerBuilder::new(ID.to_owned(), SyscallType::default())
-        .with_root_path(startup.dir.join(STATE))
+        .with_root_path(dir.join(STATE))
         .map_err(|error| chain(&error))?
         .with_executor(entry)
         .with_stdin(stdin)

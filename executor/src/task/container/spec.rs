@@ -18,6 +18,7 @@ use tepui_executor::privileges::Privileges;
 use tepui_executor::{confinement, environment};
 use tepui_types::container::{Container, MountSource, Namespace, Network};
 use tepui_types::task::{CommandWorkload, reason};
+use tepui_types::wire::agent::TaskLaunch;
 use tepui_types::wire::executor::ExecutorLaunch;
 use tepui_types::{AgentId, Reason};
 
@@ -25,6 +26,7 @@ use crate::command::DEFAULT_PATH;
 use crate::container::SANDBOX;
 use crate::devices;
 use crate::files::EtcFile;
+use crate::shared::Shared;
 use crate::sources::Shown;
 use crate::users::Account;
 
@@ -48,17 +50,14 @@ pub struct Plan<'a> {
     pub hidden: &'a Path,
     /// What it may do.
     pub privileges: Privileges,
+    /// What it has in common with other containers of its task.
+    pub shared: Option<&'a Shared>,
 }
 
 impl Plan<'_> {
     /// What it calls itself.
     pub fn hostname(&self) -> String {
-        let task = &self.launch.launch.task;
-        self.container.hostname.clone().unwrap_or_else(|| {
-            let mut name = task.name.to_string();
-            name.truncate(Container::MAX_HOSTNAME);
-            name
-        })
+        hostname(&self.launch.launch, self.container)
     }
 
     /// Where it finds its sandbox.
@@ -127,6 +126,15 @@ impl Plan<'_> {
     fn shares(&self, namespace: Namespace) -> bool {
         self.container.share.contains(&namespace)
     }
+}
+
+/// What a container of that task calls itself.
+pub fn hostname(launch: &TaskLaunch, container: &Container) -> String {
+    container.hostname.clone().unwrap_or_else(|| {
+        let mut name = launch.task.name.to_string();
+        name.truncate(Container::MAX_HOSTNAME);
+        name
+    })
 }
 
 /// The specification of a container with these files of its own, whose mounts show that.
@@ -220,11 +228,14 @@ fn mounts(plan: &Plan<'_>, files: &[EtcFile], shown: &[Shown]) -> Result<Vec<Mou
                 "gid=5",
             ],
         )?,
-        kernel(
-            "/dev/shm",
-            "tmpfs",
-            &["nosuid", "noexec", "nodev", "mode=1777", "size=64m"],
-        )?,
+        match plan.shared.and_then(Shared::shm) {
+            Some(shm) => bind(shm, "/dev/shm", false)?,
+            None => kernel(
+                "/dev/shm",
+                "tmpfs",
+                &["nosuid", "noexec", "nodev", "mode=1777", "size=64m"],
+            )?,
+        },
         kernel("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"])?,
         kernel("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"])?,
         kernel(
@@ -343,10 +354,16 @@ fn linux(plan: &Plan<'_>) -> Result<oci_spec::runtime::Linux, OciSpecError> {
 }
 
 fn namespaces(plan: &Plan<'_>) -> Result<Vec<LinuxNamespace>, OciSpecError> {
-    let own = |typ| LinuxNamespaceBuilder::default().typ(typ).build();
+    let of = |typ, path: Option<PathBuf>| {
+        let builder = LinuxNamespaceBuilder::default().typ(typ);
+        match path {
+            Some(path) => builder.path(path).build(),
+            None => builder.build(),
+        }
+    };
     let mut namespaces = vec![
-        own(LinuxNamespaceType::Mount)?,
-        own(LinuxNamespaceType::Cgroup)?,
+        of(LinuxNamespaceType::Mount, None)?,
+        of(LinuxNamespaceType::Cgroup, None)?,
     ];
     let choices = [
         (Namespace::Pid, LinuxNamespaceType::Pid),
@@ -355,18 +372,17 @@ fn namespaces(plan: &Plan<'_>) -> Result<Vec<LinuxNamespace>, OciSpecError> {
     ];
     for (namespace, typ) in choices {
         if !plan.shares(namespace) {
-            namespaces.push(own(typ)?);
+            let shared = plan.shared.and_then(|shared| shared.namespace(namespace));
+            namespaces.push(of(typ, shared)?);
         }
     }
-    match (&plan.launch.network, &plan.container.network) {
-        (Some(network), _) => namespaces.push(
-            LinuxNamespaceBuilder::default()
-                .typ(LinuxNamespaceType::Network)
-                .path(&network.namespace)
-                .build()?,
-        ),
-        (None, Network::None) => namespaces.push(own(LinuxNamespaceType::Network)?),
-        (None, Network::Host | Network::Named(_)) => {}
+    let network = match (&plan.launch.network, &plan.container.network) {
+        (Some(network), _) => Some(Some(PathBuf::from(&network.namespace))),
+        (None, Network::None) => Some(plan.shared.and_then(Shared::network)),
+        (None, Network::Host | Network::Named(_)) => None,
+    };
+    if let Some(path) = network {
+        namespaces.push(of(LinuxNamespaceType::Network, path)?);
     }
     Ok(namespaces)
 }

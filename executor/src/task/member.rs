@@ -1,0 +1,423 @@
+//! A command of a task in this process: what runs of it, and where.
+//!
+//! Idle → Running → Draining (its first process has ended, what it left behind is being killed) →
+//! Idle, and perhaps again. It never waits for anything, and decides nothing: that is
+//! [`supervision`](crate::supervision)'s. What outlives one of its runs (its outputs, its root file
+//! system, its part of the cgroup) stays until its task has ended.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::WaitStatus;
+use nix::unistd::Pid;
+use tepui_executor::cgroup::CgroupError;
+use tepui_executor::environment;
+use tepui_executor::output::Keep;
+use tepui_executor::startup::Startup;
+use tepui_types::container::Container;
+use tepui_types::task::{CommandWorkload, Workload, reason};
+use tepui_types::wire::executor::{ExecutorLaunch, RunBeside};
+use tepui_types::{Bytes, Reason};
+
+use crate::beside::Stdio;
+use crate::cast::Role;
+use crate::command::{Prepared, Scene};
+use crate::group::TaskGroup;
+use crate::input::Input;
+use crate::outputs::Outputs;
+use crate::process::Newborn;
+use crate::share::Share;
+use crate::shared::Shared;
+use crate::stdio::{CommandStdio, Theirs};
+use crate::supervision::Part;
+use crate::{container, files, runtime, signals};
+
+/// The folder of companions, beside the sandbox and in this process's own.
+const MEMBERS: &str = "members";
+
+/// The command.
+pub struct Member {
+    /// None for the task's command itself.
+    companion: Option<String>,
+    /// Whether it may be started again.
+    may_return: bool,
+    /// What it may have of the task's memory.
+    mem: Option<Bytes>,
+    phase: Phase,
+    /// From its first start to its task's end.
+    outputs: Option<Outputs>,
+    /// The same, if something may be sent to it.
+    input: Option<Input>,
+    /// Its own ends of both, kept for its next run.
+    theirs: Option<Theirs>,
+    place: Place,
+    /// What asks it to end.
+    stop_signal: Signal,
+    /// Whether its first process is the first of a PID namespace.
+    is_first: bool,
+    /// Its own part of the task's cgroup, where there are several.
+    share: Option<Share>,
+    /// Its root file system, mounted.
+    root: Option<PathBuf>,
+}
+
+enum Phase {
+    Idle,
+    Running { child: Pid },
+    Draining(Draining),
+}
+
+/// What is left of a run.
+#[derive(Clone, Copy)]
+pub struct Draining {
+    /// How its first process has ended.
+    pub status: WaitStatus,
+    /// Since when.
+    pub since: Instant,
+    /// When the killing is repeated.
+    pub next: Instant,
+}
+
+/// Where commands beside it run.
+enum Place {
+    /// Nothing runs beside it.
+    Nowhere,
+    /// On the machine as it is.
+    Machine(Scene),
+    /// In a container, of which its runtime notes in this folder.
+    Container(PathBuf),
+}
+
+/// What a member's start needs of its task.
+pub struct Ground<'a> {
+    /// The command, launched as a task of its own would be.
+    pub launch: &'a ExecutorLaunch,
+    /// This process.
+    pub startup: &'a Startup,
+    /// The cgroup of the task.
+    pub group: Option<&'a mut TaskGroup>,
+    /// What the task's containers have in common, where there are several.
+    pub shared: Option<&'a mut Shared>,
+    /// A line for people that comes before what it writes.
+    pub notice: Option<String>,
+}
+
+impl Member {
+    /// One that does not run yet.
+    pub fn new(role: &Role) -> Self {
+        let member = &role.member;
+        Self {
+            companion: (member.part != Part::Main).then(|| member.name.clone()),
+            may_return: member.restart.is_some(),
+            mem: role.mem,
+            phase: Phase::Idle,
+            outputs: None,
+            input: None,
+            theirs: None,
+            place: Place::Nowhere,
+            stop_signal: Signal::SIGTERM,
+            is_first: false,
+            share: None,
+            root: None,
+        }
+    }
+
+    /// Has a part of its own of the task's cgroup from now on.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn make_share(&mut self, of_task: &str, name: &str) -> Result<(), CgroupError> {
+        if self.share.is_none() {
+            self.share = Some(Share::make(of_task, name, self.mem)?);
+        }
+        Ok(())
+    }
+
+    /// Starts it.
+    ///
+    /// # Errors
+    /// Says what kept it from that; nothing runs then.
+    pub fn start(&mut self, ground: Ground<'_>) -> Result<(), Reason> {
+        let Workload::Command(command) = &ground.launch.launch.spec.workload else {
+            return Err(failed("this executor runs native commands alone"));
+        };
+        if let Some(share) = &mut self.share {
+            share.begin();
+        }
+        let child = match &command.container {
+            Some(container) => self.start_container(command, container, ground)?,
+            None => self.start_on_machine(command, ground)?,
+        };
+        self.phase = Phase::Running { child };
+        Ok(())
+    }
+
+    fn start_on_machine(
+        &mut self,
+        command: &CommandWorkload,
+        ground: Ground<'_>,
+    ) -> Result<Pid, Reason> {
+        let (launch, startup) = (ground.launch, ground.startup);
+        let task = &launch.launch;
+        if command.argv.is_empty() {
+            return Err(Reason::new(
+                reason::COMMAND_FAILED,
+                "argv is empty: name the program",
+            ));
+        }
+        let has_group = ground.group.is_some();
+        // It enters its cgroup while its folder is made.
+        let newborn = match ground.group {
+            Some(group) => group.take_newborn(),
+            None => Newborn::make(&[]),
+        };
+        let newborn = newborn.map_err(|error| failed(format!("the command's process: {error}")))?;
+        let mut env = environment::of(task, startup.agent, &launch.sandbox);
+        let given = launch.devices.iter().flat_map(|given| &given.env);
+        env.extend(given.cloned());
+        let scene = Scene::new(env, PathBuf::from(&launch.sandbox), !has_group);
+        let prepared = Prepared {
+            argv: &command.argv,
+            scene: &scene,
+            volumes: &launch.volumes,
+            stdin: command.stdin(),
+            keep: Keep::of(command, startup.output_limit),
+        };
+        let child = match self.theirs_again(ground.notice) {
+            Some(theirs) => prepared.start_again(&theirs.map_err(stdio_failed)?, newborn)?,
+            None => {
+                let (child, stdio) = prepared.start(newborn)?;
+                self.outputs = Some(stdio.outputs);
+                self.input = stdio.input;
+                self.theirs = Some(stdio.theirs).filter(|_| self.may_return);
+                child
+            }
+        };
+        self.place = Place::Machine(scene);
+        Ok(child)
+    }
+
+    fn start_container(
+        &mut self,
+        command: &CommandWorkload,
+        container: &Container,
+        ground: Ground<'_>,
+    ) -> Result<Pid, Reason> {
+        let (launch, startup) = (ground.launch, ground.startup);
+        let Some(cgroup) = &launch.cgroup else {
+            let message = "containers need cgroups, and this agent runs without: start it as root \
+                           where cgroups are mounted";
+            return Err(failed(message));
+        };
+        let sandbox = Path::new(&launch.sandbox);
+        let beside = self.folder_in(sandbox.parent().unwrap_or(sandbox));
+        let dir = self.folder_in(&startup.dir);
+        let theirs = match self.theirs_again(ground.notice) {
+            Some(theirs) => theirs,
+            None => self.make_theirs(command, sandbox, &beside, startup),
+        };
+        let theirs = theirs.map_err(stdio_failed)?;
+        let cgroup = self.share.as_ref().map_or(cgroup.as_str(), Share::path);
+        let prepared = container::Prepared {
+            launch,
+            command,
+            container,
+            cgroup,
+            beside: &beside,
+            dir: &dir,
+            root: self.root.as_deref(),
+            shared: ground.shared,
+        };
+        let running = prepared.start(theirs, startup)?;
+        self.place = Place::Container(dir);
+        self.stop_signal = running.stop_signal;
+        self.is_first = running.is_first;
+        self.root = Some(running.root);
+        Ok(running.init)
+    }
+
+    /// Its folder in one of its task's.
+    fn folder_in(&self, of_task: &Path) -> PathBuf {
+        match &self.companion {
+            Some(name) => of_task.join(MEMBERS).join(name),
+            None => of_task.to_owned(),
+        }
+    }
+
+    /// Makes what its first run reads and writes by.
+    fn make_theirs(
+        &mut self,
+        command: &CommandWorkload,
+        sandbox: &Path,
+        beside: &Path,
+        startup: &Startup,
+    ) -> io::Result<Theirs> {
+        files::make(sandbox, beside)?;
+        let keep = Keep::of(command, startup.output_limit);
+        let stdio = CommandStdio::make(command.stdin(), beside, keep)?;
+        self.outputs = Some(stdio.outputs);
+        self.input = stdio.input;
+        if self.may_return {
+            self.theirs = Some(stdio.theirs.again()?);
+        }
+        Ok(stdio.theirs)
+    }
+
+    /// What its next run reads and writes by, after that line in its standard error; none before the
+    /// first.
+    fn theirs_again(&mut self, notice: Option<String>) -> Option<io::Result<Theirs>> {
+        let theirs = match self.theirs.as_ref()?.again() {
+            Ok(theirs) => theirs,
+            Err(error) => return Some(Err(error)),
+        };
+        if let (Some(line), Some(outputs)) = (notice, &mut self.outputs) {
+            // Makes room for it. What stays is of processes that would not end.
+            outputs.pump([theirs.is_terminal, true], Instant::now());
+            let [.., stderr] = &theirs.files;
+            // A line more is not worth failing for.
+            let _ = nix::unistd::write(stderr, line.as_bytes());
+        }
+        Some(Ok(theirs))
+    }
+
+    /// Starts a command beside it.
+    ///
+    /// # Errors
+    /// Says what kept it from that.
+    pub fn run(
+        &self,
+        run: &RunBeside,
+        stdio: Stdio,
+        group: Option<&TaskGroup>,
+        startup: &Startup,
+    ) -> Result<Pid, String> {
+        if !matches!(self.phase, Phase::Running { .. }) {
+            return Err("the command does not run now".into());
+        }
+        match &self.place {
+            Place::Container(dir) => runtime::run(startup, dir, run, stdio),
+            Place::Machine(scene) => {
+                let newborn = match group {
+                    Some(group) => group.newborn(),
+                    None => Newborn::make(&[]),
+                };
+                let newborn = newborn.map_err(|error| error.to_string())?;
+                let started = scene.run(&run.argv, &run.env, stdio, newborn);
+                started.map_err(|reason| reason.message)
+            }
+            Place::Nowhere => Err("the command does not run".into()),
+        }
+    }
+
+    /// Asks its processes to end.
+    pub fn stop(&self) {
+        let Phase::Running { child } = self.phase else {
+            return;
+        };
+        let group = Pid::from_raw(-child.as_raw());
+        // They may have ended meanwhile. A stopped process acts on
+        // SIGTERM only once it goes on.
+        let _ = kill(group, self.stop_signal);
+        let _ = kill(group, Signal::SIGCONT);
+        if self.is_first && !signals::is_handled(child, self.stop_signal) {
+            // What ends any other process does not even reach it.
+            let _ = kill(child, Signal::SIGKILL);
+        }
+    }
+
+    /// A process was reaped; true if it was its first.
+    pub fn on_exit(&mut self, status: WaitStatus, now: Instant) -> bool {
+        let first = matches!(self.phase, Phase::Running { child } if status.pid() == Some(child));
+        if first {
+            self.phase = Phase::Draining(Draining {
+                status,
+                since: now,
+                next: now,
+            });
+        }
+        first
+    }
+
+    /// Whether it may be started again.
+    pub fn may_return(&self) -> bool {
+        self.may_return
+    }
+
+    /// What is left of its run, if it has ended.
+    pub fn draining(&self) -> Option<Draining> {
+        match &self.phase {
+            Phase::Draining(draining) => Some(*draining),
+            Phase::Idle | Phase::Running { .. } => None,
+        }
+    }
+
+    /// Something is left, and is killed again then.
+    pub fn wait_until(&mut self, next: Instant) {
+        if let Phase::Draining(draining) = &mut self.phase {
+            draining.next = next;
+        }
+    }
+
+    /// When the killing of what is left is repeated.
+    pub fn deadline(&self) -> Option<Instant> {
+        match &self.phase {
+            Phase::Draining(draining) => Some(draining.next),
+            Phase::Idle | Phase::Running { .. } => None,
+        }
+    }
+
+    /// Nothing is left of its run, or is waited for.
+    pub fn set_idle(&mut self) {
+        self.phase = Phase::Idle;
+    }
+
+    /// Its own part of the task's cgroup, where there are several.
+    pub fn share(&self) -> Option<&Share> {
+        self.share.as_ref()
+    }
+
+    /// What it writes, from its first start to its task's end.
+    pub fn outputs(&self) -> Option<&Outputs> {
+        self.outputs.as_ref()
+    }
+
+    /// Its processes have written to these of its outputs.
+    pub fn on_output(&mut self, readable: [bool; 2], now: Instant) {
+        if let Some(outputs) = &mut self.outputs {
+            outputs.pump(readable, now);
+            if outputs.have_ended() {
+                // Who has closed a terminal's output reads nothing from it either.
+                self.input.take_if(|input| input.is_terminal());
+            }
+        }
+    }
+
+    /// What it is sent, if it reads that.
+    pub fn input(&mut self) -> Option<&mut Input> {
+        self.input.as_mut()
+    }
+
+    /// What can be written to when it has read, if something waits for that.
+    pub fn input_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.input.as_ref().and_then(Input::fd)
+    }
+
+    /// Keeps the last that it wrote: its task has ended.
+    pub fn finish(&mut self) {
+        (self.theirs, self.input) = (None, None);
+        if let Some(outputs) = self.outputs.take() {
+            outputs.finish();
+        }
+    }
+}
+
+fn stdio_failed(error: io::Error) -> Reason {
+    failed(format!("the command's folder, input and output: {error}"))
+}
+
+fn failed(message: impl Into<String>) -> Reason {
+    Reason::new(reason::EXECUTOR_FAILED, message)
+}
