@@ -163,6 +163,9 @@ fn frames_keep_their_bytes() {
                     stdin: None,
                     cgroup: None,
                     image: None,
+                    images: Default::default(),
+                    secrets: Default::default(),
+                    devices: None,
                     network: None,
                 })),
             )
@@ -188,6 +191,7 @@ fn frames_keep_their_bytes() {
                             cpu_micros: 1,
                             mem_peak_bytes: 2,
                         }),
+                        members: Vec::new(),
                     }],
                 },
             )

@@ -123,6 +123,8 @@ impl Agent {
                 | Event::Checked(..)
                 | Event::Unwell(..)
                 | Event::RunWanted(_)
+                | Event::Abandoned(..)
+                | Event::Spoken(_)
                 | Event::Executor(..)
                 | Event::Fetched(..)
                 | Event::Excess(..)
