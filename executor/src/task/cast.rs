@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use tepui_types::Bytes;
-use tepui_types::command::{Companion, CompanionRole, MAIN};
+use tepui_types::command::{CommandOptions, Companion, CompanionRole, MAIN};
 use tepui_types::container::Container;
 use tepui_types::task::{CommandWorkload, TaskSpec, Workload};
 use tepui_types::wire::agent::TaskLaunch;
@@ -54,12 +54,19 @@ fn role_of(companion: &Companion, command: &CommandWorkload, launch: &ExecutorLa
     let of_command = launch.image.as_ref().filter(|_| image == command.image());
     let image =
         image.and_then(|image| launch.images.get(image.to_string().as_str()).or(of_command));
+    // As much as is kept of the command's output is kept of each companion's.
+    let logs = command.options.as_ref().and_then(|options| options.logs);
     let workload = CommandWorkload {
         argv: companion.argv.clone(),
         env: companion.env.clone(),
         pids: command.pids,
         container: Some(Box::new(container)),
-        options: None,
+        options: logs.map(|logs| {
+            Box::new(CommandOptions {
+                logs: Some(logs),
+                ..CommandOptions::default()
+            })
+        }),
     };
     let spec = TaskSpec {
         workload: Workload::Command(workload),

@@ -17,6 +17,7 @@ use tepui_executor::cgroup::CgroupError;
 use tepui_executor::environment;
 use tepui_executor::output::Keep;
 use tepui_executor::startup::Startup;
+use tepui_types::command::IoLimits;
 use tepui_types::container::Container;
 use tepui_types::task::{CommandWorkload, Workload, reason};
 use tepui_types::wire::executor::{ExecutorLaunch, RunBeside};
@@ -129,9 +130,14 @@ impl Member {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn make_share(&mut self, of_task: &str, name: &str) -> Result<(), CgroupError> {
+    pub fn make_share(
+        &mut self,
+        of_task: &str,
+        name: &str,
+        io: Option<(&IoLimits, &Path)>,
+    ) -> Result<(), CgroupError> {
         if self.share.is_none() {
-            self.share = Some(Share::make(of_task, name, self.mem)?);
+            self.share = Some(Share::make(of_task, name, self.mem, io)?);
         }
         Ok(())
     }

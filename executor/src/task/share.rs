@@ -4,8 +4,11 @@
 //! What holds for the task holds for all together. Where there are several members, each has a
 //! share, so that what one runs into is not taken for another's.
 
+use std::path::Path;
+
 use tepui_executor::cgroup::{CgroupError, Counters, Counts, Group, Reach};
 use tepui_types::Bytes;
+use tepui_types::command::IoLimits;
 
 /// The names of shares begin with this: the kernel has a file `tasks` in each cgroup.
 const PREFIX: &str = "m-";
@@ -20,15 +23,24 @@ pub struct Share {
 }
 
 impl Share {
-    /// Makes that of a member below the task's cgroup, with so much of its memory.
+    /// Makes that of a member below the task's cgroup, with so much of its memory, and held to the task's
+    /// rates of the disk under its sandbox: v1 counts those of each cgroup alone.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn make(of_task: &str, member: &str, mem: Option<Bytes>) -> Result<Self, CgroupError> {
+    pub fn make(
+        of_task: &str,
+        member: &str,
+        mem: Option<Bytes>,
+        io: Option<(&IoLimits, &Path)>,
+    ) -> Result<Self, CgroupError> {
         // Removed with that of the task.
         let group = Group::create_in(&format!("{of_task}/{PREFIX}{member}"), Reach::All)?;
         if let Some(mem) = mem {
             group.limit_memory(mem)?;
+        }
+        if let Some((io, sandbox)) = io {
+            group.limit_io(io, sandbox)?;
         }
         Ok(Self {
             counters: group.counters(),

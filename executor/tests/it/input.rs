@@ -153,6 +153,29 @@ fn containers_are_sent_input_whoever_makes_them() {
 }
 
 #[test]
+fn input_and_terminals_are_the_same_for_each_run() {
+    for stdin in ["open", "terminal"] {
+        for mut executor in [Executor::native(), Executor::native_without_cgroups()] {
+            let options =
+                format!(r#"{{"stdin": "{stdin}", "restart": {{"most": 1, "backoff_ms": 1}}}}"#);
+            let script =
+                "read a; echo got $a; (: < /dev/tty) 2>/dev/null && echo controlled; exit 3";
+            executor.launch(Builder::script("t", script).life(&options));
+            send(&mut executor, "t", "one\n");
+            eventually("it has read", || {
+                executor.output("t", "stdout").contains("got one")
+            });
+            send(&mut executor, "t", "two\n");
+            check(&executor.end("t"), "failed", "exit-code", Some(3), "");
+            let out = executor.output("t", "stdout");
+            assert!(out.contains("got two"), "{out}");
+            let controlled = if stdin == "terminal" { 2 } else { 0 };
+            assert_eq!(out.matches("controlled").count(), controlled, "{out}");
+        }
+    }
+}
+
+#[test]
 fn another_user_opens_its_output_once_more() {
     for runtime in runtimes() {
         let Some(mut executor) = Executor::container(runtime) else {

@@ -134,3 +134,22 @@ fn containers_have_it_too_and_a_disk_that_refuses_takes_the_output_alone() {
     check(&executor.end("t"), "finished", "", Some(0), "");
     assert_eq!(executor.output("t", "stderr"), "well\n");
 }
+
+#[test]
+fn of_companions_as_much_is_kept_as_of_their_command() {
+    let Some(mut executor) = Executor::container(Runtime::BuiltIn) else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let options = r#"{"logs": {"max_bytes": 50000, "files": 3}, "companions": [
+        {"name": "side", "role": "peer", "argv": ["busybox", "seq", "1", "50000"],
+         "container": {"image": "test"}}]}"#;
+    let builder = Builder::script("task", "true").container(IMAGE);
+    let image = image(dir.path(), ImageConfig::default());
+    executor.launch(builder.life(options).image(image));
+    let end = executor.end("task");
+    finished(&executor, &end);
+    let out = files(&executor.task_dir("task").join("members/side"), "stdout");
+    assert_eq!(out.len(), 3);
+    check_lines(&out, 50_000, 50_000);
+}

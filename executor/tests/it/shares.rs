@@ -125,6 +125,35 @@ fn the_kernel_holds_a_command_to_its_rates() {
 }
 
 #[test]
+fn companions_are_held_to_the_tasks_rates_too() {
+    let Some(mut executor) = Executor::container(Runtime::BuiltIn) else {
+        return;
+    };
+    let device = fs::metadata(executor.dir()).unwrap().dev();
+    let numbers = (nix::sys::stat::major(device), nix::sys::stat::minor(device));
+    let known = format!("/sys/dev/block/{}:{}", numbers.0, numbers.1);
+    if !Path::new(&known).exists() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let options = r#"{"io": {"reads": 900}, "cpuset": "0", "companions": [
+        {"name": "side", "argv": ["sleep", "1000"], "container": {"image": "test"}}]}"#;
+    let script = format!("{PROCESSORS}; sleep 1000");
+    let builder = Builder::script("task", &script).container(IMAGE);
+    let image = image(dir.path(), ImageConfig::default());
+    executor.launch(builder.life(options).image(image));
+    eventually("it runs", || executor.output("task", "stdout") == "0\n");
+    let group = executor.task_group().unwrap();
+    for member in ["main", "side"] {
+        let member = format!("{group}/m-{member}");
+        let text = read(&member, "blkio.throttle.read_iops_device", "io.max");
+        assert!(text.contains("900"), "{member}: {text}");
+    }
+    executor.kill("task", 0);
+    assert_eq!(executor.end("task").state, TaskState::Killed);
+}
+
+#[test]
 fn memory_is_no_disk_whose_rate_could_be_promised() {
     if !cgroups() {
         return;
