@@ -232,6 +232,16 @@ fn show(task: &TaskView) -> Result<()> {
         for check in &signs.checks {
             fields.add("check", check);
         }
+        for member in &signs.members {
+            let (name, state) = (&member.name, member.state.as_str());
+            let restarts = member.restarts;
+            let message = match member.message.as_str() {
+                "" => String::new(),
+                message => format!(": {message}"),
+            };
+            let text = format!("{name} is {state}, started again {restarts} times{message}");
+            fields.add("command", text);
+        }
     }
     if !task.spec.user.is_empty() {
         fields.add("for", &task.spec.user);

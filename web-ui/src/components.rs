@@ -3,6 +3,7 @@
 pub mod confirm;
 pub mod field;
 pub mod file_input;
+pub mod files;
 pub mod loaded;
 pub mod log_view;
 pub mod nav;

@@ -13,6 +13,7 @@ use tepui_web::{amounts, argv, query};
 use crate::api;
 use crate::app::PageHead;
 use crate::components::confirm::ConfirmButton;
+use crate::components::files::Files;
 use crate::components::loaded::Loaded;
 use crate::components::log_view::LogView;
 use crate::components::table::Detail;
@@ -65,6 +66,7 @@ pub fn TaskPage() -> impl IntoView {
                 state=Signal::derive(move || view.read().status.state)
             />
             <TaskDetails task=view/>
+            <Files id=id/>
             <History id=id/>
             <Program spec=view.get_untracked().spec/>
         </Loaded>
@@ -111,7 +113,20 @@ fn Status(task: Signal<TaskView>) -> impl IntoView {
                 .checks
                 .iter()
                 .map(|check| view! { <p>{check.to_string()}</p> });
-            view! { {addresses} {checks.collect_view()} }
+            let members = signs.members.iter().map(|member| {
+                let restarts = match member.restarts {
+                    0 => String::new(),
+                    1 => ", started again once".to_owned(),
+                    count => format!(", started again {count} times"),
+                };
+                let message = match member.message.as_str() {
+                    "" => String::new(),
+                    message => format!(": {message}"),
+                };
+                let (name, state) = (member.name.clone(), member.state.as_str());
+                view! { <p><strong>{name}</strong> " is " {state} {restarts} {message}</p> }
+            });
+            view! { {addresses} {checks.collect_view()} {members.collect_view()} }
         })
     };
     view! {
