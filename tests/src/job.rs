@@ -78,6 +78,15 @@ impl Job {
         })
     }
 
+    /// What runs with its command, as JSON; all of it in containers without an image.
+    pub fn companions(&mut self, json: &str) {
+        if let Workload::Command(command) = &mut self.0.workload {
+            command.container.get_or_insert_default();
+            let options = command.options.get_or_insert_default();
+            options.companions = serde_json::from_str(json).expect("companions");
+        }
+    }
+
     /// Its name.
     pub fn name(mut self, name: &str) -> Self {
         self.0.name = Some(name.to_owned());

@@ -46,6 +46,8 @@ mod packets;
 mod partitions;
 /// A task's way from the request to its record.
 mod path;
+/// Looking into tasks, and finding them.
+mod reach;
 /// `kill -9` of every part.
 mod recovery;
 /// What is reserved for roles, and volumes.
