@@ -95,7 +95,7 @@ async fn a_task_whose_files_cannot_be_had_does_not_start_and_says_why() {
         ),
         ("other", other, "fetch-digest-mismatch"),
         ("packed", packed, "fetch-archive-invalid"),
-        ("file", Fetch::new("file:///etc/passwd"), "fetch-refused"),
+        ("file", Fetch::new("file:///etc/passwd"), "fetch-outside"),
     ] {
         let task = fetching(name, "true", vec![fetch]);
         session.launch(&task).await;

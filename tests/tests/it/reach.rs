@@ -274,7 +274,7 @@ async fn a_job_fetches_restarts_and_has_companions() -> Result {
     assert_eq!(ok(&cluster, &run).await?, twice);
     let foreign = ["run", "--fetch", "file:///etc/passwd", "--", "true"];
     let why = refused(&cluster, &foreign).await?;
-    assert!(why.contains("fetch-refused"), "{why}");
+    assert!(why.contains("fetch-outside"), "{why}");
 
     let script = "echo run; test $(wc -l < ../stdout) -ge 3 || exit 1";
     let revived = [
