@@ -40,19 +40,19 @@ pub fn is_there() -> bool {
     io::stdin().is_terminal() && io::stdout().is_terminal()
 }
 
-/// How large it is.
+/// How large it is; as usual where it does not know.
 pub fn size() -> TerminalSize {
-    let size = rustix::termios::tcgetwinsize(io::stdout());
-    size.map_or(
-        TerminalSize {
-            columns: 80,
-            rows: 24,
-        },
-        |size| TerminalSize {
+    let usual = TerminalSize {
+        columns: 80,
+        rows: 24,
+    };
+    match rustix::termios::tcgetwinsize(io::stdout()) {
+        Ok(size) if size.ws_col > 0 && size.ws_row > 0 => TerminalSize {
             columns: size.ws_col,
             rows: size.ws_row,
         },
-    )
+        _ => usual,
+    }
 }
 
 /// What comes from standard input; ends where that does. Its thread may hang in a read for as long as
