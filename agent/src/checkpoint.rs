@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 use tepui_types::wire::agent::{StatusReport, TaskLaunch};
 use tepui_types::wire::executor::ProcessIdentity;
-use tepui_types::{TaskId, envelope};
+use tepui_types::{Reason, TaskId, envelope};
 
 use crate::agent::{ExecutorId, ExecutorKind, Prepared};
 
@@ -96,6 +96,13 @@ pub enum Record {
     Forgotten(TaskId),
     /// An executor process is gone, and what it left is known.
     ExecutorGone(ExecutorId),
+    /// A task's checks say that it is to end; written before it is told to.
+    Unwell {
+        /// Which.
+        task: TaskId,
+        /// What is wrong with it.
+        why: Reason,
+    },
 }
 
 /// Why a journal cannot be used.

@@ -11,6 +11,7 @@ use tepui_types::{Reason, TaskId, TaskState};
 use super::executors::{ExecutorId, Phase};
 use super::tasks::Stage;
 use super::{Action, Agent, report};
+use crate::checkpoint::Record;
 
 impl Agent {
     /// A task runs, as its executor says: its checks begin, if it has any.
@@ -46,7 +47,12 @@ impl Agent {
         };
         tracing::warn!(task = %id, "a task is ended: {why}");
         if task.kill.is_none() {
-            task.unwell = Some(why);
+            task.unwell = Some(why.clone());
+            // One that is not handed over has ended when this returns.
+            if matches!(task.stage, Stage::Handed { .. }) {
+                let task = id.clone();
+                out.push(Action::Record(Record::Unwell { task, why }));
+            }
         }
         self.on_kill(out, id, launch.spec.kill_grace_ms);
     }

@@ -93,6 +93,16 @@ impl Agent {
                     }
                 }
             }
+            Record::Unwell { task, why } => {
+                if let Some(known) = self.tasks.get_mut(&task) {
+                    // Its executor may not have heard it yet.
+                    known.kill = known
+                        .launch
+                        .as_ref()
+                        .map(|launch| launch.spec.kill_grace_ms);
+                    known.unwell = Some(why);
+                }
+            }
         }
     }
 
@@ -168,6 +178,10 @@ impl Agent {
                         task: id.clone(),
                         executor,
                     });
+                    if let Some(why) = task.unwell.clone() {
+                        let task = id.clone();
+                        records.push(Record::Unwell { task, why });
+                    }
                 }
                 Stage::Ended(executor) => {
                     let report = self.statuses.get(id).cloned();

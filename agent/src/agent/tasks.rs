@@ -177,6 +177,7 @@ impl Tasks {
         task.launch = None;
         task.prepared = None;
         task.kill = None;
+        task.unwell = None;
         self.living -= 1;
         Some(before)
     }

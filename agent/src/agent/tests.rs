@@ -8,6 +8,7 @@ use tepui_types::{FrameworkId, OperationId, Resources, Role, TaskName, Workload}
 use super::*;
 
 mod artifacts;
+mod checks;
 mod containers;
 mod histories;
 mod native;
@@ -135,6 +136,11 @@ impl Bench {
             last_words: "out of luck".into(),
         };
         self.on(|agent, out| agent.on_executor_lost(out, ExecutorId(executor), death))
+    }
+
+    fn unwell(&mut self, name: &str) -> Vec<Action> {
+        let why = Reason::new(reason::HEALTH_CHECK_FAILED, "its probe exited with 4");
+        self.on(|agent, out| agent.on_unwell(out, id(name), why))
     }
 
     fn recorded(&mut self, name: &str, state: TaskState) -> Vec<Action> {

@@ -27,7 +27,7 @@ fn random_event(bench: &mut Bench, dice: &mut Dice) {
     let name = format!("t{}", dice.roll(12));
     let executor = dice.roll(bench.agent.executors.next_number() + 1);
     let state = STATES[dice.roll(4) as usize];
-    match dice.roll(13) {
+    match dice.roll(14) {
         0 => drop(bench.launch(native(&name))),
         1 => drop(bench.launch(wasm(&name))),
         2 => drop(bench.kill(&name)),
@@ -43,6 +43,7 @@ fn random_event(bench: &mut Bench, dice: &mut Dice) {
         )),
         9 => drop(bench.excess()),
         10 => drop(bench.removed()),
+        12 => drop(bench.unwell(&name)),
         11 => drop(bench.on(|agent, _| agent.on_detached(ExecutorId(executor)))),
         _ => drop(bench.on(|agent, out| agent.on_tick(out, 1_000_000))),
     }
