@@ -15,18 +15,19 @@ use crate::client::{Client, ClientError, LogStream};
 const MAX_FAILURES: u32 = 40;
 const FAILURE_PAUSE: Duration = Duration::from_millis(250);
 
-/// Copies an output; with `follow` until the task has ended.
+/// Copies an output, of a companion where one is named; with `follow` until the task has ended.
 pub async fn copy(
     client: &Client,
     task: &TaskId,
     stream: LogStream,
+    member: Option<&str>,
     follow: bool,
     mut to: impl AsyncWrite + Unpin,
 ) -> Result<()> {
     let mut offset = 0;
     let mut failures = 0;
     loop {
-        let error = match client.task_logs(task, stream, offset, follow).await {
+        let error = match client.task_logs(task, stream, member, offset, follow).await {
             Ok(mut bytes) => loop {
                 match bytes.next().await {
                     Some(Ok(chunk)) => {

@@ -59,6 +59,9 @@ pub enum Command {
         /// What it wrote to its stderr in place of its stdout
         #[arg(long)]
         stderr: bool,
+        /// What this companion wrote, in place of its command
+        #[arg(long, value_name = "NAME")]
+        member: Option<String>,
     },
     /// Show what is in a task's sandbox
     Files {
@@ -132,13 +135,15 @@ pub async fn run(command: Command, client: &Client, format: Format) -> Result<()
             task,
             follow,
             stderr,
+            member,
         } => {
             let id = find(&task, client).await?;
             let stream = match stderr {
                 true => LogStream::Stderr,
                 false => LogStream::Stdout,
             };
-            logs::copy(client, &id, stream, follow, tokio::io::stdout()).await
+            let member = member.as_deref();
+            logs::copy(client, &id, stream, member, follow, tokio::io::stdout()).await
         }
         Command::Files { task, path } => {
             files::list(&find(&task, client).await?, &path, client, format).await

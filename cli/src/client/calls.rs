@@ -300,14 +300,16 @@ impl Client {
         &self,
         id: &TaskId,
         stream: LogStream,
+        member: Option<&str>,
         offset: u64,
         follow: bool,
     ) -> Result<ByteStream<'_>> {
         let path = format!("/v1/tasks/{id}/logs/{}", stream.as_str());
-        let query = [
+        let mut query = vec![
             ("offset", offset.to_string()),
             ("follow", follow.to_string()),
         ];
+        query.extend(member.map(|member| ("member", member.to_owned())));
         self.stream(&path, &query).await
     }
 

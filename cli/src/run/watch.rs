@@ -198,7 +198,7 @@ async fn copy_or_say(
     stream: LogStream,
     to: impl AsyncWrite + Unpin,
 ) -> Result<()> {
-    match logs::copy(client, task, stream, true, to).await {
+    match logs::copy(client, task, stream, None, true, to).await {
         Err(error) if error.downcast_ref::<ClientError>().is_some() => {
             let name = stream.as_str();
             output::note(&format!(

@@ -294,7 +294,7 @@ async fn a_job_fetches_restarts_and_has_companions() -> Result {
     cluster.client().ended("pod").await;
     let id = "f1.pod.0";
     assert_eq!(ok(&cluster, &["task", "logs", "pod"]).await?, "ready\n");
-    let logs = format!("/v1/tasks/{id}/logs/stdout?member=helper");
-    assert_eq!(cluster.client().get_raw(&logs).await?.text(), "helps\n");
+    let logs = ["task", "logs", "--member", "helper", id];
+    assert_eq!(ok(&cluster, &logs).await?, "helps\n");
     Ok(())
 }
