@@ -13,6 +13,7 @@ use crate::output::{self, Columns, Format};
 
 /// Shows a folder's entries.
 pub async fn list(id: &TaskId, path: &str, client: &Client, format: Format) -> Result<()> {
+    check(path)?;
     let list: FileList = client.task_files(id, path).await?;
     if format == Format::Json {
         return output::json(&list);
@@ -43,8 +44,17 @@ pub async fn list(id: &TaskId, path: &str, client: &Client, format: Format) -> R
     Ok(())
 }
 
+/// Addresses cannot hold `..`: they would name something else.
+fn check(path: &str) -> Result<()> {
+    match path.split('/').any(|part| part == "..") {
+        true => bail!("`{path}` leads out of the sandbox: leave `..` out"),
+        false => Ok(()),
+    }
+}
+
 /// Prints a file.
 pub async fn print(id: &TaskId, path: &str, client: &Client) -> Result<()> {
+    check(path)?;
     let mut bytes = client.task_file(id, path, "bytes").await?;
     let mut stdout = tokio::io::stdout();
     while let Some(chunk) = bytes.next().await {
@@ -56,6 +66,7 @@ pub async fn print(id: &TaskId, path: &str, client: &Client) -> Result<()> {
 
 /// Writes a file, or a folder as a tar archive.
 pub async fn download(id: &TaskId, path: &str, to: Option<PathBuf>, client: &Client) -> Result<()> {
+    check(path)?;
     let name = Path::new(path.trim_end_matches('/')).file_name();
     let name = name.map_or_else(
         || id.to_string(),

@@ -292,9 +292,8 @@ async fn a_job_fetches_restarts_and_has_companions() -> Result {
     );
     cluster.client().submit(&job).await?;
     cluster.client().ended("pod").await;
-    let id = "f1.pod.0";
     assert_eq!(ok(&cluster, &["task", "logs", "pod"]).await?, "ready\n");
-    let logs = ["task", "logs", "--member", "helper", id];
+    let logs = ["task", "logs", "--member", "helper", "pod"];
     assert_eq!(ok(&cluster, &logs).await?, "helps\n");
     Ok(())
 }
