@@ -231,6 +231,34 @@ mod tests {
         assert!(told.recv().await.is_none(), "at the bound all stay");
     }
 
+    #[tokio::test]
+    async fn an_old_folder_goes_whatever_its_files_are_called() {
+        use std::os::unix::ffi::OsStrExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let [old, held] = ["f1.old.0", "f1.held.0"].map(|name| dir.path().join(name));
+        let names: [&[u8]; 4] = [b"two\nlines", b"no\xfftext", &[b'n'; 255], b"-rf *"];
+        for folder in [&old, &held] {
+            std::fs::create_dir(folder).unwrap();
+            for name in names {
+                std::fs::write(folder.join(std::ffi::OsStr::from_bytes(name)), "").unwrap();
+            }
+            let file = std::fs::File::open(folder).unwrap();
+            let now = file.metadata().unwrap().modified().unwrap();
+            file.set_modified(now - 2 * MAX_AGE).unwrap();
+        }
+        let (events, mut asked) = mpsc::channel(1);
+        let answer = async {
+            let Some(Event::HeldWanted(sender)) = asked.recv().await else {
+                panic!("it asks what is held")
+            };
+            sender
+                .send(HashSet::from(["f1.held.0".parse().unwrap()]))
+                .unwrap();
+        };
+        tokio::join!(collect_folders(dir.path().into(), &events), answer);
+        assert!(!old.exists() && held.exists());
+    }
+
     #[test]
     fn folders_are_listed_by_task() {
         let dir = tempfile::tempdir().unwrap();

@@ -108,6 +108,11 @@ pub const TEST: [Need; 14] = [
         present: || process::exists("umoci"),
     },
     Need {
+        package: "redis-server",
+        purpose: "is a database that agents run",
+        present: || process::exists("redis-server"),
+    },
+    Need {
         package: "busybox-static",
         purpose: "is what runs in them",
         present: || process::exists("busybox"),

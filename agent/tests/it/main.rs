@@ -18,10 +18,15 @@ mod master;
 mod native;
 /// Agent processes that clean up after themselves.
 mod process;
-/// Agents and executors that are killed.
+/// Reaching into tasks.
 mod reach;
+/// Databases, scripts, web services.
+mod real;
+/// Agents and executors that are killed.
 mod recovery;
 /// Hello, Welcome, terms, heartbeats.
 mod registration;
+/// Tasks that behave badly.
+mod unruly;
 /// WebAssembly programs.
 mod wasm;

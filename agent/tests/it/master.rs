@@ -145,6 +145,7 @@ impl FakeMaster {
             reader: FrameReader::new(read, stream::VERSION),
             write,
             text: String::new(),
+            bytes: Vec::new(),
             error: String::new(),
             exited: None,
             end: None,
@@ -156,6 +157,8 @@ pub struct Stream {
     reader: FrameReader<ReadHalf<Io>, StreamFrame>,
     write: WriteHalf<Io>,
     pub text: String,
+    /// The same, if it is no text.
+    pub bytes: Vec<u8>,
     pub error: String,
     pub exited: Option<i32>,
     pub end: Option<Result<(), Reason>>,
@@ -165,11 +168,14 @@ impl Stream {
     pub async fn until(&mut self, done: impl Fn(&Self) -> bool) {
         while !done(self) {
             for frame in within(self.reader.next_batch()).await.unwrap().unwrap() {
-                let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+                let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
                 match frame {
                     StreamFrame::Opened => {}
-                    StreamFrame::Data(bytes) => self.text.push_str(&text(bytes)),
-                    StreamFrame::ErrorData(bytes) => self.error.push_str(&text(bytes)),
+                    StreamFrame::Data(bytes) => {
+                        self.text.push_str(&text(&bytes));
+                        self.bytes.extend(bytes);
+                    }
+                    StreamFrame::ErrorData(bytes) => self.error.push_str(&text(&bytes)),
                     StreamFrame::Exited(code) => {
                         self.exited = Some(code);
                         self.end = Some(Ok(()));
@@ -277,6 +283,14 @@ impl Session {
             request,
         })
         .await;
+    }
+
+    /// Waits for something else and keeps the session alive, however long that takes.
+    pub async fn meanwhile<T>(&mut self, what: impl Future<Output = T>) -> T {
+        tokio::select! {
+            value = what => value,
+            () = self.until_all(|_| false) => unreachable!("it waits for ever"),
+        }
     }
 
     /// Waits until a status of `task` has `state`.
