@@ -15,6 +15,7 @@ mod tasks;
 mod test;
 mod tidy;
 mod up;
+mod vm;
 mod wasm_std;
 mod wasm_target;
 mod web;
@@ -39,6 +40,9 @@ Usage: cargo xtask COMMAND
                  build and run one benchmark
   sim --seeds N [--from S]
                  run so many seeds of the simulation of a whole cluster
+  vm [--debug] [FILTER...]
+                 run the executor's tests in a virtual machine with cgroup v2 alone;
+                 --debug builds the executor alone, quickly, for who works on it
   tidy           check the house rules that no compiler checks
 
 Builds go to $CARGO_TARGET_DIR, or to target/ in the checkout.";
@@ -65,6 +69,7 @@ fn dispatch(arguments: &[String]) -> Result<ExitCode> {
         ("test", _) => return test::run(&workspace, rest),
         ("bench", _) => bench::run(&workspace, rest)?,
         ("sim", _) => sim::run(&workspace, rest)?,
+        ("vm", _) => vm::run(&workspace, rest)?,
         ("build", []) => build::everything(&workspace, tasks::C::IfCompilerPresent)?,
         ("guests", []) => {
             wasm_target::ensure(&workspace)?;

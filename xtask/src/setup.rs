@@ -119,6 +119,28 @@ pub const TEST: [Need; 14] = [
     },
 ];
 
+/// What only the virtual machine needs; its kernel is not installed.
+pub const VM: [Need; 3] = [
+    Need {
+        package: "qemu-system-x86",
+        purpose: "emulates a machine with cgroup v2 alone",
+        present: || process::exists("qemu-system-x86_64"),
+    },
+    Need {
+        package: "busybox-static",
+        purpose: "is what that machine runs besides",
+        present: || process::exists("busybox"),
+    },
+    Need {
+        package: "e2fsprogs",
+        purpose: "makes its disk",
+        present: || {
+            let folders = ["/usr/sbin", "/sbin"].map(Path::new);
+            process::exists("mke2fs") || folders.iter().any(|f| f.join("mke2fs").exists())
+        },
+    },
+];
+
 /// Installs those packages that are missing, or says how to.
 pub fn ensure(needs: &[Need]) -> Result<()> {
     let missing: Vec<&Need> = needs.iter().filter(|need| !(need.present)()).collect();
@@ -171,7 +193,8 @@ pub fn ensure(needs: &[Need]) -> Result<()> {
     Ok(())
 }
 
-fn apt_get() -> Command {
+/// `apt-get`, which asks nothing and waits for others of its kind.
+pub fn apt_get() -> Command {
     let mut command = Command::new("apt-get");
     command
         .env("DEBIAN_FRONTEND", "noninteractive")
