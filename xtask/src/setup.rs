@@ -41,7 +41,7 @@ pub const BUILD: [Need; 3] = [
 ];
 
 /// What only the tests need.
-pub const TEST: [Need; 14] = [
+pub const TEST: [Need; 15] = [
     Need {
         package: "chromium",
         purpose: "shows the dashboard to the browser test",
