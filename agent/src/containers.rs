@@ -5,6 +5,7 @@
 //! then is let go of. An image that a task has is not removed; a network is attached until the task's
 //! release, whichever agent process sees that.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -30,6 +31,7 @@ use crate::error::AgentError;
 use crate::event_loop::Event;
 use crate::fetcher::Fetcher;
 use crate::gpus::Gpus;
+use crate::removal::remove_leavings;
 use crate::sandbox::Layout;
 use crate::sandboxes::Sandboxes;
 
@@ -194,13 +196,7 @@ impl Containers {
         let this = self.clone();
         tokio::spawn(async move {
             // What it wrote over its image: its mounts are gone with its processes.
-            match tokio::fs::remove_dir_all(&leavings).await {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    let path = leavings.display();
-                    tracing::debug!(%path, %error, "a container's files go with its sandbox");
-                }
-                _ => {}
-            }
+            let _ = tokio::task::spawn_blocking(move || remove_leavings(&leavings)).await;
             for _ in 0..DETACH_TRIES {
                 let (networks, attachment) = (this.clone(), id.clone());
                 let detach = move || networks.networks.detach(&attachment);
@@ -267,9 +263,8 @@ impl Containers {
                 .extend(self.find_secrets(launch, container)?);
         }
         for (name, pull) in images_of(command) {
-            if !prepared.images.contains_key(&name.to_string()) {
-                let image = Arc::new(self.pull(&launch.task, name, pull).await?);
-                prepared.images.insert(name.to_string(), image);
+            if let Entry::Vacant(place) = prepared.images.entry(name.to_string()) {
+                place.insert(Arc::new(self.pull(&launch.task, name, pull).await?));
             }
         }
         let own = command.image().map(ImageRef::to_string);

@@ -15,6 +15,7 @@ use tepui_types::{Bytes, Digest, TaskId};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::event_loop::Event;
+use crate::removal::remove_folder;
 use crate::sandbox::Layout;
 
 /// Folders of ended tasks that are kept.
@@ -78,7 +79,7 @@ async fn collect_folders(tasks: PathBuf, events: &mpsc::Sender<Event>) {
     let Ok(held) = held.await else { return };
     let _ = tokio::task::spawn_blocking(move || {
         for path in expired(folders, &held, SystemTime::now()) {
-            if let Err(error) = std::fs::remove_dir_all(&path) {
+            if let Err(error) = remove_folder(&path) {
                 tracing::warn!(path = %path.display(), %error, "an old sandbox stays");
             }
         }

@@ -55,6 +55,7 @@ pub mod master;
 pub mod masters;
 pub mod metrics;
 pub mod pools;
+pub mod removal;
 pub mod resources;
 pub mod sandbox;
 pub mod sandboxes;

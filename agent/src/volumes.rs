@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use tepui_types::OperationId;
 use tepui_types::wire::agent::VolumeList;
 
+use crate::removal::remove_folder;
 use crate::sandbox::Layout;
 
 /// What a folder is called that is being emptied.
@@ -25,7 +26,7 @@ pub fn keep(layout: &Layout, list: &VolumeList) {
     }
     std::thread::spawn(move || {
         for path in doomed {
-            if let Err(error) = std::fs::remove_dir_all(&path) {
+            if let Err(error) = remove_folder(&path) {
                 tracing::warn!(path = %path.display(), %error, "a volume could not be removed");
             }
         }
