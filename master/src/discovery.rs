@@ -151,7 +151,7 @@ fn entry_of(state: &State, task: &Task) -> Option<Entry> {
         agent: task.agent,
         hostname: agent.info.hostname.clone(),
         addresses,
-        ports: ports_of(&spec, task),
+        ports: ports_of(spec, task),
         running: task.status.state == TaskState::Running,
         ready: signs.is_none_or(|signs| signs.is_ready()),
     })
