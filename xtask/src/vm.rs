@@ -23,13 +23,15 @@ use crate::{process, say, setup};
 pub const SKIP: &str = "TEPUI_SKIP_VM";
 
 /// What says something about cgroups; emulation is too slow for all the rest.
-const FILTERS: [&str; 6] = [
+const FILTERS: [&str; 8] = [
     "native_limits::",
     "native::",
     "shares::",
     "groups::",
     "restarts::",
     "lifecycle::",
+    "containers::",
+    "device",
 ];
 
 /// What cargo compiled of the executor.

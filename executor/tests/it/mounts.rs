@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use tepui_executor::runtime::Runtime;
 use tepui_types::Digest;
 use tepui_types::wire::executor::{
@@ -208,4 +209,41 @@ fn a_task_has_the_devices_that_it_was_given() {
     executor.launch(Builder::script("t", "echo $GIVEN").devices(kmsg()));
     check(&executor.end("t"), "finished", "", Some(0), "");
     assert_eq!(executor.output("t", "stdout"), "kmsg\n");
+}
+
+#[test]
+fn a_container_opens_no_device_that_it_finds_outside_its_own_dev() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let in_images = runtimes().into_iter().map(|runtime| (runtime, IMAGE));
+    for (runtime, container) in in_images.chain([(Runtime::BuiltIn, "{}")]) {
+        let Some(mut executor) = Executor::container(runtime) else {
+            return;
+        };
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let image = image(dir.path(), ImageConfig::default());
+        let sandbox = executor.task_dir("task").join("sandbox");
+        fs::create_dir_all(&sandbox).unwrap();
+        let base = dir.path().join("base");
+        for folder in [&sandbox, &base] {
+            let kmsg = makedev(1, 11);
+            mknod(&folder.join("kmsg"), SFlag::S_IFCHR, Mode::all(), kmsg).unwrap();
+        }
+        // The image's root, or its folder on the machine.
+        let script = format!(
+            "for node in $TEPUI_SANDBOX/kmsg /kmsg {}/kmsg; do if test -c $node; then echo \
+                 found; (: > $node) && echo open; fi; done; true",
+            base.display()
+        );
+        let mut builder = Builder::script("task", &script).container(container);
+        if container == IMAGE {
+            builder = builder.image(image);
+        }
+        executor.launch(builder);
+        let end = executor.end("task");
+        finished(&executor, &end);
+        let out = executor.output("task", "stdout");
+        assert_eq!(out, "found\nfound\n", "{container}");
+    }
 }

@@ -102,7 +102,9 @@ fn mount_layers(links: &Path, place: &Path, options: &str) -> io::Result<()> {
     let before = std::env::current_dir()?;
     std::env::set_current_dir(links)?;
     let overlay = Some("overlay");
-    let mounted = mount(overlay, place, overlay, MsFlags::empty(), Some(options));
+    // A container's devices are in its `/dev`, mounted above this. Where cgroups are v2, the built-in
+    // runtime has no other filter of nodes that lie elsewhere.
+    let mounted = mount(overlay, place, overlay, MsFlags::MS_NODEV, Some(options));
     std::env::set_current_dir(before)?;
     Ok(mounted?)
 }
@@ -120,16 +122,22 @@ pub fn of_machine(beside: &Path, read_only: bool) -> io::Result<PathBuf> {
         NONE,
     )?;
     if read_only {
-        make_read_only(&root)?;
+        add_attribute(&root, libc::MOUNT_ATTR_RDONLY)?;
+    }
+    // Its devices, too, are in a `/dev` of its own.
+    match add_attribute(&root, libc::MOUNT_ATTR_NODEV) {
+        // Linux before 5.12, where v1's devices controller is what filters.
+        Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => {}
+        done => done?,
     }
     Ok(root)
 }
 
-/// With everything that is mounted below.
-fn make_read_only(root: &Path) -> io::Result<()> {
+/// To everything that is mounted below, as well.
+fn add_attribute(root: &Path, attribute: u64) -> io::Result<()> {
     let root = std::ffi::CString::new(root.as_os_str().as_encoded_bytes())?;
     let attributes = libc::mount_attr {
-        attr_set: libc::MOUNT_ATTR_RDONLY,
+        attr_set: attribute,
         attr_clr: 0,
         propagation: 0,
         userns_fd: 0,
