@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tepui_types::wire::executor::RunBeside;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::agent::ExecutorId;
@@ -70,10 +71,14 @@ impl Beside {
         answer.unwrap_or_else(|_| Err("the agent is ending".into()))
     }
 
-    /// A command was sent to this process.
-    pub fn on_sent(&self, id: u64, executor: ExecutorId) {
-        if let Some(waiting) = self.waiting().get_mut(&id) {
-            waiting.executor = Some(executor);
+    /// A command is about to be sent to this process; false if nobody waits for it any more.
+    pub fn on_sent(&self, id: u64, executor: ExecutorId) -> bool {
+        match self.waiting().get_mut(&id) {
+            Some(waiting) => {
+                waiting.executor = Some(executor);
+                true
+            }
+            None => false,
         }
     }
 
@@ -85,15 +90,17 @@ impl Beside {
         }
     }
 
-    /// A process answers no more for what it was sent.
-    pub fn on_lost(&self, executor: ExecutorId) {
+    /// A process answers no more for what it was sent; tells what that was.
+    pub fn on_lost(&self, executor: ExecutorId) -> Vec<u64> {
         let mut waiting = self.waiting();
         let lost = waiting.extract_if(|_, one| one.executor == Some(executor));
-        for (_, one) in lost {
-            let _ = one
-                .answer
-                .send(Err("the task's executor does not answer".into()));
-        }
+        let answered = lost.map(|(id, one)| {
+            let why = "the task's executor does not answer";
+            // Whoever asked may have given up.
+            let _ = one.answer.send(Err(why.into()));
+            id
+        });
+        answered.collect()
     }
 
     fn waiting(&self) -> MutexGuard<'_, HashMap<u64, Waiting>> {
@@ -111,9 +118,12 @@ impl Drop for Forget<'_> {
     fn drop(&mut self) {
         let waiting = self.beside.waiting().remove(&self.id);
         if let Some(executor) = waiting.and_then(|waiting| waiting.executor) {
-            // Where the loop is that far behind, what has a limit ends by that.
             let event = Event::Abandoned(executor, self.id);
-            let _ = self.beside.events.try_send(event);
+            if let Err(TrySendError::Full(event)) = self.beside.events.try_send(event) {
+                let events = self.beside.events.clone();
+                // The loop is gone only when the agent ends.
+                tokio::spawn(async move { events.send(event).await.ok() });
+            }
         }
     }
 }

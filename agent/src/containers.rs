@@ -257,7 +257,9 @@ impl Containers {
     ) -> Result<Prepared, Reason> {
         let mut prepared = Prepared::default();
         for container in command.containers() {
-            self.check_host_paths(container)?;
+            prepared
+                .host_paths
+                .extend(self.check_host_paths(container)?);
             prepared
                 .secrets
                 .extend(self.find_secrets(launch, container)?);
@@ -301,9 +303,11 @@ impl Containers {
         Ok(found)
     }
 
-    /// What leads out of the allowed folders by links is not in them.
-    fn check_host_paths(&self, container: &Container) -> Result<(), Reason> {
+    /// Where the paths of the machine that it mounts really are. What leads out of the allowed folders
+    /// by links is not in them.
+    fn check_host_paths(&self, container: &Container) -> Result<BTreeMap<String, String>, Reason> {
         let refused = |message: String| Err(Reason::new(reason::CONTAINER_REFUSED, message));
+        let mut found = BTreeMap::new();
         for mount in &container.mounts {
             let MountSource::Host(path) = &mount.source else {
                 continue;
@@ -331,8 +335,9 @@ impl Containers {
                      more with --host-path"
                 ));
             }
+            found.insert(path.clone(), real.to_string_lossy().into_owned());
         }
-        Ok(())
+        Ok(found)
     }
 
     async fn pull(

@@ -32,7 +32,7 @@ use crate::identity::Identity;
 use crate::master::{Dialer, Session};
 use crate::metrics::Metrics;
 use crate::sandbox::Layout;
-use crate::streams::{self, MAX_STREAMS, Means, Speech, StreamJob, Subject};
+use crate::streams::{self, MAX_STREAMS, Means, Speech, StreamJob, Subject, Words};
 use crate::{contact, uptime};
 
 mod actions;
@@ -412,7 +412,10 @@ impl EventLoop {
             ExecutorEvent::Updates(updates) => agent.on_updates(out, id, updates),
             ExecutorEvent::Ran(run, result) => self.parts.beside.on_ran(run, result),
             ExecutorEvent::Detached => {
-                self.parts.beside.on_lost(id);
+                // Said on the next connection, behind what it may have been sent meanwhile.
+                for run in self.parts.beside.on_lost(id) {
+                    self.parts.supervisor.send(id, ToExecutor::Abandon(run));
+                }
                 agent.on_detached(id);
             }
             ExecutorEvent::Lost(death) => {
@@ -429,21 +432,29 @@ impl EventLoop {
             let why = "the task does not run, or its executor does not answer";
             return self.parts.beside.on_ran(command.id, Err(why.into()));
         };
-        self.parts.beside.on_sent(command.id, executor);
+        if !self.parts.beside.on_sent(command.id, executor) {
+            return;
+        }
+        let id = command.id;
         let frame = ToExecutor::Run(command);
-        self.parts.supervisor.send_with(executor, frame, files);
+        if !self.parts.supervisor.send_with(executor, frame, files) {
+            let why = "the task's executor is too far behind";
+            self.parts.beside.on_ran(id, Err(why.into()));
+        }
     }
 
-    /// Someone speaks to a task's own input.
+    /// Someone speaks to a task's own input; not answered where nobody hears it.
     fn on_speech(&self, speech: Speech) {
-        let (Speech::Input(task, _) | Speech::Resize(task, _)) = &speech;
-        // What is said to a task that has ended is lost with it.
-        if let Some(executor) = self.parts.agent.executor_of(task) {
-            let frame = match speech {
-                Speech::Input(task, bytes) => ToExecutor::Input { task, bytes },
-                Speech::Resize(task, size) => ToExecutor::Resize { task, size },
+        let Speech { task, words, heard } = speech;
+        if let Some(executor) = self.parts.agent.executor_of(&task) {
+            let frame = match words {
+                Words::Input(bytes) => ToExecutor::Input { task, bytes },
+                Words::Resize(size) => ToExecutor::Resize { task, size },
             };
-            self.parts.supervisor.send(executor, frame);
+            if self.parts.supervisor.send(executor, frame) {
+                // Whoever spoke may have gone.
+                let _ = heard.send(());
+            }
         }
     }
 

@@ -173,20 +173,22 @@ impl Supervisor {
         tokio::spawn(connection.run(start, self.starts.clone()));
     }
 
-    /// Says something to a process.
-    pub fn send(&self, id: ExecutorId, frame: ToExecutor) {
-        self.send_with(id, frame, Vec::new());
+    /// Says something to a process; false if it is too far behind, and is connected to anew.
+    pub fn send(&self, id: ExecutorId, frame: ToExecutor) -> bool {
+        self.send_with(id, frame, Vec::new())
     }
 
     /// Says something to a process, and gives it these open files.
-    pub fn send_with(&self, id: ExecutorId, frame: ToExecutor, files: Vec<OwnedFd>) {
+    pub fn send_with(&self, id: ExecutorId, frame: ToExecutor, files: Vec<OwnedFd>) -> bool {
         let Some(link) = self.links.get(&id) else {
-            return;
+            return false;
         };
-        if link.messages.try_send(Message { frame, files }).is_err() {
+        let is_queued = link.messages.try_send(Message { frame, files }).is_ok();
+        if !is_queued {
             // The core says everything again on the next connection.
             link.reset.notify_one();
         }
+        is_queued
     }
 
     /// A process is gone, or never was: removes its folder.

@@ -14,7 +14,7 @@ use tepui_types::wire::stream::{
 };
 use tepui_types::{Reason, TaskId};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadHalf, WriteHalf};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::beside::Beside;
@@ -77,11 +77,22 @@ pub struct Means {
 
 /// Something that is said to a task's own input.
 #[derive(Debug)]
-pub enum Speech {
+pub struct Speech {
+    /// To which.
+    pub task: TaskId,
+    /// What.
+    pub words: Words,
+    /// Answered when its executor is told; dropped when that cannot be.
+    pub heard: oneshot::Sender<()>,
+}
+
+/// What is said to a task's own input.
+#[derive(Debug)]
+pub enum Words {
     /// Bytes; none of them closes it.
-    Input(TaskId, Vec<u8>),
+    Input(Vec<u8>),
     /// Its terminal has another size.
-    Resize(TaskId, TerminalSize),
+    Resize(TerminalSize),
 }
 
 /// Why a stream broke off.

@@ -70,7 +70,8 @@ pub async fn exec(options: ExecOptions, client: &Client) -> Result<ExitCode> {
     let talk = Talk {
         receiver,
         sender,
-        is_raw: options.has_terminal,
+        // Where nothing is read, Ctrl-C is for this process.
+        is_raw: options.has_terminal && options.interactive,
         reads: options.interactive,
         leave: None,
     };
@@ -139,50 +140,73 @@ struct Talk {
 }
 
 impl Talk {
-    async fn run(mut self) -> Result<End> {
+    async fn run(self) -> Result<End> {
         let _raw = match self.is_raw {
             true => Some(Raw::begin().context("failed to set up the terminal")?),
             false => None,
         };
-        let mut input = self.reads.then(terminal::input);
-        if !self.reads {
-            self.sender.send(&ClientFrame::End).await?;
-        }
-        let mut resized = signal(SignalKind::window_change())?;
-        let (mut stdout, mut stderr) = (tokio::io::stdout(), tokio::io::stderr());
-        loop {
-            tokio::select! {
-                frame = self.receiver.next() => match frame? {
+        let Self {
+            mut receiver,
+            mut sender,
+            is_raw,
+            reads,
+            mut leave,
+        } = self;
+        // Each on its own: neither side reads less because it writes.
+        let outward = async move {
+            let mut input = reads.then(terminal::input);
+            if !reads {
+                sender.send(&ClientFrame::End).await?;
+            }
+            let mut resized = signal(SignalKind::window_change())?;
+            loop {
+                tokio::select! {
+                    Some(()) = resized.recv(), if is_raw => {
+                        let frame = ClientFrame::Resize(terminal::size());
+                        sender.send(&frame).await?;
+                    }
+                    typed = typed(&mut input) => {
+                        let Some(bytes) = typed else {
+                            input = None;
+                            sender.send(&ClientFrame::End).await?;
+                            continue;
+                        };
+                        let passed = match &mut leave {
+                            Some(keys) => keys.pass(&bytes),
+                            None => Some(bytes),
+                        };
+                        let Some(passed) = passed else {
+                            return anyhow::Ok(End::Left);
+                        };
+                        for chunk in passed.chunks(MAX_CHUNK) {
+                            sender.send(&ClientFrame::Data(chunk.to_vec())).await?;
+                        }
+                    }
+                }
+            }
+        };
+        let inward = async move {
+            let (mut stdout, mut stderr) = (tokio::io::stdout(), tokio::io::stderr());
+            loop {
+                match receiver.next().await? {
                     StreamFrame::Data(bytes) => write(&mut stdout, &bytes).await?,
                     StreamFrame::ErrorData(bytes) => write(&mut stderr, &bytes).await?,
-                    StreamFrame::Exited(code) => return Ok(End::Exited(exit_code(code))),
+                    StreamFrame::Exited(code) => return anyhow::Ok(End::Exited(exit_code(code))),
                     StreamFrame::End => return Ok(End::Ended),
                     StreamFrame::Opened => {}
                     StreamFrame::Failed(reason) => return Err(ChannelError::Failed(reason).into()),
-                },
-                Some(()) = resized.recv(), if self.is_raw => {
-                    let frame = ClientFrame::Resize(terminal::size());
-                    self.sender.send(&frame).await?;
                 }
-                typed = typed(&mut input) => match typed {
-                    None => {
-                        input = None;
-                        self.sender.send(&ClientFrame::End).await?;
-                    }
-                    Some(bytes) => {
-                        let passed = match &mut self.leave {
-                            Some(keys) => match keys.pass(&bytes) {
-                                Some(passed) => passed,
-                                None => return Ok(End::Left),
-                            },
-                            None => bytes,
-                        };
-                        for chunk in passed.chunks(MAX_CHUNK) {
-                            self.sender.send(&ClientFrame::Data(chunk.to_vec())).await?;
-                        }
-                    }
-                },
             }
+        };
+        tokio::pin!(inward, outward);
+        tokio::select! {
+            biased;
+            ended = &mut inward => ended,
+            ended = &mut outward => match ended {
+                // The other side has closed: what it said before that counts.
+                Err(_) => inward.await,
+                left => left,
+            },
         }
     }
 }

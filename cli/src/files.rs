@@ -91,7 +91,14 @@ pub async fn download(id: &TaskId, path: &str, to: Option<PathBuf>, client: &Cli
     draft.push(".part");
     let draft = PathBuf::from(draft);
     let failed = || format!("failed to write {}", to.display());
-    let mut file = tokio::fs::File::create(&draft).await.with_context(failed)?;
+    let mut options = tokio::fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    let mut file = options.open(&draft).await.with_context(|| {
+        format!(
+            "failed to make {}: is another download under way?",
+            draft.display()
+        )
+    })?;
     let mut size = 0;
     let written = async {
         while let Some(chunk) = bytes.next().await {

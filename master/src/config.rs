@@ -501,7 +501,8 @@ mod tests {
     fn the_example_parses_and_says_the_defaults() {
         let example = load(include_str!("../examples/master.toml"), &[]).unwrap();
         let dir = example.dir.to_string_lossy();
-        assert_eq!(example, Config::load(&args(&["--dir", &dir])).unwrap());
+        let dns = ["--dir", &dir, "--dns", "127.0.0.1:5353"];
+        assert_eq!(example, Config::load(&args(&dns)).unwrap());
     }
 
     #[test]

@@ -13,7 +13,7 @@ use tepui_cluster::state::agents::Agent;
 use tepui_cluster::state::tasks::Task;
 use tepui_discovery::{Directory, DnsConfig, DnsServer, Entry, Port, Protocol, Published, Zone};
 use tepui_types::container::Network;
-use tepui_types::{TaskSpec, TaskState, Workload};
+use tepui_types::{NodeId, TaskSpec, TaskState, Workload};
 
 use crate::Master;
 use crate::raft::Leadership;
@@ -70,7 +70,11 @@ pub async fn keep(master: Arc<Master>) {
         if before.as_ref().is_none_or(is_new) {
             follow(&mut directory, before.as_deref(), &state);
         }
-        directory.set_masters(masters(&state, *leadership.borrow_and_update()));
+        directory.set_masters(masters(
+            &state,
+            master.node,
+            *leadership.borrow_and_update(),
+        ));
         master.discovery.directory.publish(&directory);
         known = Some(state);
         tokio::time::sleep(PAUSE).await;
@@ -188,9 +192,9 @@ fn ports_of(spec: &TaskSpec, task: &Task) -> Vec<Port> {
     numbers.into_iter().map(port).collect()
 }
 
-fn masters(state: &State, leadership: Leadership) -> Vec<tepui_discovery::Master> {
+fn masters(state: &State, own: NodeId, leadership: Leadership) -> Vec<tepui_discovery::Master> {
     let leads = |node| match leadership {
-        Leadership::Leader { .. } => false,
+        Leadership::Leader { .. } => node == own,
         Leadership::Follower { leader } => leader == Some(node),
     };
     let masters = state.masters.iter().filter_map(|(node, master)| {

@@ -5,8 +5,12 @@
 //! `hand` is the point of no return: it is recorded before the launch is sent,
 //! and from then on the task may run in that process and in no other.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tepui_types::container::MountSource;
 use tepui_types::wire::executor::{ExecutorLaunch, ToExecutor, VolumeFolder};
-use tepui_types::{TaskId, TaskState, Workload};
+use tepui_types::{TaskId, TaskSpec, TaskState, Workload};
 
 use super::containers::needs_preparation;
 use super::executors::{ExecutorId, ExecutorKind, Phase, TrustDomain};
@@ -114,9 +118,13 @@ impl Agent {
             folder: text(self.layout.volume(volume)),
             path: volume.path.clone(),
         });
+        let mut launch = launch.clone();
+        if !prepared.host_paths.is_empty() {
+            name_real_paths(Arc::make_mut(&mut launch.spec), &prepared.host_paths);
+        }
         let launch = ExecutorLaunch {
             volumes: volumes.collect(),
-            launch: launch.clone(),
+            launch,
             sandbox: text(self.layout.sandbox(id)),
             program,
             stdin,
@@ -128,6 +136,25 @@ impl Agent {
             network: prepared.network,
         };
         self.send(out, executor, ToExecutor::Launch(Box::new(launch)));
+    }
+}
+
+/// Puts paths of the machine as they were followed when they were allowed: executors follow no link.
+fn name_real_paths(spec: &mut TaskSpec, real: &BTreeMap<String, String>) {
+    let Workload::Command(command) = &mut spec.workload else {
+        return;
+    };
+    let options = command.options.iter_mut();
+    let companions = options.flat_map(|options| options.companions.iter_mut());
+    let theirs = companions.filter_map(|companion| companion.container.as_mut());
+    for container in command.container.iter_mut().chain(theirs) {
+        for mount in &mut container.mounts {
+            if let MountSource::Host(path) = &mut mount.source
+                && let Some(real) = real.get(path)
+            {
+                path.clone_from(real);
+            }
+        }
     }
 }
 

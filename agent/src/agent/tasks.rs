@@ -86,6 +86,8 @@ pub struct Prepared {
     pub image: Option<Arc<LocalImage>>,
     /// The images of its companions and its mounts, by their names.
     pub images: BTreeMap<String, Arc<LocalImage>>,
+    /// Where the paths of the machine that it mounts really are.
+    pub host_paths: BTreeMap<String, String>,
     /// The files of its secrets, by their names.
     pub secrets: BTreeMap<String, String>,
     /// Its devices.

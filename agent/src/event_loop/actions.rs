@@ -37,7 +37,9 @@ impl EventLoop {
                     None => tracing::error!(executor = %id, "a start before any registration"),
                 },
                 Action::Find(id) => self.parts.supervisor.find(id),
-                Action::Send(id, message) => self.parts.supervisor.send(id, message),
+                Action::Send(id, message) => {
+                    self.parts.supervisor.send(id, message);
+                }
                 Action::Clear(id) => self.parts.supervisor.clear(id),
                 Action::KeepVolumes(list) => volumes::keep(&self.parts.layout, &list),
                 Action::Ended(task, state) => {

@@ -2,15 +2,16 @@
 //! writes comes to them. When they go away the task goes on.
 
 use tepui_types::command::CommandStdin;
-use tepui_types::wire::stream::{AttachRequest, ClientFrame, Output, StreamFrame};
+use tepui_types::wire::stream::{AttachRequest, ClientFrame, MAX_CHUNK, Output, StreamFrame};
 use tepui_types::{TaskId, Workload};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use super::{ClientFrames, Means, Sender, Speech, StreamError, Subject, logs, refused};
+use super::{ClientFrames, Means, Sender, Speech, StreamError, Subject, Words, logs, refused};
 use crate::event_loop::Event;
 
-/// How much of what was written before is sent first, in bytes: a few screens.
+/// How much of what was written before is sent first to a terminal, in bytes: a few screens.
 const BEFORE: i64 = 16 * 1024;
 /// How often it is looked for more, as of followed output.
 const POLL: std::time::Duration = std::time::Duration::from_millis(25);
@@ -36,26 +37,37 @@ pub(super) async fn serve<C: AsyncRead + AsyncWrite>(
     sender.send(StreamFrame::Opened).await?;
     let task = request.task;
     if let Some(size) = request.terminal {
-        speak(means, Speech::Resize(task.clone(), size)).await;
+        speak(means, &task, Words::Resize(size)).await?;
     }
-    let mut files = Outputs::new(means, &task);
+    // What comes by a pipe is data: all of it is wanted.
+    let before = match request.terminal {
+        Some(_) => -BEFORE,
+        None => 0,
+    };
+    let mut files = Outputs::new(means, &task, before);
     let ended = subject.ended.unwrap_or_default();
     loop {
         let is_last = ended.is_cancelled();
         let moved = files.send(sender).await?;
-        if is_last {
+        if is_last && !moved {
             return sender.send(StreamFrame::End).await;
         }
         tokio::select! {
             batch = frames.next_batch() => {
                 for frame in batch?.ok_or(StreamError::Gone)? {
-                    let speech = match frame {
-                        ClientFrame::Data(bytes) if bytes.is_empty() => continue,
-                        ClientFrame::Data(bytes) => Speech::Input(task.clone(), bytes),
-                        ClientFrame::End => Speech::Input(task.clone(), Vec::new()),
-                        ClientFrame::Resize(size) => Speech::Resize(task.clone(), size),
-                    };
-                    speak(means, speech).await;
+                    match frame {
+                        ClientFrame::Data(bytes) => {
+                            for part in bytes.chunks(MAX_CHUNK) {
+                                speak(means, &task, Words::Input(part.to_vec())).await?;
+                            }
+                        }
+                        ClientFrame::End => {
+                            speak(means, &task, Words::Input(Vec::new())).await?;
+                        }
+                        ClientFrame::Resize(size) => {
+                            speak(means, &task, Words::Resize(size)).await?;
+                        }
+                    }
                 }
             }
             () = pause(&ended, moved) => {}
@@ -63,9 +75,18 @@ pub(super) async fn serve<C: AsyncRead + AsyncWrite>(
     }
 }
 
-async fn speak(means: &Means, speech: Speech) {
+async fn speak(means: &Means, task: &TaskId, words: Words) -> Result<(), StreamError> {
+    let (heard, answer) = oneshot::channel();
+    let task = task.clone();
+    let speech = Speech { task, words, heard };
     // The loop is gone only when the agent ends.
     let _ = means.events.send(Event::Spoken(speech)).await;
+    let lost = |_| {
+        let message =
+            "the task does not run, or its executor does not answer: what was sent is lost";
+        refused("input-lost", message)
+    };
+    answer.await.map_err(lost)
 }
 
 async fn pause(ended: &CancellationToken, moved: bool) {
@@ -77,16 +98,19 @@ async fn pause(ended: &CancellationToken, moved: bool) {
 /// Both outputs of a task, as they grow.
 struct Outputs {
     streams: [(logs::Output, bool); 2],
+    /// Where they begin; from the end when negative.
+    before: i64,
 }
 
 impl Outputs {
-    fn new(means: &Means, task: &TaskId) -> Self {
+    fn new(means: &Means, task: &TaskId, before: i64) -> Self {
         let stream = |output| {
             let path = means.layout.output(task, None, output);
             (logs::Output::new(&path), false)
         };
         Self {
             streams: [stream(Output::Stdout), stream(Output::Stderr)],
+            before,
         }
     }
 
@@ -95,28 +119,30 @@ impl Outputs {
         &mut self,
         sender: &mut Sender<'_, C>,
     ) -> Result<bool, StreamError> {
-        let mut moved = false;
+        let (mut moved, mut is_late) = (false, false);
         let mut chunk = vec![0; CHUNK];
         for (number, (output, is_open)) in self.streams.iter_mut().enumerate() {
             let unreadable =
                 |error: std::io::Error| refused("output-unreadable", error.to_string());
             if !*is_open {
-                *is_open = output.open(-BEFORE).await.map_err(unreadable)?;
+                *is_open = output.open(self.before).await.map_err(unreadable)?;
+                is_late |= !*is_open;
             }
-            loop {
-                let count = output.read(&mut chunk).await.map_err(unreadable)?;
-                if count == 0 {
-                    break;
-                }
+            // One at a time: neither the other nor what is typed waits for all of it.
+            let count = output.read(&mut chunk).await.map_err(unreadable)?;
+            if count > 0 {
                 let bytes = chunk[..count].to_vec();
                 moved = true;
-                sender
-                    .send(match number {
-                        0 => StreamFrame::Data(bytes),
-                        _ => StreamFrame::ErrorData(bytes),
-                    })
-                    .await?;
+                let frame = match number {
+                    0 => StreamFrame::Data(bytes),
+                    _ => StreamFrame::ErrorData(bytes),
+                };
+                sender.send(frame).await?;
             }
+        }
+        if is_late {
+            // What is not there yet is not from before.
+            self.before = 0;
         }
         Ok(moved)
     }

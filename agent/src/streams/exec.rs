@@ -15,12 +15,17 @@ use tepui_types::wire::executor::{RunBeside, RunIo};
 use tepui_types::wire::stream::{ClientFrame, ExecRequest, MAX_CHUNK, StreamFrame, TerminalSize};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, Interest};
+use tokio::time::Instant;
 
 use super::{ClientFrames, Means, Sender, StreamError, Subject, refused};
 use crate::beside::{Ran, Run};
 
 /// How long what a command left running may go on writing after its end.
 const AFTERMATH: Duration = Duration::from_millis(200);
+/// How long that may go on where it writes more often than that.
+const LONGEST_AFTERMATH: Duration = Duration::from_secs(5);
+/// How often it is looked whether a caller is there whose input the command does not read.
+const PROBE: Duration = Duration::from_secs(5);
 /// What a terminal takes for the end of what is typed.
 const END_OF_TRANSMISSION: u8 = 4;
 
@@ -53,11 +58,16 @@ pub(super) async fn serve<C: AsyncRead + AsyncWrite>(
     let run = means.beside.run(Run { command, files });
     tokio::pin!(run);
     let mut ran: Option<Ran> = None;
+    let mut over = None;
+    let mut probe = tokio::time::interval(PROBE);
     let mut chunks = [vec![0; MAX_CHUNK], vec![0; MAX_CHUNK]];
     loop {
+        if ran.is_some() && ends.stdout.is_none() && ends.stderr.is_none() {
+            break;
+        }
         let [out_chunk, err_chunk] = &mut chunks;
+        let waits = !ends.input.bytes.is_empty();
         let frame = tokio::select! {
-            biased;
             count = read(&ends.stdout, out_chunk), if ends.stdout.is_some() => match count {
                 0 => { ends.stdout = None; continue; }
                 count => StreamFrame::Data(out_chunk[..count].to_vec()),
@@ -66,17 +76,26 @@ pub(super) async fn serve<C: AsyncRead + AsyncWrite>(
                 0 => { ends.stderr = None; continue; }
                 count => StreamFrame::ErrorData(err_chunk[..count].to_vec()),
             },
-            ended = &mut run, if ran.is_none() => { ran = Some(ended); continue; }
+            ended = &mut run, if ran.is_none() => {
+                ran = Some(ended);
+                over = Some(Instant::now() + LONGEST_AFTERMATH);
+                continue;
+            }
             () = tokio::time::sleep(AFTERMATH), if ran.is_some() => break,
-            () = ends.input.write(), if !ends.input.bytes.is_empty() => continue,
-            batch = frames.next_batch(), if ends.input.bytes.is_empty() => {
+            () = ends.input.write(), if waits => continue,
+            batch = frames.next_batch(), if !waits => {
                 for frame in batch?.ok_or(StreamError::Gone)? {
                     ends.input.take(frame);
                 }
                 continue;
             }
+            // While nothing is read of the caller, a write tells whether they are still there.
+            _ = probe.tick(), if waits => StreamFrame::Data(Vec::new()),
         };
         sender.send(frame).await?;
+        if over.is_some_and(|over| over <= Instant::now()) {
+            break;
+        }
     }
     match ran {
         Some(Ok(code)) => sender.send(StreamFrame::Exited(code)).await,
@@ -117,6 +136,10 @@ impl Ends {
             return Ok((this, vec![stdin.into(), stdout.into(), stderr.into()]));
         };
         let pty = openpty(None, None)?;
+        for end in [&pty.master, &pty.slave] {
+            // Not for what the agent starts meanwhile.
+            rustix::io::fcntl_setfd(end, rustix::io::FdFlags::CLOEXEC)?;
+        }
         rustix::termios::tcsetwinsize(&pty.master, winsize(size))?;
         let this = Self {
             input: Input::new(pty.master.try_clone()?, true)?,

@@ -154,8 +154,18 @@ fn pack(archive: &mut tar::Builder<&mut Buffered>, root: &OwnedFd, path: &Path) 
     if file.metadata()?.is_file() {
         return pack_file(archive, &name, file);
     }
-    let mut folders = vec![(start, name)];
-    while let Some((folder, name)) = folders.pop() {
+    // By their paths: so many descriptors there are not.
+    let mut folders = vec![(path.to_owned(), name)];
+    while let Some((inside, name)) = folders.pop() {
+        // The first may be reached by a link; below it none is followed.
+        let folder = match inside == path {
+            true => start.try_clone()?,
+            false => match open_folder(root, &inside) {
+                Ok(folder) => folder,
+                Err(error) if has_changed(&error) => continue,
+                Err(error) => return Err(error.into()),
+            },
+        };
         if name.components().count() > MAX_DEPTH {
             let message = format!("folders are more than {MAX_DEPTH} deep");
             return Err(io::Error::other(message));
@@ -173,15 +183,15 @@ fn pack(archive: &mut tar::Builder<&mut Buffered>, root: &OwnedFd, path: &Path) 
             let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
             let open = || rustix::fs::openat(&folder, entry_name, flags, Mode::empty());
             match FileType::from_raw_mode(stat.st_mode) {
-                FileType::RegularFile => {
-                    let Ok(file) = open() else { continue };
-                    pack_file(archive, &place, file.into())?;
-                }
+                FileType::RegularFile => match open() {
+                    Ok(file) => pack_file(archive, &place, file.into())?,
+                    Err(error) if has_changed(&error) => {}
+                    Err(error) => return Err(error.into()),
+                },
                 FileType::Directory => {
-                    let Ok(inner) = open() else { continue };
                     let mut header = header(&stat, tar::EntryType::Directory);
                     archive.append_data(&mut header, &place, io::empty())?;
-                    folders.push((inner, place));
+                    folders.push((inside.join(os_str(entry_name.to_bytes())), place));
                 }
                 FileType::Symlink => {
                     let Ok(target) = rustix::fs::readlinkat(&folder, entry_name, Vec::new()) else {
@@ -196,6 +206,21 @@ fn pack(archive: &mut tar::Builder<&mut Buffered>, root: &OwnedFd, path: &Path) 
         }
     }
     Ok(())
+}
+
+fn open_folder(root: &OwnedFd, inside: &Path) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let inside_alone = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    openat2(root, inside, flags, Mode::empty(), inside_alone)
+}
+
+/// Whether something is not what it was a moment ago: then it is left out.
+fn has_changed(error: &rustix::io::Errno) -> bool {
+    use rustix::io::Errno;
+    matches!(
+        *error,
+        Errno::NOENT | Errno::LOOP | Errno::NOTDIR | Errno::NXIO
+    )
 }
 
 /// As many bytes as it had at first, whatever is written to it meanwhile.

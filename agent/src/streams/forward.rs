@@ -10,6 +10,9 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::{ClientFrames, Sender, StreamError, Subject, refused};
 
+/// How often it is looked whether the caller is still there.
+const PROBE: std::time::Duration = std::time::Duration::from_secs(5);
+
 pub(super) async fn serve<C: AsyncRead + AsyncWrite>(
     sender: &mut Sender<'_, C>,
     mut frames: ClientFrames<C>,
@@ -24,28 +27,30 @@ pub(super) async fn serve<C: AsyncRead + AsyncWrite>(
     let (mut read, mut write) = connection.into_split();
     let outward = async {
         let mut chunk = vec![0; MAX_CHUNK];
+        let mut probe = tokio::time::interval(PROBE);
         loop {
-            match read.read(&mut chunk).await {
-                Ok(0) | Err(_) => return sender.send(StreamFrame::End).await,
-                Ok(count) => {
-                    let bytes = chunk[..count].to_vec();
-                    sender.send(StreamFrame::Data(bytes)).await?;
-                }
-            }
+            let frame = tokio::select! {
+                read = read.read(&mut chunk) => match read {
+                    Ok(0) | Err(_) => return sender.send(StreamFrame::End).await,
+                    Ok(count) => StreamFrame::Data(chunk[..count].to_vec()),
+                },
+                // Tells whether the caller is still there.
+                _ = probe.tick() => StreamFrame::Data(Vec::new()),
+            };
+            sender.send(frame).await?;
         }
     };
     let inward = async {
+        // What the task still sends is passed on also when it reads no more.
+        let mut is_read = true;
         loop {
             for frame in frames.next_batch().await?.ok_or(StreamError::Gone)? {
                 let written = match frame {
-                    ClientFrame::Data(bytes) => write.write_all(&bytes).await,
-                    ClientFrame::End => write.shutdown().await,
-                    ClientFrame::Resize(_) => Ok(()),
+                    ClientFrame::Data(bytes) if is_read => write.write_all(&bytes).await,
+                    ClientFrame::End if is_read => write.shutdown().await,
+                    ClientFrame::Data(_) | ClientFrame::End | ClientFrame::Resize(_) => Ok(()),
                 };
-                if written.is_err() {
-                    // What the task still sends is passed on all the same.
-                    std::future::pending::<()>().await;
-                }
+                is_read &= written.is_ok();
             }
         }
     };

@@ -266,7 +266,7 @@ mod tests {
     fn flags_that_cannot_be_say_why() {
         for (line, hint) in [
             ("--mount /srv", "FROM:PATH"),
-            ("--mount srv:/data", "not absolute"),
+            ("--mount ../srv:/data", "`..`"),
             ("--tmpfs /t=1", "MiB"),
             ("--publish 0 --network web", "65535"),
             ("--publish 80", "--network"),

@@ -67,7 +67,10 @@ impl Input {
                 self.wait(bytes);
             }
             // It stays the terminal of whoever attaches next.
-            (None, true) if self.in_line => self.wait(&[END_OF_INPUT, END_OF_INPUT]),
+            (None, true) if self.in_line => {
+                self.in_line = false;
+                self.wait(&[END_OF_INPUT, END_OF_INPUT]);
+            }
             (None, true) => self.wait(&[END_OF_INPUT]),
             (None, false) => self.is_closing = true,
         }

@@ -6,10 +6,11 @@
 //! system, its part of the cgroup) stays until its task has ended.
 
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
@@ -283,8 +284,11 @@ impl Member {
             // Makes room for it. What stays is of processes that would not end.
             outputs.pump([theirs.is_terminal, true], Instant::now());
             let [.., stderr] = &theirs.files;
-            // A line more is not worth failing for.
-            let _ = nix::unistd::write(stderr, line.as_bytes());
+            // A line more is not worth failing for, nor to wait for a terminal that was stopped.
+            let mut room = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
+            if poll(&mut room, PollTimeout::ZERO) == Ok(1) {
+                let _ = nix::unistd::write(stderr, line.as_bytes());
+            }
         }
         Some(Ok(theirs))
     }

@@ -122,9 +122,10 @@ impl Task {
             is_gone: false,
         };
         this.advance(startup, Instant::now());
-        if let Some(verdict) = this.supervision.verdict() {
-            // Nothing of it has run.
-            this.is_gone();
+        // What a runtime that gave up has left is killed first, on the next tick.
+        if let Some(verdict) = this.supervision.verdict()
+            && this.is_gone()
+        {
             this.end(verdict, None);
         }
         this
@@ -192,7 +193,11 @@ impl Task {
                         self.supervision.on_started(number, now);
                         break;
                     }
-                    Err(reason) => self.supervision.on_refused(number, reason, now),
+                    Err(reason) => {
+                        // A runtime that gave up may have left a process.
+                        self.force(number);
+                        self.supervision.on_refused(number, reason, now);
+                    }
                 },
                 Action::Stop(number) => self.members[number].stop(),
                 Action::Force(number) => self.force(number),
@@ -393,7 +398,9 @@ impl Task {
             status: draining.status,
             oom_kills: counts.oom_kills,
             // The bound is the task's, and newer kernels count it there (v2).
-            refused_pids: counts.refused_pids.max(of_task.refused_pids),
+            refused_pids: counts
+                .refused_pids
+                .max(of_task.since(self.before).refused_pids),
             mem: mem.unwrap_or(self.limits.mem),
             pids: self.limits.pids,
         };

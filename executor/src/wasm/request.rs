@@ -134,9 +134,10 @@ type Instance<'a> = (Store<ComponentState>, Proxy, SemaphorePermit<'a>);
 /// those that run, whose ends it hears.
 async fn instantiate(service: &Service) -> Result<Instance<'_>, String> {
     let guest = &service.guest;
+    // First: at most one of a service waits with a place that others want.
+    let _turn = service.instantiating.lock().await;
     let place = guest.host.request_places.acquire().await;
     let place = place.map_err(|closed| closed.to_string())?;
-    let _turn = service.instantiating.lock().await;
     loop {
         let mut released = pin!(guest.memory.released().notified());
         released.as_mut().enable();

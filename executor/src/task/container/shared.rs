@@ -88,6 +88,8 @@ impl Shared {
             None => chown(sandbox, Some(uid), Some(gid))?,
             Some(owner) if owner == (uid, gid) => return Ok(()),
             Some(_) => {
+                // Who owns such a folder may remove what is in it.
+                chown(sandbox, Some(0), Some(0))?;
                 let mode = std::fs::Permissions::from_mode(0o1777);
                 return std::fs::set_permissions(sandbox, mode);
             }

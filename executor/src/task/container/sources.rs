@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use tepui_types::container::{Container, MountSource};
 use tepui_types::task::reason;
 use tepui_types::wire::executor::ExecutorLaunch;
@@ -68,7 +68,7 @@ impl Sources<'_> {
         let shown = mounts.map(|(number, mount)| {
             let (from, read_only) = match &mount.source {
                 MountSource::Tmpfs(size) => return Ok(Shown::Memory(*size)),
-                MountSource::Host(path) => (PathBuf::from(path), mount.read_only),
+                MountSource::Host(path) => (self.of_machine(number, path)?, mount.read_only),
                 MountSource::Sandbox(path) => (self.in_sandbox(number, path)?, mount.read_only),
                 MountSource::Secret(name) => (self.secret(number, name)?, true),
                 MountSource::Image(image) => (self.image(number, image)?, true),
@@ -83,6 +83,25 @@ impl Sources<'_> {
         let sandbox = Path::new(&self.launch.sandbox);
         let mut volumes = self.launch.volumes.iter();
         volumes.try_for_each(|volume| root::make_folders(sandbox, Path::new(&volume.path)))
+    }
+
+    /// What lies at that path of the machine, which the agent has followed to its end: a link in it
+    /// now was not there when it was allowed.
+    fn of_machine(&self, number: usize, path: &str) -> Result<PathBuf, Reason> {
+        let cannot = |error: io::Error| {
+            refused(match error.raw_os_error() {
+                Some(libc::ELOOP) => {
+                    format!("`{path}` of the machine is another since it was allowed")
+                }
+                _ => format!("`{path}` of the machine cannot be mounted: {error}"),
+            })
+        };
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let found = openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS);
+        let found = found.map_err(|errno| cannot(errno.into()))?;
+        let place = self.folder.join("mounts").join(number.to_string());
+        pin(&found, &place).map_err(cannot)?;
+        Ok(place)
     }
 
     /// What lies at that path below the sandbox or, where that leads into one, in a volume.
