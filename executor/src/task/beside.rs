@@ -132,6 +132,18 @@ impl Beside {
         }
     }
 
+    /// The agent that wanted them has gone: who waited for those without a limit has gone with it.
+    pub fn abandon_all(&self) {
+        let waited_for = self
+            .running
+            .iter()
+            .filter(|(_, command)| command.limit.is_none());
+        for (pid, _) in waited_for {
+            // It leads a session of its own.
+            let _ = kill(Pid::from_raw(-pid.as_raw()), Signal::SIGKILL);
+        }
+    }
+
     /// A process was reaped; what there is to say, if it was one of these.
     pub fn on_exit(&mut self, status: WaitStatus) -> Option<FromExecutor> {
         let command = self.running.remove(&status.pid()?)?;

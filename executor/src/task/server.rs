@@ -387,6 +387,7 @@ impl Server {
             tasks: self.updates().cloned().collect(),
         };
         if connection.send(&attached).is_ok() {
+            self.beside.abandon_all();
             // The newest wins: the one before is closed here.
             self.agent = Some(connection);
             self.on_frames();

@@ -138,6 +138,28 @@ fn a_command_that_nobody_waits_for_is_ended_and_the_task_goes_on() {
 }
 
 #[test]
+fn commands_that_people_run_end_when_another_agent_comes_and_checks_go_on() {
+    for mut host in hosts() {
+        let executor = &mut host.executor;
+        let (stdin, to) = io::pipe().unwrap();
+        let (mut out, stdout) = io::pipe().unwrap();
+        let files = [stdin.as_fd(), stdout.as_fd(), stdout.as_fd()];
+        let script = "echo begun; sleep 1000";
+        run(executor, 1, &["sh", "-c", script], RunIo::Pipes, &files);
+        assert_eq!(text_of(&mut out, 6), "begun\n");
+        let mark = executor.task_dir("task").join("sandbox/mark");
+        let wait = "while ! test -e $TEPUI_SANDBOX/mark; do sleep 0.05; done";
+        executor.run_beside(2, "task", &["sh", "-c", wait], 60_000);
+        executor.reattach();
+        assert_eq!(executor.ran(1), Ok(137));
+        std::fs::write(mark, "").unwrap();
+        assert_eq!(executor.ran(2), Ok(0));
+        drop(to);
+        host.end();
+    }
+}
+
+#[test]
 fn a_command_whose_files_did_not_come_is_refused() {
     let mut host = host(Executor::native(), None, true);
     let executor = &mut host.executor;
