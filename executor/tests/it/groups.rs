@@ -14,8 +14,10 @@ use crate::containers::{image, runtimes};
 use crate::env::{Builder, DEADLINE, Executor, check, eventually, task};
 
 const IMAGE: &str = r#"{"image": "test"}"#;
-/// Runs until it is asked to end, and says so in the sandbox.
-const SERVES: &str = "trap 'echo end of $0 >> log; exit 0' TERM; while true; do sleep 0.05; done";
+/// Runs until it is asked to end, and says so in the sandbox; that it is up, once it is ready for that.
+fn serves(says: &str) -> String {
+    format!("trap 'echo end of $0 >> log; exit 0' TERM; {says}; while true; do sleep 0.05; done")
+}
 
 /// A companion with the image of all: a script in its shell.
 fn companion(name: &str, role: &str, script: &str, more: &str) -> String {
@@ -76,7 +78,7 @@ fn preparation_comes_first_sidecars_before_the_command_and_end_after_it() {
             dir.path(),
             &format!("{wait}; echo main >> log; echo out"),
             &[
-                companion("proxy", "sidecar", &format!("touch up; {SERVES}"), ""),
+                companion("proxy", "sidecar", &serves("touch up"), ""),
                 companion("first", "init", "sleep 0.1; echo first >> log", ""),
                 companion("second", "init", "echo second >> log; echo prepared", ""),
             ],
@@ -154,7 +156,7 @@ fn a_member_that_is_started_often_leaves_nothing_open_in_its_executor() {
     for (mut executor, dir) in executors() {
         let restart = r#", "restart": {"after": "any", "backoff_ms": 10, "max_backoff_ms": 10}"#;
         let companions = [companion("flaky", "sidecar", "echo >> runs", restart)];
-        executor.launch(group(dir.path(), SERVES, &companions));
+        executor.launch(group(dir.path(), &serves(":"), &companions));
         let fds = format!("/proc/{}/fd", executor.identity.pid);
         let fds = || fs::read_dir(&fds).unwrap().count();
         let has_run = |times| sandbox(&executor, "runs").lines().count() >= times;
@@ -173,9 +175,9 @@ fn a_peer_that_fails_ends_the_command_with_its_grace_and_is_the_reason() {
     for (mut executor, dir) in executors() {
         let builder = group(
             dir.path(),
-            &format!("touch up; {SERVES}"),
+            &serves("touch up"),
             &[
-                companion("proxy", "sidecar", &format!("touch up2; {SERVES}"), ""),
+                companion("proxy", "sidecar", &serves("touch up2"), ""),
                 companion(
                     "other",
                     "peer",
@@ -201,14 +203,10 @@ fn a_peer_that_fails_ends_the_command_with_its_grace_and_is_the_reason() {
 fn a_kill_ends_the_command_before_its_sidecars_and_all_within_its_grace() {
     for (mut executor, dir) in executors() {
         let companions = [
-            companion("one", "sidecar", &format!("touch up1; {SERVES}"), ""),
-            companion("two", "sidecar", &format!("touch up2; {SERVES}"), ""),
+            companion("one", "sidecar", &serves("touch up1"), ""),
+            companion("two", "sidecar", &serves("touch up2"), ""),
         ];
-        executor.launch(group(
-            dir.path(),
-            &format!("touch up; {SERVES}"),
-            &companions,
-        ));
+        executor.launch(group(dir.path(), &serves("touch up"), &companions));
         let sandbox_dir = executor.task_dir("task").join("sandbox");
         let is_up = |file: &str| sandbox_dir.join(file).exists();
         eventually("all run", || ["up", "up1", "up2"].into_iter().all(is_up));
@@ -259,7 +257,7 @@ fn a_member_is_held_to_its_own_memory_and_the_others_live() {
     };
     let hog = "a=x; while true; do a=$a$a$a$a; done";
     let peer = companion("hog", "peer", hog, r#", "mem_bytes": 16777216"#);
-    executor.launch(group(dir.path(), SERVES, &[peer]).mem(Bytes::mib(128)));
+    executor.launch(group(dir.path(), &serves(":"), &[peer]).mem(Bytes::mib(128)));
     let end = executor.end("task");
     check(
         &end,
@@ -335,13 +333,8 @@ fn companions_without_an_image_see_the_machine_each_once() {
 #[test]
 fn commands_run_beside_the_member_that_is_named() {
     for (mut executor, dir) in executors() {
-        let companions = [companion(
-            "proxy",
-            "sidecar",
-            &format!("touch /mine up; {SERVES}"),
-            "",
-        )];
-        executor.launch(group(dir.path(), SERVES, &companions));
+        let companions = [companion("proxy", "sidecar", &serves("touch /mine up"), "")];
+        executor.launch(group(dir.path(), &serves(":"), &companions));
         let up = executor.task_dir("task").join("sandbox/up");
         eventually("the sidecar runs", || up.exists());
         let mut run = |member: Option<&str>| {
@@ -372,7 +365,7 @@ fn a_companion_that_cannot_be_executed_is_an_error_that_names_it() {
         return;
     };
     let bad = companion("bad", "sidecar", "", "").replace(r#""sh", "-c""#, r#""no-such-program""#);
-    let good = companion("good", "sidecar", SERVES, "");
+    let good = companion("good", "sidecar", &serves(":"), "");
     executor.launch(group(dir.path(), "echo main", &[good, bad]));
     let words = "sidecar `bad`: `no-such-program` was not found";
     check(
@@ -392,7 +385,7 @@ fn members_are_told_of_while_the_task_runs() {
     };
     let restart = r#", "restart": {"after": "any", "backoff_ms": 10, "max_backoff_ms": 20}"#;
     let companions = [companion("flaky", "sidecar", "exit 3", restart)];
-    executor.launch(group(dir.path(), SERVES, &companions));
+    executor.launch(group(dir.path(), &serves(":"), &companions));
     let told = loop {
         let update = executor.update();
         assert_eq!(update.state, TaskState::Running);
@@ -413,17 +406,8 @@ fn members_are_told_of_while_the_task_runs() {
 #[test]
 fn the_end_of_the_executor_leaves_nothing_of_any_member() {
     for (mut executor, dir) in executors() {
-        let companions = [companion(
-            "proxy",
-            "sidecar",
-            &format!("touch up; {SERVES}"),
-            "",
-        )];
-        executor.launch(group(
-            dir.path(),
-            &format!("touch up2; {SERVES}"),
-            &companions,
-        ));
+        let companions = [companion("proxy", "sidecar", &serves("touch up"), "")];
+        executor.launch(group(dir.path(), &serves("touch up2"), &companions));
         let sandbox_dir = executor.task_dir("task").join("sandbox");
         eventually("both run", || {
             sandbox_dir.join("up").exists() && sandbox_dir.join("up2").exists()
