@@ -169,6 +169,13 @@ pub enum Command {
         /// What.
         wish: Wish,
     },
+    /// An agent's machine has changed while it is connected.
+    RefreshAgent {
+        /// Which agent.
+        agent: AgentId,
+        /// Its machine.
+        info: AgentInfo,
+    },
 }
 
 /// An agent's introduction, as it enters the log.

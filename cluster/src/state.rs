@@ -230,6 +230,7 @@ impl State {
                 info,
                 tasks,
             } => self.register_agent(context, *nonce, *boot, *agent, info, tasks),
+            Command::RefreshAgent { agent, info } => self.refresh_connected(context, *agent, info),
             Command::ReportTasks { agent, reports } => self.report_tasks(context, *agent, reports),
             Command::MarkAgentUnreachable { agent } => self.mark_agent_unreachable(context, *agent),
             Command::Turn(turn) => self.take_turn(context, turn),

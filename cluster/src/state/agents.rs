@@ -172,6 +172,29 @@ impl State {
         }
     }
 
+    /// Takes what a connected agent says of its machine. One that is unreachable says it again when
+    /// it registers.
+    pub(super) fn refresh_connected(
+        &mut self,
+        context: &mut Context,
+        id: AgentId,
+        info: &AgentInfo,
+    ) -> Outcome {
+        match self.agents.get(&id).map(|agent| agent.status) {
+            None => return Err(Rejection::NotFound(format!("there is no agent {id}"))),
+            Some(AgentStatus::Active) => {}
+            Some(status) => {
+                return Err(Rejection::Conflict(format!(
+                    "agent {id} is {}: it says what its machine has when it registers",
+                    status.as_str()
+                )));
+            }
+        }
+        self.check_lent(Some(id), info)?;
+        self.refresh_agent(context, id, info);
+        Ok(Accepted::Done)
+    }
+
     /// Takes changed resources and attributes live.
     fn refresh_agent(&mut self, context: &mut Context, id: AgentId, info: &AgentInfo) {
         let Some(agent) = self.agents.get(&id) else {

@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
-use std::sync::Arc;
 
 use tepui_cluster::{Allocator, Command, Decision};
 use tepui_types::operation::Operation;
@@ -51,6 +50,11 @@ impl Stage {
         let words: Vec<_> = line.split_whitespace().collect();
         match words[..] {
             ["agent", name, ref rest @ ..] => self.agent(name, rest),
+            ["now", name, ref rest @ ..] => {
+                let agent = self.agents[name];
+                let info = named(name, rest);
+                self.apply(Command::RefreshAgent { agent, info })
+            }
             ["framework", name, "in", role] => {
                 let id = self.log.framework(name, role);
                 self.frameworks.insert(name.into(), id);
@@ -197,19 +201,7 @@ impl Stage {
     }
 
     fn agent(&mut self, name: &str, rest: &[&str]) -> String {
-        let (attributes, rest): (Vec<&str>, Vec<&str>) =
-            rest.iter().partition(|word| word.starts_with('@'));
-        let attributes = attributes.iter().map(|word| {
-            let (name, value) = word[1..].split_once('=').unwrap();
-            (name.to_owned(), value.to_owned())
-        });
-        let info = AgentInfo {
-            address: None,
-            hostname: name.into(),
-            resources: lent(&rest),
-            attributes: Arc::new(attributes.collect()),
-            version: "0.1.0".into(),
-        };
+        let info = named(name, rest);
         let known = self.agents.get(name).copied();
         let nonce = known.map_or(self.agents.len() as u64 + 1, |agent| agent.0);
         let id = AgentId(nonce);

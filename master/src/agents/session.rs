@@ -267,6 +267,19 @@ async fn on_frame(master: &Master, agent: AgentId, frame: AgentFrame) -> Result<
             }
             Ok(())
         }
+        AgentFrame::Machine(info) => {
+            if let Err(why) = info.validate() {
+                tracing::warn!(%agent, why, "an agent says what no machine has");
+                return Err(SessionError::Unexpected);
+            }
+            let command = Command::RefreshAgent { agent, info: *info };
+            let request = Request::new(Principal::Agent(agent), command);
+            let committed = master.proposals.submit(request).await?;
+            if let Err(rejection) = committed.outcome {
+                tracing::warn!(%agent, %rejection, "what an agent has now was refused");
+            }
+            Ok(())
+        }
         AgentFrame::StreamRefused { stream, reason } => {
             master.sessions.streams().refuse(stream, reason);
             Ok(())

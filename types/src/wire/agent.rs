@@ -72,6 +72,9 @@ pub enum AgentFrame {
         /// Why.
         reason: Reason,
     },
+    /// Its machine as it is now, where that has changed since its introduction: what it lends beyond
+    /// what is firm goes up and down with what its tasks use.
+    Machine(Box<AgentInfo>),
 }
 
 /// An agent's introduction.

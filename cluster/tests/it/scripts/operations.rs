@@ -127,6 +127,7 @@ impl Stage {
                 "disk" => {
                     matches!(&pool.kind.disk, Some(Disk::Mount(id) | Disk::Path(id)) if id == what)
                 }
+                "revocable" => pool.kind.revocable,
                 role => {
                     let owner = pool
                         .kind

@@ -66,6 +66,23 @@ pub fn spec_of<'a>(words: &[&'a str]) -> (Vec<&'a str>, Arc<TaskSpec>) {
     (others, Arc::new(spec))
 }
 
+/// A machine of this name: `@zone=a` is an attribute, the rest what it has.
+pub fn named(name: &str, words: &[&str]) -> AgentInfo {
+    let (attributes, rest): (Vec<&str>, Vec<&str>) =
+        words.iter().partition(|word| word.starts_with('@'));
+    let attributes = attributes.iter().map(|word| {
+        let (name, value) = word[1..].split_once('=').unwrap();
+        (name.to_owned(), value.to_owned())
+    });
+    AgentInfo {
+        address: None,
+        hostname: name.into(),
+        resources: lent(&rest),
+        attributes: Arc::new(attributes.collect()),
+        version: "0.1.0".into(),
+    }
+}
+
 /// What a machine has: `eng:cpus=2` is statically reserved, `revocable:cpus=1` may be taken back,
 /// `mount:ssd=10` and `path:hdd=10` are disks.
 pub fn lent(words: &[&str]) -> Resources {
