@@ -15,6 +15,7 @@ use tepui_types::wire::agent::{AgentEffect, StatusReport, TaskLaunch, VolumeList
 use tepui_types::wire::executor::{ProcessIdentity, TaskUpdate, ToExecutor};
 use tepui_types::{Digest, Reason, TaskId, TaskState};
 
+pub use census::{Place, Running};
 pub use executors::{Executor, ExecutorId, ExecutorKind, Phase, TrustDomain, token};
 pub use status_updates::Urgency;
 pub use tasks::{Life, Prepared};
@@ -27,6 +28,7 @@ use status_updates::StatusUpdates;
 use tasks::{MAX_PLACEMENTS, Stage, Tasks};
 
 mod artifacts;
+mod census;
 mod checks;
 mod containers;
 mod executors;

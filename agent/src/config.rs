@@ -19,6 +19,7 @@ use crate::containers::ContainersConfig;
 use crate::error::AgentError;
 use crate::gpus::GpuConfig;
 use crate::pools::{DiskSettings, Special};
+use crate::ports::TaskPorts;
 use crate::resources::{ResourceOverrides, parse_bytes};
 
 pub use containers::ContainerSettings;
@@ -55,6 +56,8 @@ pub struct Settings {
     pub output_limit: Option<String>,
     /// What native tasks may do: `confined` or `all`.
     pub task_privileges: Option<String>,
+    /// Where tasks may listen in the machine's own network.
+    pub task_ports: Option<TaskPorts>,
     /// What containers may have, and where their images come from.
     pub containers: Option<ContainerSettings>,
     /// What may be fetched into sandboxes.
@@ -94,6 +97,7 @@ impl Settings {
             executors: self.executors.or(rest.executors),
             output_limit: self.output_limit.or(rest.output_limit),
             task_privileges: self.task_privileges.or(rest.task_privileges),
+            task_ports: self.task_ports.or(rest.task_ports),
             containers: match (self.containers, rest.containers) {
                 (Some(ours), Some(theirs)) => Some(ours.or(theirs)),
                 (ours, theirs) => ours.or(theirs),
@@ -136,6 +140,8 @@ pub struct Config {
     pub output_limit: Bytes,
     /// What executors and their tasks may do.
     pub privileges: Privileges,
+    /// Where tasks may listen in the machine's own network.
+    pub task_ports: TaskPorts,
     /// Who makes containers.
     pub runtime: Runtime,
     /// What containers may have, and where their images come from.
@@ -220,6 +226,7 @@ impl Config {
             executors,
             output_limit,
             privileges: privileges.unwrap_or_default(),
+            task_ports: settings.task_ports.unwrap_or_default(),
             runtime,
             containers,
             gpus: settings.gpus.unwrap_or_default(),
@@ -331,6 +338,7 @@ mod tests {
             executors,
             output_limit,
             task_privileges,
+            task_ports,
             containers,
             fetch,
             gpus,
@@ -352,6 +360,7 @@ mod tests {
         assert!(resources.is_some() && attributes.is_some() && executors.is_some());
         // The example's file is on no machine that runs this.
         assert!(output_limit.is_some() && task_privileges.is_some() && token_file.is_none());
+        assert_eq!(task_ports, Some(TaskPorts::default()), "as the file says");
         let config = Config::new(settings).unwrap();
         assert_eq!(config.output_limit, DEFAULT_LIMIT, "as the file says of it");
         assert_eq!(config.masters, ["http://127.0.0.1:5050"]);

@@ -4,23 +4,22 @@
 //! journal with one write, their statuses into frames of a thousand. The loop
 //! waits for nothing but events, and everything that may block runs beside it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tepui_folder::FolderError;
 use tepui_types::agent::AgentInfo;
-use tepui_types::check::CheckStatus;
 use tepui_types::wire::agent::{AgentFrame, Hello, MAX_BATCH, MasterFrame};
 use tepui_types::wire::executor::ToExecutor;
 use tepui_types::wire::stream::StreamRequest;
 use tepui_types::{Digest, Reason, TaskId, task::reason};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::agent::{Action, Agent, ExecutorId, Life, Prepared, Urgency};
+use crate::agent::{Action, Agent, ExecutorId, Life, Urgency};
 use crate::beside::{Beside, Run};
 use crate::checkpoint::Journal;
 use crate::checks::Checker;
@@ -35,7 +34,10 @@ use crate::sandbox::Layout;
 use crate::streams::{self, MAX_STREAMS, Means, Speech, StreamJob, Subject, Words};
 use crate::{contact, uptime};
 
+pub use event::Event;
+
 mod actions;
+mod event;
 
 /// Events that wait. Whoever sends more waits itself: executors' connections
 /// and the master's then fill up, which slows those down and loses nothing.
@@ -51,47 +53,6 @@ const PROGRESS_DELAY: Duration = Duration::from_millis(10);
 
 /// How long an agent that was stopped waits for executors that it told to end.
 const LEAVING: Duration = Duration::from_secs(1);
-
-/// All that can happen to an agent.
-#[derive(Debug)]
-pub enum Event {
-    /// A session is about to begin and needs the agent's introduction.
-    HelloWanted(oneshot::Sender<Hello>),
-    /// A session has begun.
-    Registered(Session),
-    /// The master sent these.
-    Master(Vec<MasterFrame>),
-    /// The session has ended; another is being tried for.
-    MasterLost,
-    /// The master will not have this agent.
-    Refused(Reason),
-    /// An executor process said something, or is gone.
-    Executor(ExecutorId, ExecutorEvent),
-    /// An artifact is here, or cannot be had.
-    Fetched(Digest, Result<(), Reason>),
-    /// The files of these artifacts take so many bytes more than they may.
-    Excess(Vec<(Digest, u64)>, u64),
-    /// An artifact's file is gone, or could not be removed.
-    Removed(Digest),
-    /// What a task's container needs is on its way.
-    Preparing(TaskId, Reason),
-    /// What a task's container needs is there, or cannot be had.
-    Prepared(TaskId, Result<Prepared, Reason>),
-    /// How a task's checks stand.
-    Checked(TaskId, Vec<CheckStatus>),
-    /// A task is to end, for it is not well.
-    Unwell(TaskId, Reason),
-    /// A command is to be run beside a task.
-    RunWanted(Run),
-    /// Nobody waits for the command of this number any more.
-    Abandoned(ExecutorId, u64),
-    /// Someone speaks to a task's own input.
-    Spoken(Speech),
-    /// Which tasks are not forgotten?
-    HeldWanted(oneshot::Sender<HashSet<TaskId>>),
-    /// Time has passed.
-    Tick,
-}
 
 /// What the loop needs from the start.
 #[derive(Debug)]
@@ -249,6 +210,7 @@ impl EventLoop {
                     .send(executor, ToExecutor::Abandon(id));
             }
             Event::Spoken(speech) => self.on_speech(speech),
+            Event::CensusWanted(answer) => drop(answer.send(self.parts.agent.running())),
             Event::HeldWanted(answer) => {
                 drop(answer.send(self.parts.agent.held_tasks().cloned().collect()));
             }

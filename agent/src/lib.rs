@@ -55,6 +55,7 @@ pub mod master;
 pub mod masters;
 pub mod metrics;
 pub mod pools;
+pub mod ports;
 pub mod removal;
 pub mod resources;
 pub mod sandbox;
@@ -171,6 +172,11 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
     tokio::spawn(gc::run(
         layout.clone(),
         containers.images().clone(),
+        events.clone(),
+    ));
+    tokio::spawn(ports::run(
+        config.task_ports,
+        info.resources.clone(),
         events.clone(),
     ));
     let (to_master, events_of_master) = (dialer.clone(), events.clone());

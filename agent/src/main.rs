@@ -10,6 +10,7 @@ use anyhow::Context;
 use clap::Parser;
 use tepui_agent::config::{Config, ContainerSettings, Settings, parse_attributes};
 use tepui_agent::pools::DiskSettings;
+use tepui_agent::ports::TaskPorts;
 use tepui_fetch::FetchConfig;
 use tepui_image::ImagesConfig;
 use tokio::signal::unix::{SignalKind, signal};
@@ -67,6 +68,10 @@ struct Arguments {
     /// no cores) when absent, or `all` that the agent may.
     #[arg(long, value_name = "WHICH")]
     task_privileges: Option<String>,
+    /// Where tasks may listen that are in the machine's own network: on no port that is lent to others
+    /// (`unlent`, when absent), on their own alone (`own`), or anywhere (`any`). Others are ended.
+    #[arg(long, value_name = "WHICH")]
+    task_ports: Option<TaskPorts>,
     /// A file or folder of the machine that containers may mount, with what is below it; may be
     /// given more than once. None when absent.
     #[arg(long, value_name = "PATH")]
@@ -174,6 +179,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         executors: arguments.executors,
         output_limit: arguments.output_limit,
         task_privileges: arguments.task_privileges,
+        task_ports: arguments.task_ports,
         containers: Some(ContainerSettings {
             host_paths: given(arguments.host_path),
             runtime: arguments.oci_runtime,

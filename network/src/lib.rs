@@ -4,7 +4,8 @@
 //! machine's operator has configured, by CNI plugins. What an attachment needs for its end is on
 //! disk before the first plugin runs, so that nothing of it is left behind, whatever is killed
 //! when. [`TaskChecks`] decides when a task's checks are made and what follows from them, and
-//! [`Prober`] makes them; [`strays`] tells who listens on ports that are not theirs. The agent calls this crate; nothing in here knows of masters.
+//! [`Prober`] makes them; [`Lookout`] tells which tasks listen on ports that
+//! are not theirs. The agent calls this crate; nothing in here knows of masters.
 
 mod attachment;
 mod checks;
@@ -33,5 +34,5 @@ pub use id::{AttachmentId, ParseAttachmentIdError};
 pub use namespace::NamespaceError;
 pub use networks::{Networks, NetworksConfig, Recovered};
 pub use plugin::{PluginError, Verb};
-pub use ports::{Stray, strays};
+pub use ports::{Lookout, Stray, Tenant};
 pub use probe::{Place, Prober, connect};

@@ -1,8 +1,10 @@
-//! Who listens where: whether a task's processes listen on ports that are not theirs.
+//! Who listens where in the machine's own network: whether a task's processes listen on ports that
+//! are not theirs.
 //!
-//! `/proc/PID/net/{tcp,udp}{,6}` says which sockets of a namespace listen, and `/proc/PID/fd` which
-//! sockets a process has; a socket's inode brings both together. A look costs as much as the
-//! machine has sockets. Threads that have gone to a namespace of their own are not seen.
+//! `/proc/thread-self/net/{tcp,udp}{,6}` say which sockets of the namespace listen, and `/proc/PID/fd` which
+//! sockets a process has; a socket's inode brings both together. The tables are read at every look,
+//! processes only for sockets that are new. Threads that have gone to a namespace of their own are not
+//! seen.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -11,7 +13,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use tepui_types::resources::PortRanges;
 
 use crate::attachment::Protocol;
 use crate::error::NetworkError;
@@ -29,14 +31,24 @@ const LISTENING: &str = "0A";
 const UNCONNECTED: &str = "07";
 /// From which ports the kernel chooses where a program names none.
 const EPHEMERAL: &str = "/proc/sys/net/ipv4/ip_local_port_range";
-/// The most that are told: one is enough to end a task, and a message names a few.
-const MAX_STRAYS: usize = 64;
+/// Looks at which no task has a socket until it counts as none's: one that a process had just been
+/// given is seen by then.
+const LOOKS: u8 = 3;
 
-/// A process that listens where it may not.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+/// A task, and where it may listen.
+#[derive(Debug, Clone)]
+pub struct Tenant {
+    /// Its processes.
+    pub pids: Vec<u32>,
+    /// Its ports.
+    pub ports: PortRanges,
+}
+
+/// A socket that listens where its task may not.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stray {
-    /// Its number.
-    pub pid: u32,
+    /// Whose, by its place among the tenants.
+    pub tenant: usize,
     /// Over what.
     pub protocol: Protocol,
     /// On which port.
@@ -45,90 +57,98 @@ pub struct Stray {
     pub address: IpAddr,
 }
 
+/// Looks for strays again and again.
+#[derive(Debug, Default)]
+pub struct Lookout {
+    /// Sockets that need no look: those of tasks that may have them, and, after some looks, those of
+    /// no task. By their inodes, with the looks that are left.
+    settled: BTreeMap<u64, u8>,
+}
+
 /// A socket that listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Listener {
+    protocol: Protocol,
     address: IpAddr,
     port: u16,
     inode: u64,
 }
 
-/// Where these processes listen on ports that are not allowed, in the order of their numbers; 64
-/// at most. Blocks.
-///
-/// A UDP socket on a port that the kernel chooses cannot be told from a client that waits for its
-/// answers, and is left out. Processes that end meanwhile listen nowhere.
-pub fn strays(
-    pids: impl IntoIterator<Item = u32>,
-    allowed: impl Fn(u16) -> bool,
-) -> Result<Vec<Stray>, NetworkError> {
-    let ephemeral = ephemeral()?;
-    let is_stray = |protocol: Protocol, port: u16| {
-        let is_client = protocol == Protocol::Udp && ephemeral.contains(&port);
-        !is_client && !allowed(port)
-    };
-    // Processes of one namespace have one table.
-    let mut namespaces: BTreeMap<PathBuf, BTreeMap<u64, BTreeSet<u32>>> = BTreeMap::new();
-    for pid in pids {
-        let Some((namespace, inodes)) = sockets(pid)? else {
-            continue;
-        };
-        let owners = namespaces.entry(namespace).or_default();
-        for inode in inodes {
-            owners.entry(inode).or_default().insert(pid);
+impl Lookout {
+    /// The tenants' sockets on ports that concern us and are not theirs, in the order of the tenants.
+    /// Who the tenants are is asked only if there is a socket that is new. Blocks.
+    ///
+    /// A UDP socket on a port that the kernel chooses cannot be told from a client that waits for its
+    /// answers, and is left out. Processes that end meanwhile listen nowhere.
+    ///
+    /// # Errors
+    /// When `/proc` cannot be read.
+    pub fn look(
+        &mut self,
+        concerns: impl Fn(u16) -> bool,
+        tenants: impl FnOnce() -> Vec<Tenant>,
+    ) -> Result<Vec<Stray>, NetworkError> {
+        let mut all = listeners()?;
+        all.retain(|listener| concerns(listener.port));
+        let inodes: BTreeSet<u64> = all.iter().map(|listener| listener.inode).collect();
+        self.settled.retain(|inode, _| inodes.contains(inode));
+        all.retain(|listener| self.settled.get(&listener.inode) != Some(&0));
+        if all.is_empty() {
+            return Ok(Vec::new());
         }
-    }
-    let mut strays = BTreeSet::new();
-    for owners in namespaces.values() {
-        strays.extend(of_namespace(owners, is_stray)?);
-    }
-    Ok(strays.into_iter().take(MAX_STRAYS).collect())
-}
-
-/// The strays among the owners of sockets, by the sockets' inodes.
-fn of_namespace(
-    owners: &BTreeMap<u64, BTreeSet<u32>>,
-    is_stray: impl Fn(Protocol, u16) -> bool,
-) -> Result<Vec<Stray>, NetworkError> {
-    let pids: BTreeSet<u32> = owners.values().flatten().copied().collect();
-    let mut strays = Vec::new();
-    for (table, protocol) in TABLES {
-        // Whichever of them still lives.
-        let mut tables = pids.iter().map(|pid| listeners(*pid, table, protocol));
-        let listeners = tables.find_map(Result::transpose).transpose()?;
-        for listener in listeners.unwrap_or_default() {
-            let Listener {
-                address,
-                port,
-                inode,
-            } = listener;
-            if !is_stray(protocol, port) {
-                continue;
+        let tenants = tenants();
+        let owners = owners(&tenants, &inodes)?;
+        let mut strays = Vec::new();
+        for listener in all {
+            let owner = owners.get(&listener.inode).copied();
+            let may = |tenant: usize| has(&tenants[tenant].ports, listener.port);
+            match owner {
+                Some(tenant) if !may(tenant) => strays.push(Stray {
+                    tenant,
+                    protocol: listener.protocol,
+                    port: listener.port,
+                    address: listener.address,
+                }),
+                Some(_) => drop(self.settled.insert(listener.inode, 0)),
+                None => {
+                    let left = self.settled.entry(listener.inode).or_insert(LOOKS);
+                    *left = left.saturating_sub(1);
+                }
             }
-            let owners = owners.get(&inode).into_iter().flatten();
-            strays.extend(owners.map(|&pid| Stray {
-                pid,
-                protocol,
-                port,
-                address,
-            }));
         }
+        strays.sort_by_key(|stray| (stray.tenant, stray.port));
+        Ok(strays)
     }
-    Ok(strays)
 }
 
-/// A process's network namespace and the inodes of its sockets; none if it has ended.
-fn sockets(pid: u32) -> Result<Option<(PathBuf, Vec<u64>)>, NetworkError> {
-    let process = PathBuf::from(format!("/proc/{pid}"));
-    let namespace = process.join("ns/net");
-    let Some(name) = living(&namespace, fs::read_link(&namespace))? else {
-        return Ok(None);
-    };
-    let folder = process.join("fd");
-    let Some(entries) = living(&folder, fs::read_dir(&folder))? else {
-        return Ok(None);
-    };
+fn has(ports: &PortRanges, port: u16) -> bool {
+    let mut ranges = ports.ranges().iter();
+    ranges.any(|(first, last)| (first..=last).contains(&&port))
+}
+
+/// Which tenant has which of these sockets.
+fn owners(
+    tenants: &[Tenant],
+    wanted: &BTreeSet<u64>,
+) -> Result<BTreeMap<u64, usize>, NetworkError> {
+    let mut owners = BTreeMap::new();
+    for (place, tenant) in tenants.iter().enumerate() {
+        for pid in &tenant.pids {
+            let sockets = sockets_of(*pid)?;
+            let theirs = sockets.into_iter().filter(|inode| wanted.contains(inode));
+            owners.extend(theirs.map(|inode| (inode, place)));
+        }
+    }
+    Ok(owners)
+}
+
+/// The inodes of a process's sockets; none if it has ended.
+fn sockets_of(pid: u32) -> Result<Vec<u64>, NetworkError> {
+    let folder = PathBuf::from(format!("/proc/{pid}/fd"));
     let mut inodes = Vec::new();
+    let Some(entries) = living(&folder, fs::read_dir(&folder))? else {
+        return Ok(inodes);
+    };
     for entry in entries {
         let Some(entry) = living(&folder, entry)? else {
             break;
@@ -137,27 +157,27 @@ fn sockets(pid: u32) -> Result<Option<(PathBuf, Vec<u64>)>, NetworkError> {
         let target = fs::read_link(entry.path()).unwrap_or_default();
         inodes.extend(target.to_str().and_then(socket_inode));
     }
-    Ok(Some((name, inodes)))
+    Ok(inodes)
 }
 
-/// What listens in a process's namespace; none if it has ended, or the kernel has no such table.
-fn listeners(
-    pid: u32,
-    table: &str,
-    protocol: Protocol,
-) -> Result<Option<Vec<Listener>>, NetworkError> {
-    let path = PathBuf::from(format!("/proc/{pid}/net/{table}"));
-    let Some(file) = living(&path, File::open(&path))? else {
-        return Ok(None);
-    };
+/// What listens in this process's namespace, but for UDP on ports of the kernel's choice.
+fn listeners() -> Result<Vec<Listener>, NetworkError> {
+    let ephemeral = ephemeral()?;
     let mut listeners = Vec::new();
-    for line in BufReader::new(file).lines() {
-        let Some(line) = living(&path, line)? else {
-            return Ok(None);
+    for (table, protocol) in TABLES {
+        let path = PathBuf::from(format!("/proc/thread-self/net/{table}"));
+        // A kernel without IPv6 has no such table.
+        let Some(file) = living(&path, File::open(&path))? else {
+            continue;
         };
-        listeners.extend(listener(&line, protocol));
+        for line in BufReader::new(file).lines() {
+            let line = line.map_err(|source| NetworkError::io("read", &path, source))?;
+            listeners.extend(listener(&line, protocol));
+        }
     }
-    Ok(Some(listeners))
+    let is_client = |one: &Listener| one.protocol == Protocol::Udp && ephemeral.contains(&one.port);
+    listeners.retain(|one| !is_client(one));
+    Ok(listeners)
 }
 
 /// What was read, if its process has not ended meanwhile.
@@ -205,6 +225,7 @@ fn listener(line: &str, protocol: Protocol) -> Option<Listener> {
     let inode = words.nth(5)?.parse().ok()?;
     let (address, port) = local.split_once(':')?;
     let listener = Listener {
+        protocol,
         address: parse_address(address)?,
         port: u16::from_str_radix(port, 16).ok()?,
         inode,

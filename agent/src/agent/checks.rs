@@ -6,7 +6,7 @@ use tepui_types::check::CheckStatus;
 use tepui_types::task::TaskSigns;
 use tepui_types::wire::agent::{StatusReport, TaskLaunch};
 use tepui_types::wire::executor::LocalNetwork;
-use tepui_types::{Reason, TaskId, TaskState};
+use tepui_types::{Reason, TaskId, TaskState, task::reason};
 
 use super::executors::{ExecutorId, Phase};
 use super::tasks::Stage;
@@ -45,6 +45,10 @@ impl Agent {
         let Some(launch) = task.launch.clone() else {
             return;
         };
+        if task.unwell.is_some() {
+            // It is being ended.
+            return;
+        }
         tracing::warn!(task = %id, "a task is ended: {why}");
         if task.kill.is_none() {
             task.unwell = Some(why.clone());
@@ -57,13 +61,17 @@ impl Agent {
         self.on_kill(out, id, launch.spec.kill_grace_ms);
     }
 
-    /// Gives the end of a task that was not well its true reason.
+    /// Gives the end of a task that was not well its true reason. One whose machine was needed by
+    /// others has not failed.
     pub(super) fn with_verdict(&self, report: StatusReport) -> StatusReport {
         let task = self.tasks.get(&report.task);
         let unwell = task.and_then(|task| task.unwell.clone());
         match unwell {
             Some(why) if report.state == TaskState::Killed => StatusReport {
-                state: TaskState::Failed,
+                state: match why.code == reason::UNDER_PRESSURE {
+                    true => TaskState::Killed,
+                    false => TaskState::Failed,
+                },
                 reason: Some(why),
                 ..report
             },

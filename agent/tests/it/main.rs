@@ -16,6 +16,8 @@ mod logs;
 mod master;
 /// Native commands.
 mod native;
+/// Where tasks listen.
+mod ports;
 /// Agent processes that clean up after themselves.
 mod process;
 /// Reaching into tasks.

@@ -31,6 +31,14 @@ impl Group {
         self.freeze(false);
     }
 
+    /// The numbers of the processes in it and below it, in no order; some may have ended meanwhile.
+    pub fn processes(&self) -> Vec<i32> {
+        self.dirs
+            .last()
+            .map(|dir| processes_below(dir))
+            .unwrap_or_default()
+    }
+
     /// Whether no process is left in it or below it.
     pub fn is_empty(&self) -> bool {
         self.dirs.iter().all(|dir| is_empty(dir))

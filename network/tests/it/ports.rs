@@ -4,7 +4,8 @@ use std::io::{BufRead as _, BufReader};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::process::{Child, Command, Stdio};
 
-use tepui_network::{Protocol, strays};
+use tepui_network::{Lookout, Protocol, Tenant};
+use tepui_types::resources::PortRanges;
 
 use crate::host::on_a_host;
 
@@ -65,9 +66,14 @@ fn whoever_listens_on_ports_that_are_not_allowed_is_found() {
         let test = "ports::whoever_listens_on_ports_that_are_not_allowed_is_found";
         let listening = Listening::start(test);
         let pid = listening.0.id();
+        let tenant = |pids: &[u32], allowed: &[u16]| Tenant {
+            pids: pids.to_vec(),
+            ports: PortRanges::from_ranges(allowed.iter().map(|port| (*port, *port)).collect()),
+        };
         let found = |pids: &[u32], allowed: &[u16]| {
-            let all = strays(pids.iter().copied(), |port| allowed.contains(&port)).unwrap();
-            assert!(all.iter().all(|stray| stray.pid == pid));
+            let tenants = || vec![tenant(&[], &[]), tenant(pids, allowed)];
+            let all = Lookout::default().look(|_| true, tenants).unwrap();
+            assert!(all.iter().all(|stray| stray.tenant == 1));
             let plain = all.into_iter();
             let plain = plain.map(|one| (one.protocol, one.port, one.address.to_string()));
             plain.collect::<Vec<_>>()
@@ -92,5 +98,28 @@ fn whoever_listens_on_ports_that_are_not_allowed_is_found() {
         assert_eq!(of_another, []);
         assert_eq!((both, dead), (all.to_vec(), all.to_vec()));
         assert_eq!(found(&[other.id(), pid], &[]), all);
+
+        let mut lookout = Lookout::default();
+        let mine = |port: u16| (4001..4005).contains(&port);
+        let own = || vec![tenant(&[pid], &[4001, 4002, 4003, 4004])];
+        assert_eq!(lookout.look(mine, own).unwrap(), []);
+        let unasked = || panic!("nothing has changed");
+        assert_eq!(lookout.look(mine, unasked).unwrap(), []);
+        // What concerns nobody is looked at for nobody.
+        assert_eq!(Lookout::default().look(|_| false, unasked).unwrap(), []);
+        // Sockets of others are settled after a while.
+        let mut lookout = Lookout::default();
+        while asks(&mut lookout, mine) {}
     });
+}
+
+/// Whether the tenants, of which there are none, are asked for.
+fn asks(lookout: &mut Lookout, mine: impl Fn(u16) -> bool) -> bool {
+    let mut asked = false;
+    let tenants = || {
+        asked = true;
+        Vec::new()
+    };
+    assert_eq!(lookout.look(mine, tenants).unwrap(), []);
+    asked
 }

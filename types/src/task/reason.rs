@@ -28,6 +28,8 @@ pub const WASM_TRAP: &str = "wasm-trap";
 pub const PORT_MISSING: &str = "port-missing";
 /// Something else listens on its port.
 pub const PORT_TAKEN: &str = "port-taken";
+/// It listens on a port that is not its own.
+pub const PORT_FOREIGN: &str = "port-foreign";
 /// It ran past its deadline.
 pub const DEADLINE: &str = "deadline";
 /// A framework's `start` answered with an error.
@@ -80,6 +82,8 @@ pub const AGENT_REBOOTED: &str = "agent-rebooted";
 pub const AGENT_DRAINED: &str = "agent-drained";
 /// It was ended for a role that is below its guarantee.
 pub const PREEMPTED: &str = "preempted";
+/// Its agent needed back what it had lent beyond what is firm.
+pub const UNDER_PRESSURE: &str = "under-pressure";
 /// It had run for as long as its time limit says.
 pub const TIME_LIMIT: &str = "time-limit";
 /// An operator has said that its agent never comes back.

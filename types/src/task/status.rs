@@ -136,8 +136,9 @@ impl TaskStatus {
         match self.state {
             TaskState::Dropped | TaskState::Gone => true,
             TaskState::Killed => {
-                use reason::{AGENT_DRAINED, PREEMPTED, STOPPED_UNHEARD};
-                matches!(code, Some(AGENT_DRAINED | PREEMPTED | STOPPED_UNHEARD))
+                use reason::{AGENT_DRAINED, PREEMPTED, STOPPED_UNHEARD, UNDER_PRESSURE};
+                let losses = [AGENT_DRAINED, PREEMPTED, STOPPED_UNHEARD, UNDER_PRESSURE];
+                code.is_some_and(|code| losses.contains(&code))
             }
             _ => false,
         }
