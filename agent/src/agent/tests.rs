@@ -37,6 +37,7 @@ fn launch(name: &str, workload: Workload) -> TaskLaunch {
         role: Role::default(),
         spec: Arc::new(spec),
         resources: Resources::default(),
+        revocable: Resources::default(),
         volumes: Vec::new(),
         array_index: None,
     }

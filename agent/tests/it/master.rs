@@ -369,6 +369,7 @@ fn launch(name: &str, workload: Workload, resources: Resources) -> TaskLaunch {
             ..TaskSpec::new(workload)
         }),
         resources,
+        revocable: Resources::default(),
         volumes: Vec::new(),
         array_index: None,
     }

@@ -376,6 +376,7 @@ impl State {
             spec,
             // Which part was reserved is nothing to the machine.
             resources: task.resources.flat(true).into_owned(),
+            revocable: task.resources.revocable(),
             volumes: self.volumes_of(task),
             array_index: task.array_index,
         })))

@@ -571,6 +571,7 @@ impl Builder {
             role: Role::default(),
             spec: Arc::new(spec),
             resources: self.resources,
+            revocable: Resources::default(),
             volumes: Vec::new(),
             array_index: self.array_index,
         }

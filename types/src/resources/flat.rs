@@ -53,6 +53,11 @@ impl Resources {
         }))
     }
 
+    /// What of the [flat](Self::flat) sum may be taken back.
+    pub fn revocable(&self) -> Self {
+        self.flat(true).saturating_sub(&self.flat(false))
+    }
+
     /// Takes a flat sum apart again: from the innermost reservation first, from what is revocable
     /// after what is reserved, from what is plain last. The pools that it names are taken as they
     /// are. None if it is not in here.
@@ -138,4 +143,38 @@ impl Resources {
 fn is_flat(pool: &Pool, revocable: bool) -> bool {
     let kind = &pool.kind;
     kind.is_flat() || (revocable && kind.revocable && kind.disk.is_none())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Role;
+    use crate::resources::PoolKind;
+
+    #[test]
+    fn what_may_be_taken_back_is_told_apart_from_what_is_firm() {
+        let of = |cpus| Resources {
+            cpus: MilliCpus(cpus),
+            ..Resources::default()
+        };
+        assert_eq!(of(500).revocable(), Resources::default());
+        let role: Role = "eng".parse().unwrap();
+        let reserved = Pool {
+            kind: PoolKind::reserved(role),
+            amounts: of(20),
+        };
+        let lent = Pool {
+            kind: PoolKind {
+                revocable: true,
+                ..PoolKind::default()
+            },
+            amounts: of(3),
+        };
+        let all = Resources {
+            pools: Pools::try_from(vec![reserved, lent]).unwrap(),
+            ..of(100)
+        };
+        assert_eq!(all.flat(true).cpus, MilliCpus(123));
+        assert_eq!(all.revocable(), of(3));
+    }
 }

@@ -231,6 +231,8 @@ pub struct TaskLaunch {
     pub spec: Arc<TaskSpec>,
     /// What it may use, as one sum.
     pub resources: Resources,
+    /// What of it may be taken back at any time; nothing for most.
+    pub revocable: Resources,
     /// Its persistent volumes.
     pub volumes: Vec<TaskVolume>,
     /// Its place in its array.
@@ -260,6 +262,7 @@ mod tests {
                     ])))
                 }),
                 resources: Resources::default(),
+                revocable: Resources::default(),
                 volumes: Vec::new(),
                 array_index: None,
             }))

@@ -109,6 +109,7 @@ impl Executor {
                 mem: Bytes::mib(64),
                 ..Resources::default()
             },
+            revocable: Resources::default(),
             volumes: Vec::new(),
             array_index: None,
         };

@@ -117,20 +117,7 @@ impl Agent {
                     }
                 }
                 // It runs nothing.
-                Event::Refused(_)
-                | Event::Preparing(..)
-                | Event::Prepared(..)
-                | Event::Checked(..)
-                | Event::Unwell(..)
-                | Event::RunWanted(_)
-                | Event::Abandoned(..)
-                | Event::Spoken(_)
-                | Event::Executor(..)
-                | Event::Fetched(..)
-                | Event::Excess(..)
-                | Event::Removed(_)
-                | Event::HeldWanted(_)
-                | Event::Tick => {}
+                _ => {}
             }
         }
     }
