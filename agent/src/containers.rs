@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tepui_fetch::FetchConfig;
-use tepui_image::{Image, Images, ImagesConfig, Progress};
+use tepui_image::{Image, Images, ImagesConfig, Progress, Pulled};
 use tepui_network::{
     Attach, Attachment, AttachmentId, Dns, NetworkError, Networks, NetworksConfig, Recovered,
 };
@@ -80,7 +80,7 @@ pub struct Containers {
 #[derive(Debug, Default)]
 struct Job {
     cancelled: CancellationToken,
-    images: Vec<Image>,
+    images: Vec<Pulled>,
 }
 
 impl Containers {
@@ -348,7 +348,7 @@ impl Containers {
     ) -> Result<LocalImage, Reason> {
         let throttle = Throttle::new(&self.events, task);
         let progress = |progress| throttle.say(|| pulling(name, progress));
-        let image = match name.source() {
+        let pulled = match name.source() {
             ImageSource::Artifact(digest) => {
                 self.fetcher.fetch(digest).await?;
                 let path = self.layout.artifact(&digest);
@@ -358,19 +358,19 @@ impl Containers {
                 self.images.pull(name, pull, progress).await
             }
         };
-        let image = image.map_err(|error| {
+        let pulled = pulled.map_err(|error| {
             let code = error.code();
             Reason::new(code, format!("{:#}", anyhow::Error::from(error)))
         })?;
-        if image.wasm.is_some() {
-            let message = format!(
-                "{name} is a WebAssembly component, and no container's image: run it as Wasm"
-            );
-            return Err(Reason::new(reason::IMAGE_INVALID, message));
-        }
-        let local = local(&image);
+        let local = match &pulled {
+            Pulled::Image(image) => local(image),
+            Pulled::Component(_) => {
+                let message = format!("{name} is a WebAssembly component: run it as Wasm");
+                return Err(Reason::new(reason::IMAGE_INVALID, message));
+            }
+        };
         if let Some(job) = self.jobs().get_mut(task) {
-            job.images.push(image);
+            job.images.push(pulled);
         }
         Ok(local)
     }

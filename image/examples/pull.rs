@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use tepui_image::{Images, ImagesConfig};
+use tepui_image::{Images, ImagesConfig, Pulled};
 use tepui_types::image::{ImageRef, PullPolicy};
 
 #[tokio::main]
@@ -27,9 +27,16 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             *last = Some(progress);
         })
         .await?;
-    println!("{} {:?}", pulled.digest, pulled.config);
-    for layer in &pulled.layers {
-        println!("{}", layer.display());
+    match pulled {
+        Pulled::Image(image) => {
+            println!("{} {:?}", image.digest, image.config);
+            for layer in &image.layers {
+                println!("{}", layer.display());
+            }
+        }
+        Pulled::Component(component) => {
+            println!("{} {}", component.digest, component.path.display());
+        }
     }
     Ok(())
 }

@@ -11,11 +11,11 @@ use crate::books::{Books, Lease};
 use crate::config::ImagesConfig;
 use crate::error::ImageError;
 use crate::joined::{Joined, Outcome};
-use crate::manifest::ImageConfig;
 use crate::origin::local::blocking;
 use crate::origin::registry::Clients;
 use crate::progress::{LayerProgress, Progress};
 use crate::pull;
+use crate::pulled::Pulled;
 use crate::store::{Part, Record, Size, Store};
 
 /// Layers that are fetched at once: enough to hide latency, few enough to leave the network to the
@@ -38,7 +38,7 @@ pub struct Inner {
     pub config: Arc<ImagesConfig>,
     pub clients: Arc<Clients>,
     pub layers: Joined<Part, LayerProgress, Size>,
-    pub pulls: Joined<PullKey, Progress, Image>,
+    pub pulls: Joined<PullKey, Progress, Pulled>,
     pub fetches: Semaphore,
     pub unpacks: Arc<Semaphore>,
 }
@@ -48,25 +48,6 @@ pub struct Inner {
 pub struct PullKey {
     name: String,
     archive: Option<PathBuf>,
-}
-
-/// An image that is here, and stays while this or a clone of it lives.
-#[derive(Debug, Clone)]
-pub struct Image {
-    /// Of its manifest.
-    pub digest: Digest,
-    /// Its unpacked layers, base first: `lowerdir`s, in reverse. Nobody may write in them.
-    pub layers: Vec<PathBuf>,
-    /// How it wants to be run.
-    pub config: ImageConfig,
-    /// Its WebAssembly component, when it is one; then it has no layers.
-    pub wasm: Option<PathBuf>,
-    /// Bytes of all its layers, those that it shares as well.
-    pub bytes: u64,
-    /// What was left out of it.
-    pub notes: Vec<String>,
-    /// What keeps it here.
-    pub lease: Lease,
 }
 
 impl Images {
@@ -101,6 +82,7 @@ impl Images {
     /// returns ends the pull, unless others wait for it.
     ///
     /// What a reference with a digest names never changes, so `Always` asks nobody when it is here.
+    /// An index that has both gives the image for this machine, and its component where there is none.
     ///
     /// # Errors
     /// Why it could not be had; [`ImageError::retryable`] says whether that may pass. An artifact
@@ -110,17 +92,17 @@ impl Images {
         image: &ImageRef,
         policy: PullPolicy,
         progress: impl Fn(Progress),
-    ) -> Result<Image, ImageError> {
+    ) -> Result<Pulled, ImageError> {
         let pinned = match image.source() {
             ImageSource::Registry(image) => image.digest.is_some(),
             ImageSource::Layout { .. } => false,
             ImageSource::Artifact(_) => true,
         };
         if (pinned || policy != PullPolicy::Always)
-            && let Some(image) = self.present(image).await?
+            && let Some(pulled) = self.present(image).await?
         {
             progress(Progress::Done);
-            return Ok(image);
+            return Ok(pulled);
         }
         if policy == PullPolicy::Never {
             return Err(ImageError::NotPresent {
@@ -140,25 +122,25 @@ impl Images {
         image: &ImageRef,
         path: &Path,
         progress: impl Fn(Progress),
-    ) -> Result<Image, ImageError> {
-        if let Some(image) = self.present(image).await? {
+    ) -> Result<Pulled, ImageError> {
+        if let Some(pulled) = self.present(image).await? {
             progress(Progress::Done);
-            return Ok(image);
+            return Ok(pulled);
         }
         self.join(image, Some(path.to_owned()), progress).await
     }
 
     /// The image of this manifest, held: for tasks that an agent finds again after a restart.
-    pub fn get(&self, digest: &Digest) -> Option<Image> {
+    pub fn get(&self, digest: &Digest) -> Option<Pulled> {
         let (record, lease) = self.inner.books.image(digest)?;
-        Some(self.inner.image(&record, lease))
+        Some(self.inner.pulled(&record, lease))
     }
 
     pub(crate) fn inner(&self) -> &Arc<Inner> {
         &self.inner
     }
 
-    async fn present(&self, image: &ImageRef) -> Result<Option<Image>, ImageError> {
+    async fn present(&self, image: &ImageRef) -> Result<Option<Pulled>, ImageError> {
         let Some((record, lease)) = self.inner.books.named(&pull::name(image)) else {
             return Ok(None);
         };
@@ -169,7 +151,7 @@ impl Images {
             Ok(())
         })
         .await?;
-        Ok(Some(self.inner.image(&record, lease)))
+        Ok(Some(self.inner.pulled(&record, lease)))
     }
 
     async fn join(
@@ -177,7 +159,7 @@ impl Images {
         image: &ImageRef,
         archive: Option<PathBuf>,
         progress: impl Fn(Progress),
-    ) -> Result<Image, ImageError> {
+    ) -> Result<Pulled, ImageError> {
         let key = PullKey {
             name: pull::name(image),
             archive: archive.clone(),
@@ -185,9 +167,9 @@ impl Images {
         let start = |report| pull::pull(self.inner.clone(), image.clone(), archive, report);
         let running = self.inner.pulls.run(key, image.as_str(), start, &progress);
         let Outcome { result, .. } = running.await;
-        if let Ok(image) = &result {
+        if let Ok(pulled) = &result {
             progress(Progress::Done);
-            tracing::info!(digest = %image.digest, layers = image.layers.len(), "image pulled");
+            tracing::info!(%image, digest = %pulled.digest(), "image pulled");
         }
         result
     }
@@ -195,25 +177,7 @@ impl Images {
 
 impl Inner {
     /// What the agent gets of an image that is held.
-    pub fn image(&self, record: &Record, lease: Lease) -> Image {
-        let pages = self.books.lock();
-        let sizes: Vec<&Size> = record
-            .parts()
-            .filter_map(|part| pages.parts.get(&part))
-            .collect();
-        let layers = record.layers.iter().copied().map(Part::Layer);
-        let wasm = record.wasm.map(Part::Component);
-        Image {
-            digest: record.digest,
-            layers: layers.map(|part| self.store.part(&part)).collect(),
-            config: record.config.clone(),
-            wasm: wasm.map(|part| self.store.part(&part)),
-            bytes: sizes.iter().map(|size| size.bytes).sum(),
-            notes: sizes
-                .iter()
-                .flat_map(|size| size.notes.iter().cloned())
-                .collect(),
-            lease,
-        }
+    pub fn pulled(&self, record: &Record, lease: Lease) -> Pulled {
+        Pulled::of(record, &self.store, &self.books, lease)
     }
 }

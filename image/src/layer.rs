@@ -1,5 +1,7 @@
 //! One layer or component: fetched, checked, unpacked, kept.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,6 +17,9 @@ use crate::origin::{Fetched, Origin};
 use crate::progress::LayerProgress;
 use crate::store::{Part, Size};
 use crate::unpack::{UnpackError, Unpacked, unpack};
+
+/// What all WebAssembly begins with, components and core modules.
+const WASM: [u8; 4] = *b"\0asm";
 
 /// Says how far a layer is, to all who wait for it.
 pub type LayerReport = Report<LayerProgress, Size>;
@@ -119,10 +124,16 @@ fn keep_component(inner: &Inner, fetched: Fetched, digest: Digest) -> Result<Siz
         }
     };
     let path = draft.path();
-    let metadata = std::fs::metadata(path);
-    let metadata = metadata.map_err(|error| ImageError::store("read", path, error))?;
+    let read = |error| ImageError::store("read", path, error);
+    let mut file = File::open(path).map_err(read)?;
+    let bytes = file.metadata().map_err(read)?.len();
+    let mut start = [0; WASM.len()];
+    if bytes < start.len() as u64 || file.read_exact(&mut start).is_err() || start != WASM {
+        let why = "it does not begin as WebAssembly does: build and push it again";
+        return Err(ImageError::invalid(format!("component {digest}"), why));
+    }
     inner.store.keep_component(draft, digest)?;
-    Ok(Size::of(metadata.len()))
+    Ok(Size::of(bytes))
 }
 
 fn failed(error: UnpackError, layer: &Digest, tree: &Path) -> ImageError {

@@ -22,10 +22,12 @@ pub const MAX_LAYERS: usize = 127;
 /// An index may hold an index, as some builders nest them.
 pub const MAX_DEPTH: usize = 2;
 
+/// Media types of a component's configuration, and perhaps its `artifactType`.
 const WASM_CONFIGS: [&str; 2] = [
     "application/vnd.wasm.config.v0+json",
     "application/vnd.wasm.config.v1+json",
 ];
+/// Those of its bytes: of CNCF's layout, and from before there was one.
 const WASM_LAYERS: [&str; 2] = [
     "application/wasm",
     "application/vnd.wasm.content.layer.v1+wasm",
@@ -111,20 +113,10 @@ pub fn read(image: &str, bytes: &[u8]) -> Result<Manifest, ImageError> {
 }
 
 fn read_manifest(image: &str, manifest: &ImageManifest) -> Result<Manifest, ImageError> {
-    let is_one_of = |media_type: &MediaType, list: &[&str]| list.contains(&media_type.as_ref());
-    let layers = manifest.layers();
-    let is_wasm = is_one_of(manifest.config().media_type(), &WASM_CONFIGS);
-    let component = layers
-        .iter()
-        .find(|layer| is_one_of(layer.media_type(), &WASM_LAYERS));
-    match component {
-        Some(layer) => return blob(image, layer).map(Manifest::Wasm),
-        None if is_wasm => {
-            let why = format!("it has no layer of {}", WASM_LAYERS[0]);
-            return Err(ImageError::invalid(format!("the component {image}"), why));
-        }
-        None => {}
+    if is_component(manifest) {
+        return component(image, manifest.layers()).map(Manifest::Wasm);
     }
+    let layers = manifest.layers();
     if layers.len() > MAX_LAYERS {
         let why = format!(
             "it has {} layers, and {MAX_LAYERS} are taken: squash some",
@@ -149,6 +141,39 @@ fn read_manifest(image: &str, manifest: &ImageManifest) -> Result<Manifest, Imag
         config,
         layers: layers.collect::<Result<_, _>>()?,
     })
+}
+
+fn is_one_of(media_type: &MediaType, list: &[&str]) -> bool {
+    list.contains(&media_type.as_ref())
+}
+
+/// Whether any part of the manifest says that it is one: tools differ in which they set.
+fn is_component(manifest: &ImageManifest) -> bool {
+    let artifact = manifest.artifact_type().as_ref();
+    let mut layers = manifest.layers().iter();
+    is_one_of(manifest.config().media_type(), &WASM_CONFIGS)
+        || artifact.is_some_and(|it| is_one_of(it, &WASM_CONFIGS) || is_one_of(it, &WASM_LAYERS))
+        || layers.any(|layer| is_one_of(layer.media_type(), &WASM_LAYERS))
+}
+
+/// The only layer of a component. Of several, nobody says here which one is run; and files beside it
+/// would not be there when it runs.
+fn component(image: &str, layers: &[Descriptor]) -> Result<Blob, ImageError> {
+    let invalid = |why| ImageError::invalid(format!("the component {image}"), why);
+    match layers {
+        [layer] if is_one_of(layer.media_type(), &WASM_LAYERS) => blob(image, layer),
+        [layer] => Err(invalid(format!(
+            "its layer is of {:.80}, and not of {}: push it with `wkg oci push`",
+            layer.media_type().as_ref(),
+            WASM_LAYERS[0]
+        ))),
+        layers => Err(invalid(format!(
+            "it has {} layers, and one of {} is taken: compose its components into one, and push \
+             that alone",
+            layers.len(),
+            WASM_LAYERS[0]
+        ))),
+    }
 }
 
 /// Layers are archives, whatever they are compressed with; encrypted ones and artifacts are not.
@@ -330,12 +355,21 @@ mod tests {
     }
 
     fn image(config: &str, layers: &[&str], digest: &str) -> Result<Manifest, ImageError> {
+        artifact("", config, layers, digest)
+    }
+
+    fn artifact(
+        more: &str,
+        config: &str,
+        layers: &[&str],
+        digest: &str,
+    ) -> Result<Manifest, ImageError> {
         let blob = |media_type: &&str| {
             format!(r#"{{"mediaType":"{media_type}","digest":"{digest}","size":7}}"#)
         };
         let layers: Vec<String> = layers.iter().map(blob).collect();
         let text = format!(
-            r#"{{"schemaVersion":2,"config":{},"layers":[{}]}}"#,
+            r#"{{"schemaVersion":2,{more}"config":{},"layers":[{}]}}"#,
             blob(&config),
             layers.join(",")
         );
@@ -343,16 +377,26 @@ mod tests {
     }
 
     #[test]
-    fn components_are_known_by_configuration_and_layer() {
+    fn components_are_known_by_configuration_artifact_type_or_layer() {
         let config = "application/vnd.oci.image.config.v1+json";
         let tar = "application/vnd.oci.image.layer.v1.tar+gzip";
         let docker = "application/vnd.docker.image.rootfs.diff.tar.gzip";
         let read = image(config, &[tar, docker], DIGEST).unwrap();
         assert!(matches!(read, Manifest::Image { layers, .. } if layers.len() == 2));
-        let read = image(WASM_CONFIGS[0], &[WASM_LAYERS[0]], DIGEST).unwrap();
-        assert!(matches!(read, Manifest::Wasm(_)));
+        let wasm = WASM_LAYERS[0];
+        let empty = "application/vnd.oci.empty.v1+json";
+        let typed = r#""artifactType":"application/wasm","#;
+        for (more, config) in [("", WASM_CONFIGS[0]), ("", empty), (typed, empty)] {
+            let read = artifact(more, config, &[wasm], DIGEST).unwrap();
+            assert!(matches!(read, Manifest::Wasm(_)), "{more} {config}");
+        }
+        let error = artifact(typed, empty, &["text/plain"], DIGEST).unwrap_err();
+        assert!(error.to_string().contains("its layer is of"), "{error}");
         for (config, layers) in [
             (WASM_CONFIGS[0], &[tar][..]),
+            (WASM_CONFIGS[0], &[]),
+            (WASM_CONFIGS[0], &[wasm, wasm]),
+            (config, &[tar, wasm]),
             (config, &["text/plain"]),
             (
                 config,

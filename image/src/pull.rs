@@ -9,7 +9,7 @@ use tepui_types::image::{ImageRef, ImageSource};
 
 use crate::books::Pin;
 use crate::error::ImageError;
-use crate::images::{Image, Inner};
+use crate::images::Inner;
 use crate::joined::Report;
 use crate::layer;
 use crate::manifest::{self, Blob, ImageConfig, MAX_DEPTH, Manifest};
@@ -18,6 +18,7 @@ use crate::origin::archive;
 use crate::origin::local::{Local, blocking};
 use crate::origin::registry::Registry;
 use crate::progress::{Progress, Tally};
+use crate::pulled::Pulled;
 use crate::store::{Name, Part, Record};
 
 /// Layers of one image that are under way at once. How many there are of all images is the
@@ -29,7 +30,7 @@ const PARALLEL: usize = 6;
 const MAX_NAMES: usize = 10_000;
 
 /// Says how far a pull is, to all who wait for it.
-pub type PullReport = Report<Progress, Image>;
+pub type PullReport = Report<Progress, Pulled>;
 
 /// What an image consists of, and how it is run.
 struct Wanted {
@@ -78,7 +79,7 @@ pub async fn pull(
     image: ImageRef,
     archive: Option<PathBuf>,
     report: PullReport,
-) -> Result<Image, ImageError> {
+) -> Result<Pulled, ImageError> {
     report.say(Progress::Resolving);
     let name = name(&image);
     let origin = Arc::new(origin(&inner, &image, archive).await?);
@@ -96,7 +97,7 @@ pub async fn pull(
         }
     };
     remember(&inner, name, digest).await?;
-    Ok(inner.image(&record, lease))
+    Ok(inner.pulled(&record, lease))
 }
 
 /// Goes from index to manifest.

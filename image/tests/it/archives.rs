@@ -34,6 +34,7 @@ async fn archives_of_both_kinds_yield_the_image_that_was_saved() {
             assert_eq!(code(pull(&images, &name).await), "image-not-present");
             std::fs::write(&file, bytes).unwrap();
             let image = images.archive(&name, &file, |_| {}).await.unwrap();
+            let image = image.image().unwrap();
             assert_eq!(
                 image.layers, saved.layers,
                 "{kind}: its layers are here already"
@@ -54,6 +55,7 @@ async fn archives_of_both_kinds_yield_the_image_that_was_saved() {
     let images = images.await.unwrap();
     let name = artifact(&std::fs::read(&file).unwrap());
     let image = images.archive(&name, &file, |_| {}).await.unwrap();
+    let image = image.image().unwrap();
     assert_eq!(std::fs::read(image.layers[1].join("a")).unwrap(), b"a");
 }
 

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use tempfile::TempDir;
-use tepui_image::{Image, ImageError, Images, ImagesConfig, Progress};
+use tepui_image::{Image, ImageError, Images, ImagesConfig, Progress, Pulled};
 use tepui_types::image::{ImageRef, PullPolicy};
 use tokio::time::Instant;
 
@@ -244,10 +244,16 @@ pub fn plain<'a>(places: impl IntoIterator<Item = &'a str>) -> ImagesConfig {
 }
 
 /// Pulls by the default policy.
-pub async fn pull(images: &Images, image: &ImageRef) -> Result<Image, ImageError> {
+pub async fn pull_any(images: &Images, image: &ImageRef) -> Result<Pulled, ImageError> {
     images
         .pull(image, PullPolicy::IfNotPresent, |_: Progress| {})
         .await
+}
+
+/// Pulls what has layers.
+pub async fn pull(images: &Images, image: &ImageRef) -> Result<Image, ImageError> {
+    let pulled = pull_any(images, image).await?;
+    Ok(pulled.image().expect("an image with layers"))
 }
 
 /// The code of an error that there must be.

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use tepui_types::Digest;
 use tepui_types::image::ImageRef;
 
+use crate::fixture::run;
+
 pub const TAR: &str = "application/vnd.oci.image.layer.v1.tar";
 pub const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -41,13 +43,18 @@ impl Handmade {
 
     /// A manifest's descriptor, without the closing brace.
     pub fn manifest(&self, config: (&str, &str), layers: &[(&str, &[u8])]) -> String {
+        self.artifact("", config, layers)
+    }
+
+    /// One that says more, as `"artifactType":"…",`.
+    pub fn artifact(&self, more: &str, config: (&str, &str), layers: &[(&str, &[u8])]) -> String {
         let config = self.blob(config.0, config.1.as_bytes());
         let layers: Vec<String> = layers
             .iter()
             .map(|(media_type, bytes)| self.blob(media_type, bytes) + "}")
             .collect();
         let manifest = format!(
-            r#"{{"schemaVersion":2,"mediaType":"{MANIFEST}","config":{config}}},"layers":[{}]}}"#,
+            r#"{{"schemaVersion":2,{more}"mediaType":"{MANIFEST}","config":{config}}},"layers":[{}]}}"#,
             layers.join(",")
         );
         self.blob(MANIFEST, manifest.as_bytes())
@@ -67,6 +74,13 @@ impl Handmade {
             entries.join(",")
         );
         self.blob(INDEX, index.as_bytes())
+    }
+
+    /// Copies what the tag names to wherever skopeo can.
+    pub fn copy(&self, tag: &str, to: &str) {
+        let from = format!("oci:{}:{tag}", self.folder.display());
+        let flags = ["copy", "-q", "--all", "--dest-tls-verify=false", &from, to];
+        run("skopeo", &flags);
     }
 
     /// Makes the layout say that this is what the tag names.

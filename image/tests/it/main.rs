@@ -4,6 +4,8 @@
 mod archives;
 /// What goes, and what stays.
 mod collection;
+/// WebAssembly that is stored as images are.
+mod components;
 /// Disks that are full, processes that are killed, callers that go away.
 mod faults;
 /// Images made and pushed, registries started and stopped.
@@ -16,7 +18,7 @@ mod misbehaving;
 mod odd_server;
 /// Layers in an overlay.
 mod overlay;
-/// Images for other machines, components, and what is no image.
+/// Images for other machines, and what is no image.
 mod platforms;
 /// Images by tag, digest, folder and mirror.
 mod pulls;

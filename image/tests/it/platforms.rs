@@ -1,12 +1,10 @@
-//! Images for other machines, components, and what is no image.
+//! Images for other machines, and what is no image.
 
 use tepui_image::ImagesConfig;
 use tepui_types::image::ImageRef;
 
-use crate::fixture::{Registry, World, code, plain, pull, run};
+use crate::fixture::{Registry, World, code, pull, run};
 use crate::handmade::{CONFIG, Handmade, TAR, config, host, layer};
-
-const WASM_CONFIG: &str = "application/vnd.wasm.config.v0+json";
 
 #[tokio::test]
 async fn an_image_for_other_machines_is_refused_and_of_several_ours_is_taken() {
@@ -61,47 +59,6 @@ async fn an_image_for_other_machines_is_refused_and_of_several_ours_is_taken() {
     );
     let pulled = pull(&images, &registry.reference("x:both")).await.unwrap();
     assert!(pulled.layers[0].join("ours").exists());
-}
-
-#[tokio::test]
-async fn a_component_is_handed_out_as_its_file() {
-    let world = World::new();
-    let mut layout = Handmade::new(world.path("layout"));
-    let component = b"\0asm\x0d\0\x01\0";
-    let layers: [(&str, &[u8]); 1] = [("application/wasm", component)];
-    let descriptor = layout.manifest((WASM_CONFIG, "{}"), &layers);
-    let local = layout.tag("a", &descriptor);
-    let registry = Registry::start(world.path("registry")).await;
-    let remote = registry.reference("x:a");
-    let from = format!("oci:{}:a", layout.folder.display());
-    let to = format!("docker://{}/x:a", registry.address);
-    run(
-        "skopeo",
-        &["copy", "-q", "--dest-tls-verify=false", &from, &to],
-    );
-    for (folder, config, image) in [
-        ("one", ImagesConfig::default(), local),
-        ("two", plain([&*registry.address]), remote),
-    ] {
-        let images = tepui_image::Images::open(world.path(folder), config.clone())
-            .await
-            .unwrap();
-        let pulled = pull(&images, &image).await.unwrap();
-        assert!(pulled.layers.is_empty());
-        assert_eq!(std::fs::read(pulled.wasm.unwrap()).unwrap(), component);
-        drop(images);
-        let images = tepui_image::Images::open(world.path(folder), config)
-            .await
-            .unwrap();
-        assert!(
-            images.get(&pulled.digest).unwrap().wasm.is_some(),
-            "after a restart as well"
-        );
-    }
-    assert!(
-        layout.folder.join("index.json").exists(),
-        "what was read in place stays there"
-    );
 }
 
 #[tokio::test]

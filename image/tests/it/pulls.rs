@@ -10,6 +10,11 @@ use tepui_types::image::{ImageRef, PullPolicy};
 
 use crate::fixture::{Registry, World, code, plain, pull};
 
+async fn pull_with(images: &Images, image: &ImageRef, policy: PullPolicy) -> Image {
+    let pulled = images.pull(image, policy, |_| {}).await.unwrap();
+    pulled.image().unwrap()
+}
+
 #[tokio::test]
 async fn an_image_by_tag_has_its_layers_and_says_how_it_is_run() {
     let world = World::new();
@@ -40,8 +45,8 @@ async fn an_image_by_tag_has_its_layers_and_says_how_it_is_run() {
         .pull(&image, PullPolicy::IfNotPresent, |progress| {
             seen.lock().unwrap().push(progress)
         })
-        .await
-        .unwrap();
+        .await;
+    let pulled = pulled.unwrap().image().unwrap();
 
     assert_eq!(pulled.layers.len(), 2, "base first");
     let greeting = pulled.layers[1].join("etc/greeting");
@@ -129,16 +134,10 @@ async fn what_a_tag_means_is_asked_when_the_policy_says_so() {
     registry.push(&layout, "a", "x:latest");
     let before = registry.requests(&[]);
     assert_eq!(pull(&images, &image).await.unwrap().digest, old.digest);
-    let here = images
-        .pull(&image, PullPolicy::Never, |_| {})
-        .await
-        .unwrap();
+    let here = pull_with(&images, &image, PullPolicy::Never).await;
     assert_eq!(here.digest, old.digest);
     assert_eq!(registry.requests(&[]), before, "nobody is asked");
-    let new = images
-        .pull(&image, PullPolicy::Always, |_| {})
-        .await
-        .unwrap();
+    let new = pull_with(&images, &image, PullPolicy::Always).await;
     assert_eq!(new.layers.len(), 2);
     assert_eq!(
         new.layers[0], old.layers[0],
@@ -149,10 +148,7 @@ async fn what_a_tag_means_is_asked_when_the_policy_says_so() {
     // The same after a restart.
     drop(images);
     let images = world.open(registry.config()).await;
-    let here = images
-        .pull(&image, PullPolicy::Never, |_| {})
-        .await
-        .unwrap();
+    let here = pull_with(&images, &image, PullPolicy::Never).await;
     assert_eq!(here.digest, new.digest);
     assert_eq!(here.config, new.config);
     assert!(
@@ -172,10 +168,7 @@ async fn an_image_by_digest_is_that_image_or_none() {
     let digest = pull(&images, &image).await.unwrap().digest;
 
     let pinned = registry.reference(&format!("x@{digest}"));
-    let pulled = images
-        .pull(&pinned, PullPolicy::Always, |_| {})
-        .await
-        .unwrap();
+    let pulled = pull_with(&images, &pinned, PullPolicy::Always).await;
     assert_eq!(pulled.digest, digest);
     let before = registry.requests(&[]);
     images
@@ -242,7 +235,8 @@ async fn pulls_at_once_are_one_and_each_caller_hears_of_it() {
         async move {
             let seen = Mutex::new(Vec::new());
             let see = |progress| seen.lock().unwrap().push(progress);
-            let image = images.pull(&name, PullPolicy::Always, see).await.unwrap();
+            let pulled = images.pull(&name, PullPolicy::Always, see).await;
+            let image = pulled.unwrap().image().unwrap();
             (image, seen.into_inner().unwrap())
         }
     });
