@@ -8,14 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
 use reqwest::StatusCode;
-use sha2::Digest as _;
+use tepui_transfer::{Pace, Sink};
 use tepui_types::task::reason;
 use tepui_types::{Digest, Reason};
-use tokio::io::AsyncWriteExt;
 use tokio::sync::Semaphore;
-use tokio::time::Instant;
+use tokio::time::{timeout, timeout_at};
 
 use crate::masters::Masters;
 use crate::metrics::Metrics;
@@ -29,11 +27,8 @@ const PARALLEL: usize = 4;
 const TRIES: u32 = 8;
 /// The pause after the first try.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
-/// A master that sends nothing for this long is taken for gone; and so is one that sends less than
-/// [`LEAST`].
+/// A master that sends nearly nothing for this long is taken for gone.
 const STALL: Duration = Duration::from_secs(20);
-/// Bytes in every [`STALL`]: far below any link that a cluster could be run over.
-const LEAST: usize = 64 * 1024;
 
 /// The extension of a file that is not complete.
 const DRAFT: &str = "part";
@@ -142,7 +137,7 @@ impl Fetcher {
     async fn try_fetch(&self, digest: Digest, path: &Path) -> Result<(), FetchError> {
         let url = format!("{}/v1/artifacts/{digest}", self.masters.current());
         let response = self.client.get(url).send();
-        let response = tokio::time::timeout(STALL, response)
+        let response = timeout(STALL, response)
             .await
             .map_err(|_| FetchError::Stalled(digest))?
             .map_err(|error| FetchError::Request(digest, error))?;
@@ -167,7 +162,7 @@ impl Fetcher {
 
     async fn receive(
         &self,
-        response: reqwest::Response,
+        mut response: reqwest::Response,
         digest: Digest,
         draft: &Path,
     ) -> Result<(), FetchError> {
@@ -175,21 +170,19 @@ impl Fetcher {
             path: draft.to_owned(),
             source,
         };
-        let mut file = tokio::fs::File::create(draft).await.map_err(failed)?;
-        let mut hash = sha2::Sha256::new();
-        let mut bytes = response.bytes_stream();
-        let mut progress = Progress::begin(Instant::now());
+        let file = tokio::fs::File::create(draft).await.map_err(failed)?;
+        let mut sink = Sink::new(file.into_std().await);
+        let mut pace = Pace::begin(STALL);
         loop {
-            let next = tokio::time::timeout_at(progress.deadline, bytes.next()).await;
-            let Some(chunk) = next.map_err(|_| FetchError::Stalled(digest))? else {
+            let next = timeout_at(pace.deadline(), response.chunk()).await;
+            let next = next.map_err(|_| FetchError::Stalled(digest))?;
+            let Some(chunk) = next.map_err(|error| FetchError::Request(digest, error))? else {
                 break;
             };
-            let chunk = chunk.map_err(|error| FetchError::Request(digest, error))?;
-            progress.add(chunk.len(), Instant::now());
-            hash.update(&chunk);
-            file.write_all(&chunk).await.map_err(failed)?;
+            pace.add(chunk.len() as u64);
+            sink.take(&chunk).await.map_err(failed)?;
         }
-        let found = Digest(hash.finalize().into());
+        let found = sink.finish().await.map_err(failed)?;
         if found != digest {
             return Err(FetchError::Mismatch {
                 wanted: digest,
@@ -197,49 +190,13 @@ impl Fetcher {
             });
         }
         // Renamed before it is on disk, it could be empty after a power cut.
-        file.sync_all().await.map_err(failed)
-    }
-}
-
-/// Whether enough comes.
-#[derive(Debug)]
-struct Progress {
-    /// When this is over, [`LEAST`] must have come.
-    deadline: Instant,
-    bytes: usize,
-}
-
-impl Progress {
-    fn begin(now: Instant) -> Self {
-        Self {
-            deadline: now + STALL,
-            bytes: 0,
-        }
-    }
-
-    fn add(&mut self, bytes: usize, now: Instant) {
-        self.bytes += bytes;
-        if self.bytes >= LEAST {
-            *self = Self::begin(now);
-        }
+        sink.sync().await.map_err(failed)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_trickle_is_no_progress() {
-        let begun = Instant::now();
-        let mut progress = Progress::begin(begun);
-        progress.add(LEAST - 1, begun + STALL / 2);
-        assert_eq!(progress.deadline, begun + STALL);
-        progress.add(1, begun + STALL / 2);
-        assert_eq!(progress.deadline, begun + STALL / 2 + STALL);
-        progress.add(1, begun + STALL);
-        assert_eq!(progress.deadline, begun + STALL / 2 + STALL);
-    }
 
     #[test]
     fn unfinished_fetches_go_and_artifacts_stay() {

@@ -21,8 +21,8 @@ use std::time::SystemTime;
 use rustix::fs::{Timespec, Timestamps, UTIME_NOW};
 use serde::{Deserialize, Serialize};
 use tepui_folder::{Format, Hold};
+use tepui_types::Digest;
 
-use crate::digest::Digest;
 use crate::error::FetchError;
 
 const FORMAT: Format = Format {
@@ -245,7 +245,7 @@ impl Cache {
         let written = serde_json::to_writer(
             file,
             &UrlFile {
-                sha256: digest.to_string(),
+                sha256: digest.hex(),
                 version: version.clone(),
             },
         );
@@ -318,11 +318,11 @@ impl Cache {
     }
 
     fn blob(&self, digest: &Digest) -> PathBuf {
-        self.dir.join("blobs").join(digest.to_string())
+        self.dir.join("blobs").join(digest.hex())
     }
 
     fn url(&self, url: &Digest) -> PathBuf {
-        self.dir.join("urls").join(format!("{url}.json"))
+        self.dir.join("urls").join(format!("{}.json", url.hex()))
     }
 
     /// The new name is on disk when this returns.
@@ -357,7 +357,7 @@ impl Pages {
             let file = fs::read(&path);
             let file = file.and_then(|bytes| Ok(serde_json::from_slice::<UrlFile>(&bytes)?));
             let read = file.ok().and_then(|file| {
-                let digest = Digest::parse(&file.sha256).ok()?;
+                let digest = parse(&file.sha256)?;
                 self.blobs
                     .contains_key(&digest)
                     .then_some((digest, file.version))
@@ -442,11 +442,16 @@ fn digests(folder: &Path, suffix: &str) -> Result<Vec<(PathBuf, Digest)>, FetchE
         let path = entry.map_err(failed)?.path();
         let name = path.file_name().and_then(|name| name.to_str());
         let hex = name.and_then(|name| name.strip_suffix(suffix));
-        if let Some(digest) = hex.and_then(|hex| Digest::parse(hex).ok()) {
+        if let Some(digest) = hex.and_then(parse) {
             found.push((path, digest));
         }
     }
     Ok(found)
+}
+
+/// A digest as names and files have it.
+fn parse(hex: &str) -> Option<Digest> {
+    format!("sha256:{hex}").parse().ok()
 }
 
 fn sync(path: &Path) -> Result<(), FetchError> {
@@ -510,7 +515,7 @@ mod tests {
         assert_eq!(cache.find_url(url).unwrap().2, version("1".into()));
         drop(cache);
         // A blob that vanished takes its URLs along at the next start.
-        let blob = folder.path().join("blobs").join(digest.to_string());
+        let blob = folder.path().join("blobs").join(digest.hex());
         fs::remove_file(blob).unwrap();
         let cache = Cache::open(folder.path(), 100).unwrap();
         assert!(cache.find_url(url).is_none());

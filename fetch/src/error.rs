@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tepui_folder::FolderError;
+use tepui_transfer::Interrupted;
 
 /// Why something could not be fetched.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -194,6 +195,14 @@ impl FetchError {
         Self::Outside {
             what: what.into(),
             why: why.into(),
+        }
+    }
+}
+
+impl From<Interrupted> for FetchError {
+    fn from(interrupted: Interrupted) -> Self {
+        Self::Interrupted {
+            what: interrupted.what,
         }
     }
 }

@@ -6,18 +6,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::{StreamExt, TryStreamExt};
-use tokio::sync::{Semaphore, watch};
+use tepui_transfer::{Joined, Report, alone, blocking};
+use tepui_types::Digest;
+use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
-use crate::blocking::blocking;
 use crate::cache::{Cache, Lease};
 use crate::config::FetchConfig;
-use crate::digest::Digest;
 use crate::error::FetchError;
 use crate::files::{copy_checked, open_allowed, open_own};
 use crate::http::{Answer, Ask, Http};
 use crate::item::{Extract, Origin, Request, Wanted};
-use crate::joined::{Joined, alone};
 use crate::place::{From, Got, place};
 use crate::progress::{Far, Progress, Tally};
 use crate::sandbox::Sandbox;
@@ -30,7 +29,7 @@ const AHEAD: usize = 4;
 /// Fills sandboxes, and keeps what is to be kept for later ones.
 pub struct Fetcher {
     shared: Arc<Shared>,
-    joined: Joined<Key, (Arc<Lease>, u64)>,
+    joined: Joined<Key, Far, (Arc<Lease>, u64), FetchError>,
     /// Unpacking at a time: it takes processor time that belongs to tasks.
     placing: Arc<Semaphore>,
 }
@@ -188,11 +187,11 @@ impl Shared {
         &self,
         ask: &Ask,
         url: Digest,
-        far: &watch::Sender<Far>,
+        far: &Report<Far>,
     ) -> Result<(Arc<Lease>, u64), FetchError> {
         let cache = self.cache.clone();
         let digest = ask.digest;
-        let found = blocking(move || {
+        let found = blocking::<_, FetchError>(move || {
             Ok(match digest {
                 Some(digest) => cache
                     .find(digest)
@@ -237,10 +236,12 @@ impl Shared {
     }
 
     /// What is downloaded for one task.
-    async fn downloaded(&self, ask: &Ask, far: &watch::Sender<Far>) -> Result<Got, FetchError> {
+    async fn downloaded(&self, ask: &Ask, far: &Report<Far>) -> Result<Got, FetchError> {
         if let Some(digest) = ask.digest {
             let cache = self.cache.clone();
-            if let Some((lease, bytes)) = blocking(move || Ok(cache.find(digest))).await? {
+            if let Some((lease, bytes)) =
+                blocking::<_, FetchError>(move || Ok(cache.find(digest))).await?
+            {
                 say_whole(far, bytes);
                 return leased(Arc::new(lease)).await;
             }
@@ -268,7 +269,7 @@ impl Shared {
         let (name, digest) = (wanted.name.clone(), wanted.digest);
         let stop = StopOnDrop::default();
         let cancelled = stop.0.clone();
-        let (got, bytes) = blocking(move || {
+        let (got, bytes) = blocking::<_, FetchError>(move || {
             let file = open(&config)?;
             let length = file.metadata().map_or(0, |metadata| metadata.len());
             let Some(digest) = digest else {
@@ -309,8 +310,8 @@ fn ask(url: &reqwest::Url, wanted: &Wanted) -> Ask {
     }
 }
 
-fn say_whole(far: &watch::Sender<Far>, bytes: u64) {
-    far.send_replace(Far {
+fn say_whole(far: &Report<Far>, bytes: u64) {
+    far.say(Far {
         done: bytes,
         total: Some(bytes),
     });

@@ -12,9 +12,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{OFlags, ResolveFlags};
 use sha2::{Digest as _, Sha256};
+use tepui_types::Digest;
 
 use crate::cache::{Cache, Draft};
-use crate::digest::Digest;
 use crate::error::FetchError;
 use crate::http::check;
 use crate::sandbox::open_beneath;
@@ -95,7 +95,7 @@ pub(crate) fn copy_checked(
         let written = copy.write_all(&buffer[..read]);
         written.map_err(|error| FetchError::disk("write", draft.path(), error))?;
     }
-    check(name, Some(digest), Digest::from_hash(hash))?;
+    check(name, Some(digest), Digest(hash.finalize().into()))?;
     Ok((draft, copy))
 }
 

@@ -5,32 +5,25 @@
 //! slowly, or leads out of TLS is given up.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use reqwest::header::{
-    ACCEPT_ENCODING, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH,
-    IF_RANGE, LAST_MODIFIED, RANGE,
+    ACCEPT_ENCODING, ETAG, HeaderMap, HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
+    LAST_MODIFIED, RANGE,
 };
 use reqwest::{Response, StatusCode, Url};
-use sha2::{Digest as _, Sha256};
-use tokio::io::{AsyncSeekExt, AsyncWriteExt};
-use tokio::sync::{OnceCell, Semaphore, watch};
-use tokio::time::{Instant, timeout, timeout_at};
+use tepui_transfer::{Pace, Report, Sink, blocking, chain, continues, follow};
+use tepui_types::Digest;
+use tokio::sync::{OnceCell, Semaphore};
+use tokio::time::{timeout, timeout_at};
 
-use crate::blocking::blocking;
 use crate::cache::{Cache, Draft, Version};
 use crate::config::FetchConfig;
-use crate::digest::Digest;
 use crate::error::FetchError;
 use crate::progress::Far;
 
 /// Tries until a server counts as unavailable: with the pauses between them, about six seconds
 /// beyond what the tries themselves take. Whoever launches tasks has a longer patience.
 const TRIES: u32 = 6;
-/// Redirects, as far as browsers follow them.
-const MAX_REDIRECTS: usize = 10;
-/// Bytes in every stall time: far below any link that a cluster could be run over.
-const LEAST: u64 = 64 * 1024;
 
 /// What all servers are spoken to with, made when the first is.
 #[derive(Debug)]
@@ -92,7 +85,7 @@ impl Http {
         &self,
         ask: &Ask,
         cache: &Arc<Cache>,
-        far: &watch::Sender<Far>,
+        far: &Report<Far>,
     ) -> Result<Answer, FetchError> {
         // The semaphore is never closed.
         let _slot = self.slots.acquire().await;
@@ -122,14 +115,14 @@ impl Http {
         &self,
         ask: &Ask,
         download: &mut Download,
-        far: &watch::Sender<Far>,
+        far: &Report<Far>,
     ) -> Result<bool, FetchError> {
         let mut response = self.send(ask, download).await?;
         match response.status() {
-            StatusCode::NOT_MODIFIED if ask.known.is_some() && download.got == 0 => {
+            StatusCode::NOT_MODIFIED if ask.known.is_some() && download.got() == 0 => {
                 return Ok(false);
             }
-            StatusCode::PARTIAL_CONTENT if continues(&response, download.got) => {}
+            StatusCode::PARTIAL_CONTENT if continues(&response, download.got()) => {}
             StatusCode::OK => download.restart(version(response.headers())).await?,
             StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => {
                 download.restart(Version::default()).await?;
@@ -137,13 +130,13 @@ impl Http {
             }
             status => return Err(refusal(ask, status)),
         }
-        let total = response.content_length().map(|rest| download.got + rest);
+        let total = response.content_length().map(|rest| download.got() + rest);
         self.bounded(ask, total.unwrap_or(0))?;
         let mut pace = Pace::begin(self.config.stall);
         loop {
-            let done = download.got;
-            far.send_replace(Far { done, total });
-            let chunk = match timeout_at(pace.deadline, response.chunk()).await {
+            let done = download.got();
+            far.say(Far { done, total });
+            let chunk = match timeout_at(pace.deadline(), response.chunk()).await {
                 Ok(Ok(Some(chunk))) => chunk,
                 Ok(Ok(None)) => return Ok(true),
                 Ok(Err(error)) => return Err(failure(ask, error)),
@@ -151,7 +144,7 @@ impl Http {
             };
             self.bounded(ask, done + chunk.len() as u64)?;
             download.take(&chunk).await?;
-            pace.add(chunk.len() as u64, Instant::now());
+            pace.add(chunk.len() as u64);
         }
     }
 
@@ -163,10 +156,10 @@ impl Http {
         let mut request = client.get(ask.url.clone());
         // What is hashed is what the server has, not what it makes of it on the way.
         request = request.header(ACCEPT_ENCODING, "identity");
-        if download.got > 0
+        if download.got() > 0
             && let Some(version) = strong(&download.version)
         {
-            let range = format!("bytes={}-", download.got);
+            let range = format!("bytes={}-", download.got());
             request = request.header(RANGE, range).header(IF_RANGE, version);
         } else if let Some(known) = &ask.known {
             request = match (&known.etag, &known.last_modified) {
@@ -205,8 +198,8 @@ pub(crate) fn check(name: &str, wanted: Option<Digest>, found: Digest) -> Result
     match wanted {
         Some(wanted) if wanted != found => Err(FetchError::DigestMismatch {
             what: name.to_owned(),
-            wanted: wanted.to_string(),
-            found: found.to_string(),
+            wanted: wanted.hex(),
+            found: found.hex(),
         }),
         _ => Ok(()),
     }
@@ -224,22 +217,6 @@ fn client(config: &FetchConfig) -> Result<reqwest::Client, String> {
         let why = chain(&error);
         format!("{why}: install the package ca-certificates on the agent")
     })
-}
-
-/// Never out of TLS, and never to anything but a server.
-fn follow(attempt: reqwest::redirect::Attempt<'_>) -> reqwest::redirect::Action {
-    let before = attempt.previous();
-    let was_secret = before.iter().any(|url| url.scheme() == "https");
-    let scheme = attempt.url().scheme();
-    if before.len() > MAX_REDIRECTS {
-        attempt.error("redirects without end")
-    } else if was_secret && scheme != "https" {
-        attempt.error("redirects from https to http")
-    } else if !matches!(scheme, "http" | "https") {
-        attempt.error("redirects to what is no server")
-    } else {
-        attempt.follow()
-    }
 }
 
 /// What a request that got no answer means.
@@ -284,13 +261,6 @@ fn unavailable(ask: &Ask, why: &str) -> FetchError {
     }
 }
 
-/// Whether an answer goes on behind the bytes that are here.
-fn continues(response: &Response, got: u64) -> bool {
-    let range = response.headers().get(CONTENT_RANGE);
-    let range = range.and_then(|range| range.to_str().ok());
-    got > 0 && range.is_some_and(|range| range.starts_with(&format!("bytes {got}-")))
-}
-
 fn version(headers: &HeaderMap) -> Version {
     let word = |name: HeaderName| {
         let word = headers.get(name)?.to_str().ok()?;
@@ -311,9 +281,7 @@ fn strong(version: &Version) -> Option<&str> {
 /// A download on its way into a draft.
 struct Download {
     draft: Draft,
-    file: tokio::fs::File,
-    hash: Sha256,
-    got: u64,
+    sink: Sink,
     version: Version,
 }
 
@@ -322,84 +290,35 @@ impl Download {
         let (draft, file) = blocking(move || cache.draft()).await?;
         Ok(Self {
             draft,
-            file: tokio::fs::File::from_std(file),
-            hash: Sha256::new(),
-            got: 0,
+            sink: Sink::new(file),
             version: Version::default(),
         })
     }
 
+    fn got(&self) -> u64 {
+        self.sink.bytes()
+    }
+
     async fn restart(&mut self, version: Version) -> Result<(), FetchError> {
         self.version = version;
-        if self.got == 0 {
-            return Ok(());
-        }
-        let failed = |error| FetchError::disk("empty", self.draft.path(), error);
-        self.file.rewind().await.map_err(failed)?;
-        self.file.set_len(0).await.map_err(failed)?;
-        self.hash = Sha256::new();
-        self.got = 0;
-        Ok(())
+        let restarted = self.sink.restart().await;
+        restarted.map_err(|error| FetchError::disk("empty", self.draft.path(), error))
     }
 
     async fn take(&mut self, chunk: &[u8]) -> Result<(), FetchError> {
-        self.hash.update(chunk);
-        let written = self.file.write_all(chunk).await;
-        written.map_err(|error| FetchError::disk("write", self.draft.path(), error))?;
-        self.got += chunk.len() as u64;
-        Ok(())
+        let written = self.sink.take(chunk).await;
+        written.map_err(|error| FetchError::disk("write", self.draft.path(), error))
     }
 
     async fn finish(mut self) -> Result<Downloaded, FetchError> {
-        let flushed = self.file.flush().await;
-        flushed.map_err(|error| FetchError::disk("write", self.draft.path(), error))?;
+        let digest = self.sink.finish().await;
+        let digest = digest.map_err(|error| FetchError::disk("write", self.draft.path(), error))?;
         Ok(Downloaded {
+            bytes: self.sink.bytes(),
             draft: self.draft,
-            file: self.file.into_std().await,
-            bytes: self.got,
-            digest: Digest::from_hash(self.hash),
+            file: self.sink.into_file().await,
+            digest,
             version: self.version,
         })
     }
-}
-
-/// Whether enough comes.
-#[derive(Debug)]
-struct Pace {
-    stall: Duration,
-    /// When this is over, [`LEAST`] must have come.
-    deadline: Instant,
-    bytes: u64,
-}
-
-impl Pace {
-    fn begin(stall: Duration) -> Self {
-        Self {
-            stall,
-            deadline: Instant::now() + stall,
-            bytes: 0,
-        }
-    }
-
-    fn add(&mut self, bytes: u64, now: Instant) {
-        self.bytes += bytes;
-        if self.bytes >= LEAST {
-            (self.bytes, self.deadline) = (0, now + self.stall);
-        }
-    }
-}
-
-/// An error and why, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        // Some errors repeat their cause.
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
 }

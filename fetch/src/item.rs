@@ -7,8 +7,8 @@
 use std::path::{Path, PathBuf};
 
 use reqwest::Url;
+use tepui_types::Digest;
 
-use crate::digest::Digest;
 use crate::error::FetchError;
 use crate::path::{clean, last_segment, one_name};
 
@@ -133,7 +133,7 @@ impl Wanted {
     pub fn new(item: &Item) -> Result<Self, FetchError> {
         let (origin, name) = origin(&item.source)?;
         let invalid = |why: String| FetchError::invalid(&name, why);
-        let digest = item.sha256.as_deref().map(Digest::parse);
+        let digest = item.sha256.as_deref().map(read_digest);
         let digest = digest.transpose().map_err(|why| invalid(why.into()))?;
         let destination = item.destination.as_deref().map(clean).transpose();
         let destination = destination.map_err(|why| {
@@ -217,6 +217,13 @@ fn origin(source: &Source) -> Result<(Origin, String), FetchError> {
             "{scheme}:// is not fetched: give an http, https or file URL"
         )),
     }
+}
+
+/// From hexadecimal, perhaps behind `sha256:`.
+fn read_digest(text: &str) -> Result<Digest, &'static str> {
+    let hex = text.strip_prefix("sha256:").unwrap_or(text);
+    let digest = format!("sha256:{hex}").parse();
+    digest.map_err(|_| "a sha256 has 64 hexadecimal digits: take it from `sha256sum FILE`")
 }
 
 /// A URL as people may see it: queries carry tokens and signatures, too.
@@ -316,6 +323,14 @@ mod tests {
                 ..url("http://host/a")
             };
             assert_eq!(Wanted::new(&item).unwrap_err().code(), "fetch-invalid");
+        }
+        let digest = Digest::of(b"abc");
+        for text in [
+            digest.hex(),
+            digest.hex().to_uppercase(),
+            digest.to_string(),
+        ] {
+            assert_eq!(read_digest(&text), Ok(digest));
         }
     }
 }

@@ -6,20 +6,17 @@
 //! more than it was given, and what was asked for by digest has it. It runs nothing of what it
 //! fetches.
 //!
-//! In the order of flow: `item` says what is wanted, `http` and `files` get it, `joined` and `cache`
-//! see to it that this is done once, `place` puts it, perhaps by `archive`, into the `sandbox`.
+//! In the order of flow: `item` says what is wanted, `http` and `files` get it, `cache`
+//! keeps it, `place` puts it, perhaps by `archive`, into the `sandbox`.
 
 mod archive;
-mod blocking;
 mod cache;
 mod config;
-mod digest;
 mod error;
 mod fetcher;
 mod files;
 mod http;
 mod item;
-mod joined;
 mod path;
 mod place;
 mod progress;

@@ -7,12 +7,12 @@
 use std::collections::HashSet;
 use std::time::{Duration, SystemTime};
 
+use tepui_transfer::blocking;
 use tepui_types::Digest;
 
 use crate::books::Pages;
 use crate::error::ImageError;
 use crate::images::Images;
-use crate::origin::local::blocking;
 use crate::store::{Draft, Part};
 
 /// What may stay.

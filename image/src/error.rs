@@ -7,6 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tepui_transfer::Interrupted;
 use tepui_types::Bytes;
 
 /// Why an image could not be had.
@@ -149,6 +150,14 @@ impl ImageError {
                 path,
                 source: Arc::new(source),
             },
+        }
+    }
+}
+
+impl From<Interrupted> for ImageError {
+    fn from(interrupted: Interrupted) -> Self {
+        Self::Interrupted {
+            image: interrupted.what,
         }
     }
 }

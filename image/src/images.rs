@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tepui_transfer::{Joined, blocking};
 use tepui_types::Digest;
 use tepui_types::image::{ImageRef, ImageSource, PullPolicy};
 use tokio::sync::Semaphore;
@@ -10,8 +11,6 @@ use tokio::sync::Semaphore;
 use crate::books::{Books, Lease};
 use crate::config::ImagesConfig;
 use crate::error::ImageError;
-use crate::joined::{Joined, Outcome};
-use crate::origin::local::blocking;
 use crate::origin::registry::Clients;
 use crate::progress::{LayerProgress, Progress};
 use crate::pull;
@@ -37,8 +36,8 @@ pub struct Inner {
     pub books: Arc<Books>,
     pub config: Arc<ImagesConfig>,
     pub clients: Arc<Clients>,
-    pub layers: Joined<Part, LayerProgress, Size>,
-    pub pulls: Joined<PullKey, Progress, Pulled>,
+    pub layers: Joined<Part, LayerProgress, Size, ImageError>,
+    pub pulls: Joined<PullKey, Progress, Pulled, ImageError>,
     pub fetches: Semaphore,
     pub unpacks: Arc<Semaphore>,
 }
@@ -57,7 +56,7 @@ impl Images {
     /// `image-store` or `image-disk-full`.
     pub async fn open(dir: impl Into<PathBuf>, config: ImagesConfig) -> Result<Self, ImageError> {
         let dir = dir.into();
-        let (store, found) = blocking(move || {
+        let (store, found) = blocking::<_, ImageError>(move || {
             let store = Store::open(dir)?;
             let found = store.find()?;
             Ok((store, found))
@@ -145,7 +144,7 @@ impl Images {
             return Ok(None);
         };
         let (inner, digest) = (self.inner.clone(), record.digest);
-        blocking(move || {
+        blocking::<_, ImageError>(move || {
             let used = inner.store.used(&digest)?;
             inner.books.lock().used(&digest, used);
             Ok(())
@@ -165,8 +164,12 @@ impl Images {
             archive: archive.clone(),
         };
         let start = |report| pull::pull(self.inner.clone(), image.clone(), archive, report);
-        let running = self.inner.pulls.run(key, image.as_str(), start, &progress);
-        let Outcome { result, .. } = running.await;
+        let waiting = self.inner.pulls.join(key, image.as_str(), start);
+        let hear = |now| {
+            progress(now);
+            Ok(())
+        };
+        let result = waiting.ended(hear).await;
         if let Ok(pulled) = &result {
             progress(Progress::Done);
             tracing::info!(%image, digest = %pulled.digest(), "image pulled");

@@ -6,13 +6,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use tepui_transfer::{Report, blocking};
 use tepui_types::Digest;
 
 use crate::error::ImageError;
 use crate::images::Inner;
-use crate::joined::Report;
 use crate::manifest::Blob;
-use crate::origin::local::blocking;
 use crate::origin::{Fetched, Origin};
 use crate::progress::LayerProgress;
 use crate::store::{Part, Size};
@@ -22,7 +21,7 @@ use crate::unpack::{UnpackError, Unpacked, unpack};
 const WASM: [u8; 4] = *b"\0asm";
 
 /// Says how far a layer is, to all who wait for it.
-pub type LayerReport = Report<LayerProgress, Size>;
+pub type LayerReport = Report<LayerProgress>;
 
 /// Sees to it that a part is here. Whoever asks has pinned it, and nobody else is at it.
 pub async fn get(

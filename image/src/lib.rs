@@ -25,7 +25,6 @@ mod collection;
 mod config;
 mod error;
 mod images;
-mod joined;
 mod layer;
 mod manifest;
 mod origin;

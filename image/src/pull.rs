@@ -4,18 +4,18 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::{StreamExt, TryStreamExt};
+use tepui_transfer::{Report, blocking};
 use tepui_types::Digest;
 use tepui_types::image::{ImageRef, ImageSource};
 
 use crate::books::Pin;
 use crate::error::ImageError;
 use crate::images::Inner;
-use crate::joined::Report;
 use crate::layer;
 use crate::manifest::{self, Blob, ImageConfig, MAX_DEPTH, Manifest};
 use crate::origin::Origin;
 use crate::origin::archive;
-use crate::origin::local::{Local, blocking};
+use crate::origin::local::Local;
 use crate::origin::registry::Registry;
 use crate::progress::{Progress, Tally};
 use crate::pulled::Pulled;
@@ -30,7 +30,7 @@ const PARALLEL: usize = 6;
 const MAX_NAMES: usize = 10_000;
 
 /// Says how far a pull is, to all who wait for it.
-pub type PullReport = Report<Progress, Pulled>;
+pub type PullReport = Report<Progress>;
 
 /// What an image consists of, and how it is run.
 struct Wanted {
@@ -178,20 +178,23 @@ async fn fetch(
     let fetches = missing.into_iter().map(|(part, blob)| {
         let tally = &tally;
         async move {
-            let progress = |progress| {
+            let hear = |progress| {
                 let tally = tally.lock();
                 let mut tally = tally.unwrap_or_else(PoisonError::into_inner);
                 report.say(tally.take(blob.digest, progress));
+                Ok(())
             };
             loop {
                 let start = |report| {
                     let (inner, origin) = (inner.clone(), origin.clone());
                     layer::get(inner, origin, part, blob, report)
                 };
-                let outcome = inner.layers.run(part, name, start, progress).await;
+                let waiting = inner.layers.join(part, name, start);
+                let is_joined = waiting.is_joined();
+                let result = waiting.ended(hear).await;
                 // Another image's pull may have had another registry, and another fate.
-                if outcome.result.is_ok() || !outcome.joined {
-                    break outcome.result;
+                if result.is_ok() || !is_joined {
+                    break result;
                 }
             }
         }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use sha2::Digest as _;
+use tepui_transfer::blocking;
 use tepui_types::Digest;
 
 use super::{Fetched, check};
@@ -224,19 +225,4 @@ fn open(path: &Path) -> std::io::Result<File> {
         return Err(std::io::Error::other("it is no file"));
     }
     File::open(path)
-}
-
-/// Runs what blocks.
-pub async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, ImageError> + Send + 'static,
-) -> Result<T, ImageError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(error) => Err(ImageError::Interrupted {
-                image: error.to_string(),
-            }),
-        },
-    }
 }

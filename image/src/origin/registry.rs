@@ -12,16 +12,14 @@ use bytes::Bytes;
 use oci_client::Reference;
 use oci_client::errors::OciDistributionError;
 use oci_client::secrets::RegistryAuth;
-use reqwest::header::{ACCEPT, CONTENT_RANGE, RANGE};
+use reqwest::header::{ACCEPT, RANGE};
 use reqwest::{Response, StatusCode};
-use sha2::Digest as _;
+use tepui_transfer::{Pace, Sink, blocking, chain, continues, follow};
 use tepui_types::Digest;
 use tepui_types::image::RegistryImage;
-use tokio::io::{AsyncSeekExt, AsyncWriteExt};
 use tokio::sync::OnceCell;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{timeout, timeout_at};
 
-use super::local::blocking;
 use super::{Fetched, check};
 use crate::config::ImagesConfig;
 use crate::error::ImageError;
@@ -31,8 +29,6 @@ use crate::store::{Draft, Store};
 /// Rounds until an image counts as unavailable: with the pauses between them, about six seconds
 /// beyond what the tries themselves take. Whoever launches tasks has a longer patience.
 const ROUNDS: u32 = 6;
-/// Bytes in every stall time: far below any link that a cluster could be run over.
-const LEAST: u64 = 64 * 1024;
 
 /// What manifests may be.
 const MANIFESTS: &str = "application/vnd.oci.image.manifest.v1+json, \
@@ -231,25 +227,25 @@ impl Registry {
         progress: &(dyn Fn(u64) + Send + Sync),
     ) -> Result<(), ImageError> {
         let path = format!("blobs/{}", blob.digest);
-        if download.got == blob.size {
+        if download.got() == blob.size {
             // All of it came, and it was something else.
             download.restart().await?;
         }
-        let mut response = self.get(host, &path, download.got).await?;
-        if !continues(&response, download.got) {
+        let mut response = self.get(host, &path, download.got()).await?;
+        if !continues(&response, download.got()) {
             download.restart().await?;
         }
         let mut pace = Pace::begin(self.config.stall);
         while let Some(chunk) = self.chunk(host, &mut response, &mut pace).await? {
-            if download.got + chunk.len() as u64 > blob.size {
+            if download.got() + chunk.len() as u64 > blob.size {
                 download.restart().await?;
                 let why = format!("{} sends more than {} bytes of it", host.place, blob.size);
                 return Err(ImageError::invalid(self.what(&path), why));
             }
             download.take(&chunk).await?;
-            progress(download.got);
+            progress(download.got());
         }
-        if download.got < blob.size {
+        if download.got() < blob.size {
             return Err(self.unavailable(host, &path, "it sends too few bytes"));
         }
         let found = download.finish().await?;
@@ -346,13 +342,13 @@ impl Registry {
         pace: &mut Pace,
     ) -> Result<Option<Bytes>, ImageError> {
         let path = response.url().path().to_owned();
-        let chunk = match timeout_at(pace.deadline, response.chunk()).await {
+        let chunk = match timeout_at(pace.deadline(), response.chunk()).await {
             Ok(Ok(chunk)) => chunk,
             Ok(Err(error)) => return Err(self.unavailable(host, &path, &chain(&error))),
             Err(_) => return Err(self.stalled(host, &path)),
         };
         if let Some(chunk) = &chunk {
-            pace.add(chunk.len() as u64, Instant::now());
+            pace.add(chunk.len() as u64);
         }
         Ok(chunk)
     }
@@ -414,74 +410,42 @@ impl Clients {
     }
 }
 
-/// As far as browsers do, and never out of TLS.
-fn follow(attempt: reqwest::redirect::Attempt<'_>) -> reqwest::redirect::Action {
-    let before = attempt.previous();
-    let was_secret = before.iter().any(|url| url.scheme() == "https");
-    if before.len() > 10 {
-        attempt.error("it redirects without end")
-    } else if was_secret && attempt.url().scheme() != "https" {
-        attempt.error("it redirects from https to http")
-    } else {
-        attempt.follow()
-    }
-}
-
-/// Whether an answer goes on behind the bytes that are here.
-fn continues(response: &Response, got: u64) -> bool {
-    let range = response.headers().get(CONTENT_RANGE);
-    let range = range.and_then(|range| range.to_str().ok());
-    got > 0
-        && response.status() == StatusCode::PARTIAL_CONTENT
-        && range.is_some_and(|range| range.starts_with(&format!("bytes {got}-")))
-}
-
 /// A blob on its way into a draft.
 struct Download {
     draft: Draft,
-    file: tokio::fs::File,
-    hash: sha2::Sha256,
-    got: u64,
+    sink: Sink,
 }
 
 impl Download {
     async fn new(draft: Draft) -> Result<Self, ImageError> {
         // The draft goes along: made after its pull has ended, the file would stay.
-        let (draft, file) = blocking(move || {
+        let (draft, file) = blocking::<_, ImageError>(move || {
             let file = std::fs::File::create(draft.path());
             let file = file.map_err(|error| ImageError::store("make", draft.path(), error))?;
             Ok((draft, file))
         })
         .await?;
-        Ok(Self {
-            draft,
-            file: tokio::fs::File::from_std(file),
-            hash: sha2::Sha256::new(),
-            got: 0,
-        })
+        let sink = Sink::new(file);
+        Ok(Self { draft, sink })
+    }
+
+    fn got(&self) -> u64 {
+        self.sink.bytes()
     }
 
     async fn restart(&mut self) -> Result<(), ImageError> {
-        let failed = |error| ImageError::store("empty", self.draft.path(), error);
-        self.file.rewind().await.map_err(failed)?;
-        self.file.set_len(0).await.map_err(failed)?;
-        self.hash = sha2::Sha256::new();
-        self.got = 0;
-        Ok(())
+        let restarted = self.sink.restart().await;
+        restarted.map_err(|error| ImageError::store("empty", self.draft.path(), error))
     }
 
     async fn take(&mut self, chunk: &[u8]) -> Result<(), ImageError> {
-        self.hash.update(chunk);
-        let written = self.file.write_all(chunk).await;
-        written.map_err(|error| ImageError::store("write", self.draft.path(), error))?;
-        self.got += chunk.len() as u64;
-        Ok(())
+        let written = self.sink.take(chunk).await;
+        written.map_err(|error| ImageError::store("write", self.draft.path(), error))
     }
 
     async fn finish(&mut self) -> Result<Digest, ImageError> {
-        let flushed = self.file.flush().await;
-        flushed.map_err(|error| ImageError::store("write", self.draft.path(), error))?;
-        Ok(Digest(self.hash.clone().finalize().into()))
+        let finished = self.sink.finish().await;
+        finished.map_err(|error| ImageError::store("write", self.draft.path(), error))
     }
 }
 
@@ -530,45 +494,4 @@ impl<'a> Attempts<'a> {
         self.at = 0;
         Ok(())
     }
-}
-
-/// Whether enough comes.
-#[derive(Debug)]
-struct Pace {
-    stall: Duration,
-    /// When this is over, [`LEAST`] must have come.
-    deadline: Instant,
-    bytes: u64,
-}
-
-impl Pace {
-    fn begin(stall: Duration) -> Self {
-        Self {
-            stall,
-            deadline: Instant::now() + stall,
-            bytes: 0,
-        }
-    }
-
-    fn add(&mut self, bytes: u64, now: Instant) {
-        self.bytes += bytes;
-        if self.bytes >= LEAST {
-            (self.bytes, self.deadline) = (0, now + self.stall);
-        }
-    }
-}
-
-/// An error and why, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        // Some errors repeat their cause.
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
 }
