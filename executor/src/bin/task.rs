@@ -14,6 +14,8 @@ use std::process::ExitCode;
 
 use tepui_executor::startup::{self, Startup};
 
+#[path = "../task/attempt.rs"]
+mod attempt;
 #[path = "../task/beside.rs"]
 mod beside;
 #[path = "../task/cast.rs"]

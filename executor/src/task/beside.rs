@@ -1,22 +1,26 @@
 //! Commands beside the task: they share its cgroup and its container, and end with it.
 //!
 //! Each is a process of this one, reaped by the server like all others; what it ends with is told
-//! once.
+//! once. One in a container is being started for a while first, and may be given up until it is.
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
+use tepui_types::Reason;
 use tepui_types::wire::executor::{FromExecutor, RunIo};
 
+use crate::attempt::{self, Attempt, PATIENCE};
 use crate::command;
 
 /// More than an agent's checks of one task, and the people who look into one; each is a process.
 const MOST: usize = 16;
+/// How long one that nobody wants any more may still take to begin, so that it can be ended as any other.
+const LAST_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What a command beside the task reads and writes.
 pub enum Stdio {
@@ -70,10 +74,28 @@ impl Stdio {
     }
 }
 
-/// Those that run.
+/// A command that was asked for, and is not refused.
+pub enum Begun {
+    /// It runs.
+    Runs(Pid),
+    /// It is being started.
+    Attempted(Attempt),
+}
+
+/// Those that run, or are being started.
 #[derive(Default)]
 pub struct Beside {
+    starting: Vec<Starting>,
     running: HashMap<Pid, Command>,
+}
+
+struct Starting {
+    command: Command,
+    attempt: Attempt,
+    begun: Instant,
+    give_up_at: Instant,
+    /// It is ended as soon as it runs.
+    is_abandoned: bool,
 }
 
 struct Command {
@@ -89,80 +111,183 @@ impl Beside {
     /// # Errors
     /// Says that enough do.
     pub fn has_room(&self) -> Result<(), String> {
-        match self.running.len() {
+        match self.running.len() + self.starting.len() {
             0..MOST => Ok(()),
             _ => Err(format!("{MOST} commands run beside the task already")),
         }
     }
 
-    /// One has started.
-    pub fn add(&mut self, pid: Pid, id: u64, timeout: Option<Duration>) {
+    /// One has begun.
+    pub fn add(&mut self, begun: Begun, id: u64, timeout: Option<Duration>, now: Instant) {
         let command = Command {
             id,
-            limit: timeout.map(|timeout| (Instant::now() + timeout, timeout)),
+            limit: timeout.map(|timeout| (now + timeout, timeout)),
             is_overdue: false,
         };
-        self.running.insert(pid, command);
+        match begun {
+            Begun::Runs(pid) => {
+                self.running.insert(pid, command);
+            }
+            Begun::Attempted(attempt) => self.starting.push(Starting {
+                command,
+                attempt,
+                begun: now,
+                give_up_at: now + PATIENCE,
+                is_abandoned: false,
+            }),
+        }
+    }
+
+    /// What can be read when one has been started, or has not.
+    pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.starting
+            .iter()
+            .map(|starting| starting.attempt.as_fd())
     }
 
     /// When the next one has had its time.
     pub fn deadline(&self) -> Option<Instant> {
         let waiting = self.running.values().filter(|command| !command.is_overdue);
         let limits = waiting.filter_map(|command| command.limit);
-        limits.map(|(until, _)| until).min()
+        let limits = limits.map(|(until, _)| until);
+        limits
+            .chain(self.starting.iter().map(Starting::until))
+            .min()
     }
 
-    /// Ends those that have had their time.
-    pub fn on_tick(&mut self, now: Instant) {
+    /// Ends those that have had their time; what there is to say of those that had not begun.
+    pub fn on_tick(&mut self, now: Instant) -> Vec<FromExecutor> {
         for (pid, command) in &mut self.running {
             let is_due = command.limit.is_some_and(|(until, _)| until <= now);
             if is_due && !command.is_overdue {
                 command.is_overdue = true;
-                // It leads a session of its own.
-                let _ = kill(Pid::from_raw(-pid.as_raw()), Signal::SIGKILL);
+                end(*pid);
             }
         }
+        let late = self.starting.extract_if(.., |one| one.until() <= now);
+        late.map(|one| one.give_up(now)).collect()
     }
 
     /// Nobody waits for this one any more.
-    pub fn abandon(&mut self, id: u64) {
+    pub fn abandon(&mut self, id: u64, now: Instant) {
+        for starting in &mut self.starting {
+            if starting.command.id == id {
+                starting.abandon(now);
+            }
+        }
         if let Some((pid, _)) = self.running.iter().find(|(_, command)| command.id == id) {
-            // It leads a session of its own.
-            let _ = kill(Pid::from_raw(-pid.as_raw()), Signal::SIGKILL);
+            end(*pid);
         }
     }
 
     /// The agent that wanted them has gone: who waited for those without a limit has gone with it.
-    pub fn abandon_all(&self) {
+    pub fn abandon_all(&mut self, now: Instant) {
+        for starting in &mut self.starting {
+            if starting.command.limit.is_none() {
+                starting.abandon(now);
+            }
+        }
         let waited_for = self
             .running
             .iter()
             .filter(|(_, command)| command.limit.is_none());
         for (pid, _) in waited_for {
-            // It leads a session of its own.
-            let _ = kill(Pid::from_raw(-pid.as_raw()), Signal::SIGKILL);
+            end(*pid);
         }
     }
 
-    /// A process was reaped; what there is to say, if it was one of these.
-    pub fn on_exit(&mut self, status: WaitStatus) -> Option<FromExecutor> {
-        let command = self.running.remove(&status.pid()?)?;
-        let result = match status {
-            _ if command.is_overdue => {
-                let timeout = command.limit.map_or(Duration::ZERO, |(_, timeout)| timeout);
+    /// The task ends: nothing more begins beside it.
+    pub fn begin_no_more(&mut self, now: Instant) {
+        for starting in &mut self.starting {
+            starting.abandon(now);
+        }
+    }
+
+    /// Some that were being started may run by now; what there is to say of those that never will.
+    pub fn on_answers(&mut self) -> Vec<FromExecutor> {
+        self.take_answers(Attempt::answer)
+    }
+
+    /// A process was reaped; what there is to say, if it was one of these or would have become one.
+    pub fn on_exit(&mut self, status: WaitStatus) -> Vec<FromExecutor> {
+        let Some(pid) = status.pid() else {
+            return Vec::new();
+        };
+        let mut said = self.take_answers(|attempt| attempt.answer_before(pid));
+        if let Some(command) = self.running.remove(&pid) {
+            said.push(command.ran(command.end(status)));
+        }
+        said
+    }
+
+    fn take_answers(
+        &mut self,
+        answer: impl Fn(&mut Attempt) -> Option<Result<Pid, Reason>>,
+    ) -> Vec<FromExecutor> {
+        let mut said = Vec::new();
+        let mut left = Vec::with_capacity(self.starting.len());
+        for mut starting in self.starting.drain(..) {
+            match answer(&mut starting.attempt) {
+                None => left.push(starting),
+                Some(Err(reason)) => said.push(starting.command.ran(Err(reason.message))),
+                Some(Ok(pid)) => {
+                    if starting.is_abandoned {
+                        end(pid);
+                    }
+                    self.running.insert(pid, starting.command);
+                }
+            }
+        }
+        self.starting = left;
+        said
+    }
+}
+
+impl Starting {
+    fn until(&self) -> Instant {
+        let limit = self.command.limit.map(|(until, _)| until);
+        limit.map_or(self.give_up_at, |until| until.min(self.give_up_at))
+    }
+
+    fn abandon(&mut self, now: Instant) {
+        self.is_abandoned = true;
+        self.give_up_at = self.give_up_at.min(now + LAST_PATIENCE);
+    }
+
+    /// Nothing is left of it.
+    fn give_up(self, now: Instant) -> FromExecutor {
+        let why = match self.is_abandoned {
+            true => "it was not wanted any more before it began".into(),
+            false => attempt::late(now.duration_since(self.begun)),
+        };
+        self.command.ran(Err(why))
+    }
+}
+
+impl Command {
+    fn end(&self, status: WaitStatus) -> Result<i32, String> {
+        match status {
+            _ if self.is_overdue => {
+                let timeout = self.limit.map_or(Duration::ZERO, |(_, timeout)| timeout);
                 Err(format!("it took more than {} ms", timeout.as_millis()))
             }
             WaitStatus::Exited(_, code) => Ok(code),
             // As shells count them, for who has asked to see it run.
-            WaitStatus::Signaled(_, signal, _) if command.limit.is_none() => {
-                Ok(128 + signal as i32)
-            }
+            WaitStatus::Signaled(_, signal, _) if self.limit.is_none() => Ok(128 + signal as i32),
             WaitStatus::Signaled(_, signal, _) => Err(format!("{signal} ended it")),
             other => Err(format!("it ended in an unknown way ({other:?})")),
-        };
-        Some(FromExecutor::Ran {
-            id: command.id,
-            result,
-        })
+        }
     }
+
+    fn ran(&self, result: Result<i32, String>) -> FromExecutor {
+        FromExecutor::Ran {
+            id: self.id,
+            result,
+        }
+    }
+}
+
+/// It leads a session of its own.
+fn end(pid: Pid) {
+    let _ = kill(Pid::from_raw(-pid.as_raw()), Signal::SIGKILL);
 }

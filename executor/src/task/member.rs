@@ -24,7 +24,7 @@ use tepui_types::task::{CommandWorkload, Workload, reason};
 use tepui_types::wire::executor::{ExecutorLaunch, RunBeside};
 use tepui_types::{Bytes, Reason};
 
-use crate::beside::Stdio;
+use crate::beside::{Begun, Stdio};
 use crate::cast::Role;
 use crate::command::{Prepared, Scene};
 use crate::group::TaskGroup;
@@ -303,12 +303,12 @@ impl Member {
         stdio: Stdio,
         group: Option<&TaskGroup>,
         startup: &Startup,
-    ) -> Result<Pid, String> {
+    ) -> Result<Begun, String> {
         if !matches!(self.phase, Phase::Running { .. }) {
             return Err("the command does not run now".into());
         }
         match &self.place {
-            Place::Container(dir) => runtime::run(startup, dir, run, stdio),
+            Place::Container(dir) => runtime::run(startup, dir, run, stdio).map(Begun::Attempted),
             Place::Machine(scene) => {
                 let newborn = match group {
                     Some(group) => group.newborn(),
@@ -316,7 +316,7 @@ impl Member {
                 };
                 let newborn = newborn.map_err(|error| error.to_string())?;
                 let started = scene.run(&run.argv, &run.env, stdio, newborn);
-                started.map_err(|reason| reason.message)
+                started.map(Begun::Runs).map_err(|reason| reason.message)
             }
             Place::Nowhere => Err("the command does not run".into()),
         }

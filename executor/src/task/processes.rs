@@ -16,9 +16,9 @@ use tepui_types::task::TaskUsage;
 
 /// Sends SIGKILL to every descendant of the calling process, once.
 pub fn kill_descendants() {
-    for pid in descendants(getpid().as_raw()) {
+    for pid in descendants(getpid()) {
         // It may have ended meanwhile.
-        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        let _ = kill(pid, Signal::SIGKILL);
     }
 }
 
@@ -42,7 +42,8 @@ pub fn usage() -> TaskUsage {
     }
 }
 
-fn descendants(root: i32) -> Vec<i32> {
+/// All that come of a process, as far as they are there now, without itself.
+pub fn descendants(root: Pid) -> Vec<Pid> {
     let mut children: HashMap<i32, Vec<i32>> = HashMap::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Some(pid) = entry
@@ -56,13 +57,13 @@ fn descendants(root: i32) -> Vec<i32> {
             children.entry(parent).or_default().push(pid);
         }
     }
-    let mut found = children.remove(&root).unwrap_or_default();
+    let mut found = children.remove(&root.as_raw()).unwrap_or_default();
     let mut next = 0;
     while next < found.len() {
         found.extend(children.remove(&found[next]).unwrap_or_default());
         next += 1;
     }
-    found
+    found.into_iter().map(Pid::from_raw).collect()
 }
 
 /// Field 4 of proc_pid_stat(5), behind the name in parentheses.

@@ -128,6 +128,10 @@ impl Server {
             if ready.input {
                 self.on_input_room();
             }
+            if ready.beside {
+                let said = self.beside.on_answers();
+                self.tell_all(said);
+            }
             if ready.agent {
                 self.on_agent();
             }
@@ -176,6 +180,7 @@ impl Server {
         let outputs = || self.outputs().map(|(bit, outputs)| (bit, outputs.fds(now)));
         let streams = outputs().flat_map(|(_, fds)| fds);
         let readers = fds.into_iter().chain(streams).flatten();
+        let readers = readers.chain(self.beside.fds());
         let readers = readers.map(|fd| PollFd::new(fd, PollFlags::POLLIN));
         let input = self.task.as_ref().and_then(Task::input_fd);
         let writers = input.map(|fd| PollFd::new(fd, PollFlags::POLLOUT));
@@ -192,11 +197,15 @@ impl Server {
             agent: next(fds[2]),
             stranger: next(fds[3]),
             outputs: 0,
+            beside: false,
             input: false,
         };
         for (bit, [stdout, stderr]) in outputs() {
             ready.outputs |= u32::from(next(stdout)) << bit;
             ready.outputs |= u32::from(next(stderr)) << (bit + 1);
+        }
+        for starting in self.beside.fds() {
+            ready.beside |= next(Some(starting));
         }
         ready.input = next(input);
         Ok(ready)
@@ -255,9 +264,8 @@ impl Server {
             match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return Ok(()),
                 Ok(status) => {
-                    if let Some(ran) = self.beside.on_exit(status) {
-                        self.tell(&ran);
-                    }
+                    let said = self.beside.on_exit(status);
+                    self.tell_all(said);
                     let task = self.task.as_mut();
                     if task.is_some_and(|task| task.on_exit(status, &self.startup)) {
                         self.on_end();
@@ -286,7 +294,11 @@ impl Server {
         {
             self.on_end();
         }
-        self.beside.on_tick(now);
+        if self.task.as_ref().is_none_or(Task::is_ending) {
+            self.beside.begin_no_more(now);
+        }
+        let said = self.beside.on_tick(now);
+        self.tell_all(said);
         self.on_news(now);
         if self
             .stranger
@@ -354,6 +366,12 @@ impl Server {
         }
     }
 
+    fn tell_all(&mut self, frames: Vec<FromExecutor>) {
+        for frame in &frames {
+            self.tell(frame);
+        }
+    }
+
     fn on_connection(&mut self) {
         // One that is gone again before it is accepted is no error.
         if let Ok((stream, _)) = self.startup.listener.accept()
@@ -387,7 +405,7 @@ impl Server {
             tasks: self.updates().cloned().collect(),
         };
         if connection.send(&attached).is_ok() {
-            self.beside.abandon_all();
+            self.beside.abandon_all(Instant::now());
             // The newest wins: the one before is closed here.
             self.agent = Some(connection);
             self.on_frames();
@@ -435,7 +453,7 @@ impl Server {
                 }
             }
             ToExecutor::Run(run) => self.on_run(&run),
-            ToExecutor::Abandon(id) => self.beside.abandon(id),
+            ToExecutor::Abandon(id) => self.beside.abandon(id, Instant::now()),
             ToExecutor::Input { task, bytes } => {
                 if let Some(input) = self.input_of(&task) {
                     input.send(&bytes);
@@ -508,7 +526,7 @@ impl Server {
         };
         let timeout = run.timeout_ms.map(Duration::from_millis);
         match started {
-            Ok(pid) => self.beside.add(pid, run.id, timeout),
+            Ok(begun) => self.beside.add(begun, run.id, timeout, Instant::now()),
             Err(why) => self.tell(&FromExecutor::Ran {
                 id: run.id,
                 result: Err(why),
@@ -540,6 +558,8 @@ struct Ready {
     stranger: bool,
     /// Two bits for each member of the task: its output and its error.
     outputs: u32,
+    /// What was being started beside the task runs, or never will.
+    beside: bool,
     /// The task has read what it was sent.
     input: bool,
 }

@@ -10,7 +10,6 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::sys::wait::WaitStatus;
-use nix::unistd::Pid;
 use tepui_executor::cgroup::{Counts, Limits, Reach};
 use tepui_executor::log;
 use tepui_executor::startup::Startup;
@@ -19,7 +18,7 @@ use tepui_types::task::{TaskUsage, Workload, reason};
 use tepui_types::wire::executor::{ExecutorLaunch, RunBeside, TaskUpdate};
 use tepui_types::{Reason, TaskId, TaskState};
 
-use crate::beside::Stdio;
+use crate::beside::{Begun, Stdio};
 use crate::cast;
 use crate::group::TaskGroup;
 use crate::input::Input;
@@ -241,8 +240,13 @@ impl Task {
         }
     }
 
+    /// Whether its end is decided, or it has come.
+    pub fn is_ending(&self) -> bool {
+        self.supervision.is_ending()
+    }
+
     /// Starts a command beside one of its members.
-    pub fn run(&self, run: &RunBeside, stdio: Stdio, startup: &Startup) -> Result<Pid, String> {
+    pub fn run(&self, run: &RunBeside, stdio: Stdio, startup: &Startup) -> Result<Begun, String> {
         if self.supervision.is_ending() {
             return Err("the task is ending".into());
         }

@@ -9,10 +9,10 @@ use tempfile::TempDir;
 use tepui_executor::runtime::Runtime;
 use tepui_executor::{descriptors, protocol};
 use tepui_types::TaskState;
-use tepui_types::wire::executor::{ImageConfig, RunBeside, RunIo, ToExecutor};
+use tepui_types::wire::executor::{FromExecutor, ImageConfig, RunBeside, RunIo, ToExecutor};
 
 use crate::containers::{IMAGE, image, runtimes};
-use crate::env::{Builder, Executor, task};
+use crate::env::{Builder, Executor, eventually, task};
 
 /// A task that runs, on the machine as it is or in a container.
 struct Host {
@@ -167,6 +167,56 @@ fn a_command_whose_files_did_not_come_is_refused() {
     let why = executor.ran(1).unwrap_err();
     assert!(why.contains("did not come"), "{why}");
     host.end();
+}
+
+/// Sees the processes of its container, and lets none of them go on.
+const STOPS_ALL: &str = "touch $TEPUI_SANDBOX/up; while true; do for p in /proc/[0-9]*; do \
+                         p=${p#/proc/}; test $p = 1 || kill -STOP $p; done; done 2>/dev/null";
+
+#[test]
+fn a_container_that_stops_what_comes_in_holds_up_nobody_outside() {
+    for runtime in runtimes() {
+        let Some(mut executor) = Executor::container(runtime) else {
+            return;
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let image = image(dir.path(), ImageConfig::default());
+        let builder = Builder::script("task", STOPS_ALL);
+        executor.launch(builder.container(IMAGE).image(image));
+        let up = executor.task_dir("task").join("sandbox/up");
+        eventually("it stops all", || up.exists());
+        // One that nobody limits goes on beside those that are limited, until one of these was stopped
+        // before its program.
+        let sleep = ["sleep", "1000"];
+        run(&mut executor, 1, &sleep, RunIo::Nothing, &[]);
+        let mut ids = 10..200;
+        let was_stopped = ids.any(|id| {
+            executor.run_beside(id, "task", &sleep, 300);
+            let why = executor.ran(id).unwrap_err();
+            why.contains("was not executed within")
+        });
+        assert!(was_stopped);
+        executor.send(&ToExecutor::Abandon(1));
+        // It had begun, or it never did.
+        assert!(matches!(executor.ran(1), Ok(137) | Err(_)));
+        let pid = executor.identity.pid;
+        let children = format!("/proc/{pid}/task/{pid}/children");
+        eventually("nothing is left of either", || {
+            let children = std::fs::read_to_string(&children).unwrap();
+            children.split_whitespace().count() == 1
+        });
+        // Nor does one that is still being started hold up the end.
+        run(&mut executor, 3, &sleep, RunIo::Nothing, &[]);
+        executor.kill("task", 0);
+        let (mut has_ended, mut has_run) = (false, false);
+        while !(has_ended && has_run) {
+            match protocol::read_frame(&mut executor.connection()).unwrap() {
+                Some(FromExecutor::Update(update)) => has_ended |= update.state.is_terminal(),
+                Some(FromExecutor::Ran { id: 3, .. }) => has_run = true,
+                other => panic!("neither an end nor an answer: {other:?}"),
+            }
+        }
+    }
 }
 
 fn text_of(from: &mut impl Read, count: usize) -> String {

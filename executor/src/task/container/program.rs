@@ -1,7 +1,8 @@
 //! Another OCI runtime: a program with the command line of runc and crun.
 //!
 //! `create` makes the container and waits before its program, `start` lets it go on, `exec` runs
-//! something beside it. What they make is orphaned, and so becomes this process's child.
+//! something beside it. All are called by a helper (see [`attempt`](crate::attempt)); what they make is
+//! orphaned, and so becomes its child, and then the executor's.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -25,15 +26,16 @@ impl Program<'_> {
     /// Starts the container of that bundle.
     pub fn start(&self, bundle: &Path, stdio: [OwnedFd; 3]) -> Result<Pid, String> {
         let pid_file = self.dir.join("pid");
-        let mut create = self.verb("create");
+        let log = self.dir.join("runtime.log");
+        let mut create = self.verb("create", &log);
         create.arg("--bundle").arg(bundle);
         create.arg("--pid-file").arg(&pid_file).arg(ID);
-        call(create, self.log(), stdio)?;
+        call(create, &log, stdio)?;
         let pid = read_pid(&pid_file)?;
-        let mut start = self.verb("start");
+        let mut start = self.verb("start", &log);
         start.arg(ID);
         // Its own output is not the container's.
-        call(start, self.log(), self.nothing()?).inspect_err(|_| {
+        call(start, &log, self.nothing()?).inspect_err(|_| {
             // It may have ended by itself.
             let _ = kill(pid, Signal::SIGKILL);
         })?;
@@ -43,26 +45,23 @@ impl Program<'_> {
     /// Starts a command in the container. A terminal does not control it: that is one which the
     /// runtime has made itself.
     pub fn run(&self, run: &RunBeside, stdio: [OwnedFd; 3]) -> Result<Pid, String> {
-        let pid_file = self.dir.join("pid-beside");
-        let mut exec = self.verb("exec");
-        exec.arg("--detach").arg("--pid-file").arg(&pid_file);
+        // Others may be started at the same time.
+        let files = Files::of_this_process(self.dir);
+        let mut exec = self.verb("exec", &files.log);
+        exec.arg("--detach").arg("--pid-file").arg(&files.pid);
         for (name, value) in &run.env {
             exec.arg("--env").arg(format!("{name}={value}"));
         }
         exec.arg(ID).args(&run.argv);
-        call(exec, self.log(), stdio)?;
-        read_pid(&pid_file)
+        call(exec, &files.log, stdio)?;
+        read_pid(&files.pid)
     }
 
-    fn verb(&self, verb: &str) -> Command {
+    fn verb(&self, verb: &str, log: &Path) -> Command {
         let mut command = Command::new(self.path);
         command.arg("--root").arg(self.dir.join(STATE));
-        command.arg("--log").arg(self.log()).arg(verb);
+        command.arg("--log").arg(log).arg(verb);
         command
-    }
-
-    fn log(&self) -> PathBuf {
-        self.dir.join("runtime.log")
     }
 
     fn nothing(&self) -> Result<[OwnedFd; 3], String> {
@@ -71,10 +70,35 @@ impl Program<'_> {
     }
 }
 
+/// What a runtime writes when something is run beside the container; removed when dropped.
+struct Files {
+    pid: PathBuf,
+    log: PathBuf,
+}
+
+impl Files {
+    fn of_this_process(dir: &Path) -> Self {
+        let this = std::process::id();
+        Self {
+            pid: dir.join(format!("beside-{this}.pid")),
+            log: dir.join(format!("beside-{this}.log")),
+        }
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        for file in [&self.pid, &self.log] {
+            // It may never have been there.
+            let _ = std::fs::remove_file(file);
+        }
+    }
+}
+
 /// Calls it; what it says when it fails stands at the end of its log.
 fn call(
     mut command: Command,
-    log: PathBuf,
+    log: &Path,
     [stdin, stdout, stderr]: [OwnedFd; 3],
 ) -> Result<(), String> {
     command.stdin(Stdio::from(stdin));

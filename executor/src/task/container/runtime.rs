@@ -1,11 +1,11 @@
 //! Starting a container from its specification: by the built-in runtime (libcontainer), or by
 //! another that is a program of the machine.
 //!
-//! Either way the container's first process is a child of this one when `start` returns, and has
-//! executed its program: what kept it from that is the error.
+//! Either way a helper does it (see [`attempt`](crate::attempt)), and the process that was made has
+//! executed its program when it answers: what kept it from that is the error.
 
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use libcontainer::container::builder::ContainerBuilder;
@@ -13,7 +13,6 @@ use libcontainer::syscall::syscall::SyscallType;
 use libcontainer::workload::{
     Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError,
 };
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
 use oci_spec::runtime::Spec;
 use tepui_executor::confinement;
@@ -24,6 +23,7 @@ use tepui_types::Reason;
 use tepui_types::task::reason;
 use tepui_types::wire::executor::RunBeside;
 
+use crate::attempt::Attempt;
 use crate::beside::Stdio;
 use crate::program::Program;
 use crate::{command, lookup, process};
@@ -32,13 +32,11 @@ use crate::{command, lookup, process};
 pub const ID: &str = "task";
 /// What the runtime notes of it, in that folder.
 pub const STATE: &str = "runtime";
-/// How long its first process may take to execute its program.
-const PATIENCE_MS: u16 = 30_000;
 /// What a runtime's complaint is cut to, in bytes.
 const MAX_COMPLAINT: u64 = 1024;
 
-/// Starts the container; its files go into `dir`. A terminal controls it where the runtime is the
-/// built-in one; another is given it as an open file like any other.
+/// Starts the container, and waits for that; its files go into `dir`. A terminal controls it where the
+/// runtime is the built-in one; another is given it as an open file like any other.
 pub fn start(
     runtime: &Runtime,
     spec: &Spec,
@@ -58,16 +56,15 @@ pub fn start(
     forget(dir).map_err(|error| failed(error.to_string()))?;
     let saved = spec.save(bundle.join("config.json"));
     saved.map_err(|error| failed(error.to_string()))?;
-    match runtime {
+    let attempt = Attempt::begin(|| match runtime {
         Runtime::BuiltIn => built_in(&bundle, dir, stdio, has_terminal, privileges),
         Runtime::Program(path) => Program { path, dir }.start(&bundle, stdio).map_err(failed),
-    }
+    });
+    attempt.map_err(|error| failed(error.to_string()))?.wait()
 }
 
 /// Takes away what was noted of the container's run before.
 fn forget(dir: &Path) -> io::Result<()> {
-    // The built-in runtime may have left this process in there.
-    std::env::set_current_dir("/")?;
     match std::fs::remove_dir_all(dir.join(STATE)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
@@ -128,15 +125,24 @@ pub fn nothing() -> Result<OwnedFd, Reason> {
     nothing.map_err(|error| Reason::new(reason::EXECUTOR_FAILED, format!("/dev/null: {error}")))
 }
 
-/// Starts a command in the container of that folder, which runs; a child of this process.
-pub fn run(startup: &Startup, dir: &Path, run: &RunBeside, stdio: Stdio) -> Result<Pid, String> {
+/// Starts a command in the container of that folder, which runs.
+pub fn run(
+    startup: &Startup,
+    dir: &Path,
+    run: &RunBeside,
+    stdio: Stdio,
+) -> Result<Attempt, String> {
     let has_terminal = stdio.is_terminal();
     let stdio = stdio.into_three();
     let stdio = stdio.map_err(|error| format!("its output: {error}"))?;
-    match &startup.runtime {
-        Runtime::BuiltIn => run_by_built_in(startup, dir, run, stdio, has_terminal),
-        Runtime::Program(path) => Program { path, dir }.run(run, stdio),
-    }
+    let attempt = Attempt::begin(|| {
+        let started = match &startup.runtime {
+            Runtime::BuiltIn => run_by_built_in(startup, dir, run, stdio, has_terminal),
+            Runtime::Program(path) => Program { path, dir }.run(run, stdio),
+        };
+        started.map_err(|why| Reason::new(reason::COMMAND_FAILED, why))
+    });
+    attempt.map_err(|error| format!("its helper: {error}"))
 }
 
 fn run_by_built_in(
@@ -175,16 +181,9 @@ fn run_by_built_in(
     Ok(Pid::from_raw(pid.as_raw()))
 }
 
-/// Waits until nobody can complain any more: the program is being executed, or its process gone.
+/// Waits until nobody can complain any more: the program is being executed, or its process gone. How
+/// long that may take is for who waits for the helper.
 fn read_complaint(complaints: PipeReader) -> io::Result<String> {
-    let mut ready = [PollFd::new(complaints.as_fd(), PollFlags::POLLIN)];
-    if poll(&mut ready, PollTimeout::from(PATIENCE_MS))? == 0 {
-        let message = format!(
-            "its program was not executed within {} s",
-            PATIENCE_MS / 1000
-        );
-        return Err(io::Error::new(io::ErrorKind::TimedOut, message));
-    }
     let mut bytes = Vec::new();
     complaints.take(MAX_COMPLAINT).read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
