@@ -4,7 +4,8 @@
 //! it, one thing after another, and [`Supervision::deadline`] when to ask again. A command alone is
 //! a task of one. What prepares the others (init) runs to its end before anything else begins, one
 //! after another; what serves them (sidecars) begins before the command and its peers, and ends after
-//! them. Nothing is started once the task's end is decided, and a decided end stays.
+//! them. Nothing is started once the task's end is decided, and a decided end stays. What a member's first
+//! process ended with by itself counts, whatever is asked for while the rest of it is cleared away.
 
 use std::time::{Duration, Instant};
 
@@ -80,12 +81,16 @@ enum Stage {
         since: Instant,
         is_asked: bool,
         forced_at: Option<Instant>,
+        /// Its first process ended before anybody asked for that.
+        has_exited: bool,
     },
     Pausing {
         until: Instant,
     },
     Over {
         is_success: bool,
+        /// Whether it came to that by itself, and not because the task's end was decided.
+        is_own: bool,
     },
 }
 
@@ -268,7 +273,16 @@ impl Supervision {
             since: now,
             is_asked: false,
             forced_at: None,
+            has_exited: false,
         };
+    }
+
+    /// The first process of a member has ended; what it left behind is being ended.
+    pub fn on_exited(&mut self, number: usize) {
+        let is_going = matches!(self.course, Course::Going);
+        if let Stage::Running { has_exited, .. } = &mut self.members[number].stage {
+            *has_exited = is_going;
+        }
     }
 
     /// A member could not be started. Where it has run before, that is one more of its ends.
@@ -285,7 +299,10 @@ impl Supervision {
         }
         let watched = &mut self.members[number];
         watched.last = Some(end);
-        watched.stage = Stage::Over { is_success: false };
+        watched.stage = Stage::Over {
+            is_success: false,
+            is_own: true,
+        };
         let reason = self.named(number, &reason);
         self.decide(Outcome::Error(reason), now);
     }
@@ -295,31 +312,40 @@ impl Supervision {
         let is_going = matches!(self.course, Course::Going);
         let watched = &mut self.members[number];
         let Stage::Running {
-            since, is_asked, ..
+            since,
+            is_asked,
+            has_exited,
+            ..
         } = watched.stage
         else {
             return;
         };
         let is_success = end.reason.is_none();
-        let pause = match is_going {
+        let is_own = is_going || has_exited;
+        let pause = match is_own {
             true => watched.pause(is_success, now.duration_since(since)),
             false => None,
         };
+        // One that would come back has not ended for good, also where the task's end was decided
+        // meanwhile.
+        let is_own = is_own && pause.is_none();
+        let pause = pause.filter(|_| is_going);
         // Sidecars have no end of their own: the one that they were asked for is good.
         let was_served = is_asked && watched.member.part == Part::Sidecar;
         watched.stage = match pause {
             Some(pause) => Stage::Pausing { until: now + pause },
             None => Stage::Over {
                 is_success: is_success || was_served,
+                is_own,
             },
         };
         watched.last = Some(end);
-        if is_going && pause.is_none() {
+        if is_own {
             self.on_over(number, is_success, now);
         }
     }
 
-    /// A member has ended for good by itself.
+    /// A member has ended for good by itself, before the task's end was asked for.
     fn on_over(&mut self, number: usize, is_success: bool, now: Instant) {
         let watched = &self.members[number];
         match (watched.member.part, is_success) {
@@ -331,14 +357,15 @@ impl Supervision {
                 let reason = reason.map(|reason| self.named(number, &reason));
                 if let Some(reason) = reason {
                     let code = self.main_end().map_or(code, |end| end.exit_code);
-                    self.decide(Outcome::Failed(reason, code), now);
+                    self.conclude(Outcome::Failed(reason, code), now);
                 }
             }
             (Part::Main | Part::Peer, true) => {
                 let important = |watched: &&Watched| watched.member.part >= Part::Main;
-                let is_over = |watched: &Watched| matches!(watched.stage, Stage::Over { .. });
+                let is_over =
+                    |watched: &Watched| matches!(watched.stage, Stage::Over { is_own: true, .. });
                 if self.members.iter().filter(important).all(is_over) {
-                    self.decide(Outcome::Finished, now);
+                    self.conclude(Outcome::Finished, now);
                 }
             }
         }
@@ -360,6 +387,16 @@ impl Supervision {
         }
     }
 
+    /// The members have decided it by themselves, which stands where a kill has come since then.
+    fn conclude(&mut self, outcome: Outcome, now: Instant) {
+        match &mut self.course {
+            Course::Ending(ending) if matches!(ending.outcome, Outcome::Killed(_)) => {
+                ending.outcome = outcome;
+            }
+            Course::Ending(_) | Course::Going => self.decide(outcome, now),
+        }
+    }
+
     fn decide(&mut self, outcome: Outcome, now: Instant) {
         if let Course::Ending(_) = self.course {
             return;
@@ -375,6 +412,7 @@ impl Supervision {
                 let last = watched.last.as_ref();
                 watched.stage = Stage::Over {
                     is_success: last.is_some_and(|end| end.reason.is_none()),
+                    is_own: false,
                 };
             }
         }
@@ -505,8 +543,12 @@ impl Watched {
                 Stage::Waiting => MemberState::Waiting,
                 Stage::Running { .. } => MemberState::Running,
                 Stage::Pausing { .. } => MemberState::Pausing,
-                Stage::Over { is_success: true } => MemberState::Finished,
-                Stage::Over { is_success: false } => MemberState::Failed,
+                Stage::Over {
+                    is_success: true, ..
+                } => MemberState::Finished,
+                Stage::Over {
+                    is_success: false, ..
+                } => MemberState::Failed,
             },
             restarts: self.restarts,
             message: message[..most].to_owned(),

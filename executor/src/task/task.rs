@@ -347,10 +347,9 @@ impl Task {
     /// A process was reaped; true when the task has now ended.
     pub fn on_exit(&mut self, status: WaitStatus, startup: &Startup) -> bool {
         let now = Instant::now();
-        for member in &mut self.members {
-            if member.on_exit(status, now) {
-                break;
-            }
+        let mut members = self.members.iter_mut();
+        if let Some(number) = members.position(|member| member.on_exit(status, now)) {
+            self.supervision.on_exited(number);
         }
         let is_waiting = matches!(self.phase, Phase::Clearing { .. })
             || self

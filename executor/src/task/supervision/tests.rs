@@ -97,6 +97,12 @@ impl World {
         self.act();
     }
 
+    /// Its first process ends, and what it left behind is not gone yet.
+    fn begin_exit(&mut self, name: &str) {
+        let number = self.number(name);
+        self.supervision.on_exited(number);
+    }
+
     fn pass(&mut self, millis: u64) {
         self.now += Duration::from_millis(millis);
         self.act();
@@ -165,6 +171,65 @@ fn a_command_alone_is_its_task() {
     world.exit("main", 0);
     let why = "its end was asked for; the command exited with code 0".to_owned();
     assert_eq!(world.verdict(), (TaskState::Killed, why, Some(0)));
+}
+
+#[test]
+fn a_command_that_ended_by_itself_is_not_told_as_killed_while_its_rest_goes() {
+    let mut world = alone(None);
+    world.begin_exit("main");
+    world.kill(50);
+    world.exit("main", 0);
+    assert_eq!(
+        world.verdict(),
+        (TaskState::Finished, String::new(), Some(0))
+    );
+    let mut world = alone(restart(RestartAfter::Any, Some(0)));
+    world.begin_exit("main");
+    world.kill(50);
+    world.exit("main", 3);
+    let why = "the command exited with code 3".to_owned();
+    assert_eq!(world.verdict(), (TaskState::Failed, why, Some(3)));
+    // It would have come back: that it does not is the kill's doing.
+    let mut world = alone(restart(RestartAfter::Any, None));
+    world.begin_exit("main");
+    world.kill(50);
+    world.exit("main", 3);
+    assert_eq!(world.verdict().0, TaskState::Killed);
+    // Who exits after the kill does so because of it.
+    let mut world = alone(None);
+    world.kill(50);
+    world.begin_exit("main");
+    world.exit("main", 0);
+    assert_eq!(world.verdict().0, TaskState::Killed);
+}
+
+#[test]
+fn an_end_that_needs_others_which_a_kill_ends_is_the_kills() {
+    let both = || {
+        World::new(vec![
+            member("main", Part::Main, None),
+            member("other", Part::Peer, None),
+        ])
+    };
+    let mut world = both();
+    world.begin_exit("main");
+    world.kill(50);
+    world.exit("main", 0);
+    world.exit("other", -15);
+    assert_eq!(world.verdict().0, TaskState::Killed);
+    let mut world = both();
+    world.begin_exit("main");
+    world.kill(50);
+    world.exit("other", -15);
+    world.exit("main", 0);
+    assert_eq!(world.verdict().0, TaskState::Killed);
+    let mut world = both();
+    world.begin_exit("other");
+    world.kill(50);
+    world.exit("main", -15);
+    world.exit("other", 4);
+    let why = "peer `other`: the command exited with code 4".to_owned();
+    assert_eq!(world.verdict().1, why);
 }
 
 #[test]
