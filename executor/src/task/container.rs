@@ -138,7 +138,7 @@ impl Prepared<'_> {
     fn make_root(&self) -> std::io::Result<PathBuf> {
         match &self.shared {
             // They have left the machine's mounts together.
-            Some(_) => root::set_apart(self.beside)?,
+            Some(_) => root::set_root_apart(self.beside)?,
             None => root::leave_mounts()?,
         }
         match self.launch.image.as_deref() {

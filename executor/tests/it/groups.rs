@@ -331,6 +331,39 @@ fn companions_without_an_image_see_the_machine_each_once() {
 }
 
 #[test]
+fn what_a_companion_was_given_is_not_in_the_machines_tree_of_another() {
+    let Some((mut executor, dir)) = executors().next() else {
+        return;
+    };
+    let secret = dir.path().join("1");
+    fs::write(&secret, "hush").unwrap();
+    let mounts = format!(
+        r#""mounts": [{{"path": "/run/key", "source": {{"secret": "key"}}}},
+                      {{"path": "/up", "source": {{"host": "{}"}}}},
+                      {{"path": "/tools", "source": {{"image": "test"}}}}]"#,
+        dir.path().display()
+    );
+    let first = companion("first", "init", "cat /run/key; ls /tools", "");
+    let first = first.replace(IMAGE, &format!(r#"{{"image": "test", {mounts}}}"#));
+    let script = "cd ../members/first/container && ls -A secrets mounts/1 images/2/root; cat \
+                  secrets/0; grep members/first/container /proc/self/mountinfo";
+    let options = format!(r#"{{"companions": [{first}]}}"#);
+    let builder = Builder::script("task", script).container("{}");
+    let image = image(dir.path(), ImageConfig::default());
+    let builder = builder.life(&options).other_image("test", image);
+    executor.launch(builder.secret("key", &secret));
+    let end = executor.end("task");
+    let shown = output(&executor, "first", "stdout");
+    assert!(
+        shown.starts_with("hush") && shown.contains("bin"),
+        "{shown}"
+    );
+    check(&end, "failed", "exit-code", Some(1), "");
+    let seen = executor.output("task", "stdout");
+    assert_eq!(seen, "images/2/root:\n\nmounts/1:\n\nsecrets:\n");
+}
+
+#[test]
 fn commands_run_beside_the_member_that_is_named() {
     for (mut executor, dir) in executors() {
         let companions = [companion("proxy", "sidecar", &serves("touch /mine up"), "")];

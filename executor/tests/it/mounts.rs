@@ -1,8 +1,11 @@
 //! What the mounts of a container show: its sandbox, secrets, images, devices.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, symlink};
+use std::path::{Path, PathBuf};
 
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use tepui_executor::runtime::Runtime;
 use tepui_types::Digest;
@@ -139,6 +142,80 @@ fn another_images_files_are_seen_and_not_written_to() {
         });
         finished(&executor, &end);
         assert_eq!(executor.output("task", "stdout"), "low\nhigh\n");
+    }
+}
+
+/// A file system in memory at a folder, until this is dropped.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn at(folder: PathBuf) -> Self {
+        fs::create_dir(&folder).unwrap();
+        let (kind, nothing) = (Some("tmpfs"), None::<&str>);
+        mount(kind, &folder, kind, MsFlags::empty(), nothing).unwrap();
+        Self(folder)
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        umount2(&self.0, MntFlags::MNT_DETACH).unwrap();
+    }
+}
+
+/// runc as it was before it knew mounts that are read-only with all below them.
+fn runtime_of_old(dir: &Path) -> Option<Runtime> {
+    let script = "#!/bin/sh\nfor last; do case $before in --bundle) sed -i 's/\"rro\"/\"relatime\"/'  \
+                  $last/config.json;; esac; before=$last; done\nexec /usr/sbin/runc \"$@\"\n";
+    let path = dir.join("runc");
+    let mut options = fs::OpenOptions::new();
+    let options = options.write(true).create(true).mode(0o755);
+    // Closed before it is executed.
+    options
+        .open(&path)
+        .unwrap()
+        .write_all(script.as_bytes())
+        .unwrap();
+    Path::new("/usr/sbin/runc")
+        .exists()
+        .then_some(Runtime::Program(path))
+}
+
+#[test]
+fn a_mount_of_the_machine_is_read_only_and_without_devices_to_its_last_part() {
+    let dir = tempfile::tempdir().unwrap();
+    for runtime in runtimes().into_iter().chain(runtime_of_old(dir.path())) {
+        let Some(mut executor) = Executor::container(runtime) else {
+            return;
+        };
+        let machine = tempfile::tempdir().unwrap();
+        let below = Mounted::at(machine.path().join("below"));
+        fs::write(below.0.join("file"), "").unwrap();
+        let host = machine.path().to_str().unwrap();
+        let mounts = format!(
+            r#"{{"path": "/ro", "source": {{"host": "{host}"}}, "read_only": true}},
+               {{"path": "/rw", "source": {{"host": "{host}"}}}}"#
+        );
+        let script = "for place in /ro /ro/below /rw/below; do touch $place/new && echo $place; done; \
+                      cat /proc/self/mountinfo";
+        let container = format!(r#"{{"image": "test", "mounts": [{mounts}]}}"#);
+        let images = tempfile::tempdir().unwrap();
+        let builder = Builder::script("task", script).container(&container);
+        let image = image(images.path(), ImageConfig::default());
+        executor.launch(builder.image(image));
+        let end = executor.end("task");
+        finished(&executor, &end);
+        let out = executor.output("task", "stdout");
+        assert_eq!(out.lines().next(), Some("/rw/below"), "{out}");
+        for place in ["/ro", "/ro/below", "/rw", "/rw/below"] {
+            let place = format!(" {place} ");
+            let line = out.lines().find(|line| line.contains(&place)).unwrap();
+            let options = line.split(' ').nth(5).unwrap();
+            assert!(
+                options.contains("nodev") && options.contains("nosuid"),
+                "{line}"
+            );
+        }
     }
 }
 

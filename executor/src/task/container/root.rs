@@ -34,12 +34,18 @@ const NONE: Option<&str> = None;
 
 /// Keeps the root that is made next beside that sandbox out of those that are made of the machine's
 /// tree later: each of them would have all before it, and there would soon be too many.
-pub fn set_apart(beside: &Path) -> io::Result<()> {
+pub fn set_root_apart(beside: &Path) -> io::Result<()> {
     let root = beside.join("container").join(ROOT);
     let mut builder = DirBuilder::new();
     builder.recursive(true).mode(0o755).create(&root)?;
-    mount(Some(&root), &root, NONE, MsFlags::MS_BIND, NONE)?;
-    Ok(mount(NONE, &root, NONE, MsFlags::MS_UNBINDABLE, NONE)?)
+    set_apart(&root)
+}
+
+/// Keeps what is mounted at that place next out of roots that are made of the machine's tree later:
+/// what one container was given is not for the next.
+pub fn set_apart(place: &Path) -> io::Result<()> {
+    mount(Some(place), place, NONE, MsFlags::MS_BIND, NONE)?;
+    Ok(mount(NONE, place, NONE, MsFlags::MS_UNBINDABLE, NONE)?)
 }
 
 /// The layers, the lowest first, under a folder beside the sandbox that takes what is written.
@@ -122,10 +128,10 @@ pub fn of_machine(beside: &Path, read_only: bool) -> io::Result<PathBuf> {
         NONE,
     )?;
     if read_only {
-        add_attribute(&root, libc::MOUNT_ATTR_RDONLY)?;
+        add_attributes(&root, libc::MOUNT_ATTR_RDONLY, 0)?;
     }
     // Its devices, too, are in a `/dev` of its own.
-    match add_attribute(&root, libc::MOUNT_ATTR_NODEV) {
+    match add_attributes(&root, libc::MOUNT_ATTR_NODEV, 0) {
         // Linux before 5.12, where v1's devices controller is what filters.
         Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => {}
         done => done?,
@@ -133,13 +139,27 @@ pub fn of_machine(beside: &Path, read_only: bool) -> io::Result<PathBuf> {
     Ok(root)
 }
 
+/// Takes devices, set-user-id programs and, if it says so, writing from what is mounted there and from
+/// everything below. What the machine mounts there later does not come in.
+pub fn confine(place: &Path, read_only: bool) -> io::Result<()> {
+    let mut attributes = libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOSUID;
+    if read_only {
+        attributes |= libc::MOUNT_ATTR_RDONLY;
+    }
+    match add_attributes(place, attributes, libc::MS_PRIVATE) {
+        // Linux before 5.12, where the runtime does so with what is on top.
+        Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => Ok(()),
+        done => done,
+    }
+}
+
 /// To everything that is mounted below, as well.
-fn add_attribute(root: &Path, attribute: u64) -> io::Result<()> {
+fn add_attributes(root: &Path, attributes: u64, propagation: u64) -> io::Result<()> {
     let root = std::ffi::CString::new(root.as_os_str().as_encoded_bytes())?;
     let attributes = libc::mount_attr {
-        attr_set: attribute,
+        attr_set: attributes,
         attr_clr: 0,
-        propagation: 0,
+        propagation,
         userns_fd: 0,
     };
     // SAFETY: a NUL-terminated path, and a structure whose size is given; both outlive the call.

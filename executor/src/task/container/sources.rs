@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
-use tepui_types::container::{Container, MountSource};
+use tepui_types::container::{Container, Mount, MountSource};
 use tepui_types::task::reason;
 use tepui_types::wire::executor::ExecutorLaunch;
 use tepui_types::{Bytes, ImageRef, Reason};
@@ -56,8 +56,7 @@ impl Sources<'_> {
     /// # Errors
     /// Names the first that cannot be shown.
     pub fn of(&self, container: &Container) -> Result<Vec<Shown>, Reason> {
-        let is_secret =
-            |mount: &tepui_types::container::Mount| matches!(mount.source, MountSource::Secret(_));
+        let is_secret = |mount: &Mount| matches!(mount.source, MountSource::Secret(_));
         if container.mounts.iter().any(is_secret) {
             self.mount_secrets()
                 .map_err(|error| refused(format!("its secrets have no place: {error}")))?;
@@ -68,8 +67,10 @@ impl Sources<'_> {
         let shown = mounts.map(|(number, mount)| {
             let (from, read_only) = match &mount.source {
                 MountSource::Tmpfs(size) => return Ok(Shown::Memory(*size)),
-                MountSource::Host(path) => (self.of_machine(number, path)?, mount.read_only),
-                MountSource::Sandbox(path) => (self.in_sandbox(number, path)?, mount.read_only),
+                MountSource::Host(path) => (self.of_machine(mount, number, path)?, mount.read_only),
+                MountSource::Sandbox(path) => {
+                    (self.in_sandbox(mount, number, path)?, mount.read_only)
+                }
                 MountSource::Secret(name) => (self.secret(number, name)?, true),
                 MountSource::Image(image) => (self.image(number, image)?, true),
             };
@@ -87,7 +88,7 @@ impl Sources<'_> {
 
     /// What lies at that path of the machine, which the agent has followed to its end: a link in it
     /// now was not there when it was allowed.
-    fn of_machine(&self, number: usize, path: &str) -> Result<PathBuf, Reason> {
+    fn of_machine(&self, mount: &Mount, number: usize, path: &str) -> Result<PathBuf, Reason> {
         let cannot = |error: io::Error| {
             refused(match error.raw_os_error() {
                 Some(libc::ELOOP) => {
@@ -100,12 +101,12 @@ impl Sources<'_> {
         let found = openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS);
         let found = found.map_err(|errno| cannot(errno.into()))?;
         let place = self.folder.join("mounts").join(number.to_string());
-        pin(&found, &place).map_err(cannot)?;
+        pin(&found, &place, mount.read_only).map_err(cannot)?;
         Ok(place)
     }
 
     /// What lies at that path below the sandbox or, where that leads into one, in a volume.
-    fn in_sandbox(&self, number: usize, path: &str) -> Result<PathBuf, Reason> {
+    fn in_sandbox(&self, mount: &Mount, number: usize, path: &str) -> Result<PathBuf, Reason> {
         let volumes = self.launch.volumes.iter();
         let above = volumes.filter_map(|volume| {
             let rest = Path::new(path).strip_prefix(&volume.path).ok()?;
@@ -125,7 +126,7 @@ impl Sources<'_> {
             })
         })?;
         let place = self.folder.join("mounts").join(number.to_string());
-        pin(&found, &place).map_err(|error| {
+        pin(&found, &place, mount.read_only).map_err(|error| {
             refused(format!(
                 "`{path}` of the sandbox cannot be mounted: {error}"
             ))
@@ -198,11 +199,13 @@ impl Sources<'_> {
     }
 }
 
-/// Makes a folder to mount on; whatever an earlier start has mounted there is gone.
+/// Makes a folder to mount on, apart from other containers; whatever an earlier start has mounted there
+/// is gone.
 fn make_empty_place(place: &Path) -> io::Result<()> {
     while umount2(place, MntFlags::MNT_DETACH).is_ok() {}
     let mut builder = DirBuilder::new();
-    builder.recursive(true).mode(0o755).create(place)
+    builder.recursive(true).mode(0o755).create(place)?;
+    root::set_apart(place)
 }
 
 /// Opens what lies there, without leaving the folder.
@@ -217,8 +220,9 @@ fn beneath(folder: &Path, path: &Path) -> io::Result<OwnedFd> {
     Ok(openat2(&folder, path, flags, Mode::empty(), resolve)?)
 }
 
-/// Mounts something that is open, so that it has a path which nobody else can change.
-fn pin(found: &OwnedFd, place: &Path) -> io::Result<()> {
+/// Mounts something that is open, so that it has a path which nobody else can change, and nothing of it is
+/// what no container may have.
+fn pin(found: &OwnedFd, place: &Path, read_only: bool) -> io::Result<()> {
     let path = format!("/proc/self/fd/{}", found.as_raw_fd());
     let above = place.parent().unwrap_or(place);
     let mut builder = DirBuilder::new();
@@ -229,14 +233,11 @@ fn pin(found: &OwnedFd, place: &Path) -> io::Result<()> {
         true => builder.create(place)?,
         false => drop(OpenOptions::new().append(true).create(true).open(place)?),
     }
+    root::set_apart(place)?;
     let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
-    Ok(mount(
-        Some(path.as_str()),
-        place,
-        None::<&str>,
-        flags,
-        None::<&str>,
-    )?)
+    let nothing = None::<&str>;
+    mount(Some(path.as_str()), place, nothing, flags, nothing)?;
+    root::confine(place, read_only)
 }
 
 fn refused(message: String) -> Reason {

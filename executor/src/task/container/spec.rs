@@ -317,17 +317,19 @@ fn bind(
     place: impl Into<PathBuf>,
     read_only: bool,
 ) -> Result<Mount, OciSpecError> {
-    let access = if read_only { "rro" } else { "rw" };
+    // Runtimes that do not know `rro`, which is for all that is mounted below as well, keep what is on
+    // top from being written to.
+    let access: &[&str] = if read_only { &["ro", "rro"] } else { &["rw"] };
+    let options = ["rbind", "nosuid", "nodev"].iter().chain(access);
     MountBuilder::default()
         .destination(place)
         .typ("bind")
         .source(source)
-        .options(vec![
-            "rbind".to_owned(),
-            "nosuid".into(),
-            "nodev".into(),
-            access.into(),
-        ])
+        .options(
+            options
+                .map(|option| (*option).to_owned())
+                .collect::<Vec<_>>(),
+        )
         .build()
 }
 
