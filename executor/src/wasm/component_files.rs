@@ -1,9 +1,11 @@
 //! `wasi:filesystem` of components, as far as it takes disk.
 //!
 //! Each function here stands in the place of wasmtime's, asks whether there is room, and calls it.
-//! Without room the guest is told `insufficient-space`, as on a disk that is full.
+//! Without room the guest is told `insufficient-space`, as on a disk that is full; `cross-device`, as
+//! between file systems, where a file would go from a volume into the sandbox, or back.
 
 use std::io;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use wasmtime::StoreContextMut;
@@ -18,7 +20,7 @@ use wasmtime_wasi::p2::{
     DynOutputStream, FsError, FsResult, OutputStream, Pollable, StreamError, StreamResult,
 };
 
-use crate::disk::Disk;
+use crate::disk::{Disk, Room};
 use crate::program::ComponentState;
 
 /// The interfaces by the release of them that wasmtime gives. Were it another one, guests would
@@ -38,6 +40,7 @@ pub fn bound(linker: &mut Linker<ComponentState>) -> wasmtime::Result<()> {
     bound_writes(&mut types)?;
     bound_streams(&mut types)?;
     bound_entries(&mut types)?;
+    bound_moves(&mut types)?;
     linker.allow_shadowing(false);
     Ok(())
 }
@@ -59,9 +62,9 @@ fn bound_writes(types: &mut LinkerInstance<'_, ComponentState>) -> wasmtime::Res
         |mut store: Context<'_>, (file, bytes, offset): (Handle, Vec<u8>, u64)| {
             Box::new(async move {
                 let state = store.data_mut();
-                if !state.files.has_room_for(file.rep(), bytes.len() as u64) {
+                let Some(_room) = state.files.room_for(file.rep(), bytes.len() as u64) else {
                     return full();
-                }
+                };
                 let written = state.filesystem().write(file, bytes, offset).await;
                 answer(state, written)
             })
@@ -101,9 +104,9 @@ fn bound_entries(types: &mut LinkerInstance<'_, ComponentState>) -> wasmtime::Re
         |mut store: Context<'_>, (folder, path): (Handle, String)| {
             Box::new(async move {
                 let state = store.data_mut();
-                if !state.files.has_room_for_entry(folder.rep()) {
+                let Some(_room) = state.files.room_for_entry(folder.rep()) else {
                     return full();
-                }
+                };
                 let made = state.filesystem().create_directory_at(folder, path).await;
                 answer(state, made)
             })
@@ -114,25 +117,46 @@ fn bound_entries(types: &mut LinkerInstance<'_, ComponentState>) -> wasmtime::Re
         |mut store: Context<'_>, (folder, old, new): (Handle, String, String)| {
             Box::new(async move {
                 let state = store.data_mut();
-                if !state.files.has_room_for_entry(folder.rep()) {
+                let Some(_room) = state.files.room_for_entry(folder.rep()) else {
                     return full();
-                }
+                };
                 let made = state.filesystem().symlink_at(folder, old, new).await;
                 answer(state, made)
             })
         },
     )?;
+    Ok(())
+}
+
+fn bound_moves(types: &mut LinkerInstance<'_, ComponentState>) -> wasmtime::Result<()> {
     type Link = (Handle, PathFlags, String, Handle, String);
     types.func_wrap_async(
         "[method]descriptor.link-at",
         |mut store: Context<'_>, (from, flags, old, to, new): Link| {
             Box::new(async move {
                 let state = store.data_mut();
-                if !state.files.has_room_for_entry(to.rep()) {
-                    return full();
+                if state.files.are_apart(from.rep(), to.rep()) {
+                    return Ok((Err(ErrorCode::CrossDevice),));
                 }
+                let Some(_room) = state.files.room_for_entry(to.rep()) else {
+                    return full();
+                };
                 let made = state.filesystem().link_at(from, flags, old, to, new).await;
                 answer(state, made)
+            })
+        },
+    )?;
+    type Rename = (Handle, String, Handle, String);
+    types.func_wrap_async(
+        "[method]descriptor.rename-at",
+        |mut store: Context<'_>, (from, old, to, new): Rename| {
+            Box::new(async move {
+                let state = store.data_mut();
+                if state.files.are_apart(from.rep(), to.rep()) {
+                    return Ok((Err(ErrorCode::CrossDevice),));
+                }
+                let moved = state.filesystem().rename_at(from, old, to, new).await;
+                answer(state, moved)
             })
         },
     )
@@ -145,7 +169,8 @@ async fn open_at(
 ) -> Answer<Handle> {
     let (state, parent) = (store.data_mut(), folder.rep());
     let creates = how.contains(OpenFlags::CREATE);
-    let is_full = creates && !state.files.has_room_for_entry(parent);
+    let room = creates.then(|| state.files.room_for_entry(parent));
+    let is_full = matches!(room, Some(None));
     if is_full {
         if how.contains(OpenFlags::EXCLUSIVE) {
             return full();
@@ -188,7 +213,11 @@ fn answer_stream(
         };
         let disk = disk.clone();
         let inner = state.table.delete(stream).map_err(FsError::from)?;
-        let bounded: DynOutputStream = Box::new(Bounded { inner, disk });
+        let bounded: DynOutputStream = Box::new(Bounded {
+            inner,
+            disk,
+            writing: Room::default(),
+        });
         state.table.push(bounded).map_err(FsError::from)
     });
     answer(state, stream)
@@ -197,26 +226,28 @@ fn answer_stream(
 /// A stream into a file of the sandbox.
 struct Bounded {
     inner: DynOutputStream,
-    disk: std::sync::Arc<Disk>,
+    disk: Arc<Disk>,
+    /// Of what goes on after `write` has returned, until the stream is ready again.
+    writing: Room,
 }
 
 impl Bounded {
-    fn take(&self, bytes: usize) -> StreamResult<()> {
-        match self.disk.has_room_for(bytes as u64) {
-            true => Ok(()),
-            // wasmtime knows the code of such errors, and tells the guest.
-            false => Err(StreamError::LastOperationFailed(
-                io::Error::from_raw_os_error(libc::ENOSPC).into(),
-            )),
-        }
+    fn room_for(&self, bytes: usize) -> StreamResult<Room> {
+        let room = self.disk.room_for(bytes as u64);
+        // wasmtime knows the code of such errors, and tells the guest.
+        let full = || io::Error::from_raw_os_error(libc::ENOSPC).into();
+        room.ok_or_else(|| StreamError::LastOperationFailed(full()))
     }
 }
 
 #[async_trait]
 impl OutputStream for Bounded {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
-        self.take(bytes.len())?;
-        self.inner.write(bytes)
+        let room = self.room_for(bytes.len())?;
+        self.inner.write(bytes)?;
+        // It was ready, or that was a trap: what it had before is written.
+        self.writing = room;
+        Ok(())
     }
 
     fn flush(&mut self) -> StreamResult<()> {
@@ -228,16 +259,19 @@ impl OutputStream for Bounded {
     }
 
     async fn blocking_write_and_flush(&mut self, bytes: Bytes) -> StreamResult<()> {
-        self.take(bytes.len())?;
+        self.ready().await;
+        let _room = self.room_for(bytes.len())?;
         self.inner.blocking_write_and_flush(bytes).await
     }
 
     async fn write_ready(&mut self) -> StreamResult<usize> {
-        self.inner.write_ready().await
+        self.ready().await;
+        self.inner.check_write()
     }
 
     async fn cancel(&mut self) {
         self.inner.cancel().await;
+        self.writing = Room::default();
     }
 }
 
@@ -245,5 +279,6 @@ impl OutputStream for Bounded {
 impl Pollable for Bounded {
     async fn ready(&mut self) {
         self.inner.ready().await;
+        self.writing = Room::default();
     }
 }

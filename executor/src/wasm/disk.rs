@@ -4,14 +4,17 @@
 //! cost at the most. Only when that is not enough is the sandbox measured: what was overwritten or
 //! removed meanwhile is there again. So no write passes the limit, and few look at the disk. What
 //! cannot be measured counts as full.
+//!
+//! What others are writing at that moment may be seen by it or not, so all of it counts once more;
+//! a write has its [`Room`] until it has ended. One that was cut off with its request may go on for a
+//! moment, and counts from the next measuring on.
 
 use std::collections::HashSet;
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tepui_types::Bytes;
 
@@ -30,8 +33,32 @@ const DELETED: &[u8] = b" (deleted)";
 pub struct Disk {
     folder: PathBuf,
     limit: Bytes,
-    left: AtomicU64,
+    books: Mutex<Books>,
     measuring: Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct Books {
+    /// What is known to be left; none while it is measured.
+    left: u64,
+    /// What is being written.
+    in_flight: u64,
+}
+
+/// Room that something has which is being written: to be held until that has ended.
+#[derive(Debug, Default)]
+#[must_use = "what is being written counts only as long as this lives"]
+pub struct Room {
+    taken: Option<(Arc<Disk>, u64)>,
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        if let Some((disk, bytes)) = &self.taken {
+            let mut books = disk.books();
+            books.in_flight = books.in_flight.saturating_sub(*bytes);
+        }
+    }
 }
 
 impl Disk {
@@ -40,52 +67,70 @@ impl Disk {
         Arc::new(Self {
             folder: folder.to_owned(),
             limit,
-            left: AtomicU64::new(0),
+            books: Mutex::default(),
             measuring: Mutex::new(()),
         })
     }
 
-    /// Whether so much may be written to one file.
-    pub fn has_room_for(&self, bytes: u64) -> bool {
-        // It may lie across the borders of blocks.
-        bytes == 0 || self.take(bytes.saturating_add(BLOCK))
+    /// Room for so much in one file, if there is any.
+    pub fn room_for(self: &Arc<Self>, bytes: u64) -> Option<Room> {
+        match bytes {
+            0 => Some(Room::default()),
+            // It may lie across the borders of blocks.
+            bytes => self.take(bytes.saturating_add(BLOCK)),
+        }
     }
 
-    /// Whether there may be another file or folder.
-    pub fn has_room_for_entry(&self) -> bool {
+    /// Room for another file or folder, if there is any.
+    pub fn room_for_entry(self: &Arc<Self>) -> Option<Room> {
         self.take(BLOCK)
     }
 
-    fn take(&self, bytes: u64) -> bool {
-        if self.take_known(bytes) {
-            return true;
+    fn take(self: &Arc<Self>, bytes: u64) -> Option<Room> {
+        if let Some(room) = self.take_known(bytes) {
+            return Some(room);
         }
         if bytes > self.limit.0 {
-            return false;
+            return None;
         }
         let measured = || {
             let guard = self.measuring.lock();
             let _guard = guard.unwrap_or_else(PoisonError::into_inner);
             // Someone else may just have done it.
-            if self.take_known(bytes) {
-                return true;
+            if let Some(room) = self.take_known(bytes) {
+                return Some(room);
             }
-            // What cannot be measured leaves nothing.
-            let used = measure(&self.folder, self.limit.0).unwrap_or(self.limit.0);
-            let left = self.limit.0.saturating_sub(used);
-            self.left.store(left, Ordering::Release);
+            self.measure();
             self.take_known(bytes)
         };
         // Other tasks of this thread go on elsewhere. The time is this one's.
         tokio::task::block_in_place(measured)
     }
 
-    fn take_known(&self, bytes: u64) -> bool {
-        let rest = |left: u64| left.checked_sub(bytes);
-        let taken = self
-            .left
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, rest);
-        taken.is_ok()
+    /// Finds out what is left. Who wants some meanwhile waits, so all that is written then began
+    /// before.
+    fn measure(&self) {
+        let in_flight = {
+            let mut books = self.books();
+            books.left = 0;
+            books.in_flight
+        };
+        // What cannot be measured leaves nothing.
+        let used = measure(&self.folder, self.limit.0).unwrap_or(self.limit.0);
+        self.books().left = self.limit.0.saturating_sub(used.saturating_add(in_flight));
+    }
+
+    fn take_known(self: &Arc<Self>, bytes: u64) -> Option<Room> {
+        let mut books = self.books();
+        books.left = books.left.checked_sub(bytes)?;
+        books.in_flight = books.in_flight.saturating_add(bytes);
+        Some(Room {
+            taken: Some((self.clone(), bytes)),
+        })
+    }
+
+    fn books(&self) -> MutexGuard<'_, Books> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -170,15 +215,19 @@ mod tests {
         (folder, disk)
     }
 
+    fn has_room_for(disk: &Arc<Disk>, bytes: u64) -> bool {
+        disk.room_for(bytes).is_some()
+    }
+
     #[test]
     fn what_is_there_counts_and_what_is_removed_is_free_again() {
         let (folder, disk) = disk(256);
         let file = folder.path().join("file");
         fs::write(&file, vec![1; 200 * KIB as usize]).unwrap();
-        assert!(!disk.has_room_for(100 * KIB));
-        assert!(disk.has_room_for(40 * KIB));
+        assert!(!has_room_for(&disk, 100 * KIB));
+        assert!(has_room_for(&disk, 40 * KIB));
         fs::remove_file(&file).unwrap();
-        assert!(disk.has_room_for(200 * KIB));
+        assert!(has_room_for(&disk, 200 * KIB));
     }
 
     #[test]
@@ -188,9 +237,9 @@ mod tests {
         let mut file = File::create(&path).unwrap();
         file.write_all(&vec![1; 200 * KIB as usize]).unwrap();
         fs::remove_file(&path).unwrap();
-        assert!(!disk.has_room_for(100 * KIB));
+        assert!(!has_room_for(&disk, 100 * KIB));
         drop(file);
-        assert!(disk.has_room_for(100 * KIB));
+        assert!(has_room_for(&disk, 100 * KIB));
     }
 
     #[test]
@@ -203,7 +252,7 @@ mod tests {
         }
         let sparse = File::create(folder.path().join("sparse")).unwrap();
         sparse.set_len(1 << 40).unwrap();
-        assert!(disk.has_room_for(100 * KIB));
+        assert!(has_room_for(&disk, 100 * KIB));
         let nested = folder.path().join("nested");
         fs::create_dir(&nested).unwrap();
         for place in 0..64 {
@@ -213,15 +262,50 @@ mod tests {
                 .open(nested.join(place.to_string()))
                 .unwrap();
         }
-        assert!(!disk.has_room_for(40 * KIB));
+        assert!(!has_room_for(&disk, 40 * KIB));
     }
 
     #[test]
     fn more_than_the_limit_is_never_there_and_nothing_always() {
         let (folder, disk) = disk(4);
-        assert!(!disk.has_room_for(KIB) && !disk.has_room_for(u64::MAX));
-        assert!(disk.has_room_for(0) && disk.has_room_for_entry());
+        assert!(!has_room_for(&disk, KIB) && !has_room_for(&disk, u64::MAX));
+        assert!(has_room_for(&disk, 0) && disk.room_for_entry().is_some());
         drop(folder);
-        assert!(!disk.has_room_for_entry(), "it cannot be measured");
+        assert!(disk.room_for_entry().is_none(), "it cannot be measured");
+    }
+    #[test]
+    fn what_is_being_written_counts_whatever_is_measured_meanwhile() {
+        let (_folder, disk) = disk(256);
+        let first = disk.room_for(100 * KIB).unwrap();
+        // Each of these measures, and finds an empty folder.
+        assert!(!has_room_for(&disk, 200 * KIB));
+        let second = disk.room_for(140 * KIB).unwrap();
+        assert!(!has_room_for(&disk, 20 * KIB));
+        drop(first);
+        assert!(has_room_for(&disk, 100 * KIB) && !has_room_for(&disk, 150 * KIB));
+        drop(second);
+        assert!(has_room_for(&disk, 250 * KIB));
+    }
+
+    #[test]
+    fn writers_at_once_do_not_pass_the_limit() {
+        const WRITERS: usize = 8;
+        let (folder, disk) = disk(256);
+        let write = |mut file: File| {
+            while let Some(_room) = disk.room_for(8 * KIB) {
+                // As a blocking task that has not begun yet.
+                std::thread::yield_now();
+                file.write_all(&[1; 8 * KIB as usize]).unwrap();
+            }
+        };
+        let create = |place: usize| File::create(folder.path().join(place.to_string())).unwrap();
+        let files: Vec<File> = (0..WRITERS).map(create).collect();
+        std::thread::scope(|scope| {
+            for file in files {
+                scope.spawn(|| write(file));
+            }
+        });
+        let used = measure(folder.path(), u64::MAX).unwrap();
+        assert!((128 * KIB..=256 * KIB).contains(&used), "{used}");
     }
 }

@@ -1,21 +1,34 @@
-//! Which of an instance's open files are in its sandbox, whose disk has a limit.
+//! Where the open files of an instance are: in its sandbox, whose disk has a limit, in a volume, or
+//! nowhere, as streams.
 //!
-//! Volumes are no part of it. A handle becomes alive only where its parent is known, so what is
-//! said here of those that are alive is always true; of others nothing is asked.
+//! A volume is as a file system of its own: nothing of it takes from the sandbox, and no file goes
+//! from one into the other by a name alone. A handle becomes alive only where its parent is known, so
+//! what is said here of those that are alive is always true; of others nothing is asked.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::disk::Disk;
+use crate::disk::{Disk, Room};
 
-/// Folders that are open from the start and are the sandbox: by its name, and as `.`.
-const SANDBOX_FOLDERS: usize = 2;
+/// Folders that are open from the start for the sandbox and for each volume: by its name, and from
+/// the working directory.
+pub const NAMES: u32 = 2;
+
+/// A place beside the sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Elsewhere {
+    /// This volume, as they are opened, from 1 on.
+    Volume(u32),
+    /// What a guest reads and writes without any file.
+    Stream,
+}
 
 /// The files of one instance, by their handles.
 #[derive(Debug, Default)]
 pub struct Files {
     disk: Option<Arc<Disk>>,
-    volumes: HashSet<u32>,
+    /// Handles that are not of the sandbox.
+    elsewhere: HashMap<u32, Elsewhere>,
 }
 
 impl Files {
@@ -23,44 +36,62 @@ impl Files {
     pub fn new(disk: Option<Arc<Disk>>) -> Self {
         Self {
             disk,
-            volumes: HashSet::new(),
+            elsewhere: HashMap::new(),
+        }
+    }
+
+    /// The standard streams, where they are handles as files are.
+    pub fn streams(&mut self, handles: impl Iterator<Item = u32>) {
+        for handle in handles {
+            self.set(handle, Some(Elsewhere::Stream));
         }
     }
 
     /// The folders that are open from the start, in their order.
     pub fn preopened(&mut self, handles: impl Iterator<Item = u32>) {
-        for (place, handle) in handles.enumerate() {
-            self.set(handle, place >= SANDBOX_FOLDERS);
+        for (place, handle) in (0..).zip(handles) {
+            let volume: u32 = place / NAMES;
+            self.set(handle, (volume > 0).then_some(Elsewhere::Volume(volume)));
         }
     }
 
     /// Another handle is alive, of what is below that of `parent`.
     pub fn opened(&mut self, handle: u32, parent: u32) {
-        self.set(handle, self.volumes.contains(&parent));
+        self.set(handle, self.elsewhere.get(&parent).copied());
+    }
+
+    /// Whether what has a name in one of these folders can have none in the other, as on another
+    /// file system.
+    pub fn are_apart(&self, one: u32, other: u32) -> bool {
+        self.elsewhere.get(&one) != self.elsewhere.get(&other)
     }
 
     /// The disk that what is written to this handle takes from.
     pub fn disk_of(&self, handle: u32) -> Option<&Arc<Disk>> {
         let disk = self.disk.as_ref()?;
-        (!self.volumes.contains(&handle)).then_some(disk)
+        (!self.elsewhere.contains_key(&handle)).then_some(disk)
     }
 
-    /// Whether so much may be written to it.
-    pub fn has_room_for(&self, handle: u32, bytes: u64) -> bool {
-        self.disk_of(handle)
-            .is_none_or(|disk| disk.has_room_for(bytes))
+    /// Room for so much that is written to it, if there is any.
+    pub fn room_for(&self, handle: u32, bytes: u64) -> Option<Room> {
+        match self.disk_of(handle) {
+            Some(disk) => disk.room_for(bytes),
+            None => Some(Room::default()),
+        }
     }
 
-    /// Whether there may be another file or folder in this one.
-    pub fn has_room_for_entry(&self, handle: u32) -> bool {
-        self.disk_of(handle)
-            .is_none_or(|disk| disk.has_room_for_entry())
+    /// Room for another file or folder in this one, if there is any.
+    pub fn room_for_entry(&self, handle: u32) -> Option<Room> {
+        match self.disk_of(handle) {
+            Some(disk) => disk.room_for_entry(),
+            None => Some(Room::default()),
+        }
     }
 
-    fn set(&mut self, handle: u32, is_in_volume: bool) {
-        match is_in_volume && self.disk.is_some() {
-            true => self.volumes.insert(handle),
-            false => self.volumes.remove(&handle),
+    fn set(&mut self, handle: u32, elsewhere: Option<Elsewhere>) {
+        match elsewhere {
+            Some(place) => self.elsewhere.insert(handle, place),
+            None => self.elsewhere.remove(&handle),
         };
     }
 }
@@ -73,24 +104,42 @@ mod tests {
 
     use super::*;
 
+    /// Three streams, the sandbox, and two volumes.
+    fn files(disk: Option<Arc<Disk>>) -> Files {
+        let mut files = Files::new(disk);
+        files.streams(0..3);
+        files.preopened(3..9);
+        files
+    }
+
     #[test]
     fn what_is_opened_below_a_volume_takes_nothing_from_the_sandbox() {
-        let mut files = Files::new(Some(Disk::new(Path::new("/nowhere"), Bytes(0))));
-        files.preopened(3..7);
-        files.opened(7, 5);
-        files.opened(8, 4);
-        let limited = (3..=8).filter(|handle| files.disk_of(*handle).is_some());
-        assert_eq!(limited.collect::<Vec<_>>(), [3, 4, 8]);
-        assert!(files.has_room_for(7, 1) && !files.has_room_for(8, 1));
-        // A number that is used again.
-        files.opened(7, 3);
-        assert!(!files.has_room_for_entry(7));
+        let mut files = files(Some(Disk::new(Path::new("/nowhere"), Bytes(0))));
+        files.opened(9, 5);
+        files.opened(10, 4);
+        let limited = (0..=10).filter(|handle| files.disk_of(*handle).is_some());
+        assert_eq!(limited.collect::<Vec<_>>(), [3, 4, 10]);
+        assert!(files.room_for(9, 1).is_some() && files.room_for(10, 1).is_none());
+        // Numbers that are used again.
+        files.opened(9, 3);
+        files.opened(1, 3);
+        assert!(files.room_for_entry(9).is_none() && files.room_for(1, 1).is_none());
+    }
+
+    #[test]
+    fn a_file_stays_in_its_volume_or_in_the_sandbox_with_or_without_a_limit() {
+        for disk in [None, Some(Disk::new(Path::new("/nowhere"), Bytes(0)))] {
+            let mut files = files(disk);
+            files.opened(9, 5);
+            files.opened(10, 4);
+            assert!(!files.are_apart(3, 4) && !files.are_apart(5, 6) && !files.are_apart(3, 10));
+            assert!(files.are_apart(3, 5) && files.are_apart(5, 7) && files.are_apart(9, 10));
+        }
     }
 
     #[test]
     fn without_a_limit_there_is_always_room() {
-        let mut files = Files::new(None);
-        files.preopened(3..5);
-        assert!(files.has_room_for(3, u64::MAX) && files.has_room_for_entry(4));
+        let files = files(None);
+        assert!(files.room_for(3, u64::MAX).is_some() && files.room_for_entry(4).is_some());
     }
 }

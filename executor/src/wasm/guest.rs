@@ -23,7 +23,7 @@ use wasmtime_wasi_http::WasiHttpCtx;
 
 use crate::cpu::Cpu;
 use crate::disk::Disk;
-use crate::files::Files;
+use crate::files::{Files, NAMES};
 use crate::host::Host;
 use crate::limits::{Memory, MemoryLimiter};
 use crate::module_files::FIRST_FOLDER;
@@ -200,8 +200,8 @@ impl Guest {
     pub fn module_files(&self) -> Files {
         let mut files = Files::new(self.disk.clone());
         let volumes = self.prepared.volumes.len() as u32;
-        // As they are opened above: each by two names.
-        files.preopened(FIRST_FOLDER..FIRST_FOLDER + 2 * (1 + volumes));
+        files.streams(0..FIRST_FOLDER);
+        files.preopened(FIRST_FOLDER..FIRST_FOLDER + NAMES * (1 + volumes));
         files
     }
 

@@ -1,7 +1,8 @@
 //! Files of WASI preview 1, as far as they take disk.
 //!
 //! Each function here stands in the place of wasmtime's, asks whether there is room, and calls it.
-//! Without room the guest is told `nospc`, as on a disk that is full.
+//! Without room the guest is told `nospc`, as on a disk that is full; `xdev`, as between file systems,
+//! where a file would go from a volume into the sandbox, or back.
 
 use wasmtime::{AsContextMut, Caller, Extern, Linker};
 use wasmtime_wasi::p1::wasi_snapshot_preview1::{self as wasi, WasiSnapshotPreview1 as _};
@@ -16,6 +17,7 @@ pub const FIRST_FOLDER: u32 = 3;
 const SUCCESS: i32 = 0;
 const NOENT: i32 = 44;
 const NOSPC: i32 = 51;
+const XDEV: i32 = 75;
 /// Flags of `path_open`.
 const CREAT: i32 = 1;
 const EXCL: i32 = 4;
@@ -29,6 +31,7 @@ pub fn bound(linker: &mut Linker<ModuleState>) -> wasmtime::Result<()> {
     linker.allow_shadowing(true);
     bound_writes(linker)?;
     bound_entries(linker)?;
+    bound_moves(linker)?;
     linker.allow_shadowing(false);
     Ok(())
 }
@@ -40,12 +43,10 @@ fn bound_writes(linker: &mut Linker<ModuleState>) -> wasmtime::Result<()> {
         |mut call: Call<'_>, (fd, parts, count, out): (i32, i32, i32, i32)| {
             Box::new(async move {
                 let (memory, state) = split(&mut call)?;
-                if !state
-                    .files
-                    .has_room_for(fd as u32, len(memory, parts, count))
-                {
+                let len = len(memory, parts, count);
+                let Some(_room) = state.files.room_for(fd as u32, len) else {
                     return Ok(NOSPC);
-                }
+                };
                 let memory = &mut GuestMemory::Unshared(memory);
                 wasi::fd_write(&mut state.wasi, memory, fd, parts, count, out).await
             })
@@ -57,12 +58,10 @@ fn bound_writes(linker: &mut Linker<ModuleState>) -> wasmtime::Result<()> {
         |mut call: Call<'_>, (fd, parts, count, offset, out): (i32, i32, i32, i64, i32)| {
             Box::new(async move {
                 let (memory, state) = split(&mut call)?;
-                if !state
-                    .files
-                    .has_room_for(fd as u32, len(memory, parts, count))
-                {
+                let len = len(memory, parts, count);
+                let Some(_room) = state.files.room_for(fd as u32, len) else {
                     return Ok(NOSPC);
-                }
+                };
                 let memory = &mut GuestMemory::Unshared(memory);
                 wasi::fd_pwrite(&mut state.wasi, memory, fd, parts, count, offset, out).await
             })
@@ -81,9 +80,9 @@ fn bound_entries(linker: &mut Linker<ModuleState>) -> wasmtime::Result<()> {
         |mut call: Call<'_>, (folder, path, len): (i32, i32, i32)| {
             Box::new(async move {
                 let (memory, state) = split(&mut call)?;
-                if !state.files.has_room_for_entry(folder as u32) {
+                let Some(_room) = state.files.room_for_entry(folder as u32) else {
                     return Ok(NOSPC);
-                }
+                };
                 let memory = &mut GuestMemory::Unshared(memory);
                 wasi::path_create_directory(&mut state.wasi, memory, folder, path, len).await
             })
@@ -95,28 +94,15 @@ fn bound_entries(linker: &mut Linker<ModuleState>) -> wasmtime::Result<()> {
         |mut call: Call<'_>, (old, old_len, folder, new, new_len): (i32, i32, i32, i32, i32)| {
             Box::new(async move {
                 let (memory, state) = split(&mut call)?;
-                if !state.files.has_room_for_entry(folder as u32) {
+                let Some(_room) = state.files.room_for_entry(folder as u32) else {
                     return Ok(NOSPC);
-                }
+                };
                 let memory = &mut GuestMemory::Unshared(memory);
                 let wasi = &mut state.wasi;
                 wasi::path_symlink(wasi, memory, old, old_len, folder, new, new_len).await
             })
         },
     )?;
-    type Link = (i32, i32, i32, i32, i32, i32, i32);
-    linker.func_wrap_async(MODULE, "path_link", |mut call: Call<'_>, link: Link| {
-        Box::new(async move {
-            let (from, flags, old, old_len, to, new, new_len) = link;
-            let (memory, state) = split(&mut call)?;
-            if !state.files.has_room_for_entry(to as u32) {
-                return Ok(NOSPC);
-            }
-            let memory = &mut GuestMemory::Unshared(memory);
-            let wasi = &mut state.wasi;
-            wasi::path_link(wasi, memory, from, flags, old, old_len, to, new, new_len).await
-        })
-    })?;
     linker.func_wrap_async(
         MODULE,
         "fd_renumber",
@@ -135,6 +121,43 @@ fn bound_entries(linker: &mut Linker<ModuleState>) -> wasmtime::Result<()> {
     Ok(())
 }
 
+fn bound_moves(linker: &mut Linker<ModuleState>) -> wasmtime::Result<()> {
+    type Link = (i32, i32, i32, i32, i32, i32, i32);
+    linker.func_wrap_async(MODULE, "path_link", |mut call: Call<'_>, link: Link| {
+        Box::new(async move {
+            let (from, flags, old, old_len, to, new, new_len) = link;
+            let (memory, state) = split(&mut call)?;
+            if state.files.are_apart(from as u32, to as u32) {
+                return Ok(XDEV);
+            }
+            let Some(_room) = state.files.room_for_entry(to as u32) else {
+                return Ok(NOSPC);
+            };
+            let memory = &mut GuestMemory::Unshared(memory);
+            let wasi = &mut state.wasi;
+            wasi::path_link(wasi, memory, from, flags, old, old_len, to, new, new_len).await
+        })
+    })?;
+    type Rename = (i32, i32, i32, i32, i32, i32);
+    linker.func_wrap_async(
+        MODULE,
+        "path_rename",
+        |mut call: Call<'_>, names: Rename| {
+            Box::new(async move {
+                let (from, old, old_len, to, new, new_len) = names;
+                let (memory, state) = split(&mut call)?;
+                if state.files.are_apart(from as u32, to as u32) {
+                    return Ok(XDEV);
+                }
+                let memory = &mut GuestMemory::Unshared(memory);
+                let wasi = &mut state.wasi;
+                wasi::path_rename(wasi, memory, from, old, old_len, to, new, new_len).await
+            })
+        },
+    )?;
+    Ok(())
+}
+
 /// Folder, whether links are followed, path and its length, how, rights, rights of what is below,
 /// flags, and where the answer goes.
 type Open = (i32, i32, i32, i32, i32, i64, i64, i32, i32);
@@ -143,7 +166,9 @@ type Open = (i32, i32, i32, i32, i32, i64, i64, i32, i32);
 async fn path_open(call: &mut Call<'_>, open: Open) -> wasmtime::Result<i32> {
     let (folder, follow, path, path_len, mut how, rights, rights_below, flags, out) = open;
     let (memory, state) = split(call)?;
-    let is_full = how & CREAT != 0 && !state.files.has_room_for_entry(folder as u32);
+    let creates = how & CREAT != 0;
+    let room = creates.then(|| state.files.room_for_entry(folder as u32));
+    let is_full = matches!(room, Some(None));
     if is_full {
         if how & EXCL != 0 {
             return Ok(NOSPC);

@@ -184,6 +184,12 @@ pub fn component_that_fills_its_disk(by_stream: bool) -> Vec<u8> {
     componentize(&wat(&text.replace("$way", way)), "filler")
 }
 
+/// A `wasi:cli/command` component that finds that no file goes from its volume into its sandbox; then
+/// `file` of the volume is `moved` there.
+pub fn component_that_moves_files() -> Vec<u8> {
+    componentize(&wat(include_str!("guests/mover.wat")), "filler")
+}
+
 /// Makes a component of a module that is made for this world of `guests/worlds.wit`.
 fn componentize(module: &[u8], world: &str) -> Vec<u8> {
     let mut module = module.to_vec();

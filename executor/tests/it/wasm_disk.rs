@@ -152,3 +152,108 @@ fn volumes_are_no_part_of_the_sandbox() {
     let len = fs::metadata(folder.join("file")).unwrap().len();
     assert_eq!(len, u64::from(MANY) * 4096);
 }
+
+#[test]
+fn what_a_module_says_takes_nothing_of_its_disk() {
+    // All that it could say is more than its disk has.
+    let body = format!(
+        "(call $expect (call $fill (i32.const 1) (i32.const {MANY})) (i32.const 0) (i32.const 101))
+         (call $expect (call $fill (i32.const 2) (i32.const {MANY})) (i32.const 0) (i32.const 102))
+         (call $expect (call $open (i32.const 3) (i32.const 64) (i32.const 1)) (i32.const 0)
+             (i32.const 103))
+         (call $expect (call $fill (i32.load (i32.const 32)) (i32.const {FEW})) (i32.const 0)
+             (i32.const 104))"
+    );
+    let mut executor = Executor::wasm();
+    let program = programs::module(FILES, &body);
+    executor.launch(Builder::wasm("t", program).disk(LIMIT));
+    check(&executor.end("t"), "finished", "", Some(0), "");
+    assert_eq!(
+        executor.output("t", "stdout").len() as u64,
+        u64::from(MANY) * 4096
+    );
+    assert_eq!(file_len(&executor, "t"), u64::from(FEW) * 4096);
+}
+
+/// What gives files other names.
+const NAMES: &str = r#"
+    (import "wasi_snapshot_preview1" "path_rename"
+        (func $path_rename (param i32 i32 i32 i32 i32 i32) (result i32)))
+    (import "wasi_snapshot_preview1" "path_link"
+        (func $path_link (param i32 i32 i32 i32 i32 i32 i32) (result i32)))"#;
+
+/// `file` of folder `from` becomes `else` of folder `to`.
+const RENAMES: &str = r#"
+    (func $rename (param $from i32) (param $to i32) (result i32)
+        (call $path_rename (local.get $from) (i32.const 64) (i32.const 4)
+            (local.get $to) (i32.const 68) (i32.const 4)))
+    (func $link (param $from i32) (param $to i32) (result i32)
+        (call $path_link (local.get $from) (i32.const 0) (i32.const 64) (i32.const 4)
+            (local.get $to) (i32.const 68) (i32.const 4)))"#;
+
+/// `xdev` of preview 1.
+const XDEV: i32 = 75;
+
+#[test]
+fn a_module_brings_no_file_from_a_volume_into_the_sandbox_or_back() {
+    let make = |folder: u32| {
+        format!(
+            "(call $expect (call $open (i32.const {folder}) (i32.const 64) (i32.const 1)) (i32.const 0)
+                 (i32.const {folder}))"
+        )
+    };
+    let refused = |from: u32, to: u32| {
+        let place = 100 + from * 10 + to;
+        format!(
+            "(call $expect (call $rename (i32.const {from}) (i32.const {to})) (i32.const {XDEV})
+                 (i32.const {place}))
+             (call $expect (call $link (i32.const {from}) (i32.const {to})) (i32.const {XDEV})
+                 (i32.const {place}))"
+        )
+    };
+    // By both of its names a folder is the same place.
+    let within = |from: u32, to: u32| {
+        let place = 200 + from;
+        format!(
+            "(call $expect (call $link (i32.const {from}) (i32.const {to})) (i32.const 0)
+                 (i32.const {place}))
+             (call $expect (call $rename (i32.const {from}) (i32.const {to})) (i32.const 0)
+                 (i32.const {place}))"
+        )
+    };
+    let body = [
+        make(3),
+        make(5),
+        refused(5, 3),
+        refused(6, 4),
+        refused(3, 5),
+        refused(5, 7),
+        within(3, 4),
+        within(5, 6),
+    ]
+    .concat();
+    let program = programs::module(&[NAMES, FILES, RENAMES].concat(), &body);
+    let mut executor = Executor::wasm();
+    for (name, limit) in [("limited", LIMIT), ("unlimited", Bytes(0))] {
+        let one = executor.dir().join(format!("{name}-one"));
+        let two = executor.dir().join(format!("{name}-two"));
+        let builder = Builder::wasm(name, program.clone()).disk(limit);
+        executor.launch(builder.volume(&one, "one").volume(&two, "two"));
+        check(&executor.end(name), "finished", "", Some(0), "");
+        assert!(one.join("else").exists() && !two.join("else").exists());
+        let sandbox = executor.task_dir(name).join("sandbox");
+        assert!(sandbox.join("else").exists());
+    }
+}
+
+#[test]
+fn a_component_brings_no_file_from_a_volume_into_the_sandbox_or_back() {
+    let mut executor = Executor::wasm();
+    let folder = executor.dir().join("volume");
+    let program = programs::component_that_moves_files();
+    executor.launch(Builder::wasm("t", program).volume(&folder, "data"));
+    check(&executor.end("t"), "finished", "", Some(0), "");
+    assert!(folder.join("moved").exists() && !folder.join("file").exists());
+    let sandbox = executor.task_dir("t").join("sandbox");
+    assert!(!sandbox.join("moved").exists() && !sandbox.join("file").exists());
+}
