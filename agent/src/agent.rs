@@ -17,8 +17,9 @@ use tepui_types::{Digest, Reason, TaskId, TaskState};
 
 pub use census::{Place, Running};
 pub use executors::{Executor, ExecutorId, ExecutorKind, Phase, TrustDomain, token};
+pub use programs::as_program;
 pub use status_updates::Urgency;
-pub use tasks::{Life, Prepared};
+pub use tasks::{Life, LocalProgram, Prepared};
 
 use crate::checkpoint::Record;
 use crate::sandbox::Layout;
@@ -33,6 +34,7 @@ mod checks;
 mod containers;
 mod executors;
 mod placement;
+mod programs;
 mod replay;
 mod status_updates;
 mod stops;
@@ -517,7 +519,7 @@ impl Agent {
     fn end(&mut self, out: &mut Vec<Action>, report: StatusReport) {
         let report = self.with_verdict(self.with_stop(report));
         let id = report.task.clone();
-        let was_prepared = self.is_to_be_prepared(&id);
+        let was_prepared = self.is_to_be_released(&id);
         let Some(before) = self.tasks.end(&id) else {
             return;
         };

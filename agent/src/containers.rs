@@ -5,28 +5,26 @@
 //! then is let go of. An image that a task has is not removed; a network is attached until the task's
 //! release, whichever agent process sees that.
 
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tepui_fetch::FetchConfig;
-use tepui_image::{Image, Images, ImagesConfig, Progress, Pulled};
+use tepui_image::{Images, ImagesConfig, Pulled};
 use tepui_network::{
     Attach, Attachment, AttachmentId, Dns, NetworkError, Networks, NetworksConfig, Recovered,
 };
 use tepui_types::container::{Container, MountSource, NamedNetwork, Network, Protocol};
-use tepui_types::image::ImageSource;
 use tepui_types::task::{CommandWorkload, reason};
 use tepui_types::wire::agent::TaskLaunch;
-use tepui_types::wire::executor::{ImageConfig, LocalImage, LocalNetwork};
-use tepui_types::{Bytes, ImageRef, PullPolicy, Reason, TaskId, Workload};
+use tepui_types::wire::executor::LocalNetwork;
+use tepui_types::{Reason, TaskId, Workload};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::agent::Prepared;
+use crate::agent::{Prepared, as_program};
 use crate::error::AgentError;
 use crate::event_loop::Event;
 use crate::fetcher::Fetcher;
@@ -34,6 +32,8 @@ use crate::gpus::Gpus;
 use crate::removal::remove_leavings;
 use crate::sandbox::Layout;
 use crate::sandboxes::Sandboxes;
+
+mod images;
 
 /// How often it is told how far a pull is; each is an entry of the log.
 const PROGRESS: Duration = Duration::from_secs(2);
@@ -133,8 +133,10 @@ impl Containers {
                 attached.extend(self.attachment_id(&task));
             }
             let images = prepared.image.iter().chain(prepared.images.values());
+            let digests = images.map(|it| it.digest);
+            let digests = digests.chain(prepared.program.iter().map(|it| it.image));
             let job = Job {
-                images: images.flat_map(|it| self.images.get(&it.digest)).collect(),
+                images: digests.flat_map(|it| self.images.get(&it)).collect(),
                 ..Job::default()
             };
             self.jobs().insert(task, job);
@@ -240,7 +242,11 @@ impl Containers {
             }
             None => Prepared::default(),
         };
-        prepared.devices = self.gpus.devices(launch)?.map(Arc::new);
+        prepared.devices = match &prepared.program {
+            Some(program) => self.gpus.devices(&as_program(launch, program.digest)?)?,
+            None => self.gpus.devices(launch)?,
+        }
+        .map(Arc::new);
         let progress = Throttle::new(&self.events, &launch.task);
         self.sandboxes
             .fill(launch, |far| progress.say(|| far))
@@ -264,13 +270,7 @@ impl Containers {
                 .secrets
                 .extend(self.find_secrets(launch, container)?);
         }
-        for (name, pull) in images_of(command) {
-            if let Entry::Vacant(place) = prepared.images.entry(name.to_string()) {
-                place.insert(Arc::new(self.pull(&launch.task, name, pull).await?));
-            }
-        }
-        let own = command.image().map(ImageRef::to_string);
-        prepared.image = own.and_then(|name| prepared.images.get(&name).cloned());
+        self.pull_all(&mut prepared, launch, command).await?;
         if let Network::Named(network) = &container.network {
             let network = self.attach(launch, network, cancelled).await?;
             prepared.network = Some(Arc::new(network));
@@ -338,41 +338,6 @@ impl Containers {
             found.insert(path.clone(), real.to_string_lossy().into_owned());
         }
         Ok(found)
-    }
-
-    async fn pull(
-        &self,
-        task: &TaskId,
-        name: &ImageRef,
-        pull: PullPolicy,
-    ) -> Result<LocalImage, Reason> {
-        let throttle = Throttle::new(&self.events, task);
-        let progress = |progress| throttle.say(|| pulling(name, progress));
-        let pulled = match name.source() {
-            ImageSource::Artifact(digest) => {
-                self.fetcher.fetch(digest).await?;
-                let path = self.layout.artifact(&digest);
-                self.images.archive(name, &path, progress).await
-            }
-            ImageSource::Registry(_) | ImageSource::Layout { .. } => {
-                self.images.pull(name, pull, progress).await
-            }
-        };
-        let pulled = pulled.map_err(|error| {
-            let code = error.code();
-            Reason::new(code, format!("{:#}", anyhow::Error::from(error)))
-        })?;
-        let local = match &pulled {
-            Pulled::Image(image) => local(image),
-            Pulled::Component(_) => {
-                let message = format!("{name} is a WebAssembly component: run it as Wasm");
-                return Err(Reason::new(reason::IMAGE_INVALID, message));
-            }
-        };
-        if let Some(job) = self.jobs().get_mut(task) {
-            job.images.push(pulled);
-        }
-        Ok(local)
     }
 
     async fn attach(
@@ -456,33 +421,6 @@ impl<'a> Throttle<'a> {
     }
 }
 
-/// The images that a command's containers run from and mount, and when each is asked for anew.
-fn images_of(command: &CommandWorkload) -> impl Iterator<Item = (&ImageRef, PullPolicy)> {
-    command.containers().flat_map(|container| {
-        let mounted = container
-            .mounts
-            .iter()
-            .filter_map(|mount| match &mount.source {
-                MountSource::Image(image) => Some(image),
-                _ => None,
-            });
-        let images = container.image.iter().chain(mounted);
-        images.map(|image| (image, container.pull))
-    })
-}
-
-/// How far a pull is, for people.
-fn pulling(name: &ImageRef, progress: Progress) -> Reason {
-    let of = |done, total| format!("{} of {}", Bytes(done), Bytes(total));
-    let message = match progress {
-        Progress::Resolving => format!("looking for {name}"),
-        Progress::Downloading { done, total } => format!("fetching {name}: {}", of(done, total)),
-        Progress::Unpacking { done, total } => format!("unpacking {name}: {}", of(done, total)),
-        Progress::Done => format!("{name} is here"),
-    };
-    Reason::new(reason::PREPARING, message)
-}
-
 fn or(paths: Vec<PathBuf>, defaults: Vec<PathBuf>) -> Vec<PathBuf> {
     if paths.is_empty() { defaults } else { paths }
 }
@@ -491,26 +429,6 @@ fn container_of(launch: &TaskLaunch) -> Option<(&CommandWorkload, &Container)> {
     match &launch.spec.workload {
         Workload::Command(command) => Some((command, command.container.as_deref()?)),
         Workload::Wasm(_) => None,
-    }
-}
-
-fn local(image: &Image) -> LocalImage {
-    let config = image.config.clone();
-    LocalImage {
-        digest: image.digest,
-        layers: image
-            .layers
-            .iter()
-            .map(|path| path.to_string_lossy().into_owned())
-            .collect(),
-        config: ImageConfig {
-            entrypoint: config.entrypoint,
-            cmd: config.cmd,
-            env: config.env,
-            user: config.user.unwrap_or_default(),
-            working_dir: config.working_dir.unwrap_or_default(),
-            stop_signal: config.stop_signal,
-        },
     }
 }
 

@@ -9,9 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::container::{Container, MountSource, Network};
-use crate::ids::is_label;
+use crate::ids::{Digest, is_label};
 use crate::image::ImageRef;
 use crate::resources::Bytes;
+use crate::wasm::{WasmOptions, WasmWorkload};
 
 /// A native command, in a container if it says so.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -58,6 +59,9 @@ pub struct CommandOptions {
     /// What runs with it; such a task is in a container.
     #[serde(default)]
     pub companions: Vec<Companion>,
+    /// What its image is given if that is a WebAssembly program; nothing when absent.
+    #[serde(default)]
+    pub wasm: Option<Box<WasmOptions>>,
 }
 
 /// When a command is started again, in its place and in the same task.
@@ -260,6 +264,45 @@ impl CommandWorkload {
         options.map_or(CommandStdin::Nothing, |options| options.stdin)
     }
 
+    /// What it is where its image is a WebAssembly program, whose bytes have this digest: an image
+    /// says only at its agent which kind it is.
+    ///
+    /// # Errors
+    /// With what such programs do not have and it asks for.
+    pub fn as_wasm(&self, artifact: Digest) -> Result<WasmWorkload, &'static str> {
+        let options = self.options.as_deref().cloned().unwrap_or_default();
+        if let Some(container) = self.container.as_deref() {
+            // These two say how it came.
+            let plain = Container {
+                image: container.image.clone(),
+                pull: container.pull,
+                ..Container::default()
+            };
+            if *container != plain {
+                return Err("it runs in no container: leave out all but its image and `pull`");
+            }
+        }
+        if !options.companions.is_empty() {
+            return Err("it has no companions: give it a task of its own");
+        }
+        let plain = CommandOptions {
+            wasm: options.wasm.clone(),
+            ..CommandOptions::default()
+        };
+        if options != plain {
+            return Err(
+                "what it reads is in `wasm`, and of a command's other options it has none: leave out \
+                 restart, logs, stdin, io and cpuset",
+            );
+        }
+        Ok(WasmWorkload {
+            args: self.argv.clone(),
+            env: self.env.clone(),
+            options: options.wasm,
+            ..WasmWorkload::new(artifact)
+        })
+    }
+
     /// All words that become arguments and environment.
     pub(crate) fn texts(&self) -> impl Iterator<Item = &String> {
         let companions = self.companions().iter();
@@ -284,6 +327,11 @@ impl CommandWorkload {
         options
             .validate()
             .map_err(|why| format!("options: {why}"))?;
+        if options.wasm.is_some() && self.image().is_none() {
+            return Err(
+                "options: wasm is for an image that is a WebAssembly program: name one".into(),
+            );
+        }
         match options.companions.is_empty() || self.container.is_some() {
             true => Ok(()),
             false => Err("companions share containers: give the command one (`container`)".into()),
@@ -322,6 +370,9 @@ impl CommandOptions {
             return Err(format!(
                 "cpuset is `{cpuset}`: list processors as in `0-3,8`"
             ));
+        }
+        if let Some(wasm) = &self.wasm {
+            wasm.validate().map_err(|why| format!("wasm: {why}"))?;
         }
         if self.companions.len() > Self::MAX_COMPANIONS {
             return Err(format!(

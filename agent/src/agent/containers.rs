@@ -43,6 +43,7 @@ impl Agent {
         match result {
             Ok(prepared) => {
                 task.prepared = Some(prepared.clone());
+                task.become_program();
                 out.push(Action::Record(Record::Prepared {
                     task: id.clone(),
                     prepared,
@@ -66,6 +67,14 @@ impl Agent {
     pub fn prepared(&self) -> impl Iterator<Item = (&TaskId, &Prepared)> {
         let tasks = self.tasks.iter();
         tasks.filter_map(|(id, task)| Some((id, task.prepared.as_ref()?)))
+    }
+
+    /// Whether something is to be let go of after a task's end. A program that came as an image needs
+    /// no more preparation, and had one.
+    pub(super) fn is_to_be_released(&self, id: &TaskId) -> bool {
+        let task = self.tasks.get(id);
+        let is_prepared = task.is_some_and(|task| task.prepared.is_some());
+        is_prepared || self.is_to_be_prepared(id)
     }
 
     /// Whether something is got for a task before it is placed.

@@ -21,15 +21,18 @@ use crate::checkpoint::Record;
 impl Agent {
     /// Sends a new task on its way: to the fetcher if its program is not here.
     pub(super) fn route(&mut self, out: &mut Vec<Action>, id: &TaskId) {
-        let Some(launch) = self.tasks.get(id).and_then(|task| task.launch.clone()) else {
+        let Some(task) = self.tasks.get(id) else {
             return;
         };
+        let Some(launch) = task.launch.clone() else {
+            return;
+        };
+        let prepared = task.prepared.clone().unwrap_or_default();
         let is_here = match &launch.spec.workload {
             Workload::Wasm(wasm) => {
                 // All are asked for at once.
-                let missing = wasm
-                    .artifacts()
-                    .filter(|digest| !self.is_at_hand(out, *digest, id));
+                let wanted = wasm.artifacts().filter(|digest| !prepared.holds(*digest));
+                let missing = wanted.filter(|digest| !self.is_at_hand(out, *digest, id));
                 missing.count() == 0
             }
             Workload::Command(_) => true,
@@ -107,9 +110,10 @@ impl Agent {
         let prepared = prepared.unwrap_or_default();
         let ((program, stdin), cgroup) = match &launch.spec.workload {
             Workload::Wasm(wasm) => {
-                let mut files = wasm
-                    .artifacts()
-                    .map(|digest| text(self.layout.artifact(&digest)));
+                let mut files = wasm.artifacts().map(|digest| match &prepared.program {
+                    Some(program) if program.digest == digest => program.path.clone(),
+                    _ => text(self.layout.artifact(&digest)),
+                });
                 ((files.next(), files.next()), None)
             }
             Workload::Command(_) => ((None, None), self.layout.task_cgroup(executor)),

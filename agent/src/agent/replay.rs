@@ -49,6 +49,7 @@ impl Agent {
             Record::Prepared { task, prepared } => {
                 if let Some(known) = self.tasks.get_mut(&task) {
                     known.prepared = Some(prepared);
+                    known.become_program();
                 }
             }
             Record::Handed { task, executor } => {

@@ -12,7 +12,7 @@ use tepui_types::check::CheckStatus;
 use tepui_types::task::MemberStatus;
 use tepui_types::wire::agent::TaskLaunch;
 use tepui_types::wire::executor::{LocalDevices, LocalImage, LocalNetwork};
-use tepui_types::{Reason, TaskId};
+use tepui_types::{Digest, Reason, TaskId};
 
 use super::executors::ExecutorId;
 
@@ -79,6 +79,17 @@ pub struct Task {
     pub unwell: Option<Reason>,
 }
 
+/// A WebAssembly program that an image turned out to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocalProgram {
+    /// The image.
+    pub image: Digest,
+    /// The program's bytes.
+    pub digest: Digest,
+    /// Their file.
+    pub path: String,
+}
+
 /// What a container needs of its machine.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Prepared {
@@ -94,6 +105,16 @@ pub struct Prepared {
     pub devices: Option<Arc<LocalDevices>>,
     /// Its network.
     pub network: Option<Arc<LocalNetwork>>,
+    /// The program that its image is, which runs in no container.
+    pub program: Option<Arc<LocalProgram>>,
+}
+
+impl Prepared {
+    /// Whether this artifact came with its image, and from no master.
+    pub fn holds(&self, artifact: Digest) -> bool {
+        let program = self.program.as_ref();
+        program.is_some_and(|program| program.digest == artifact)
+    }
 }
 
 /// What is known of a task id.

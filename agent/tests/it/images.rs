@@ -64,7 +64,8 @@ fn umoci(arguments: &[&str]) {
     run(Command::new("umoci").args(arguments));
 }
 
-fn run(command: &mut Command) {
+/// Runs it, and shows what it said where it fails.
+pub fn run(command: &mut Command) {
     let output = command.output().expect("the tool is installed");
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command:?}: {errors}");

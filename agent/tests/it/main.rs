@@ -20,6 +20,8 @@ mod native;
 mod ports;
 /// Agent processes that clean up after themselves.
 mod process;
+/// Programs that are images.
+mod programs;
 /// Reaching into tasks.
 mod reach;
 /// Databases, scripts, web services.

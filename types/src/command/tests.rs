@@ -79,3 +79,61 @@ fn sidecars_are_started_again_unless_they_say_how() {
         None
     );
 }
+
+#[test]
+fn an_image_that_is_a_program_is_given_what_programs_are() {
+    let command = |json: &str| {
+        let command: CommandWorkload = serde_json::from_str(json).unwrap();
+        command.validate().map(|()| command)
+    };
+    let program = r#"{"argv": ["a", "b"], "env": {"X": "y"},
+        "container": {"image": "r.example/p:1", "pull": "always"},
+        "options": {"wasm": {"listen": true, "connect": ["*:443"]}}}"#;
+    let artifact = Digest::of(b"its bytes");
+    let wasm = command(program).unwrap().as_wasm(artifact).unwrap();
+    assert_eq!((wasm.artifact, wasm.args.len()), (artifact, 2));
+    assert_eq!(wasm.env["X"], "y");
+    assert!(wasm.options.unwrap().listen);
+    for (json, hint) in [
+        (r#"{"argv": ["a"], "options": {"wasm": {}}}"#, "name one"),
+        (
+            r#"{"argv": [], "container": {"image": "p"}, "options": {"wasm": {"concurrency": 0}}}"#,
+            "wasm: concurrency",
+        ),
+    ] {
+        let error = command(json).unwrap_err();
+        assert!(error.contains(hint), "{json}: {error}");
+    }
+}
+
+#[test]
+fn what_a_program_does_not_have_is_refused_once_its_image_is_one() {
+    for (json, hint) in [
+        (
+            r#"{"argv": [], "container": {"image": "p", "user": "1"}}"#,
+            "no container",
+        ),
+        (
+            r#"{"argv": [], "container": {"image": "p", "network": {"named": {"name": "web"}}}}"#,
+            "no container",
+        ),
+        (
+            r#"{"argv": [], "container": {"image": "p"}, "options": {"stdin": "open"}}"#,
+            "`wasm`",
+        ),
+        (
+            r#"{"argv": [], "container": {"image": "p"}, "options": {"restart": {}}}"#,
+            "leave out",
+        ),
+        (
+            r#"{"argv": [], "container": {"image": "p"}, "options": {"companions": [
+                {"name": "x", "argv": ["b"]}]}}"#,
+            "companions",
+        ),
+    ] {
+        let command: CommandWorkload = serde_json::from_str(json).unwrap();
+        assert_eq!(command.validate(), Ok(()), "{json}");
+        let refused = command.as_wasm(Digest::of(b"p")).unwrap_err();
+        assert!(refused.contains(hint), "{json}: {refused}");
+    }
+}

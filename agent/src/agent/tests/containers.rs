@@ -22,6 +22,42 @@ fn prepared() -> Prepared {
     }
 }
 
+/// A command whose image turns out to be a program, with what it reads as an artifact.
+fn program(name: &str) -> TaskLaunch {
+    let command: CommandWorkload = serde_json::from_value(serde_json::json!({
+        "argv": ["word"], "container": {"image": "r.example/p"},
+        "options": {"wasm": {"stdin": {"artifact": Digest::of(b"program")}}},
+    }))
+    .unwrap();
+    launch(name, Workload::Command(command))
+}
+
+fn prepared_program() -> Prepared {
+    Prepared {
+        program: Some(Arc::new(LocalProgram {
+            image: Digest::of(b"image"),
+            digest: Digest::of(b"wasm"),
+            path: "/components/wasm".into(),
+        })),
+        ..Prepared::default()
+    }
+}
+
+/// Looks at the launch of `a` as its executor gets it.
+fn is_of_a_program(actions: &[Action]) {
+    let [Action::Send(_, ToExecutor::Launch(launch))] = actions else {
+        panic!("{actions:?}");
+    };
+    let Workload::Wasm(wasm) = &launch.launch.spec.workload else {
+        panic!("{launch:?}");
+    };
+    assert_eq!(wasm.artifact, Digest::of(b"wasm"));
+    assert_eq!(wasm.args, ["word"]);
+    assert_eq!(launch.program.as_deref(), Some("/components/wasm"));
+    let stdin = layout().artifact(&Digest::of(b"program"));
+    assert_eq!(launch.stdin.as_deref(), stdin.to_str());
+}
+
 impl Bench {
     fn prepare(&mut self, name: &str, result: Result<Prepared, Reason>) -> Vec<Action> {
         self.on(|agent, out| agent.on_prepared(out, &id(name), result))
@@ -110,4 +146,42 @@ fn a_container_has_its_process_for_itself() {
         actions.contains(&Action::Send(ExecutorId(1), ToExecutor::Retire)),
         "{actions:?}"
     );
+}
+
+#[test]
+fn an_image_that_is_a_program_runs_where_programs_do_and_is_fetched_from_no_master() {
+    let mut bench = Bench::new();
+    let actions = bench.launch(program("a"));
+    assert_eq!(actions, [Action::Prepare(Arc::new(program("a")))]);
+    let actions = bench.prepare("a", Ok(prepared_program()));
+    // What it reads alone; the program came with the image.
+    assert_eq!(actions, [Action::Fetch(Digest::of(b"program"))]);
+    let actions = bench.fetched();
+    assert!(
+        matches!(actions[..], [Action::Start(_, ExecutorKind::Wasm(_))]),
+        "{actions:?}"
+    );
+    is_of_a_program(&bench.attach(0, vec![]));
+    let actions = bench.update(0, "a", TaskState::Finished);
+    assert_eq!(released(&actions, "a"), 1, "{actions:?}");
+}
+
+#[test]
+fn an_agent_that_starts_anew_knows_which_images_are_programs() {
+    let mut bench = Bench::new();
+    bench.launch(program("a"));
+    bench.prepare("a", Ok(prepared_program()));
+    bench.fetched();
+    bench.attach(0, vec![]);
+    for _ in 0..2 {
+        bench.restart();
+        let kept: Vec<_> = bench.agent.prepared().collect();
+        assert_eq!(kept, [(&id("a"), &prepared_program())]);
+        // Its executor has not heard of it: it is told again.
+        is_of_a_program(&bench.attach(0, vec![]));
+        // The next one reads a journal that was written anew.
+        bench.journal = bench.agent.records("boot");
+    }
+    let actions = bench.update(0, "a", TaskState::Finished);
+    assert_eq!(released(&actions, "a"), 1, "{actions:?}");
 }
