@@ -1,0 +1,471 @@
+//! The bounded folders of one disk: made, opened again, grown, removed, and mended after a kill.
+//!
+//! A folder has a name, a place and a size. Its record is on disk before anything else of it
+//! (see [`record`](crate::record)), so each step here may be the last one of a process. All calls may
+//! be made again. Each effect is told at debug level under the target `tepui_quota::step`, just before
+//! it is done.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use tepui_types::Bytes;
+
+use crate::busy::{Busy, Hold};
+use crate::error::BoundsError;
+use crate::image::{BLOCK, LEAST};
+use crate::measure::Usage;
+use crate::places::{self, Places};
+use crate::project::{self, Projects};
+use crate::record::{self, Entry, How, Record, Stage};
+use crate::wanted::{Bounded, Enforce, Room, Settings, Support, Wanted, Way};
+
+mod images;
+
+use images::{can_make_images, device_at, grows_online};
+
+/// The bounded folders of one disk. One process has them at a time.
+#[derive(Debug)]
+pub struct Bounds {
+    settings: Settings,
+    places: Places,
+    busy: Busy,
+    /// Held while a project's id is chosen and recorded.
+    choosing: Mutex<()>,
+}
+
+impl Bounds {
+    /// Those of this disk; its folders are made if they are not there.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn new(settings: Settings) -> Result<Self, BoundsError> {
+        let store = &settings.store;
+        let mut builder = DirBuilder::new();
+        let made = builder.recursive(true).mode(0o700).create(store);
+        made.map_err(|source| BoundsError::io("make", store, source))?;
+        Ok(Self {
+            places: Places::new(&settings.places)?,
+            settings,
+            busy: Busy::default(),
+            choosing: Mutex::new(()),
+        })
+    }
+
+    /// Finds out what there is, and makes ready for it: call this before processes are started that
+    /// have mounts of their own, for they see no mount below a place that was shared later.
+    ///
+    /// # Errors
+    /// What is wrong beside there being no such thing on this machine.
+    pub fn prepare(&self) -> Result<Support, BoundsError> {
+        let Some(place) = self.places.first() else {
+            return Ok(Support::Image);
+        };
+        if Projects::of(place)?.is_some() {
+            return Ok(Support::Project);
+        }
+        let ready = can_make_images().and_then(|()| self.places.share_all());
+        match ready {
+            Ok(()) => Ok(Support::Image),
+            Err(error) if error.cannot_enforce() => Ok(Support::Measured(error)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes a folder, or opens it where it is made already. It then has the size that is asked for,
+    /// or more where it had more. One that is there stays in the way it is kept.
+    ///
+    /// # Errors
+    /// After any, a folder that was not there is not there.
+    pub fn make(&self, wanted: &Wanted<'_>) -> Result<Bounded, BoundsError> {
+        let (name, bytes) = (wanted.name, wanted.bytes);
+        let (entry, _hold) = self.entry(name)?;
+        let at = self.places.resolve(wanted.at)?;
+        match entry.read()? {
+            Some(mut record) if record.stage == Stage::Ready => {
+                if record.at != at {
+                    let there = record.at;
+                    let name = name.to_owned();
+                    return Err(BoundsError::Taken { name, there });
+                }
+                self.ensure(name, &entry, &mut record)?;
+                if bytes > record.bytes {
+                    self.grow_to(name, &entry, &mut record, bytes)?;
+                }
+                return Ok(bounded(record));
+            }
+            // What a killed one has left of it.
+            Some(record) => self.clear(name, &entry, record)?,
+            None => entry.remove()?,
+        }
+        let mut record = self.begin(wanted, &entry, at)?;
+        let made = self.build(name, &entry, &mut record);
+        if let Err(error) = made.and_then(|()| self.ensure(name, &entry, &mut record)) {
+            if let Err(left) = self.clear(name, &entry, record) {
+                tracing::warn!(folder = name, error = %left, "what was made of a folder stays for now");
+            }
+            return Err(error);
+        }
+        Ok(bounded(record))
+    }
+
+    /// Opens a folder again: finds it, or, after the machine's restart, mends and mounts it.
+    ///
+    /// # Errors
+    /// [`BoundsError::Unknown`] where it was not made, [`BoundsError::Damaged`] where it cannot be
+    /// mended without people.
+    pub fn open(&self, name: &str) -> Result<Bounded, BoundsError> {
+        let (entry, _hold) = self.entry(name)?;
+        let mut record = ready(name, &entry)?;
+        self.ensure(name, &entry, &mut record)?;
+        Ok(bounded(record))
+    }
+
+    /// Gives a folder more; tasks may be using it.
+    ///
+    /// # Errors
+    /// After any, it has what it had.
+    pub fn grow(&self, name: &str, bytes: Bytes) -> Result<Bounded, BoundsError> {
+        let (entry, _hold) = self.entry(name)?;
+        let mut record = ready(name, &entry)?;
+        self.ensure(name, &entry, &mut record)?;
+        self.grow_to(name, &entry, &mut record, bytes)?;
+        Ok(bounded(record))
+    }
+
+    /// What is in a folder, where the kernel counts; none where it is measured.
+    ///
+    /// # Errors
+    /// [`BoundsError::Unknown`] where it is not there.
+    pub fn usage(&self, name: &str) -> Result<Option<Room>, BoundsError> {
+        let (entry, _hold) = self.entry(name)?;
+        let record = ready(name, &entry)?;
+        match record.how {
+            How::Measured => return Ok(None),
+            How::Project(_) => {}
+            // Without its mount, it would be the disk that is counted.
+            How::Image => drop(device_at(&entry, &record.at)?.ok_or_else(|| unknown(name))?),
+        }
+        let counted = rustix::fs::statvfs(&record.at);
+        let counted = counted.map_err(|error| BoundsError::io("look into", &record.at, error))?;
+        let usage = |blocks: u64, inodes| Usage {
+            bytes: Bytes(blocks.saturating_mul(counted.f_frsize)),
+            inodes,
+        };
+        let blocks = counted.f_blocks.saturating_sub(counted.f_bfree);
+        let files = counted.f_files.saturating_sub(counted.f_ffree);
+        // What the file system keeps for itself is nobody's.
+        let most = blocks.saturating_add(counted.f_bavail);
+        Ok(Some(Room {
+            used: usage(blocks, files),
+            size: usage(most, counted.f_files),
+        }))
+    }
+
+    /// Removes a folder with all that is in it; what is not there has been removed. A task that still
+    /// has a file of it open keeps that file until it ends.
+    ///
+    /// # Errors
+    /// Those of the system; nobody gets the folder again, and this can be tried again.
+    pub fn remove(&self, name: &str) -> Result<(), BoundsError> {
+        let (entry, _hold) = self.entry(name)?;
+        let Some(mut record) = entry.read()? else {
+            return entry.remove();
+        };
+        if record.stage == Stage::Ready {
+            record.stage = Stage::Removing;
+            step(name, "record its removal");
+            entry.write(&record)?;
+        }
+        self.clear(name, &entry, record)
+    }
+
+    /// Ends what killed processes have begun: what was half made goes, and what was half removed.
+    /// Answers the names of all that are whole, of which the caller removes what it does not know.
+    ///
+    /// # Errors
+    /// Where the store cannot be listed; what is wrong with one folder is logged.
+    pub fn sweep(&self) -> Result<Vec<String>, BoundsError> {
+        let mut whole = Vec::new();
+        for name in record::names(&self.settings.store)? {
+            let (entry, _hold) = self.entry(&name)?;
+            let cleared = match entry.read() {
+                Ok(Some(record)) if record.stage == Stage::Ready => {
+                    whole.push(name);
+                    continue;
+                }
+                Ok(Some(record)) => self.clear(&name, &entry, record),
+                Ok(None) => entry.remove(),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = cleared {
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                tracing::warn!(folder = name, %error, cause, "what is left of a folder stays");
+            }
+        }
+        Ok(whole)
+    }
+
+    /// Takes away the mounts that places were made, where nothing is mounted or open below them: for
+    /// who will not be there again.
+    ///
+    /// # Errors
+    /// Those of umount(2), beside that it is in use.
+    pub fn release(&self) -> Result<(), BoundsError> {
+        self.places.release()
+    }
+
+    fn entry(&self, name: &str) -> Result<(Entry, Hold<'_>), BoundsError> {
+        if !record::is_name(name) {
+            return Err(BoundsError::Name(name.to_owned()));
+        }
+        let hold = self.busy.hold(name);
+        Ok((Entry::of(&self.settings.store, name), hold))
+    }
+
+    /// Decides how a new folder is kept, sees that it can be, and records it.
+    fn begin(
+        &self,
+        wanted: &Wanted<'_>,
+        entry: &Entry,
+        at: PathBuf,
+    ) -> Result<Record, BoundsError> {
+        let (name, life) = (wanted.name, wanted.life);
+        let bytes = Bytes(wanted.bytes.0 / BLOCK * BLOCK);
+        let record = |how| Record::new(at.clone(), bytes, life, how);
+        if wanted.enforce == Enforce::Measured {
+            // Whatever is there belongs to it from now on, and is never thrown away as half made.
+            let mut record = record(How::Measured);
+            record.bytes = wanted.bytes;
+            record.stage = Stage::Ready;
+            step(name, "record it");
+            entry.write(&record)?;
+            return Ok(record);
+        }
+        if places::mounted(&at)?.is_some() || !is_empty(&at)? {
+            return Err(BoundsError::Occupied(at));
+        }
+        let parent = at.parent().unwrap_or(Path::new("/"));
+        if let Some(projects) = Projects::of(parent)? {
+            let _choosing = self.choosing.lock().unwrap_or_else(PoisonError::into_inner);
+            self.check_room(bytes)?;
+            let taken = self.projects()?;
+            let record = record(How::Project(projects.free(|id| taken.contains(&id))?));
+            step(name, "record it");
+            entry.write(&record)?;
+            return Ok(record);
+        }
+        if bytes < LEAST {
+            let (bytes, least) = (wanted.bytes, LEAST);
+            return Err(BoundsError::TooSmall { bytes, least });
+        }
+        can_make_images()?;
+        self.places.share_of(&at)?;
+        self.check_room(bytes)?;
+        step(name, "record it");
+        let record = record(How::Image);
+        entry.write(&record)?;
+        Ok(record)
+    }
+
+    /// The ids of all projects that are recorded.
+    fn projects(&self) -> Result<Vec<u32>, BoundsError> {
+        let store = &self.settings.store;
+        let mut ids = Vec::new();
+        for name in record::names(store)? {
+            if let Some(Record {
+                how: How::Project(id),
+                ..
+            }) = Entry::of(store, &name).read()?
+            {
+                ids.push(id);
+            }
+        }
+        Ok(ids)
+    }
+
+    fn check_room(&self, wanted: Bytes) -> Result<(), BoundsError> {
+        let Settings {
+            store, headroom, ..
+        } = &self.settings;
+        let counted = rustix::fs::statvfs(store);
+        let counted = counted.map_err(|error| BoundsError::io("look into", store, error))?;
+        let free = Bytes(counted.f_bavail.saturating_mul(counted.f_frsize));
+        if wanted.0.saturating_add(headroom.0) <= free.0 {
+            return Ok(());
+        }
+        Err(BoundsError::Full {
+            path: store.clone(),
+            wanted,
+            free,
+            headroom: *headroom,
+        })
+    }
+
+    /// Makes what was recorded.
+    fn build(&self, name: &str, entry: &Entry, record: &mut Record) -> Result<(), BoundsError> {
+        match record.how {
+            How::Measured => return Ok(()),
+            How::Project(id) => {
+                step(name, "make its folder");
+                make_folder(&record.at)?;
+                step(name, "set its project's limits");
+                self.limit(&record.at, id, Some(record.bytes))?;
+                step(name, "give it to its project");
+                project::assign(&record.at, id)?;
+            }
+            How::Image => self.build_image(name, entry, record)?,
+        }
+        record.stage = Stage::Ready;
+        step(name, "record that it is whole");
+        entry.write(record)
+    }
+
+    /// Sees that a whole folder is there.
+    fn ensure(&self, name: &str, entry: &Entry, record: &mut Record) -> Result<(), BoundsError> {
+        match record.how {
+            How::Measured => make_folder(&record.at),
+            How::Project(id) => self.limit(&record.at, id, Some(record.bytes)),
+            How::Image => {
+                let device = match device_at(entry, &record.at)? {
+                    Some(device) => device,
+                    None => self.mount(name, entry, record)?,
+                };
+                if record.growing
+                    && let Err(error) = self.grow_mounted(name, entry, record, &device)
+                {
+                    tracing::warn!(folder = name, %error, "it stays as small as it was for now");
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn grow_to(
+        &self,
+        name: &str,
+        entry: &Entry,
+        record: &mut Record,
+        bytes: Bytes,
+    ) -> Result<(), BoundsError> {
+        let how = record.how;
+        let wanted = match how {
+            How::Measured => bytes,
+            _ => Bytes(bytes.0 / BLOCK * BLOCK),
+        };
+        let had = record.bytes;
+        if how != How::Measured && wanted < had {
+            let name = name.to_owned();
+            return Err(BoundsError::Shrinks { name, had, wanted });
+        }
+        if how != How::Measured {
+            self.check_room(Bytes(wanted.0 - had.0))?;
+        }
+        let online = how != How::Image || grows_online();
+        if !online {
+            self.unmount_unused(name, entry, record)?;
+        }
+        record.bytes = wanted;
+        record.growing = how == How::Image;
+        step(name, "record its growth");
+        entry.write(record)?;
+        match how {
+            How::Measured => Ok(()),
+            How::Project(id) => {
+                step(name, "set its project's limits");
+                self.limit(&record.at, id, Some(wanted))
+            }
+            How::Image if online => {
+                let device = device_at(entry, &record.at)?.ok_or_else(|| unknown(name))?;
+                self.grow_mounted(name, entry, record, &device)
+            }
+            How::Image => {
+                let grown = self.grow_unmounted(name, entry, record);
+                self.mount(name, entry, record)?;
+                grown
+            }
+        }
+    }
+
+    /// Removes what there is of a folder, its record last.
+    fn clear(&self, name: &str, entry: &Entry, record: Record) -> Result<(), BoundsError> {
+        let at = &record.at;
+        if record.how == How::Image {
+            step(name, "unmount it");
+            places::detach(at)?;
+        }
+        step(name, "remove its folder");
+        match fs::remove_dir(at).or_else(record::absent) {
+            // What is in one that nobody has had is not its own.
+            Err(error) if record.stage == Stage::Making => {
+                let path = at.display();
+                tracing::warn!(%path, %error, "the place of a folder that was not made stays");
+            }
+            Err(_) => {
+                let removed = (self.settings.remove_folder)(at).or_else(record::absent);
+                removed.map_err(|source| BoundsError::io("remove", at, source))?;
+            }
+            Ok(()) => {}
+        }
+        if let How::Project(id) = record.how {
+            step(name, "take its project's limits away");
+            self.limit(at, id, None)?;
+        }
+        step(name, "remove its record");
+        entry.remove()
+    }
+
+    fn limit(&self, at: &Path, id: u32, bytes: Option<Bytes>) -> Result<(), BoundsError> {
+        let parent = at.parent().unwrap_or(Path::new("/"));
+        match Projects::of(parent)? {
+            Some(projects) => projects.limit(id, bytes),
+            // Without quotas there is no limit to take away.
+            None if bytes.is_none() => Ok(()),
+            None => Err(BoundsError::QuotasOff(at.to_owned())),
+        }
+    }
+}
+
+fn bounded(record: Record) -> Bounded {
+    Bounded {
+        path: record.at,
+        bytes: record.bytes,
+        way: match record.how {
+            How::Project(id) => Way::Project(id),
+            How::Image => Way::Image,
+            How::Measured => Way::Measured,
+        },
+    }
+}
+
+fn ready(name: &str, entry: &Entry) -> Result<Record, BoundsError> {
+    let record = entry.read()?;
+    let record = record.filter(|record| record.stage == Stage::Ready);
+    record.ok_or_else(|| unknown(name))
+}
+
+fn unknown(name: &str) -> BoundsError {
+    BoundsError::Unknown(name.to_owned())
+}
+
+fn make_folder(at: &Path) -> Result<(), BoundsError> {
+    let mut builder = DirBuilder::new();
+    let made = builder.recursive(true).mode(0o755).create(at);
+    made.and_then(|()| record::sync_parent(at))
+        .map_err(|source| BoundsError::io("make", at, source))
+}
+
+fn is_empty(at: &Path) -> Result<bool, BoundsError> {
+    match fs::read_dir(at) {
+        Ok(mut entries) => Ok(entries.next().is_none()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(source) => Err(BoundsError::io("look into", at, source)),
+    }
+}
+
+/// Tells what is about to be done.
+fn step(name: &str, step: &'static str) {
+    tracing::debug!(target: "tepui_quota::step", folder = name, step);
+}

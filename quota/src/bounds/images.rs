@@ -1,0 +1,182 @@
+//! Bounded folders that have a file system of their own: made, mounted, grown.
+//!
+//! One image has one loop device, whoever has it mounted: two would write over each other.
+
+use std::fs::{self, File, Metadata};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use rustix::thread::CapabilitySet;
+use tepui_types::Bytes;
+
+use super::{Bounds, is_empty, make_folder, step};
+use crate::error::BoundsError;
+use crate::image::{self, BLOCK};
+use crate::loop_device::{self, LoopDevice};
+use crate::places;
+use crate::program;
+use crate::record::{Entry, Record};
+
+impl Bounds {
+    /// Makes an image that was recorded.
+    pub(super) fn build_image(
+        &self,
+        name: &str,
+        entry: &Entry,
+        record: &Record,
+    ) -> Result<(), BoundsError> {
+        let path = entry.image();
+        step(name, "set room aside");
+        let file = image::create(&path, record.bytes, self.settings.whole_images)?;
+        step(name, "make its file system");
+        image::format(&path, record.bytes, record.life)?;
+        step(name, "sync its image");
+        let synced = file.sync_all();
+        synced.map_err(|source| BoundsError::io("sync", &path, source))
+    }
+
+    /// Mends and mounts an image that is not mounted here, and lets it grow where it was about to.
+    pub(super) fn mount(
+        &self,
+        name: &str,
+        entry: &Entry,
+        record: &mut Record,
+    ) -> Result<LoopDevice, BoundsError> {
+        let (path, at) = (entry.image(), record.at.clone());
+        self.places.share_of(&at)?;
+        step(name, "make its mount point");
+        make_folder(&at)?;
+        if !is_empty(&at)? {
+            return Err(BoundsError::Occupied(at));
+        }
+        let device = match LoopDevice::of_image(&look_at(&path)?)? {
+            // It is mounted elsewhere, and one file system in two places.
+            Some(device) => device,
+            None => {
+                step(name, "check its file system");
+                if record.growing
+                    && let Err(error) = self.grow_unmounted(name, entry, record)
+                {
+                    tracing::warn!(folder = name, %error, "it stays as small as it was for now");
+                }
+                image::check(&path, record.life)?;
+                LoopDevice::attach(&open_image(&path)?)?
+            }
+        };
+        step(name, "mount it");
+        places::mount_image(&device.path, &at)?;
+        // Programs such as databases want an empty folder; the checker makes it when it needs one.
+        let _ = fs::remove_dir(at.join("lost+found"));
+        Ok(device)
+    }
+
+    /// Makes image, device and file system as large as is recorded, under whoever uses them.
+    pub(super) fn grow_mounted(
+        &self,
+        name: &str,
+        entry: &Entry,
+        record: &mut Record,
+        device: &LoopDevice,
+    ) -> Result<(), BoundsError> {
+        let at = record.at.clone();
+        if !grows_online() {
+            return Err(BoundsError::InUse(at));
+        }
+        let extended = self.extend(name, entry, record);
+        if extended.is_ok() {
+            step(name, "grow its file system");
+            device.grow()?;
+            let blocks = record.bytes.0 / BLOCK;
+            let folder = File::open(&at);
+            let folder = folder.map_err(|source| BoundsError::io("open", &at, source))?;
+            rustix::fs::ext4_ioc_resize_fs(&folder, blocks)
+                .map_err(|error| BoundsError::io("grow the file system at", &at, error))?;
+        }
+        record.growing = false;
+        step(name, "record that it has grown");
+        entry.write(record)?;
+        extended
+    }
+
+    /// The same for an image that nobody has.
+    pub(super) fn grow_unmounted(
+        &self,
+        name: &str,
+        entry: &Entry,
+        record: &mut Record,
+    ) -> Result<(), BoundsError> {
+        let extended = self.extend(name, entry, record);
+        if extended.is_ok() {
+            step(name, "grow its file system");
+            image::resize(&entry.image(), record.life)?;
+        }
+        record.growing = false;
+        step(name, "record that it has grown");
+        entry.write(record)?;
+        extended
+    }
+
+    /// Makes an image as large as is recorded. Where there is no room for that, what it has is its
+    /// size from now on.
+    fn extend(&self, name: &str, entry: &Entry, record: &mut Record) -> Result<(), BoundsError> {
+        let path = entry.image();
+        let file = open_image(&path)?;
+        step(name, "set more room aside");
+        let whole = self.settings.whole_images;
+        let extended = image::extend(&file, &path, record.bytes, whole);
+        if extended.is_err() {
+            record.bytes = Bytes(look_at(&path)?.len());
+        }
+        extended
+    }
+
+    /// Takes an image off that nobody uses, here or elsewhere; otherwise it stays.
+    pub(super) fn unmount_unused(
+        &self,
+        name: &str,
+        entry: &Entry,
+        record: &mut Record,
+    ) -> Result<(), BoundsError> {
+        step(name, "unmount it for a while");
+        places::unmount_unused(&record.at)?;
+        if LoopDevice::of_image(&look_at(&entry.image())?)?.is_some() {
+            self.mount(name, entry, record)?;
+            return Err(BoundsError::InUse(record.at.clone()));
+        }
+        Ok(())
+    }
+}
+
+/// The device that is mounted there, if it is that of the image.
+pub(super) fn device_at(entry: &Entry, at: &Path) -> Result<Option<LoopDevice>, BoundsError> {
+    let Some(mounted) = places::mounted(at)? else {
+        return Ok(None);
+    };
+    let image = look_at(&entry.image())?;
+    let device = LoopDevice::find(mounted.dev(), &image)?;
+    let device = device.ok_or_else(|| BoundsError::Occupied(at.to_owned()))?;
+    Ok(Some(device))
+}
+
+/// Whether a file system may be made larger under its users.
+pub(super) fn grows_online() -> bool {
+    rustix::thread::capabilities(None)
+        .is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_RESOURCE))
+}
+
+fn look_at(path: &Path) -> Result<Metadata, BoundsError> {
+    fs::metadata(path).map_err(|source| BoundsError::io("look at", path, source))
+}
+
+fn open_image(path: &Path) -> Result<File, BoundsError> {
+    let file = File::options().read(true).write(true).open(path);
+    file.map_err(|source| BoundsError::io("open", path, source))
+}
+
+/// Sees that this machine has all that images take.
+pub(super) fn can_make_images() -> Result<(), BoundsError> {
+    program::find("mkfs.ext4")?;
+    program::find("e2fsck")?;
+    program::find("resize2fs")?;
+    loop_device::are_there()
+}

@@ -1,0 +1,208 @@
+//! Loop devices: a file as a disk.
+//!
+//! Each is set to go with its last user (autoclear): whoever is killed after one was had and before
+//! it was mounted leaves none, and an unmount is all that is needed to give one back.
+
+use std::fs::{File, Metadata, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use crate::error::BoundsError;
+use crate::image::BLOCK;
+
+const CONTROL: &str = "/dev/loop-control";
+/// The major number of loop devices.
+const MAJOR: u64 = 7;
+/// How often a free device may be another's before we have it: more than a machine starts at once.
+const ATTEMPTS: usize = 64;
+
+// include/uapi/linux/loop.h
+const LOOP_CTL_GET_FREE: libc::Ioctl = 0x4c82;
+const LOOP_CONFIGURE: libc::Ioctl = 0x4c0a;
+const LOOP_GET_STATUS64: libc::Ioctl = 0x4c05;
+const LOOP_SET_CAPACITY: libc::Ioctl = 0x4c07;
+const LO_FLAGS_AUTOCLEAR: u32 = 4;
+const LO_FLAGS_DIRECT_IO: u32 = 16;
+
+/// `struct loop_info64`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+struct Info {
+    device: u64,
+    inode: u64,
+    rdevice: u64,
+    offset: u64,
+    size_limit: u64,
+    number: u32,
+    encrypt_type: u32,
+    encrypt_key_size: u32,
+    flags: u32,
+    file_name: [u8; 64],
+    crypt_name: [u8; 64],
+    encrypt_key: [u8; 32],
+    init: [u64; 2],
+}
+
+/// `struct loop_config`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+struct Config {
+    fd: u32,
+    block_size: u32,
+    info: Info,
+    reserved: [u64; 8],
+}
+
+const NO_INFO: Info = Info {
+    device: 0,
+    inode: 0,
+    rdevice: 0,
+    offset: 0,
+    size_limit: 0,
+    number: 0,
+    encrypt_type: 0,
+    encrypt_key_size: 0,
+    flags: 0,
+    file_name: [0; 64],
+    crypt_name: [0; 64],
+    encrypt_key: [0; 32],
+    init: [0; 2],
+};
+
+/// A device that stays for as long as this, or a mount, holds it.
+#[derive(Debug)]
+pub(crate) struct LoopDevice {
+    device: File,
+    pub path: PathBuf,
+}
+
+/// Sees that there are any.
+pub(crate) fn are_there() -> Result<(), BoundsError> {
+    open(Path::new(CONTROL)).map(drop)
+}
+
+impl LoopDevice {
+    /// Has a free device for the image.
+    pub fn attach(image: &File) -> Result<Self, BoundsError> {
+        let control = open(Path::new(CONTROL))?;
+        for _ in 0..ATTEMPTS {
+            // SAFETY: the call takes no argument.
+            let number = unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE) };
+            if number < 0 {
+                return Err(no_loop(Path::new(CONTROL), io::Error::last_os_error()));
+            }
+            let path = PathBuf::from(format!("/dev/loop{number}"));
+            let device = open(&path)?;
+            match configure(&device, image) {
+                Ok(()) => return Ok(Self { device, path }),
+                // Somebody else was faster.
+                Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {}
+                Err(source) => return Err(no_loop(&path, source)),
+            }
+        }
+        let busy = io::Error::from_raw_os_error(libc::EBUSY);
+        Err(no_loop(Path::new(CONTROL), busy))
+    }
+
+    /// The device that a file system is on, by its number, if it is a loop device of that image.
+    pub fn find(number: u64, image: &Metadata) -> Result<Option<Self>, BoundsError> {
+        if u64::from(libc::major(number)) != MAJOR {
+            return Ok(None);
+        }
+        let minor = libc::minor(number);
+        let link = PathBuf::from(format!("/sys/dev/block/{MAJOR}:{minor}"));
+        let target = std::fs::read_link(&link);
+        let target = target.map_err(|source| BoundsError::io("read", &link, source))?;
+        let path = Path::new("/dev").join(target.file_name().unwrap_or_default());
+        Self::if_of(path, image)
+    }
+
+    /// The device that an image has, wherever that is mounted: in other processes' mounts, or nowhere
+    /// any more and still open. An image must never have two.
+    pub fn of_image(image: &Metadata) -> Result<Option<Self>, BoundsError> {
+        let list = Path::new("/sys/block");
+        let entries = std::fs::read_dir(list);
+        let entries = entries.map_err(|source| BoundsError::io("list", list, source))?;
+        for entry in entries.flatten() {
+            // Those that have no file have no such folder.
+            if !entry.path().join("loop").exists() {
+                continue;
+            }
+            let path = Path::new("/dev").join(entry.file_name());
+            if let Some(device) = Self::if_of(path, image)? {
+                return Ok(Some(device));
+            }
+        }
+        Ok(None)
+    }
+
+    fn if_of(path: PathBuf, image: &Metadata) -> Result<Option<Self>, BoundsError> {
+        let device = open(&path)?;
+        let mut info = NO_INFO;
+        // SAFETY: the kernel fills a structure of its own layout, which outlives the call.
+        let asked = unsafe { libc::ioctl(device.as_raw_fd(), LOOP_GET_STATUS64, &mut info) };
+        if asked != 0 {
+            let error = io::Error::last_os_error();
+            return match error.raw_os_error() {
+                // It has been given back.
+                Some(libc::ENXIO) => Ok(None),
+                _ => Err(no_loop(&path, error)),
+            };
+        }
+        let ours = (info.device, info.inode) == (image.dev(), image.ino());
+        Ok(ours.then_some(Self { device, path }))
+    }
+
+    /// Sees that the image has grown.
+    pub fn grow(&self) -> Result<(), BoundsError> {
+        // SAFETY: the call takes no argument.
+        match unsafe { libc::ioctl(self.device.as_raw_fd(), LOOP_SET_CAPACITY) } {
+            0 => Ok(()),
+            _ => Err(BoundsError::io(
+                "grow",
+                &self.path,
+                io::Error::last_os_error(),
+            )),
+        }
+    }
+}
+
+fn configure(device: &File, image: &File) -> io::Result<()> {
+    // Past the page cache, so that nothing is in it twice; where the file system below has no such
+    // way, through it.
+    match configure_with(device, image, LO_FLAGS_AUTOCLEAR | LO_FLAGS_DIRECT_IO) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            configure_with(device, image, LO_FLAGS_AUTOCLEAR)
+        }
+        done => done,
+    }
+}
+
+fn configure_with(device: &File, image: &File, flags: u32) -> io::Result<()> {
+    let config = Config {
+        // invariant: a descriptor that is open is not negative, and a block is 4096 bytes.
+        fd: u32::try_from(image.as_raw_fd()).expect("an open descriptor"),
+        block_size: BLOCK as u32,
+        info: Info { flags, ..NO_INFO },
+        reserved: [0; 8],
+    };
+    // SAFETY: the kernel reads a structure of its own layout, which outlives the call.
+    match unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CONFIGURE, &config) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+fn open(path: &Path) -> Result<File, BoundsError> {
+    let file = OpenOptions::new().read(true).write(true).open(path);
+    file.map_err(|source| no_loop(path, source))
+}
+
+fn no_loop(path: &Path, source: io::Error) -> BoundsError {
+    let path = path.to_owned();
+    BoundsError::NoLoop { path, source }
+}
+
+const _: () = assert!(size_of::<Info>() == 232 && size_of::<Config>() == 304);

@@ -1,0 +1,146 @@
+//! A disk for one test: a folder with a store and a place, which unmounts all that is below it when
+//! the test ends, however it ends.
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::mount::{MntFlags, umount2};
+use tempfile::TempDir;
+use tepui_quota::{Bounds, Enforce, Life, Settings, Support, Wanted};
+use tepui_types::Bytes;
+
+/// How long is waited for the kernel to be done with a device: much longer than it takes.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+pub struct TestDisk {
+    dir: TempDir,
+}
+
+impl TestDisk {
+    /// None, said aloud, where nothing can be mounted.
+    pub fn new() -> Option<Self> {
+        let disk = Self {
+            dir: tempfile::tempdir().unwrap(),
+        };
+        match disk.bounds().prepare().unwrap() {
+            Support::Measured(why) => {
+                eprintln!("skipped: {why}");
+                None
+            }
+            Support::Image => Some(disk),
+            // All of these are about images.
+            Support::Project => {
+                eprintln!("skipped: this disk has project quotas");
+                None
+            }
+        }
+    }
+
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn place(&self) -> PathBuf {
+        self.path().join("volumes")
+    }
+
+    pub fn at(&self, name: &str) -> PathBuf {
+        self.place().join(name)
+    }
+
+    pub fn store(&self) -> PathBuf {
+        self.path().join("store")
+    }
+
+    pub fn bounds(&self) -> Bounds {
+        bounds_in(self.path(), Bytes(0))
+    }
+
+    /// What is mounted below, the outermost first.
+    pub fn mounts(&self) -> Vec<PathBuf> {
+        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let paths = table.lines().filter_map(|line| line.split(' ').nth(4));
+        let paths = paths.map(PathBuf::from);
+        let below = paths.filter(|path| path.starts_with(self.path()));
+        // Its own mount is there from the beginning.
+        below.filter(|path| *path != self.place()).collect()
+    }
+
+    /// What of this disk loop devices have.
+    fn devices(&self) -> Vec<String> {
+        let devices = fs::read_dir("/sys/block").unwrap().flatten();
+        let files = devices.map(|device| device.path().join("loop/backing_file"));
+        let files = files.filter_map(|file| fs::read_to_string(file).ok());
+        let ours = self.path().to_str().unwrap();
+        files.filter(|file| file.starts_with(ours)).collect()
+    }
+
+    /// Waits until so many devices have something of this disk: the last user of one gives it back, beside
+    /// whoever unmounted it.
+    #[expect(clippy::disallowed_methods, reason = "a real kernel, in real time")]
+    pub fn has_devices(&self, count: usize) {
+        let deadline = Instant::now() + DEADLINE;
+        while self.devices().len() != count {
+            assert!(Instant::now() < deadline, "{:?}", self.devices());
+            std::thread::yield_now();
+        }
+    }
+
+    /// Sees that nothing is left of any folder.
+    pub fn is_bare(&self) {
+        assert_eq!(self.mounts(), [""; 0].map(PathBuf::from));
+        for folder in [self.place(), self.store()] {
+            let left: Vec<_> = fs::read_dir(folder).unwrap().flatten().collect();
+            assert!(left.is_empty(), "{left:?}");
+        }
+        self.has_devices(0);
+    }
+}
+
+impl Drop for TestDisk {
+    fn drop(&mut self) {
+        let mounts = self.mounts();
+        let mounts = mounts.iter().rev().cloned().chain([self.place()]);
+        for path in mounts {
+            let _ = umount2(&path, MntFlags::MNT_DETACH);
+        }
+    }
+}
+
+pub fn bounds_in(dir: &Path, headroom: Bytes) -> Bounds {
+    Bounds::new(Settings {
+        store: dir.join("store"),
+        places: vec![dir.join("volumes")],
+        headroom,
+        whole_images: true,
+        remove_folder: |path| fs::remove_dir_all(path),
+    })
+    .unwrap()
+}
+
+/// A persistent folder whose size is enforced.
+pub fn wanted<'a>(name: &'a str, at: &'a Path, bytes: Bytes) -> Wanted<'a> {
+    Wanted {
+        name,
+        at,
+        bytes,
+        enforce: Enforce::Enforced,
+        life: Life::Persistent,
+    }
+}
+
+/// Writes until no more goes in; how much did, and why no more.
+pub fn fill(path: &Path) -> (u64, io::Error) {
+    let mut file = File::create(path).unwrap();
+    let chunk = vec![7; 1 << 20];
+    let mut written = 0;
+    loop {
+        // What was delayed is tried for, too.
+        match file.write_all(&chunk).and_then(|()| file.sync_data()) {
+            Ok(()) => written += chunk.len() as u64,
+            Err(error) => return (written, error),
+        }
+    }
+}
