@@ -1,0 +1,8 @@
+//! The crate on this machine and on machines made of files, and its two pure cores over time.
+
+// Readings of real files, and of what is not there.
+mod machine;
+// What is lent of what lies idle.
+mod slack;
+// Tasks for all of these.
+mod tasks;
