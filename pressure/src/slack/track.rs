@@ -148,7 +148,8 @@ impl Track {
     fn elsewhere(&mut self, caution: &Caution, look: &Look<'_>) -> u64 {
         let Some(idle) = look.idle else { return 0 };
         let lent = look.tasks.values().filter(|task| task.revocable);
-        let lent = lent.map(|task| task.used.unwrap_or(0).min(task.lent));
+        // What such a task has above what is its own can be taken back, also what it was not lent.
+        let lent = lent.map(|task| task.used.unwrap_or(0).saturating_sub(task.firm));
         let theirs = lent.fold(idle, u64::saturating_add);
         let used = look.capacity.saturating_sub(theirs);
         let peak = self.machine.get_or_insert(Peak::new(used, look.at));
