@@ -6,7 +6,7 @@ mod machine;
 mod relief;
 // Its scenarios.
 mod script;
-// Shortages that are real.
+// Shortages and cgroups that are real.
 mod shortage;
 // What is lent of what lies idle.
 mod slack;

@@ -1,4 +1,5 @@
-//! Shortages that are real: a full disk, and no process to be had. These tests run as root.
+//! Shortages and cgroups that are real: a full disk, no process to be had, pressure that comes and goes.
+//! These tests run as root.
 
 use std::fs;
 use std::io::Write as _;
@@ -72,11 +73,18 @@ fn a_disk_that_holds_no_more_files_is_full() {
     assert_eq!(decision.strains.disk, Strain::Critical);
 }
 
-/// A cgroup that bounds processes, which goes with its test.
-struct FewPids(PathBuf);
+/// A cgroup, which goes with its test.
+struct Cgroup(PathBuf);
 
-impl FewPids {
-    fn new() -> Self {
+impl Cgroup {
+    fn new(root: &Path, name: &str) -> Self {
+        let cgroup = root.join(format!("tepui-{name}-test-{}", std::process::id()));
+        fs::create_dir(&cgroup).unwrap();
+        Self(cgroup)
+    }
+
+    /// One that can bound processes.
+    fn of_pids() -> Self {
         let version1 = Path::new("/sys/fs/cgroup/pids");
         let root = if version1.is_dir() {
             version1
@@ -85,13 +93,19 @@ impl FewPids {
             fs::write(root.join("cgroup.subtree_control"), "+pids").unwrap();
             root
         };
-        let cgroup = root.join(format!("tepui-pressure-test-{}", std::process::id()));
-        fs::create_dir(&cgroup).unwrap();
-        Self(cgroup)
+        Self::new(root, "pids")
+    }
+
+    /// One that tells its pressure.
+    fn of_pressure() -> Self {
+        let roots = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].map(Path::new);
+        let mut roots = roots.into_iter();
+        let root = roots.find(|root| root.join("cgroup.controllers").exists());
+        Self::new(root.unwrap(), "pressure")
     }
 }
 
-impl Drop for FewPids {
+impl Drop for Cgroup {
     fn drop(&mut self) {
         _ = fs::remove_dir(&self.0);
     }
@@ -103,7 +117,7 @@ fn the_machine_is_watched_when_no_process_can_be_started() {
     const NAME: &str = "shortage::the_machine_is_watched_when_no_process_can_be_started";
     const CGROUP: &str = "TEPUI_TEST_CGROUP";
     let Some(cgroup) = std::env::var_os(CGROUP) else {
-        let cgroup = FewPids::new();
+        let cgroup = Cgroup::of_pids();
         let mut test = Command::new(std::env::current_exe().unwrap());
         let test = test.args(["--exact", NAME, "--nocapture"]);
         let output = test.env(CGROUP, &cgroup.0).output().unwrap();
@@ -132,4 +146,38 @@ fn the_machine_is_watched_when_no_process_can_be_started() {
         assert_eq!(decision.strains.pids, Strain::Critical);
         fs::write(cgroup.join("pids.max"), "max").unwrap();
     });
+}
+
+#[test]
+fn a_cgroup_whose_pressure_comes_and_goes_makes_no_fault() {
+    let cgroup = Cgroup::of_pressure();
+    let path = cgroup.0.clone();
+    let sources = Sources {
+        firm: Some(path.clone()),
+        ..Sources::machine("/")
+    };
+    let mut gauges = Gauges::new(&sources);
+    let mut is_told = || {
+        let mut faults = Vec::new();
+        let readings = gauges.read(&mut faults);
+        assert!(faults.is_empty(), "{faults:?}");
+        let pressures = [
+            readings.cpu_pressure,
+            readings.memory_pressure,
+            readings.io_pressure,
+        ];
+        pressures.map(|pressure| pressure.is_some())
+    };
+    assert_eq!(is_told(), [true; 3]);
+    // People may tell the kernel not to account for it.
+    fs::write(path.join("cgroup.pressure"), "0").unwrap();
+    assert_eq!(is_told(), [false; 3]);
+    fs::write(path.join("cgroup.pressure"), "1").unwrap();
+    assert_eq!(is_told(), [true; 3]);
+    drop(cgroup);
+    assert_eq!(is_told(), [false; 3]);
+    fs::create_dir(&path).unwrap();
+    let cgroup = Cgroup(path);
+    assert_eq!(is_told(), [true; 3], "another one has its name");
+    drop(cgroup);
 }
