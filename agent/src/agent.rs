@@ -10,6 +10,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use tepui_pressure::Launches;
 use tepui_types::task::reason;
 use tepui_types::wire::agent::{AgentEffect, StatusReport, TaskLaunch, VolumeList};
 use tepui_types::wire::executor::{ProcessIdentity, TaskUpdate, ToExecutor};
@@ -105,6 +106,8 @@ pub struct Agent {
     artifacts: HashMap<Digest, Artifact>,
     /// Whether there is no room to record more tasks.
     is_full: bool,
+    /// What the machine has room for.
+    launches: Launches,
     term: u64,
     /// When what the masters have last heard was sent, by the agent's own clock.
     contact_ms: u64,
@@ -120,6 +123,7 @@ impl Agent {
             executors: Executors::default(),
             artifacts: HashMap::new(),
             is_full: false,
+            launches: Launches::All,
             term: 0,
             contact_ms: 0,
         }
@@ -227,8 +231,9 @@ impl Agent {
             tracing::debug!(task = %id, "launch of a refused task is ignored");
             return;
         }
-        if self.is_full && self.tasks.life(&id) == Life::Unknown {
-            self.refuse(&id);
+        let unfit = self.unfit(&launch);
+        if let Some(why) = unfit.filter(|_| self.tasks.life(&id) == Life::Unknown) {
+            self.refuse(&id, why);
             return;
         }
         if !self.tasks.insert(launch.clone()) {
@@ -239,12 +244,33 @@ impl Agent {
         self.route(out, &id);
     }
 
+    /// What of its machine may be launched now. What runs goes on.
+    pub fn on_may_launch(&mut self, launches: Launches) {
+        self.launches = launches;
+    }
+
+    /// Why a task that is new cannot be taken now.
+    fn unfit(&self, launch: &TaskLaunch) -> Option<Reason> {
+        if self.is_full {
+            let message = "the disk of the agent's data folder is full: it takes no tasks until \
+                           there is room";
+            return Some(Reason::new(reason::AGENT_FULL, message));
+        }
+        let message = match self.launches {
+            Launches::All => return None,
+            Launches::FirmOnly if launch.revocable.is_empty() => return None,
+            Launches::FirmOnly => "the agent's machine lends nothing that may be taken back now",
+            Launches::Nothing => {
+                "the agent's machine is short of memory, processes or disk: it starts nothing \
+                 until that is over"
+            }
+        };
+        Some(Reason::new(reason::UNDER_PRESSURE, message))
+    }
+
     /// Nothing is recorded of a refused task, and nothing was done for it: an agent that starts anew
     /// is told to launch it again, if the log does not have the refusal by then.
-    fn refuse(&mut self, id: &TaskId) {
-        let message = "the disk of the agent's data folder is full: it takes no tasks until there \
-                       is room";
-        let why = Reason::new(reason::AGENT_FULL, message);
+    fn refuse(&mut self, id: &TaskId, why: Reason) {
         self.statuses.set(report(id, TaskState::Dropped, Some(why)));
     }
 

@@ -46,6 +46,8 @@ pub struct Settings {
     pub reserve: Option<BTreeMap<String, String>>,
     /// What may be taken back at any time, on top of what is lent.
     pub revocable: Option<String>,
+    /// How much of what firm tasks leave unused is lent at most, such as `cpus=4,mem=8GiB`.
+    pub slack: Option<String>,
     /// Disks beside that of the data folder, by their names.
     pub disks: Option<BTreeMap<String, DiskSettings>>,
     /// What frameworks may choose by.
@@ -92,6 +94,7 @@ impl Settings {
             resources: self.resources.or(rest.resources),
             reserve: self.reserve.or(rest.reserve),
             revocable: self.revocable.or(rest.revocable),
+            slack: self.slack.or(rest.slack),
             disks: self.disks.or(rest.disks),
             attributes: self.attributes.or(rest.attributes),
             executors: self.executors.or(rest.executors),
@@ -197,6 +200,7 @@ impl Config {
         let special = Special::new(
             settings.reserve.unwrap_or_default(),
             settings.revocable,
+            settings.slack,
             settings.disks.unwrap_or_default(),
         )?;
         let executors = match settings.executors {
@@ -333,6 +337,7 @@ mod tests {
             resources,
             reserve,
             revocable,
+            slack,
             disks,
             attributes,
             executors,
@@ -355,7 +360,7 @@ mod tests {
         assert!(address.is_some() && fetch.is_some() && gpus.is_some() && secrets.is_some());
         assert!(host_paths.is_some() && runtime.is_some() && images.is_some());
         assert!(network_configs.is_some() && network_plugins.is_some());
-        assert!(reserve.is_some() && revocable.is_some() && disks.is_some());
+        assert!(reserve.is_some() && revocable.is_some() && slack.is_some() && disks.is_some());
         assert!(dir.is_some() && masters.is_some() && listen.is_some() && hostname.is_some());
         assert!(resources.is_some() && attributes.is_some() && executors.is_some());
         // The example's file is on no machine that runs this.

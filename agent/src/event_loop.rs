@@ -14,7 +14,7 @@ use tepui_types::agent::AgentInfo;
 use tepui_types::wire::agent::{AgentFrame, Hello, MAX_BATCH, MasterFrame};
 use tepui_types::wire::executor::ToExecutor;
 use tepui_types::wire::stream::StreamRequest;
-use tepui_types::{Digest, Reason, TaskId, task::reason};
+use tepui_types::{Digest, Reason, Resources, TaskId, task::reason};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -105,6 +105,8 @@ pub struct EventLoop {
     progress_due: Option<Instant>,
     /// Whether the disk has no room for more tasks, as of the last look.
     is_full: bool,
+    /// Whether the master is to be told what the machine has.
+    is_info_due: bool,
     out: Vec<Action>,
 }
 
@@ -122,6 +124,7 @@ impl EventLoop {
             kept_contact: None,
             progress_due: None,
             is_full: false,
+            is_info_due: false,
             out: Vec::new(),
         }
     }
@@ -163,6 +166,7 @@ impl EventLoop {
             }
             self.perform()?;
             self.send_statuses();
+            self.send_info();
             self.count();
             if leaving.is_some() && !self.parts.agent.any_retiring() {
                 break;
@@ -210,6 +214,8 @@ impl EventLoop {
                     .send(executor, ToExecutor::Abandon(id));
             }
             Event::Spoken(speech) => self.on_speech(speech),
+            Event::Lends(resources) => self.lend(*resources),
+            Event::MayLaunch(launches) => self.parts.agent.on_may_launch(launches),
             Event::CensusWanted(answer) => drop(answer.send(self.parts.agent.running())),
             Event::HeldWanted(answer) => {
                 drop(answer.send(self.parts.agent.held_tasks().cloned().collect()));
@@ -345,6 +351,22 @@ impl EventLoop {
                 MasterFrame::Heard(sent_ms) => self.parts.agent.on_contact(sent_ms),
             }
         }
+    }
+
+    /// Tells the master what the machine lends now; who connects later is told with the introduction.
+    fn lend(&mut self, resources: Resources) {
+        tracing::info!(%resources, "what is lent has changed");
+        self.parts.info.resources = resources;
+        self.is_info_due = true;
+    }
+
+    fn send_info(&mut self) {
+        let Some(outbox) = self.outbox.as_ref().filter(|_| self.is_info_due) else {
+            return;
+        };
+        // One that is full is tried again at the next round, a tick away at most.
+        let frame = AgentFrame::Machine(Box::new(self.parts.info.clone()));
+        self.is_info_due = outbox.try_send(frame).is_err();
     }
 
     /// Looks whether more tasks can be recorded, and says so when that changes.

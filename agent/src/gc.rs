@@ -8,40 +8,74 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tepui_image::{Images, Retention};
 use tepui_types::{Bytes, Digest, TaskId};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::event_loop::Event;
 use crate::removal::remove_folder;
 use crate::sandbox::Layout;
 
-/// Folders of ended tasks that are kept.
-const KEEP: usize = 1_000;
-/// What their outputs may take together: the whole of 64 tasks that write
-/// without end. What tasks put into their sandboxes is not counted.
-const KEEP_OUTPUT: Bytes = Bytes::gib(8);
-/// How long they are kept.
-const MAX_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
-/// What artifacts may take that wait for the next task that needs them: ten of
-/// the largest that a master takes unless told otherwise.
-const KEEP_ARTIFACTS: Bytes = Bytes::gib(10);
-/// What images may take that no task has: what common machines can spare.
-const KEEP_IMAGES: Bytes = Bytes::gib(20);
-/// How long they are kept after their last use.
-const MAX_IMAGE_AGE: Duration = Duration::from_secs(30 * 24 * 3600);
+/// How much is kept.
+#[derive(Debug, Clone, Copy)]
+struct Keep {
+    /// Folders of ended tasks.
+    folders: usize,
+    /// What their outputs may take together. What tasks put into their sandboxes is not counted.
+    output: Bytes,
+    /// How long the folders are kept.
+    age: Duration,
+    /// What artifacts may take that wait for the next task that needs them.
+    artifacts: Bytes,
+    /// What images may take that no task has.
+    images: Bytes,
+    /// How long they are kept after their last use.
+    image_age: Duration,
+}
+
+/// While there is room.
+const USUAL: Keep = Keep {
+    folders: 1_000,
+    // The whole of 64 tasks that write without end.
+    output: Bytes::gib(8),
+    age: Duration::from_secs(7 * 24 * 3600),
+    // Ten of the largest that a master takes unless told otherwise.
+    artifacts: Bytes::gib(10),
+    // What common machines can spare.
+    images: Bytes::gib(20),
+    image_age: Duration::from_secs(30 * 24 * 3600),
+};
+/// While the disk is nearly full: what people look at first when something is wrong, and nothing that
+/// can be fetched again.
+const SHORT: Keep = Keep {
+    folders: 50,
+    output: Bytes::mib(256),
+    age: Duration::from_secs(3600),
+    artifacts: Bytes(0),
+    images: Bytes(0),
+    image_age: Duration::from_secs(3600),
+};
 /// How often all is looked through.
 const INTERVAL: Duration = Duration::from_secs(60);
+/// How often at most, however full the disk is.
+const PAUSE: Duration = Duration::from_secs(10);
 
-/// Looks through everything for as long as the event loop lives.
-pub async fn run(layout: Layout, images: Images, events: mpsc::Sender<Event>) {
+/// Looks through everything for as long as the event loop lives, and more strictly whenever `short`
+/// says that the disk is nearly full.
+pub async fn run(layout: Layout, images: Images, short: Arc<Notify>, events: mpsc::Sender<Event>) {
     while !events.is_closed() {
-        tokio::time::sleep(INTERVAL).await;
-        collect_folders(layout.tasks(), &events).await;
-        collect_artifacts(layout.artifacts(), KEEP_ARTIFACTS, &events).await;
-        collect_images(&images).await;
+        let keep = match tokio::time::timeout(INTERVAL, short.notified()).await {
+            Ok(()) => SHORT,
+            Err(_) => USUAL,
+        };
+        collect_folders(layout.tasks(), keep, &events).await;
+        collect_artifacts(layout.artifacts(), keep.artifacts, &events).await;
+        collect_images(&images, keep).await;
+        // sleep: the next look may be asked for at once.
+        tokio::time::sleep(PAUSE).await;
     }
 }
 
@@ -49,10 +83,10 @@ pub async fn run(layout: Layout, images: Images, events: mpsc::Sender<Event>) {
     clippy::disallowed_methods,
     reason = "images carry the time of day at which they were last used"
 )]
-async fn collect_images(images: &Images) {
+async fn collect_images(images: &Images, keep: Keep) {
     let retention = Retention {
-        max_age: Some(MAX_IMAGE_AGE),
-        most_bytes: Some(KEEP_IMAGES.0),
+        max_age: Some(keep.image_age),
+        most_bytes: Some(keep.images.0),
     };
     // What a task has is held by its lease.
     let others = HashSet::new();
@@ -67,7 +101,7 @@ async fn collect_images(images: &Images) {
     clippy::disallowed_methods,
     reason = "folders carry the time of day, and nothing else compares with it"
 )]
-async fn collect_folders(tasks: PathBuf, events: &mpsc::Sender<Event>) {
+async fn collect_folders(tasks: PathBuf, keep: Keep, events: &mpsc::Sender<Event>) {
     // The folders first: whatever is launched later is in neither list.
     let Ok(folders) = tokio::task::spawn_blocking(move || list(&tasks)).await else {
         return;
@@ -78,7 +112,7 @@ async fn collect_folders(tasks: PathBuf, events: &mpsc::Sender<Event>) {
     }
     let Ok(held) = held.await else { return };
     let _ = tokio::task::spawn_blocking(move || {
-        for path in expired(folders, &held, SystemTime::now()) {
+        for path in expired(folders, &held, keep, SystemTime::now()) {
             if let Err(error) = remove_folder(&path) {
                 tracing::warn!(path = %path.display(), %error, "an old sandbox stays");
             }
@@ -141,17 +175,23 @@ fn list(tasks: &Path) -> Vec<Folder> {
 }
 
 /// The folders that go.
-fn expired(mut folders: Vec<Folder>, held: &HashSet<TaskId>, now: SystemTime) -> Vec<PathBuf> {
+fn expired(
+    mut folders: Vec<Folder>,
+    held: &HashSet<TaskId>,
+    keep: Keep,
+    now: SystemTime,
+) -> Vec<PathBuf> {
     folders.retain(|folder| !held.contains(&folder.task));
     folders.sort_by_key(|folder| std::cmp::Reverse(folder.changed));
     let is_old = |folder: &Folder| {
         now.duration_since(folder.changed)
-            .is_ok_and(|age| age > MAX_AGE)
+            .is_ok_and(|age| age > keep.age)
     };
     let mut bytes: u64 = 0;
     let goes = |(position, folder): (usize, Folder)| {
         bytes = bytes.saturating_add(folder.bytes);
-        (position >= KEEP || bytes > KEEP_OUTPUT.0 || is_old(&folder)).then_some(folder.path)
+        (position >= keep.folders || bytes > keep.output.0 || is_old(&folder))
+            .then_some(folder.path)
     };
     folders.into_iter().enumerate().filter_map(goes).collect()
 }
@@ -175,13 +215,13 @@ mod tests {
     #[expect(clippy::disallowed_methods, reason = "any time will do")]
     fn newest_thousand_of_a_week_stay_and_so_do_held_ones() {
         let now = SystemTime::now();
-        let week = MAX_AGE.as_secs();
+        let week = USUAL.age.as_secs();
         let mut folders: Vec<_> = (0..1_002)
             .map(|number| folder(number, number, now))
             .collect();
         folders.push(folder(5_000, week + 5, now));
         let held = HashSet::from([folders[1_001].task.clone()]);
-        let gone = expired(folders.clone(), &held, now);
+        let gone = expired(folders.clone(), &held, USUAL, now);
         assert_eq!(
             gone,
             [PathBuf::from("f1.t.1000"), PathBuf::from("f1.t.5000")]
@@ -189,9 +229,21 @@ mod tests {
         folders.truncate(3);
         folders.push(folder(7, week + 1, now));
         assert_eq!(
-            expired(folders, &HashSet::new(), now),
+            expired(folders, &HashSet::new(), USUAL, now),
             [PathBuf::from("f1.t.7")]
         );
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "any time will do")]
+    fn less_is_kept_while_the_disk_is_nearly_full() {
+        let now = SystemTime::now();
+        let hour = SHORT.age.as_secs();
+        let folders: Vec<_> = (0..60).map(|number| folder(number, number, now)).collect();
+        let gone = expired(folders, &HashSet::new(), SHORT, now);
+        assert_eq!(gone.len(), 10);
+        let old = vec![folder(1, hour + 5, now)];
+        assert_eq!(expired(old, &HashSet::new(), SHORT, now).len(), 1);
     }
 
     #[test]
@@ -199,11 +251,11 @@ mod tests {
     fn loud_folders_go_when_newer_ones_take_all_the_room() {
         let now = SystemTime::now();
         let mut folders: Vec<_> = (0..4).map(|number| folder(number, number, now)).collect();
-        folders[0].bytes = KEEP_OUTPUT.0 - 10;
+        folders[0].bytes = USUAL.output.0 - 10;
         folders[1].bytes = 10;
         folders[3].bytes = 1;
         assert_eq!(
-            expired(folders, &HashSet::new(), now),
+            expired(folders, &HashSet::new(), USUAL, now),
             [PathBuf::from("f1.t.3")]
         );
     }
@@ -245,7 +297,7 @@ mod tests {
             }
             let file = std::fs::File::open(folder).unwrap();
             let now = file.metadata().unwrap().modified().unwrap();
-            file.set_modified(now - 2 * MAX_AGE).unwrap();
+            file.set_modified(now - 2 * USUAL.age).unwrap();
         }
         let (events, mut asked) = mpsc::channel(1);
         let answer = async {
@@ -256,7 +308,7 @@ mod tests {
                 .send(HashSet::from(["f1.held.0".parse().unwrap()]))
                 .unwrap();
         };
-        tokio::join!(collect_folders(dir.path().into(), &events), answer);
+        tokio::join!(collect_folders(dir.path().into(), USUAL, &events), answer);
         assert!(!old.exists() && held.exists());
     }
 

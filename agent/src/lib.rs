@@ -13,7 +13,7 @@ use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use tepui_folder::{FolderError, Format, Hold};
 use tepui_types::agent::AgentInfo;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -32,6 +32,7 @@ use crate::identity::{Identity, random_u128};
 use crate::master::Dialer;
 use crate::masters::Masters;
 use crate::metrics::Metrics;
+use crate::pressure::Pressure;
 use crate::sandbox::Layout;
 
 pub mod agent;
@@ -56,6 +57,7 @@ pub mod masters;
 pub mod metrics;
 pub mod pools;
 pub mod ports;
+pub mod pressure;
 pub mod removal;
 pub mod resources;
 pub mod sandbox;
@@ -169,11 +171,21 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
 
     let serve = axum::serve(listener, http::router(metrics.clone()));
     tokio::spawn(async move { serve.await });
+    let collect = Arc::new(Notify::new());
     tokio::spawn(gc::run(
         layout.clone(),
         containers.images().clone(),
+        collect.clone(),
         events.clone(),
     ));
+    let pressure = Pressure {
+        layout: layout.clone(),
+        lent: info.resources.clone(),
+        slack: config.special.slack(),
+        collect,
+        events: events.clone(),
+    };
+    tokio::spawn(pressure.run());
     tokio::spawn(ports::run(
         config.task_ports,
         info.resources.clone(),

@@ -45,6 +45,10 @@ struct Arguments {
     /// What may be taken back at any time, on top of what is lent: cpus=2,mem=4GiB.
     #[arg(long, value_name = "AMOUNTS")]
     revocable: Option<String>,
+    /// How much of what tasks were given and do not use is lent at most, to tasks that take what may be
+    /// taken back: cpus=4,mem=8GiB. Nothing when absent.
+    #[arg(long, value_name = "AMOUNTS")]
+    slack: Option<String>,
     /// A disk beside that of the data folder, for volumes: NAME=mount:/mnt/ssd is had as a
     /// whole, NAME=path:/mnt/hdd:100GiB in parts; once for each.
     #[arg(long = "disk", value_name = "NAME=KIND:PATH[:SIZE]", value_parser = parse_disk)]
@@ -174,6 +178,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         resources: arguments.resources,
         reserve: once(arguments.reserve, "--reserve")?,
         revocable: arguments.revocable,
+        slack: arguments.slack,
         disks: once(arguments.disks, "--disk")?,
         attributes: arguments.attributes,
         executors: arguments.executors,

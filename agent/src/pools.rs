@@ -46,6 +46,7 @@ pub struct DiskSettings {
 pub struct Special {
     reserve: BTreeMap<Role, Amounts>,
     revocable: Amounts,
+    slack: tepui_pressure::Amounts,
     disks: BTreeMap<String, DiskSettings>,
 }
 
@@ -54,6 +55,7 @@ impl Special {
     pub fn new(
         reserve: BTreeMap<String, String>,
         revocable: Option<String>,
+        slack: Option<String>,
         disks: BTreeMap<String, DiskSettings>,
     ) -> Result<Self, AgentError> {
         let mut special = Self::default();
@@ -73,6 +75,11 @@ impl Special {
                 return Err(at("ports and gpus are not revocable".into()));
             }
             special.revocable = amounts;
+        }
+        if let Some(slack) = slack {
+            let at = |why: String| AgentError::Config(format!("--slack: {why}"));
+            let amounts: Amounts = slack.parse().map_err(at)?;
+            special.slack = amounts.cpus_and_mem().map_err(at)?;
         }
         let mut paths: BTreeMap<&Path, &str> = BTreeMap::new();
         for (id, disk) in &disks {
@@ -94,6 +101,11 @@ impl Special {
         }
         special.disks = disks;
         Ok(special)
+    }
+
+    /// How much of what firm tasks leave unused is lent at most.
+    pub fn slack(&self) -> tepui_pressure::Amounts {
+        self.slack
     }
 
     /// Where each disk is mounted, by its id.
@@ -144,7 +156,68 @@ impl Special {
     }
 }
 
+/// What of it may be taken back: processors and memory.
+pub fn revocable_of(lent: &Resources) -> tepui_pressure::Amounts {
+    let pools = lent.pools.iter().filter(|pool| pool.kind.revocable);
+    sum(pools.map(|pool| &pool.amounts))
+}
+
+/// All else, whoever it is reserved for: processors and memory.
+pub fn firm_of(lent: &Resources) -> tepui_pressure::Amounts {
+    let pools = lent.pools.iter().filter(|pool| !pool.kind.revocable);
+    sum([lent].into_iter().chain(pools.map(|pool| &pool.amounts)))
+}
+
+fn sum<'a>(all: impl Iterator<Item = &'a Resources>) -> tepui_pressure::Amounts {
+    all.fold(tepui_pressure::Amounts::default(), |sum, one| {
+        tepui_pressure::Amounts {
+            cpus: MilliCpus(sum.cpus.0.saturating_add(one.cpus.0)),
+            mem: Bytes(sum.mem.0.saturating_add(one.mem.0)),
+        }
+    })
+}
+
+/// The same, with so much that may be taken back.
+///
+/// # Errors
+/// When pools cannot be so.
+pub fn with_revocable(
+    lent: &Resources,
+    amounts: tepui_pressure::Amounts,
+) -> Result<Resources, String> {
+    let kind = PoolKind {
+        revocable: true,
+        ..PoolKind::default()
+    };
+    let mut pools: Vec<Pool> = lent.pools.iter().cloned().collect();
+    let place = pools.iter().position(|pool| pool.kind == kind);
+    let place = place.unwrap_or_else(|| {
+        let amounts = Resources::default();
+        pools.push(Pool { kind, amounts });
+        pools.len() - 1
+    });
+    (pools[place].amounts.cpus, pools[place].amounts.mem) = (amounts.cpus, amounts.mem);
+    Ok(Resources {
+        pools: Pools::try_from(pools)?,
+        ..lent.clone()
+    })
+}
+
 impl Amounts {
+    /// What of processors and memory is named; nothing else may be.
+    fn cpus_and_mem(&self) -> Result<tepui_pressure::Amounts, String> {
+        let ResourceRequest { cpus, mem, .. } = self.0;
+        let only = ResourceRequest {
+            cpus,
+            mem,
+            ..ResourceRequest::default()
+        };
+        match self.0 == only {
+            true => Ok(tepui_pressure::Amounts { cpus, mem }),
+            false => Err("only cpus and mem are measured: name at most so much of these".into()),
+        }
+    }
+
     fn concrete(&self) -> Resources {
         Resources {
             cpus: self.0.cpus,
@@ -256,7 +329,7 @@ mod tests {
         let pairs = reserve.iter();
         let pairs = pairs.map(|(role, amounts)| ((*role).to_owned(), (*amounts).to_owned()));
         let revocable = Some(revocable.to_owned());
-        Special::new(pairs.collect(), revocable, BTreeMap::new())
+        Special::new(pairs.collect(), revocable, None, BTreeMap::new())
     }
 
     fn four_cpus() -> Resources {
@@ -288,7 +361,7 @@ mod tests {
         let at = |path: &Path| format!("path:{}:3GiB", path.display());
         let disk =
             |text: &str| BTreeMap::from([("hdd".to_owned(), DiskSettings::parse(text).unwrap())]);
-        let new = |disks| Special::new(BTreeMap::new(), None, disks);
+        let new = |disks| Special::new(BTreeMap::new(), None, None, disks);
         let special = new(disk(&at(dir.path()))).unwrap();
         let all = special.lay(four_cpus()).unwrap();
         assert!(all.to_string().ends_with("3 GiB disk (disk hdd)"), "{all}");

@@ -20,6 +20,7 @@ use tepui_types::Bytes;
 
 pub use counters::{Counters, Counts};
 pub use limits::Limits;
+pub use usage::Usage;
 
 mod counters;
 mod disk;
@@ -28,6 +29,7 @@ mod hierarchy;
 pub mod limits;
 mod processors;
 mod rates;
+mod usage;
 
 const CGROUP_PROCS: &str = "cgroup.procs";
 const CGROUP_EVENTS: &str = "cgroup.events";
@@ -289,16 +291,6 @@ impl Group {
             let _ = memory.set_memswap_limit(if v2 { 0 } else { bytes });
         }
         Ok(())
-    }
-
-    /// Gives it a whole period's time at once, whatever was used of this one before.
-    ///
-    /// # Errors
-    /// When the kernel refuses.
-    pub fn refill_cpu(&self, limits: &Limits) -> Result<(), CgroupError> {
-        let cpu = self.cgroup.controller_of::<CpuController>();
-        let filled = cpu.map_or(Ok(()), |cpu| cpu.set_cfs_quota(limits.cpu_quota_micros()));
-        filled.map_err(|error| self.refused("set the cpu limit", error))
     }
 
     /// Its `cgroup.procs` files, open for writing: a new process that writes

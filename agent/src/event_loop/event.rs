@@ -2,9 +2,10 @@
 
 use std::collections::HashSet;
 
+use tepui_pressure::Launches;
 use tepui_types::check::CheckStatus;
 use tepui_types::wire::agent::{Hello, MasterFrame};
-use tepui_types::{Digest, Reason, TaskId};
+use tepui_types::{Digest, Reason, Resources, TaskId};
 use tokio::sync::oneshot;
 
 use crate::agent::{ExecutorId, Prepared, Running};
@@ -48,6 +49,10 @@ pub enum Event {
     Abandoned(ExecutorId, u64),
     /// Someone speaks to a task's own input.
     Spoken(Speech),
+    /// All that the machine lends from now on.
+    Lends(Box<Resources>),
+    /// What may be launched from now on.
+    MayLaunch(Launches),
     /// Which tasks run, and where?
     CensusWanted(oneshot::Sender<Vec<Running>>),
     /// Which tasks are not forgotten?

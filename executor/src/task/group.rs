@@ -90,7 +90,7 @@ impl TaskGroup {
         } else if used.saturating_sub(self.filled_at) > limits.cpu_quota_micros().unsigned_abs() / 2
         {
             // The tasks before may have used up the time of this period.
-            self.group.refill_cpu(&limits)
+            self.group.limit_cpu(limits.cpu_quota_micros())
         } else {
             return Some(self);
         };

@@ -1,0 +1,221 @@
+//! What follows from how much the machine has left: what is lent beyond what is firm, and what tasks
+//! on that give back when something is short.
+//!
+//! Every two seconds the machine is read (`tepui-pressure`), and two pure cores are asked: how much of
+//! what firm tasks leave unused may be lent, and what is to be done now. Here it is done: masters are
+//! told what is lent, cgroups of tasks on it are throttled, one at a time is ended, launches are held
+//! back, old files are collected.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tepui_pressure::{
+    Amounts, Decision, Estimator, Launches, Readings, Relief, RunningTask, Sample, Sources, Strain,
+    Watch,
+};
+use tepui_types::{Bytes, MilliCpus, Reason, Resources, task::reason};
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use crate::agent::Running;
+use crate::event_loop::Event;
+use crate::pools::{firm_of, revocable_of, with_revocable};
+use crate::sandbox::Layout;
+use crate::uptime;
+use meter::Meter;
+use valve::Valve;
+
+mod meter;
+mod valve;
+
+/// How often what tasks use is measured: it costs several files a task, and what is lent follows
+/// minutes, not seconds.
+const SAMPLE: Duration = Duration::from_secs(10);
+
+/// What is known from the start.
+#[derive(Debug)]
+pub struct Pressure {
+    /// The agent's folder and cgroups.
+    pub layout: Layout,
+    /// All that it lends when nothing is short and nothing is slack.
+    pub lent: Resources,
+    /// How much of what firm tasks leave unused is lent at most.
+    pub slack: Amounts,
+    /// Told when what nobody needs is to be removed.
+    pub collect: Arc<Notify>,
+    /// The loop.
+    pub events: mpsc::Sender<Event>,
+}
+
+/// What is remembered between looks.
+#[derive(Debug)]
+struct Duty {
+    pressure: Pressure,
+    relief: Relief,
+    estimator: Estimator,
+    meter: Meter,
+    valve: Valve,
+    sampled: Option<Duration>,
+    last: Option<Decision>,
+    told: Amounts,
+}
+
+/// What one look has led to, for the loop.
+#[derive(Debug)]
+struct Outcome {
+    lent: Option<Resources>,
+    decision: Decision,
+}
+
+impl Pressure {
+    /// Looks at the machine for as long as the event loop lives.
+    pub async fn run(self) {
+        let events = self.events.clone();
+        let sources = Sources::machine(self.layout.dir());
+        let (_watch, mut readings) = match Watch::start(&sources, tepui_pressure::INTERVAL) {
+            Ok(started) => started,
+            Err(error) => {
+                return tracing::warn!(%error, "nobody watches what the machine has left");
+            }
+        };
+        let mut duty = Duty::new(self);
+        while readings.changed().await.is_ok() {
+            let read = *readings.borrow_and_update();
+            let (sender, census) = oneshot::channel();
+            if events.send(Event::CensusWanted(sender)).await.is_err() {
+                return;
+            }
+            let Ok(running) = census.await else { return };
+            let looked = tokio::task::spawn_blocking(move || {
+                let outcome = duty.look(&read, &running);
+                (duty, outcome)
+            });
+            let Ok((kept, outcome)) = looked.await else {
+                return;
+            };
+            duty = kept;
+            if duty.tell(outcome).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+impl Duty {
+    fn new(pressure: Pressure) -> Self {
+        Self {
+            relief: Relief::default(),
+            estimator: Estimator::new(pressure.slack),
+            meter: Meter::default(),
+            valve: Valve::default(),
+            sampled: None,
+            last: None,
+            told: revocable_of(&pressure.lent),
+            pressure,
+        }
+    }
+
+    /// Decides, and does what concerns cgroups. Blocks.
+    fn look(&mut self, readings: &Readings, running: &[Running]) -> Outcome {
+        let now = Duration::from_millis(uptime::now_ms());
+        let was_pressed = self.last.as_ref().is_some_and(Decision::is_pressed);
+        let is_due = self.sampled.is_none_or(|last| now >= last + SAMPLE);
+        let lends_slack = self.pressure.slack != Amounts::default();
+        let measures = was_pressed || (is_due && lends_slack);
+        let tasks = self
+            .meter
+            .look(now, &self.pressure.layout, running, measures);
+        let decision = self.relief.decide(now, readings, &tasks);
+        if is_due && lends_slack {
+            self.sampled = Some(now);
+            self.estimator.observe(&Sample {
+                at: now,
+                capacity: firm_of(&self.pressure.lent),
+                idle: idle(readings),
+                pressed: decision.is_pressed(),
+                tasks: tasks.clone(),
+            });
+        }
+        self.valve.turn(decision.share_percent, running);
+        let lent = self.lend(&decision, &tasks);
+        Outcome { lent, decision }
+    }
+
+    /// All that is lent from now on, if that is something else than before: under pressure no more of
+    /// what may be taken back than tasks have.
+    fn lend(&mut self, decision: &Decision, tasks: &[RunningTask]) -> Option<Resources> {
+        let (fixed, slack) = (revocable_of(&self.pressure.lent), self.estimator.lent());
+        let mut amounts = Amounts {
+            cpus: MilliCpus(fixed.cpus.0.saturating_add(slack.cpus.0)),
+            mem: Bytes(fixed.mem.0.saturating_add(slack.mem.0)),
+        };
+        if decision.is_pressed() {
+            let out = tasks.iter().map(|task| task.holding.lent);
+            let out = out.fold(Amounts::default(), |sum, one| Amounts {
+                cpus: MilliCpus(sum.cpus.0.saturating_add(one.cpus.0)),
+                mem: Bytes(sum.mem.0.saturating_add(one.mem.0)),
+            });
+            amounts.cpus = amounts.cpus.min(out.cpus);
+            amounts.mem = amounts.mem.min(out.mem);
+        }
+        if amounts == self.told {
+            return None;
+        }
+        match with_revocable(&self.pressure.lent, amounts) {
+            Ok(lent) => {
+                self.told = amounts;
+                Some(lent)
+            }
+            Err(why) => {
+                tracing::warn!(why, "what is lent stays as it is");
+                None
+            }
+        }
+    }
+
+    /// Tells the loop; an error when there is none any more.
+    async fn tell(&mut self, outcome: Outcome) -> Result<(), mpsc::error::SendError<Event>> {
+        let Outcome { lent, decision } = outcome;
+        let events = &self.pressure.events;
+        if let Some(lent) = lent {
+            events.send(Event::Lends(Box::new(lent))).await?;
+        }
+        let before = self.last.as_ref();
+        if before.map_or(Launches::All, |before| before.launches) != decision.launches {
+            events.send(Event::MayLaunch(decision.launches)).await?;
+        }
+        if before.map(|before| before.strains) != Some(decision.strains) {
+            say(&decision);
+        }
+        if decision.collect {
+            self.pressure.collect.notify_one();
+        }
+        if let Some(end) = &decision.end {
+            let why = Reason::new(reason::UNDER_PRESSURE, end.cause.to_string());
+            events.send(Event::Unwell(end.task.clone(), why)).await?;
+        }
+        self.last = Some(decision);
+        Ok(())
+    }
+}
+
+/// What of the whole machine nobody uses.
+fn idle(readings: &Readings) -> Option<Amounts> {
+    Some(Amounts {
+        cpus: readings.cpu?.idle(),
+        mem: readings.mem?.available,
+    })
+}
+
+fn say(decision: &Decision) {
+    let strains = decision.strains;
+    match strains.worst() {
+        Strain::Calm => tracing::debug!(?strains, "the machine has enough of everything"),
+        Strain::Tight => tracing::info!(?strains, "what is lent makes way"),
+        Strain::Short | Strain::Critical => {
+            tracing::warn!(
+                ?strains,
+                "the machine is short of something: nothing more is started"
+            );
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! What each task uses, by its cgroup.
+//!
+//! WebAssembly tasks are parts of one process: each counts with its part of what that uses, by the
+//! processors and the memory that it was given.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tepui_executor::cgroup::{Group, Reach, Usage};
+use tepui_pressure::{Amounts, Holding, RunningTask, Used};
+use tepui_types::wire::agent::TaskLaunch;
+use tepui_types::{Bytes, MilliCpus, TaskId};
+
+use crate::agent::{Place, Running};
+use crate::sandbox::Layout;
+
+/// Remembers what was counted when it last looked.
+#[derive(Debug, Default)]
+pub struct Meter {
+    started: BTreeMap<TaskId, Duration>,
+    counted: BTreeMap<String, (Duration, Usage)>,
+}
+
+/// What the processes of one cgroup use, and who they are.
+#[derive(Debug, Default)]
+struct Shared {
+    used: Option<Used>,
+    given: Amounts,
+}
+
+impl Meter {
+    /// All of them as they are now; what they use only where that is asked for and was measured before.
+    pub fn look(
+        &mut self,
+        now: Duration,
+        layout: &Layout,
+        running: &[Running],
+        measures: bool,
+    ) -> Vec<RunningTask> {
+        let ids = running.iter().map(|one| &one.launch.task);
+        let started = ids.map(|id| (id.clone(), *self.started.get(id).unwrap_or(&now)));
+        self.started = started.collect();
+        let mut groups: BTreeMap<String, Shared> = BTreeMap::new();
+        for one in running {
+            let Some(path) = path_of(layout, one) else {
+                continue;
+            };
+            let given = given(&one.launch);
+            let shared = groups.entry(path).or_default();
+            shared.given.cpus.0 = shared.given.cpus.0.saturating_add(given.cpus.0);
+            shared.given.mem.0 = shared.given.mem.0.saturating_add(given.mem.0);
+        }
+        match measures {
+            true => self.measure(now, &mut groups),
+            false => self.counted.clear(),
+        }
+        let task = |one: &Running| {
+            let id = one.launch.task.clone();
+            let path = path_of(layout, one);
+            let shared = path.and_then(|path| groups.get(&path));
+            RunningTask {
+                started: self.started[&id],
+                id,
+                holding: holding(&one.launch),
+                used: shared.and_then(|shared| shared.part(&given(&one.launch))),
+            }
+        };
+        running.iter().map(task).collect()
+    }
+
+    fn measure(&mut self, now: Duration, groups: &mut BTreeMap<String, Shared>) {
+        self.counted.retain(|path, _| groups.contains_key(path));
+        for (path, shared) in groups {
+            let Ok(group) = Group::open(path, Reach::Needed) else {
+                continue;
+            };
+            let usage = group.usage();
+            if let Some((then, before)) = self.counted.insert(path.clone(), (now, usage)) {
+                shared.used = used(now.saturating_sub(then), &before, &usage);
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// What a task of it uses that was given this: its part.
+    fn part(&self, given: &Amounts) -> Option<Used> {
+        let used = self.used?;
+        let part = |used: u64, given: u64, all: u64| {
+            let part = u128::from(used) * u128::from(given) / u128::from(all.max(1));
+            u64::try_from(part).unwrap_or(u64::MAX)
+        };
+        Some(Used {
+            cpus: MilliCpus(part(used.cpus.0, given.cpus.0, self.given.cpus.0)),
+            mem: Bytes(part(used.mem.0, given.mem.0, self.given.mem.0)),
+            ..used
+        })
+    }
+}
+
+/// Over so long; nothing over no time, and where the cgroup is another of the same path.
+fn used(took: Duration, before: &Usage, now: &Usage) -> Option<Used> {
+    let micros = now.cpu_micros.checked_sub(before.cpu_micros)?;
+    let milli = u128::from(micros) * 1_000 / u128::from(took.as_micros().max(1));
+    (!took.is_zero()).then(|| Used {
+        cpus: MilliCpus(u64::try_from(milli).unwrap_or(u64::MAX)),
+        mem: Bytes(now.mem_bytes),
+        pids: now.pids,
+        ..Used::default()
+    })
+}
+
+fn path_of(layout: &Layout, running: &Running) -> Option<String> {
+    match &running.place {
+        Place::Alone(path) => path.clone(),
+        Place::Within(executor) => layout.executor_cgroup(*executor),
+    }
+}
+
+fn given(launch: &TaskLaunch) -> Amounts {
+    Amounts {
+        cpus: launch.resources.cpus,
+        mem: launch.resources.mem,
+    }
+}
+
+fn holding(launch: &TaskLaunch) -> Holding {
+    let (all, lent) = (&launch.resources, &launch.revocable);
+    Holding {
+        firm: Amounts {
+            cpus: MilliCpus(all.cpus.0.saturating_sub(lent.cpus.0)),
+            mem: Bytes(all.mem.0.saturating_sub(lent.mem.0)),
+        },
+        lent: Amounts {
+            cpus: lent.cpus,
+            mem: lent.mem,
+        },
+        revocable: !lent.is_empty(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn use_is_what_was_added_over_the_time_between() {
+        let at = |cpu_micros| Usage {
+            cpu_micros,
+            mem_bytes: 7,
+            pids: 2,
+        };
+        let second = Duration::from_secs(1);
+        let found = used(2 * second, &at(1_000_000), &at(2_000_000)).unwrap();
+        assert_eq!(found.cpus, MilliCpus(500));
+        assert_eq!((found.mem, found.pids), (Bytes(7), 2));
+        assert_eq!(used(second, &at(5), &at(4)), None, "it was made anew");
+        assert_eq!(used(Duration::ZERO, &at(4), &at(5)), None);
+    }
+
+    #[test]
+    fn who_shares_a_process_counts_with_a_part_of_it() {
+        let amounts = |cpus, mem| Amounts {
+            cpus: MilliCpus(cpus),
+            mem: Bytes(mem),
+        };
+        let shared = Shared {
+            used: Some(Used {
+                cpus: MilliCpus(900),
+                mem: Bytes(40),
+                ..Used::default()
+            }),
+            given: amounts(3_000, 400),
+        };
+        let part = shared.part(&amounts(1_000, 100)).unwrap();
+        assert_eq!((part.cpus, part.mem), (MilliCpus(300), Bytes(10)));
+        // Nobody was given anything.
+        let none = Shared {
+            given: Amounts::default(),
+            ..shared
+        };
+        assert_eq!(none.part(&Amounts::default()).unwrap().cpus, MilliCpus(0));
+    }
+}
