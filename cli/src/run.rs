@@ -17,7 +17,9 @@ use tepui_types::api::job::{JobRequest, JobView, MAX_COUNT};
 use tepui_types::constraint::{Constraint, Constraints};
 use tepui_types::resources::{Amounts, ResourceRequest};
 use tepui_types::task::{CommandWorkload, WasmWorkload};
-use tepui_types::{Bytes, Gang, ImageRef, MilliCpus, PartitionPolicy, Role, TaskState, Workload};
+use tepui_types::{
+    Bytes, Gang, ImageRef, MilliCpus, PartitionPolicy, Role, TaskState, WasmOptions, Workload,
+};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::client::{BATCH, Client, Jobs};
@@ -27,17 +29,23 @@ use crate::{amounts, artifact};
 use checks::CheckOptions;
 use container::ContainerOptions;
 use life::LifeOptions;
+use wasm::WasmFlags;
 use watch::Watch;
 
 mod checks;
 mod container;
 mod life;
+mod wasm;
 mod watch;
 
 /// What a shell says of a program that SIGINT (Ctrl-C) ended: 128 and the signal's number.
 const INTERRUPTED: u8 = 130;
 /// The same of SIGTERM.
 const TERMINATED: u8 = 143;
+
+/// Headings of `tepui run --help`.
+const RESOURCES: &str = "Resources";
+const PLACEMENT: &str = "Where and when";
 
 /// What to run, and how.
 #[derive(Debug, Args)]
@@ -52,35 +60,35 @@ pub struct Options {
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
     /// Processors for each task
-    #[arg(long, default_value = "0.1", value_parser = amounts::cpus, value_name = "CPUS")]
+    #[arg(help_heading = RESOURCES, long, default_value = "0.1", value_parser = amounts::cpus, value_name = "CPUS")]
     cpus: MilliCpus,
     /// Memory for each task
-    #[arg(long, default_value = "64MiB", value_name = "AMOUNT")]
+    #[arg(help_heading = RESOURCES, long, default_value = "64MiB", value_name = "AMOUNT")]
     mem: Bytes,
     /// Disk for each task
-    #[arg(long, default_value = "0B", value_name = "AMOUNT")]
+    #[arg(help_heading = RESOURCES, long, default_value = "0B", value_name = "AMOUNT")]
     disk: Bytes,
     /// Gpus for each task, such as 1 or 0.5 of one
-    #[arg(long, default_value = "0", value_parser = amounts::cpus, value_name = "GPUS")]
+    #[arg(help_heading = RESOURCES, long, default_value = "0", value_parser = amounts::cpus, value_name = "GPUS")]
     gpus: MilliCpus,
     /// Any other resource of agents for each task, such as licenses=1; again for more
-    #[arg(long, value_parser = other, value_name = "NAME=AMOUNT")]
+    #[arg(help_heading = RESOURCES, long, value_parser = other, value_name = "NAME=AMOUNT")]
     resource: Vec<Amounts>,
     /// Let tasks take what can be taken back at any time
-    #[arg(long)]
+    #[arg(help_heading = RESOURCES, long)]
     revocable: bool,
     /// Host ports for each task; it finds them in TEPUI_PORTS
-    #[arg(long, default_value_t = 0, value_name = "N")]
+    #[arg(help_heading = RESOURCES, long, default_value_t = 0, value_name = "N")]
     ports: u32,
     /// How many tasks; each finds its number in TEPUI_ARRAY_INDEX
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_COUNT)), value_name = "N")]
     count: u32,
     /// So many tasks that start together or not at all; each finds its number in
     /// TEPUI_ARRAY_INDEX
-    #[arg(long, conflicts_with = "count", value_parser = clap::value_parser!(u32).range(1..=i64::from(Gang::MAX_TASKS)), value_name = "N")]
+    #[arg(help_heading = PLACEMENT, long, conflicts_with = "count", value_parser = clap::value_parser!(u32).range(1..=i64::from(Gang::MAX_TASKS)), value_name = "N")]
     gang: Option<u32>,
     /// Fail if a gang has not fitted at once after so long [default: wait]
-    #[arg(long, requires = "gang", value_parser = amounts::duration, value_name = "SPAN")]
+    #[arg(help_heading = PLACEMENT, long, requires = "gang", value_parser = amounts::duration, value_name = "SPAN")]
     gang_wait: Option<Duration>,
     /// Environment of each task; may be given more than once
     #[arg(long, value_parser = amounts::setting, value_name = "NAME=VALUE")]
@@ -89,35 +97,35 @@ pub struct Options {
     #[arg(long, value_parser = amounts::setting, value_name = "NAME=VALUE")]
     label: Vec<(String, String)>,
     /// The most processes and threads of a command [default: 1024]
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..), value_name = "N")]
+    #[arg(help_heading = RESOURCES, long, value_parser = clap::value_parser!(u32).range(1..), value_name = "N")]
     pids: Option<u32>,
     /// How often a failed task is run again
     #[arg(long, default_value_t = 0, value_name = "N")]
     restarts: u32,
     /// Higher goes first, from -1000 to 1000
-    #[arg(long, default_value_t = 0, allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(-1000..=1000), value_name = "N")]
+    #[arg(help_heading = PLACEMENT, long, default_value_t = 0, allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(-1000..=1000), value_name = "N")]
     priority: i32,
     /// How long a task may take to end by itself when its end is asked for
     #[arg(long, default_value = "5s", value_parser = amounts::duration, value_name = "SPAN")]
     grace: Duration,
     /// Run a task elsewhere so long after its agent became unreachable; it may
     /// then run twice for a while [default: wait]
-    #[arg(long, value_parser = amounts::duration, value_name = "SPAN")]
+    #[arg(help_heading = PLACEMENT, long, value_parser = amounts::duration, value_name = "SPAN")]
     replace_after: Option<Duration>,
     /// Let its agent end a task before it has heard nothing of the masters for
     /// so long, and run it elsewhere no sooner than that
-    #[arg(long, value_parser = amounts::duration, value_name = "SPAN", conflicts_with = "replace_after")]
+    #[arg(help_heading = PLACEMENT, long, value_parser = amounts::duration, value_name = "SPAN", conflicts_with = "replace_after")]
     stop_after: Option<Duration>,
     /// Run only on agents of which this holds; of several, all must: `zone=a`,
     /// `zone!=a`, `rack~r*`, `rack!~r*`, or `ssd` and `!ssd` for whether there is
     /// such an attribute. `hostname` is one, too
-    #[arg(long = "where", value_name = "TEST")]
+    #[arg(help_heading = PLACEMENT, long = "where", value_name = "TEST")]
     constraints: Vec<Constraint>,
     /// Charge its tasks to this role of the framework, not to the first
-    #[arg(long, value_name = "ROLE")]
+    #[arg(help_heading = PLACEMENT, long, value_name = "ROLE")]
     role: Option<Role>,
     /// Run where this persistent volume is, and find it in the sandbox; again for more
-    #[arg(long, value_name = "VOLUME")]
+    #[arg(help_heading = PLACEMENT, long, value_name = "VOLUME")]
     volume: Vec<String>,
     /// End a task, as failed, so long after its launch
     #[arg(long, value_parser = amounts::duration, value_name = "SPAN")]
@@ -125,15 +133,9 @@ pub struct Options {
     /// Print the job's name and do not wait
     #[arg(short, long)]
     detach: bool,
-    #[command(flatten)]
-    container: ContainerOptions,
-    #[command(flatten)]
-    checks: CheckOptions,
-    #[command(flatten)]
-    life: LifeOptions,
     /// A WebAssembly program with its arguments; an image with those that follow its entrypoint
-    /// (`busybox:1.36 sh -c …`, or an archive of one); or, after two dashes, a command of the agents'
-    /// machines
+    /// (`busybox:1.36 sh -c …`, or an archive of one), which may be a WebAssembly program, too; or,
+    /// after two dashes, a command of the agents' machines
     #[arg(
         required = true,
         trailing_var_arg = true,
@@ -141,6 +143,14 @@ pub struct Options {
         value_name = "PROGRAM"
     )]
     words: Vec<OsString>,
+    #[command(flatten)]
+    container: ContainerOptions,
+    #[command(flatten)]
+    checks: CheckOptions,
+    #[command(flatten)]
+    life: LifeOptions,
+    #[command(flatten)]
+    wasm: WasmFlags,
 }
 
 impl Options {
@@ -219,7 +229,10 @@ pub async fn run(
     format: Format,
 ) -> Result<ExitCode> {
     let workload = match options.is_command(line) {
-        true => command(&options, &options.words, None)?,
+        true => {
+            options.wasm.refuse_for_commands()?;
+            command(&options, &options.words, None, None)?
+        }
         false => program(&options, client).await?,
     };
     let is_attached = options.life.is_attached();
@@ -311,10 +324,12 @@ async fn program(options: &Options, client: &Client) -> Result<Workload> {
             path.display()
         );
         options.life.refuse_for_wasm()?;
+        let given = options.wasm.options(client).await?;
         let artifact = artifact::upload(&path, client).await?;
         return Ok(Workload::Wasm(WasmWorkload {
             args: texts(args)?,
             env: options.env.iter().cloned().collect(),
+            options: given,
             ..WasmWorkload::new(artifact)
         }));
     }
@@ -332,13 +347,18 @@ async fn program(options: &Options, client: &Client) -> Result<Workload> {
              agents' machines comes after two dashes: tepui run -- {shown} …"
         )
     })?;
-    command(options, args, Some(image))
+    // Whether it is a program or a container's root, its agent will see.
+    let given = options.wasm.options(client).await?;
+    command(options, args, Some(image), given)
 }
 
 /// What a word names that is no file of a program or an archive.
 fn image(path: &Path) -> Result<&str> {
     let text = path.to_str();
     let text = text.with_context(|| format!("{} is not UTF-8", path.display()))?;
+    if let Some(name) = after_scheme(text) {
+        return Ok(name);
+    }
     let looks_like_a_file = text.starts_with(['.', '/']) || path.exists();
     anyhow::ensure!(
         !looks_like_a_file,
@@ -352,6 +372,15 @@ fn image(path: &Path) -> Result<&str> {
          (tepui run -- {text} …), and an image of that name has its tag: {text}:latest"
     );
     Ok(text)
+}
+
+/// What follows `oci:` or `oci://`, as other tools write images of registries; a registry of that
+/// name has its port there.
+fn after_scheme(text: &str) -> Option<&str> {
+    let rest = text.strip_prefix("oci:")?;
+    let name = rest.strip_prefix("//").unwrap_or(rest);
+    let has_port = rest.starts_with(|first: char| first.is_ascii_digit());
+    (!has_port && !name.starts_with(['.', '/'])).then_some(name)
 }
 
 /// Whether the shell that this was typed into would find such a program.
@@ -390,13 +419,18 @@ fn is_program(path: &Path) -> Result<bool> {
     Ok(named || file.read_exact(&mut magic).is_ok() && &magic == b"\0asm")
 }
 
-fn command(options: &Options, words: &[OsString], image: Option<ImageRef>) -> Result<Workload> {
+fn command(
+    options: &Options,
+    words: &[OsString],
+    image: Option<ImageRef>,
+    wasm: Option<Box<WasmOptions>>,
+) -> Result<Workload> {
     Ok(Workload::Command(CommandWorkload {
         argv: texts(words)?,
         env: options.env.iter().cloned().collect(),
         pids: options.pids,
         container: options.container.container(image)?,
-        options: options.life.command()?,
+        options: options.life.command(wasm)?,
     }))
 }
 
@@ -512,6 +546,19 @@ mod tests {
         assert!(is_program(&named).unwrap());
         assert!(!is_program(Path::new("echo")).unwrap());
         assert!(is_program(&folder.path().join("none.wasm")).is_err());
+    }
+
+    #[test]
+    fn images_may_say_that_they_are_of_a_registry() {
+        for (text, name) in [
+            ("oci:r.example/a:1", Some("r.example/a:1")),
+            ("oci://r.example:5000/a", Some("r.example:5000/a")),
+            ("oci:5000/a", None),
+            ("oci:/folder", None),
+            ("r.example/a:1", None),
+        ] {
+            assert_eq!(after_scheme(text), name, "{text}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use anyhow::{Context, Result};
 use clap::Args;
 use tepui_types::command::{CommandOptions, CommandStdin, LogPolicy, Restart, RestartAfter};
-use tepui_types::{Bytes, Fetch};
+use tepui_types::{Bytes, Fetch, WasmOptions};
 
 /// What is done for a task.
 #[derive(Debug, Default, Args)]
@@ -63,11 +63,12 @@ impl LifeOptions {
         files.chain(programs).chain(archives).collect()
     }
 
-    /// What is done for a command; none where that is nothing.
+    /// What is done for a command, which may have an image that is a WebAssembly program and is given
+    /// `wasm` then; none where that is nothing.
     ///
     /// # Errors
     /// Says which flags do not go together.
-    pub fn command(&self) -> Result<Option<Box<CommandOptions>>> {
+    pub fn command(&self, wasm: Option<Box<WasmOptions>>) -> Result<Option<Box<CommandOptions>>> {
         let options = CommandOptions {
             restart: self.revive.map(|after| Restart {
                 after,
@@ -84,6 +85,7 @@ impl LifeOptions {
                 (false, false) => CommandStdin::Nothing,
             },
             cpuset: self.cpuset.clone(),
+            wasm,
             ..CommandOptions::default()
         };
         Ok((options != CommandOptions::default()).then(|| Box::new(options)))
@@ -94,10 +96,10 @@ impl LifeOptions {
     /// # Errors
     /// Names it.
     pub fn refuse_for_wasm(&self) -> Result<()> {
-        let none = self.command()?.is_none();
+        let none = self.command(None)?.is_none();
         none.then_some(()).context(
             "-i, -t, --revive, --log-size and --cpuset are for commands: leave them out for a \
-             WebAssembly program",
+             WebAssembly program, which reads what --stdin names",
         )
     }
 }
@@ -139,13 +141,13 @@ mod tests {
 
     #[test]
     fn nothing_said_is_nothing_done() {
-        assert_eq!(LifeOptions::default().command().unwrap(), None);
+        assert_eq!(LifeOptions::default().command(None).unwrap(), None);
         let options = LifeOptions {
             interactive: true,
             has_terminal: true,
             ..LifeOptions::default()
         };
-        let options = options.command().unwrap().unwrap();
+        let options = options.command(None).unwrap().unwrap();
         assert_eq!(options.stdin, CommandStdin::Terminal);
     }
 }
