@@ -11,7 +11,10 @@ use tepui_types::constraint::{Constraint, Constraints};
 use tepui_types::ids::is_label;
 use tepui_types::resources::ResourceRequest;
 use tepui_types::task::{CommandWorkload, WasmWorkload};
-use tepui_types::{Bytes, Container, Demand, Digest, Gang, ImageRef, MilliCpus, Role, Workload};
+use tepui_types::wasm::{Destination, Stdin};
+use tepui_types::{
+    Bytes, Container, Demand, Digest, Gang, ImageRef, MilliCpus, Role, WasmOptions, Workload,
+};
 
 use crate::argv;
 
@@ -49,6 +52,10 @@ pub enum Field {
     Name,
     /// Arguments of the WebAssembly program.
     Args,
+    /// Whom the WebAssembly program may connect to.
+    Connect,
+    /// What the WebAssembly program reads.
+    Stdin,
     /// Environment, a line each.
     Env,
     /// Processors.
@@ -57,6 +64,8 @@ pub enum Field {
     Mem,
     /// How many tasks.
     Count,
+    /// How many ports.
+    Ports,
     /// How often a failed task is run again.
     Restarts,
     /// What goes first.
@@ -91,6 +100,10 @@ pub struct JobForm {
     pub name: String,
     /// Arguments of the WebAssembly program.
     pub args: String,
+    /// Whom the WebAssembly program may connect to, with spaces or commas between them.
+    pub connect: String,
+    /// What the WebAssembly program reads.
+    pub stdin: String,
     /// Environment, a line each.
     pub env: String,
     /// Processors, such as `0.5`.
@@ -99,6 +112,8 @@ pub struct JobForm {
     pub mem_mib: String,
     /// How many tasks.
     pub count: String,
+    /// Ports of each task.
+    pub ports: String,
     /// How often a failed task is run again.
     pub restarts: String,
     /// Higher goes first.
@@ -126,10 +141,13 @@ impl Default for JobForm {
             image: String::new(),
             name: String::new(),
             args: String::new(),
+            connect: String::new(),
+            stdin: String::new(),
             env: String::new(),
             cpus: "0.1".into(),
             mem_mib: "64".into(),
             count: "1".into(),
+            ports: "0".into(),
             restarts: "0".into(),
             priority: "0".into(),
             role: String::new(),
@@ -156,6 +174,12 @@ impl JobForm {
             Field::Count,
             whole(&self.count, 1, job::MAX_COUNT.into()),
         );
+        let most_ports = ResourceRequest::MAX_PORTS;
+        let ports = note(
+            &mut problems,
+            Field::Ports,
+            whole(&self.ports, 0, most_ports),
+        );
         let restarts = note(
             &mut problems,
             Field::Restarts,
@@ -180,6 +204,7 @@ impl JobForm {
                 resources: ResourceRequest {
                     cpus: cpus?,
                     mem: mem?,
+                    ports: ports?,
                     ..ResourceRequest::default()
                 },
                 // Both are bounded by u32 above.
@@ -223,9 +248,18 @@ impl JobForm {
                     .artifact
                     .ok_or_else(|| "Choose a .wasm file.".to_owned());
                 let artifact = note(problems, Field::File, chosen);
+                let connect = note(problems, Field::Connect, destinations(&self.connect));
+                let stdin = note(problems, Field::Stdin, input(&self.stdin));
+                let options = WasmOptions {
+                    connect: connect?,
+                    stdin: stdin?,
+                    ..WasmOptions::default()
+                };
+                let has_options = options != WasmOptions::default();
                 Some(Workload::Wasm(WasmWorkload {
                     args: args?,
                     env,
+                    options: has_options.then(|| Box::new(options)),
                     ..WasmWorkload::new(artifact?)
                 }))
             }
@@ -286,6 +320,36 @@ fn image(text: &str) -> Result<Option<ImageRef>, String> {
 
 fn words(line: &str) -> Result<Vec<String>, String> {
     argv::split(line).map_err(|error| format!("Cannot be split: {error}."))
+}
+
+/// Whom a program may connect to; none where nothing is typed.
+fn destinations(text: &str) -> Result<Vec<Destination>, String> {
+    let words = text.split(|c: char| c == ',' || c.is_whitespace());
+    let words = words.filter(|word| !word.is_empty());
+    let all = words
+        .map(str::parse)
+        .collect::<Result<Vec<Destination>, _>>();
+    let all = all.map_err(|why| format!("{why}."))?;
+    match all.len() > WasmOptions::MAX_DESTINATIONS {
+        true => Err(format!(
+            "A program has at most {} of them: name networks, such as 10.0.0.0/8:5432.",
+            WasmOptions::MAX_DESTINATIONS
+        )),
+        false => Ok(all),
+    }
+}
+
+/// What a program reads, as it was typed.
+fn input(text: &str) -> Result<Option<Stdin>, String> {
+    match text.len() {
+        0 => Ok(None),
+        len if len > WasmOptions::MAX_STDIN_TEXT => Err(format!(
+            "It has {} bytes, and {} is the most: `tepui run --stdin FILE` takes more.",
+            crate::amounts::count(len as u64),
+            crate::amounts::count(WasmOptions::MAX_STDIN_TEXT as u64)
+        )),
+        _ => Ok(Some(Stdin::Text(text.to_owned()))),
+    }
 }
 
 fn command(line: &str) -> Result<Vec<String>, String> {
@@ -414,174 +478,4 @@ fn priority(text: &str) -> Result<i32, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn command_form(argv: &str) -> JobForm {
-        JobForm {
-            kind: Kind::Command,
-            argv: argv.into(),
-            ..JobForm::default()
-        }
-    }
-
-    #[test]
-    fn a_command_becomes_a_job_with_the_usual_resources() {
-        let job = command_form("echo 'hello there'").job().unwrap();
-        assert_eq!(job.name, None);
-        assert_eq!(job.resources, job::default_resources());
-        assert_eq!((job.count, job.max_restarts, job.priority), (1, 0, 0));
-        let Workload::Command(command) = job.workload else {
-            panic!("not a command")
-        };
-        assert_eq!(command.argv, ["echo", "hello there"]);
-    }
-
-    #[test]
-    fn an_image_needs_no_command_and_must_be_one() {
-        let form = |image: &str, argv: &str| JobForm {
-            image: image.into(),
-            ..command_form(argv)
-        };
-        let job = form(" busybox:1.36 ", "").job().unwrap();
-        let Workload::Command(command) = job.workload else {
-            panic!("not a command")
-        };
-        assert_eq!(command.image().unwrap().to_string(), "busybox:1.36");
-        assert!(command.argv.is_empty());
-        let problems = form("Not An Image", "true").job().unwrap_err();
-        assert_eq!(problems.into_keys().collect::<Vec<_>>(), [Field::Image]);
-    }
-
-    #[test]
-    fn a_program_becomes_a_job_once_its_file_is_known() {
-        let mut form = JobForm {
-            args: "-n 'two words'".into(),
-            ..JobForm::default()
-        };
-        form.env = "A=1\n\nB=x=y\n".into();
-        assert_eq!(
-            form.job().unwrap_err().into_keys().collect::<Vec<_>>(),
-            [Field::File]
-        );
-        form.artifact = Some(Digest::of(b"\0asm"));
-        let Workload::Wasm(wasm) = form.job().unwrap().workload else {
-            panic!("not wasm")
-        };
-        assert_eq!(wasm.args, ["-n", "two words"]);
-        assert_eq!(wasm.env["B"], "x=y");
-    }
-
-    #[test]
-    fn all_tests_of_agents_must_hold() {
-        let form = JobForm {
-            role: " eng/web ".into(),
-            time_limit: "90".into(),
-            wanted: "zone=a\n\n !ssd\n".into(),
-            ..command_form("true")
-        };
-        let job = form.job().unwrap();
-        let tests = ["zone=a", "!ssd"].map(|test| test.parse().unwrap());
-        assert_eq!(job.constraints, Constraints(vec![tests.to_vec()]));
-        assert_eq!(job.time_limit_ms, Some(90_000));
-        assert_eq!(job.role.unwrap().as_str(), "eng/web");
-        let plain = command_form("true").job().unwrap();
-        assert!(
-            plain.constraints.is_empty() && plain.role.is_none() && plain.time_limit_ms.is_none()
-        );
-    }
-
-    #[test]
-    fn gangs_and_volumes_are_asked_for() {
-        let form = JobForm {
-            count: "3".into(),
-            volumes: " data, logs ,".into(),
-            is_gang: true,
-            gang_wait: "60".into(),
-            ..command_form("true")
-        };
-        let job = form.job().unwrap();
-        assert_eq!(job.volumes, ["data", "logs"]);
-        assert_eq!((job.gang, job.gang_wait_ms), (true, Some(60_000)));
-        let lone = JobForm {
-            is_gang: false,
-            ..form.clone()
-        };
-        assert!(lone.job().unwrap_err().contains_key(&Field::GangWait));
-        let large = JobForm {
-            count: "100000".into(),
-            ..form
-        };
-        assert!(large.job().unwrap_err().contains_key(&Field::Count));
-    }
-
-    #[test]
-    fn each_wrong_field_has_its_message() {
-        let form = JobForm {
-            name: "Not A Name".into(),
-            env: "A=1\nnothing".into(),
-            cpus: "0".into(),
-            mem_mib: "1.5".into(),
-            count: "100001".into(),
-            restarts: "-1".into(),
-            priority: "1001".into(),
-            role: "Eng".into(),
-            time_limit: "soon".into(),
-            wanted: "zone=a\n=b".into(),
-            ..command_form("echo 'open")
-        };
-        let problems = form.job().unwrap_err();
-        assert_eq!(problems.len(), 11);
-        assert_eq!(
-            problems[&Field::Where],
-            "Line 2 is not like zone=a, zone!=a, rack~r* or !ssd."
-        );
-        assert_eq!(problems[&Field::Env], "Line 2 is not NAME=VALUE.");
-        assert_eq!(
-            problems[&Field::Count],
-            "Use a whole number from 1 to 100,000."
-        );
-        assert_eq!(
-            problems[&Field::Argv],
-            "Cannot be split: a ' is opened and not closed."
-        );
-    }
-
-    #[test]
-    fn fields_of_the_other_tab_do_not_matter() {
-        let form = JobForm {
-            args: "'open".into(),
-            ..command_form("true")
-        };
-        assert!(form.job().is_ok());
-        assert!(
-            command_form(" ")
-                .job()
-                .unwrap_err()
-                .contains_key(&Field::Argv)
-        );
-        assert!(command_form("'' x").job().is_err());
-    }
-
-    #[test]
-    fn amounts_are_exact() {
-        for (text, milli) in [("0.1", 100), ("2", 2000), (" 0.001 ", 1), ("1.2345", 1235)] {
-            assert_eq!(milli_cpus(text), Ok(MilliCpus(milli)), "{text}");
-        }
-        for text in ["", "nan", "inf", "-1", "0.0001", "1e9", "one"] {
-            assert!(milli_cpus(text).is_err(), "{text}");
-        }
-        assert_eq!(memory("64"), Ok(Bytes::mib(64)));
-        assert!(memory("99999999999").is_err());
-    }
-
-    #[test]
-    fn a_name_is_set_once() {
-        assert_eq!(
-            environment("A=1\n A=2").unwrap_err(),
-            "Line 2 sets A a second time."
-        );
-        assert_eq!(environment("=1").unwrap_err(), "Line 1 is not NAME=VALUE.");
-        assert!(environment("  \n").unwrap().is_empty());
-    }
-}
+mod tests;

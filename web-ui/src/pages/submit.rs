@@ -16,10 +16,16 @@ use web_sys::{File, HtmlElement};
 
 use crate::api::{self, ApiError, IdempotencyKey};
 use crate::app::PageHead;
-use crate::components::field::{FieldFrame, Form, FormState, LineField, LinesField, Words};
+use crate::components::field::{FieldFrame, Form, FormState, LineField, LinesField};
 use crate::components::file_input::FileInput;
 use crate::components::waiting::request_text;
 use crate::pages::jobs::{BatchMissing, JOBS};
+use words::{
+    ARGS, ARGV, CONNECT, COUNT, CPUS, ENV, FILE, GANG_WAIT, IMAGE, MEM, NAME, PORTS, PRIORITY,
+    RESTARTS, ROLE, STDIN, TIME_LIMIT, VOLUMES, WHERE,
+};
+
+mod words;
 
 impl Form for JobForm {
     type Field = Field;
@@ -186,88 +192,6 @@ fn KindTabs(form: RwSignal<JobForm>) -> impl IntoView {
     }
 }
 
-const ARGV: Words = Words {
-    id: "submit-command-argv",
-    label: "Command",
-    hint: "No shell runs it. For pipes and variables: sh -c '…'",
-};
-const IMAGE: Words = Words {
-    id: "submit-command-image",
-    label: "Image",
-    hint: "Optional: runs in a container of this image, which may say the command itself.",
-};
-const FILE: Words = Words {
-    id: "submit-wasm-file",
-    label: "Program",
-    hint: "A wasi:cli component or a WASI preview 1 module.",
-};
-const ARGS: Words = Words {
-    id: "submit-wasm-args",
-    label: "Arguments",
-    hint: "Quotes keep words together.",
-};
-const NAME: Words = Words {
-    id: "submit-name",
-    label: "Name",
-    hint: "Made up when empty.",
-};
-const ENV: Words = Words {
-    id: "submit-env",
-    label: "Environment",
-    hint: "NAME=VALUE, a line each.",
-};
-const CPUS: Words = Words {
-    id: "submit-cpus",
-    label: "Cpus",
-    hint: "Of each task.",
-};
-const MEM: Words = Words {
-    id: "submit-mem",
-    label: "Memory, MiB",
-    hint: "Of each task.",
-};
-const COUNT: Words = Words {
-    id: "submit-count",
-    label: "Tasks",
-    hint: "An array, from 2 on.",
-};
-const RESTARTS: Words = Words {
-    id: "submit-restarts",
-    label: "Restarts",
-    hint: "Of a task that failed.",
-};
-const PRIORITY: Words = Words {
-    id: "submit-priority",
-    label: "Priority",
-    hint: "Higher goes first.",
-};
-
-const ROLE: Words = Words {
-    id: "submit-role",
-    label: "Role",
-    hint: "Charged for it; the framework's first when empty.",
-};
-const TIME_LIMIT: Words = Words {
-    id: "submit-time-limit",
-    label: "Time limit, seconds",
-    hint: "Of each task; none when empty.",
-};
-const VOLUMES: Words = Words {
-    id: "submit-volumes",
-    label: "Volumes",
-    hint: "Persistent ones that each task uses, with commas between them; it runs where they are.",
-};
-const GANG_WAIT: Words = Words {
-    id: "submit-gang-wait",
-    label: "Give a gang up after, seconds",
-    hint: "Waits for ever when empty.",
-};
-const WHERE: Words = Words {
-    id: "submit-where",
-    label: "Only on agents where",
-    hint: "A test a line, of an attribute or the hostname: zone=a, zone!=a, rack~r*, ssd, !ssd. All must hold.",
-};
-
 #[component]
 fn CommandFields(state: FormState<JobForm>) -> impl IntoView {
     let split = Memo::new(move |_| state.form.with(|form| argv::split(&form.argv)));
@@ -345,6 +269,21 @@ fn WasmFields(
                 placeholder="--verbose 'two words'"
                 is_code=true
             />
+            <LineField
+                state=state
+                field=Field::Connect
+                words=CONNECT
+                text=|form| &mut form.connect
+                placeholder="db.example:5432, *:443"
+                is_code=true
+            />
+            <LinesField
+                state=state
+                field=Field::Stdin
+                words=STDIN
+                text=|form| &mut form.stdin
+                placeholder=""
+            />
         </div>
     }
 }
@@ -385,7 +324,7 @@ fn CommonFields(state: FormState<JobForm>) -> impl IntoView {
             />
         </div>
         <details class="more">
-            <summary>"More: environment, agents, restarts, limits, role, volumes, gangs"</summary>
+            <summary>"More: environment, agents, ports, restarts, limits, role, volumes, gangs"</summary>
             <LinesField
                 state=state
                 field=Field::Env
@@ -438,6 +377,13 @@ fn CommonFields(state: FormState<JobForm>) -> impl IntoView {
                     text=|form| &mut form.volumes
                     placeholder="data"
                     is_code=true
+                />
+                <LineField
+                    state=state
+                    field=Field::Ports
+                    words=PORTS
+                    text=|form| &mut form.ports
+                    inputmode="numeric"
                 />
             </div>
             <div class="field-row">
@@ -527,28 +473,8 @@ fn Foot(step: RwSignal<Step>, outcome: Memo<Result<JobRequest, Problems>>) -> im
 /// Takes the reader to what is to be mended first.
 fn focus_first(problems: &Problems) {
     if let Some(field) = problems.keys().next() {
-        let words = match field {
-            Field::File => FILE,
-            Field::Argv => ARGV,
-            Field::Image => IMAGE,
-            Field::Name => NAME,
-            Field::Args => ARGS,
-            Field::Env => ENV,
-            Field::Cpus => CPUS,
-            Field::Mem => MEM,
-            Field::Count => COUNT,
-            Field::Restarts => RESTARTS,
-            Field::Priority => PRIORITY,
-            Field::Role => ROLE,
-            Field::TimeLimit => TIME_LIMIT,
-            Field::Where => WHERE,
-            Field::Volumes => VOLUMES,
-            Field::GangWait => GANG_WAIT,
-        };
-        let more = [
-            ENV, RESTARTS, PRIORITY, ROLE, TIME_LIMIT, WHERE, VOLUMES, GANG_WAIT,
-        ];
-        let is_in_more = more.iter().any(|more| more.id == words.id);
+        let words = words::of(*field);
+        let is_in_more = words::FOLDED.iter().any(|folded| folded.id == words.id);
         if is_in_more && let Ok(Some(more)) = document().query_selector("details.more") {
             // Closed, the field could not be seen. It cannot fail for this name.
             let _ = more.set_attribute("open", "");
