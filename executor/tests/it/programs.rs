@@ -190,6 +190,14 @@ pub fn component_that_moves_files() -> Vec<u8> {
     componentize(&wat(include_str!("guests/mover.wat")), "filler")
 }
 
+/// A service whose requests each write into a file of their own for as long as there is room.
+pub fn filling_service() -> Vec<u8> {
+    componentize(
+        &wat(include_str!("guests/filling-service.wat")),
+        "filling-service",
+    )
+}
+
 /// Makes a component of a module that is made for this world of `guests/worlds.wit`.
 fn componentize(module: &[u8], world: &str) -> Vec<u8> {
     let mut module = module.to_vec();

@@ -1,11 +1,16 @@
 //! WebAssembly tasks whose sandbox has a limit.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
+use std::os::unix::fs::MetadataExt;
+use std::thread;
 
-use tepui_types::Bytes;
+use tepui_types::{Bytes, TaskState};
 
-use crate::env::{Builder, Executor, check};
+use crate::env::{Builder, DEADLINE, Executor, check};
 use crate::programs;
+use crate::services::free_port;
 
 const LIMIT: Bytes = Bytes(256 * 1024);
 /// More pages than the limit, and fewer.
@@ -256,4 +261,33 @@ fn a_component_brings_no_file_from_a_volume_into_the_sandbox_or_back() {
     assert!(folder.join("moved").exists() && !folder.join("file").exists());
     let sandbox = executor.task_dir("t").join("sandbox");
     assert!(!sandbox.join("moved").exists() && !sandbox.join("file").exists());
+}
+
+#[test]
+fn requests_that_write_at_once_do_not_pass_the_limit_together() {
+    const REQUESTS: usize = 16;
+    let port = free_port();
+    let mut executor = Executor::wasm();
+    let builder = Builder::wasm("web", programs::filling_service()).disk(LIMIT);
+    executor.launch(builder.port(port).options("{}"));
+    assert_eq!(executor.update().state, TaskState::Running);
+    let ask = || {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        let head = b"GET / HTTP/1.1\r\nhost: web\r\nconnection: close\r\n\r\n";
+        stream.write_all(head).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.contains("returned without an answer"), "{answer}");
+    };
+    thread::scope(|scope| {
+        for _ in 0..REQUESTS {
+            scope.spawn(ask);
+        }
+    });
+    let sandbox = executor.task_dir("web").join("sandbox");
+    let entries = fs::read_dir(sandbox).unwrap();
+    let blocks = entries.map(|entry| entry.unwrap().metadata().unwrap().blocks());
+    let used: u64 = blocks.map(|blocks| blocks * 512).sum();
+    is_full(used);
 }
