@@ -9,11 +9,10 @@ use std::collections::HashSet;
 use std::io::{self, ErrorKind, PipeReader, PipeWriter, Read, Write, pipe};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl::{set_child_subreaper, set_pdeathsig};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{ForkResult, Pid, fork, getpid, getppid};
@@ -24,6 +23,9 @@ use crate::processes;
 
 /// How long a process may take to execute its program: far more than a busy machine needs.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+/// How long one that is not wanted any more may still take: what executes its program by then is asked to
+/// end as any other, which it may have begun to count on.
+pub const LAST_PATIENCE: Duration = Duration::from_secs(1);
 /// An answer is written and read at once, for which it must be no larger than what a pipe takes whole
 /// (pipe(7)); a reason's message is at most half of that.
 const MAX_ANSWER: usize = libc::PIPE_BUF;
@@ -82,26 +84,6 @@ impl Attempt {
         // Its number may soon be another's.
         self.is_over = true;
         Some(answer.unwrap_or_else(|| Err(lost())))
-    }
-
-    /// Waits for what becomes of it, and gives it up when that takes too long.
-    pub fn wait(mut self) -> Result<Pid, Reason> {
-        let until = Instant::now() + PATIENCE;
-        loop {
-            if let Some(answer) = self.answer() {
-                return answer;
-            }
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(failed(&late(PATIENCE)));
-            }
-            let mut ready = [PollFd::new(self.answers.as_fd(), PollFlags::POLLIN)];
-            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-            match poll(&mut ready, timeout) {
-                Ok(_) | Err(Errno::EINTR) => {}
-                Err(errno) => return Err(failed(&errno.to_string())),
-            }
-        }
     }
 }
 

@@ -14,13 +14,11 @@ use nix::unistd::Pid;
 use tepui_types::Reason;
 use tepui_types::wire::executor::{FromExecutor, RunIo};
 
-use crate::attempt::{self, Attempt, PATIENCE};
+use crate::attempt::{self, Attempt, LAST_PATIENCE, PATIENCE};
 use crate::command;
 
 /// More than an agent's checks of one task, and the people who look into one; each is a process.
 const MOST: usize = 16;
-/// How long one that nobody wants any more may still take to begin, so that it can be ended as any other.
-const LAST_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What a command beside the task reads and writes.
 pub enum Stdio {

@@ -7,13 +7,13 @@
 use std::path::{Path, PathBuf};
 
 use nix::sys::signal::Signal;
-use nix::unistd::Pid;
 use tepui_executor::startup::Startup;
 use tepui_types::Reason;
 use tepui_types::container::{Container, Namespace};
 use tepui_types::task::{CommandWorkload, reason};
 use tepui_types::wire::executor::ExecutorLaunch;
 
+use crate::attempt::Attempt;
 use crate::shared::Shared;
 use crate::sources::Sources;
 use crate::spec::Plan;
@@ -44,10 +44,10 @@ pub struct Prepared<'a> {
     pub shared: Option<&'a mut Shared>,
 }
 
-/// A container that runs.
-pub struct Running {
-    /// Its first process.
-    pub init: Pid,
+/// A container that is being started.
+pub struct Started {
+    /// Its first process, once that has executed its program.
+    pub init: Attempt,
     /// What asks it to end.
     pub stop_signal: Signal,
     /// Whether its first process is the first of a namespace, which has no default actions.
@@ -57,9 +57,9 @@ pub struct Running {
 }
 
 impl Prepared<'_> {
-    /// Starts it, with these as its input and output. The process is this one's child, and reaped with
-    /// all others.
-    pub fn start(mut self, theirs: Theirs, startup: &Startup) -> Result<Running, Reason> {
+    /// Starts it, with these as its input and output. The process becomes this one's child, and is
+    /// reaped with all others.
+    pub fn start(mut self, theirs: Theirs, startup: &Startup) -> Result<Started, Reason> {
         let image = self.launch.image.as_deref();
         if self.container.image.is_some() && image.is_none() {
             return Err(executor_failed("its image was not prepared".into()));
@@ -127,7 +127,7 @@ impl Prepared<'_> {
             theirs.is_terminal,
             startup.privileges,
         )?;
-        Ok(Running {
+        Ok(Started {
             init,
             stop_signal,
             is_first: !self.container.share.contains(&Namespace::Pid),

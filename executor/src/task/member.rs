@@ -1,7 +1,7 @@
 //! A command of a task in this process: what runs of it, and where.
 //!
-//! Idle → Running → Draining (its first process has ended, what it left behind is being killed) →
-//! Idle, and perhaps again. It never waits for anything, and decides nothing: that is
+//! Idle → Starting (in a container, which takes a while) → Running → Draining (its first process has
+//! ended, what it left behind is being killed) → Idle, and perhaps again. It never waits for anything, and decides nothing: that is
 //! [`supervision`](crate::supervision)'s. What outlives one of its runs (its outputs, its root file
 //! system, its part of the cgroup) stays until its task has ended.
 
@@ -24,6 +24,7 @@ use tepui_types::task::{CommandWorkload, Workload, reason};
 use tepui_types::wire::executor::{ExecutorLaunch, RunBeside};
 use tepui_types::{Bytes, Reason};
 
+use crate::attempt::{self, Attempt, LAST_PATIENCE, PATIENCE};
 use crate::beside::{Begun, Stdio};
 use crate::cast::Role;
 use crate::command::{Prepared, Scene};
@@ -68,8 +69,18 @@ pub struct Member {
 
 enum Phase {
     Idle,
+    Starting(Starting),
     Running { child: Pid },
     Draining(Draining),
+}
+
+/// A container that is being started.
+struct Starting {
+    attempt: Attempt,
+    /// When that is given up.
+    until: Instant,
+    /// It is not wanted any more.
+    is_stopped: bool,
 }
 
 /// What is left of a run.
@@ -143,22 +154,27 @@ impl Member {
         Ok(())
     }
 
-    /// Starts it.
+    /// Starts it. Where it does not run yet after that, [`Member::on_answer`] says what has become of it.
     ///
     /// # Errors
     /// Says what kept it from that; nothing runs then.
-    pub fn start(&mut self, ground: Ground<'_>) -> Result<(), Reason> {
+    pub fn start(&mut self, ground: Ground<'_>, now: Instant) -> Result<(), Reason> {
         let Workload::Command(command) = &ground.launch.launch.spec.workload else {
             return Err(failed("this executor runs native commands alone"));
         };
         if let Some(share) = &mut self.share {
             share.begin();
         }
-        let child = match &command.container {
-            Some(container) => self.start_container(command, container, ground)?,
-            None => self.start_on_machine(command, ground)?,
+        self.phase = match &command.container {
+            Some(container) => Phase::Starting(Starting {
+                attempt: self.start_container(command, container, ground)?,
+                until: now + PATIENCE,
+                is_stopped: false,
+            }),
+            None => Phase::Running {
+                child: self.start_on_machine(command, ground)?,
+            },
         };
-        self.phase = Phase::Running { child };
         Ok(())
     }
 
@@ -212,7 +228,7 @@ impl Member {
         command: &CommandWorkload,
         container: &Container,
         ground: Ground<'_>,
-    ) -> Result<Pid, Reason> {
+    ) -> Result<Attempt, Reason> {
         let (launch, startup) = (ground.launch, ground.startup);
         let Some(cgroup) = &launch.cgroup else {
             let message = "containers need cgroups, and this agent runs without: start it as root \
@@ -238,12 +254,12 @@ impl Member {
             root: self.root.as_deref(),
             shared: ground.shared,
         };
-        let running = prepared.start(theirs, startup)?;
+        let started = prepared.start(theirs, startup)?;
         self.place = Place::Container(dir);
-        self.stop_signal = running.stop_signal;
-        self.is_first = running.is_first;
-        self.root = Some(running.root);
-        Ok(running.init)
+        self.stop_signal = started.stop_signal;
+        self.is_first = started.is_first;
+        self.root = Some(started.root);
+        Ok(started.init)
     }
 
     /// Its folder in one of its task's.
@@ -322,8 +338,50 @@ impl Member {
         }
     }
 
-    /// Asks its processes to end.
-    pub fn stop(&self) {
+    /// Whether it is being started.
+    pub fn is_starting(&self) -> bool {
+        matches!(self.phase, Phase::Starting(_))
+    }
+
+    /// What can be read when it has been started, or has not.
+    pub fn attempt_fd(&self) -> Option<BorrowedFd<'_>> {
+        match &self.phase {
+            Phase::Starting(starting) => Some(starting.attempt.as_fd()),
+            Phase::Idle | Phase::Running { .. } | Phase::Draining(_) => None,
+        }
+    }
+
+    /// What has become of its start, once that is known, or has taken too long; before a process is
+    /// taken for anything that was reaped now.
+    pub fn on_answer(&mut self, reaped: Option<Pid>, now: Instant) -> Option<Result<(), Reason>> {
+        let Phase::Starting(starting) = &mut self.phase else {
+            return None;
+        };
+        let answer = match reaped {
+            Some(pid) => starting.attempt.answer_before(pid),
+            None => starting.attempt.answer(),
+        };
+        let is_late = starting.until <= now;
+        let answer = answer.or_else(|| {
+            is_late.then(|| match starting.is_stopped {
+                true => Err(failed("the command did not run")),
+                false => Err(failed(attempt::late(PATIENCE))),
+            })
+        });
+        let (phase, answer) = match answer? {
+            Ok(child) => (Phase::Running { child }, Ok(())),
+            Err(reason) => (Phase::Idle, Err(reason)),
+        };
+        self.phase = phase;
+        Some(answer)
+    }
+
+    /// Asks its processes to end. One that is being started is given up soon, or asked once it runs.
+    pub fn stop(&mut self, now: Instant) {
+        if let Phase::Starting(starting) = &mut self.phase {
+            starting.until = starting.until.min(now + LAST_PATIENCE);
+            starting.is_stopped = true;
+        }
         let Phase::Running { child } = self.phase else {
             return;
         };
@@ -360,7 +418,7 @@ impl Member {
     pub fn draining(&self) -> Option<Draining> {
         match &self.phase {
             Phase::Draining(draining) => Some(*draining),
-            Phase::Idle | Phase::Running { .. } => None,
+            Phase::Idle | Phase::Starting(_) | Phase::Running { .. } => None,
         }
     }
 
@@ -371,9 +429,10 @@ impl Member {
         }
     }
 
-    /// When the killing of what is left is repeated.
+    /// When the killing of what is left is repeated, or its start is given up.
     pub fn deadline(&self) -> Option<Instant> {
         match &self.phase {
+            Phase::Starting(starting) => Some(starting.until),
             Phase::Draining(draining) => Some(draining.next),
             Phase::Idle | Phase::Running { .. } => None,
         }

@@ -128,9 +128,8 @@ impl Server {
             if ready.input {
                 self.on_input_room();
             }
-            if ready.beside {
-                let said = self.beside.on_answers();
-                self.tell_all(said);
+            if ready.attempts {
+                self.on_answers();
             }
             if ready.agent {
                 self.on_agent();
@@ -180,7 +179,11 @@ impl Server {
         let outputs = || self.outputs().map(|(bit, outputs)| (bit, outputs.fds(now)));
         let streams = outputs().flat_map(|(_, fds)| fds);
         let readers = fds.into_iter().chain(streams).flatten();
-        let readers = readers.chain(self.beside.fds());
+        let attempts = || {
+            let of_task = self.task.iter().flat_map(Task::attempt_fds);
+            of_task.chain(self.beside.fds())
+        };
+        let readers = readers.chain(attempts());
         let readers = readers.map(|fd| PollFd::new(fd, PollFlags::POLLIN));
         let input = self.task.as_ref().and_then(Task::input_fd);
         let writers = input.map(|fd| PollFd::new(fd, PollFlags::POLLOUT));
@@ -197,15 +200,15 @@ impl Server {
             agent: next(fds[2]),
             stranger: next(fds[3]),
             outputs: 0,
-            beside: false,
+            attempts: false,
             input: false,
         };
         for (bit, [stdout, stderr]) in outputs() {
             ready.outputs |= u32::from(next(stdout)) << bit;
             ready.outputs |= u32::from(next(stderr)) << (bit + 1);
         }
-        for starting in self.beside.fds() {
-            ready.beside |= next(Some(starting));
+        for attempt in attempts() {
+            ready.attempts |= next(Some(attempt));
         }
         ready.input = next(input);
         Ok(ready)
@@ -227,6 +230,17 @@ impl Server {
             if readable != [false, false] {
                 task.on_output(number, readable, Instant::now());
             }
+        }
+    }
+
+    /// Some that were being started run now, or never will.
+    fn on_answers(&mut self) {
+        let said = self.beside.on_answers();
+        self.tell_all(said);
+        let now = Instant::now();
+        let task = self.task.as_mut();
+        if task.is_some_and(|task| task.on_tick(now, &self.startup)) {
+            self.on_end();
         }
     }
 
@@ -311,9 +325,12 @@ impl Server {
 
     /// Says how the task is, where something has changed and not too often.
     fn on_news(&mut self, now: Instant) {
-        let Some(task) = &mut self.task else {
+        let Some(task) = self.task.as_mut().filter(|task| task.has_begun()) else {
             return;
         };
+        if self.said_at.is_none() && self.say_at.is_none() {
+            self.say_at = Some(now + BEGINNING);
+        }
         if task.take_news() && self.say_at.is_none() {
             let said_at = self.said_at.map(|at| at + NEWS_INTERVAL);
             self.say_at = Some(said_at.map_or(now, |at| at.max(now)));
@@ -509,7 +526,6 @@ impl Server {
             self.task = Some(task);
             return self.on_end();
         }
-        self.say_at = Some(Instant::now() + BEGINNING);
         self.task = Some(task);
     }
 
@@ -558,8 +574,8 @@ struct Ready {
     stranger: bool,
     /// Two bits for each member of the task: its output and its error.
     outputs: u32,
-    /// What was being started beside the task runs, or never will.
-    beside: bool,
+    /// What was being started, of the task or beside it, runs, or never will.
+    attempts: bool,
     /// The task has read what it was sent.
     input: bool,
 }

@@ -47,9 +47,10 @@ pub enum Part {
 /// What is to be done, for a member by its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// It is started; [`Supervision::on_started`] or [`Supervision::on_refused`] follows.
+    /// It is started; [`Supervision::on_started`] or [`Supervision::on_refused`] follows, at once or
+    /// after [`Supervision::on_starting`].
     Start(usize),
-    /// It is asked to end.
+    /// It is asked to end; where it is being started, that is given up, or it is asked again when it runs.
     Stop(usize),
     /// It is made to end.
     Force(usize),
@@ -77,6 +78,11 @@ struct Watched {
 #[derive(Clone, Copy)]
 enum Stage {
     Waiting,
+    Starting {
+        /// Whether it has run before.
+        is_again: bool,
+        is_asked: bool,
+    },
     Running {
         since: Instant,
         is_asked: bool,
@@ -147,6 +153,11 @@ impl Supervision {
     }
 
     fn next_start(&self, now: Instant) -> Option<Action> {
+        let mut stages = self.members.iter().map(|watched| watched.stage);
+        if stages.any(|stage| matches!(stage, Stage::Starting { .. })) {
+            // One after another.
+            return None;
+        }
         for number in &self.order {
             let watched = &self.members[*number];
             match watched.stage {
@@ -155,7 +166,7 @@ impl Supervision {
                 Stage::Over { .. } => {}
                 // Its end comes before all others.
                 _ if watched.member.part == Part::Init => return None,
-                Stage::Running { .. } | Stage::Pausing { .. } => {}
+                Stage::Starting { .. } | Stage::Running { .. } | Stage::Pausing { .. } => {}
             }
         }
         None
@@ -168,6 +179,12 @@ impl Supervision {
         };
         let is_due = ending.force_at <= now;
         for number in self.whose_turn(now) {
+            if let Stage::Starting { is_asked, .. } = &mut self.members[number].stage
+                && !*is_asked
+            {
+                *is_asked = true;
+                return Some(Action::Stop(number));
+            }
             let Stage::Running {
                 is_asked,
                 forced_at,
@@ -227,13 +244,14 @@ impl Supervision {
             .collect()
     }
 
-    /// In the order in which they began.
+    /// In the order in which they began; what is being started as well.
     fn running(&self) -> impl Iterator<Item = (usize, Part)> {
         let all = self
             .order
             .iter()
             .map(|number| (*number, &self.members[*number]));
-        let running = all.filter(|(_, watched)| matches!(watched.stage, Stage::Running { .. }));
+        let is_running = |stage| matches!(stage, Stage::Starting { .. } | Stage::Running { .. });
+        let running = all.filter(move |(_, watched)| is_running(watched.stage));
         running.map(|(number, watched)| (number, watched.member.part))
     }
 
@@ -263,10 +281,19 @@ impl Supervision {
         forced.chain(all).min()
     }
 
+    /// A member is being started, which takes a while.
+    pub fn on_starting(&mut self, number: usize) {
+        let watched = &mut self.members[number];
+        watched.stage = Stage::Starting {
+            is_again: watched.has_run(),
+            is_asked: false,
+        };
+    }
+
     /// A member runs.
     pub fn on_started(&mut self, number: usize, now: Instant) {
         let watched = &mut self.members[number];
-        if let Stage::Pausing { .. } = watched.stage {
+        if watched.has_run() {
             watched.restarts += 1;
         }
         watched.stage = Stage::Running {
@@ -287,7 +314,7 @@ impl Supervision {
 
     /// A member could not be started. Where it has run before, that is one more of its ends.
     pub fn on_refused(&mut self, number: usize, reason: Reason, now: Instant) {
-        let has_run = matches!(self.members[number].stage, Stage::Pausing { .. });
+        let has_run = self.members[number].has_run();
         let end = End {
             how: reason.message.clone(),
             reason: Some(reason.clone()),
@@ -529,9 +556,18 @@ impl Watched {
         Some(pause.max(SHORTEST_PAUSE))
     }
 
+    /// Whether it has run before its present start.
+    fn has_run(&self) -> bool {
+        match self.stage {
+            Stage::Pausing { .. } => true,
+            Stage::Starting { is_again, .. } => is_again,
+            Stage::Waiting | Stage::Running { .. } | Stage::Over { .. } => false,
+        }
+    }
+
     /// Whether it was started again, or will be.
     fn is_known_to_end(&self) -> bool {
-        self.restarts > 0 || matches!(self.stage, Stage::Pausing { .. })
+        self.restarts > 0 || self.has_run()
     }
 
     fn status(&self) -> MemberStatus {
@@ -540,15 +576,13 @@ impl Watched {
         MemberStatus {
             name: self.member.name.clone(),
             state: match self.stage {
-                Stage::Waiting => MemberState::Waiting,
                 Stage::Running { .. } => MemberState::Running,
-                Stage::Pausing { .. } => MemberState::Pausing,
-                Stage::Over {
-                    is_success: true, ..
-                } => MemberState::Finished,
-                Stage::Over {
-                    is_success: false, ..
-                } => MemberState::Failed,
+                Stage::Over { is_success, .. } if is_success => MemberState::Finished,
+                Stage::Over { .. } => MemberState::Failed,
+                _ if self.has_run() => MemberState::Pausing,
+                Stage::Waiting | Stage::Starting { .. } | Stage::Pausing { .. } => {
+                    MemberState::Waiting
+                }
             },
             restarts: self.restarts,
             message: message[..most].to_owned(),

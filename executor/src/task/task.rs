@@ -3,13 +3,14 @@
 //! Its members are its command and that one's companions; what [`Supervision`] says of them is done
 //! here. Once they have all ended, what is left of them is killed, and the task has ended. The server
 //! calls [`Task::on_exit`] for each reaped process and [`Task::on_tick`] whenever [`Task::deadline`]
-//! has come; neither waits for anything.
+//! has come, or one of [`Task::attempt_fds`] can be read; neither waits for anything.
 
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::sys::wait::WaitStatus;
+use nix::unistd::Pid;
 use tepui_executor::cgroup::{Counts, Limits, Reach};
 use tepui_executor::log;
 use tepui_executor::startup::Startup;
@@ -41,6 +42,8 @@ pub struct Task {
     update: TaskUpdate,
     /// Whether its members have moved since that was last asked.
     has_news: bool,
+    /// Whether anything of it has run.
+    has_begun: bool,
     /// Until nothing of it is left in it.
     group: Option<TaskGroup>,
     /// From then on, if the next task may have it.
@@ -108,6 +111,7 @@ impl Task {
         let mut this = Self {
             update,
             has_news: false,
+            has_begun: false,
             group: None,
             spare: earlier,
             limits,
@@ -187,18 +191,18 @@ impl Task {
     fn advance(&mut self, startup: &Startup, now: Instant) {
         while let Some(action) = self.supervision.next(now) {
             match action {
-                Action::Start(number) => match self.start(number, startup) {
-                    Ok(()) => {
-                        self.supervision.on_started(number, now);
+                Action::Start(number) => match self.start(number, startup, now) {
+                    Ok(()) if self.members[number].is_starting() => {
+                        self.supervision.on_starting(number);
                         break;
                     }
-                    Err(reason) => {
-                        // A runtime that gave up may have left a process.
-                        self.force(number);
-                        self.supervision.on_refused(number, reason, now);
+                    Ok(()) => {
+                        self.on_started(number, now);
+                        break;
                     }
+                    Err(reason) => self.on_refused(number, reason, now),
                 },
-                Action::Stop(number) => self.members[number].stop(),
+                Action::Stop(number) => self.members[number].stop(now),
                 Action::Force(number) => self.force(number),
             }
         }
@@ -209,7 +213,29 @@ impl Task {
         }
     }
 
-    fn start(&mut self, number: usize, startup: &Startup) -> Result<(), Reason> {
+    fn on_started(&mut self, number: usize, now: Instant) {
+        self.has_begun = true;
+        self.supervision.on_started(number, now);
+    }
+
+    fn on_refused(&mut self, number: usize, reason: Reason, now: Instant) {
+        // A runtime that gave up may have left a process.
+        self.force(number);
+        self.supervision.on_refused(number, reason, now);
+    }
+
+    /// Looks whether those that are being started run, or never will.
+    fn take_answers(&mut self, reaped: Option<Pid>, now: Instant) {
+        for number in 0..self.members.len() {
+            match self.members[number].on_answer(reaped, now) {
+                None => {}
+                Some(Ok(())) => self.on_started(number, now),
+                Some(Err(reason)) => self.on_refused(number, reason, now),
+            }
+        }
+    }
+
+    fn start(&mut self, number: usize, startup: &Startup, now: Instant) -> Result<(), Reason> {
         self.prepare()?;
         if let Some(group) = self.group.as_ref().filter(|_| self.members.len() > 1) {
             let name = self.supervision.name(number);
@@ -222,13 +248,14 @@ impl Task {
             let (count, how) = (restarts + 1, &end.how);
             format!("[tepui: started again, {count}. time, after: {how}]\n")
         });
-        self.members[number].start(Ground {
+        let ground = Ground {
             launch: &self.launches[number],
             startup,
             group: self.group.as_mut(),
             shared: self.shared.as_mut(),
             notice,
-        })
+        };
+        self.members[number].start(ground, now)
     }
 
     /// Kills all of a member.
@@ -279,6 +306,11 @@ impl Task {
         std::mem::take(&mut self.has_news)
     }
 
+    /// Whether anything of it has run.
+    pub fn has_begun(&self) -> bool {
+        self.has_begun
+    }
+
     /// Whether it has ended and something of it would not.
     pub fn is_left_over(&self) -> bool {
         self.has_ended() && self.group.is_some()
@@ -305,6 +337,11 @@ impl Task {
         if let Some(member) = self.members.get_mut(number) {
             member.on_output(readable, now);
         }
+    }
+
+    /// What can be read when a member has been started, or has not.
+    pub fn attempt_fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.members.iter().filter_map(Member::attempt_fd)
     }
 
     /// What its command is sent, if it reads that.
@@ -347,6 +384,7 @@ impl Task {
     /// A process was reaped; true when the task has now ended.
     pub fn on_exit(&mut self, status: WaitStatus, startup: &Startup) -> bool {
         let now = Instant::now();
+        self.take_answers(status.pid(), now);
         let mut members = self.members.iter_mut();
         if let Some(number) = members.position(|member| member.on_exit(status, now)) {
             self.supervision.on_exited(number);
@@ -364,6 +402,7 @@ impl Task {
         if self.has_ended() {
             return false;
         }
+        self.take_answers(None, now);
         for number in 0..self.members.len() {
             if let Some(draining) = self.members[number].draining() {
                 self.drain(number, draining, now);

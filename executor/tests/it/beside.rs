@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::PermissionsExt;
 
 use nix::pty::openpty;
 use tempfile::TempDir;
@@ -12,7 +13,7 @@ use tepui_types::TaskState;
 use tepui_types::wire::executor::{FromExecutor, ImageConfig, RunBeside, RunIo, ToExecutor};
 
 use crate::containers::{IMAGE, image, runtimes};
-use crate::env::{Builder, Executor, eventually, task};
+use crate::env::{Builder, Executor, check, eventually, task};
 
 /// A task that runs, on the machine as it is or in a container.
 struct Host {
@@ -217,6 +218,36 @@ fn a_container_that_stops_what_comes_in_holds_up_nobody_outside() {
             }
         }
     }
+}
+
+#[test]
+fn a_runtime_that_hangs_holds_up_neither_requests_nor_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = dir.path().join("hangs");
+    let script = format!(
+        "#!/bin/sh\necho $$ > {0}.pid\nexec sleep 1000\n",
+        program.display()
+    );
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let Some(mut executor) = Executor::container(Runtime::Program(program.clone())) else {
+        return;
+    };
+    let builder = Builder::script("task", ":").container(IMAGE);
+    executor.launch(builder.image(image(dir.path(), ImageConfig::default())));
+    let noted = || std::fs::read_to_string(program.with_extension("pid")).unwrap_or_default();
+    eventually("the runtime is called", || noted().ends_with('\n'));
+    executor.run_beside(1, "task", &["true"], 60_000);
+    let why = executor.ran(1).unwrap_err();
+    assert!(why.contains("does not run now"), "{why}");
+    executor.kill("task", 3_600_000);
+    let words = "the command did not run";
+    let end = executor.end("task");
+    check(&end, "killed", "kill-requested", None, words);
+    let runtime = format!("/proc/{}", noted().trim());
+    eventually("the runtime is gone", || {
+        !std::path::Path::new(&runtime).exists()
+    });
 }
 
 fn text_of(from: &mut impl Read, count: usize) -> String {

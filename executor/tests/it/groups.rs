@@ -369,7 +369,9 @@ fn commands_run_beside_the_member_that_is_named() {
         let companions = [companion("proxy", "sidecar", &serves("touch /mine up"), "")];
         executor.launch(group(dir.path(), &serves(":"), &companions));
         let up = executor.task_dir("task").join("sandbox/up");
-        eventually("the sidecar runs", || up.exists());
+        eventually("the sidecar is up", || up.exists());
+        let is_running = |member: &MemberStatus| member.state == MemberState::Running;
+        while !executor.update().members.iter().all(is_running) {}
         let mut run = |member: Option<&str>| {
             executor.send(&ToExecutor::Run(RunBeside {
                 id: 7,

@@ -35,8 +35,8 @@ pub const STATE: &str = "runtime";
 /// What a runtime's complaint is cut to, in bytes.
 const MAX_COMPLAINT: u64 = 1024;
 
-/// Starts the container, and waits for that; its files go into `dir`. A terminal controls it where the
-/// runtime is the built-in one; another is given it as an open file like any other.
+/// Starts the container; its files go into `dir`. A terminal controls it where the runtime is the
+/// built-in one; another is given it as an open file like any other.
 pub fn start(
     runtime: &Runtime,
     spec: &Spec,
@@ -44,7 +44,7 @@ pub fn start(
     stdio: [OwnedFd; 3],
     has_terminal: bool,
     privileges: Privileges,
-) -> Result<Pid, Reason> {
+) -> Result<Attempt, Reason> {
     let failed = |error: String| {
         Reason::new(
             reason::EXECUTOR_FAILED,
@@ -60,7 +60,7 @@ pub fn start(
         Runtime::BuiltIn => built_in(&bundle, dir, stdio, has_terminal, privileges),
         Runtime::Program(path) => Program { path, dir }.start(&bundle, stdio).map_err(failed),
     });
-    attempt.map_err(|error| failed(error.to_string()))?.wait()
+    attempt.map_err(|error| failed(error.to_string()))
 }
 
 /// Takes away what was noted of the container's run before.

@@ -16,6 +16,10 @@ struct World {
     log: Vec<String>,
     /// Those that cannot be started.
     refused: BTreeSet<usize>,
+    /// Those whose start takes a while.
+    slow: BTreeSet<usize>,
+    /// Those that are being started.
+    starting: BTreeSet<usize>,
 }
 
 fn member(name: &str, part: Part, restart: Option<Restart>) -> Member {
@@ -55,6 +59,8 @@ impl World {
             running: BTreeSet::new(),
             log: Vec::new(),
             refused: BTreeSet::new(),
+            slow: BTreeSet::new(),
+            starting: BTreeSet::new(),
         };
         world.act();
         world
@@ -70,6 +76,14 @@ impl World {
             let name = self.supervision.name(number).to_owned();
             self.log.push(format!("{word} {name}"));
             match action {
+                Action::Start(_) if self.slow.contains(&number) => {
+                    assert!(self.starting.insert(number), "{name} is being started");
+                    self.supervision.on_starting(number);
+                }
+                Action::Stop(_) if self.starting.remove(&number) => {
+                    let reason = Reason::new("executor-failed", "the command did not run");
+                    self.supervision.on_refused(number, reason, self.now);
+                }
                 Action::Start(_) if self.refused.contains(&number) => {
                     let reason = Reason::new("command-failed", "`x` was not found");
                     self.supervision.on_refused(number, reason, self.now);
@@ -83,6 +97,19 @@ impl World {
                 }
             }
         }
+    }
+
+    /// One that was being started runs, or cannot.
+    fn begin(&mut self, number: usize) {
+        assert!(self.starting.remove(&number));
+        if self.refused.contains(&number) {
+            let reason = Reason::new("command-failed", "`x` was not found");
+            self.supervision.on_refused(number, reason, self.now);
+        } else {
+            self.running.insert(number);
+            self.supervision.on_started(number, self.now);
+        }
+        self.act();
     }
 
     fn number(&self, name: &str) -> usize {
@@ -295,6 +322,60 @@ fn what_cannot_be_started_is_an_error_the_first_time_and_an_end_after_that() {
 }
 
 #[test]
+fn one_is_started_after_another_and_an_end_gives_up_what_is_being_started() {
+    let mut members = pod();
+    members.retain(|member| member.part != Part::Init);
+    let mut world = World::new(Vec::new());
+    world.supervision = Supervision::new(members, GRACE);
+    world.slow.extend(0..4);
+    world.act();
+    assert_eq!(world.done(), "start log");
+    assert_eq!(world.supervision.deadline(world.now), None);
+    assert_eq!(world.state("log"), (MemberState::Waiting, 0));
+    world.begin(1);
+    assert_eq!(world.state("log"), (MemberState::Running, 0));
+    world.begin(2);
+    assert_eq!(world.done(), "start proxy, start main");
+    // One that comes back waits for its turn.
+    world.exit("log", 1);
+    world.pass(1_000);
+    assert_eq!(world.done(), "");
+    world.begin(0);
+    assert_eq!(world.done(), "start log");
+    assert_eq!(world.state("log"), (MemberState::Pausing, 0));
+    world.begin(1);
+    assert_eq!(world.state("log"), (MemberState::Running, 1));
+    assert_eq!(world.done(), "start other");
+    world.kill(1_000);
+    assert_eq!(world.done(), "stop main, stop other");
+    assert_eq!(world.supervision.verdict(), None);
+    world.exit("main", 0);
+    world.exit("proxy", 0);
+    world.exit("log", 0);
+    let why = "its end was asked for; the command exited with code 0".to_owned();
+    assert_eq!(world.verdict(), (TaskState::Killed, why, Some(0)));
+    let mut world = World::new(Vec::new());
+    world.supervision = Supervision::new(vec![member("main", Part::Main, None)], GRACE);
+    world.slow.insert(0);
+    world.act();
+    world.kill(1_000);
+    let why = "its end was asked for; the command did not run".to_owned();
+    assert_eq!(world.verdict(), (TaskState::Killed, why, None));
+    // One that runs before it is given up is asked to end as any other.
+    let mut supervision = Supervision::new(vec![member("main", Part::Main, None)], GRACE);
+    let now = Instant::now();
+    assert_eq!(supervision.next(now), Some(Action::Start(0)));
+    supervision.on_starting(0);
+    supervision.kill("kill-requested", GRACE, now);
+    assert_eq!(supervision.next(now), Some(Action::Stop(0)));
+    assert_eq!(supervision.next(now + GRACE), None);
+    supervision.on_started(0, now);
+    assert_eq!(supervision.next(now), Some(Action::Stop(0)));
+    assert_eq!(supervision.next(now), None);
+    assert_eq!(supervision.next(now + GRACE), Some(Action::Force(0)));
+}
+
+#[test]
 fn sidecars_come_back_whatever_they_end_with_and_their_end_is_not_the_tasks() {
     let mut world = World::new(pod());
     world.exit("fill", 0);
@@ -424,6 +505,8 @@ enum Step {
     Pass(u64),
     Kill(u64),
     Refuse(usize),
+    Slow(usize),
+    Begin(usize),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -432,6 +515,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         4 => (0..3_000_u64).prop_map(Step::Pass),
         1 => (0..2_000_u64).prop_map(Step::Kill),
         1 => (0..6_usize).prop_map(Step::Refuse),
+        2 => (0..6_usize).prop_map(Step::Slow),
+        6 => (0..6_usize).prop_map(Step::Begin),
     ];
     prop::collection::vec(step, 0..60)
 }
@@ -467,18 +552,24 @@ proptest! {
                 Step::Pass(millis) => world.pass(millis),
                 Step::Kill(grace) => world.kill(grace),
                 Step::Refuse(number) => drop(world.refused.insert(number)),
+                Step::Slow(number) => drop(world.slow.insert(number)),
+                Step::Begin(number) if world.starting.contains(&number) => world.begin(number),
+                Step::Begin(_) => {}
             }
             let runs = |wanted: &dyn Fn(Part) -> bool| {
                 world.running.iter().any(|number| wanted(parts[*number]))
             };
             // What prepares runs alone.
             if runs(&|part| part == Part::Init) {
+                prop_assert!(world.starting.is_empty());
                 prop_assert_eq!(world.running.len(), 1);
             }
             // A decided end is decided for ever, and comes with the last process.
             let has_ended = world.supervision.verdict().is_some();
-            prop_assert_eq!(has_ended, world.supervision.is_ending() && world.running.is_empty());
-            if !has_ended && world.running.is_empty() {
+            let is_empty = world.running.is_empty() && world.starting.is_empty();
+            prop_assert_eq!(has_ended, world.supervision.is_ending() && is_empty);
+            prop_assert!(world.starting.len() <= 1);
+            if !has_ended && is_empty {
                 prop_assert!(world.supervision.deadline(world.now).is_some(), "it is stuck");
             }
             for status in world.supervision.statuses() {
