@@ -108,6 +108,7 @@ impl Settings {
             fetch: match (self.fetch, rest.fetch) {
                 (Some(ours), Some(mut theirs)) => {
                     theirs.file_folders.extend(ours.file_folders);
+                    theirs.allow.extend(ours.allow);
                     Some(theirs)
                 }
                 (ours, theirs) => ours.or(theirs),

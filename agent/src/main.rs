@@ -11,7 +11,7 @@ use clap::Parser;
 use tepui_agent::config::{Config, ContainerSettings, Settings, parse_attributes};
 use tepui_agent::pools::DiskSettings;
 use tepui_agent::ports::TaskPorts;
-use tepui_fetch::FetchConfig;
+use tepui_fetch::{FetchConfig, Network};
 use tepui_image::ImagesConfig;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -102,6 +102,10 @@ struct Arguments {
     /// given more than once. None when absent.
     #[arg(long, value_name = "DIR")]
     fetch_folder: Vec<PathBuf>,
+    /// An address or network, as 127.0.0.0/8, that tasks may fetch from although it is this machine's own
+    /// (loopback) or link-local; may be given more than once. Public and private networks alone when absent.
+    #[arg(long, value_name = "NETWORK")]
+    fetch_allow: Vec<Network>,
     /// A folder with secrets for containers, ROLE/NAME each.
     #[arg(long, value_name = "DIR")]
     secrets: Option<PathBuf>,
@@ -162,6 +166,15 @@ fn given<T>(values: Vec<T>) -> Option<Vec<T>> {
     Some(values).filter(|values| !values.is_empty())
 }
 
+fn fetch(file_folders: Vec<PathBuf>, allow: Vec<Network>) -> Option<FetchConfig> {
+    let config = FetchConfig {
+        file_folders,
+        allow,
+        ..FetchConfig::default()
+    };
+    Some(config).filter(|config| *config != FetchConfig::default())
+}
+
 fn run(arguments: Arguments) -> anyhow::Result<()> {
     let file = arguments
         .config
@@ -196,10 +209,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
             }),
             secrets: arguments.secrets,
         }),
-        fetch: given(arguments.fetch_folder).map(|file_folders| FetchConfig {
-            file_folders,
-            ..FetchConfig::default()
-        }),
+        fetch: fetch(arguments.fetch_folder, arguments.fetch_allow),
         gpus: None,
         token_file: arguments.token_file,
     };

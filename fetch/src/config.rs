@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::reach::Network;
+
 /// What is kept of downloads, unless the operator says otherwise.
 const MAX_CACHE_BYTES: u64 = 10 * 1024 * 1024 * 1024;
 /// The most that one download may have: far above common archives, far below common disks.
@@ -22,6 +24,10 @@ const PAUSE: Duration = Duration::from_millis(200);
 pub struct FetchConfig {
     /// Folders of this machine that `file://` URLs may name files in. None unless set.
     pub file_folders: Vec<PathBuf>,
+    /// Addresses that http and https URLs may lead to besides those of public and private networks:
+    /// loopback, link-local and metadata addresses, none of which are open unless named. Names that
+    /// a proxy of the agent's environment resolves are the proxy's to refuse.
+    pub allow: Vec<Network>,
     /// The most bytes of downloads that are kept for later tasks. What is in use stays beyond it.
     pub max_cache_bytes: u64,
     /// The most bytes that one download may have.
@@ -40,6 +46,7 @@ impl Default for FetchConfig {
     fn default() -> Self {
         Self {
             file_folders: Vec::new(),
+            allow: Vec::new(),
             max_cache_bytes: MAX_CACHE_BYTES,
             max_download_bytes: MAX_DOWNLOAD_BYTES,
             parallel_downloads: PARALLEL,

@@ -5,6 +5,7 @@
 //! download get the same one.
 
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -50,6 +51,18 @@ pub enum FetchError {
         /// What was asked for.
         what: String,
         /// Where it leads.
+        why: String,
+    },
+    /// It is where this agent asks nobody.
+    #[error(
+        "{what} is at {address}, which is {why}, and tasks may not fetch from there: fetch it from elsewhere, or let the agent's operator allow {address} with --fetch-allow or `allow` of [fetch]"
+    )]
+    Address {
+        /// What was asked for.
+        what: String,
+        /// Where its name or a redirect led.
+        address: IpAddr,
+        /// What is there.
         why: String,
     },
     /// What came is not what was meant.
@@ -139,6 +152,7 @@ impl FetchError {
             Self::Refused { .. } => "fetch-refused",
             Self::Unavailable { .. } => "fetch-unavailable",
             Self::Redirect { .. } => "fetch-redirect",
+            Self::Address { .. } => "fetch-address-refused",
             Self::DigestMismatch { .. } => "fetch-digest-mismatch",
             Self::TooLarge { .. } => "fetch-too-large",
             Self::ArchiveInvalid { .. } => "fetch-archive-invalid",
@@ -163,6 +177,7 @@ impl FetchError {
             | Self::NotFound { .. }
             | Self::Refused { .. }
             | Self::Redirect { .. }
+            | Self::Address { .. }
             | Self::DigestMismatch { .. }
             | Self::TooLarge { .. }
             | Self::ArchiveInvalid { .. }

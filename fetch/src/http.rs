@@ -4,14 +4,16 @@
 //! still has the same. Everything goes into a draft and is hashed on its way; who sends too much, too
 //! slowly, or leads out of TLS is given up.
 
+use std::error::Error;
 use std::sync::Arc;
 
 use reqwest::header::{
     ACCEPT_ENCODING, ETAG, HeaderMap, HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
     LAST_MODIFIED, RANGE,
 };
+use reqwest::redirect::{Action, Attempt};
 use reqwest::{Response, StatusCode, Url};
-use tepui_transfer::{Pace, Report, Sink, blocking, chain, continues, follow};
+use tepui_transfer::{Pace, Report, Sink, blocking, chain, continues};
 use tepui_types::Digest;
 use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::{timeout, timeout_at};
@@ -19,7 +21,9 @@ use tokio::time::{timeout, timeout_at};
 use crate::cache::{Cache, Draft, Version};
 use crate::config::FetchConfig;
 use crate::error::FetchError;
+use crate::names::Names;
 use crate::progress::Far;
+use crate::reach::{Reach, Unreachable};
 
 /// Tries until a server counts as unavailable: with the pauses between them, about six seconds
 /// beyond what the tries themselves take. Whoever launches tasks has a longer patience.
@@ -30,6 +34,7 @@ const TRIES: u32 = 6;
 pub(crate) struct Http {
     client: OnceCell<reqwest::Client>,
     slots: Semaphore,
+    reach: Arc<Reach>,
     config: Arc<FetchConfig>,
 }
 
@@ -76,6 +81,7 @@ impl Http {
         Self {
             client: OnceCell::new(),
             slots: Semaphore::new(config.parallel_downloads.max(1)),
+            reach: Arc::new(Reach::new(config.allow.clone())),
             config,
         }
     }
@@ -87,6 +93,9 @@ impl Http {
         cache: &Arc<Cache>,
         far: &Report<Far>,
     ) -> Result<Answer, FetchError> {
+        let host = ask.url.host_str().unwrap_or_default();
+        let open = self.reach.check_host(host);
+        open.map_err(|error| closed(ask, &error))?;
         // The semaphore is never closed.
         let _slot = self.slots.acquire().await;
         let mut download = Download::new(cache.clone()).await?;
@@ -151,7 +160,7 @@ impl Http {
     async fn send(&self, ask: &Ask, download: &Download) -> Result<Response, FetchError> {
         let client = self
             .client
-            .get_or_try_init(|| async { client(&self.config) });
+            .get_or_try_init(|| async { client(&self.config, &self.reach) });
         let client = client.await.map_err(|why| unavailable(ask, &why))?;
         let mut request = client.get(ask.url.clone());
         // What is hashed is what the server has, not what it makes of it on the way.
@@ -205,13 +214,18 @@ pub(crate) fn check(name: &str, wanted: Option<Digest>, found: Digest) -> Result
     }
 }
 
-fn client(config: &FetchConfig) -> Result<reqwest::Client, String> {
+fn client(config: &FetchConfig, reach: &Arc<Reach>) -> Result<reqwest::Client, String> {
+    let names = Names(reach.clone());
+    let reach = reach.clone();
     let client = reqwest::Client::builder()
         .user_agent(concat!("tepui/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(config.stall)
         // It would tell the next server what the last one's URL had in its query.
         .referer(false)
-        .redirect(reqwest::redirect::Policy::custom(follow))
+        .redirect(reqwest::redirect::Policy::custom(move |attempt| {
+            follow(attempt, &reach)
+        }))
+        .dns_resolver(names)
         .build();
     client.map_err(|error| {
         let why = chain(&error);
@@ -219,19 +233,54 @@ fn client(config: &FetchConfig) -> Result<reqwest::Client, String> {
     })
 }
 
+/// Where a redirect may lead.
+fn follow(attempt: Attempt<'_>, reach: &Reach) -> Action {
+    if let Some(why) = tepui_transfer::refusal(&attempt) {
+        return attempt.error(why);
+    }
+    // Names are checked when they are looked up.
+    match reach.check_host(attempt.url().host_str().unwrap_or_default()) {
+        Ok(()) => attempt.follow(),
+        Err(error) => attempt.error(error),
+    }
+}
+
 /// What a request that got no answer means.
 fn failure(ask: &Ask, error: reqwest::Error) -> FetchError {
+    if let Some(error) = cause::<Unreachable>(&error) {
+        return closed(ask, error);
+    }
     let is_redirect = error.is_redirect();
     // The URL stands in the message, without its credentials.
     let error = error.without_url();
     if is_redirect {
-        let why = std::error::Error::source(&error).map(ToString::to_string);
+        let why = Error::source(&error).map(ToString::to_string);
         return FetchError::Redirect {
             what: ask.name.clone(),
             why: why.unwrap_or_else(|| error.to_string()),
         };
     }
     unavailable(ask, &chain(&error))
+}
+
+fn closed(ask: &Ask, error: &Unreachable) -> FetchError {
+    FetchError::Address {
+        what: ask.name.clone(),
+        address: error.address,
+        why: error.closed.to_string(),
+    }
+}
+
+/// The first cause of this type.
+fn cause<'e, E: Error + 'static>(error: &'e (dyn Error + 'static)) -> Option<&'e E> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        next = error.source();
+    }
+    None
 }
 
 /// What an answer without a body of ours means.

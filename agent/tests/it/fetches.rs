@@ -11,6 +11,9 @@ use tokio::net::TcpListener;
 use crate::master::{FakeMaster, shell};
 use crate::process::AgentProcess;
 
+/// Lets tasks fetch from servers of tests.
+const LOOPBACK: &[&str] = &["--fetch-allow", "127.0.0.1"];
+
 /// A server with one file; its URL.
 async fn server() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -46,7 +49,7 @@ async fn a_task_finds_what_it_fetches_in_its_sandbox() {
     let files = tempfile::tempdir().unwrap();
     std::fs::write(files.path().join("packed"), archive()).unwrap();
     let folder: &str = files.path().to_str().unwrap().to_owned().leak();
-    let arguments = vec!["--fetch-folder", folder].leak();
+    let arguments = [&["--fetch-folder", folder][..], LOOPBACK].concat().leak();
     let agent = AgentProcess::start_with(&master, arguments);
     let mut session = master.session().await;
     let artifact = master.add_artifact(b"an artifact");
@@ -76,7 +79,7 @@ async fn a_task_finds_what_it_fetches_in_its_sandbox() {
 #[tokio::test]
 async fn a_task_whose_files_cannot_be_had_does_not_start_and_says_why() {
     let mut master = FakeMaster::start().await;
-    let _agent = AgentProcess::start(&master);
+    let _agent = AgentProcess::start_with(&master, LOOPBACK);
     let mut session = master.session().await;
     let url = server().await;
     let other = Fetch {
@@ -96,6 +99,11 @@ async fn a_task_whose_files_cannot_be_had_does_not_start_and_says_why() {
         ("other", other, "fetch-digest-mismatch"),
         ("packed", packed, "fetch-archive-invalid"),
         ("file", Fetch::new("file:///etc/passwd"), "fetch-outside"),
+        (
+            "metadata",
+            Fetch::new("http://169.254.169.254/latest"),
+            "fetch-address-refused",
+        ),
     ] {
         let task = fetching(name, "true", vec![fetch]);
         session.launch(&task).await;

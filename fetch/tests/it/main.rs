@@ -1,5 +1,7 @@
 //! Sandboxes filled from real servers and with real archives, and from such as misbehave.
 
+/// Servers on the machine itself, and what leads to them.
+mod addresses;
 /// Archives as tar, Python and others make them.
 mod archives;
 /// What is kept, revalidated, joined, and removed.
