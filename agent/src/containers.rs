@@ -15,6 +15,7 @@ use tepui_image::{Images, ImagesConfig, Pulled};
 use tepui_network::{
     Attach, Attachment, AttachmentId, Dns, NetworkError, Networks, NetworksConfig, Recovered,
 };
+use tepui_tree::remove_folder;
 use tepui_types::container::{Container, MountSource, NamedNetwork, Network, Protocol};
 use tepui_types::task::{CommandWorkload, reason};
 use tepui_types::wire::agent::TaskLaunch;
@@ -29,7 +30,6 @@ use crate::error::AgentError;
 use crate::event_loop::Event;
 use crate::fetcher::Fetcher;
 use crate::gpus::Gpus;
-use crate::removal::remove_leavings;
 use crate::sandbox::Layout;
 use crate::sandboxes::Sandboxes;
 
@@ -486,6 +486,17 @@ fn mappings(
         })
     };
     network.ports.iter().map(mapping).collect()
+}
+
+/// Removes what a container wrote over its image, if it wrote anything.
+fn remove_leavings(path: &Path) {
+    match remove_folder(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            let path = path.display();
+            tracing::debug!(%path, %error, "a container's files go with its sandbox");
+        }
+        _ => {}
+    }
 }
 
 #[cfg(test)]

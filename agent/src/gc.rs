@@ -12,11 +12,11 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tepui_image::{Images, Retention};
+use tepui_tree::remove_folder;
 use tepui_types::{Bytes, Digest, TaskId};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::event_loop::Event;
-use crate::removal::remove_folder;
 use crate::sandbox::Layout;
 
 /// How much is kept.

@@ -7,10 +7,10 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use tepui_tree::remove_folder;
 use tepui_types::OperationId;
 use tepui_types::wire::agent::VolumeList;
 
-use crate::removal::remove_folder;
 use crate::sandbox::Layout;
 
 /// What a folder is called that is being emptied.

@@ -15,9 +15,9 @@ use std::sync::atomic::AtomicBool;
 
 use flate2::bufread::MultiGzDecoder;
 use lzma_rust2::XzReader;
+use tepui_tree::{Time, clean};
 
-use crate::path::clean_bytes;
-use crate::sandbox::{Sandbox, Time, Trouble, said};
+use crate::sandbox::{Sandbox, Trouble, said};
 use source::Positioned;
 
 /// Read at once, from archives and into files.
@@ -114,7 +114,7 @@ struct Target<'a> {
 impl Target<'_> {
     /// A member's path in the archive, and in the sandbox.
     fn path(&self, name: &[u8]) -> Result<(PathBuf, PathBuf), Trouble> {
-        let path = clean_bytes(name).map_err(|why| {
+        let path = clean(name).map_err(|why| {
             let name = String::from_utf8_lossy(name);
             Trouble::Outside(said(Path::new(name.as_ref()), why))
         })?;

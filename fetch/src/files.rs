@@ -10,14 +10,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{OFlags, ResolveFlags};
+use rustix::fs::OFlags;
 use sha2::{Digest as _, Sha256};
+use tepui_tree::BENEATH;
 use tepui_types::Digest;
 
 use crate::cache::{Cache, Draft};
 use crate::error::FetchError;
 use crate::http::check;
-use crate::sandbox::open_beneath;
 
 /// Read at once.
 const BUFFER: usize = 128 * 1024;
@@ -46,7 +46,7 @@ pub(crate) fn open_allowed(path: &Path, folders: &[PathBuf]) -> Result<File, Fet
         let root = File::open(&folder).map_err(|error| FetchError::disk("open", &folder, error))?;
         // A pipe that nobody writes into would never be opened.
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let file = open_beneath(&root, below, flags, ResolveFlags::empty());
+        let file = tepui_tree::open(&root, below, flags, BENEATH);
         let file = file.map_err(|error| unopened(&what, path, error.into()))?;
         return only_file(&what, file.into());
     }

@@ -4,13 +4,15 @@
 //! [`Wanted::new`]; behind it, sources are parsed, destinations lie below the sandbox, and names are
 //! fit for messages.
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use reqwest::Url;
+use tepui_tree::clean;
 use tepui_types::Digest;
 
 use crate::error::FetchError;
-use crate::path::{clean, last_segment, one_name};
+use crate::name::{last_segment, one_name};
 
 /// Something to be fetched.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -135,7 +137,11 @@ impl Wanted {
         let invalid = |why: String| FetchError::invalid(&name, why);
         let digest = item.sha256.as_deref().map(read_digest);
         let digest = digest.transpose().map_err(|why| invalid(why.into()))?;
-        let destination = item.destination.as_deref().map(clean).transpose();
+        let destination = item
+            .destination
+            .as_deref()
+            .map(|path| clean(path.as_os_str().as_bytes()))
+            .transpose();
         let destination = destination.map_err(|why| {
             let shown = item.destination.as_deref().unwrap_or(Path::new(""));
             FetchError::outside(format!("the destination {shown:?} of {name}"), why)

@@ -1,6 +1,6 @@
 //! The sandbox being filled: a tree that nothing gets out of.
 //!
-//! Paths come clean (`path`), and every one is resolved by the kernel below the sandbox and through
+//! Paths come clean, and every one is resolved by the kernel below the sandbox and through
 //! no link (`openat2` with `RESOLVE_BENEATH` and `RESOLVE_NO_SYMLINKS`). What is made is made anew
 //! (`O_EXCL`), so nothing is written through a link or into another name of a file. Links are made
 //! only where they stay inside. A [`Sandbox`] that is dropped before it is kept takes away what it
@@ -14,14 +14,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid,
-};
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
+use tepui_tree::{BENEATH, HANDLE, Time, is_folder, open_folder, stays_inside, timestamps};
 
 use crate::error::FetchError;
 use crate::item::Owner;
-use crate::path::stays_inside;
 
 /// Files and folders of one sandbox: more than the largest archives of programs have, and few
 /// enough for any disk's inodes.
@@ -29,14 +27,9 @@ const MAX_ENTRIES: u64 = 1_000_000;
 /// Bytes of their paths, which are in memory until all is in place: a hundred for each. Paths may
 /// have four thousand, and an archive that is made to hurt has them.
 const MAX_PATH_BYTES: usize = 128 * 1024 * 1024;
-/// Lookups that a rename elsewhere on the machine has disturbed are tried anew, this often.
-const LOOKUPS: u32 = 1000;
 /// What remains of modes: set-user-id, set-group-id and sticky bits go, and so does what would let
 /// everyone write.
 const MODE: u32 = 0o755;
-
-/// Seconds and nanoseconds.
-pub(crate) type Time = (i64, u32);
 
 /// A sandbox being filled.
 #[derive(Debug)]
@@ -171,7 +164,9 @@ impl Sandbox {
         let dressed = self.own(&file).and_then(|()| {
             // Owners read and write what is theirs, whatever an archive says.
             rustix::fs::fchmod(&file, Mode::from_raw_mode(mode & MODE | 0o600))?;
-            time.map_or(Ok(()), |time| rustix::fs::futimens(&file, &times(time)))
+            time.map_or(Ok(()), |time| {
+                rustix::fs::futimens(&file, &timestamps(time))
+            })
         });
         dressed.map_err(|error| self.at(path, error))
     }
@@ -205,7 +200,7 @@ impl Sandbox {
         let owner = self.owner.map(ids).unwrap_or_default();
         let dressed = rustix::fs::chownat(&parent, name, owner.0, owner.1, flags).and_then(|()| {
             time.map_or(Ok(()), |time| {
-                rustix::fs::utimensat(&parent, name, &times(time), flags)
+                rustix::fs::utimensat(&parent, name, &timestamps(time), flags)
             })
         });
         dressed.map_err(|error| self.at(path, error))
@@ -244,7 +239,9 @@ impl Sandbox {
             // The handle that looks up cannot set modes.
             let dressed = open_folder(&folder, OsStr::new(".")).and_then(|folder| {
                 rustix::fs::fchmod(&folder, Mode::from_raw_mode(mode & MODE | 0o700))?;
-                time.map_or(Ok(()), |time| rustix::fs::futimens(&folder, &times(time)))
+                time.map_or(Ok(()), |time| {
+                    rustix::fs::futimens(&folder, &timestamps(time))
+                })
             });
             dressed.map_err(|error| self.at(&path, error))?;
         }
@@ -368,13 +365,9 @@ impl Sandbox {
 
     /// A handle of the folder at `path`, to which no link leads.
     fn lookup(&self, path: &Path) -> rustix::io::Result<OwnedFd> {
-        let path = match path.as_os_str().is_empty() {
-            true => Path::new("."),
-            false => path,
-        };
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         // A volume in the sandbox is not to be written into by the way.
-        open_beneath(&self.root, path, flags, ResolveFlags::NO_XDEV)
+        let how = BENEATH | ResolveFlags::NO_XDEV;
+        tepui_tree::open(&self.root, path, HANDLE, how)
     }
 
     /// What a failed call at a path means: most is the disk's, some the path's own doing.
@@ -417,46 +410,9 @@ impl Drop for Sandbox {
     }
 }
 
-/// Opens what is below a folder, through no link.
-pub(crate) fn open_beneath(
-    root: impl AsFd,
-    path: &Path,
-    flags: OFlags,
-    more: ResolveFlags,
-) -> rustix::io::Result<OwnedFd> {
-    let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | more;
-    for _ in 0..LOOKUPS {
-        match rustix::fs::openat2(&root, path, flags, Mode::empty(), how) {
-            Err(Errno::AGAIN | Errno::INTR) => {}
-            found => return found,
-        }
-    }
-    Err(Errno::AGAIN)
-}
-
-fn open_folder(parent: &OwnedFd, name: &OsStr) -> rustix::io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(parent, name, flags, Mode::empty())
-}
-
-fn is_folder(stat: &Stat) -> bool {
-    FileType::from_raw_mode(stat.st_mode) == FileType::Directory
-}
-
 fn ids(owner: Owner) -> (Option<Uid>, Option<Gid>) {
     let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
     (Some(uid), Some(gid))
-}
-
-fn times((tv_sec, nanos): Time) -> Timestamps {
-    let time = Timespec {
-        tv_sec,
-        tv_nsec: nanos.into(),
-    };
-    Timestamps {
-        last_access: time,
-        last_modification: time,
-    }
 }
 
 /// A path and what is wrong with it. Names may hold anything; messages are one line.

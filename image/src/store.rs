@@ -23,6 +23,7 @@ use std::time::SystemTime;
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tepui_tree::remove_folder;
 use tepui_types::Digest;
 
 use crate::error::ImageError;
@@ -118,7 +119,7 @@ impl Draft {
 impl Drop for Draft {
     fn drop(&mut self) {
         // Renamed ones are gone; whatever else stays goes when the folder is next opened.
-        let _ = fs::remove_file(&self.0).or_else(|_| fs::remove_dir_all(&self.0));
+        let _ = fs::remove_file(&self.0).or_else(|_| remove_folder(&self.0));
     }
 }
 
@@ -126,7 +127,7 @@ impl Store {
     /// Makes the folder where it is missing, and removes what an earlier process left unfinished.
     pub fn open(dir: PathBuf) -> Result<Self, ImageError> {
         let drafts = dir.join("drafts");
-        match fs::remove_dir_all(&drafts) {
+        match remove_folder(&drafts) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(ImageError::store("clear", &drafts, error));
             }
@@ -256,7 +257,7 @@ impl Store {
                 Err(error) => {
                     unreadable(&path, &error);
                     // It would be in the way of a whole one.
-                    let removed = fs::remove_dir_all(&path);
+                    let removed = remove_folder(&path);
                     removed.map_err(|error| ImageError::store("remove", &path, error))?;
                 }
             }

@@ -244,29 +244,12 @@ impl Layer<'_> {
     }
 }
 
-/// A relative path that names nothing above where it begins.
+/// A path in the layer, as its author writes it.
 fn clean(name: &[u8]) -> Result<PathBuf, UnpackError> {
-    let path = Path::new(OsStr::from_bytes(name));
-    if name.starts_with(b"/") {
-        return Err(UnpackError::invalid(
-            path,
-            "is absolute: pack the layer with relative paths",
-        ));
-    }
-    // The kernel takes no longer ones.
-    if name.len() >= 4096 || name.contains(&0) {
-        return Err(UnpackError::invalid(path, "is no path"));
-    }
-    let mut clean = PathBuf::new();
-    for part in name.split(|byte| *byte == b'/') {
-        match part {
-            b"" | b"." => {}
-            b".." => return Err(UnpackError::invalid(path, "climbs with `..`")),
-            part if part.len() > 255 => return Err(UnpackError::invalid(path, "is no path")),
-            part => clean.push(OsStr::from_bytes(part)),
-        }
-    }
-    Ok(clean)
+    tepui_tree::clean(name).map_err(|why| {
+        let name = String::from_utf8_lossy(name);
+        UnpackError::Invalid(format!("{name:?}: {why}"))
+    })
 }
 
 /// The file that is read is ours and whole: what fails is what it holds.

@@ -13,19 +13,15 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid,
-    XattrFlags,
-};
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Uid, XattrFlags};
 use rustix::io::Errno;
 use tepui_tarball::Member;
+use tepui_tree::{HANDLE, IN_ROOT, is_folder, open_folder, remove_folder, timestamps};
 
 use super::UnpackError;
 
 /// What overlayfs knows an opaque folder by.
 const OPAQUE: &str = "trusted.overlay.opaque";
-/// Lookups that a rename elsewhere on the machine has disturbed are tried anew, this often.
-const LOOKUPS: u32 = 1000;
 
 /// A folder being filled.
 #[derive(Debug)]
@@ -162,7 +158,7 @@ impl Tree {
                 rustix::fs::fsetxattr(&made, name, value, XattrFlags::empty())?;
             }
             rustix::fs::fchmod(&made, Mode::from_raw_mode(member.mode))?;
-            rustix::fs::futimens(&made, &times(member.mtime))
+            rustix::fs::futimens(&made, &timestamps(member.mtime))
         });
         dressed.map_err(at(path))
     }
@@ -175,7 +171,7 @@ impl Tree {
                 continue;
             };
             let folder = open_folder(&folder, OsStr::new(".")).map_err(at(&path))?;
-            rustix::fs::futimens(&folder, &times(mtime)).map_err(at(&path))?;
+            rustix::fs::futimens(&folder, &timestamps(mtime)).map_err(at(&path))?;
         }
         Ok(())
     }
@@ -190,7 +186,7 @@ impl Tree {
         let (uid, gid) = (Uid::from_raw(member.uid), Gid::from_raw(member.gid));
         let flags = AtFlags::SYMLINK_NOFOLLOW;
         rustix::fs::chownat(parent, name, Some(uid), Some(gid), flags)?;
-        rustix::fs::utimensat(parent, name, &times(member.mtime), flags)
+        rustix::fs::utimensat(parent, name, &timestamps(member.mtime), flags)
     }
 
     /// Where something is to be made: its folder, with nothing of its name in it.
@@ -202,9 +198,8 @@ impl Tree {
             Err(error) => return Err(at(path)(error)),
             Ok(stat) if is_folder(&stat) => {
                 self.last = None;
-                // std goes down by handles and follows no link.
                 let full = PathBuf::from(format!("/proc/self/fd/{}", parent.as_raw_fd()));
-                let removed = std::fs::remove_dir_all(full.join(name));
+                let removed = remove_folder(&full.join(name));
                 removed.map_err(|source| UnpackError::Write {
                     path: path.to_owned(),
                     source,
@@ -289,48 +284,17 @@ impl Tree {
 
     /// A handle of the folder at `path`, as a process would find it that has the tree as its root.
     fn lookup(&self, path: &Path) -> rustix::io::Result<OwnedFd> {
-        let path = match path.as_os_str().is_empty() {
-            true => Path::new("."),
-            false => path,
-        };
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
-        for _ in 0..LOOKUPS {
-            match rustix::fs::openat2(&self.root, path, flags, Mode::empty(), how) {
-                Err(Errno::AGAIN | Errno::INTR) => {}
-                found => return found,
-            }
-        }
-        Err(Errno::AGAIN)
+        let how = IN_ROOT | ResolveFlags::NO_XDEV;
+        tepui_tree::open(&self.root, path, HANDLE, how)
     }
-}
-
-fn open_folder(parent: &OwnedFd, name: &OsStr) -> rustix::io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(parent, name, flags, Mode::empty())
 }
 
 fn set_opaque(folder: &OwnedFd) -> rustix::io::Result<()> {
     rustix::fs::fsetxattr(folder, OPAQUE, b"y", XattrFlags::empty())
 }
 
-fn is_folder(stat: &Stat) -> bool {
-    FileType::from_raw_mode(stat.st_mode) == FileType::Directory
-}
-
 fn is_whiteout(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
-}
-
-fn times((tv_sec, nanos): (i64, u32)) -> Timestamps {
-    let time = Timespec {
-        tv_sec,
-        tv_nsec: nanos.into(),
-    };
-    Timestamps {
-        last_access: time,
-        last_modification: time,
-    }
 }
 
 /// What a failed call at a member means: most is the disk's, some the archive's own doing.

@@ -3,10 +3,12 @@
 use std::collections::HashSet;
 use std::time::{Duration, SystemTime};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tepui_image::{Images, ImagesConfig, Retention};
 use tepui_types::Digest;
 
 use crate::fixture::{Layout, World, pull};
+use crate::handmade::{CONFIG, Handmade, TAR, config, host};
 
 const NOTHING: Retention = Retention {
     max_age: None,
@@ -122,6 +124,57 @@ async fn images_that_were_not_used_for_long_go() {
         let now = used + Duration::from_secs(after);
         let collected = images.collect(&none, retention, now).await.unwrap();
         assert_eq!(collected.images, gone, "{after} s");
+    }
+}
+
+/// A layer whose links lead deeper and deeper into it, with folders made where they end.
+fn deep_layer() -> Vec<u8> {
+    // Together more than a process may commonly have descriptors, for a folder each.
+    const LINKS: usize = 8;
+    const FOLDERS: usize = 250;
+    let mut layer = tar::Builder::new(Vec::new());
+    let folders = "d/".repeat(FOLDERS);
+    let mut above = String::new();
+    for link in 0..LINKS {
+        let deeper = format!("{above}{folders}");
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Directory);
+        header.set_size(0);
+        header.set_mode(0o755);
+        layer.append_data(&mut header, &deeper, &b""[..]).unwrap();
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Symlink);
+        header.set_size(0);
+        layer
+            .append_link(&mut header, format!("l{link}"), &deeper)
+            .unwrap();
+        above = format!("l{link}/");
+    }
+    layer.into_inner().unwrap()
+}
+
+#[tokio::test]
+async fn an_image_goes_however_deep_its_folders_are() {
+    let world = World::new();
+    let mut layout = Handmade::new(world.path("layout"));
+    let layer = deep_layer();
+    let config = config(host(), &[&layer]);
+    let descriptor = layout.manifest((CONFIG, &config), &[(TAR, &layer)]);
+    let image = layout.tag("deep", &descriptor);
+    let images = world.open(ImagesConfig::default()).await;
+    let digest = pull(&images, &image).await.unwrap().digest;
+    // As most machines have it.
+    let limit = getrlimit(Resource::Nofile);
+    let common = Rlimit {
+        current: Some(1024),
+        ..limit
+    };
+    setrlimit(Resource::Nofile, common).unwrap();
+    let collected = collect(&images, &[], NOTHING).await;
+    setrlimit(Resource::Nofile, limit).unwrap();
+    assert_eq!(collected, [digest]);
+    for folder in ["layers", "drafts"] {
+        assert!(world.list(folder).is_empty(), "{folder}");
     }
 }
 

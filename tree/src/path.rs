@@ -1,13 +1,11 @@
-//! Paths that strangers write: in archives, in URLs, as destinations.
+//! Paths that strangers write: in archives, in links, as destinations.
 //!
 //! Pure. A path that comes out of here is relative, has only ordinary names, and is one that the
-//! kernel takes. Whether links stand in its way is for who walks it: the sandbox's tree.
+//! kernel takes. Whether links stand in its way is for who looks it up.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
-
-use percent_encoding::percent_decode_str;
+use std::path::PathBuf;
 
 /// What the kernel takes as one name (NAME_MAX).
 const MAX_NAME: usize = 255;
@@ -17,12 +15,10 @@ const MAX_PATH: usize = 4096;
 const MAX_DEPTH: usize = 256;
 
 /// A relative path that names nothing above where it begins; empty for that place itself.
-pub(crate) fn clean(path: &Path) -> Result<PathBuf, &'static str> {
-    clean_bytes(path.as_os_str().as_bytes())
-}
-
-/// The same, from bytes.
-pub(crate) fn clean_bytes(path: &[u8]) -> Result<PathBuf, &'static str> {
+///
+/// # Errors
+/// What is wrong with it, and what helps.
+pub fn clean(path: &[u8]) -> Result<PathBuf, &'static str> {
     if path.starts_with(b"/") {
         return Err("it is absolute: use a relative path");
     }
@@ -53,7 +49,10 @@ pub(crate) fn clean_bytes(path: &[u8]) -> Result<PathBuf, &'static str> {
 ///
 /// A target may climb only at its beginning: there `..` is the folder above the link, made by us
 /// and no link. Behind a name, which may be a link, `..` could be anywhere.
-pub(crate) fn stays_inside(target: &[u8], depth: usize) -> Result<(), &'static str> {
+///
+/// # Errors
+/// What is wrong with it, and what helps.
+pub fn stays_inside(target: &[u8], depth: usize) -> Result<(), &'static str> {
     if target.is_empty() || target.len() >= MAX_PATH || target.contains(&0) {
         return Err("it is a link to nowhere");
     }
@@ -73,22 +72,6 @@ pub(crate) fn stays_inside(target: &[u8], depth: usize) -> Result<(), &'static s
         return Err("it is a link with `..` behind a name: put all `..` first");
     }
     Ok(())
-}
-
-/// The name that a URL's path ends with; none where that is none.
-pub(crate) fn last_segment(path: &str) -> Option<PathBuf> {
-    let last = path.rsplit('/').next()?;
-    let name: Vec<u8> = percent_decode_str(last).collect();
-    one_name(&name)
-}
-
-/// A name that a file can have in a folder.
-pub(crate) fn one_name(name: &[u8]) -> Option<PathBuf> {
-    let is_name = !name.is_empty()
-        && name.len() <= MAX_NAME
-        && !matches!(name, b"." | b"..")
-        && !name.iter().any(|byte| matches!(byte, b'/' | 0));
-    is_name.then(|| OsStr::from_bytes(name).into())
 }
 
 #[cfg(test)]
@@ -115,11 +98,11 @@ mod tests {
     proptest! {
         #[test]
         fn clean_paths_have_only_names(path in awkward()) {
-            if let Ok(clean) = clean_bytes(&path) {
-                for component in clean.components() {
+            if let Ok(cleaned) = clean(&path) {
+                for component in cleaned.components() {
                     prop_assert!(matches!(component, Component::Normal(_)));
                 }
-                prop_assert_eq!(clean_bytes(clean.as_os_str().as_bytes()), Ok(clean));
+                prop_assert_eq!(clean(cleaned.as_os_str().as_bytes()), Ok(cleaned));
             }
         }
 
@@ -136,15 +119,6 @@ mod tests {
                     }
                     prop_assert!(at >= 0);
                 }
-            }
-        }
-
-        #[test]
-        fn last_segments_are_one_name(path in "[a./%025Fe]{0,12}") {
-            if let Some(name) = last_segment(&path) {
-                prop_assert_eq!(name.components().count(), 1);
-                let is_name = matches!(name.components().next(), Some(Component::Normal(_)));
-                prop_assert!(is_name);
             }
         }
     }

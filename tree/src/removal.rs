@@ -1,4 +1,4 @@
-//! Removes a folder that a task could fill as it liked, however deep it is.
+//! Removes a folder that a stranger could fill as they liked, however deep it is.
 //!
 //! The standard library goes down by recursion and holds a descriptor for each level: a task that
 //! leaves ten thousand folders in each other would keep its sandbox for ever, or end the agent by
@@ -10,8 +10,10 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, Dir, Mode, OFlags, openat, renameat, unlinkat};
+use rustix::fs::{AtFlags, Dir, Mode, openat, renameat, unlinkat};
 use rustix::io::Errno;
+
+use crate::lookup::FOLDER;
 
 /// Levels that are open at a time, with two descriptors each.
 const MOST_LEVELS: usize = 64;
@@ -33,22 +35,6 @@ pub fn remove_folder(path: &Path) -> io::Result<()> {
         }
     }
 }
-
-/// Removes what a container wrote over its image, if it wrote anything.
-pub fn remove_leavings(path: &Path) {
-    match remove_folder(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            let path = path.display();
-            tracing::debug!(%path, %error, "a container's files go with its sandbox");
-        }
-        _ => {}
-    }
-}
-
-const FOLDER: OFlags = OFlags::RDONLY
-    .union(OFlags::DIRECTORY)
-    .union(OFlags::NOFOLLOW)
-    .union(OFlags::CLOEXEC);
 
 /// A folder on the way down.
 struct Level {
