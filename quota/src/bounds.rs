@@ -100,7 +100,11 @@ impl Bounds {
             Some(record) => self.clear(name, &entry, record)?,
             None => entry.remove()?,
         }
-        let mut record = self.begin(wanted, &entry, at)?;
+        let begun = self.begin(wanted, &entry, at);
+        let mut record = begun.inspect_err(|_| {
+            // A disk that is full may have taken a folder and no record.
+            let _ = entry.remove();
+        })?;
         let made = self.build(name, &entry, &mut record);
         if let Err(error) = made.and_then(|()| self.ensure(name, &entry, &mut record)) {
             if let Err(left) = self.clear(name, &entry, record) {
@@ -175,9 +179,9 @@ impl Bounds {
             return entry.remove();
         };
         if record.stage == Stage::Ready {
-            record.stage = Stage::Removing;
             step(name, "record its removal");
-            entry.write(&record)?;
+            entry.doom()?;
+            record.stage = Stage::Removing;
         }
         self.clear(name, &entry, record)
     }
@@ -308,14 +312,7 @@ impl Bounds {
     fn build(&self, name: &str, entry: &Entry, record: &mut Record) -> Result<(), BoundsError> {
         match record.how {
             How::Measured => return Ok(()),
-            How::Project(id) => {
-                step(name, "make its folder");
-                make_folder(&record.at)?;
-                step(name, "set its project's limits");
-                self.limit(&record.at, id, Some(record.bytes))?;
-                step(name, "give it to its project");
-                project::assign(&record.at, id)?;
-            }
+            How::Project(id) => self.keep_project(name, record, id)?,
             How::Image => self.build_image(name, entry, record)?,
         }
         record.stage = Stage::Ready;
@@ -323,11 +320,21 @@ impl Bounds {
         entry.write(record)
     }
 
+    /// Sees that a project's folder is there and limited.
+    fn keep_project(&self, name: &str, record: &Record, id: u32) -> Result<(), BoundsError> {
+        step(name, "make its folder");
+        make_folder(&record.at)?;
+        step(name, "set its project's limits");
+        self.limit(&record.at, id, Some(record.bytes))?;
+        step(name, "give it to its project");
+        project::assign(&record.at, id)
+    }
+
     /// Sees that a whole folder is there.
     fn ensure(&self, name: &str, entry: &Entry, record: &mut Record) -> Result<(), BoundsError> {
         match record.how {
             How::Measured => make_folder(&record.at),
-            How::Project(id) => self.limit(&record.at, id, Some(record.bytes)),
+            How::Project(id) => self.keep_project(name, record, id),
             How::Image => {
                 let device = match device_at(entry, &record.at)? {
                     Some(device) => device,
@@ -370,7 +377,11 @@ impl Bounds {
         record.bytes = wanted;
         record.growing = how == How::Image;
         step(name, "record its growth");
-        entry.write(record)?;
+        if let Err(error) = entry.write(record) {
+            (record.bytes, record.growing) = (had, false);
+            self.ensure(name, entry, record)?;
+            return Err(error);
+        }
         match how {
             How::Measured => Ok(()),
             How::Project(id) => {

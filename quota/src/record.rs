@@ -3,6 +3,9 @@
 //!
 //! A record is written before anything is done, says how far that is, and goes last: whatever lies
 //! beside it is known by it. A folder without a record was about to get one, and holds nothing.
+//!
+//! What is being removed has its record under another name, for a rename needs no room: a full disk
+//! can be emptied.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -27,7 +30,7 @@ pub(crate) enum Stage {
     Making,
     /// Whole.
     Ready,
-    /// Being removed: nobody may have it again.
+    /// Being removed: nobody may have it again. It is told by the record's name.
     Removing,
 }
 
@@ -96,17 +99,27 @@ impl Entry {
         self.path.join("record.json")
     }
 
+    fn doomed(&self) -> PathBuf {
+        self.path.join("removing.json")
+    }
+
     /// What is recorded; none where nothing was done yet.
     pub fn read(&self) -> Result<Option<Record>, BoundsError> {
-        let path = self.record();
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(BoundsError::io("read", &path, error)),
-        };
-        parse(&bytes)
-            .map(Some)
-            .map_err(|what| BoundsError::Record { path, what })
+        if let Some(record) = read_file(self.record())? {
+            return Ok(Some(record));
+        }
+        let doomed = read_file(self.doomed())?;
+        Ok(doomed.map(|record| Record {
+            stage: Stage::Removing,
+            ..record
+        }))
+    }
+
+    /// Records that it is being removed.
+    pub fn doom(&self) -> Result<(), BoundsError> {
+        let path = self.doomed();
+        let renamed = fs::rename(self.record(), &path).and_then(|()| sync_parent(&path));
+        renamed.map_err(|source| BoundsError::io("write", &path, source))
     }
 
     /// Records it, so that it is there after a power cut.
@@ -127,7 +140,8 @@ impl Entry {
     /// Takes all of it away, the record last.
     pub fn remove(&self) -> Result<(), BoundsError> {
         let record = self.record();
-        for path in [self.image(), record.with_extension("json.new"), record] {
+        let draft = record.with_extension("json.new");
+        for path in [self.image(), draft, record, self.doomed()] {
             fs::remove_file(&path)
                 .or_else(absent)
                 .map_err(|source| BoundsError::io("remove", &path, source))?;
@@ -136,6 +150,17 @@ impl Entry {
             .or_else(absent)
             .map_err(|source| BoundsError::io("remove", &self.path, source))
     }
+}
+
+fn read_file(path: PathBuf) -> Result<Option<Record>, BoundsError> {
+    let bytes = match fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(BoundsError::io("read", &path, error)),
+    };
+    parse(&bytes)
+        .map(Some)
+        .map_err(|what| BoundsError::Record { path, what })
 }
 
 fn parse(bytes: &[u8]) -> Result<Record, String> {
@@ -194,7 +219,13 @@ mod tests {
         let how = How::Project(7);
         let record = Record::new(at, Bytes::gib(1), Life::Persistent, how);
         entry.write(&record).unwrap();
-        assert_eq!(entry.read().unwrap(), Some(record));
+        assert_eq!(entry.read().unwrap(), Some(record.clone()));
+        entry.doom().unwrap();
+        let doomed = Record {
+            stage: Stage::Removing,
+            ..record
+        };
+        assert_eq!(entry.read().unwrap(), Some(doomed));
         assert_eq!(names(dir.path()).unwrap(), ["7.0"]);
         entry.remove().unwrap();
         entry.remove().unwrap();

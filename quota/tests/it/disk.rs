@@ -4,6 +4,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::mount::{MntFlags, umount2};
@@ -16,14 +17,16 @@ const DEADLINE: Duration = Duration::from_secs(60);
 
 pub struct TestDisk {
     dir: TempDir,
+    /// What is the disk.
+    root: PathBuf,
 }
 
 impl TestDisk {
-    /// None, said aloud, where nothing can be mounted.
+    /// One for images; none, said aloud, where nothing can be mounted.
     pub fn new() -> Option<Self> {
-        let disk = Self {
-            dir: tempfile::tempdir().unwrap(),
-        };
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().to_owned();
+        let disk = Self { dir, root };
         match disk.bounds().prepare().unwrap() {
             Support::Measured(why) => {
                 eprintln!("skipped: {why}");
@@ -38,8 +41,48 @@ impl TestDisk {
         }
     }
 
+    /// One with project quotas, of this kind; none, said aloud, where there are none.
+    pub fn with_projects(kind: &str) -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("disk");
+        fs::create_dir(&root).unwrap();
+        let image = dir.path().join("disk.img");
+        // As small as xfs can be.
+        File::create(&image).unwrap().set_len(320 << 20).unwrap();
+        let disk = Self { dir, root };
+        let quota: &[&str] = match kind {
+            "ext4" => &[
+                "-q",
+                "-F",
+                "-O",
+                "quota,project",
+                "-E",
+                "quotatype=prjquota",
+            ],
+            _ => &["-q", "-f"],
+        };
+        let mount = ["-t", kind, "-o", "loop,prjquota"];
+        let made = Command::new(format!("mkfs.{kind}"))
+            .args(quota)
+            .arg(&image)
+            .output();
+        let files = [&image, &disk.root];
+        let mounted = Command::new("mount").args(mount).args(files).output();
+        for step in [made, mounted] {
+            let why = match step {
+                Ok(output) if output.status.success() => continue,
+                Ok(output) => String::from_utf8_lossy(&output.stderr).into_owned(),
+                Err(error) => error.to_string(),
+            };
+            eprintln!("skipped: no {kind} with project quotas can be had: {why}");
+            return None;
+        }
+        assert!(matches!(disk.bounds().prepare().unwrap(), Support::Project));
+        Some(disk)
+    }
+
     pub fn path(&self) -> &Path {
-        self.dir.path()
+        &self.root
     }
 
     pub fn place(&self) -> PathBuf {
@@ -64,8 +107,9 @@ impl TestDisk {
         let paths = table.lines().filter_map(|line| line.split(' ').nth(4));
         let paths = paths.map(PathBuf::from);
         let below = paths.filter(|path| path.starts_with(self.path()));
-        // Its own mount is there from the beginning.
-        below.filter(|path| *path != self.place()).collect()
+        // Its own mounts are there from the beginning.
+        let own = [self.place(), self.root.clone()];
+        below.filter(|path| !own.contains(path)).collect()
     }
 
     /// What of this disk loop devices have.
@@ -88,14 +132,19 @@ impl TestDisk {
         }
     }
 
-    /// Sees that nothing is left of any folder.
+    /// Sees that nothing is left of any folder, nor a device.
     pub fn is_bare(&self) {
+        self.is_bare_of_folders();
+        self.has_devices(0);
+    }
+
+    /// The same for a disk that is on a device itself.
+    pub fn is_bare_of_folders(&self) {
         assert_eq!(self.mounts(), [""; 0].map(PathBuf::from));
         for folder in [self.place(), self.store()] {
             let left: Vec<_> = fs::read_dir(folder).unwrap().flatten().collect();
             assert!(left.is_empty(), "{left:?}");
         }
-        self.has_devices(0);
     }
 }
 
@@ -105,6 +154,9 @@ impl Drop for TestDisk {
         let mounts = mounts.iter().rev().cloned().chain([self.place()]);
         for path in mounts {
             let _ = umount2(&path, MntFlags::MNT_DETACH);
+        }
+        if self.root != self.dir.path() {
+            let _ = umount2(&self.root, MntFlags::MNT_DETACH);
         }
     }
 }

@@ -214,6 +214,7 @@ fn a_disk_without_room_refuses_and_keeps_nothing() {
     fs::write(one.join("file"), vec![1; 30 << 20]).unwrap();
     File::open(one.join("file")).unwrap().sync_all().unwrap();
     assert_eq!(small.open("one").unwrap().bytes, Bytes::mib(48));
+    // Not a byte is needed to remove it.
     small.remove("one").unwrap();
     small.release().unwrap();
     disk.bounds().remove("small").unwrap();

@@ -5,10 +5,10 @@ use std::fs;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use nix::sys::signal::{Signal, raise};
-use tepui_quota::{Bounds, BoundsError};
+use tepui_quota::{Bounds, BoundsError, Way};
 use tepui_types::Bytes;
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
@@ -27,6 +27,7 @@ fn a_folder_half_made_is_gone_or_whole_after_a_kill() {
         return;
     }
     let steps = kill_at_each_step(
+        TestDisk::new,
         NAME,
         |_| {},
         |disk| {
@@ -64,7 +65,7 @@ fn a_folder_half_grown_keeps_all_it_has_after_a_kill() {
         disk.bounds().make(&wanted("v", &at, BEFORE)).unwrap();
         fs::write(at.join("file"), "kept").unwrap();
     };
-    let steps = kill_at_each_step(NAME, before, |disk| {
+    let steps = kill_at_each_step(TestDisk::new, NAME, before, |disk| {
         let bounds = disk.bounds();
         assert_eq!(bounds.sweep().unwrap(), ["v"]);
         let found = bounds.open("v").unwrap().bytes;
@@ -92,7 +93,7 @@ fn a_folder_half_removed_is_never_had_again_after_a_kill() {
         disk.bounds().make(&wanted("v", &at, BEFORE)).unwrap();
         fs::write(at.join("file"), "doomed").unwrap();
     };
-    let steps = kill_at_each_step(NAME, before, |disk| {
+    let steps = kill_at_each_step(TestDisk::new, NAME, before, |disk| {
         let bounds = disk.bounds();
         match bounds.sweep().unwrap().as_slice() {
             // It was not recorded yet.
@@ -105,11 +106,50 @@ fn a_folder_half_removed_is_never_had_again_after_a_kill() {
     assert!(steps >= 4, "{steps}");
 }
 
+#[test]
+fn a_project_half_made_or_half_removed_is_mended_after_a_kill() {
+    const NAME: &str = "kills::a_project_half_made_or_half_removed_is_mended_after_a_kill";
+    let made_and_removed = |bounds: &Bounds, dir: &Path| {
+        bounds.make(&wanted("v", &dir.join("volumes/v"), BEFORE))?;
+        fs::write(dir.join("volumes/v/file"), "doomed").unwrap();
+        bounds.remove("v")
+    };
+    if is_victim(made_and_removed) {
+        return;
+    }
+    let first = AtomicU32::new(0);
+    let steps = kill_at_each_step(
+        || TestDisk::with_projects("ext4"),
+        NAME,
+        |_| {},
+        |disk| {
+            let bounds = disk.bounds();
+            for name in bounds.sweep().unwrap() {
+                bounds.remove(&name).unwrap();
+            }
+            let made = bounds.make(&wanted("v", &disk.at("v"), BEFORE)).unwrap();
+            let Way::Project(id) = made.way else {
+                panic!("{:?}", made.way)
+            };
+            // Had again, so nothing was left under it.
+            let before = first.swap(id, Ordering::Relaxed);
+            assert!([0, id].contains(&before), "{before} {id}");
+            assert_eq!(bounds.usage("v").unwrap().unwrap().used.inodes, 1);
+        },
+    );
+    assert!(steps >= 8, "{steps}");
+}
+
 /// Lets a process do it and die, before its first step, its second, and so on until it comes through;
 /// answers how many steps it has. `check` sees what is left each time.
-fn kill_at_each_step(test: &str, before: impl Fn(&TestDisk), check: impl Fn(&TestDisk)) -> usize {
+fn kill_at_each_step(
+    disk: fn() -> Option<TestDisk>,
+    test: &str,
+    before: impl Fn(&TestDisk),
+    check: impl Fn(&TestDisk),
+) -> usize {
     for step in 0.. {
-        let Some(disk) = TestDisk::new() else {
+        let Some(disk) = disk() else {
             return usize::MAX;
         };
         before(&disk);
@@ -124,7 +164,7 @@ fn kill_at_each_step(test: &str, before: impl Fn(&TestDisk), check: impl Fn(&Tes
         assert!(killed || output.status.success(), "step {step}: {said}");
         check(&disk);
         disk.bounds().remove("v").unwrap();
-        disk.is_bare();
+        disk.is_bare_of_folders();
         if !killed {
             return step;
         }

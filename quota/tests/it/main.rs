@@ -8,3 +8,5 @@ mod images;
 mod kills;
 /// What folders take, looked at file by file.
 mod measure;
+/// Folders that are projects, where the kernel has their quotas.
+mod projects;
