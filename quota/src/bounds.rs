@@ -15,7 +15,7 @@ use tepui_types::Bytes;
 
 use crate::busy::{Busy, Hold};
 use crate::error::BoundsError;
-use crate::image::{BLOCK, LEAST};
+use crate::image::{self, BLOCK, LEAST};
 use crate::measure::Usage;
 use crate::places::{self, Places};
 use crate::project::{self, Projects};
@@ -294,9 +294,7 @@ impl Bounds {
         let Settings {
             store, headroom, ..
         } = &self.settings;
-        let counted = rustix::fs::statvfs(store);
-        let counted = counted.map_err(|error| BoundsError::io("look into", store, error))?;
-        let free = Bytes(counted.f_bavail.saturating_mul(counted.f_frsize));
+        let free = image::free_beside(store)?;
         if wanted.0.saturating_add(headroom.0) <= free.0 {
             return Ok(());
         }

@@ -65,8 +65,21 @@ pub(crate) fn extend(
             path: path.to_owned(),
             source,
         }),
+        Some(libc::ENOSPC | libc::EDQUOT) => Err(BoundsError::Full {
+            path: path.to_owned(),
+            wanted: Bytes(bytes.0.saturating_sub(before)),
+            free: free_beside(path)?,
+            headroom: Bytes(0),
+        }),
         _ => Err(BoundsError::io("set room aside for", path, source)),
     }
+}
+
+/// What is free on the disk of a file.
+pub(crate) fn free_beside(path: &Path) -> Result<Bytes, BoundsError> {
+    let counted = rustix::fs::statvfs(path);
+    let counted = counted.map_err(|error| BoundsError::io("look into", path, error))?;
+    Ok(Bytes(counted.f_bavail.saturating_mul(counted.f_frsize)))
 }
 
 fn allocate(file: &File, len: u64) -> io::Result<()> {

@@ -100,7 +100,7 @@ impl Watch {
         now: Duration,
     ) -> (Verdict, Duration) {
         let usage = measured.usage;
-        let verdict = self.judge(usage, now);
+        let verdict = self.judge(measured, now);
         let mut pause = self.pause(usage, now);
         if let Verdict::Over { until } = verdict {
             // Neither long before its grace ends nor after.
@@ -111,8 +111,13 @@ impl Watch {
         (verdict, now.saturating_add(pause.max(rest)))
     }
 
-    fn judge(&mut self, usage: Usage, now: Duration) -> Verdict {
-        let share = self.share(usage);
+    fn judge(&mut self, measured: &Measured, now: Duration) -> Verdict {
+        let share = self.share(measured.usage);
+        let share = match measured.too_deep {
+            // What cannot be measured is over any limit.
+            true => share.max(FULL + 1),
+            false => share,
+        };
         if share <= FULL {
             self.over_since = None;
             return Verdict::Within;
@@ -188,7 +193,24 @@ mod tests {
                 inodes,
             },
             complete: true,
+            too_deep: false,
         }
+    }
+
+    #[test]
+    fn a_folder_too_deep_to_be_measured_has_its_grace_and_no_more() {
+        let policy = Policy::default();
+        let mut watch = Watch::new(LIMIT, policy);
+        let deep = Measured {
+            too_deep: true,
+            complete: false,
+            ..found(1, 1)
+        };
+        let (verdict, next) = watch.on_measured(&deep, QUICK, secs(0));
+        let until = policy.grace;
+        assert_eq!((verdict, next), (Verdict::Over { until }, until));
+        let (verdict, _) = watch.on_measured(&deep, QUICK, until);
+        assert_eq!(verdict, Verdict::Exceeded);
     }
 
     #[test]

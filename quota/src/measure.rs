@@ -45,6 +45,9 @@ pub struct Measured {
     /// False where some was not seen: a folder was too deep, may not be read, or was moved while it
     /// was looked through. Then there is at least this much.
     pub complete: bool,
+    /// Whether there are folders in each other beyond what is looked through. Who makes those hides
+    /// something.
+    pub too_deep: bool,
 }
 
 /// How far a measurement is.
@@ -66,6 +69,7 @@ pub struct Measurement {
     linked: HashSet<u64>,
     usage: Usage,
     complete: bool,
+    too_deep: bool,
 }
 
 type Device = (u32, u32);
@@ -94,6 +98,7 @@ impl Measurement {
             linked: HashSet::new(),
             usage: Usage::default(),
             complete: true,
+            too_deep: false,
         };
         measurement.count(&itself);
         Ok(measurement)
@@ -109,6 +114,7 @@ impl Measurement {
                 return Ok(Progress::Done(Measured {
                     usage: self.usage,
                     complete: self.complete,
+                    too_deep: self.too_deep,
                 }));
             };
             let Some(folder) = level.entries.as_mut() else {
@@ -165,7 +171,9 @@ impl Measurement {
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(()),
             Err(Errno::MFILE | Errno::NFILE | Errno::NOMEM) => return Err(Errno::MFILE.into()),
             Err(_) => self.complete = false,
-            Ok(_) if self.levels.len() >= MOST_LEVELS => self.complete = false,
+            Ok(_) if self.levels.len() >= MOST_LEVELS => {
+                (self.complete, self.too_deep) = (false, true);
+            }
             Ok(inner) => {
                 let inner = Level::new(inner, found.stx_ino)?;
                 self.levels.push(inner);

@@ -162,14 +162,17 @@ impl Drop for TestDisk {
 }
 
 pub fn bounds_in(dir: &Path, headroom: Bytes) -> Bounds {
-    Bounds::new(Settings {
+    Bounds::new(settings_in(dir, headroom)).unwrap()
+}
+
+pub fn settings_in(dir: &Path, headroom: Bytes) -> Settings {
+    Settings {
         store: dir.join("store"),
         places: vec![dir.join("volumes")],
         headroom,
         whole_images: true,
         remove_folder: |path| fs::remove_dir_all(path),
-    })
-    .unwrap()
+    }
 }
 
 /// A persistent folder whose size is enforced.

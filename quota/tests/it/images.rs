@@ -2,15 +2,17 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::process::{Command, Stdio};
+use std::thread;
 
 use nix::mount::{MntFlags, umount2};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use rustix::thread::CapabilitySet;
-use tepui_quota::{BoundsError, Enforce, Life, Wanted, Way};
+use tepui_quota::{Bounds, BoundsError, Enforce, Life, Settings, Support, Wanted, Way};
 use tepui_types::Bytes;
 
-use crate::disk::{TestDisk, bounds_in, fill, wanted};
+use crate::disk::{TestDisk, bounds_in, fill, settings_in, wanted};
 
 const SIZE: Bytes = Bytes::mib(32);
 
@@ -322,4 +324,74 @@ fn what_cannot_be_is_refused_by_what_would_help() {
         assert!(matches!(error, BoundsError::Unknown(_)));
     }
     disk.is_bare();
+}
+
+#[test]
+fn without_the_right_to_mount_nothing_is_enforced_and_that_is_said() {
+    let Some(disk) = TestDisk::new() else { return };
+    // As an agent in a container has it; nothing is mounted that would be there already.
+    disk.bounds().release().unwrap();
+    let dir = disk.path().to_owned();
+    let agent = thread::spawn(move || {
+        let mut sets = rustix::thread::capabilities(None).unwrap();
+        sets.effective.remove(CapabilitySet::SYS_ADMIN);
+        rustix::thread::set_capabilities(None, sets).unwrap();
+        let bounds = bounds_in(&dir, Bytes(0));
+        let support = bounds.prepare().unwrap();
+        assert!(matches!(support, Support::Measured(_)), "{support:?}");
+        let at = dir.join("volumes/v");
+        let error = bounds.make(&wanted("v", &at, SIZE)).unwrap_err();
+        assert!(
+            error.cannot_enforce() && error.to_string().contains("as root"),
+            "{error}"
+        );
+        let asked = Wanted {
+            enforce: Enforce::Measured,
+            ..wanted("v", &at, SIZE)
+        };
+        assert_eq!(bounds.make(&asked).unwrap().way, Way::Measured);
+        bounds.remove("v").unwrap();
+    });
+    agent.join().unwrap();
+    disk.is_bare();
+}
+
+#[test]
+fn many_are_made_at_once_and_one_name_by_many_is_one() {
+    let Some(disk) = TestDisk::new() else { return };
+    let bounds = disk.bounds();
+    let names = ["a", "b", "c", "d", "a", "b", "c", "d"];
+    thread::scope(|scope| {
+        for name in names {
+            let (bounds, at) = (&bounds, disk.at(name));
+            scope.spawn(move || bounds.make(&wanted(name, &at, SIZE)).unwrap());
+        }
+    });
+    assert_eq!(bounds.sweep().unwrap(), names[..4]);
+    assert_eq!(disk.mounts().len(), 4);
+    disk.has_devices(4);
+    thread::scope(|scope| {
+        for name in names {
+            let bounds = &bounds;
+            scope.spawn(move || bounds.remove(name).unwrap());
+        }
+    });
+    disk.is_bare();
+}
+
+#[test]
+fn room_is_taken_at_once_unless_it_is_to_be_lent_twice() {
+    let Some(disk) = TestDisk::new() else { return };
+    for whole_images in [true, false] {
+        let bounds = Bounds::new(Settings {
+            whole_images,
+            ..settings_in(disk.path(), Bytes(0))
+        })
+        .unwrap();
+        bounds.make(&wanted("v", &disk.at("v"), SIZE)).unwrap();
+        let image = fs::metadata(disk.store().join("v/image")).unwrap();
+        assert_eq!(image.len(), SIZE.0);
+        assert_eq!(image.blocks() * 512 >= SIZE.0, whole_images);
+        bounds.remove("v").unwrap();
+    }
 }
