@@ -3,8 +3,8 @@
 //!
 //! [`Bounds`] keeps those of one disk. A folder is asked for by name, place and size, and is bounded
 //! in the best way that the machine has ([`Way`]): a project quota of its file system; a file system
-//! of its own in a file of that size (a loop image); or by being measured now and then, which a
-//! caller does with [`Measurement`] and judges with [`Watch`].
+//! of its own in a file of that size (a loop image); or by being measured now and then: many by
+//! [`Rounds`], one by a [`Measurement`] that a [`Watch`] judges.
 //!
 //! Everything here blocks: callers are on threads that may. What is on disk is always ahead of what
 //! the kernel was told, so whoever is killed between two steps leaves what [`Bounds::sweep`] mends.
@@ -21,10 +21,12 @@ mod places;
 mod program;
 mod project;
 mod record;
+mod rounds;
 mod wanted;
 
 pub use bounds::Bounds;
 pub use error::BoundsError;
 pub use limit::{Limit, Policy, Verdict, Watch};
 pub use measure::{Measured, Measurement, Progress, Usage};
+pub use rounds::{Finding, Rounds};
 pub use wanted::{Bounded, Enforce, Life, Room, Settings, Support, Wanted, Way};

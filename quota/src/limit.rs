@@ -152,14 +152,15 @@ impl Watch {
 
     /// The part of the limit that is used, of bytes or inodes whichever is more; rounded up.
     fn share(&self, usage: Usage) -> u128 {
-        let part =
-            |used: u64, limit: u64| (u128::from(used) * FULL).div_ceil(u128::from(limit.max(1)));
+        let part = |used: u64, limit: u64| match (used, limit) {
+            (0, 0) => 0,
+            // Anything is more than nothing.
+            (_, 0) => u128::MAX,
+            _ => (u128::from(used) * FULL).div_ceil(limit.into()),
+        };
         let bytes = part(usage.bytes.0, self.limit.bytes.0);
-        let inodes = self
-            .limit
-            .inodes
-            .map_or(0, |limit| part(usage.inodes, limit));
-        bytes.max(inodes)
+        let inodes = self.limit.inodes;
+        bytes.max(inodes.map_or(0, |limit| part(usage.inodes, limit)))
     }
 }
 
