@@ -338,6 +338,9 @@ impl Bounds {
                     Some(device) => device,
                     None => self.mount(name, entry, record)?,
                 };
+                if let Err(error) = self.fill_up(entry) {
+                    tracing::warn!(folder = name, %error, "not all of its room is set aside");
+                }
                 if record.growing
                     && let Err(error) = self.grow_mounted(name, entry, record, &device)
                 {

@@ -11,7 +11,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::fs::{FallocateFlags, fallocate};
+use rustix::fs::{FallocateFlags, IFlags, fallocate, ioctl_getflags, ioctl_setflags};
 use tepui_types::Bytes;
 
 use crate::error::BoundsError;
@@ -39,8 +39,17 @@ pub(crate) fn create(path: &Path, bytes: Bytes, whole: bool) -> Result<File, Bou
     let options = options.read(true).write(true).create(true).truncate(true);
     let file = options.mode(0o600).open(path);
     let file = file.map_err(|source| BoundsError::io("make", path, source))?;
+    write_in_place(&file);
     extend(&file, path, bytes, whole)?;
     Ok(file)
+}
+
+/// On btrfs, room that is set aside serves one write only where files are not copied on each; other
+/// file systems know no such flag.
+fn write_in_place(file: &File) {
+    if let Ok(flags) = ioctl_getflags(file) {
+        let _ = ioctl_setflags(file, flags | IFlags::NOCOW);
+    }
 }
 
 /// Gives an image that many bytes; it has fewer, or as many. After an error it has what it had.

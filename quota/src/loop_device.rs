@@ -3,9 +3,11 @@
 //! Each is set to go with its last user (autoclear): whoever is killed after one was had and before
 //! it was mounted leaves none, and an unmount is all that is needed to give one back.
 
+use std::ffi::OsStr;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -121,17 +123,22 @@ impl LoopDevice {
 
     /// The device that an image has, wherever that is mounted: in other processes' mounts, or nowhere
     /// any more and still open. An image must never have two.
-    pub fn of_image(image: &Metadata) -> Result<Option<Self>, BoundsError> {
+    pub fn of_image(path: &Path, image: &Metadata) -> Result<Option<Self>, BoundsError> {
         let list = Path::new("/sys/block");
         let entries = std::fs::read_dir(list);
         let entries = entries.map_err(|source| BoundsError::io("list", list, source))?;
         for entry in entries.flatten() {
-            // Those that have no file have no such folder.
-            if !entry.path().join("loop").exists() {
+            // Only those that have a file say so.
+            let Ok(backing) = std::fs::read(entry.path().join("loop/backing_file")) else {
+                continue;
+            };
+            // Who opens one holds it, so others' are left alone.
+            let backing = Path::new(OsStr::from_bytes(backing.trim_ascii_end()));
+            if !same_end(backing, path) {
                 continue;
             }
-            let path = Path::new("/dev").join(entry.file_name());
-            if let Some(device) = Self::if_of(path, image)? {
+            let device = Path::new("/dev").join(entry.file_name());
+            if let Some(device) = Self::if_of(device, image)? {
                 return Ok(Some(device));
             }
         }
@@ -139,7 +146,8 @@ impl LoopDevice {
     }
 
     fn if_of(path: PathBuf, image: &Metadata) -> Result<Option<Self>, BoundsError> {
-        let device = open(&path)?;
+        // To read: what was open to be written is looked at again by udev.
+        let device = File::open(&path).map_err(|source| no_loop(&path, source))?;
         let mut info = NO_INFO;
         // SAFETY: the kernel fills a structure of its own layout, which outlives the call.
         let asked = unsafe { libc::ioctl(device.as_raw_fd(), LOOP_GET_STATUS64, &mut info) };
@@ -167,6 +175,12 @@ impl LoopDevice {
             )),
         }
     }
+}
+
+/// Whether the last two names of two paths are the same. What comes before depends on where the store
+/// was mounted for whoever opened the image.
+fn same_end(one: &Path, two: &Path) -> bool {
+    one.iter().rev().take(2).eq(two.iter().rev().take(2))
 }
 
 fn configure(device: &File, image: &File) -> io::Result<()> {

@@ -12,8 +12,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags, fstat, openat,
-    openat2, statx,
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Statx, StatxAttributes, StatxFlags,
+    openat, openat2, statx,
 };
 use rustix::io::Errno;
 use tepui_types::Bytes;
@@ -26,7 +26,7 @@ const MOST_LEVELS: usize = 65_536;
 /// counts for its part.
 const MOST_LINKED: usize = 1 << 20;
 /// The unit of `st_blocks`, whatever the file system's is.
-const STAT_BLOCK: u64 = 512;
+pub(crate) const STAT_BLOCK: u64 = 512;
 
 /// Bytes and inodes.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -62,17 +62,16 @@ pub enum Progress {
 /// A measurement that is under way.
 #[derive(Debug)]
 pub struct Measurement {
-    /// What the folder is on.
-    device: Device,
     levels: Vec<Level>,
     /// Files with several names that were seen.
-    linked: HashSet<u64>,
+    linked: HashSet<Inode>,
     usage: Usage,
     complete: bool,
     too_deep: bool,
 }
 
-type Device = (u32, u32);
+/// A device's numbers, and one on it: what is mounted once may be several devices (btrfs).
+type Inode = (u32, u32, u64);
 
 /// A folder on the way down.
 #[derive(Debug)]
@@ -81,7 +80,7 @@ struct Level {
     entries: Option<Dir>,
     /// Where the entry after the last one is.
     offset: i64,
-    inode: u64,
+    inode: Inode,
 }
 
 impl Measurement {
@@ -93,8 +92,7 @@ impl Measurement {
         let folder = openat(CWD, folder, FOLDER, Mode::empty())?;
         let itself = look(folder.as_fd(), c"", AtFlags::EMPTY_PATH)?;
         let mut measurement = Self {
-            device: device(&itself),
-            levels: vec![Level::new(folder, itself.stx_ino)?],
+            levels: vec![Level::new(folder, inode(&itself))?],
             linked: HashSet::new(),
             usage: Usage::default(),
             complete: true,
@@ -158,7 +156,8 @@ impl Measurement {
                 return Ok(());
             }
         };
-        if device(&found) != self.device {
+        // It is counted by whoever has mounted it.
+        if found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) {
             return Ok(());
         }
         if FileType::from_raw_mode(found.stx_mode.into()) != FileType::Directory {
@@ -166,16 +165,15 @@ impl Measurement {
             return Ok(());
         }
         match open_folder(folder, name) {
-            // It is counted by whoever has mounted it.
-            Err(Errno::XDEV) => return Ok(()),
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(()),
+            // What is gone, or was mounted just now.
+            Err(Errno::XDEV | Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(()),
             Err(Errno::MFILE | Errno::NFILE | Errno::NOMEM) => return Err(Errno::MFILE.into()),
             Err(_) => self.complete = false,
             Ok(_) if self.levels.len() >= MOST_LEVELS => {
                 (self.complete, self.too_deep) = (false, true);
             }
             Ok(inner) => {
-                let inner = Level::new(inner, found.stx_ino)?;
+                let inner = Level::new(inner, inode(&found))?;
                 self.levels.push(inner);
                 if let Some(far) = self.levels.len().checked_sub(MOST_OPEN + 1) {
                     self.levels[far].entries = None;
@@ -191,14 +189,14 @@ impl Measurement {
         let names = u64::from(found.stx_nlink.max(1));
         let is_folder = FileType::from_raw_mode(found.stx_mode.into()) == FileType::Directory;
         if names > 1 && !is_folder {
-            if self.linked.contains(&found.stx_ino) {
+            if self.linked.contains(&inode(found)) {
                 return;
             }
             if self.linked.len() >= MOST_LINKED {
                 self.usage.bytes.0 = self.usage.bytes.0.saturating_add(bytes / names);
                 return;
             }
-            self.linked.insert(found.stx_ino);
+            self.linked.insert(inode(found));
         }
         self.usage.bytes.0 = self.usage.bytes.0.saturating_add(bytes);
         self.usage.inodes += 1;
@@ -218,7 +216,8 @@ impl Measurement {
         let reopened = open_folder(folder.fd()?, c"..");
         let same = reopened.ok().filter(|folder| {
             // Somebody may have moved what we are in.
-            fstat(folder).is_ok_and(|found| found.st_ino == above.inode)
+            look(folder.as_fd(), c"", AtFlags::EMPTY_PATH)
+                .is_ok_and(|found| inode(&found) == above.inode)
         });
         if let Some(folder) = same {
             let mut entries = Dir::new(folder)?;
@@ -236,7 +235,7 @@ impl Measurement {
 }
 
 impl Level {
-    fn new(folder: OwnedFd, inode: u64) -> io::Result<Self> {
+    fn new(folder: OwnedFd, inode: Inode) -> io::Result<Self> {
         Ok(Self {
             entries: Some(Dir::new(folder)?),
             offset: 0,
@@ -260,6 +259,6 @@ fn look(folder: BorrowedFd<'_>, name: &CStr, how: AtFlags) -> rustix::io::Result
     statx(folder, name, how | AtFlags::NO_AUTOMOUNT, what)
 }
 
-fn device(found: &Statx) -> Device {
-    (found.stx_dev_major, found.stx_dev_minor)
+fn inode(found: &Statx) -> Inode {
+    (found.stx_dev_major, found.stx_dev_minor, found.stx_ino)
 }

@@ -123,11 +123,15 @@ fn is_on_itself(mounts: &[Mount], place: &Path) -> bool {
 }
 
 /// Mounts a device's file system. Nobody gets rights or devices by what is in it, and no tables are
-/// written that a fresh image does not need.
-pub(crate) fn mount_image(device: &Path, at: &Path) -> Result<(), BoundsError> {
+/// written that a fresh image does not need. What it frees goes back to the disk, or is kept.
+pub(crate) fn mount_image(device: &Path, at: &Path, give_back: bool) -> Result<(), BoundsError> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    let options = Some("errors=remount-ro,noinit_itable");
-    mount(Some(device), at, Some("ext4"), flags, options).map_err(|error| failed(at, error))
+    let options = match give_back {
+        true => "errors=remount-ro,noinit_itable,discard",
+        false => "errors=remount-ro,noinit_itable,nodiscard",
+    };
+    let mounted = mount(Some(device), at, Some("ext4"), flags, Some(options));
+    mounted.map_err(|error| failed(at, error))
 }
 
 /// Takes whatever is mounted there off, even where somebody still has something of it open: they

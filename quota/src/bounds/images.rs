@@ -5,6 +5,7 @@
 use std::fs::{self, File, Metadata};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::thread::CapabilitySet;
 use tepui_types::Bytes;
@@ -13,9 +14,15 @@ use super::{Bounds, is_empty, make_folder, step};
 use crate::error::BoundsError;
 use crate::image::{self, BLOCK};
 use crate::loop_device::{self, LoopDevice};
+use crate::measure::STAT_BLOCK;
 use crate::places;
 use crate::program;
 use crate::record::{Entry, Record};
+
+/// How often, and how long after one another, is looked whether a device is given back: a second, much
+/// longer than udev or another thread looks at one.
+const LOOKS: u32 = 100;
+const PAUSE: Duration = Duration::from_millis(10);
 
 impl Bounds {
     /// Makes an image that was recorded.
@@ -30,9 +37,21 @@ impl Bounds {
         let file = image::create(&path, record.bytes, self.settings.whole_images)?;
         step(name, "make its file system");
         image::format(&path, record.bytes, record.life)?;
+        // Where a disk below cannot write zeros, that has made holes.
+        image::extend(&file, &path, record.bytes, self.settings.whole_images)?;
         step(name, "sync its image");
         let synced = file.sync_all();
         synced.map_err(|source| BoundsError::io("sync", &path, source))
+    }
+
+    /// Sees that all of an image's room is set aside still: `fstrim` gives back what is free in it.
+    pub(super) fn fill_up(&self, entry: &Entry) -> Result<(), BoundsError> {
+        let path = entry.image();
+        let is = look_at(&path)?;
+        if !self.settings.whole_images || is.blocks().saturating_mul(STAT_BLOCK) >= is.len() {
+            return Ok(());
+        }
+        image::extend(&open_image(&path)?, &path, Bytes(is.len()), true)
     }
 
     /// Mends and mounts an image that is not mounted here, and lets it grow where it was about to.
@@ -49,7 +68,7 @@ impl Bounds {
         if !is_empty(&at)? {
             return Err(BoundsError::Occupied(at));
         }
-        let device = match LoopDevice::of_image(&look_at(&path)?)? {
+        let device = match LoopDevice::of_image(&path, &look_at(&path)?)? {
             // It is mounted elsewhere, and one file system in two places.
             Some(device) => device,
             None => {
@@ -64,7 +83,7 @@ impl Bounds {
             }
         };
         step(name, "mount it");
-        places::mount_image(&device.path, &at)?;
+        places::mount_image(&device.path, &at, !self.settings.whole_images)?;
         // Programs such as databases want an empty folder; the checker makes it when it needs one.
         let _ = fs::remove_dir(at.join("lost+found"));
         Ok(device)
@@ -139,11 +158,13 @@ impl Bounds {
     ) -> Result<(), BoundsError> {
         step(name, "unmount it for a while");
         places::unmount_unused(&record.at)?;
-        if LoopDevice::of_image(&look_at(&entry.image())?)?.is_some() {
-            self.mount(name, entry, record)?;
-            return Err(BoundsError::InUse(record.at.clone()));
+        match is_given_back(&entry.image())? {
+            true => Ok(()),
+            false => {
+                self.mount(name, entry, record)?;
+                Err(BoundsError::InUse(record.at.clone()))
+            }
         }
-        Ok(())
     }
 }
 
@@ -156,6 +177,22 @@ pub(super) fn device_at(entry: &Entry, at: &Path) -> Result<Option<LoopDevice>, 
     let device = LoopDevice::find(mounted.dev(), &image)?;
     let device = device.ok_or_else(|| BoundsError::Occupied(at.to_owned()))?;
     Ok(Some(device))
+}
+
+/// Waits a little until an image has no device any more: others look at devices now and then, and
+/// then the last look ends one.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the kernel tells nobody; this thread may block"
+)]
+fn is_given_back(path: &Path) -> Result<bool, BoundsError> {
+    for _ in 0..LOOKS {
+        if LoopDevice::of_image(path, &look_at(path)?)?.is_none() {
+            return Ok(true);
+        }
+        std::thread::sleep(PAUSE);
+    }
+    Ok(false)
 }
 
 /// Whether a file system may be made larger under its users.

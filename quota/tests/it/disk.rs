@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 use tempfile::TempDir;
 use tepui_quota::{Bounds, Enforce, Life, Settings, Support, Wanted};
@@ -172,6 +173,18 @@ pub fn settings_in(dir: &Path, headroom: Bytes) -> Settings {
         headroom,
         whole_images: true,
         remove_folder: |path| fs::remove_dir_all(path),
+    }
+}
+
+/// Unmounts what this test uses no more; a process that another one starts may have it for a moment.
+#[expect(clippy::disallowed_methods, reason = "a real kernel, in real time")]
+pub fn unmount(at: &Path) {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        match umount2(at, MntFlags::empty()) {
+            Err(Errno::EBUSY) if Instant::now() < deadline => std::thread::yield_now(),
+            done => return done.unwrap(),
+        }
     }
 }
 
