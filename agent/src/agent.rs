@@ -37,6 +37,7 @@ mod executors;
 mod placement;
 mod programs;
 mod replay;
+mod room;
 mod status_updates;
 mod stops;
 mod tasks;
@@ -219,12 +220,6 @@ impl Agent {
         Ok(())
     }
 
-    /// Whether there is room to record more tasks. Without it new ones are refused; those that are
-    /// here go on.
-    pub fn on_room(&mut self, has_room: bool) {
-        self.is_full = !has_room;
-    }
-
     fn on_launch(&mut self, out: &mut Vec<Action>, launch: TaskLaunch) {
         let id = launch.task.clone();
         if self.is_refused(&id) {
@@ -242,41 +237,6 @@ impl Agent {
         }
         out.push(Action::Record(Record::Launched(Box::new(launch))));
         self.route(out, &id);
-    }
-
-    /// What of its machine may be launched now. What runs goes on.
-    pub fn on_may_launch(&mut self, launches: Launches) {
-        self.launches = launches;
-    }
-
-    /// Why a task that is new cannot be taken now.
-    fn unfit(&self, launch: &TaskLaunch) -> Option<Reason> {
-        if self.is_full {
-            let message = "the disk of the agent's data folder is full: it takes no tasks until \
-                           there is room";
-            return Some(Reason::new(reason::AGENT_FULL, message));
-        }
-        let message = match self.launches {
-            Launches::All => return None,
-            Launches::FirmOnly if launch.revocable.is_empty() => return None,
-            Launches::FirmOnly => "the agent's machine lends nothing that may be taken back now",
-            Launches::Nothing => {
-                "the agent's machine is short of memory, processes or disk: it starts nothing \
-                 until that is over"
-            }
-        };
-        Some(Reason::new(reason::UNDER_PRESSURE, message))
-    }
-
-    /// Nothing is recorded of a refused task, and nothing was done for it: an agent that starts anew
-    /// is told to launch it again, if the log does not have the refusal by then.
-    fn refuse(&mut self, id: &TaskId, why: Reason) {
-        self.statuses.set(report(id, TaskState::Dropped, Some(why)));
-    }
-
-    /// Whether a task was refused and the log may not have that yet: then it must not run any more.
-    fn is_refused(&self, id: &TaskId) -> bool {
-        self.tasks.life(id) == Life::Unknown && self.statuses.get(id).is_some()
     }
 
     fn on_kill(&mut self, out: &mut Vec<Action>, id: TaskId, grace_ms: u64) {

@@ -58,7 +58,6 @@ pub mod metrics;
 pub mod pools;
 pub mod ports;
 pub mod pressure;
-pub mod removal;
 pub mod resources;
 pub mod sandbox;
 pub mod sandboxes;

@@ -9,21 +9,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tepui_pressure::{
-    Amounts, Decision, Estimator, Launches, Readings, Relief, RunningTask, Sample, Sources, Strain,
-    Watch,
-};
-use tepui_types::{Bytes, MilliCpus, Reason, Resources, task::reason};
+use tepui_pressure::{Amounts, Decision, Launches, Readings, Sources, Strain, Watch};
+use tepui_types::{Reason, Resources, task::reason};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::agent::Running;
 use crate::event_loop::Event;
-use crate::pools::{firm_of, revocable_of, with_revocable};
 use crate::sandbox::Layout;
 use crate::uptime;
+use judge::Judge;
 use meter::Meter;
 use valve::Valve;
 
+mod judge;
 mod meter;
 mod valve;
 
@@ -50,13 +48,11 @@ pub struct Pressure {
 #[derive(Debug)]
 struct Duty {
     pressure: Pressure,
-    relief: Relief,
-    estimator: Estimator,
+    judge: Judge,
     meter: Meter,
     valve: Valve,
     sampled: Option<Duration>,
     last: Option<Decision>,
-    told: Amounts,
 }
 
 /// What one look has led to, for the loop.
@@ -103,73 +99,31 @@ impl Pressure {
 impl Duty {
     fn new(pressure: Pressure) -> Self {
         Self {
-            relief: Relief::default(),
-            estimator: Estimator::new(pressure.slack),
+            judge: Judge::new(pressure.lent.clone(), pressure.slack),
             meter: Meter::default(),
             valve: Valve::default(),
             sampled: None,
             last: None,
-            told: revocable_of(&pressure.lent),
             pressure,
         }
     }
 
-    /// Decides, and does what concerns cgroups. Blocks.
+    /// Measures, has it judged, and does what concerns cgroups. Blocks.
     fn look(&mut self, readings: &Readings, running: &[Running]) -> Outcome {
         let now = Duration::from_millis(uptime::now_ms());
         let was_pressed = self.last.as_ref().is_some_and(Decision::is_pressed);
         let is_due = self.sampled.is_none_or(|last| now >= last + SAMPLE);
-        let lends_slack = self.pressure.slack != Amounts::default();
-        let measures = was_pressed || (is_due && lends_slack);
+        let samples = is_due && self.pressure.slack != Amounts::default();
+        if samples {
+            self.sampled = Some(now);
+        }
+        let layout = &self.pressure.layout;
         let tasks = self
             .meter
-            .look(now, &self.pressure.layout, running, measures);
-        let decision = self.relief.decide(now, readings, &tasks);
-        if is_due && lends_slack {
-            self.sampled = Some(now);
-            self.estimator.observe(&Sample {
-                at: now,
-                capacity: firm_of(&self.pressure.lent),
-                idle: idle(readings),
-                pressed: decision.is_pressed(),
-                tasks: tasks.clone(),
-            });
-        }
-        self.valve.turn(decision.share_percent, running);
-        let lent = self.lend(&decision, &tasks);
-        Outcome { lent, decision }
-    }
-
-    /// All that is lent from now on, if that is something else than before: under pressure no more of
-    /// what may be taken back than tasks have.
-    fn lend(&mut self, decision: &Decision, tasks: &[RunningTask]) -> Option<Resources> {
-        let (fixed, slack) = (revocable_of(&self.pressure.lent), self.estimator.lent());
-        let mut amounts = Amounts {
-            cpus: MilliCpus(fixed.cpus.0.saturating_add(slack.cpus.0)),
-            mem: Bytes(fixed.mem.0.saturating_add(slack.mem.0)),
-        };
-        if decision.is_pressed() {
-            let out = tasks.iter().map(|task| task.holding.lent);
-            let out = out.fold(Amounts::default(), |sum, one| Amounts {
-                cpus: MilliCpus(sum.cpus.0.saturating_add(one.cpus.0)),
-                mem: Bytes(sum.mem.0.saturating_add(one.mem.0)),
-            });
-            amounts.cpus = amounts.cpus.min(out.cpus);
-            amounts.mem = amounts.mem.min(out.mem);
-        }
-        if amounts == self.told {
-            return None;
-        }
-        match with_revocable(&self.pressure.lent, amounts) {
-            Ok(lent) => {
-                self.told = amounts;
-                Some(lent)
-            }
-            Err(why) => {
-                tracing::warn!(why, "what is lent stays as it is");
-                None
-            }
-        }
+            .look(now, layout, running, samples || was_pressed);
+        let outcome = self.judge.judge(now, readings, tasks, samples);
+        self.valve.turn(outcome.decision.share_percent, running);
+        outcome
     }
 
     /// Tells the loop; an error when there is none any more.
@@ -196,14 +150,6 @@ impl Duty {
         self.last = Some(decision);
         Ok(())
     }
-}
-
-/// What of the whole machine nobody uses.
-fn idle(readings: &Readings) -> Option<Amounts> {
-    Some(Amounts {
-        cpus: readings.cpu?.idle(),
-        mem: readings.mem?.available,
-    })
 }
 
 fn say(decision: &Decision) {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use tepui_pressure::Launches;
 use tepui_types::task::{CommandWorkload, TaskSpec, WasmWorkload};
 use tepui_types::{FrameworkId, OperationId, Resources, Role, TaskName, Workload};
 
@@ -390,6 +391,23 @@ fn a_full_agent_refuses_what_is_new_and_goes_on_with_what_it_has() {
     let statuses = bench.statuses();
     let held = ("held".to_owned(), TaskState::Finished);
     assert!(statuses.contains(&held), "{statuses:?}");
+}
+
+#[test]
+fn an_agent_that_lends_nothing_more_refuses_what_would_run_on_it() {
+    let mut bench = Bench::new();
+    let mut cheap = native("cheap");
+    cheap.revocable.cpus = tepui_types::MilliCpus(100);
+    bench.on(|agent, _| agent.on_may_launch(Launches::FirmOnly));
+    assert_eq!(bench.launch(cheap), []);
+    let told = &bench.take_statuses()[0];
+    let code = told.reason.as_ref().map(|why| why.code.as_str());
+    assert_eq!(code, Some(reason::UNDER_PRESSURE));
+    assert!(!bench.launch(native("firm")).is_empty());
+    bench.on(|agent, _| agent.on_may_launch(Launches::Nothing));
+    assert_eq!(bench.launch(native("firm-too")), []);
+    bench.on(|agent, _| agent.on_may_launch(Launches::All));
+    assert!(!bench.launch(native("later")).is_empty());
 }
 
 #[test]

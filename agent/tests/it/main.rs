@@ -18,6 +18,8 @@ mod master;
 mod native;
 /// Where tasks listen.
 mod ports;
+/// What tasks give back when the machine is short.
+mod pressure;
 /// Agent processes that clean up after themselves.
 mod process;
 /// Programs that are images.

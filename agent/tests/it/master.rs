@@ -120,6 +120,7 @@ impl FakeMaster {
             hello,
             inbox: Vec::new(),
             latest: BTreeMap::new(),
+            machine: None,
             records: true,
         };
         let AgentFrame::Hello(hello) = session.next().await else {
@@ -218,6 +219,8 @@ pub struct Session {
     inbox: Vec<AgentFrame>,
     /// The latest status of each task.
     pub latest: BTreeMap<TaskId, StatusReport>,
+    /// What the agent's machine has, if it has said so since its hello.
+    pub machine: Option<tepui_types::AgentInfo>,
     /// Whether statuses are answered with `Recorded`.
     pub records: bool,
 }
@@ -312,6 +315,10 @@ impl Session {
                 AgentFrame::Statuses(reports) => reports,
                 AgentFrame::Heartbeat(_) => {
                     self.send(MasterFrame::Heartbeat).await;
+                    continue;
+                }
+                AgentFrame::Machine(info) => {
+                    self.machine = Some(*info);
                     continue;
                 }
                 _ => continue,

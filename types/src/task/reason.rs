@@ -66,7 +66,7 @@ pub const HEALTH_CHECK_FAILED: &str = "health-check-failed";
 pub const EXECUTOR_TERMINATED: &str = "executor-terminated";
 /// Its executor could not be started.
 pub const EXECUTOR_FAILED: &str = "executor-failed";
-/// The agent's disk is full, and it takes no more tasks.
+/// The agent has no room for more tasks: its disk is full, or its machine short of memory or processes.
 pub const AGENT_FULL: &str = "agent-full";
 /// Someone asked for its end.
 pub const KILL_REQUESTED: &str = "kill-requested";

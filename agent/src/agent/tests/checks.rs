@@ -64,3 +64,16 @@ fn a_kill_that_was_asked_for_first_is_no_verdict() {
     bench.update(0, "a", TaskState::Killed);
     assert_eq!(bench.take_statuses()[0].state, TaskState::Killed);
 }
+
+#[test]
+fn a_task_whose_machine_needed_what_it_had_has_not_failed() {
+    let mut bench = running();
+    let why = Reason::new(reason::UNDER_PRESSURE, "the machine is short of memory");
+    bench.on(|agent, out| agent.on_unwell(out, id("a"), why));
+    bench.restart();
+    bench.attach(0, vec![update("a", TaskState::Running)]);
+    bench.take_statuses();
+    bench.update(0, "a", TaskState::Killed);
+    let taken = (TaskState::Killed, reason::UNDER_PRESSURE.into());
+    assert_eq!(end(&mut bench), taken);
+}

@@ -1,0 +1,55 @@
+//! Tasks that are refused, because the machine has no room for them now; those that are here go on.
+
+use tepui_pressure::Launches;
+use tepui_types::task::reason;
+use tepui_types::wire::agent::TaskLaunch;
+use tepui_types::{Reason, TaskId, TaskState};
+
+use super::{Agent, Life, report};
+
+impl Agent {
+    /// Whether there is room to record more tasks. Without it new ones are refused; those that are
+    /// here go on.
+    pub fn on_room(&mut self, has_room: bool) {
+        self.is_full = !has_room;
+    }
+
+    /// What of its machine may be launched now. What runs goes on.
+    pub fn on_may_launch(&mut self, launches: Launches) {
+        self.launches = launches;
+    }
+
+    /// Why a task that is new cannot be taken now.
+    pub(super) fn unfit(&self, launch: &TaskLaunch) -> Option<Reason> {
+        if self.is_full {
+            let message = "the disk of the agent's data folder is full: it takes no tasks until \
+                           there is room";
+            return Some(Reason::new(reason::AGENT_FULL, message));
+        }
+        let (code, message) = match self.launches {
+            Launches::All => return None,
+            Launches::FirmOnly if launch.revocable.is_empty() => return None,
+            Launches::FirmOnly => (
+                reason::UNDER_PRESSURE,
+                "the agent's machine lends nothing that may be taken back now",
+            ),
+            Launches::Nothing => (
+                reason::AGENT_FULL,
+                "the agent's machine is short of memory, processes or disk: it takes no tasks \
+                 until there is room",
+            ),
+        };
+        Some(Reason::new(code, message))
+    }
+
+    /// Nothing is recorded of a refused task, and nothing was done for it: an agent that starts anew
+    /// is told to launch it again, if the log does not have the refusal by then.
+    pub(super) fn refuse(&mut self, id: &TaskId, why: Reason) {
+        self.statuses.set(report(id, TaskState::Dropped, Some(why)));
+    }
+
+    /// Whether a task was refused and the log may not have that yet: then it must not run any more.
+    pub(super) fn is_refused(&self, id: &TaskId) -> bool {
+        self.tasks.life(id) == Life::Unknown && self.statuses.get(id).is_some()
+    }
+}

@@ -1,0 +1,107 @@
+//! A machine that is short of processors: what its tasks give back, and what it lends.
+
+use std::process::{Child, Command};
+
+use tepui_types::wire::agent::TaskLaunch;
+use tepui_types::{MilliCpus, Resources, TaskState};
+
+use crate::master::{FakeMaster, Session, eventually, shell};
+use crate::process::AgentProcess;
+
+/// Processes that keep every processor busy, and are no hindrance to others that want one.
+struct Spinners(Vec<Child>);
+
+impl Spinners {
+    fn start() -> Self {
+        let processors = std::thread::available_parallelism().unwrap().get();
+        let spin = || {
+            let mut command = Command::new("nice");
+            command.args(["-n", "19", "/bin/sh", "-c", "while :; do :; done"]);
+            command.spawn().unwrap()
+        };
+        // Twice as many, so that someone always waits.
+        Self((0..2 * processors).map(|_| spin()).collect())
+    }
+}
+
+impl Drop for Spinners {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            child.kill().ok();
+            child.wait().ok();
+        }
+    }
+}
+
+fn revocable(name: &str) -> TaskLaunch {
+    let mut launch = shell(name, "exec sleep 1000");
+    launch.revocable = Resources {
+        cpus: launch.resources.cpus,
+        ..Resources::default()
+    };
+    launch
+}
+
+/// What may be taken back, as the agent has said last.
+fn lent(session: &Session) -> Option<MilliCpus> {
+    let machine = session.machine.as_ref()?;
+    let pools = machine.resources.pools.iter();
+    Some(MilliCpus(pools.map(|pool| pool.amounts.cpus.0).sum()))
+}
+
+/// The quotas of all cgroups of the agent's tasks, in microseconds of each 100 ms.
+fn quotas(agent: &AgentProcess) -> Vec<i64> {
+    let name = std::fs::read_to_string(agent.layout().dir().join("cgroup")).unwrap();
+    let quota = |dir: &std::path::Path| {
+        let v1 = std::fs::read_to_string(dir.join("cpu.cfs_quota_us"));
+        let text = v1
+            .or_else(|_| std::fs::read_to_string(dir.join("cpu.max")))
+            .ok()?;
+        text.split_whitespace().next()?.parse().ok()
+    };
+    let roots = ["/sys/fs/cgroup/cpu", "/sys/fs/cgroup"];
+    let parents = roots
+        .iter()
+        .map(|root| std::path::Path::new(root).join(&name));
+    let children = parents.flat_map(|parent| std::fs::read_dir(parent).into_iter().flatten());
+    let tasks = children.flatten().map(|entry| entry.path());
+    let tasks = tasks.filter(|path| path.to_str().is_some_and(|path| path.ends_with("-task")));
+    tasks.filter_map(|path| quota(&path)).collect()
+}
+
+#[tokio::test]
+async fn tasks_on_what_may_be_taken_back_make_way_for_others() {
+    if tepui_executor::cgroup::available().is_err()
+        || !std::path::Path::new("/proc/pressure").exists()
+    {
+        eprintln!("skipped: it needs cgroups and PSI");
+        return;
+    }
+    let mut master = FakeMaster::start().await;
+    let agent = AgentProcess::start_with(&master, &["--revocable", "cpus=3"]);
+    let mut session = master.session().await;
+    let (firm, cheap) = (shell("firm", "exec sleep 1000"), revocable("cheap"));
+    for launch in [&firm, &cheap] {
+        session.launch(launch).await;
+        session.until(&launch.task, TaskState::Running).await;
+    }
+    let spinners = Spinners::start();
+    let throttled = eventually("the one on what is lent has less than it was given", || {
+        quotas(&agent)
+            .iter()
+            .any(|quota| (1..100_000).contains(quota))
+    });
+    session.meanwhile(throttled).await;
+    let whole = quotas(&agent)
+        .iter()
+        .filter(|quota| **quota == 100_000)
+        .count();
+    assert!(whole >= 1, "what is firm stays: {:?}", quotas(&agent));
+
+    // No more is lent than is out; what is firm is taken on.
+    let more = shell("more", "true");
+    session.launch(&more).await;
+    session.until(&more.task, TaskState::Finished).await;
+    assert_eq!(lent(&session), Some(cheap.revocable.cpus));
+    drop(spinners);
+}
