@@ -2,7 +2,8 @@
 //!
 //! The measured binaries are the ones that `up` and `test` use. All arguments go to `tepui-bench`,
 //! which knows the benchmarks, prints the table and writes the JSON file. Those of the
-//! allocator are benches of the pure crate, so that they are built in seconds.
+//! allocator are benches of the pure crate, so that they are built in seconds. `agent` has rows
+//! besides that are benches of the agent and of its executors, which speak to them as their tests do.
 
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -23,6 +24,19 @@ pub fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     build::everything(workspace, tasks::C::IfCompilerPresent)?;
     let mut bench = Command::new(workspace.release().join("tepui-bench"));
     bench.args(arguments);
+    if arguments[0] == "agent" {
+        process::run(&mut bench)?;
+        let mut beside = workspace.cargo();
+        beside.args([
+            "bench",
+            "--workspace",
+            "--bench",
+            "agent",
+            "--bench",
+            "wasm",
+        ]);
+        return process::run(&mut beside);
+    }
     let error = bench.exec();
     Err(error).with_context(|| format!("failed to start `{}`", process::line(&bench)))
 }
