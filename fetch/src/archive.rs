@@ -13,8 +13,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-use flate2::bufread::MultiGzDecoder;
-use lzma_rust2::XzReader;
+use tepui_tarball::plain;
 use tepui_tree::{Time, clean};
 
 use crate::sandbox::{Sandbox, Trouble, said};
@@ -22,8 +21,6 @@ use source::Positioned;
 
 /// Read at once, from archives and into files.
 const BUFFER: usize = 128 * 1024;
-/// What a decoder of xz may take: what zstd's takes at most, and twice what `xz -9` needs.
-const MAX_XZ_KIB: u32 = 128 * 1024;
 
 /// How names of archives end.
 const ENDINGS: [&str; 8] = [
@@ -55,7 +52,7 @@ pub(crate) fn sniff(file: &File, cancelled: &AtomicBool) -> Result<Option<Format
     }
     let mut block = [0; tepui_tarball::BLOCK as usize];
     // What cannot be read that far is no archive, or not one that can be unpacked.
-    let read = decoder(input).and_then(|mut plain| plain.read_exact(&mut block));
+    let read = plain(input).and_then(|mut plain| plain.read_exact(&mut block));
     Ok((read.is_ok() && tepui_tarball::begins(&block)).then_some(Format::Tar))
 }
 
@@ -84,24 +81,6 @@ pub(crate) fn unpack(
         Err(error) => Err(error),
         Ok(()) => target.sandbox.finish(),
     }
-}
-
-/// By the first bytes.
-fn decoder<'a>(mut input: impl BufRead + 'a) -> io::Result<Box<dyn Read + 'a>> {
-    let start = input.fill_buf()?;
-    if start.starts_with(&[0x1f, 0x8b]) {
-        return Ok(Box::new(MultiGzDecoder::new(input)));
-    }
-    if start.starts_with(&[0xfd, b'7', b'z', b'X', b'Z', 0]) {
-        return Ok(Box::new(XzReader::new_mem_limit(input, true, MAX_XZ_KIB)));
-    }
-    // A frame, or a frame to be skipped, as those have that can be read from the middle.
-    let skippable =
-        start.len() >= 4 && start[0] & 0xf0 == 0x50 && start[1..4] == [0x2a, 0x4d, 0x18];
-    if start.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) || skippable {
-        return Ok(Box::new(zstd::Decoder::with_buffer(input)?));
-    }
-    Ok(Box::new(input))
 }
 
 /// Where members go.

@@ -14,13 +14,13 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use rustix::fs::{Timespec, Timestamps, UTIME_NOW};
 use serde::{Deserialize, Serialize};
 use tepui_folder::{Format, Hold};
+use tepui_transfer::{Draft, Drafts};
 use tepui_types::Digest;
 
 use crate::error::FetchError;
@@ -39,7 +39,7 @@ const MAX_WORD: usize = 1024;
 pub(crate) struct Cache {
     dir: PathBuf,
     max_bytes: u64,
-    drafts: AtomicU64,
+    drafts: Drafts,
     pages: Mutex<Pages>,
     _hold: Hold,
 }
@@ -99,27 +99,6 @@ struct UrlFile {
     version: Version,
 }
 
-/// A file that is unfinished, and gone when this is dropped.
-#[derive(Debug)]
-pub(crate) struct Draft(PathBuf);
-
-impl Draft {
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for Draft {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_file(&self.0)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::warn!(path = %self.0.display(), %error, "a draft stays until the next start");
-        }
-    }
-}
-
 /// Holds a kept download: while one of its leases lives, it stays.
 #[derive(Debug)]
 pub(crate) struct Lease {
@@ -155,13 +134,9 @@ impl Cache {
             source: Arc::new(error),
         })?;
         let drafts = dir.join("drafts");
-        match fs::remove_dir_all(&drafts) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(FetchError::disk("clear", &drafts, error));
-            }
-            _ => {}
-        }
-        for name in ["blobs", "urls", "drafts"] {
+        let drafts = Drafts::open(drafts.clone())
+            .map_err(|error| FetchError::disk("clear", &drafts, error))?;
+        for name in ["blobs", "urls"] {
             let path = dir.join(name);
             // Tasks have no business in what was fetched for others.
             let made = fs::create_dir_all(&path).and_then(|()| {
@@ -176,7 +151,7 @@ impl Cache {
         let cache = Arc::new(Self {
             dir: dir.to_owned(),
             max_bytes,
-            drafts: AtomicU64::new(0),
+            drafts,
             pages: Mutex::new(pages),
             _hold: hold,
         });
@@ -186,15 +161,14 @@ impl Cache {
 
     /// A new, empty draft.
     pub fn draft(&self) -> Result<(Draft, File), FetchError> {
-        let number = self.drafts.fetch_add(1, Ordering::Relaxed);
-        let draft = Draft(self.dir.join("drafts").join(number.to_string()));
+        let draft = self.drafts.draft();
         let mut options = File::options();
         let file = options
             .read(true)
             .write(true)
             .create_new(true)
-            .open(&draft.0);
-        let file = file.map_err(|error| FetchError::disk("make", &draft.0, error))?;
+            .open(draft.path());
+        let file = file.map_err(|error| FetchError::disk("make", draft.path(), error))?;
         Ok((draft, file))
     }
 
@@ -220,10 +194,10 @@ impl Cache {
         digest: Digest,
         bytes: u64,
     ) -> Result<Lease, FetchError> {
-        sync(draft.path())?;
+        sync(&draft)?;
         let mut pages = self.lock();
         if pages.used(&digest).is_none() {
-            self.rename(draft.path(), &self.blob(&digest))?;
+            keep(&draft, &self.blob(&digest))?;
             pages.add(digest, bytes);
         }
         let lease = self.lease(&mut pages, digest);
@@ -250,9 +224,9 @@ impl Cache {
             },
         );
         written.map_err(|error| FetchError::disk("write", draft.path(), error.into()))?;
-        sync(draft.path())?;
+        sync(&draft)?;
         let mut pages = self.lock();
-        self.rename(draft.path(), &self.url(&url))?;
+        keep(&draft, &self.url(&url))?;
         pages.add_url(url, digest, version);
         while let Some(url) = pages.url_too_many() {
             remove(&self.url(&url));
@@ -323,12 +297,6 @@ impl Cache {
 
     fn url(&self, url: &Digest) -> PathBuf {
         self.dir.join("urls").join(format!("{}.json", url.hex()))
-    }
-
-    /// The new name is on disk when this returns.
-    fn rename(&self, from: &Path, to: &Path) -> Result<(), FetchError> {
-        fs::rename(from, to).map_err(|error| FetchError::disk("name", to, error))?;
-        sync(to.parent().unwrap_or(&self.dir))
     }
 }
 
@@ -454,9 +422,14 @@ fn parse(hex: &str) -> Option<Digest> {
     format!("sha256:{hex}").parse().ok()
 }
 
-fn sync(path: &Path) -> Result<(), FetchError> {
-    let synced = File::open(path).and_then(|file| file.sync_all());
-    synced.map_err(|error| FetchError::disk("sync", path, error))
+fn sync(draft: &Draft) -> Result<(), FetchError> {
+    let synced = draft.sync();
+    synced.map_err(|error| FetchError::disk("sync", draft.path(), error))
+}
+
+fn keep(draft: &Draft, to: &Path) -> Result<(), FetchError> {
+    let kept = draft.keep(to);
+    kept.map_err(|error| FetchError::disk("name", to, error))
 }
 
 /// What stays is found again at the next start.

@@ -3,10 +3,9 @@
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::{StreamExt, TryStreamExt};
-use tepui_transfer::{Joined, Report, alone, blocking};
+use tepui_transfer::{Joined, Report, StopOnDrop, alone, blocking};
 use tepui_types::Digest;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
@@ -268,7 +267,7 @@ impl Shared {
         let (config, cache) = (self.config.clone(), self.cache.clone());
         let (name, digest) = (wanted.name.clone(), wanted.digest);
         let stop = StopOnDrop::default();
-        let cancelled = stop.0.clone();
+        let cancelled = stop.flag();
         let (got, bytes) = blocking::<_, FetchError>(move || {
             let file = open(&config)?;
             let length = file.metadata().map_or(0, |metadata| metadata.len());
@@ -330,16 +329,6 @@ fn fits(wanted: &Wanted, far: Far, limit: u64) -> Result<(), FetchError> {
     }
 }
 
-/// Tells work on another thread that nobody wants it any longer.
-#[derive(Debug, Default)]
-struct StopOnDrop(Arc<AtomicBool>);
-
-impl Drop for StopOnDrop {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
 /// A sandbox while it is filled. Dropped, it is emptied on a thread that may block.
 struct Filling {
     /// Not while something is put into it: it is on that thread then.
@@ -372,7 +361,7 @@ impl Filling {
         // The semaphore is never closed.
         let turn = placing.clone().acquire_owned().await;
         let mut sandbox = self.sandbox.take().ok_or_else(interrupted)?;
-        let (owned, cancelled) = (wanted.clone(), self.stop.0.clone());
+        let (owned, cancelled) = (wanted.clone(), self.stop.flag());
         let placed = spawn_blocking(move || {
             let placed = place(&mut sandbox, &owned, &got, &cancelled);
             drop((got, turn));

@@ -12,10 +12,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::OFlags;
 use sha2::{Digest as _, Sha256};
+use tepui_transfer::Draft;
 use tepui_tree::BENEATH;
 use tepui_types::Digest;
 
-use crate::cache::{Cache, Draft};
+use crate::cache::Cache;
 use crate::error::FetchError;
 use crate::http::check;
 

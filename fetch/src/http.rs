@@ -13,12 +13,12 @@ use reqwest::header::{
 };
 use reqwest::redirect::{Action, Attempt};
 use reqwest::{Response, StatusCode, Url};
-use tepui_transfer::{Pace, Report, Sink, blocking, chain, continues};
+use tepui_transfer::{Draft, Pace, Report, Sink, blocking, chain, continues};
 use tepui_types::Digest;
 use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::{timeout, timeout_at};
 
-use crate::cache::{Cache, Draft, Version};
+use crate::cache::{Cache, Version};
 use crate::config::FetchConfig;
 use crate::error::FetchError;
 use crate::names::Names;

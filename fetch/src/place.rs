@@ -6,8 +6,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use tepui_transfer::Draft;
+
 use crate::archive::{Format, is_called_archive, sniff, unpack};
-use crate::cache::{Draft, Lease};
+use crate::cache::Lease;
 use crate::error::FetchError;
 use crate::item::{Extract, Wanted};
 use crate::sandbox::{Sandbox, Trouble};

@@ -7,13 +7,13 @@
 use std::collections::HashSet;
 use std::time::{Duration, SystemTime};
 
-use tepui_transfer::blocking;
+use tepui_transfer::{Draft, blocking};
 use tepui_types::Digest;
 
 use crate::books::Pages;
 use crate::error::ImageError;
 use crate::images::Images;
-use crate::store::{Draft, Part};
+use crate::store::Part;
 
 /// What may stay.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

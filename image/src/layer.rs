@@ -4,9 +4,9 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
-use tepui_transfer::{Report, blocking};
+use tepui_transfer::{Report, StopOnDrop, blocking};
 use tepui_types::Digest;
 
 use crate::error::ImageError;
@@ -46,8 +46,8 @@ pub async fn get(
         .await?;
     drop(permit);
     let permit = inner.unpacks.clone().acquire_owned().await;
-    let cancel = Cancel(Arc::new(AtomicBool::new(false)));
-    let cancelled = cancel.0.clone();
+    let stop = StopOnDrop::default();
+    let cancelled = stop.flag();
     blocking(move || {
         // Held by the thread, which ends a little later than whoever waits for it may.
         let _permit = permit;
@@ -61,15 +61,6 @@ pub async fn get(
         Ok(size)
     })
     .await
-}
-
-/// Tells the thread that unpacks when nobody waits for it any longer.
-struct Cancel(Arc<AtomicBool>);
-
-impl Drop for Cancel {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 fn keep_layer(

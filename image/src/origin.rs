@@ -8,11 +8,12 @@ pub mod registry;
 
 use std::path::{Path, PathBuf};
 
+use tepui_transfer::Draft;
 use tepui_types::Digest;
 
 use crate::error::ImageError;
 use crate::manifest::Blob;
-use crate::store::{Draft, Store};
+use crate::store::Store;
 use local::Local;
 use registry::Registry;
 

@@ -17,12 +17,12 @@ use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tepui_transfer::{Draft, Drafts};
 use tepui_tree::remove_folder;
 use tepui_types::Digest;
 
@@ -91,7 +91,7 @@ impl Size {
 #[derive(Debug)]
 pub struct Store {
     dir: PathBuf,
-    drafts: AtomicU64,
+    drafts: Drafts,
 }
 
 /// What was found in the folder.
@@ -105,35 +105,13 @@ pub struct Found {
     pub names: Vec<Name>,
 }
 
-/// Something unfinished, removed when it is dropped.
-#[derive(Debug)]
-pub struct Draft(PathBuf);
-
-impl Draft {
-    /// Where it lies.
-    pub fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for Draft {
-    fn drop(&mut self) {
-        // Renamed ones are gone; whatever else stays goes when the folder is next opened.
-        let _ = fs::remove_file(&self.0).or_else(|_| remove_folder(&self.0));
-    }
-}
-
 impl Store {
     /// Makes the folder where it is missing, and removes what an earlier process left unfinished.
     pub fn open(dir: PathBuf) -> Result<Self, ImageError> {
         let drafts = dir.join("drafts");
-        match remove_folder(&drafts) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(ImageError::store("clear", &drafts, error));
-            }
-            _ => {}
-        }
-        for name in ["layers", "components", "images", "names", "drafts"] {
+        let drafts = Drafts::open(drafts.clone())
+            .map_err(|error| ImageError::store("clear", &drafts, error))?;
+        for name in ["layers", "components", "images", "names"] {
             let path = dir.join(name);
             let made = fs::create_dir_all(&path);
             made.map_err(|error| ImageError::store("make", &path, error))?;
@@ -142,10 +120,7 @@ impl Store {
         // reach them. Overlayfs does not mind, whoever is in the container.
         let closed = fs::set_permissions(&dir, fs::Permissions::from_mode(0o700));
         closed.map_err(|error| ImageError::store("close", &dir, error))?;
-        Ok(Self {
-            dir,
-            drafts: AtomicU64::new(0),
-        })
+        Ok(Self { dir, drafts })
     }
 
     /// Where a part lies.
@@ -161,8 +136,7 @@ impl Store {
 
     /// A place for something that is not whole yet.
     pub fn draft(&self) -> Draft {
-        let number = self.drafts.fetch_add(1, Ordering::Relaxed);
-        Draft(self.dir.join("drafts").join(number.to_string()))
+        self.drafts.draft()
     }
 
     /// A draft that is an empty folder with the empty folder `tree` in it.
@@ -184,14 +158,14 @@ impl Store {
         // One call for all of its files: a call for each would take longer than unpacking them.
         rustix::fs::syncfs(&folder).map_err(|error| failed(error.into()))?;
         let kept = self.dir.join("layers").join(diff_id.hex());
-        rename(draft.path(), &kept)
+        keep(&draft, &kept)
     }
 
     /// Gives a whole component its name.
     pub fn keep_component(&self, draft: Draft, digest: Digest) -> Result<(), ImageError> {
         let kept = self.part(&Part::Component(digest));
-        sync(draft.path())?;
-        rename(draft.path(), &kept)
+        sync(&draft)?;
+        keep(&draft, &kept)
     }
 
     /// Remembers an image, and its use.
@@ -243,7 +217,8 @@ impl Store {
             Part::Layer(_) => path.parent().unwrap_or(&path),
             Part::Component(_) => &path,
         };
-        rename(path, draft.path())?;
+        let taken = draft.take(path);
+        taken.map_err(|error| ImageError::store("take away", path, error))?;
         Ok(draft)
     }
 
@@ -343,8 +318,8 @@ impl Store {
     fn keep_json(&self, path: &Path, value: &impl Serialize) -> Result<(), ImageError> {
         let draft = self.draft();
         write_json(draft.path(), value)?;
-        sync(draft.path())?;
-        rename(draft.path(), path)
+        sync(&draft)?;
+        keep(&draft, path)
     }
 }
 
@@ -363,15 +338,14 @@ fn write_json(path: &Path, value: &impl Serialize) -> Result<(), ImageError> {
     file.write_all(&bytes).map_err(failed)
 }
 
-fn sync(path: &Path) -> Result<(), ImageError> {
-    let failed = |error| ImageError::store("sync", path, error);
-    File::open(path).map_err(failed)?.sync_all().map_err(failed)
+fn sync(draft: &Draft) -> Result<(), ImageError> {
+    let synced = draft.sync();
+    synced.map_err(|error| ImageError::store("sync", draft.path(), error))
 }
 
-/// The new name is on disk when this returns.
-fn rename(from: &Path, to: &Path) -> Result<(), ImageError> {
-    fs::rename(from, to).map_err(|error| ImageError::store("name", to, error))?;
-    sync(to.parent().unwrap_or(to))
+fn keep(draft: &Draft, to: &Path) -> Result<(), ImageError> {
+    let kept = draft.keep(to);
+    kept.map_err(|error| ImageError::store("name", to, error))
 }
 
 fn remove(path: &Path) -> Result<(), ImageError> {

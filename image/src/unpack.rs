@@ -9,14 +9,13 @@ mod tree;
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use flate2::bufread::MultiGzDecoder;
 use sha2::Digest as _;
-use tepui_tarball::{Kind, Member, Tarball};
+use tepui_tarball::{Kind, Member, Tarball, plain};
 use tepui_types::Digest;
 
 use tree::Tree;
@@ -98,8 +97,9 @@ pub fn unpack(
         cancelled,
         progress,
     };
+    let input = plain(BufReader::with_capacity(BUFFER, watched));
     let plain = Plain {
-        inner: decoder(watched).map_err(failed)?,
+        inner: input.map_err(failed)?,
         hash: sha2::Sha256::new(),
         read: 0,
         limit,
@@ -127,22 +127,6 @@ pub fn unpack(
             notes: layer.notes,
         }),
     }
-}
-
-/// By the first bytes, not by what the manifest says: builders mislabel.
-pub fn decoder<'a>(input: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
-    let mut input = BufReader::with_capacity(BUFFER, input);
-    let start = input.fill_buf()?;
-    if start.starts_with(&[0x1f, 0x8b]) {
-        return Ok(Box::new(MultiGzDecoder::new(input)));
-    }
-    // A frame, or a frame to be skipped, as those have that can be read from the middle.
-    let skippable =
-        start.len() >= 4 && start[0] & 0xf0 == 0x50 && start[1..4] == [0x2a, 0x4d, 0x18];
-    if start.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) || skippable {
-        return Ok(Box::new(zstd::Decoder::with_buffer(input)?));
-    }
-    Ok(Box::new(input))
 }
 
 struct Layer<'a> {

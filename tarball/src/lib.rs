@@ -5,9 +5,13 @@
 //! system, and nothing is believed: sizes of names and records are bounded, and who unpacks decides
 //! what a name may be. Sparse files are refused; no builder of images writes them.
 
+mod plain;
+
 use std::io::{self, Read};
 
 use tar::{EntryType, Header};
+
+pub use plain::plain;
 
 /// What headers and contents are padded to.
 pub const BLOCK: u64 = 512;

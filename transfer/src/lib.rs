@@ -2,22 +2,28 @@
 //!
 //! Agents get artifacts from masters, images from registries, and what tasks name from anywhere.
 //! Each has its own requests and errors; what they have in common stands here. Bytes are hashed on
-//! their way into a file ([`Sink`]) and have to come fast enough ([`Pace`]); a download that broke off
+//! their way into a file ([`Sink`]), which has no name before it is whole ([`Draft`]), and have to come
+//! fast enough ([`Pace`]); a download that broke off
 //! goes on where it was ([`continues`]), redirects lead to no less safety ([`follow`]), the same thing
-//! is fetched once for all who want it ([`Joined`]), and what blocks has its own thread ([`blocking`]).
+//! is fetched once for all who want it ([`Joined`]), and what blocks has its own thread ([`blocking`]),
+//! which is told when it may stop ([`StopOnDrop`]).
 
 mod blocking;
 mod chain;
+mod draft;
 mod joined;
 mod pace;
 mod range;
 mod redirect;
 mod sink;
+mod stop;
 
 pub use blocking::{Interrupted, blocking};
 pub use chain::chain;
+pub use draft::{Draft, Drafts};
 pub use joined::{Joined, Report, Waiting, alone};
 pub use pace::Pace;
 pub use range::continues;
 pub use redirect::{follow, refusal};
 pub use sink::Sink;
+pub use stop::StopOnDrop;

@@ -3,10 +3,10 @@
 use std::io::{self, BufReader, Read};
 use std::path::Path;
 
-use tepui_tarball::{Kind, Member, Tarball};
+use tepui_tarball::{Kind, Member, Tarball, plain};
 
 use super::source::Positioned;
-use super::{BUFFER, Target, decoder, depth, unreadable};
+use super::{BUFFER, Target, depth, unreadable};
 use crate::sandbox::{Trouble, said};
 
 /// What an archive may hold besides the bytes of its files: a kibibyte for each of a million
@@ -16,7 +16,7 @@ const MAX_HEADERS: u64 = 1024 * 1024 * 1024;
 /// Unpacks all members.
 pub fn unpack(source: Positioned<'_>, target: &mut Target<'_>) -> Result<(), Trouble> {
     let input = BufReader::with_capacity(BUFFER, source);
-    let plain = decoder(input).map_err(unreadable)?;
+    let plain = plain(input).map_err(unreadable)?;
     let most = target.sandbox.room().saturating_add(MAX_HEADERS);
     let mut tarball = Tarball::new(Bounded {
         inner: plain,

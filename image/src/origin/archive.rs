@@ -7,20 +7,19 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::json;
 use sha2::Digest as _;
-use tepui_tarball::{Kind, Tarball};
+use tepui_tarball::{Kind, Tarball, plain};
+use tepui_transfer::Draft;
 use tepui_types::Digest;
 
 use super::local::{self, Blobs, Local};
 use crate::error::ImageError;
 use crate::manifest::MAX_MANIFEST_BYTES;
-use crate::store::Draft;
-use crate::unpack::decoder;
 
 /// Members of one archive: a manifest, a configuration, 127 layers with three files each, and room
 /// for archives of several images.
@@ -115,7 +114,7 @@ fn extract(archive: &Path, place: &str, folder: &Path, limit: u64) -> Result<Mem
     let unreadable =
         |error: io::Error| ImageError::invalid(place, format!("{error}: save and upload it again"));
     let file = File::open(archive).map_err(|error| ImageError::store("open", archive, error))?;
-    let plain = decoder(file).map_err(unreadable)?;
+    let plain = plain(BufReader::with_capacity(BUFFER, file)).map_err(unreadable)?;
     // One byte more tells what is too large from what fits.
     let mut tarball = Tarball::new(plain.take(limit.saturating_add(1)));
     let mut members = Members::default();

@@ -7,13 +7,12 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use sha2::Digest as _;
-use tepui_transfer::blocking;
+use tepui_transfer::{Draft, blocking};
 use tepui_types::Digest;
 
 use super::{Fetched, check};
 use crate::error::ImageError;
 use crate::manifest::{Blob, MAX_MANIFEST_BYTES};
-use crate::store::Draft;
 
 /// Where an entry of `index.json` has its tag.
 const REF_NAME: &str = "org.opencontainers.image.ref.name";

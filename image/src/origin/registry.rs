@@ -14,7 +14,7 @@ use oci_client::errors::OciDistributionError;
 use oci_client::secrets::RegistryAuth;
 use reqwest::header::{ACCEPT, RANGE};
 use reqwest::{Response, StatusCode};
-use tepui_transfer::{Pace, Sink, blocking, chain, continues, follow};
+use tepui_transfer::{Draft, Pace, Sink, blocking, chain, continues, follow};
 use tepui_types::Digest;
 use tepui_types::image::RegistryImage;
 use tokio::sync::OnceCell;
@@ -24,7 +24,7 @@ use super::{Fetched, check};
 use crate::config::ImagesConfig;
 use crate::error::ImageError;
 use crate::manifest::{Blob, MAX_MANIFEST_BYTES};
-use crate::store::{Draft, Store};
+use crate::store::Store;
 
 /// Rounds until an image counts as unavailable: with the pauses between them, about six seconds
 /// beyond what the tries themselves take. Whoever launches tasks has a longer patience.
