@@ -17,10 +17,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use rustix::fs::{Timespec, Timestamps, UTIME_NOW};
 use serde::{Deserialize, Serialize};
 use tepui_folder::{Format, Hold};
-use tepui_transfer::{Draft, Drafts};
+use tepui_transfer::{Draft, Drafts, kept, touch};
 use tepui_types::Digest;
 
 use crate::error::FetchError;
@@ -263,18 +262,9 @@ impl Cache {
     /// has removed is struck out.
     fn touch(&self, pages: &mut Pages, digest: &Digest) -> Option<u64> {
         let bytes = pages.used(digest)?;
-        let now = Timespec {
-            tv_sec: 0,
-            tv_nsec: UTIME_NOW,
-        };
-        let times = Timestamps {
-            last_access: now,
-            last_modification: now,
-        };
         let path = self.blob(digest);
-        let flags = rustix::fs::AtFlags::empty();
-        match rustix::fs::utimensat(rustix::fs::CWD, &path, &times, flags) {
-            Err(rustix::io::Errno::NOENT) => {
+        match touch(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 pages.remove(digest);
                 return None;
             }
@@ -325,7 +315,7 @@ impl Pages {
             let file = fs::read(&path);
             let file = file.and_then(|bytes| Ok(serde_json::from_slice::<UrlFile>(&bytes)?));
             let read = file.ok().and_then(|file| {
-                let digest = parse(&file.sha256)?;
+                let digest = format!("sha256:{}", file.sha256).parse().ok()?;
                 self.blobs
                     .contains_key(&digest)
                     .then_some((digest, file.version))
@@ -402,24 +392,8 @@ impl Pages {
     }
 }
 
-/// The entries of a folder that are called after a digest.
 fn digests(folder: &Path, suffix: &str) -> Result<Vec<(PathBuf, Digest)>, FetchError> {
-    let failed = |error| FetchError::disk("list", folder, error);
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).map_err(failed)? {
-        let path = entry.map_err(failed)?.path();
-        let name = path.file_name().and_then(|name| name.to_str());
-        let hex = name.and_then(|name| name.strip_suffix(suffix));
-        if let Some(digest) = hex.and_then(parse) {
-            found.push((path, digest));
-        }
-    }
-    Ok(found)
-}
-
-/// A digest as names and files have it.
-fn parse(hex: &str) -> Option<Digest> {
-    format!("sha256:{hex}").parse().ok()
+    kept(folder, suffix).map_err(|error| FetchError::disk("list", folder, error))
 }
 
 fn sync(draft: &Draft) -> Result<(), FetchError> {

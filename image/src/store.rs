@@ -19,10 +19,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tepui_transfer::{Draft, Drafts};
+use tepui_transfer::{Draft, Drafts, kept, touch};
 use tepui_tree::remove_folder;
 use tepui_types::Digest;
 
@@ -157,15 +156,13 @@ impl Store {
         let folder = File::open(draft.path()).map_err(failed)?;
         // One call for all of its files: a call for each would take longer than unpacking them.
         rustix::fs::syncfs(&folder).map_err(|error| failed(error.into()))?;
-        let kept = self.dir.join("layers").join(diff_id.hex());
-        keep(&draft, &kept)
+        keep(&draft, &self.dir.join("layers").join(diff_id.hex()))
     }
 
     /// Gives a whole component its name.
     pub fn keep_component(&self, draft: Draft, digest: Digest) -> Result<(), ImageError> {
-        let kept = self.part(&Part::Component(digest));
         sync(&draft)?;
-        keep(&draft, &kept)
+        keep(&draft, &self.part(&Part::Component(digest)))
     }
 
     /// Remembers an image, and its use.
@@ -184,16 +181,7 @@ impl Store {
     pub fn used(&self, image: &Digest) -> Result<SystemTime, ImageError> {
         let path = self.image(image);
         let failed = |error| ImageError::store("touch", &path, error);
-        let now = Timespec {
-            tv_sec: 0,
-            tv_nsec: UTIME_NOW,
-        };
-        let times = Timestamps {
-            last_access: now,
-            last_modification: now,
-        };
-        let touched = rustix::fs::utimensat(CWD, &path, &times, AtFlags::empty());
-        touched.map_err(|error| failed(error.into()))?;
+        touch(&path).map_err(failed)?;
         let metadata = fs::metadata(&path).map_err(failed)?;
         metadata.modified().map_err(failed)
     }
@@ -287,20 +275,9 @@ impl Store {
         Ok(())
     }
 
-    /// The entries of a folder that are called after a digest.
     fn digests(&self, folder: &str, suffix: &str) -> Result<Vec<(PathBuf, Digest)>, ImageError> {
         let folder = self.dir.join(folder);
-        let failed = |error| ImageError::store("list", &folder, error);
-        let mut found = Vec::new();
-        for entry in fs::read_dir(&folder).map_err(failed)? {
-            let path = entry.map_err(failed)?.path();
-            let name = path.file_name().and_then(|name| name.to_str());
-            let hex = name.and_then(|name| name.strip_suffix(suffix));
-            if let Some(digest) = hex.and_then(|hex| format!("sha256:{hex}").parse().ok()) {
-                found.push((path, digest));
-            }
-        }
-        Ok(found)
+        kept(&folder, suffix).map_err(|error| ImageError::store("list", &folder, error))
     }
 
     fn image(&self, image: &Digest) -> PathBuf {
