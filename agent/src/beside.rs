@@ -26,7 +26,18 @@ pub struct Run {
 }
 
 /// How a command ended: with a code, or with what kept it from that.
-pub type Ran = Result<i32, String>;
+pub type Ran = Result<i32, NotRan>;
+
+/// Why a command has no code.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotRan {
+    /// What it was to run beside does not run now, or cannot be asked: that says nothing of it.
+    #[error("{0}")]
+    NotNow(&'static str),
+    /// Anything else.
+    #[error("{0}")]
+    Failed(String),
+}
 
 /// Those that run.
 #[derive(Debug)]
@@ -68,7 +79,7 @@ impl Beside {
         // The loop is gone only when the agent ends.
         let _ = self.events.send(Event::RunWanted(run)).await;
         let answer = answered.await;
-        answer.unwrap_or_else(|_| Err("the agent is ending".into()))
+        answer.unwrap_or(Err(NotRan::NotNow("the agent is ending")))
     }
 
     /// A command is about to be sent to this process; false if nobody waits for it any more.
@@ -95,9 +106,9 @@ impl Beside {
         let mut waiting = self.waiting();
         let lost = waiting.extract_if(|_, one| one.executor == Some(executor));
         let answered = lost.map(|(id, one)| {
-            let why = "the task's executor does not answer";
+            let why = NotRan::NotNow("the task's executor does not answer");
             // Whoever asked may have given up.
-            let _ = one.answer.send(Err(why.into()));
+            let _ = one.answer.send(Err(why));
             id
         });
         answered.collect()

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::beside::{Beside, Run};
+use crate::beside::{Beside, NotRan, Ran, Run};
 use crate::event_loop::Event;
 use crate::sandbox::Layout;
 use crate::uptime;
@@ -141,9 +142,9 @@ impl Checker {
                 .map(|at| Duration::from_millis(at.saturating_sub(now_ms)));
             let event = tokio::select! {
                 Some(ended) = probes.join_next() => match ended {
-                    Ok((id, outcome)) => {
+                    Ok((id, event)) => {
                         handles.remove(&id);
-                        CheckEvent::Probed(id, outcome)
+                        event
                     }
                     // It was given up.
                     Err(_) => CheckEvent::Time,
@@ -170,18 +171,39 @@ impl Checker {
         probe: Probe,
         place: Place,
         timeout_ms: u64,
-    ) -> (ProbeId, Result<(), String>) {
+    ) -> (ProbeId, CheckEvent) {
         let timeout = Duration::from_millis(timeout_ms);
-        let command = |argv| self.run(task, argv, timeout_ms);
+        let member = match &probe {
+            Probe::Command(command) => command.member.clone(),
+            Probe::Http(_) | Probe::Tcp(_) => None,
+        };
+        let is_skipped = AtomicBool::new(false);
+        let command = async |argv| match self.run(task, member, argv, timeout_ms).await {
+            Ok(code) => Ok(code),
+            Err(why) => {
+                let is_not_now = matches!(why, NotRan::NotNow(_));
+                is_skipped.store(is_not_now, Ordering::Relaxed);
+                Err(why.to_string())
+            }
+        };
         let outcome = self.prober.probe(&probe, &place, timeout, command).await;
-        (id, outcome)
+        match is_skipped.into_inner() {
+            true => (id, CheckEvent::Skipped(id)),
+            false => (id, CheckEvent::Probed(id, outcome)),
+        }
     }
 
-    async fn run(&self, task: TaskId, argv: Vec<String>, timeout_ms: u64) -> Result<i32, String> {
+    async fn run(
+        &self,
+        task: TaskId,
+        member: Option<String>,
+        argv: Vec<String>,
+        timeout_ms: u64,
+    ) -> Ran {
         let command = RunBeside {
             id: 0,
             task,
-            member: None,
+            member,
             argv,
             env: Vec::new(),
             timeout_ms: Some(timeout_ms),

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::{Action, Agent, ExecutorId, Life, Urgency};
-use crate::beside::{Beside, Run};
+use crate::beside::{Beside, NotRan, Run};
 use crate::checkpoint::Journal;
 use crate::checks::Checker;
 use crate::containers::Containers;
@@ -413,8 +413,8 @@ impl EventLoop {
     fn on_run_wanted(&mut self, run: Run) {
         let Run { command, files } = run;
         let Some(executor) = self.parts.agent.executor_of(&command.task) else {
-            let why = "the task does not run, or its executor does not answer";
-            return self.parts.beside.on_ran(command.id, Err(why.into()));
+            let why = NotRan::NotNow("the task does not run, or its executor does not answer");
+            return self.parts.beside.on_ran(command.id, Err(why));
         };
         if !self.parts.beside.on_sent(command.id, executor) {
             return;
@@ -422,8 +422,8 @@ impl EventLoop {
         let id = command.id;
         let frame = ToExecutor::Run(command);
         if !self.parts.supervisor.send_with(executor, frame, files) {
-            let why = "the task's executor is too far behind";
-            self.parts.beside.on_ran(id, Err(why.into()));
+            let why = NotRan::NotNow("the task's executor is too far behind");
+            self.parts.beside.on_ran(id, Err(why));
         }
     }
 

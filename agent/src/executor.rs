@@ -28,6 +28,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Notify, Semaphore, mpsc};
 
 use crate::agent::{Death, ExecutorId, ExecutorKind, token};
+use crate::beside::{NotRan, Ran};
 use crate::error::AgentError;
 use crate::event_loop::Event;
 use crate::frames::{FrameError, FrameReader, write_frames};
@@ -48,6 +49,9 @@ const STARTS: usize = 8;
 const ATTACH_TIMEOUT: Duration = Duration::from_secs(10);
 /// How much of a dead process's log stands in its tasks' reason, in bytes.
 const LAST_WORDS: u64 = 512;
+/// Why a command does not run beside another.
+const NOT_NOW: &str = "the task's command does not run now: it has not begun, or pauses before it is \
+                       started again; try again";
 /// The shortest and the longest pause before a process is connected to again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(2));
 
@@ -64,7 +68,7 @@ pub enum ExecutorEvent {
     /// Its tasks have moved.
     Updates(Vec<TaskUpdate>),
     /// A command beside a task has ended, or could not be run.
-    Ran(u64, Result<i32, String>),
+    Ran(u64, Ran),
     /// The connection broke; it may live.
     Detached,
     /// It is dead.
@@ -529,7 +533,13 @@ async fn tell_updates(
     for frame in frames {
         match frame {
             FromExecutor::Update(update) => updates.push(update),
-            FromExecutor::Ran { id, result } => others.push(ExecutorEvent::Ran(id, result)),
+            FromExecutor::Ran { id, result } => {
+                let ran = result.map_err(NotRan::Failed);
+                others.push(ExecutorEvent::Ran(id, ran));
+            }
+            FromExecutor::NotNow(id) => {
+                others.push(ExecutorEvent::Ran(id, Err(NotRan::NotNow(NOT_NOW))));
+            }
             FromExecutor::Attached { .. } => {}
         }
     }

@@ -25,6 +25,7 @@ use crate::metrics::Metrics;
 use crate::sandbox::Layout;
 
 mod attach;
+mod datagrams;
 mod exec;
 mod files;
 mod forward;
@@ -118,7 +119,7 @@ pub fn task_of(request: &StreamRequest) -> &TaskId {
         StreamRequest::Files(request) => &request.task,
         StreamRequest::Exec(request) => &request.task,
         StreamRequest::Attach(request) => &request.task,
-        StreamRequest::Forward(request) => &request.task,
+        StreamRequest::Forward(request) | StreamRequest::Datagrams(request) => &request.task,
     }
 }
 
@@ -165,6 +166,10 @@ async fn run(means: &Means, stream: &str, job: StreamJob) -> Result<(), StreamEr
         StreamRequest::Forward(request) => {
             let frames = FrameReader::new(read, VERSION);
             forward::serve(&mut sender, frames, &subject, request).await
+        }
+        StreamRequest::Datagrams(request) => {
+            let frames = FrameReader::new(read, VERSION);
+            datagrams::serve(&mut sender, frames, &subject, request).await
         }
     };
     if let Err(StreamError::Refused(reason)) = &served {

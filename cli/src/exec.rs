@@ -193,7 +193,7 @@ impl Talk {
                     StreamFrame::ErrorData(bytes) => write(&mut stderr, &bytes).await?,
                     StreamFrame::Exited(code) => return anyhow::Ok(End::Exited(exit_code(code))),
                     StreamFrame::End => return Ok(End::Ended),
-                    StreamFrame::Opened => {}
+                    StreamFrame::Opened | StreamFrame::Taken(_) => {}
                     StreamFrame::Failed(reason) => return Err(ChannelError::Failed(reason).into()),
                 }
             }

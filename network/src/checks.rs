@@ -32,6 +32,9 @@ pub enum Event {
     Time,
     /// A probe has ended: with success, or with what is wrong.
     Probed(ProbeId, Result<(), String>),
+    /// A probe could not be made, since what it looks at does not run now and is about to: nothing is
+    /// counted, and it is made again when the next is due.
+    Skipped(ProbeId),
 }
 
 /// What is to be done.
@@ -117,6 +120,7 @@ impl TaskChecks {
             Event::Resumed => self.on_resumed(now_ms),
             Event::Time => {}
             Event::Probed(id, outcome) => self.on_probed(now_ms, id, outcome, &mut actions),
+            Event::Skipped(id) => self.on_skipped(now_ms, id),
         }
         self.give_up_lost(now_ms, &mut actions);
         self.run_due(now_ms, &mut actions);
@@ -185,10 +189,17 @@ impl TaskChecks {
         outcome: Result<(), String>,
         actions: &mut Vec<Action>,
     ) {
-        let is_it = |running: &Running| matches!(running.turn, Turn::Probing(own, _) if own == id);
+        let is_it = |running: &Running| running.is_probed_by(id);
         // Of a probe that was given up, nobody wants to know.
         if let Some(place) = self.running.iter().position(is_it) {
             self.conclude(place, now_ms, outcome, actions);
+        }
+    }
+
+    fn on_skipped(&mut self, now_ms: u64, id: ProbeId) {
+        let mut all = self.running.iter_mut();
+        if let Some(running) = all.find(|running| running.is_probed_by(id)) {
+            running.turn = Turn::Due(now_ms.saturating_add(running.check.interval_ms));
         }
     }
 
@@ -264,6 +275,10 @@ impl TaskChecks {
 }
 
 impl Running {
+    fn is_probed_by(&self, id: ProbeId) -> bool {
+        matches!(self.turn, Turn::Probing(own, _) if own == id)
+    }
+
     fn count(&mut self, now_ms: u64, outcome: Result<(), String>) {
         self.turn = Turn::Due(now_ms.saturating_add(self.check.interval_ms));
         match outcome {

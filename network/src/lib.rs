@@ -35,4 +35,4 @@ pub use namespace::NamespaceError;
 pub use networks::{Networks, NetworksConfig, Recovered};
 pub use plugin::{PluginError, Verb};
 pub use ports::{Lookout, Stray, Tenant};
-pub use probe::{Place, Prober, connect};
+pub use probe::{Place, Prober, connect, datagrams};

@@ -7,7 +7,8 @@
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,7 +19,7 @@ use hyper::header::{CONNECTION, HOST, USER_AGENT};
 use hyper_util::rt::TokioIo;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use tepui_types::check::Probe;
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
@@ -126,36 +127,54 @@ async fn get(place: &Place, port: u16, path: &str) -> Result<(), String> {
 pub async fn connect(place: &Place, port: u16) -> Result<TcpStream, String> {
     let address = SocketAddr::new(place.address, port);
     let failed = |error: &dyn std::fmt::Display| format!("no connection to {address}: {error}");
-    let socket = match &place.netns {
-        Some(netns) => socket_within(netns.clone(), address).await?,
-        None => open(address).map_err(|error| failed(&error))?,
+    let make = move || open(address, SockType::Stream);
+    let fd = match &place.netns {
+        Some(netns) => made_within(netns.clone(), make).await?,
+        None => make().map_err(|error| failed(&error))?,
     };
-    socket
+    TcpSocket::from_std_stream(fd.into())
         .connect(address)
         .await
         .map_err(|error| failed(&error))
 }
 
-async fn socket_within(netns: PathBuf, address: SocketAddr) -> Result<TcpSocket, String> {
-    let make = move || within(&netns, address);
-    match tokio::task::spawn_blocking(make).await {
+/// A socket whose datagrams go to who listens there, and come from there alone; an error says, for
+/// people, what is wrong.
+///
+/// # Errors
+/// When the namespace is gone, or the system gives no socket.
+pub async fn datagrams(place: &Place, port: u16) -> Result<UdpSocket, String> {
+    let address = SocketAddr::new(place.address, port);
+    let failed = |error: &dyn std::fmt::Display| format!("no way to {address}: {error}");
+    let make = move || open(address, SockType::Datagram);
+    let fd = match &place.netns {
+        Some(netns) => made_within(netns.clone(), make).await?,
+        None => make().map_err(|error| failed(&error))?,
+    };
+    let socket = UdpSocket::from_std(fd.into()).map_err(|error| failed(&error))?;
+    let connected = socket.connect(address).await;
+    connected.map_err(|error| failed(&error))?;
+    Ok(socket)
+}
+
+async fn made_within(
+    netns: PathBuf,
+    make: impl FnOnce() -> io::Result<OwnedFd> + Send + 'static,
+) -> Result<OwnedFd, String> {
+    let said = |error: NamespaceError| format!("{error}: {}", error.os_error());
+    let made = move || namespace::within(&netns, make).map_err(said);
+    match tokio::task::spawn_blocking(made).await {
         Ok(made) => made,
         Err(error) => Err(format!("no socket: {error}")),
     }
 }
 
-fn within(netns: &Path, address: SocketAddr) -> Result<TcpSocket, String> {
-    let said = |error: NamespaceError| format!("{error}: {}", error.os_error());
-    namespace::within(netns, || open(address)).map_err(said)
-}
-
 /// A socket of the calling thread's namespace.
-fn open(address: SocketAddr) -> io::Result<TcpSocket> {
+fn open(address: SocketAddr, kind: SockType) -> io::Result<OwnedFd> {
     let family = match address {
         SocketAddr::V4(_) => AddressFamily::Inet,
         SocketAddr::V6(_) => AddressFamily::Inet6,
     };
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let fd = socket(family, SockType::Stream, flags, None)?;
-    Ok(TcpSocket::from_std_stream(fd.into()))
+    Ok(socket(family, kind, flags, None)?)
 }

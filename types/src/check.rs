@@ -8,6 +8,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::ids::is_label;
+
 /// The checks of a task, one of each role at most.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -72,6 +74,9 @@ pub enum Probe {
 pub struct CommandProbe {
     /// The program and its arguments.
     pub argv: Vec<String>,
+    /// Beside which of the task's commands, by name; its own when absent.
+    #[serde(default)]
+    pub member: Option<String>,
 }
 
 /// An HTTP request to the task.
@@ -226,7 +231,13 @@ impl Probe {
 
     fn validate(&self) -> Result<(), String> {
         match self {
-            Self::Command(command) => validate_argv(&command.argv),
+            Self::Command(command) => {
+                if let Some(member) = command.member.as_ref().filter(|name| !is_label(name)) {
+                    let shown: String = member.chars().take(80).collect();
+                    return Err(format!("`{shown}` names no command of the task"));
+                }
+                validate_argv(&command.argv)
+            }
             Self::Http(http) => validate_path(&http.path),
             Self::Tcp(_) => Ok(()),
         }
@@ -360,7 +371,7 @@ mod tests {
         };
         let command = |argv: &[&str]| {
             let argv = argv.iter().map(|&argument| argument.into()).collect();
-            Check::new(Probe::Command(CommandProbe { argv }))
+            Check::new(Probe::Command(CommandProbe { argv, member: None }))
         };
         let cases = [
             (

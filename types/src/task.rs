@@ -6,6 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::check::{Check, Checks, Probe};
+use crate::command::MAIN;
 use crate::fetch::Fetch;
 
 mod life;
@@ -311,6 +312,19 @@ pub enum Workload {
     Command(CommandWorkload),
 }
 
+impl Workload {
+    /// Whether one of its commands has this name.
+    fn has_member(&self, name: &str) -> bool {
+        match self {
+            Self::Wasm(_) => false,
+            Self::Command(command) => {
+                let mut companions = command.companions().iter();
+                name == MAIN || companions.any(|companion| companion.name == name)
+            }
+        }
+    }
+}
+
 impl TaskSpec {
     /// A task of this workload with nothing else said.
     pub fn new(workload: Workload) -> Self {
@@ -372,6 +386,16 @@ impl TaskSpec {
                             tcp"
                     .into(),
                 );
+            }
+            let mut probed = checks.all().filter_map(|(_, check)| match &check.probe {
+                Probe::Command(command) => command.member.as_deref(),
+                Probe::Http(_) | Probe::Tcp(_) => None,
+            });
+            if let Some(name) = probed.find(|name| !self.workload.has_member(name)) {
+                return Err(format!(
+                    "checks: `{name}` is none of the task's commands: name a companion, or leave \
+                     `member` out"
+                ));
             }
         }
         if !(-Self::MAX_PRIORITY..=Self::MAX_PRIORITY).contains(&self.priority) {

@@ -2,7 +2,9 @@
 //! writes comes to them. When they go away the task goes on.
 
 use tepui_types::command::CommandStdin;
-use tepui_types::wire::stream::{AttachRequest, ClientFrame, MAX_CHUNK, Output, StreamFrame};
+use tepui_types::wire::stream::{
+    AttachRequest, ClientFrame, INPUT_LOST, MAX_CHUNK, Output, StreamFrame,
+};
 use tepui_types::{TaskId, Workload};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
@@ -46,6 +48,7 @@ pub(super) async fn serve<C: AsyncRead + AsyncWrite>(
     };
     let mut files = Outputs::new(means, &task, before);
     let ended = subject.ended.unwrap_or_default();
+    let mut taken = 0;
     loop {
         let is_last = ended.is_cancelled();
         let moved = files.send(sender).await?;
@@ -54,24 +57,31 @@ pub(super) async fn serve<C: AsyncRead + AsyncWrite>(
         }
         tokio::select! {
             batch = frames.next_batch() => {
+                let before = taken;
                 for frame in batch?.ok_or(StreamError::Gone)? {
-                    match frame {
-                        ClientFrame::Data(bytes) => {
-                            for part in bytes.chunks(MAX_CHUNK) {
-                                speak(means, &task, Words::Input(part.to_vec())).await?;
-                            }
-                        }
-                        ClientFrame::End => {
-                            speak(means, &task, Words::Input(Vec::new())).await?;
-                        }
-                        ClientFrame::Resize(size) => {
-                            speak(means, &task, Words::Resize(size)).await?;
-                        }
-                    }
+                    taken += u64::from(!matches!(frame, ClientFrame::Resize(_)));
+                    pass_on(means, &task, frame).await?;
+                }
+                if taken > before {
+                    sender.send(StreamFrame::Taken(taken)).await?;
                 }
             }
             () = pause(&ended, moved) => {}
         }
+    }
+}
+
+async fn pass_on(means: &Means, task: &TaskId, frame: ClientFrame) -> Result<(), StreamError> {
+    match frame {
+        // None of it, without being the end, says nothing.
+        ClientFrame::Data(bytes) => {
+            for part in bytes.chunks(MAX_CHUNK) {
+                speak(means, task, Words::Input(part.to_vec())).await?;
+            }
+            Ok(())
+        }
+        ClientFrame::End => speak(means, task, Words::Input(Vec::new())).await,
+        ClientFrame::Resize(size) => speak(means, task, Words::Resize(size)).await,
     }
 }
 
@@ -82,9 +92,9 @@ async fn speak(means: &Means, task: &TaskId, words: Words) -> Result<(), StreamE
     // The loop is gone only when the agent ends.
     let _ = means.events.send(Event::Spoken(speech)).await;
     let lost = |_| {
-        let message =
-            "the task does not run, or its executor does not answer: what was sent is lost";
-        refused("input-lost", message)
+        let message = "the task does not run, or its executor does not answer: what was not said to be \
+                       taken is not";
+        refused(INPUT_LOST, message)
     };
     answer.await.map_err(lost)
 }
@@ -125,7 +135,11 @@ impl Outputs {
             let unreadable =
                 |error: std::io::Error| refused("output-unreadable", error.to_string());
             if !*is_open {
-                *is_open = output.open(self.before).await.map_err(unreadable)?;
+                *is_open = output
+                    .open(self.before)
+                    .await
+                    .map_err(unreadable)?
+                    .is_some();
                 is_late |= !*is_open;
             }
             // One at a time: neither the other nor what is typed waits for all of it.

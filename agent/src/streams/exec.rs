@@ -99,7 +99,7 @@ pub(super) async fn serve<C: AsyncRead + AsyncWrite>(
     }
     match ran {
         Some(Ok(code)) => sender.send(StreamFrame::Exited(code)).await,
-        Some(Err(why)) => Err(refused("exec-failed", why)),
+        Some(Err(why)) => Err(refused("exec-failed", why.to_string())),
         None => Err(StreamError::Gone),
     }
 }

@@ -1,4 +1,4 @@
-//! A port of a task, for someone elsewhere: one connection, both ways.
+//! A port of a task, for someone elsewhere: one connection, both ways, each until its own end.
 //!
 //! On the machine's network only the task's own ports are reached, or anything that listens there
 //! would be.
@@ -7,6 +7,7 @@ use tepui_types::Workload;
 use tepui_types::container::Network;
 use tepui_types::wire::stream::{ClientFrame, ForwardRequest, MAX_CHUNK, StreamFrame};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio_util::sync::CancellationToken;
 
 use super::{ClientFrames, Sender, StreamError, Subject, refused};
 
@@ -25,15 +26,24 @@ pub(super) async fn serve<C: AsyncRead + AsyncWrite>(
     let connection = connected.map_err(|why| refused("port-unreachable", why))?;
     sender.send(StreamFrame::Opened).await?;
     let (mut read, mut write) = connection.into_split();
+    // The caller has no more to say, or nobody hears it.
+    let is_said = CancellationToken::new();
     let outward = async {
         let mut chunk = vec![0; MAX_CHUNK];
         let mut probe = tokio::time::interval(PROBE);
+        let mut is_open = true;
         loop {
             let frame = tokio::select! {
-                read = read.read(&mut chunk) => match read {
-                    Ok(0) | Err(_) => return sender.send(StreamFrame::End).await,
+                read = read.read(&mut chunk), if is_open => match read {
+                    Ok(0) => {
+                        is_open = false;
+                        StreamFrame::End
+                    }
                     Ok(count) => StreamFrame::Data(chunk[..count].to_vec()),
+                    // The task wants no more of it.
+                    Err(_) => return Err(StreamError::Gone),
                 },
+                () = is_said.cancelled(), if !is_open => return Ok(()),
                 // Tells whether the caller is still there.
                 _ = probe.tick() => StreamFrame::Data(Vec::new()),
             };
@@ -41,16 +51,22 @@ pub(super) async fn serve<C: AsyncRead + AsyncWrite>(
         }
     };
     let inward = async {
-        // What the task still sends is passed on also when it reads no more.
-        let mut is_read = true;
         loop {
             for frame in frames.next_batch().await?.ok_or(StreamError::Gone)? {
-                let written = match frame {
-                    ClientFrame::Data(bytes) if is_read => write.write_all(&bytes).await,
-                    ClientFrame::End if is_read => write.shutdown().await,
-                    ClientFrame::Data(_) | ClientFrame::End | ClientFrame::Resize(_) => Ok(()),
+                let is_last = match frame {
+                    _ if is_said.is_cancelled() => continue,
+                    ClientFrame::Data(bytes) => write.write_all(&bytes).await.is_err(),
+                    ClientFrame::End => {
+                        // One that is gone needs no end.
+                        let _ = write.shutdown().await;
+                        true
+                    }
+                    ClientFrame::Resize(_) => false,
                 };
-                is_read &= written.is_ok();
+                if is_last {
+                    // What the task still sends is passed on also when it reads no more.
+                    is_said.cancel();
+                }
             }
         }
     };
@@ -60,7 +76,7 @@ pub(super) async fn serve<C: AsyncRead + AsyncWrite>(
     }
 }
 
-fn check(subject: &Subject, port: u16) -> Result<(), StreamError> {
+pub(super) fn check(subject: &Subject, port: u16) -> Result<(), StreamError> {
     let launch = subject.launch()?;
     let network = match &launch.spec.workload {
         Workload::Command(command) => command.container.as_ref().map(|it| &it.network),

@@ -55,20 +55,28 @@ pub(super) async fn copy<C: AsyncRead + AsyncWrite>(
     let mut output = Output::new(path);
     let mut start = Some(offset);
     let mut chunk = vec![0; MAX_CHUNK];
+    // Of a task that writes faster than it is read, what is not followed would have no end: it ends
+    // where the output did when it was asked for.
+    let mut left = u64::MAX;
     loop {
         // Looked at first: what was written before the end is read after it.
         let is_last = ended.as_ref().is_none_or(CancellationToken::is_cancelled);
         if let Some(offset) = start
-            && output.open(offset).await.map_err(unreadable)?
+            && let Some(rest) = output.open(offset).await.map_err(unreadable)?
         {
             start = None;
+            if ended.is_none() {
+                left = rest;
+            }
         }
         let mut sent = 0;
-        loop {
+        while left > 0 {
             let count = output.read(&mut chunk).await.map_err(unreadable)?;
+            let count = count.min(usize::try_from(left).unwrap_or(usize::MAX));
             if count == 0 {
                 break;
             }
+            left -= count as u64;
             sender
                 .send(StreamFrame::Data(chunk[..count].to_vec()))
                 .await?;
@@ -102,8 +110,9 @@ impl Output {
         }
     }
 
-    /// Begins at `offset`, from the end when negative; false while nothing was written.
-    pub(super) async fn open(&mut self, offset: i64) -> io::Result<bool> {
+    /// Begins at `offset`, from the end when negative, and tells how much is there from it on; none
+    /// while nothing was written.
+    pub(super) async fn open(&mut self, offset: i64) -> io::Result<Option<u64>> {
         let mut parts = Vec::new();
         for number in (0..CommandOptions::MAX_LOG_FILES).rev() {
             if let Some(file) = open(&self.part(number)).await? {
@@ -116,16 +125,17 @@ impl Output {
             Ok(start) => start,
             Err(_) => all.saturating_sub(offset.unsigned_abs()),
         };
+        let rest = all.saturating_sub(skip);
         let last = parts.len().saturating_sub(1);
         for (place, (mut file, len)) in parts.into_iter().enumerate() {
             if skip < len || place == last {
                 file.seek(SeekFrom::Start(skip)).await?;
                 self.file = Some(file);
-                return Ok(true);
+                return Ok(Some(rest));
             }
             skip -= len;
         }
-        Ok(false)
+        Ok(None)
     }
 
     /// The next bytes; none at the end of what is there now.
@@ -194,7 +204,12 @@ async fn open(path: &Path) -> io::Result<Option<File>> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
+    use tepui_types::wire::stream::VERSION;
+
     use super::*;
+    use crate::frames::FrameReader;
     use crate::metrics::Metrics;
 
     #[tokio::test]
@@ -241,9 +256,49 @@ mod tests {
                 std::fs::write(folder.path().join(name), text).unwrap();
             }
             let mut output = Output::new(&path);
-            assert!(output.open(offset).await.unwrap());
+            let rest = output.open(offset).await.unwrap();
+            assert_eq!(rest, Some(expected.len() as u64), "from {offset}");
             assert_eq!(all(&mut output).await, expected, "from {offset}");
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_not_followed_ends_where_it_did_when_it_was_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("stdout");
+        std::fs::write(&path, vec![b'x'; 3 * MAX_CHUNK]).unwrap();
+        // The reader's end takes one frame at most before it is read.
+        let (ours, mut theirs) = tokio::io::duplex(MAX_CHUNK);
+        let (read, write) = tokio::io::split(ours);
+        let metrics = Metrics::new();
+        let mut sender = Sender {
+            write,
+            metrics: &metrics,
+            patience: crate::streams::STALL,
+        };
+        let offset = -1 - MAX_CHUNK as i64;
+        let mut file = std::fs::File::options().append(true).open(&path).unwrap();
+        let copying = async move {
+            copy(&mut sender, Reader(read), &path, offset, None)
+                .await
+                .is_ok()
+        };
+        let reading = async {
+            let mut frames = FrameReader::<_, StreamFrame>::new(&mut theirs, VERSION);
+            let mut all = 0;
+            while let Ok(Some(batch)) = frames.next_batch().await {
+                for frame in batch {
+                    let StreamFrame::Data(bytes) = frame else {
+                        panic!("data alone: {frame:?}");
+                    };
+                    all += bytes.len();
+                    // Written faster than it is read.
+                    file.write_all(&[b'y'; 2 * MAX_CHUNK]).unwrap();
+                }
+            }
+            all
+        };
+        assert_eq!(tokio::join!(copying, reading), (true, MAX_CHUNK + 1));
     }
 
     #[tokio::test]
@@ -252,7 +307,7 @@ mod tests {
         let path = |name: &str| folder.path().join(name);
         std::fs::write(path("stdout"), "one ").unwrap();
         let mut output = Output::new(&path("stdout"));
-        assert!(output.open(0).await.unwrap());
+        assert_eq!(output.open(0).await.unwrap(), Some(4));
         assert_eq!(all(&mut output).await, "one ");
         for text in ["two ", "three "] {
             let _ = std::fs::rename(path("stdout.1"), path("stdout.2"));

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use tepui_types::TaskState;
 use tepui_types::check::CheckState;
 use tepui_types::resources::PortRanges;
-use tepui_types::task::reason;
+use tepui_types::task::{MemberState, MemberStatus, reason};
 use tepui_types::wire::agent::{StatusReport, TaskLaunch};
+use tepui_types::{TaskState, Workload};
 
 use crate::master::{FakeMaster, Session, shell};
 use crate::process::AgentProcess;
@@ -112,5 +112,38 @@ async fn a_service_is_checked_on_the_first_of_its_ports() {
     session.launch(&task).await;
     until_check(&mut session, &task, CheckState::Passing).await;
     session.kill(&task.task, 100).await;
+    session.until(&task.task, TaskState::Killed).await;
+}
+
+#[tokio::test]
+async fn checks_by_command_do_not_fail_while_a_command_pauses_before_it_is_started_again() {
+    let mut master = FakeMaster::start().await;
+    let _agent = AgentProcess::start(&master);
+    let mut session = master.session().await;
+    // One failure would end it.
+    let checks = r#"{"health": {"probe": {"command": {"argv": ["true"]}}, "interval_ms": 100,
+                     "failures": 1, "grace_ms": 0}}"#;
+    let script = "test -e again && exec sleep 1000; echo > again; exit 1";
+    let mut task = checked("task", script, checks);
+    let Workload::Command(command) = &mut Arc::make_mut(&mut task.spec).workload else {
+        panic!("a shell is a command");
+    };
+    let life = r#"{"restart": {"backoff_ms": 1000, "max_backoff_ms": 1000}}"#;
+    command.options = Some(serde_json::from_str(life).unwrap());
+    session.launch(&task).await;
+    let is_well_again = |report: &StatusReport| {
+        let signs = report.signs.as_ref();
+        let is_again = |members: &[MemberStatus]| {
+            members
+                .first()
+                .is_some_and(|main| main.restarts == 1 && main.state == MemberState::Running)
+        };
+        state(report) == Some(CheckState::Passing)
+            && signs.is_some_and(|signs| is_again(&signs.members))
+    };
+    session
+        .until_all(|latest| latest.get(&task.task).is_some_and(is_well_again))
+        .await;
+    session.kill(&task.task, 0).await;
     session.until(&task.task, TaskState::Killed).await;
 }

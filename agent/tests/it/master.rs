@@ -149,6 +149,7 @@ impl FakeMaster {
             bytes: Vec::new(),
             error: String::new(),
             exited: None,
+            taken: 0,
             end: None,
         }
     }
@@ -162,6 +163,8 @@ pub struct Stream {
     pub bytes: Vec<u8>,
     pub error: String,
     pub exited: Option<i32>,
+    /// How many frames of input were taken.
+    pub taken: u64,
     pub end: Option<Result<(), Reason>>,
 }
 
@@ -172,6 +175,7 @@ impl Stream {
                 let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
                 match frame {
                     StreamFrame::Opened => {}
+                    StreamFrame::Taken(count) => self.taken = count,
                     StreamFrame::Data(bytes) => {
                         self.text.push_str(&text(&bytes));
                         self.bytes.extend(bytes);
@@ -186,6 +190,11 @@ impl Stream {
                 }
             }
         }
+    }
+
+    /// Waits until the agent hangs up.
+    pub async fn until_hung_up(&mut self) {
+        while let Ok(Some(_)) = within(self.reader.next_batch()).await {}
     }
 
     pub async fn say(&mut self, frame: ClientFrame) {

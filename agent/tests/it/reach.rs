@@ -13,9 +13,9 @@ use tepui_types::wire::stream::{
 };
 use tepui_types::{TaskId, TaskState, Workload};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UdpSocket};
 
-use crate::master::{FakeMaster, Session, shell};
+use crate::master::{FakeMaster, Session, shell, within};
 use crate::process::AgentProcess;
 
 const WAITING: &str = "while true; do sleep 0.05; done";
@@ -147,6 +147,7 @@ async fn who_attaches_speaks_to_the_task_itself() {
     stream
         .until(|stream| stream.text == "ready\ngot one\n")
         .await;
+    stream.until(|stream| stream.taken == 1).await;
     drop(stream);
     // Who comes later sees what was, and goes on.
     session.open(2, attach(&task.task)).await;
@@ -201,6 +202,73 @@ async fn a_port_of_a_task_is_reached_and_no_other() {
     session.open(3, forward(port)).await;
     let (_, end) = master.stream(3).await.all().await;
     assert_eq!(end.unwrap_err().code, "port-unreachable");
+}
+
+#[tokio::test]
+async fn each_direction_of_a_forwarded_connection_ends_on_its_own() {
+    let mut master = FakeMaster::start().await;
+    let _agent = AgentProcess::start(&master);
+    let mut session = master.session().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut task = shell("a", WAITING);
+    task.resources.ports = PortRanges::from_range(port, port);
+    running(&mut session, &task).await;
+    let request = ForwardRequest {
+        task: task.task.clone(),
+        port,
+    };
+    session.open(1, StreamRequest::Forward(request)).await;
+    let mut stream = master.stream(1).await;
+    let (mut server, _) = listener.accept().await.unwrap();
+    // The server has said all, and listens on.
+    server.write_all(b"hello").await.unwrap();
+    server.shutdown().await.unwrap();
+    stream.until(|stream| stream.end == Some(Ok(()))).await;
+    assert_eq!(stream.text, "hello");
+    stream.say(ClientFrame::Data(b"asked late".to_vec())).await;
+    stream.say(ClientFrame::End).await;
+    let mut asked = String::new();
+    server.read_to_string(&mut asked).await.unwrap();
+    assert_eq!(asked, "asked late");
+    stream.until_hung_up().await;
+}
+
+#[tokio::test]
+async fn datagrams_go_to_a_port_of_a_task_and_back() {
+    let mut master = FakeMaster::start().await;
+    let _agent = AgentProcess::start(&master);
+    let mut session = master.session().await;
+    let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let port = server.local_addr().unwrap().port();
+    let mut task = shell("a", WAITING);
+    task.resources.ports = PortRanges::from_range(port, port);
+    running(&mut session, &task).await;
+    let ports = |port| {
+        StreamRequest::Datagrams(ForwardRequest {
+            task: task.task.clone(),
+            port,
+        })
+    };
+    session.open(1, ports(port)).await;
+    let mut stream = master.stream(1).await;
+    // Each is one, an empty one too.
+    for sent in ["one", "", "three"] {
+        let sent = sent.as_bytes().to_vec();
+        stream.say(ClientFrame::Data(sent.clone())).await;
+        let mut got = vec![0; 100];
+        let (count, from) = within(server.recv_from(&mut got)).await.unwrap();
+        assert_eq!(got[..count], sent);
+        server.send_to(&got[..count], from).await.unwrap();
+    }
+    stream.until(|stream| stream.text == "onethree").await;
+    session.open(2, ports(port - 1)).await;
+    let (_, end) = master.stream(2).await.all().await;
+    assert_eq!(end.unwrap_err().code, "port-foreign");
+    // It ends with the task.
+    session.kill(&task.task, 0).await;
+    session.until(&task.task, TaskState::Killed).await;
+    assert_eq!(stream.all().await.1, Ok(()));
 }
 
 #[tokio::test]

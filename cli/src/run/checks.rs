@@ -82,6 +82,7 @@ fn probe(text: &str) -> Result<Probe, String> {
         "tcp" => Ok(Probe::Tcp(TcpProbe { port: port(rest)? })),
         "cmd" if !rest.trim().is_empty() => Ok(Probe::Command(CommandProbe {
             argv: ["sh", "-c", rest].map(str::to_owned).to_vec(),
+            member: None,
         })),
         _ => Err(hint.into()),
     }

@@ -12,13 +12,28 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 use tepui_types::Reason;
-use tepui_types::wire::executor::{FromExecutor, RunIo};
+use tepui_types::wire::executor::{FromExecutor, RunBeside, RunIo};
 
 use crate::attempt::{self, Attempt, LAST_PATIENCE, PATIENCE};
 use crate::command;
 
 /// More than an agent's checks of one task, and the people who look into one; each is a process.
 const MOST: usize = 16;
+
+/// Why a command is not run beside the task.
+#[derive(Debug)]
+pub enum NotRun {
+    /// The one beside which it was to run has not begun, or pauses: that is no fault of anybody.
+    Now,
+    /// Anything else.
+    Refused(String),
+}
+
+impl From<String> for NotRun {
+    fn from(why: String) -> Self {
+        Self::Refused(why)
+    }
+}
 
 /// What a command beside the task reads and writes.
 pub enum Stdio {
@@ -98,6 +113,8 @@ struct Starting {
 
 struct Command {
     id: u64,
+    /// Beside which of the task's commands.
+    member: Option<String>,
     /// When it is ended, and how long that is; none for what a person runs.
     limit: Option<(Instant, Duration)>,
     is_overdue: bool,
@@ -116,9 +133,11 @@ impl Beside {
     }
 
     /// One has begun.
-    pub fn add(&mut self, begun: Begun, id: u64, timeout: Option<Duration>, now: Instant) {
+    pub fn add(&mut self, begun: Begun, run: &RunBeside, now: Instant) {
+        let timeout = run.timeout_ms.map(Duration::from_millis);
         let command = Command {
-            id,
+            id: run.id,
+            member: run.member.clone(),
             limit: timeout.map(|timeout| (now + timeout, timeout)),
             is_overdue: false,
         };
@@ -202,18 +221,29 @@ impl Beside {
     }
 
     /// Some that were being started may run by now; what there is to say of those that never will.
-    pub fn on_answers(&mut self) -> Vec<FromExecutor> {
-        self.take_answers(Attempt::answer)
+    /// `is_along` is as of [`Beside::on_exit`].
+    pub fn on_answers(&mut self, is_along: impl Fn(Option<&str>) -> bool) -> Vec<FromExecutor> {
+        self.take_answers(Attempt::answer, &is_along)
     }
 
     /// A process was reaped; what there is to say, if it was one of these or would have become one.
-    pub fn on_exit(&mut self, status: WaitStatus) -> Vec<FromExecutor> {
+    /// `is_along` tells whether the command beside which it ran may have taken it along, to be started
+    /// again itself.
+    pub fn on_exit(
+        &mut self,
+        status: WaitStatus,
+        is_along: impl Fn(Option<&str>) -> bool,
+    ) -> Vec<FromExecutor> {
         let Some(pid) = status.pid() else {
             return Vec::new();
         };
-        let mut said = self.take_answers(|attempt| attempt.answer_before(pid));
+        let mut said = self.take_answers(|attempt| attempt.answer_before(pid), &is_along);
         if let Some(command) = self.running.remove(&pid) {
-            said.push(command.ran(command.end(status)));
+            let is_killed = matches!(status, WaitStatus::Signaled(_, Signal::SIGKILL, _));
+            said.push(match is_killed && command.is_cut_short(is_along) {
+                true => FromExecutor::NotNow(command.id),
+                false => command.ran(command.end(status)),
+            });
         }
         said
     }
@@ -221,12 +251,16 @@ impl Beside {
     fn take_answers(
         &mut self,
         answer: impl Fn(&mut Attempt) -> Option<Result<Pid, Reason>>,
+        is_along: &impl Fn(Option<&str>) -> bool,
     ) -> Vec<FromExecutor> {
         let mut said = Vec::new();
         let mut left = Vec::with_capacity(self.starting.len());
         for mut starting in self.starting.drain(..) {
             match answer(&mut starting.attempt) {
                 None => left.push(starting),
+                Some(Err(_)) if starting.command.is_cut_short(is_along) => {
+                    said.push(FromExecutor::NotNow(starting.command.id));
+                }
                 Some(Err(reason)) => said.push(starting.command.ran(Err(reason.message))),
                 Some(Ok(pid)) => {
                     if starting.is_abandoned {
@@ -263,6 +297,11 @@ impl Starting {
 }
 
 impl Command {
+    /// Whether it is a check that was not made to its end, of which nothing follows.
+    fn is_cut_short(&self, is_along: impl Fn(Option<&str>) -> bool) -> bool {
+        self.limit.is_some() && !self.is_overdue && is_along(self.member.as_deref())
+    }
+
     fn end(&self, status: WaitStatus) -> Result<i32, String> {
         match status {
             _ if self.is_overdue => {

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use tepui_executor::descriptors;
+use tepui_executor::descriptors::{self, Files};
 use tepui_executor::protocol::{FrameBuffer, ProtocolError, write_frame};
 use tepui_types::wire::executor::{FromExecutor, ToExecutor};
 
@@ -16,15 +16,17 @@ use tepui_types::wire::executor::{FromExecutor, ToExecutor};
 const WRITE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Bytes taken out of the socket at once.
 const READ_BYTES: usize = 16 * 1024;
-/// Open files that may wait: those of all the commands that may be beside a task.
-const MAX_FILES: usize = 64;
+/// Frames whose open files may wait: one for each command that may be beside a task, and some that
+/// are refused.
+const MAX_FRAMES: usize = 64;
 
 /// An open connection.
 pub struct Connection {
     stream: UnixStream,
     buffer: FrameBuffer,
-    /// Those that came with frames that were not taken out yet, and of no more than a few.
-    files: VecDeque<OwnedFd>,
+    /// Those that came with frames that were not taken out yet, frame by frame; none of one where this
+    /// process had no room for them.
+    files: VecDeque<Option<Vec<OwnedFd>>>,
 }
 
 impl Connection {
@@ -43,13 +45,17 @@ impl Connection {
     pub fn fill(&mut self) -> io::Result<bool> {
         let mut bytes = [0; READ_BYTES];
         match descriptors::receive(self.stream.as_fd(), &mut bytes) {
-            Ok((0, _)) => Ok(false),
-            Ok((count, files)) => {
-                self.files.extend(files);
-                if self.files.len() > MAX_FILES {
+            Ok(received) if received.count == 0 => Ok(false),
+            Ok(received) => {
+                match received.files {
+                    Files::None => {}
+                    Files::Came(files) => self.files.push_back(Some(files)),
+                    Files::Lost => self.files.push_back(None),
+                }
+                if self.files.len() > MAX_FRAMES {
                     return Err(io::Error::other("files came that no frame speaks of"));
                 }
-                self.buffer.extend(&bytes[..count]);
+                self.buffer.extend(&bytes[..received.count]);
                 Ok(true)
             }
             Err(error) => match error.kind() {
@@ -59,9 +65,24 @@ impl Connection {
         }
     }
 
-    /// The open files that came with the frame that was taken out last; fewer when they did not.
-    pub fn take_files(&mut self, count: usize) -> Vec<OwnedFd> {
-        self.files.drain(..count.min(self.files.len())).collect()
+    /// The open files that came with the frame that was taken out last, which speaks of so many.
+    ///
+    /// # Errors
+    /// Says that they are not here.
+    pub fn take_files(&mut self, count: usize) -> Result<Vec<OwnedFd>, String> {
+        if count == 0 {
+            return Ok(Vec::new());
+        }
+        match self.files.pop_front() {
+            Some(Some(files)) => Ok(files),
+            Some(None) => Err(
+                "the task's executor has as many open files as it may, and no room for those that \
+                 the command reads and writes: end some of what runs beside the task, or raise the \
+                 agent's limit of open files (ulimit -n)"
+                    .into(),
+            ),
+            None => Err("its input and output did not come with the message".into()),
+        }
     }
 
     /// The next whole frame that has arrived.

@@ -25,7 +25,7 @@ use tepui_types::wire::executor::{ExecutorLaunch, RunBeside};
 use tepui_types::{Bytes, Reason};
 
 use crate::attempt::{self, Attempt, LAST_PATIENCE, PATIENCE};
-use crate::beside::{Begun, Stdio};
+use crate::beside::{Begun, NotRun, Stdio};
 use crate::cast::Role;
 use crate::command::{Prepared, Scene};
 use crate::group::TaskGroup;
@@ -319,12 +319,12 @@ impl Member {
         stdio: Stdio,
         group: Option<&TaskGroup>,
         startup: &Startup,
-    ) -> Result<Begun, String> {
+    ) -> Result<Begun, NotRun> {
         if !matches!(self.phase, Phase::Running { .. }) {
-            return Err("the command does not run now".into());
+            return Err(NotRun::Now);
         }
         match &self.place {
-            Place::Container(dir) => runtime::run(startup, dir, run, stdio).map(Begun::Attempted),
+            Place::Container(dir) => Ok(Begun::Attempted(runtime::run(startup, dir, run, stdio)?)),
             Place::Machine(scene) => {
                 let newborn = match group {
                     Some(group) => group.newborn(),
@@ -332,9 +332,9 @@ impl Member {
                 };
                 let newborn = newborn.map_err(|error| error.to_string())?;
                 let started = scene.run(&run.argv, &run.env, stdio, newborn);
-                started.map(Begun::Runs).map_err(|reason| reason.message)
+                Ok(Begun::Runs(started.map_err(|reason| reason.message)?))
             }
-            Place::Nowhere => Err("the command does not run".into()),
+            Place::Nowhere => Err(NotRun::Now),
         }
     }
 
@@ -407,6 +407,13 @@ impl Member {
             });
         }
         first
+    }
+
+    /// Whether what was killed beside it was killed with it, and that is no end of the task: its run
+    /// has ended, or may have. With the first process of a PID namespace the others are reaped before.
+    pub fn may_take_along(&self) -> bool {
+        let is_running = matches!(self.phase, Phase::Running { .. });
+        self.may_return && (!is_running || self.is_first)
     }
 
     /// Whether it may be started again.

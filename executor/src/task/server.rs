@@ -5,7 +5,7 @@
 //! is the agent; a task's end is written down before it is said.
 
 use std::collections::BTreeMap;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -26,7 +26,7 @@ use tepui_types::wire::executor::{
 };
 use tepui_types::{Reason, TaskId, TaskState};
 
-use crate::beside::{Beside, Stdio};
+use crate::beside::{Begun, Beside, NotRun, Stdio};
 use crate::connection::Connection;
 use crate::group::TaskGroup;
 use crate::input::Input;
@@ -45,6 +45,10 @@ const NEWS_INTERVAL: Duration = Duration::from_millis(500);
 /// How long a new connection may take to prove itself.
 const ATTACH_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long nobody is listened to after a connection that could not be accepted, as where this process
+/// has as many open files as it may: it waits there all the while, and would be looked at all the time.
+const DEAFNESS: Duration = Duration::from_millis(100);
+
 /// The process's state.
 pub struct Server {
     startup: Startup,
@@ -54,6 +58,8 @@ pub struct Server {
     agent: Option<Connection>,
     /// The newest connection that has not proven itself, and until when it may.
     stranger: Option<(Connection, Instant)>,
+    /// Until when nobody is listened to.
+    deaf_until: Option<Instant>,
     /// The one that runs.
     task: Option<Task>,
     /// What runs beside it.
@@ -101,6 +107,7 @@ impl Server {
             exits,
             agent: None,
             stranger: None,
+            deaf_until: None,
             task: None,
             beside: Beside::default(),
             say_at: None,
@@ -170,7 +177,9 @@ impl Server {
         let now = Instant::now();
         let fds = [
             Some(self.signals.as_fd()),
-            Some(self.startup.listener.as_fd()),
+            self.deaf_until
+                .is_none()
+                .then(|| self.startup.listener.as_fd()),
             self.agent.as_ref().map(AsFd::as_fd),
             self.stranger
                 .as_ref()
@@ -235,7 +244,7 @@ impl Server {
 
     /// Some that were being started run now, or never will.
     fn on_answers(&mut self) {
-        let said = self.beside.on_answers();
+        let said = self.beside.on_answers(may_take_along(&self.task));
         self.tell_all(said);
         let now = Instant::now();
         let task = self.task.as_mut();
@@ -252,7 +261,15 @@ impl Server {
         let stranger = self.stranger.as_ref().map(|(_, until)| *until);
         let idle = self.agent.is_none().then_some(self.idle_since + IDLE_EXIT);
         let beside = self.beside.deadline();
-        let deadlines = [task, outputs, beside, self.say_at, stranger, idle];
+        let deadlines = [
+            task,
+            outputs,
+            beside,
+            self.say_at,
+            stranger,
+            self.deaf_until,
+            idle,
+        ];
         match deadlines.into_iter().flatten().min() {
             // Rounded up, so that the deadline has come when the wait ends.
             Some(next) => {
@@ -278,7 +295,7 @@ impl Server {
             match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return Ok(()),
                 Ok(status) => {
-                    let said = self.beside.on_exit(status);
+                    let said = self.beside.on_exit(status, may_take_along(&self.task));
                     self.tell_all(said);
                     let task = self.task.as_mut();
                     if task.is_some_and(|task| task.on_exit(status, &self.startup)) {
@@ -314,6 +331,7 @@ impl Server {
         let said = self.beside.on_tick(now);
         self.tell_all(said);
         self.on_news(now);
+        self.deaf_until.take_if(|until| *until <= now);
         if self
             .stranger
             .as_ref()
@@ -390,11 +408,13 @@ impl Server {
     }
 
     fn on_connection(&mut self) {
-        // One that is gone again before it is accepted is no error.
-        if let Ok((stream, _)) = self.startup.listener.accept()
-            && let Ok(connection) = Connection::new(stream)
-        {
-            self.stranger = Some((connection, Instant::now() + ATTACH_PATIENCE));
+        let accepted = self.startup.listener.accept();
+        match accepted.and_then(|(stream, _)| Connection::new(stream)) {
+            Ok(connection) => {
+                self.stranger = Some((connection, Instant::now() + ATTACH_PATIENCE));
+            }
+            // One that is gone again before it is accepted is no error; any other is still there.
+            Err(_) => self.deaf_until = Some(Instant::now() + DEAFNESS),
         }
     }
 
@@ -532,22 +552,35 @@ impl Server {
     fn on_run(&mut self, run: &RunBeside) {
         let running = self.task.as_ref().filter(|known| *known.id() == run.task);
         let files = self.agent.as_mut();
-        let files = files.map(|agent| agent.take_files(run.io.descriptors()));
+        // Taken out also where the command cannot be run: the next frame has its own.
+        let files = files.map_or_else(
+            || Ok(Vec::new()),
+            |agent| agent.take_files(run.io.descriptors()),
+        );
         let started = match running {
-            Some(running) => self.beside.has_room().and_then(|()| {
-                let stdio = Stdio::of(run.io, files.unwrap_or_default())?;
-                running.run(run, stdio, &self.startup)
-            }),
-            None => Err("the task does not run".into()),
+            Some(running) => self.start_beside(running, run, files),
+            None => Err(NotRun::Refused("the task does not run".into())),
         };
-        let timeout = run.timeout_ms.map(Duration::from_millis);
+        let id = run.id;
         match started {
-            Ok(begun) => self.beside.add(begun, run.id, timeout, Instant::now()),
-            Err(why) => self.tell(&FromExecutor::Ran {
-                id: run.id,
-                result: Err(why),
-            }),
+            Ok(begun) => self.beside.add(begun, run, Instant::now()),
+            Err(NotRun::Now) => self.tell(&FromExecutor::NotNow(id)),
+            Err(NotRun::Refused(why)) => {
+                let result = Err(why);
+                self.tell(&FromExecutor::Ran { id, result });
+            }
         }
+    }
+
+    fn start_beside(
+        &self,
+        running: &Task,
+        run: &RunBeside,
+        files: Result<Vec<OwnedFd>, String>,
+    ) -> Result<Begun, NotRun> {
+        self.beside.has_room()?;
+        let stdio = Stdio::of(run.io, files?)?;
+        running.run(run, stdio, &self.startup)
     }
 
     fn refuse(&mut self, launch: &ExecutorLaunch, why: &str) {
@@ -559,6 +592,14 @@ impl Server {
             usage: None,
             members: Vec::new(),
         });
+    }
+}
+
+/// Whether a member of the task may have taken along what runs beside it.
+fn may_take_along(task: &Option<Task>) -> impl Fn(Option<&str>) -> bool {
+    |member| {
+        let task = task.as_ref();
+        task.is_some_and(|task| task.may_take_along(member))
     }
 }
 

@@ -506,6 +506,11 @@ impl Supervision {
         members.position(|watched| watched.member.name == name)
     }
 
+    /// Whether a member has ended for good.
+    pub fn is_member_over(&self, number: usize) -> bool {
+        matches!(self.members[number].stage, Stage::Over { .. })
+    }
+
     /// How often a member was started again, and how it ended before.
     pub fn past(&self, number: usize) -> (u32, Option<&End>) {
         let watched = &self.members[number];

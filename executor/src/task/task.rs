@@ -19,7 +19,7 @@ use tepui_types::task::{TaskUsage, Workload, reason};
 use tepui_types::wire::executor::{ExecutorLaunch, RunBeside, TaskUpdate};
 use tepui_types::{Reason, TaskId, TaskState};
 
-use crate::beside::{Begun, Stdio};
+use crate::beside::{Begun, NotRun, Stdio};
 use crate::cast;
 use crate::group::TaskGroup;
 use crate::input::Input;
@@ -273,17 +273,33 @@ impl Task {
     }
 
     /// Starts a command beside one of its members.
-    pub fn run(&self, run: &RunBeside, stdio: Stdio, startup: &Startup) -> Result<Begun, String> {
+    ///
+    /// # Errors
+    /// Says what kept it from that.
+    pub fn run(&self, run: &RunBeside, stdio: Stdio, startup: &Startup) -> Result<Begun, NotRun> {
         if self.supervision.is_ending() {
-            return Err("the task is ending".into());
+            return Err(NotRun::Refused("the task is ending".into()));
         }
-        let number = match &run.member {
+        let number = self.number_of(run.member.as_deref());
+        let number = number.ok_or_else(|| "the task has no command of that name".to_owned())?;
+        if self.supervision.is_member_over(number) {
+            return Err(NotRun::Refused("the command has ended for good".into()));
+        }
+        self.members[number].run(run, stdio, self.group.as_ref(), startup)
+    }
+
+    /// Whether what runs beside a member may be ended at any time because that has ended, to be
+    /// started again.
+    pub fn may_take_along(&self, member: Option<&str>) -> bool {
+        let number = self.number_of(member);
+        number.is_some_and(|number| self.members[number].may_take_along())
+    }
+
+    fn number_of(&self, member: Option<&str>) -> Option<usize> {
+        match member {
             Some(name) => self.supervision.number_of(name),
             None => Some(0),
-        };
-        let member = number.and_then(|number| self.members.get(number));
-        let member = member.ok_or("the task has no command of that name")?;
-        member.run(run, stdio, self.group.as_ref(), startup)
+        }
     }
 
     /// Which task it is.

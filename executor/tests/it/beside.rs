@@ -238,8 +238,7 @@ fn a_runtime_that_hangs_holds_up_neither_requests_nor_the_end() {
     let noted = || std::fs::read_to_string(program.with_extension("pid")).unwrap_or_default();
     eventually("the runtime is called", || noted().ends_with('\n'));
     executor.run_beside(1, "task", &["true"], 60_000);
-    let why = executor.ran(1).unwrap_err();
-    assert!(why.contains("does not run now"), "{why}");
+    assert!(executor.is_not_now(1));
     executor.kill("task", 3_600_000);
     let words = "the command did not run";
     let end = executor.end("task");
@@ -248,6 +247,31 @@ fn a_runtime_that_hangs_holds_up_neither_requests_nor_the_end() {
     eventually("the runtime is gone", || {
         !std::path::Path::new(&runtime).exists()
     });
+}
+
+#[test]
+fn files_that_an_executor_has_no_room_for_are_refused_and_the_next_commands_have_theirs() {
+    let mut host = host(Executor::native(), None, true);
+    let executor = &mut host.executor;
+    let (stdin, _to) = io::pipe().unwrap();
+    let (mut out, stdout) = io::pipe().unwrap();
+    let files = [stdin.as_fd(), stdout.as_fd(), stdout.as_fd()];
+    // Two of the three come, and one does not.
+    let before = executor.limit_files(2);
+    run(executor, 1, &["echo", "one"], RunIo::Pipes, &files);
+    let why = executor.ran(1).unwrap_err();
+    assert!(why.contains("ulimit -n"), "{why}");
+    // Neither does another agent, which is not waited for all the time.
+    let stranger = executor.stranger();
+    executor.restore_files(before);
+    run(executor, 2, &["echo", "two"], RunIo::Pipes, &files);
+    assert_eq!(executor.ran(2), Ok(0));
+    drop((stdout, stranger));
+    let mut said = String::new();
+    // Ends, for nobody has kept any of them.
+    out.read_to_string(&mut said).unwrap();
+    assert_eq!(said, "two\n");
+    host.end();
 }
 
 fn text_of(from: &mut impl Read, count: usize) -> String {

@@ -20,12 +20,16 @@ use tepui_types::resources::PortRanges;
 use tepui_types::task::{CommandWorkload, TaskSpec, WasmWorkload, Workload};
 use tepui_types::wire::agent::TaskLaunch;
 use tepui_types::wire::executor::{
-    ExecutorLaunch, FromExecutor, LocalDevices, LocalImage, ProcessIdentity, RunBeside, RunIo,
-    TaskUpdate, ToExecutor, VolumeFolder,
+    ExecutorLaunch, FromExecutor, LocalDevices, LocalImage, ProcessIdentity, TaskUpdate,
+    ToExecutor, VolumeFolder,
 };
 use tepui_types::{
     AgentId, Bytes, Container, Digest, MilliCpus, OperationId, Resources, Role, TaskId, WasmOptions,
 };
+
+// Benchmarks have this file at another place.
+#[path = "env/beside.rs"]
+mod beside;
 
 /// How long anything may take on a busy machine before a test gives up.
 pub const DEADLINE: Duration = Duration::from_secs(60);
@@ -238,30 +242,6 @@ impl Executor {
         match protocol::read_frame(&mut self.stream).expect("an update before the deadline") {
             Some(FromExecutor::Update(update)) => update,
             other => panic!("not an update: {other:?}"),
-        }
-    }
-
-    /// Has a command run beside a task that reads and writes nothing.
-    pub fn run_beside(&mut self, id: u64, name: &str, argv: &[&str], timeout_ms: u64) {
-        self.send(&ToExecutor::Run(RunBeside {
-            id,
-            task: task(name),
-            member: None,
-            argv: argv.iter().map(|word| (*word).to_owned()).collect(),
-            env: Vec::new(),
-            timeout_ms: Some(timeout_ms),
-            io: RunIo::Nothing,
-        }));
-    }
-
-    /// How a command beside a task ended; updates before it are skipped.
-    pub fn ran(&mut self, id: u64) -> Result<i32, String> {
-        loop {
-            match protocol::read_frame(&mut self.stream).expect("an answer before the deadline") {
-                Some(FromExecutor::Ran { id: ran, result }) if ran == id => return result,
-                Some(FromExecutor::Update(_)) => {}
-                other => panic!("not an answer: {other:?}"),
-            }
         }
     }
 

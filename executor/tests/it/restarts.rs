@@ -160,6 +160,31 @@ fn a_pause_is_told_and_a_kill_ends_it_at_once() {
 }
 
 #[test]
+fn what_runs_beside_a_command_that_pauses_is_not_its_fault() {
+    for mut executor in both() {
+        let hour = r#"{"restart": {"backoff_ms": 3600000, "max_backoff_ms": 3600000}}"#;
+        let script = "while ! test -e go; do sleep 0.01; done; exit 3";
+        executor.launch(Builder::script("t", script).life(hour));
+        assert_eq!(executor.update().state, TaskState::Running);
+        executor.run_beside(1, "t", &["true"], 60_000);
+        assert_eq!(executor.ran(1), Ok(0));
+        // It is taken along when the command ends.
+        let begun = executor.task_dir("t").join("sandbox/begun");
+        let wait = "echo > $TEPUI_SANDBOX/begun; sleep 1000";
+        executor.run_beside(2, "t", &["sh", "-c", wait], 60_000);
+        crate::env::eventually("it has begun", || begun.exists());
+        fs::write(executor.task_dir("t").join("sandbox/go"), "").unwrap();
+        assert!(executor.is_not_now(2));
+        executor.run_beside(3, "t", &["true"], 60_000);
+        assert!(executor.is_not_now(3));
+        executor.kill("t", 0);
+        executor.end("t");
+        executor.run_beside(4, "t", &["true"], 60_000);
+        assert!(!executor.is_not_now(4));
+    }
+}
+
+#[test]
 fn what_is_sent_to_a_command_is_read_by_its_next_run() {
     for mut executor in both() {
         let life = restart("").replacen('{', r#"{"stdin": "open", "#, 1);

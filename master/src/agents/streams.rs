@@ -133,7 +133,8 @@ impl Pending {
             StreamFrame::Data(_)
             | StreamFrame::ErrorData(_)
             | StreamFrame::End
-            | StreamFrame::Exited(_) => Err(StreamError::Broken),
+            | StreamFrame::Exited(_)
+            | StreamFrame::Taken(_) => Err(StreamError::Broken),
         }
     }
 
@@ -155,9 +156,12 @@ impl Pending {
                 Ok(StreamFrame::Data(bytes)) => Some((Ok(bytes.into()), Some(frames))),
                 Ok(StreamFrame::End) => None,
                 Ok(StreamFrame::Failed(reason)) => Some((Err(StreamError::Refused(reason)), None)),
-                Ok(StreamFrame::ErrorData(_) | StreamFrame::Exited(_) | StreamFrame::Opened) => {
-                    Some((Err(StreamError::Broken), None))
-                }
+                Ok(
+                    StreamFrame::ErrorData(_)
+                    | StreamFrame::Exited(_)
+                    | StreamFrame::Opened
+                    | StreamFrame::Taken(_),
+                ) => Some((Err(StreamError::Broken), None)),
                 Err(error) => Some((Err(error), None)),
             }
         })

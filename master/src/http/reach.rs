@@ -10,6 +10,7 @@ use axum::extract::{FromRequest, Request, State as Extract};
 use axum::response::Response;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tepui_types::api::problem::Problem;
 use tepui_types::api::reach::{AttachBody, ExecBody};
@@ -21,7 +22,7 @@ use tepui_types::{Principal, TaskId};
 use crate::Master;
 use crate::agents::{check_upgrade, switching};
 use crate::http::error::ApiError;
-use crate::http::request::{ApiJson, ApiPath, read};
+use crate::http::request::{ApiJson, ApiPath, ApiQuery, read};
 use crate::http::tasks::find_task;
 
 /// Runs a command beside a task, with pipes or a terminal.
@@ -78,9 +79,32 @@ pub async fn attach(
     join(&master, &id, wanted, upgrade).await
 }
 
+/// What goes to a task's port.
+#[derive(Debug, Default, Clone, Copy, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ForwardProtocol {
+    /// The bytes of a connection.
+    #[default]
+    Tcp,
+    /// Datagrams, one in each frame of data.
+    Udp,
+}
+
+/// How a task's port is reached.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ForwardQuery {
+    #[serde(default)]
+    protocol: ForwardProtocol,
+}
+
 /// Connects to a port of a task.
 #[utoipa::path(post, path = "/v1/tasks/{id}/forward/{port}", tag = "tasks",
-    params(("id" = TaskId, Path), ("port" = u16, Path, description = "As the task itself sees it")),
+    params(
+        ("id" = TaskId, Path),
+        ("port" = u16, Path, description = "As the task itself sees it"),
+        ("protocol" = Option<String>, Query, description = "`tcp`, which it is when absent, or `udp`"),
+    ),
     responses(
         (status = 101, description = "Upgraded to `tepui-stream/1`"),
         (status = 404, body = Problem),
@@ -90,14 +114,19 @@ pub async fn attach(
 pub async fn forward(
     Extract(master): Extract<Arc<Master>>,
     ApiPath((id, port)): ApiPath<(TaskId, u16)>,
+    ApiQuery(query): ApiQuery<ForwardQuery>,
     mut request: Request,
 ) -> Result<Response, ApiError> {
     check_upgrade(&request, UPGRADE)?;
     let upgrade = hyper::upgrade::on(&mut request);
-    let wanted = StreamRequest::Forward(ForwardRequest {
+    let port = ForwardRequest {
         task: id.clone(),
         port,
-    });
+    };
+    let wanted = match query.protocol {
+        ForwardProtocol::Tcp => StreamRequest::Forward(port),
+        ForwardProtocol::Udp => StreamRequest::Datagrams(port),
+    };
     join(&master, &id, wanted, upgrade).await
 }
 

@@ -77,6 +77,27 @@ impl Scene {
 }
 
 #[test]
+fn a_probe_that_could_not_be_made_counts_for_nothing() {
+    let mut scene = Scene::new(Checks {
+        health: Some(check()),
+        ..Checks::default()
+    });
+    scene.answer(CheckRole::Health, Err("gone"));
+    scene.log();
+    for _ in 0..5 {
+        scene.wait(1000);
+        let id = scene.under_way.remove(&CheckRole::Health).unwrap();
+        let actions = scene.task.on_event(scene.now, Event::Skipped(id));
+        assert_eq!(actions, []);
+    }
+    // The one before it still does.
+    scene.wait(1000);
+    scene.answer(CheckRole::Health, Err("gone"));
+    let log = scene.log();
+    assert!(log.last().unwrap().starts_with("kill"), "{log:?}");
+}
+
+#[test]
 fn an_unhealthy_task_is_killed_with_the_last_message() {
     let health = Some(check());
     let mut scene = Scene::new(Checks {

@@ -148,7 +148,10 @@ fn a_task_is_probed_in_its_own_namespace() {
 #[tokio::test]
 async fn a_command_is_judged_by_its_code_and_dropped_when_its_time_is_over() {
     let argv = vec!["check".to_owned()];
-    let command = Probe::Command(CommandProbe { argv: argv.clone() });
+    let command = Probe::Command(CommandProbe {
+        argv: argv.clone(),
+        member: None,
+    });
     let prober = Prober::default();
     let place = Place::default();
     let run = |timeout, code| prober.probe(&command, &place, timeout, move |_| exits(code));
@@ -179,7 +182,7 @@ async fn only_so_many_probes_are_under_way_and_the_others_come_after() {
         let (prober, begun, gate) = (prober.clone(), begun.clone(), gate.clone());
         probes.spawn(async move {
             let argv = Vec::new();
-            let command = Probe::Command(CommandProbe { argv });
+            let command = Probe::Command(CommandProbe { argv, member: None });
             let run = async |_| {
                 begun.fetch_add(1, Ordering::SeqCst);
                 let _open = gate.acquire().await;

@@ -46,7 +46,7 @@ pub enum ToExecutor {
         grace_ms: u64,
     },
     /// Run a command beside a task, in its cgroup and its container; answered by
-    /// [`FromExecutor::Ran`]. With `io` that is not nothing, the descriptors that it has come with
+    /// [`FromExecutor::Ran`] or [`FromExecutor::NotNow`]. With `io` that is not nothing, the descriptors that it has come with
     /// the frame (unix(7), `SCM_RIGHTS`).
     Run(RunBeside),
     /// End the command of this id, if it runs: nobody waits for it any more.
@@ -248,6 +248,9 @@ pub enum FromExecutor {
         /// How.
         result: Result<i32, String>,
     },
+    /// A command was not run, since the one beside which it was to run does not run now: it has not
+    /// begun, or pauses before it is started again.
+    NotNow(u64),
 }
 
 /// A process that cannot be mistaken for a later one of the same number.

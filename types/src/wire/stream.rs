@@ -23,6 +23,10 @@ pub const STREAM_PATH: &str = "/v1/agents/streams/";
 /// The most bytes in one frame of data.
 pub const MAX_CHUNK: usize = 64 * 1024;
 
+/// The code of the reason where a task's input was not taken, and may be later: its executor does not
+/// answer now.
+pub const INPUT_LOST: &str = "input-lost";
+
 /// What a master wants.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum StreamRequest {
@@ -34,8 +38,10 @@ pub enum StreamRequest {
     Exec(ExecRequest),
     /// A task's own input and, with a terminal, its output.
     Attach(AttachRequest),
-    /// A port of a task.
+    /// A port of a task, by TCP.
     Forward(ForwardRequest),
+    /// A port of a task, by UDP: each frame of data, either way, is a datagram.
+    Datagrams(ForwardRequest),
 }
 
 /// Which part of a task's output.
@@ -161,6 +167,9 @@ pub enum StreamFrame {
     Exited(i32),
     /// What was asked for is there; first of what goes both ways.
     Opened,
+    /// Of an [`Attach`](StreamRequest::Attach): so many of the caller's frames, of those with data or
+    /// the end, were handed to the task's executor; since the connection began.
+    Taken(u64),
 }
 
 /// From who opened a data connection that goes both ways.
