@@ -7,13 +7,15 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use tepui_types::TaskId;
 use tepui_types::api::reach::{AttachBody, ExecBody};
-use tepui_types::wire::stream::{ClientFrame, MAX_CHUNK, StreamFrame};
+use tepui_types::wire::stream::{ClientFrame, INPUT_LOST, StreamFrame};
 use tokio::io::AsyncWriteExt;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 
 use crate::client::{ChannelError, Client, ClientError, Receiver, Sender};
+use crate::stdin::{Next, Stdin};
 use crate::terminal::{self, LeaveKeys, Raw};
-use crate::{amounts, output, task};
+use crate::{amounts, output, patience, task};
 
 /// A command, and beside which task.
 #[derive(Debug, Args)]
@@ -67,53 +69,161 @@ pub async fn exec(options: ExecOptions, client: &Client) -> Result<ExitCode> {
     let (receiver, sender) = client
         .channel(&format!("/v1/tasks/{id}/exec"), &body)
         .await?;
-    let talk = Talk {
-        receiver,
-        sender,
+    let mut talk = Talk {
         // Where nothing is read, Ctrl-C is for this process.
         is_raw: options.has_terminal && options.interactive,
         reads: options.interactive,
+        is_kept: false,
         leave: None,
+        stdin: &mut Stdin::new(),
+        seen: &mut Seen::default(),
     };
-    match talk.run().await? {
-        End::Exited(code) => Ok(code),
-        End::Ended | End::Left => Ok(ExitCode::SUCCESS),
+    match talk.run(receiver, sender).await {
+        Ok(End::Exited(code)) => Ok(code),
+        Ok(End::Ended | End::Left) => Ok(ExitCode::SUCCESS),
+        Err(error) if is_broken(&error) => Err(error.context(format!(
+            "the command beside {id} is ended with its connection; what it did until then is done"
+        ))),
+        Err(error) => Err(error),
     }
 }
 
 /// Speaks to a task's own input, and shows what it writes.
 pub async fn attach(options: AttachOptions, client: &Client) -> Result<ExitCode> {
     let id = task::find(&options.task, client).await?;
-    attach_to(&id, client).await?;
+    let mut seen = Seen::default();
+    attach_to(&id, client, &mut Stdin::new(), &mut seen).await?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// The same; true if it ended with the task, and not before.
-pub async fn attach_to(id: &TaskId, client: &Client) -> Result<bool> {
+/// The same, for a task that may be one of several which this process's input goes to; true if it
+/// ended with the task, and not before. A connection that breaks is made again: what the task has not
+/// taken of the input is sent again, and of its output nothing is shown twice, but for the last of a
+/// terminal's.
+pub async fn attach_to(
+    id: &TaskId,
+    client: &Client,
+    stdin: &mut Stdin,
+    seen: &mut Seen,
+) -> Result<bool> {
     let workload = client.task(id).await?.spec.workload;
     let is_raw = task::has_terminal(&workload) && terminal::is_there();
+    if is_raw {
+        output::note("tepui: Ctrl-P Ctrl-Q leaves the task as it is");
+    }
+    let mut leave = is_raw.then(LeaveKeys::default);
+    let mut failures = 0;
+    loop {
+        let before = *seen;
+        let error = match join(id, client, stdin, seen, &mut leave).await {
+            Ok(End::Left) => {
+                output::note(&format!("tepui: left {id}, which goes on"));
+                return Ok(false);
+            }
+            Ok(End::Exited(_) | End::Ended) => return Ok(true),
+            Err(error) => error,
+        };
+        if before != *seen {
+            failures = 0;
+        }
+        failures += 1;
+        if !may_come_back(&error) {
+            return Err(error);
+        }
+        if failures > patience::MAX_FAILURES {
+            return Err(error.context(match stdin.waiting() {
+                0 => format!("lost {id}, which may go on: `tepui attach {id}` goes on with it"),
+                bytes => format!(
+                    "lost {id}, which may go on, and {bytes} bytes of input that it has not taken"
+                ),
+            }));
+        }
+        if failures == 1 {
+            output::note(&format!("tepui: {error:#}; trying again\r"));
+        }
+        tokio::time::sleep(patience::PAUSE).await;
+    }
+}
+
+/// Speaks to a task over one connection.
+async fn join(
+    id: &TaskId,
+    client: &Client,
+    stdin: &mut Stdin,
+    seen: &mut Seen,
+    leave: &mut Option<LeaveKeys>,
+) -> Result<End> {
+    let is_raw = leave.is_some();
     let body = AttachBody {
         terminal: is_raw.then(terminal::size),
     };
     let (receiver, sender) = client
         .channel(&format!("/v1/tasks/{id}/attach"), &body)
         .await?;
-    if is_raw {
-        output::note("tepui: Ctrl-P Ctrl-Q leaves the task as it is");
-    }
-    let talk = Talk {
-        receiver,
-        sender,
+    stdin.on_connection();
+    seen.on_connection(is_raw);
+    let mut talk = Talk {
         is_raw,
         reads: true,
-        leave: is_raw.then(LeaveKeys::default),
+        is_kept: true,
+        leave: leave.take(),
+        stdin,
+        seen,
     };
-    match talk.run().await? {
-        End::Left => {
-            output::note(&format!("tepui: left {id}, which goes on"));
-            Ok(false)
+    let ended = talk.run(receiver, sender).await;
+    *leave = talk.leave;
+    ended
+}
+
+/// Whether a connection broke off, and nobody said why.
+fn is_broken(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(ChannelError::Broken))
+}
+
+/// Whether a task can be attached to again after that.
+fn may_come_back(error: &anyhow::Error) -> bool {
+    match (error.downcast_ref(), error.downcast_ref()) {
+        (Some(ChannelError::Broken), _) => true,
+        (Some(ChannelError::Failed(reason)), _) => reason.code == INPUT_LOST,
+        (None, Some(error)) => patience::may_come_back(error),
+        (None, None) => false,
+    }
+}
+
+/// How much of a task's output was shown, in bytes from its beginning.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    /// Of its standard output.
+    pub stdout: u64,
+    /// Of its standard error.
+    pub stderr: u64,
+    /// What comes again on this connection.
+    again: [u64; 2],
+}
+
+impl Seen {
+    /// Another connection begins with the output's beginning; with the last of it where that is a
+    /// terminal's, which shows it as it was.
+    fn on_connection(&mut self, is_terminal: bool) {
+        self.again = match is_terminal {
+            true => [0, 0],
+            false => [self.stdout, self.stderr],
+        };
+    }
+
+    /// What of these bytes was not shown before.
+    fn fresh<'a>(&mut self, is_error: bool, bytes: &'a [u8]) -> &'a [u8] {
+        let again = &mut self.again[usize::from(is_error)];
+        let skip = usize::try_from(*again)
+            .unwrap_or(usize::MAX)
+            .min(bytes.len());
+        *again -= skip as u64;
+        let fresh = &bytes[skip..];
+        match is_error {
+            false => self.stdout += fresh.len() as u64,
+            true => self.stderr += fresh.len() as u64,
         }
-        End::Exited(_) | End::Ended => Ok(true),
+        fresh
     }
 }
 
@@ -131,91 +241,111 @@ enum End {
 }
 
 /// Both directions of a connection, joined with this process's input and output.
-struct Talk {
-    receiver: Receiver,
-    sender: Sender,
+struct Talk<'a> {
     is_raw: bool,
     reads: bool,
+    /// Whether what is sent is kept until it is said to be taken.
+    is_kept: bool,
     leave: Option<LeaveKeys>,
+    stdin: &'a mut Stdin,
+    seen: &'a mut Seen,
 }
 
-impl Talk {
-    async fn run(self) -> Result<End> {
+impl Talk<'_> {
+    async fn run(&mut self, receiver: Receiver, sender: Sender) -> Result<End> {
         let _raw = match self.is_raw {
             true => Some(Raw::begin().context("failed to set up the terminal")?),
             false => None,
         };
-        let Self {
-            mut receiver,
-            mut sender,
-            is_raw,
-            reads,
-            mut leave,
-        } = self;
-        // Each on its own: neither side reads less because it writes.
-        let outward = async move {
-            let mut input = reads.then(terminal::input);
-            if !reads {
-                sender.send(&ClientFrame::End).await?;
+        let (said, taken) = watch::channel(0);
+        let ended = {
+            // Each on its own: neither side reads less because it writes.
+            let inward = show(receiver, self.seen, said);
+            let outward = Outward {
+                is_raw: self.is_raw,
+                reads: self.reads,
+                is_kept: self.is_kept,
+                leave: &mut self.leave,
+                stdin: self.stdin,
+                sender,
+                taken: taken.clone(),
+            };
+            let outward = outward.run();
+            tokio::pin!(inward, outward);
+            tokio::select! {
+                biased;
+                ended = &mut inward => ended,
+                ended = &mut outward => match ended {
+                    // The other side has closed: what it said before that counts.
+                    Err(_) => inward.await,
+                    left => left,
+                },
             }
-            let mut resized = signal(SignalKind::window_change())?;
-            loop {
-                tokio::select! {
-                    Some(()) = resized.recv(), if is_raw => {
-                        let frame = ClientFrame::Resize(terminal::size());
-                        sender.send(&frame).await?;
-                    }
-                    typed = typed(&mut input) => {
-                        let Some(bytes) = typed else {
-                            input = None;
-                            sender.send(&ClientFrame::End).await?;
-                            continue;
-                        };
-                        let passed = match &mut leave {
-                            Some(keys) => keys.pass(&bytes),
-                            None => Some(bytes),
-                        };
-                        let Some(passed) = passed else {
-                            return anyhow::Ok(End::Left);
-                        };
-                        for chunk in passed.chunks(MAX_CHUNK) {
-                            sender.send(&ClientFrame::Data(chunk.to_vec())).await?;
-                        }
+        };
+        self.stdin.on_taken(*taken.borrow());
+        ended
+    }
+}
+
+/// What goes out on a connection.
+struct Outward<'a> {
+    is_raw: bool,
+    reads: bool,
+    is_kept: bool,
+    leave: &'a mut Option<LeaveKeys>,
+    stdin: &'a mut Stdin,
+    sender: Sender,
+    taken: watch::Receiver<u64>,
+}
+
+impl Outward<'_> {
+    /// Ends when the task is left, or nothing more can be sent.
+    async fn run(mut self) -> Result<End> {
+        if !self.reads {
+            self.sender.send(&ClientFrame::End).await?;
+        }
+        let mut resized = signal(SignalKind::window_change())?;
+        let mut can_take = true;
+        loop {
+            tokio::select! {
+                Some(()) = resized.recv(), if self.is_raw => {
+                    let frame = ClientFrame::Resize(terminal::size());
+                    self.sender.send(&frame).await?;
+                }
+                changed = self.taken.changed(), if can_take => {
+                    can_take = changed.is_ok();
+                    self.stdin.on_taken(*self.taken.borrow_and_update());
+                }
+                next = self.stdin.next(self.leave), if self.reads => {
+                    let frame = match next {
+                        Next::Left => return Ok(End::Left),
+                        Next::Piece(piece) if piece.is_empty() => ClientFrame::End,
+                        Next::Piece(piece) => ClientFrame::Data(piece),
+                    };
+                    self.sender.send(&frame).await?;
+                    self.stdin.on_sent();
+                    if !self.is_kept {
+                        self.stdin.settle();
                     }
                 }
             }
-        };
-        let inward = async move {
-            let (mut stdout, mut stderr) = (tokio::io::stdout(), tokio::io::stderr());
-            loop {
-                match receiver.next().await? {
-                    StreamFrame::Data(bytes) => write(&mut stdout, &bytes).await?,
-                    StreamFrame::ErrorData(bytes) => write(&mut stderr, &bytes).await?,
-                    StreamFrame::Exited(code) => return anyhow::Ok(End::Exited(exit_code(code))),
-                    StreamFrame::End => return Ok(End::Ended),
-                    StreamFrame::Opened | StreamFrame::Taken(_) => {}
-                    StreamFrame::Failed(reason) => return Err(ChannelError::Failed(reason).into()),
-                }
-            }
-        };
-        tokio::pin!(inward, outward);
-        tokio::select! {
-            biased;
-            ended = &mut inward => ended,
-            ended = &mut outward => match ended {
-                // The other side has closed: what it said before that counts.
-                Err(_) => inward.await,
-                left => left,
-            },
         }
     }
 }
 
-/// The next of what comes in; nothing ever where nothing is read.
-async fn typed(input: &mut Option<tokio::sync::mpsc::Receiver<Vec<u8>>>) -> Option<Vec<u8>> {
-    match input {
-        Some(input) => input.recv().await,
-        None => std::future::pending().await,
+/// Shows what comes in, to its end, and tells how much of the input was taken.
+async fn show(mut receiver: Receiver, seen: &mut Seen, taken: watch::Sender<u64>) -> Result<End> {
+    let (mut stdout, mut stderr) = (tokio::io::stdout(), tokio::io::stderr());
+    loop {
+        match receiver.next().await? {
+            StreamFrame::Data(bytes) => write(&mut stdout, seen.fresh(false, &bytes)).await?,
+            StreamFrame::ErrorData(bytes) => write(&mut stderr, seen.fresh(true, &bytes)).await?,
+            StreamFrame::Exited(code) => return Ok(End::Exited(exit_code(code))),
+            StreamFrame::End => return Ok(End::Ended),
+            StreamFrame::Opened => {}
+            StreamFrame::Taken(count) => drop(taken.send(count)),
+            StreamFrame::Failed(reason) => return Err(ChannelError::Failed(reason).into()),
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! A task's output on its way to this process's: from where it broke off, for as long as the master
-//! or the agent may only be away for a moment.
+//! or the agent may only be away for a moment; or its last lines.
 
-use std::time::Duration;
+use std::collections::VecDeque;
 
 use anyhow::Result;
 use futures::StreamExt;
@@ -9,31 +9,42 @@ use tepui_types::TaskId;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use crate::client::{Client, ClientError, LogStream};
+use crate::patience;
 
-/// How often in a row an output is asked for in vain, and the pause in between: together about ten
-/// seconds for an agent to come back.
-const MAX_FAILURES: u32 = 40;
-const FAILURE_PAUSE: Duration = Duration::from_millis(250);
+/// The most lines that are counted from the end: what their beginnings take in memory is bounded.
+pub const MAX_TAIL: u64 = 1_000_000;
 
-/// Copies an output, of a companion where one is named; with `follow` until the task has ended.
+/// Which output, and which part of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// Whose.
+    pub task: &'a TaskId,
+    /// Which of the two.
+    pub stream: LogStream,
+    /// Of which companion; of its own command when absent.
+    pub member: Option<&'a str>,
+    /// Bytes to skip.
+    pub offset: u64,
+    /// Whether to go on until the task has ended.
+    pub follow: bool,
+}
+
+/// Copies an output.
 pub async fn copy(
     client: &Client,
-    task: &TaskId,
-    stream: LogStream,
-    member: Option<&str>,
-    follow: bool,
+    wanted: Wanted<'_>,
     mut to: impl AsyncWrite + Unpin,
 ) -> Result<()> {
-    let mut offset = 0;
+    let mut wanted = wanted;
     let mut failures = 0;
     loop {
-        let error = match client.task_logs(task, stream, member, offset, follow).await {
+        let error = match client.task_logs(wanted).await {
             Ok(mut bytes) => loop {
                 match bytes.next().await {
                     Some(Ok(chunk)) => {
                         to.write_all(&chunk).await?;
                         to.flush().await?;
-                        offset += chunk.len() as u64;
+                        wanted.offset += chunk.len() as u64;
                         failures = 0;
                     }
                     Some(Err(error)) => break error,
@@ -44,14 +55,81 @@ pub async fn copy(
         };
         failures += 1;
         // What is only looked at once is asked for again by whoever looks.
-        if !follow || failures > MAX_FAILURES || !may_come_back(&error) {
+        let is_over = !wanted.follow || failures > patience::MAX_FAILURES;
+        if is_over || !patience::may_come_back(&error) {
             return Err(error.into());
         }
-        tokio::time::sleep(FAILURE_PAUSE).await;
+        tokio::time::sleep(patience::PAUSE).await;
     }
 }
 
-/// Whether the master or the agent may only be away for a moment.
-fn may_come_back(error: &ClientError) -> bool {
-    error.is_connection() || matches!(error.status(), Some(502..=504))
+/// Where the last lines begin of what is there now. All of it is read: where a line begins only who
+/// reads it knows, and what is followed afterwards is to begin exactly there.
+///
+/// # Errors
+/// When the output cannot be read.
+pub async fn tail(client: &Client, wanted: Wanted<'_>, lines: u64) -> Result<u64, ClientError> {
+    let follow = false;
+    let wanted = Wanted { follow, ..wanted };
+    let mut bytes = client.task_logs(wanted).await?;
+    let mut tail = Tail::new(lines.min(MAX_TAIL), wanted.offset);
+    while let Some(chunk) = bytes.next().await {
+        tail.push(&chunk?);
+    }
+    Ok(tail.start())
+}
+
+/// Where the last lines begin of what was pushed.
+struct Tail {
+    lines: u64,
+    /// Beginnings of lines, as many at most, the oldest first.
+    begins: VecDeque<u64>,
+    end: u64,
+    is_within_line: bool,
+}
+
+impl Tail {
+    fn new(lines: u64, offset: u64) -> Self {
+        Self {
+            lines,
+            begins: VecDeque::new(),
+            end: offset,
+            is_within_line: false,
+        }
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            if !self.is_within_line {
+                self.begins.push_back(self.end);
+                if self.begins.len() as u64 > self.lines {
+                    self.begins.pop_front();
+                }
+            }
+            self.is_within_line = *byte != b'\n';
+            self.end += 1;
+        }
+    }
+
+    fn start(&self) -> u64 {
+        self.begins.front().copied().unwrap_or(self.end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_lines_begin_where_they_do_wherever_the_output_is_cut() {
+        let text = b"one\ntwo\n\nfour";
+        for (lines, start) in [(0, 13), (1, 9), (2, 8), (3, 4), (4, 0), (9, 0)] {
+            for size in 1..=text.len() {
+                let mut tail = Tail::new(lines, 0);
+                text.chunks(size).for_each(|chunk| tail.push(chunk));
+                assert_eq!(tail.start(), start, "{lines} lines, in pieces of {size}");
+            }
+        }
+        assert_eq!(Tail::new(3, 7).start(), 7);
+    }
 }

@@ -9,6 +9,7 @@ use tepui_types::command::CommandStdin;
 use tepui_types::{AgentId, TaskId, TaskState, Timestamp, Workload};
 
 use crate::client::{Client, LogStream, TaskFilter};
+use crate::logs::Wanted;
 use crate::output::{self, Columns, Fields, Format};
 use crate::{amounts, files, logs};
 
@@ -62,6 +63,9 @@ pub enum Command {
         /// What this companion wrote, in place of its command
         #[arg(long, value_name = "NAME")]
         member: Option<String>,
+        /// Begin with so many of the last lines, of what is there
+        #[arg(long, value_parser = clap::value_parser!(u64).range(0..=logs::MAX_TAIL), value_name = "N")]
+        tail: Option<u64>,
     },
     /// Show what is in a task's sandbox
     Files {
@@ -136,14 +140,25 @@ pub async fn run(command: Command, client: &Client, format: Format) -> Result<()
             follow,
             stderr,
             member,
+            tail,
         } => {
             let id = find(&task, client).await?;
             let stream = match stderr {
                 true => LogStream::Stderr,
                 false => LogStream::Stdout,
             };
-            let member = member.as_deref();
-            logs::copy(client, &id, stream, member, follow, tokio::io::stdout()).await
+            let all = Wanted {
+                task: &id,
+                stream,
+                member: member.as_deref(),
+                offset: 0,
+                follow,
+            };
+            let offset = match tail {
+                Some(lines) => logs::tail(client, all, lines).await?,
+                None => 0,
+            };
+            logs::copy(client, Wanted { offset, ..all }, tokio::io::stdout()).await
         }
         Command::Files { task, path } => {
             files::list(&find(&task, client).await?, &path, client, format).await

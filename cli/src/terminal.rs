@@ -56,7 +56,7 @@ pub fn size() -> TerminalSize {
 }
 
 /// What comes from standard input; ends where that does. Its thread may hang in a read for as long as
-/// this process lives.
+/// this process lives, and takes what comes then: only [`Stdin`](crate::stdin::Stdin) begins it.
 pub fn input() -> mpsc::Receiver<Vec<u8>> {
     let (sender, receiver) = mpsc::channel(QUEUE);
     std::thread::spawn(move || {

@@ -26,6 +26,7 @@ use tepui_types::wish::{ReserveRequest, UnreserveRequest, VolumeRequest};
 use tepui_types::{AgentId, Digest, NodeId, Role, TaskId, TaskState, WindowId};
 
 use super::{Body, Client, ClientError, Result};
+use crate::logs::Wanted;
 use crate::progress::Transfer;
 
 /// An answer's body as it comes.
@@ -295,21 +296,15 @@ impl Client {
             .await
     }
 
-    /// A task's output from `offset` on; with `follow` until the task has ended.
-    pub async fn task_logs(
-        &self,
-        id: &TaskId,
-        stream: LogStream,
-        member: Option<&str>,
-        offset: u64,
-        follow: bool,
-    ) -> Result<ByteStream<'_>> {
-        let path = format!("/v1/tasks/{id}/logs/{}", stream.as_str());
+    /// A task's output.
+    pub async fn task_logs(&self, wanted: Wanted<'_>) -> Result<ByteStream<'_>> {
+        let (id, stream) = (wanted.task, wanted.stream.as_str());
+        let path = format!("/v1/tasks/{id}/logs/{stream}");
         let mut query = vec![
-            ("offset", offset.to_string()),
-            ("follow", follow.to_string()),
+            ("offset", wanted.offset.to_string()),
+            ("follow", wanted.follow.to_string()),
         ];
-        query.extend(member.map(|member| ("member", member.to_owned())));
+        query.extend(wanted.member.map(|member| ("member", member.to_owned())));
         self.stream(&path, &query).await
     }
 

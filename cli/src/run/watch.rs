@@ -12,11 +12,12 @@ use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
 use crate::client::{Client, ClientError, Jobs, LogStream, TaskFilter};
-use crate::exec;
+use crate::exec::{self, Seen};
 use crate::job;
-use crate::logs;
+use crate::logs::{self, Wanted};
 use crate::output;
 use crate::progress::Transfer;
+use crate::stdin::Stdin;
 
 /// The pauses between two looks at a job.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(2);
@@ -38,6 +39,8 @@ pub struct Watch<'a> {
     looked: Instant,
     /// Whether what is typed here goes to the task.
     is_attached: bool,
+    /// What is typed, of which each attempt gets what none before has taken.
+    stdin: Stdin,
 }
 
 impl<'a> Watch<'a> {
@@ -51,6 +54,7 @@ impl<'a> Watch<'a> {
             said: String::new(),
             looked: Instant::now(),
             is_attached,
+            stdin: Stdin::new(),
         }
     }
 
@@ -62,7 +66,7 @@ impl<'a> Watch<'a> {
             let fresh = task.filter(|task| shown.as_ref() != Some(*task)).cloned();
             if let (Some(task), true) = (fresh, copied) {
                 if !self.is_attached {
-                    self.show(&task).await?;
+                    self.show(&task, Seen::default()).await?;
                 } else if !self.attach(&task).await? {
                     return Ok(job);
                 }
@@ -151,34 +155,46 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Copies a task's outputs until it has ended, or nobody reads them, and says meanwhile if it
-    /// is out of reach: its outputs may then just be silent.
     /// Joins this process's input and output with the task's, once that runs; false if it was left.
+    /// What no task before has taken of the input is this one's.
     async fn attach(&mut self, task: &TaskId) -> Result<bool> {
         let client = self.jobs.client();
+        let mut seen = Seen::default();
+        self.stdin.on_task();
         loop {
             let state = client.task(task).await?.status.state;
             if state == TaskState::Running {
-                match exec::attach_to(task, client).await {
+                match exec::attach_to(task, client, &mut self.stdin, &mut seen).await {
                     // It has ended since.
                     Err(error) if exec::is_ended(&error) => {}
                     attached => return attached,
                 }
             }
             if state.is_terminal() {
-                self.show(task).await?;
+                self.show(task, seen).await?;
                 return Ok(true);
             }
             self.rest().await;
         }
     }
 
-    async fn show(&mut self, task: &TaskId) -> Result<()> {
+    /// Copies a task's outputs, but for what was seen, until it has ended, or nobody reads them, and
+    /// says meanwhile if it is out of reach: its outputs may then just be silent.
+    async fn show(&mut self, task: &TaskId, seen: Seen) -> Result<()> {
         let client = self.jobs.client();
+        let wanted = |stream, offset| Wanted {
+            task,
+            stream,
+            member: None,
+            offset,
+            follow: true,
+        };
+        let stdout = wanted(LogStream::Stdout, seen.stdout);
+        let stderr = wanted(LogStream::Stderr, seen.stderr);
         let copying = async {
             tokio::try_join!(
-                copy_or_say(client, task, LogStream::Stdout, tokio::io::stdout()),
-                copy_or_say(client, task, LogStream::Stderr, tokio::io::stderr()),
+                copy_or_say(client, stdout, tokio::io::stdout()),
+                copy_or_say(client, stderr, tokio::io::stderr()),
             )
         };
         tokio::pin!(copying);
@@ -194,13 +210,12 @@ impl<'a> Watch<'a> {
 /// An output that cannot be had is said, and does not change how the task ends.
 async fn copy_or_say(
     client: &Client,
-    task: &TaskId,
-    stream: LogStream,
+    wanted: Wanted<'_>,
     to: impl AsyncWrite + Unpin,
 ) -> Result<()> {
-    match logs::copy(client, task, stream, None, true, to).await {
+    match logs::copy(client, wanted, to).await {
         Err(error) if error.downcast_ref::<ClientError>().is_some() => {
-            let name = stream.as_str();
+            let (name, task) = (wanted.stream.as_str(), wanted.task);
             output::note(&format!(
                 "tepui: the {name} of {task} cannot be read: {error:#}"
             ));

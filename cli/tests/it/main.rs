@@ -1,0 +1,14 @@
+//! `tepui` against a master that speaks the wire's frames and nothing else, and breaks off where that
+//! is to be shown: whole clusters are tested elsewhere.
+
+/// The other side.
+mod master;
+/// What a command line does that goes on for a while.
+mod process;
+
+/// Input of a task, over connections that break and attempts that fail.
+mod inputs;
+/// A task's output.
+mod logs;
+/// Ports that lead to those of a task.
+mod ports;
