@@ -11,7 +11,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use tepui_pressure::Launches;
-use tepui_types::task::reason;
+use tepui_types::task::{TaskUsage, reason};
 use tepui_types::wire::agent::{AgentEffect, StatusReport, TaskLaunch, VolumeList};
 use tepui_types::wire::executor::{ProcessIdentity, TaskUpdate, ToExecutor};
 use tepui_types::{Digest, Reason, TaskId, TaskState};
@@ -85,6 +85,8 @@ pub struct Death {
     pub left: bool,
     /// The end of its log.
     pub last_words: String,
+    /// What the cgroup of its tasks had counted, all that it had one after another together.
+    pub usage: Option<TaskUsage>,
 }
 
 /// Effects of a leader that is no longer the newest.
@@ -425,11 +427,14 @@ impl Agent {
             exits,
             left,
             last_words,
+            usage,
         } = death;
         self.on_updates(out, id, exits);
         let Some(executor) = self.executors.remove(id) else {
             return;
         };
+        // What earlier tasks have used is not this one's.
+        let usage = usage.filter(|_| executor.is_first_task());
         let mut elsewhere = Vec::new();
         for task_id in executor.living {
             let Some(task) = self.tasks.get_mut(&task_id) else {
@@ -445,7 +450,8 @@ impl Agent {
                     message = format!("{message}; it had said: {last_words}");
                 }
                 let why = Reason::new(reason::EXECUTOR_TERMINATED, message);
-                self.end(out, report(&task_id, TaskState::Failed, Some(why)));
+                let report = report(&task_id, TaskState::Failed, Some(why));
+                self.end(out, StatusReport { usage, ..report });
             } else if task.placements >= MAX_PLACEMENTS {
                 let why = Reason::new(
                     reason::EXECUTOR_FAILED,

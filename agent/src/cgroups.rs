@@ -14,6 +14,7 @@ use tepui_executor::cgroup;
 use tepui_folder::FolderError;
 use tepui_types::Bytes;
 use tepui_types::resources::MILLI;
+use tepui_types::task::TaskUsage;
 
 use crate::identity::Identity;
 use crate::sandbox::Layout;
@@ -54,6 +55,13 @@ pub fn clear(cgroups: impl IntoIterator<Item = String>) {
             tracing::warn!(%error, "the cgroup of a dead executor stays");
         }
     }
+}
+
+/// What the processes of a cgroup have used since it was made; none where it is not there.
+pub fn usage(path: &str) -> Option<TaskUsage> {
+    let group = cgroup::Group::open(path, cgroup::Reach::Needed).ok()?;
+    let usage = group.counters().read().usage;
+    (usage != TaskUsage::default()).then_some(usage)
 }
 
 /// The cpu quota of the agent's own cgroup and those above it, in thousandths.

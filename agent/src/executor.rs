@@ -334,12 +334,8 @@ impl Connection {
                 Err(error) if is_gone(&error) => {
                     // Who leaves in order removes its socket before it goes.
                     let left = error.kind() == io::ErrorKind::NotFound;
-                    let (exits, last_words) = self.clear_remains().await;
-                    let death = Death {
-                        exits,
-                        left,
-                        last_words,
-                    };
+                    let remains = self.clear_remains().await;
+                    let death = Death { left, ..remains };
                     return self.tell(ExecutorEvent::Lost(death)).await;
                 }
                 Err(error) => self.note_silence(&error),
@@ -394,12 +390,19 @@ impl Connection {
     /// Ends what the dead process left running, so that what its task had is
     /// free when its end is told; then reads what the process wrote down, and
     /// the end of its log.
-    async fn clear_remains(&self) -> (Vec<TaskUpdate>, String) {
+    async fn clear_remains(&self) -> Death {
         let (id, dir) = (self.id, self.dir.clone());
         let cgroups = self.cgroups.clone();
         let cleared = tokio::task::spawn_blocking(move || {
+            // Its tasks' is the first; what they use until they are killed is not told.
+            let usage = cgroups.first().and_then(|path| crate::cgroups::usage(path));
             crate::cgroups::clear(cgroups);
-            (read_exits(&dir, id), last_words(&dir))
+            Death {
+                exits: read_exits(&dir, id),
+                left: false,
+                last_words: last_words(&dir),
+                usage,
+            }
         });
         cleared.await.unwrap_or_else(|error| {
             tracing::error!(executor = %id, %error, "reading exit records broke off");

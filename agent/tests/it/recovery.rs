@@ -127,6 +127,10 @@ async fn killed_executor_names_itself_and_leaves_no_process() {
     kill(Pid::from_raw(executor.pid), Signal::SIGKILL).unwrap();
     let report = session.until(&task.task, TaskState::Failed).await;
     assert_eq!(report.reason.unwrap().code, reason::EXECUTOR_TERMINATED);
+    if tepui_executor::cgroup::available().is_ok() {
+        // Its cgroup has counted what nobody is left to say.
+        assert!(report.usage.unwrap().cpu_micros > 0);
+    }
     assert!(
         !is_alive(read_pid().unwrap()),
         "its process ended before that was told"
