@@ -5,7 +5,7 @@
 //! is the agent; a task's end is written down before it is said.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -21,17 +21,18 @@ use tepui_executor::spawn::SOCKET_FILE;
 use tepui_executor::startup::Startup;
 use tepui_types::command::CommandOptions;
 use tepui_types::task::reason;
-use tepui_types::wire::executor::{
-    ExecutorLaunch, FromExecutor, RunBeside, TaskUpdate, ToExecutor,
-};
+use tepui_types::wire::executor::{ExecutorLaunch, FromExecutor, TaskUpdate, ToExecutor};
 use tepui_types::{Reason, TaskId, TaskState};
 
-use crate::beside::{Begun, Beside, NotRun, Stdio};
+use crate::beside::Beside;
 use crate::connection::Connection;
 use crate::group::TaskGroup;
 use crate::input::Input;
 use crate::outputs::Outputs;
 use crate::task::Task;
+
+#[path = "server/runs.rs"]
+mod runs;
 
 /// How long it stays without an agent when nothing runs: enough for an agent to
 /// restart and ask again.
@@ -244,7 +245,7 @@ impl Server {
 
     /// Some that were being started run now, or never will.
     fn on_answers(&mut self) {
-        let said = self.beside.on_answers(may_take_along(&self.task));
+        let said = self.beside.on_answers(runs::may_take_along(&self.task));
         self.tell_all(said);
         let now = Instant::now();
         let task = self.task.as_mut();
@@ -295,7 +296,9 @@ impl Server {
             match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return Ok(()),
                 Ok(status) => {
-                    let said = self.beside.on_exit(status, may_take_along(&self.task));
+                    let said = self
+                        .beside
+                        .on_exit(status, runs::may_take_along(&self.task));
                     self.tell_all(said);
                     let task = self.task.as_mut();
                     if task.is_some_and(|task| task.on_exit(status, &self.startup)) {
@@ -549,40 +552,6 @@ impl Server {
         self.task = Some(task);
     }
 
-    fn on_run(&mut self, run: &RunBeside) {
-        let running = self.task.as_ref().filter(|known| *known.id() == run.task);
-        let files = self.agent.as_mut();
-        // Taken out also where the command cannot be run: the next frame has its own.
-        let files = files.map_or_else(
-            || Ok(Vec::new()),
-            |agent| agent.take_files(run.io.descriptors()),
-        );
-        let started = match running {
-            Some(running) => self.start_beside(running, run, files),
-            None => Err(NotRun::Refused("the task does not run".into())),
-        };
-        let id = run.id;
-        match started {
-            Ok(begun) => self.beside.add(begun, run, Instant::now()),
-            Err(NotRun::Now) => self.tell(&FromExecutor::NotNow(id)),
-            Err(NotRun::Refused(why)) => {
-                let result = Err(why);
-                self.tell(&FromExecutor::Ran { id, result });
-            }
-        }
-    }
-
-    fn start_beside(
-        &self,
-        running: &Task,
-        run: &RunBeside,
-        files: Result<Vec<OwnedFd>, String>,
-    ) -> Result<Begun, NotRun> {
-        self.beside.has_room()?;
-        let stdio = Stdio::of(run.io, files?)?;
-        running.run(run, stdio, &self.startup)
-    }
-
     fn refuse(&mut self, launch: &ExecutorLaunch, why: &str) {
         self.say(TaskUpdate {
             task: launch.launch.task.clone(),
@@ -592,14 +561,6 @@ impl Server {
             usage: None,
             members: Vec::new(),
         });
-    }
-}
-
-/// Whether a member of the task may have taken along what runs beside it.
-fn may_take_along(task: &Option<Task>) -> impl Fn(Option<&str>) -> bool {
-    |member| {
-        let task = task.as_ref();
-        task.is_some_and(|task| task.may_take_along(member))
     }
 }
 
