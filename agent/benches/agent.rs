@@ -1,7 +1,7 @@
 //! What an agent adds to its executors: how soon a task runs, how many run a second, what the agent
 //! and its executors cost at rest. The binaries are real, and the master is reduced to its wire.
 //!
-//!     cargo bench -p tepui-agent --bench agent [-- ROW…]
+//!     cargo bench -p tepui-agent --bench agent [-- ROW]
 //!
 //! Sandboxes lie below `$TMPDIR`; how fast folders are made there is a large part of what many short
 //! tasks cost.
@@ -14,12 +14,13 @@ mod master;
 mod process;
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use master::{FakeMaster, Session, shell, wasm};
 use process::AgentProcess;
 use tepui_types::wire::agent::{AgentEffect, AgentFrame, MasterFrame, TaskLaunch};
 use tepui_types::{Bytes, Digest, MilliCpus, TaskState};
+use tokio::time::Instant;
 
 /// Until caches are warm and the executor of this trust domain runs.
 const WARM_UP: usize = 50;
@@ -211,6 +212,7 @@ async fn at_rest() {
     };
     let of_agent = [agent.pid().as_raw()];
     let (begun, before, alone) = (Instant::now(), ticks(&pids()), ticks(&of_agent));
+    // sleep: the time over which is counted.
     session.meanwhile(tokio::time::sleep(SPAN)).await;
     let span = begun.elapsed().as_secs_f64();
     // A tick is a hundredth of a second.

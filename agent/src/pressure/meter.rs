@@ -101,7 +101,7 @@ impl Shared {
 /// Over so long; nothing over no time, and where the cgroup is another of the same path.
 fn used(took: Duration, before: &Usage, now: &Usage) -> Option<Used> {
     let micros = now.cpu_micros.checked_sub(before.cpu_micros)?;
-    let milli = u128::from(micros) * 1_000 / u128::from(took.as_micros().max(1));
+    let milli = u128::from(micros) * 1_000 / took.as_micros().max(1);
     (!took.is_zero()).then(|| Used {
         cpus: MilliCpus(u64::try_from(milli).unwrap_or(u64::MAX)),
         mem: Bytes(now.mem_bytes),

@@ -16,6 +16,7 @@ use crate::bench::{Report, Row, Samples, report};
 use executor::{Executor, Image, Kind};
 
 mod executor;
+mod log;
 
 /// Until caches are warm.
 const WARM_UP: usize = 20;
@@ -31,7 +32,13 @@ const RUNC: &str = "/usr/sbin/runc";
 /// # Errors
 /// When this machine has no cgroups, or a task fails.
 pub async fn run() -> Result<Report> {
-    tokio::task::spawn_blocking(measure).await?
+    let mut report = tokio::task::spawn_blocking(measure).await??;
+    let exits = log::exits().await?;
+    let note = "a native task's last act until a client that follows events is told of its end, one at a \
+                time; the master's log on this disk";
+    let row = Row::median("exit_to_log_ms", "ms", 5.0, &exits, note);
+    report.rows.push(row);
+    Ok(report)
 }
 
 fn measure() -> Result<Report> {

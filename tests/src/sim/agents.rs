@@ -473,6 +473,7 @@ impl World {
                         exits: other.map(Executor::ends).unwrap_or_default(),
                         left: other.is_some_and(|executor| executor.left),
                         last_words: String::new(),
+                        usage: None,
                     };
                     self.tell(number, |agent, out| agent.on_executor_lost(out, id, death))
                 }
