@@ -106,11 +106,7 @@ impl Agent {
                     self.outbox = Some(session.outbox);
                     self.seen.connected.fetch_add(1, Ordering::Relaxed);
                 }
-                Event::MasterLost => {
-                    if self.outbox.take().is_some() {
-                        self.seen.connected.fetch_sub(1, Ordering::Relaxed);
-                    }
-                }
+                Event::MasterLost => self.hang_up(),
                 Event::Master(frames) => {
                     for frame in frames {
                         self.on_frame(frame).await;
@@ -119,6 +115,12 @@ impl Agent {
                 // It runs nothing.
                 _ => {}
             }
+        }
+    }
+
+    fn hang_up(&mut self) {
+        if self.outbox.take().is_some() {
+            self.seen.connected.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
