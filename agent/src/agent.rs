@@ -43,6 +43,7 @@ mod stops;
 mod tasks;
 #[cfg(test)]
 mod tests;
+mod throttle;
 
 /// Something the shell must do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,6 +112,8 @@ pub struct Agent {
     is_full: bool,
     /// What the machine has room for.
     launches: Launches,
+    /// How many percent of what may be taken back tasks get of their processors.
+    share_percent: u8,
     term: u64,
     /// When what the masters have last heard was sent, by the agent's own clock.
     contact_ms: u64,
@@ -127,6 +130,7 @@ impl Agent {
             artifacts: HashMap::new(),
             is_full: false,
             launches: Launches::All,
+            share_percent: throttle::WHOLE,
             term: 0,
             contact_ms: 0,
         }
@@ -319,6 +323,7 @@ impl Agent {
                         // has it ignores the second.
                         self.send_launch(out, &task_id, id);
                     }
+                    self.send_share(out, &task_id, id);
                     if let Some(grace_ms) = kill {
                         self.send(
                             out,

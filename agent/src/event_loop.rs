@@ -216,6 +216,7 @@ impl EventLoop {
             Event::Spoken(speech) => self.on_speech(speech),
             Event::Lends(resources) => self.lend(*resources),
             Event::MayLaunch(launches) => self.parts.agent.on_may_launch(launches),
+            Event::Share(percent) => self.parts.agent.on_share(&mut self.out, percent),
             Event::CensusWanted(answer) => drop(answer.send(self.parts.agent.running())),
             Event::HeldWanted(answer) => {
                 drop(answer.send(self.parts.agent.held_tasks().cloned().collect()));

@@ -3,8 +3,8 @@
 //!
 //! Every two seconds the machine is read (`tepui-pressure`), and two pure cores are asked: how much of
 //! what firm tasks leave unused may be lent, and what is to be done now. Here it is done: masters are
-//! told what is lent, cgroups of tasks on it are throttled, one at a time is ended, launches are held
-//! back, old files are collected.
+//! told what is lent; executors let tasks on it have less, one of those at a time is ended, launches
+//! are held back, old files are collected.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,15 +19,16 @@ use crate::sandbox::Layout;
 use crate::uptime;
 use judge::Judge;
 use meter::Meter;
-use valve::Valve;
 
 mod judge;
 mod meter;
-mod valve;
 
 /// How often what tasks use is measured: it costs several files a task, and what is lent follows
 /// minutes, not seconds.
 const SAMPLE: Duration = Duration::from_secs(10);
+
+/// The share of tasks that are not throttled.
+const WHOLE_PERCENT: u8 = 100;
 
 /// What is known from the start.
 #[derive(Debug)]
@@ -50,7 +51,6 @@ struct Duty {
     pressure: Pressure,
     judge: Judge,
     meter: Meter,
-    valve: Valve,
     sampled: Option<Duration>,
     last: Option<Decision>,
 }
@@ -101,14 +101,13 @@ impl Duty {
         Self {
             judge: Judge::new(pressure.lent.clone(), pressure.slack),
             meter: Meter::default(),
-            valve: Valve::default(),
             sampled: None,
             last: None,
             pressure,
         }
     }
 
-    /// Measures, has it judged, and does what concerns cgroups. Blocks.
+    /// Measures, and has it judged. Blocks.
     fn look(&mut self, readings: &Readings, running: &[Running]) -> Outcome {
         let now = Duration::from_millis(uptime::now_ms());
         let was_pressed = self.last.as_ref().is_some_and(Decision::is_pressed);
@@ -121,9 +120,7 @@ impl Duty {
         let tasks = self
             .meter
             .look(now, layout, running, samples || was_pressed);
-        let outcome = self.judge.judge(now, readings, tasks, samples);
-        self.valve.turn(outcome.decision.share_percent, running);
-        outcome
+        self.judge.judge(now, readings, tasks, samples)
     }
 
     /// Tells the loop; an error when there is none any more.
@@ -136,6 +133,10 @@ impl Duty {
         let before = self.last.as_ref();
         if before.map_or(Launches::All, |before| before.launches) != decision.launches {
             events.send(Event::MayLaunch(decision.launches)).await?;
+        }
+        let share = |decision: &Decision| decision.share_percent;
+        if before.map_or(WHOLE_PERCENT, share) != share(&decision) {
+            events.send(Event::Share(share(&decision))).await?;
         }
         if before.map(|before| before.strains) != Some(decision.strains) {
             say(&decision);

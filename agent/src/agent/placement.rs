@@ -15,7 +15,7 @@ use tepui_types::{TaskId, TaskSpec, TaskState, Workload};
 use super::containers::needs_preparation;
 use super::executors::{ExecutorId, ExecutorKind, Phase, TrustDomain};
 use super::tasks::Stage;
-use super::{Action, Agent, report};
+use super::{Action, Agent, report, throttle};
 use crate::checkpoint::Record;
 
 impl Agent {
@@ -98,6 +98,9 @@ impl Agent {
                 executor,
             }));
             self.send_launch(out, id, executor);
+            if self.share_percent < throttle::WHOLE {
+                self.send_share(out, id, executor);
+            }
         }
     }
 

@@ -412,6 +412,37 @@ fn an_agent_that_lends_nothing_more_refuses_what_would_run_on_it() {
 }
 
 #[test]
+fn what_may_be_taken_back_is_held_and_given_back_and_what_is_firm_is_not() {
+    let mut bench = Bench::new();
+    let mut cheap = native("cheap");
+    cheap.resources.cpus = tepui_types::MilliCpus(1_000);
+    cheap.revocable.cpus = tepui_types::MilliCpus(400);
+    bench.launch(cheap);
+    bench.launch(native("firm"));
+    bench.attach(0, vec![]);
+    bench.attach(1, vec![]);
+    let throttle = |most: Option<u64>| {
+        let (task, most) = (id("cheap"), most.map(tepui_types::MilliCpus));
+        Action::Send(ExecutorId(0), ToExecutor::Throttle { task, most })
+    };
+    assert_eq!(
+        bench.on(|agent, out| agent.on_share(out, 25)),
+        [throttle(Some(700))]
+    );
+    assert_eq!(bench.on(|agent, out| agent.on_share(out, 25)), []);
+    // One that was away may have missed it.
+    let told = bench.attach(0, vec![update("cheap", TaskState::Running)]);
+    assert_eq!(told, [throttle(Some(700))]);
+    assert_eq!(
+        bench.on(|agent, out| agent.on_share(out, 100)),
+        [throttle(None)]
+    );
+    bench.restart();
+    let told = bench.attach(0, vec![update("cheap", TaskState::Running)]);
+    assert_eq!(told, [throttle(None)]);
+}
+
+#[test]
 fn older_terms_are_refused() {
     let mut bench = Bench::new();
     bench.on(|agent, out| agent.on_registered(out, 7).unwrap());

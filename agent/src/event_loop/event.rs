@@ -53,6 +53,8 @@ pub enum Event {
     Lends(Box<Resources>),
     /// What may be launched from now on.
     MayLaunch(Launches),
+    /// How many percent of what may be taken back tasks get of their processors from now on.
+    Share(u8),
     /// Which tasks run, and where?
     CensusWanted(oneshot::Sender<Vec<Running>>),
     /// Which tasks are not forgotten?

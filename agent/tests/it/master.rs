@@ -315,33 +315,42 @@ impl Session {
     pub async fn until_all(&mut self, done: impl Fn(&BTreeMap<TaskId, StatusReport>) -> bool) {
         let deadline = tokio::time::Instant::now() + DEADLINE;
         while !done(&self.latest) {
-            assert!(
-                tokio::time::Instant::now() < deadline,
-                "only saw {:?}",
-                self.latest
-            );
-            let reports = match self.next().await {
-                AgentFrame::Statuses(reports) => reports,
-                AgentFrame::Heartbeat(_) => {
-                    self.send(MasterFrame::Heartbeat).await;
-                    continue;
+            self.hear(deadline).await;
+        }
+    }
+
+    /// Waits until the agent has said that of its machine.
+    pub async fn until_machine(&mut self, done: impl Fn(&tepui_types::AgentInfo) -> bool) {
+        let deadline = tokio::time::Instant::now() + DEADLINE;
+        while !self.machine.as_ref().is_some_and(&done) {
+            self.hear(deadline).await;
+        }
+    }
+
+    /// Takes in a frame and answers it.
+    async fn hear(&mut self, deadline: tokio::time::Instant) {
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "only saw {:?} and {:?}",
+            self.latest,
+            self.machine
+        );
+        match self.next().await {
+            AgentFrame::Statuses(reports) => {
+                assert!(reports.len() <= MAX_BATCH);
+                if self.records {
+                    let recorded = reports
+                        .iter()
+                        .map(|report| (report.task.clone(), report.state));
+                    self.send(MasterFrame::Recorded(recorded.collect())).await;
                 }
-                AgentFrame::Machine(info) => {
-                    self.machine = Some(*info);
-                    continue;
+                for report in reports {
+                    self.latest.insert(report.task.clone(), report);
                 }
-                _ => continue,
-            };
-            assert!(reports.len() <= MAX_BATCH);
-            if self.records {
-                let recorded = reports
-                    .iter()
-                    .map(|report| (report.task.clone(), report.state));
-                self.send(MasterFrame::Recorded(recorded.collect())).await;
             }
-            for report in reports {
-                self.latest.insert(report.task.clone(), report);
-            }
+            AgentFrame::Heartbeat(_) => self.send(MasterFrame::Heartbeat).await,
+            AgentFrame::Machine(info) => self.machine = Some(*info),
+            _ => {}
         }
     }
 }

@@ -3,9 +3,9 @@
 use std::process::{Child, Command};
 
 use tepui_types::wire::agent::TaskLaunch;
-use tepui_types::{MilliCpus, Resources, TaskState};
+use tepui_types::{AgentInfo, MilliCpus, Resources, TaskState};
 
-use crate::master::{FakeMaster, Session, eventually, shell};
+use crate::master::{FakeMaster, eventually, shell};
 use crate::process::AgentProcess;
 
 /// Processes that keep every processor busy, and are no hindrance to others that want one.
@@ -42,11 +42,10 @@ fn revocable(name: &str) -> TaskLaunch {
     launch
 }
 
-/// What may be taken back, as the agent has said last.
-fn lent(session: &Session) -> Option<MilliCpus> {
-    let machine = session.machine.as_ref()?;
+/// What may be taken back of that machine.
+fn lent(machine: &AgentInfo) -> MilliCpus {
     let pools = machine.resources.pools.iter();
-    Some(MilliCpus(pools.map(|pool| pool.amounts.cpus.0).sum()))
+    MilliCpus(pools.map(|pool| pool.amounts.cpus.0).sum())
 }
 
 /// The quotas of all cgroups of the agent's tasks, in microseconds of each 100 ms.
@@ -99,9 +98,10 @@ async fn tasks_on_what_may_be_taken_back_make_way_for_others() {
     assert!(whole >= 1, "what is firm stays: {:?}", quotas(&agent));
 
     // No more is lent than is out; what is firm is taken on.
+    let out = cheap.revocable.cpus;
+    session.until_machine(|machine| lent(machine) == out).await;
     let more = shell("more", "true");
     session.launch(&more).await;
     session.until(&more.task, TaskState::Finished).await;
-    assert_eq!(lent(&session), Some(cheap.revocable.cpus));
     drop(spinners);
 }

@@ -65,6 +65,8 @@ mod service;
 mod share;
 #[path = "../wasm/task.rs"]
 mod task;
+#[path = "../wasm/throttle.rs"]
+mod throttle;
 #[path = "../wasm/tls.rs"]
 mod tls;
 #[path = "../wasm/verdict.rs"]

@@ -10,6 +10,7 @@ use std::path::Path;
 
 use tepui_executor::cgroup::{CgroupError, Counters, Counts, Group, Limits, Reach};
 use tepui_executor::log;
+use tepui_types::MilliCpus;
 use tepui_types::command::CommandOptions;
 
 use crate::process::{Newborn, StartError};
@@ -33,6 +34,8 @@ pub struct TaskGroup {
     latest: Counts,
     /// Whether it is held to more than its limits, which the next task is not.
     is_restricted: bool,
+    /// Whether its task is held to less than its limits, which the next one is not.
+    is_throttled: bool,
     /// The time that was used when it got its last whole period's.
     filled_at: u64,
 }
@@ -71,6 +74,7 @@ impl TaskGroup {
             before: Counts::default(),
             latest: Counts::default(),
             is_restricted: false,
+            is_throttled: false,
             filled_at: 0,
         })
     }
@@ -85,7 +89,7 @@ impl TaskGroup {
         // Nothing has run in it since.
         self.before = self.latest;
         let used = self.before.usage.cpu_micros;
-        let renewed = if self.limits != limits {
+        let renewed = if self.limits != limits || self.is_throttled {
             self.group.limit(&limits)
         } else if used.saturating_sub(self.filled_at) > limits.cpu_quota_micros().unsigned_abs() / 2
         {
@@ -99,7 +103,7 @@ impl TaskGroup {
             self.discard();
             return None;
         }
-        (self.limits, self.filled_at) = (limits, used);
+        (self.limits, self.filled_at, self.is_throttled) = (limits, used, false);
         Some(self)
     }
 
@@ -121,6 +125,21 @@ impl TaskGroup {
             Some(io) => self.group.limit_io(io, sandbox),
             None => Ok(()),
         }
+    }
+
+    /// Lets its task have no more of the processors than this, or all that it was given.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn throttle(&mut self, most: Option<MilliCpus>) -> Result<(), CgroupError> {
+        let given = self.limits.cpus;
+        let limits = Limits {
+            cpus: most.map_or(given, |most| most.min(given)),
+            ..self.limits
+        };
+        self.group.limit_cpu(limits.cpu_quota_micros())?;
+        self.is_throttled = most.is_some();
+        Ok(())
     }
 
     /// Its path below the hierarchies' roots.

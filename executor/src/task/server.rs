@@ -504,6 +504,11 @@ impl Server {
                     input.resize(size);
                 }
             }
+            ToExecutor::Throttle { task, most } => {
+                if let Some(known) = self.task.as_mut().filter(|known| *known.id() == task) {
+                    known.throttle(most);
+                }
+            }
             ToExecutor::Forget(task) => {
                 self.ended.remove(&task);
             }

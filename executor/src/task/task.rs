@@ -17,7 +17,7 @@ use tepui_executor::startup::Startup;
 use tepui_types::command::IoLimits;
 use tepui_types::task::{TaskUsage, Workload, reason};
 use tepui_types::wire::executor::{ExecutorLaunch, RunBeside, TaskUpdate};
-use tepui_types::{Reason, TaskId, TaskState};
+use tepui_types::{MilliCpus, Reason, TaskId, TaskState};
 
 use crate::beside::{Begun, NotRun, Stdio};
 use crate::cast;
@@ -330,6 +330,14 @@ impl Task {
     /// Whether it has ended and something of it would not.
     pub fn is_left_over(&self) -> bool {
         self.has_ended() && self.group.is_some()
+    }
+
+    /// Lets it have no more of the processors than this, or all that it was given; without a cgroup
+    /// nothing holds it.
+    pub fn throttle(&mut self, most: Option<MilliCpus>) {
+        if let Some(group) = &mut self.group {
+            group.throttle(most).unwrap_or_else(log::say);
+        }
     }
 
     /// Its cgroup, after its end, if nothing was left in it.

@@ -15,6 +15,7 @@ use futures::task::AtomicWaker;
 use tepui_types::MilliCpus;
 
 use crate::gate::{Account, Gate, Place};
+use crate::throttle::Throttle;
 
 /// Not woken since its last poll.
 const IDLE: u8 = 0;
@@ -36,11 +37,16 @@ struct Used {
 
 impl Cpu {
     /// A task with this guarantee, and no more than the ceiling if there is one.
-    pub fn new(gate: Arc<Gate>, guarantee: MilliCpus, ceiling: Option<MilliCpus>) -> Self {
+    pub fn new(
+        gate: Arc<Gate>,
+        guarantee: MilliCpus,
+        ceiling: Option<MilliCpus>,
+        throttle: Throttle,
+    ) -> Self {
         Self {
             used: Arc::new(Used {
                 nanos: AtomicU64::new(0),
-                account: Account::new(gate, guarantee, ceiling),
+                account: Account::new(gate, guarantee, ceiling, throttle),
             }),
         }
     }

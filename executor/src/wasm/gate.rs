@@ -18,6 +18,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::PollSemaphore;
 
 use crate::share::{Share, Turn};
+use crate::throttle::Throttle;
 
 /// What all tasks of the process ask.
 pub struct Gate {
@@ -71,15 +72,22 @@ pub struct Account {
     /// The gate.
     pub gate: Arc<Gate>,
     share: Mutex<Share>,
+    throttle: Throttle,
 }
 
 impl Account {
     /// A task with this guarantee, and no more than the ceiling if there is one.
-    pub fn new(gate: Arc<Gate>, guarantee: MilliCpus, ceiling: Option<MilliCpus>) -> Self {
+    pub fn new(
+        gate: Arc<Gate>,
+        guarantee: MilliCpus,
+        ceiling: Option<MilliCpus>,
+        throttle: Throttle,
+    ) -> Self {
         let share = Share::new(guarantee, ceiling, gate.started.elapsed());
         Self {
             gate,
             share: Mutex::new(share),
+            throttle,
         }
     }
 
@@ -96,7 +104,9 @@ impl Account {
 
     fn turn(&self) -> Turn {
         let now = self.gate.started.elapsed();
-        self.share().turn(now)
+        let mut share = self.share();
+        share.hold(self.throttle.get(), now);
+        share.turn(now)
     }
 
     fn share(&self) -> std::sync::MutexGuard<'_, Share> {

@@ -32,6 +32,7 @@ use crate::outgoing::Outgoing;
 use crate::output::Output;
 use crate::program::{ComponentState, Program};
 use crate::task::plain;
+use crate::throttle::Throttle;
 
 /// The sandbox as guests see it.
 const GUEST_SANDBOX: &str = "/sandbox";
@@ -71,6 +72,7 @@ impl Guest {
         prepared: Box<ExecutorLaunch>,
         workload: WasmWorkload,
         program: Arc<Program>,
+        throttle: Throttle,
     ) -> Self {
         let sandbox = Path::new(&prepared.sandbox);
         let beside = sandbox.parent().unwrap_or(Path::new("/"));
@@ -84,7 +86,7 @@ impl Guest {
             stderr,
             memory: Memory::new(memory_of(&prepared.launch.resources)),
             disk: disk_of(&prepared),
-            cpu: cpu_of(&host, &prepared.launch.resources),
+            cpu: cpu_of(&host, &prepared.launch.resources, throttle),
             environment: environment.into_iter().collect(),
             outgoing: Outgoing::new(network.clone()),
             network,
@@ -221,10 +223,10 @@ impl Guest {
 
 /// What was asked for is guaranteed, and no limit: unused time is there to be used. A task that
 /// asked for nothing gets as little as a native one.
-fn cpu_of(host: &Host, resources: &Resources) -> Cpu {
+fn cpu_of(host: &Host, resources: &Resources, throttle: Throttle) -> Cpu {
     let guarantee = Limits::of(resources, None).cpus;
     let ceiling = (resources.cpus.0 == 0).then_some(guarantee);
-    Cpu::new(host.gate.clone(), guarantee, ceiling)
+    Cpu::new(host.gate.clone(), guarantee, ceiling, throttle)
 }
 
 /// What was asked for of the disk is the limit of the sandbox; who asked for none has none.

@@ -28,6 +28,7 @@ use crate::agent::{Agent, attach};
 use crate::host::Host;
 use crate::kill::Kill;
 use crate::task::{self, plain};
+use crate::throttle::Throttle;
 
 /// How long it stays without an agent when nothing runs: enough for an agent to
 /// restart and ask again.
@@ -61,6 +62,7 @@ struct Server {
 struct Entry {
     update: TaskUpdate,
     kill: Kill,
+    throttle: Throttle,
 }
 
 /// Serves until there is nothing left to do.
@@ -212,6 +214,11 @@ impl Server {
                     entry.kill.ask(reason::KILL_REQUESTED, grace);
                 }
             }
+            ToExecutor::Throttle { task, most } => {
+                if let Some(entry) = self.tasks.get(&task) {
+                    entry.throttle.set(most);
+                }
+            }
             ToExecutor::Forget(task) => {
                 if self
                     .tasks
@@ -236,15 +243,13 @@ impl Server {
             // The same launch, sent again.
             return self.queue(&id);
         }
-        let kill = Kill::default();
-        let update = plain(id.clone(), TaskState::Starting);
-        self.tasks.insert(
-            id.clone(),
-            Entry {
-                update,
-                kill: kill.clone(),
-            },
-        );
+        let (kill, throttle) = (Kill::default(), Throttle::default());
+        let entry = Entry {
+            update: plain(id.clone(), TaskState::Starting),
+            kill: kill.clone(),
+            throttle: throttle.clone(),
+        };
+        self.tasks.insert(id.clone(), entry);
         self.living += 1;
         let refusal = match () {
             () if self.retiring => Some("this executor is ending".to_owned()),
@@ -261,7 +266,7 @@ impl Server {
         let host = self.host.clone();
         self.guests.spawn(async move {
             let updates = host.updates.clone();
-            let run = AssertUnwindSafe(task::run(host, launch, kill)).catch_unwind();
+            let run = AssertUnwindSafe(task::run(host, launch, kill, throttle)).catch_unwind();
             let end = run.await.unwrap_or_else(|_| {
                 let mut update = plain(id, TaskState::Failed);
                 let message = "the executor failed under it; its log says how";

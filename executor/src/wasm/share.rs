@@ -34,6 +34,8 @@ pub enum Turn {
 pub struct Share {
     guarantee: Bucket,
     ceiling: Option<Bucket>,
+    /// What holds it to less than that for now.
+    throttle: Option<Bucket>,
 }
 
 impl Share {
@@ -42,15 +44,25 @@ impl Share {
         Self {
             guarantee: Bucket::full(guarantee, now),
             ceiling: ceiling.map(|rate| Bucket::full(rate, now)),
+            throttle: None,
+        }
+    }
+
+    /// Lets it have so much at most from now on.
+    pub fn hold(&mut self, most: Option<MilliCpus>, now: Duration) {
+        match (&mut self.throttle, most.map(milli)) {
+            (Some(bucket), Some(milli)) if bucket.milli == milli => {}
+            (_, Some(milli)) => self.throttle = Some(Bucket::of(milli, now)),
+            (_, None) => self.throttle = None,
         }
     }
 
     /// Whether it may run.
     pub fn turn(&mut self, now: Duration) -> Turn {
-        if let Some(ceiling) = &mut self.ceiling
-            && !ceiling.has_some(now)
-        {
-            return Turn::Over(ceiling.filled_at());
+        for most in self.throttle.iter_mut().chain(&mut self.ceiling) {
+            if !most.has_some(now) {
+                return Turn::Over(most.filled_at());
+            }
         }
         match self.guarantee.has_some(now) {
             true => Turn::Within,
@@ -63,8 +75,8 @@ impl Share {
         self.guarantee.take(used, now);
         // What it took of spare time it owes nobody for longer than a period.
         self.guarantee.level = self.guarantee.level.max(-self.guarantee.capacity());
-        if let Some(ceiling) = &mut self.ceiling {
-            ceiling.take(used, now);
+        for most in self.throttle.iter_mut().chain(&mut self.ceiling) {
+            most.take(used, now);
         }
     }
 }
@@ -79,9 +91,12 @@ struct Bucket {
 
 impl Bucket {
     fn full(rate: MilliCpus, at: Duration) -> Self {
+        Self::of(milli(rate), at)
+    }
+
+    fn of(milli: i64, at: Duration) -> Self {
         let mut bucket = Self {
-            // A rate of nothing would wait for ever.
-            milli: i64::try_from(rate.0).unwrap_or(i64::MAX).max(1),
+            milli,
             level: 0,
             at,
         };
@@ -117,6 +132,11 @@ impl Bucket {
         let wait = missing.div_ceil(self.milli as u64);
         self.at.saturating_add(Duration::from_nanos(wait))
     }
+}
+
+/// A rate of nothing would wait for ever.
+fn milli(rate: MilliCpus) -> i64 {
+    i64::try_from(rate.0).unwrap_or(i64::MAX).max(1)
 }
 
 fn nanos(duration: Duration) -> i64 {
@@ -261,5 +281,28 @@ mod tests {
         let mut most = Share::new(MilliCpus(u64::MAX), None, Duration::ZERO);
         most.charge(RUN, TICK);
         assert_eq!(most.turn(TICK), Turn::Within);
+    }
+
+    #[test]
+    fn a_task_that_is_held_gets_that_much_and_all_again_afterwards() {
+        let given = MilliCpus(1000);
+        let mut share = Share::new(given, None, Duration::ZERO);
+        let mut got = [Duration::ZERO; 3];
+        for (place, got) in got.iter_mut().enumerate() {
+            let begun = RUN * place as u32;
+            share.hold((place == 1).then_some(MilliCpus(250)), begun);
+            let mut now = begun;
+            while now < begun + RUN {
+                if !matches!(share.turn(now), Turn::Over(_)) {
+                    share.charge(TICK, now + TICK);
+                    *got += TICK;
+                }
+                now += TICK;
+            }
+        }
+        let seconds = got.map(|got| got.as_secs_f64());
+        assert_eq!(seconds[0], 10.0);
+        assert!((2.5..2.6).contains(&seconds[1]), "{seconds:?}");
+        assert_eq!(seconds[2], 10.0);
     }
 }

@@ -16,6 +16,7 @@ use crate::host::Host;
 use crate::kill::Kill;
 use crate::program::{Code, Program};
 use crate::service;
+use crate::throttle::Throttle;
 use crate::verdict::{self, Verdict};
 
 /// An update without anything but the state.
@@ -31,7 +32,12 @@ pub fn plain(task: TaskId, state: TaskState) -> TaskUpdate {
 }
 
 /// Runs the task, and returns its end.
-pub async fn run(host: Arc<Host>, launch: Box<ExecutorLaunch>, kill: Kill) -> TaskUpdate {
+pub async fn run(
+    host: Arc<Host>,
+    launch: Box<ExecutorLaunch>,
+    kill: Kill,
+    throttle: Throttle,
+) -> TaskUpdate {
     let task = launch.launch.task.clone();
     let started = tokio::select! {
         biased;
@@ -40,7 +46,7 @@ pub async fn run(host: Arc<Host>, launch: Box<ExecutorLaunch>, kill: Kill) -> Ta
     };
     let (verdict, usage) = match started {
         Ok((program, workload)) => {
-            let guest = Arc::new(Guest::new(host, launch, workload, program));
+            let guest = Arc::new(Guest::new(host, launch, workload, program, throttle));
             let (verdict, usage) = run_guest(&guest, &kill).await;
             (verdict, Some(usage))
         }

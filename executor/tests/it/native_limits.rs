@@ -112,6 +112,46 @@ fn the_cgroup_has_the_limits_while_the_command_runs_and_is_gone_with_the_executo
     }
 }
 
+/// The microseconds of each 100 ms that the processes of that path may run.
+fn quota(path: &str) -> u64 {
+    let v1 = Path::new("/sys/fs/cgroup/cpu")
+        .join(path)
+        .join("cpu.cfs_quota_us");
+    let v2 = Path::new("/sys/fs/cgroup").join(path).join("cpu.max");
+    let text = std::fs::read_to_string(v1).or_else(|_| std::fs::read_to_string(v2));
+    let text = text.unwrap_or_default();
+    let first = text.split_whitespace().next();
+    first.and_then(|quota| quota.parse().ok()).unwrap_or(0)
+}
+
+#[test]
+fn a_task_that_is_throttled_gets_less_for_a_while_and_the_one_after_it_all() {
+    if !cgroups() {
+        return;
+    }
+    let mut executor = Executor::native();
+    let sleeps = |name| Builder::script(name, "echo ready; sleep 1000").cpus(MilliCpus(500));
+    let throttle = |name, most: Option<u64>| ToExecutor::Throttle {
+        task: task(name),
+        most: most.map(MilliCpus),
+    };
+    executor.launch(sleeps("t"));
+    eventually("it runs", || executor.output("t", "stdout") == "ready\n");
+    let path = executor.task_group().unwrap();
+    for (most, expected) in [(Some(200), 20_000), (None, 50_000), (Some(9_000), 50_000)] {
+        executor.send(&throttle("t", most));
+        eventually("it is so", || quota(&path) == expected);
+    }
+    executor.send(&throttle("other", Some(1)));
+    executor.send(&throttle("t", Some(100)));
+    eventually("it is so", || quota(&path) == 10_000);
+    executor.kill("t", 0);
+    executor.end("t");
+    executor.launch(sleeps("next"));
+    eventually("it runs", || executor.output("next", "stdout") == "ready\n");
+    assert_eq!(quota(&executor.task_group().unwrap()), 50_000);
+}
+
 #[test]
 fn a_task_is_told_and_charged_nothing_of_the_one_before_it() {
     if !cgroups() {

@@ -59,7 +59,8 @@ impl World {
             | ToExecutor::Run(_)
             | ToExecutor::Abandon(_)
             | ToExecutor::Input { .. }
-            | ToExecutor::Resize { .. } => {}
+            | ToExecutor::Resize { .. }
+            | ToExecutor::Throttle { .. } => {}
             ToExecutor::Launch(launch) => {
                 let task = launch.launch.task;
                 if executor.tasks.contains_key(&task) {

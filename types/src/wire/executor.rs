@@ -16,6 +16,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Digest, TaskId};
+use crate::resources::MilliCpus;
 use crate::task::{MemberStatus, Reason, TaskState, TaskUsage};
 use crate::wire::agent::TaskLaunch;
 use crate::wire::stream::TerminalSize;
@@ -70,6 +71,14 @@ pub enum ToExecutor {
     Forget(TaskId),
     /// End as soon as no task is left.
     Retire,
+    /// Let a task have no more of the processors than this, from now on; what it was given, where
+    /// nothing is said.
+    Throttle {
+        /// Which.
+        task: TaskId,
+        /// The most.
+        most: Option<MilliCpus>,
+    },
 }
 
 /// A command that runs beside a task, as part of it.
