@@ -5,21 +5,18 @@
 //! then is let go of. An image that a task has is not removed; a network is attached until the task's
 //! release, whichever agent process sees that.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tepui_fetch::FetchConfig;
 use tepui_image::{Images, ImagesConfig, Pulled};
-use tepui_network::{
-    Attach, Attachment, AttachmentId, Dns, NetworkError, Networks, NetworksConfig, Recovered,
-};
+use tepui_network::NetworksConfig;
 use tepui_tree::remove_folder;
-use tepui_types::container::{Container, MountSource, NamedNetwork, Network, Protocol};
+use tepui_types::container::{Container, MountSource, Network};
 use tepui_types::task::{CommandWorkload, reason};
 use tepui_types::wire::agent::TaskLaunch;
-use tepui_types::wire::executor::LocalNetwork;
 use tepui_types::{Reason, TaskId, Workload};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -32,15 +29,13 @@ use crate::fetcher::Fetcher;
 use crate::gpus::Gpus;
 use crate::sandbox::Layout;
 use crate::sandboxes::Sandboxes;
+use attachments::Attachments;
 
+mod attachments;
 mod images;
 
 /// How often it is told how far a pull is; each is an entry of the log.
 const PROGRESS: Duration = Duration::from_secs(2);
-/// How often a network that does not let go is asked again, and how long after; what is left then is
-/// asked for at the agent's next start.
-const DETACH_TRIES: u32 = 3;
-const DETACH_PAUSE: Duration = Duration::from_secs(5);
 
 /// What an operator allows containers, and where what they need comes from.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -53,6 +48,8 @@ pub struct ContainersConfig {
     pub network_configs: Vec<PathBuf>,
     /// Folders with network plugins; CNI's own and Debian's when empty.
     pub network_plugins: Vec<PathBuf>,
+    /// How long one call of a network plugin may take; as long as it is usual when absent.
+    pub plugin_timeout: Option<Duration>,
     /// The folder with secrets, `ROLE/NAME` each; there are none when absent.
     pub secrets: Option<PathBuf>,
     /// What may be fetched into sandboxes.
@@ -63,15 +60,13 @@ pub struct ContainersConfig {
 #[derive(Debug)]
 pub struct Containers {
     images: Images,
-    networks: Networks,
+    attachments: Arc<Attachments>,
     fetcher: Arc<Fetcher>,
     layout: Layout,
     host_paths: Vec<PathBuf>,
     secrets: Option<PathBuf>,
     sandboxes: Sandboxes,
     gpus: Arc<Gpus>,
-    /// Makes this agent's attachments its own among those of its machine.
-    nonce: u128,
     events: mpsc::Sender<Event>,
     jobs: Mutex<HashMap<TaskId, Job>>,
 }
@@ -104,34 +99,31 @@ impl Containers {
         let networks = NetworksConfig {
             config_dirs: or(config.network_configs, defaults.config_dirs),
             plugin_dirs: or(config.network_plugins, defaults.plugin_dirs),
-            plugin_timeout: defaults.plugin_timeout,
+            plugin_timeout: config.plugin_timeout.unwrap_or(defaults.plugin_timeout),
         };
-        let networks = Networks::open(&layout.networks(), networks);
-        let networks = networks.map_err(|error| AgentError::Containers(error.into()))?;
+        let attached = kept.iter().filter(|(_, had)| had.network.is_some());
+        let attached: Vec<_> = attached.map(|(task, _)| task.clone()).collect();
+        let attachments = Attachments::open(&layout, networks, nonce, &attached)?;
         let sandboxes = Sandboxes::open(&layout, config.fetch, fetcher.clone()).await?;
         let this = Arc::new(Self {
             images,
-            networks,
+            attachments,
             fetcher,
             layout,
             host_paths: config.host_paths,
             secrets: config.secrets,
             sandboxes,
             gpus,
-            nonce,
             events,
             jobs: Mutex::default(),
         });
-        this.recover(kept).await?;
+        this.hold(kept);
         Ok(this)
     }
 
-    async fn recover(self: &Arc<Self>, kept: Vec<(TaskId, Prepared)>) -> Result<(), AgentError> {
-        let mut attached = BTreeSet::new();
+    /// The tasks that an earlier process has prepared still have their images.
+    fn hold(&self, kept: Vec<(TaskId, Prepared)>) {
         for (task, prepared) in kept {
-            if prepared.network.is_some() {
-                attached.extend(self.attachment_id(&task));
-            }
             let images = prepared.image.iter().chain(prepared.images.values());
             let digests = images.map(|it| it.digest);
             let digests = digests.chain(prepared.program.iter().map(|it| it.image));
@@ -141,20 +133,11 @@ impl Containers {
             };
             self.jobs().insert(task, job);
         }
-        let this = self.clone();
-        let recovered = tokio::task::spawn_blocking(move || this.networks.recover(&attached)).await;
-        let Recovered { detached, failed } = match recovered {
-            Ok(recovered) => recovered.map_err(|error| AgentError::Containers(error.into()))?,
-            Err(error) => return Err(AgentError::Containers(error.into())),
-        };
-        for id in detached {
-            tracing::info!(%id, "a network that an earlier agent left is detached");
-        }
-        for (id, error) in failed {
-            let error = anyhow::Error::from(error);
-            tracing::warn!(%id, "a network that an earlier agent left stays: {error:#}");
-        }
-        Ok(())
+    }
+
+    /// Detaches every network: the tasks that had them have been ended. Blocks.
+    pub fn detach_all(&self) {
+        self.attachments.detach_all();
     }
 
     /// All images of this agent.
@@ -192,43 +175,12 @@ impl Containers {
             job.cancelled.cancel();
         }
         let leavings = self.layout.container(task);
-        let Some(id) = self.attachment_id(task) else {
-            return;
-        };
-        let this = self.clone();
+        let (this, task) = (self.clone(), task.clone());
         tokio::spawn(async move {
             // What it wrote over its image: its mounts are gone with its processes.
             let _ = tokio::task::spawn_blocking(move || remove_leavings(&leavings)).await;
-            for _ in 0..DETACH_TRIES {
-                let (networks, attachment) = (this.clone(), id.clone());
-                let detach = move || networks.networks.detach(&attachment);
-                match tokio::task::spawn_blocking(detach).await {
-                    Ok(Ok(())) => return,
-                    Ok(Err(error)) => {
-                        let error = anyhow::Error::from(error);
-                        tracing::warn!(%id, "a network does not let go: {error:#}");
-                    }
-                    Err(error) => tracing::error!(%id, %error, "detaching broke off"),
-                }
-                tokio::time::sleep(DETACH_PAUSE).await;
-            }
+            this.attachments.release(&task).await;
         });
-    }
-
-    /// Detaches every network: the tasks that had them have been ended. Blocks.
-    pub fn detach_all(&self) {
-        match self.networks.recover(&BTreeSet::new()) {
-            Ok(recovered) => {
-                for (id, error) in recovered.failed {
-                    let error = anyhow::Error::from(error);
-                    tracing::warn!(%id, "a network does not let go: {error:#}");
-                }
-            }
-            Err(error) => {
-                let error = anyhow::Error::from(error);
-                tracing::warn!("networks stay attached: {error:#}");
-            }
-        }
     }
 
     async fn get(
@@ -272,7 +224,8 @@ impl Containers {
         }
         self.pull_all(&mut prepared, launch, command).await?;
         if let Network::Named(network) = &container.network {
-            let network = self.attach(launch, network, cancelled).await?;
+            let network = self.attachments.attach(launch, network, cancelled);
+            let network = network.await?;
             prepared.network = Some(Arc::new(network));
         }
         Ok(prepared)
@@ -340,54 +293,6 @@ impl Containers {
         Ok(found)
     }
 
-    async fn attach(
-        self: &Arc<Self>,
-        launch: &Arc<TaskLaunch>,
-        network: &NamedNetwork,
-        cancelled: CancellationToken,
-    ) -> Result<LocalNetwork, Reason> {
-        let failed = |message: String| Reason::new(reason::NETWORK_FAILED, message);
-        let id = self.attachment_id(&launch.task);
-        let id = id.ok_or_else(|| failed("the task's id names no attachment".into()))?;
-        let ports = launch.resources.ports.iter();
-        let attach = Attach {
-            id: id.clone(),
-            network: network.name.clone(),
-            port_mappings: mappings(network, ports.collect()).map_err(failed)?,
-            dns: Dns {
-                nameservers: network
-                    .nameservers
-                    .iter()
-                    .flat_map(|text| text.parse())
-                    .collect(),
-                search: network.search.clone(),
-                options: Vec::new(),
-            },
-        };
-        let this = self.clone();
-        let attached = tokio::task::spawn_blocking(move || {
-            // Whoever releases the task detaches after this, or has cancelled before.
-            let attached = this.networks.attach(attach);
-            if cancelled.is_cancelled() {
-                this.networks.detach(&id)?;
-            }
-            attached
-        });
-        let attachment = match attached.await {
-            Ok(attached) => attached.map_err(|error: NetworkError| {
-                failed(format!("{:#}", anyhow::Error::from(error)))
-            })?,
-            Err(error) => return Err(failed(error.to_string())),
-        };
-        let hostname = container_of(launch).and_then(|(_, container)| container.hostname.clone());
-        let hostname = hostname.unwrap_or_else(|| launch.task.name.to_string());
-        Ok(joined(&attachment, &hostname))
-    }
-
-    fn attachment_id(&self, task: &TaskId) -> Option<AttachmentId> {
-        format!("{:08x}-{task}", self.nonce as u32).parse().ok()
-    }
-
     fn jobs(&self) -> MutexGuard<'_, HashMap<TaskId, Job>> {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -432,62 +337,6 @@ fn container_of(launch: &TaskLaunch) -> Option<(&CommandWorkload, &Container)> {
     }
 }
 
-fn joined(attachment: &Attachment, hostname: &str) -> LocalNetwork {
-    LocalNetwork {
-        namespace: attachment.netns.to_string_lossy().into_owned(),
-        resolv_conf: attachment.resolv_conf().unwrap_or_else(machines_servers),
-        hosts: attachment.hosts(hostname),
-        addresses: attachment.addresses().collect(),
-    }
-}
-
-/// The machine's name servers, but for those that only the machine itself reaches.
-fn machines_servers() -> String {
-    let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    let dns = Dns::parse(&text).without_loopback();
-    dns.resolv_conf().unwrap_or_default()
-}
-
-/// Which ports of the machine lead where: those that are named, and for the others the task's first
-/// ports that are not.
-fn mappings(
-    network: &NamedNetwork,
-    ports: Vec<u16>,
-) -> Result<Vec<tepui_network::PortMapping>, String> {
-    let named: BTreeSet<u16> = network
-        .ports
-        .iter()
-        .filter_map(|mapping| mapping.host)
-        .collect();
-    if let Some(foreign) = named.iter().find(|port| !ports.contains(port)) {
-        return Err(format!(
-            "port {foreign} of the machine is not the task's, which has {ports:?}: leave `host` out, \
-             and ask for as many ports as are mapped"
-        ));
-    }
-    let mut free = ports.iter().copied().filter(|port| !named.contains(port));
-    let mapping = |mapping: &tepui_types::container::PortMapping| {
-        let host_port = mapping.host.or_else(|| free.next());
-        let host_port = host_port.ok_or_else(|| {
-            format!(
-                "the task has {} ports, and maps {}: ask for as many (`--ports`)",
-                ports.len(),
-                network.ports.len()
-            )
-        })?;
-        Ok(tepui_network::PortMapping {
-            host_port,
-            container_port: mapping.container,
-            protocol: match mapping.protocol {
-                Protocol::Tcp => tepui_network::Protocol::Tcp,
-                Protocol::Udp => tepui_network::Protocol::Udp,
-            },
-            host_ip: None,
-        })
-    };
-    network.ports.iter().map(mapping).collect()
-}
-
 /// Removes what a container wrote over its image, if it wrote anything.
 fn remove_leavings(path: &Path) {
     match remove_folder(path) {
@@ -496,34 +345,5 @@ fn remove_leavings(path: &Path) {
             tracing::debug!(%path, %error, "a container's files go with its sandbox");
         }
         _ => {}
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn mapped_ports_are_the_tasks_own() {
-        let network: NamedNetwork = serde_json::from_str(
-            r#"{"name": "web", "ports": [{"container": 80}, {"container": 53, "host": 31001, "protocol": "udp"}]}"#,
-        )
-        .unwrap();
-        let mapped = mappings(&network, vec![31001, 31000]).unwrap();
-        let pairs: Vec<_> = mapped
-            .iter()
-            .map(|one| (one.host_port, one.container_port))
-            .collect();
-        assert_eq!(pairs, [(31000, 80), (31001, 53)]);
-        assert!(
-            mappings(&network, vec![31001])
-                .unwrap_err()
-                .contains("--ports")
-        );
-        assert!(
-            mappings(&network, vec![31000])
-                .unwrap_err()
-                .contains("31001")
-        );
     }
 }

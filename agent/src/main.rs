@@ -203,6 +203,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
             runtime: arguments.oci_runtime,
             network_configs: given(arguments.network_config),
             network_plugins: given(arguments.network_plugins),
+            network_timeout_seconds: None,
             images: given(arguments.insecure_registry).map(|registries| ImagesConfig {
                 insecure: registries.into_iter().collect(),
                 ..ImagesConfig::default()

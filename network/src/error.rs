@@ -1,8 +1,10 @@
 //! Why a namespace could not be attached, detached or checked; each names the fix.
 
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use crate::attachment::Protocol;
 use crate::id::AttachmentId;
 use crate::namespace::NamespaceError;
 use crate::plugin::PluginError;
@@ -35,6 +37,19 @@ pub enum NetworkError {
         network: String,
         /// Where it is configured.
         file: PathBuf,
+    },
+    /// A program that nobody here has started listens on a port that is to be mapped.
+    #[error(
+        "{protocol} port {port} of this machine is taken: a program that is not this task's listens on \
+         {address}; end that one, or keep the agent from lending its port (`ports` of --resources)"
+    )]
+    PortTaken {
+        /// Over what.
+        protocol: Protocol,
+        /// Which.
+        port: u16,
+        /// On which address; an unspecified one is all of them.
+        address: IpAddr,
     },
     /// The id is in use for something else.
     #[error("`{id}` is attached already, and otherwise: detach it first")]

@@ -18,6 +18,7 @@ use crate::id::AttachmentId;
 use crate::list::{self, Configured, NetworkList};
 use crate::namespace;
 use crate::plugin::{Call, PluginError, Plugins, Verb, quote};
+use crate::ports;
 use crate::record::{self, Folder, Lock, Record};
 use crate::turns::Turns;
 
@@ -110,6 +111,10 @@ impl Networks {
             // What is missing could not undo anything either.
             self.plugins.find(program)?;
         }
+        for mapping in &attach.port_mappings {
+            // It would get none of its connections any more, and nobody would tell it.
+            ports::check_free(mapping.protocol, mapping.host_port)?;
+        }
         if record::folders(&self.state)?.len() >= Self::MAX_ATTACHMENTS {
             let most = Self::MAX_ATTACHMENTS;
             return Err(NetworkError::TooMany { most });
@@ -169,20 +174,22 @@ impl Networks {
     /// agent starts.
     pub fn recover(&self, keep: &BTreeSet<AttachmentId>) -> Result<Recovered, NetworkError> {
         let mut recovered = Recovered::default();
-        for name in record::folders(&self.state)? {
-            // What has another name is not ours.
-            let Ok(id) = name.parse::<AttachmentId>() else {
-                continue;
-            };
-            if keep.contains(&id) {
-                continue;
-            }
+        for id in self.left(keep)? {
             match self.detach(&id) {
                 Ok(()) => recovered.detached.push(id),
                 Err(error) => recovered.failed.push((id, error)),
             }
         }
         Ok(recovered)
+    }
+
+    /// What an earlier process has left and is not to be kept: for who detaches one after another
+    /// itself.
+    pub fn left(&self, keep: &BTreeSet<AttachmentId>) -> Result<Vec<AttachmentId>, NetworkError> {
+        let names = record::folders(&self.state)?.into_iter();
+        // What has another name is not ours.
+        let ids = names.filter_map(|name| name.parse::<AttachmentId>().ok());
+        Ok(ids.filter(|id| !keep.contains(id)).collect())
     }
 
     fn folder(&self, id: &AttachmentId) -> Folder {

@@ -85,7 +85,7 @@ pub enum PluginError {
     /// It hung.
     #[error(
         "the CNI plugin `{plugin}` did not answer {verb} within {} s, and was killed: see what it \
-         waits for, or give plugins more time",
+         waits for, or give plugins more time (`network_timeout_seconds` of the agent)",
         .limit.as_secs_f32()
     )]
     TimedOut {

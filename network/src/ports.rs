@@ -121,6 +121,19 @@ impl Lookout {
     }
 }
 
+/// Refuses a port of this namespace on which somebody listens already, on whatever address.
+pub(crate) fn check_free(protocol: Protocol, port: u16) -> Result<(), NetworkError> {
+    let listener = listeners()?.into_iter();
+    let mut listener = listener.filter(|one| (one.protocol, one.port) == (protocol, port));
+    listener.next().map_or(Ok(()), |taken| {
+        Err(NetworkError::PortTaken {
+            protocol,
+            port,
+            address: taken.address,
+        })
+    })
+}
+
 fn has(ports: &PortRanges, port: u16) -> bool {
     let mut ranges = ports.ranges().iter();
     ranges.any(|(first, last)| (first..=last).contains(&&port))
@@ -170,9 +183,16 @@ fn listeners() -> Result<Vec<Listener>, NetworkError> {
         let Some(file) = living(&path, File::open(&path))? else {
             continue;
         };
-        for line in BufReader::new(file).lines() {
+        // The first line names the columns.
+        for line in BufReader::new(file).lines().skip(1) {
             let line = line.map_err(|source| NetworkError::io("read", &path, source))?;
-            listeners.extend(listener(&line, protocol));
+            match listener(&line, protocol) {
+                Some(listener) => listeners.push(listener),
+                // Those that listen come first, and a machine may have connections by the 100,000
+                // (Documentation/networking/proc_net_tcp.rst).
+                None if protocol == Protocol::Tcp => break,
+                None => {}
+            }
         }
     }
     let is_client = |one: &Listener| one.protocol == Protocol::Udp && ephemeral.contains(&one.port);

@@ -1,6 +1,7 @@
 //! What an operator says of containers: the table `[containers]`, and its flags.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::unistd::{AccessFlags, access};
 use serde::Deserialize;
@@ -10,6 +11,9 @@ use tepui_image::ImagesConfig;
 
 use crate::containers::ContainersConfig;
 use crate::error::AgentError;
+
+/// The most time that a network's plugin may have: whoever waits longer for an address has none.
+const MAX_PLUGIN_SECONDS: u64 = 600;
 
 /// As it stands in the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -23,6 +27,8 @@ pub struct ContainerSettings {
     pub network_configs: Option<Vec<PathBuf>>,
     /// Folders with CNI plugins.
     pub network_plugins: Option<Vec<PathBuf>>,
+    /// How long one call of a plugin may take, in seconds.
+    pub network_timeout_seconds: Option<u64>,
     /// Where images come from.
     pub images: Option<ImagesConfig>,
     /// The folder with secrets, `ROLE/NAME` each.
@@ -45,6 +51,9 @@ impl ContainerSettings {
             runtime: self.runtime.or(rest.runtime),
             network_configs: self.network_configs.or(rest.network_configs),
             network_plugins: self.network_plugins.or(rest.network_plugins),
+            network_timeout_seconds: self
+                .network_timeout_seconds
+                .or(rest.network_timeout_seconds),
             images,
             secrets: self.secrets.or(rest.secrets),
         }
@@ -59,6 +68,10 @@ impl ContainerSettings {
             images: self.images.unwrap_or_default(),
             network_configs: self.network_configs.unwrap_or_default(),
             network_plugins: self.network_plugins.unwrap_or_default(),
+            plugin_timeout: self
+                .network_timeout_seconds
+                .map(plugin_timeout)
+                .transpose()?,
             secrets: self.secrets,
             fetch,
         };
@@ -78,6 +91,17 @@ impl ContainerSettings {
         }
         Ok((runtime, config))
     }
+}
+
+fn plugin_timeout(seconds: u64) -> Result<Duration, AgentError> {
+    let refused = || {
+        AgentError::Config(format!(
+            "`network_timeout_seconds` is {seconds}: write 1 to {MAX_PLUGIN_SECONDS}, or nothing for 30"
+        ))
+    };
+    let may = (1..=MAX_PLUGIN_SECONDS).contains(&seconds);
+    may.then(|| Duration::from_secs(seconds))
+        .ok_or_else(refused)
 }
 
 /// Links are followed once, here: what a task names is compared with where it really is.
@@ -113,6 +137,13 @@ mod tests {
                 ..Default::default()
             };
             assert!(refused(settings).contains("--oci-runtime"));
+        }
+        for seconds in [0, 601] {
+            let settings = ContainerSettings {
+                network_timeout_seconds: Some(seconds),
+                ..Default::default()
+            };
+            assert!(refused(settings).contains("write 1 to 600"));
         }
         let (runtime, config) = ContainerSettings::default()
             .check(FetchConfig::default())

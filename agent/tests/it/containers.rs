@@ -1,22 +1,21 @@
 //! Tasks in containers, from their images and networks to what is left of them: nothing.
 
-use std::process::Command;
-
 use tepui_types::TaskState;
 use tepui_types::wire::agent::TaskLaunch;
 
+use crate::bridge::Bridge;
 use crate::images::ImageLayout;
 use crate::master::{FakeMaster, contained, eventually};
 use crate::process::AgentProcess;
 
 /// Whether this machine lets us; says so when not.
-fn can_contain() -> bool {
+pub fn can_contain() -> bool {
     let able = tepui_executor::cgroup::available();
     able.inspect_err(|error| eprintln!("without containers: {error}"))
         .is_ok()
 }
 
-fn stdout(agent: &AgentProcess, task: &TaskLaunch) -> String {
+pub fn stdout(agent: &AgentProcess, task: &TaskLaunch) -> String {
     let path = agent.layout().task(&task.task).join("stdout");
     std::fs::read_to_string(path).unwrap_or_default()
 }
@@ -123,61 +122,13 @@ async fn a_container_outlives_its_agent_and_goes_on_with_the_next() {
     assert!(!mounts.contains(agent.dir().to_str().unwrap()), "{mounts}");
 }
 
-/// A bridge of the test's own, and the folder that describes it.
-struct Bridge {
-    name: String,
-    config: tempfile::TempDir,
-}
-
-impl Bridge {
-    fn make() -> Self {
-        let name = format!("tt{}", std::process::id());
-        let config = tempfile::tempdir().unwrap();
-        let list = format!(
-            r#"{{"cniVersion": "1.0.0", "name": "tests", "plugins": [{{"type": "bridge",
-                "bridge": "{name}", "isGateway": true, "ipam": {{"type": "host-local",
-                "dataDir": "{}/leases", "subnet": "10.213.{}.0/24"}}}}]}}"#,
-            config.path().display(),
-            std::process::id() % 250,
-        );
-        std::fs::write(config.path().join("tests.conflist"), list).unwrap();
-        Self { name, config }
-    }
-
-    fn folder(&self) -> &'static str {
-        // One a test.
-        self.config.path().to_str().unwrap().to_owned().leak()
-    }
-
-    /// Addresses that are leased.
-    fn leases(&self) -> usize {
-        let leases = std::fs::read_dir(self.config.path().join("leases/tests"));
-        let names = leases
-            .into_iter()
-            .flatten()
-            .flatten()
-            .map(|entry| entry.file_name());
-        names
-            .filter(|name| name.to_string_lossy().starts_with("10."))
-            .count()
-    }
-}
-
-impl Drop for Bridge {
-    fn drop(&mut self) {
-        let _ = Command::new("ip")
-            .args(["link", "del", &self.name])
-            .output();
-    }
-}
-
 #[tokio::test]
 async fn a_container_has_an_address_of_its_own_until_its_end() {
     if !can_contain() || !std::path::Path::new("/usr/lib/cni/bridge").exists() {
         return;
     }
     let image = ImageLayout::make();
-    let bridge = Bridge::make();
+    let bridge = Bridge::make(&[]);
     let mut master = FakeMaster::start().await;
     let mut agent =
         AgentProcess::start_with(&master, vec!["--network-config", bridge.folder()].leak());

@@ -3,19 +3,26 @@
 
 /// What may go wrong at the start, and that it is said.
 mod bad_input;
+/// A network for tests.
+mod bridge;
 /// What checks find.
 mod checks;
 /// Containers.
 mod containers;
-/// Images for them.
+/// What is fetched into sandboxes.
 mod fetches;
+/// Images for containers.
 mod images;
 /// A task's output over a data connection.
 mod logs;
+/// Ports of the machine that lead to containers.
+mod mapped;
 /// The other side: accepts agents and keeps what they say.
 mod master;
 /// Native commands.
 mod native;
+/// Network plugins that fail or hang.
+mod plugins;
 /// Where tasks listen.
 mod ports;
 /// What tasks give back when the machine is short.
