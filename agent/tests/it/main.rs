@@ -39,6 +39,8 @@ mod real;
 mod recovery;
 /// Hello, Welcome, terms, heartbeats.
 mod registration;
+/// Registries that want to know who asks, and mirrors.
+mod registries;
 /// Tasks that behave badly.
 mod unruly;
 /// WebAssembly programs.

@@ -5,6 +5,7 @@
 //! registry wants to know us. The bytes are read here: it would read a manifest or the text of an
 //! error to its end, however long that is.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -71,6 +72,9 @@ struct Host {
     /// The URL of its repository.
     url: String,
     auth: RegistryAuth,
+    /// Whether it has failed in this pull: a mirror that hangs costs its patience once, and not once for
+    /// each layer.
+    has_failed: AtomicBool,
     /// How the last request was let in.
     granted: Mutex<Option<Grant>>,
 }
@@ -109,6 +113,7 @@ impl Host {
             url: format!("{scheme}://{host}/v2/{repository}"),
             reference,
             auth,
+            has_failed: AtomicBool::new(false),
             granted: Mutex::default(),
         }
     }
@@ -461,7 +466,7 @@ impl<'a> Attempts<'a> {
     fn new(hosts: &'a [Host], pause: Duration) -> Self {
         Self {
             hosts,
-            at: 0,
+            at: well_from(hosts, 0),
             round: 1,
             pause,
         }
@@ -472,7 +477,8 @@ impl<'a> Attempts<'a> {
     }
 
     /// Goes on to the next host or round, or gives the error back. The registry itself, which comes
-    /// last in a round, decides whether there is another one.
+    /// last in a round, decides whether there is another one. What was found out of a mirror holds for
+    /// the rest of the pull.
     async fn failed(&mut self, error: ImageError) -> Result<(), ImageError> {
         if matches!(
             error,
@@ -481,7 +487,13 @@ impl<'a> Attempts<'a> {
             return Err(error);
         }
         tracing::debug!(round = self.round, "not pulled: {error}");
-        self.at += 1;
+        if error.retryable() {
+            self.host().has_failed.store(true, Ordering::Relaxed);
+        }
+        self.at = match self.round {
+            1 => well_from(self.hosts, self.at + 1),
+            _ => self.at + 1,
+        };
         if self.at < self.hosts.len() {
             return Ok(());
         }
@@ -494,4 +506,13 @@ impl<'a> Attempts<'a> {
         self.at = 0;
         Ok(())
     }
+}
+
+/// The first from this place on that has not failed yet, or the registry itself, which comes last. Where
+/// that fails too, the next round asks all again.
+fn well_from(hosts: &[Host], place: usize) -> usize {
+    let last = hosts.len() - 1;
+    let mut places = place..last;
+    let well = places.find(|place| !hosts[*place].has_failed.load(Ordering::Relaxed));
+    well.unwrap_or(place.max(last))
 }

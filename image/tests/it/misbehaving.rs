@@ -298,3 +298,25 @@ async fn nobody_is_spoken_to_in_plain_http_who_is_not_listed() {
     assert_eq!(error.code(), "image-unavailable", "{error}");
     assert!(server.requests("").is_empty());
 }
+
+#[tokio::test]
+async fn a_mirror_that_hangs_costs_its_patience_once_a_pull() {
+    let world = World::new();
+    let registry = Registry::start(world.path("registry")).await;
+    let layout = world.layout("layout");
+    layout.busybox("a").file("a", "/a", "a");
+    let image = registry.push(&layout, "a", "x:a");
+    let silent = OddServer::start(|_: &Request, _| Answer::Silence).await;
+    let mut config = ImagesConfig {
+        stall: Duration::from_millis(500),
+        ..plain([&*registry.address, &silent.address])
+    };
+    let entry = RegistryConfig {
+        mirrors: vec![silent.address.clone()],
+        ..RegistryConfig::default()
+    };
+    config.registries.insert(registry.address.clone(), entry);
+    let pulled = pull(&world.open(config).await, &image).await.unwrap();
+    assert_eq!(pulled.layers.len(), 2);
+    assert_eq!(silent.requests("").len(), 1);
+}
