@@ -49,6 +49,13 @@ impl ImageLayout {
         format!("oci-layout:{}:shell", self.path().display())
     }
 
+    /// The same image with another configuration, which umoci's flags say, and what tasks name it by.
+    pub fn configured(&self, tag: &str, flags: &[&str]) -> String {
+        let image = format!("{}:shell", self.path().display());
+        umoci(&[&["config", "--image", &image, "--tag", tag], flags].concat());
+        format!("oci-layout:{}:{tag}", self.path().display())
+    }
+
     /// The same as an archive.
     pub fn archive(&self) -> Vec<u8> {
         let archive = self.place.path().join("image.tar");

@@ -21,6 +21,8 @@ mod mapped;
 mod master;
 /// Native commands.
 mod native;
+/// Images that are not as they should be, and what images say of their end.
+mod odd_images;
 /// Network plugins that fail or hang.
 mod plugins;
 /// Where tasks listen.
@@ -41,6 +43,8 @@ mod recovery;
 mod registration;
 /// Registries that want to know who asks, and mirrors.
 mod registries;
+/// Another runtime of containers.
+mod runtimes;
 /// Tasks that behave badly.
 mod unruly;
 /// WebAssembly programs.

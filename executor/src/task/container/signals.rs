@@ -16,12 +16,15 @@ pub fn named(text: &str) -> Result<Signal, String> {
     found.ok_or_else(|| format!("`{text}` is no signal"))
 }
 
-/// Whether a process handles this signal: the first of a PID namespace has no default actions
-/// (pid_namespaces(7)), so what it does not handle it never hears of.
+/// Whether a process handles this signal, or keeps it until it asks for it, as tini does: the first of a
+/// PID namespace has no default actions (pid_namespaces(7)), so of others it never hears.
 pub fn is_handled(pid: Pid, signal: Signal) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/status"));
     // One that is gone needs nothing more.
-    status.is_ok_and(|status| is_in(&status, "SigCgt:", signal))
+    status.is_ok_and(|status| {
+        let masks = ["SigCgt:", "SigBlk:"];
+        masks.iter().any(|mask| is_in(&status, mask, signal))
+    })
 }
 
 /// Whether a signal is in one of the masks of proc_pid_status(5).
