@@ -45,6 +45,8 @@ mod registration;
 mod registries;
 /// Another runtime of containers.
 mod runtimes;
+/// Many tasks at once.
+mod storm;
 /// Tasks that behave badly.
 mod unruly;
 /// WebAssembly programs.
