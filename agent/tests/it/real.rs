@@ -42,6 +42,7 @@ fn redis(name: &str, port: u16) -> TaskLaunch {
         },
         disk: None,
         path: "data".into(),
+        bytes: None,
     });
     task
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use tepui_types::resources::{Pool, Pools, ResourceRequest};
+use tepui_types::resources::{Disk, Pool, Pools, ResourceRequest};
 use tepui_types::wire::agent::{TaskVolume, VolumeList};
 use tepui_types::{AgentId, OperationId, Resources, Role};
 
@@ -141,6 +141,10 @@ impl State {
                 made_by: *converted?.made_by.get(&volume.id)?,
                 disk: pool.kind.disk.as_ref().map(|disk| disk.id().to_owned()),
                 path: volume.path.clone(),
+                bytes: match pool.kind.disk {
+                    Some(Disk::Mount(_)) => None,
+                    Some(Disk::Path(_)) | None => Some(pool.amounts.disk),
+                },
             })
         });
         volumes.collect()

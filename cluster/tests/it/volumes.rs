@@ -86,6 +86,7 @@ fn a_launch_says_which_volume_it_uses_and_its_resources_are_one_sum() {
     );
     let volume = &launch.volumes[0];
     assert_eq!((volume.made_by, volume.path.as_str()), (made_by, "data"));
+    assert_eq!(volume.bytes, Some(Bytes::gib(5)));
 }
 
 #[test]

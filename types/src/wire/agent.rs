@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::agent::AgentInfo;
 use crate::ids::{AgentId, ClusterId, OperationId, TaskId};
-use crate::resources::Resources;
+use crate::resources::{Bytes, Resources};
 use crate::role::Role;
 use crate::task::{Reason, TaskSigns, TaskSpec, TaskState, TaskUsage};
 use crate::wire::stream::StreamRequest;
@@ -214,6 +214,8 @@ pub struct TaskVolume {
     pub disk: Option<String>,
     /// Where the task finds it, below its sandbox.
     pub path: String,
+    /// Its size; none where it has a whole disk.
+    pub bytes: Option<Bytes>,
 }
 
 /// All that is needed to run a task.
