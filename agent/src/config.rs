@@ -21,6 +21,7 @@ use crate::gpus::GpuConfig;
 use crate::pools::{DiskSettings, Special};
 use crate::ports::TaskPorts;
 use crate::resources::{ResourceOverrides, parse_bytes};
+use crate::volumes::VolumeSizes;
 
 pub use containers::ContainerSettings;
 
@@ -60,6 +61,8 @@ pub struct Settings {
     pub task_privileges: Option<String>,
     /// Where tasks may listen in the machine's own network.
     pub task_ports: Option<TaskPorts>,
+    /// How the sizes of volumes are kept.
+    pub volume_sizes: Option<VolumeSizes>,
     /// What containers may have, and where their images come from.
     pub containers: Option<ContainerSettings>,
     /// What may be fetched into sandboxes.
@@ -101,6 +104,7 @@ impl Settings {
             output_limit: self.output_limit.or(rest.output_limit),
             task_privileges: self.task_privileges.or(rest.task_privileges),
             task_ports: self.task_ports.or(rest.task_ports),
+            volume_sizes: self.volume_sizes.or(rest.volume_sizes),
             containers: match (self.containers, rest.containers) {
                 (Some(ours), Some(theirs)) => Some(ours.or(theirs)),
                 (ours, theirs) => ours.or(theirs),
@@ -146,6 +150,8 @@ pub struct Config {
     pub privileges: Privileges,
     /// Where tasks may listen in the machine's own network.
     pub task_ports: TaskPorts,
+    /// How the sizes of volumes are kept.
+    pub volume_sizes: VolumeSizes,
     /// Who makes containers.
     pub runtime: Runtime,
     /// What containers may have, and where their images come from.
@@ -232,6 +238,7 @@ impl Config {
             output_limit,
             privileges: privileges.unwrap_or_default(),
             task_ports: settings.task_ports.unwrap_or_default(),
+            volume_sizes: settings.volume_sizes.unwrap_or_default(),
             runtime,
             containers,
             gpus: settings.gpus.unwrap_or_default(),
@@ -345,6 +352,7 @@ mod tests {
             output_limit,
             task_privileges,
             task_ports,
+            volume_sizes,
             containers,
             fetch,
             gpus,
@@ -369,6 +377,11 @@ mod tests {
         // The example's file is on no machine that runs this.
         assert!(output_limit.is_some() && task_privileges.is_some() && token_file.is_none());
         assert_eq!(task_ports, Some(TaskPorts::default()), "as the file says");
+        assert_eq!(
+            volume_sizes,
+            Some(VolumeSizes::default()),
+            "as the file says"
+        );
         let config = Config::new(settings).unwrap();
         assert_eq!(config.output_limit, DEFAULT_LIMIT, "as the file says of it");
         assert_eq!(config.masters, ["http://127.0.0.1:5050"]);

@@ -1,5 +1,5 @@
-//! What tasks need of their machine before they start: images, networks, host paths, secrets, and what
-//! is fetched into their sandboxes.
+//! What tasks need of their machine before they start: images, networks, host paths, secrets, volumes,
+//! and what is fetched into their sandboxes.
 //!
 //! For each task one job gets all of it, and is told to stop when the task has ended; what it had by
 //! then is let go of. An image that a task has is not removed; a network is attached until the task's
@@ -30,6 +30,7 @@ use crate::gpus::Gpus;
 use crate::sandbox::Layout;
 use crate::sandboxes::Sandboxes;
 use attachments::Attachments;
+use crate::volumes::Volumes;
 
 mod attachments;
 mod images;
@@ -67,8 +68,22 @@ pub struct Containers {
     secrets: Option<PathBuf>,
     sandboxes: Sandboxes,
     gpus: Arc<Gpus>,
+    volumes: Arc<Volumes>,
+    /// Makes this agent's attachments its own among those of its machine.
+    nonce: u128,
     events: mpsc::Sender<Event>,
     jobs: Mutex<HashMap<TaskId, Job>>,
+}
+
+/// What the agent gets things by that tasks need.
+#[derive(Debug)]
+pub struct Means {
+    /// Artifacts.
+    pub fetcher: Arc<Fetcher>,
+    /// GPUs.
+    pub gpus: Arc<Gpus>,
+    /// Persistent volumes.
+    pub volumes: Arc<Volumes>,
 }
 
 /// What is got for one task.
@@ -87,12 +102,16 @@ impl Containers {
     pub async fn open(
         layout: Layout,
         config: ContainersConfig,
-        fetcher: Arc<Fetcher>,
-        gpus: Arc<Gpus>,
+        means: Means,
         nonce: u128,
         events: mpsc::Sender<Event>,
         kept: Vec<(TaskId, Prepared)>,
     ) -> Result<Arc<Self>, AgentError> {
+        let Means {
+            fetcher,
+            gpus,
+            volumes,
+        } = means;
         let images = Images::open(layout.images(), config.images).await;
         let images = images.map_err(|error| AgentError::Containers(anyhow::Error::from(error)))?;
         let defaults = NetworksConfig::default();
@@ -114,6 +133,8 @@ impl Containers {
             secrets: config.secrets,
             sandboxes,
             gpus,
+            volumes,
+            nonce,
             events,
             jobs: Mutex::default(),
         });
@@ -188,6 +209,7 @@ impl Containers {
         launch: &Arc<TaskLaunch>,
         cancelled: CancellationToken,
     ) -> Result<Prepared, Reason> {
+        self.make_volumes_ready(launch).await?;
         let mut prepared = match container_of(launch) {
             Some((command, container)) => {
                 self.contain(launch, command, container, cancelled).await?
@@ -204,6 +226,17 @@ impl Containers {
             .fill(launch, |far| progress.say(|| far))
             .await?;
         Ok(prepared)
+    }
+
+    async fn make_volumes_ready(&self, launch: &Arc<TaskLaunch>) -> Result<(), Reason> {
+        if launch.volumes.is_empty() {
+            return Ok(());
+        }
+        let (volumes, launch) = (self.volumes.clone(), launch.clone());
+        let ready = tokio::task::spawn_blocking(move || volumes.make_ready(&launch.volumes));
+        ready
+            .await
+            .unwrap_or_else(|error| Err(Reason::new(reason::VOLUME_UNAVAILABLE, error.to_string())))
     }
 
     async fn contain(

@@ -98,6 +98,9 @@ pub enum AgentError {
     /// What containers need cannot be kept.
     #[error("failed to prepare for containers")]
     Containers(#[source] anyhow::Error),
+    /// The folders of volumes cannot be used.
+    #[error("failed to make volumes ready")]
+    Volumes(#[source] tepui_quota::BoundsError),
     /// The system refuses something that every process needs.
     #[error("failed to {0}")]
     System(&'static str, #[source] std::io::Error),

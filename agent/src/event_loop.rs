@@ -32,6 +32,7 @@ use crate::master::{Dialer, Session};
 use crate::metrics::Metrics;
 use crate::sandbox::Layout;
 use crate::streams::{self, MAX_STREAMS, Means, Speech, StreamJob, Subject, Words};
+use crate::volumes::Volumes;
 use crate::{contact, uptime};
 
 pub use event::Event;
@@ -79,6 +80,8 @@ pub struct Parts {
     pub fetcher: Arc<Fetcher>,
     /// What its containers need.
     pub containers: Arc<Containers>,
+    /// Its volumes.
+    pub volumes: Arc<Volumes>,
     /// Commands beside its tasks.
     pub beside: Arc<Beside>,
     /// Its tasks' checks.

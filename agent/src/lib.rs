@@ -22,7 +22,7 @@ use crate::beside::Beside;
 use crate::checkpoint::Journal;
 use crate::checks::Checker;
 use crate::config::Config;
-use crate::containers::Containers;
+use crate::containers::{Containers, Means};
 use crate::error::AgentError;
 use crate::event_loop::{EVENTS, EventLoop, Parts};
 use crate::executor::{Supervisor, Template};
@@ -34,6 +34,7 @@ use crate::masters::Masters;
 use crate::metrics::Metrics;
 use crate::pressure::Pressure;
 use crate::sandbox::Layout;
+use crate::volumes::Volumes;
 
 pub mod agent;
 pub mod beside;
@@ -152,13 +153,19 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
         metrics.clone(),
     ));
 
+    let (of, sizes) = (layout.clone(), config.volume_sizes);
+    let volumes = tokio::task::spawn_blocking(move || Volumes::open(&of, sizes)).await;
+    let volumes = volumes.map_err(|error| AgentError::System("open volumes", error.into()))??;
     let kept = agent.prepared();
     let kept = kept.map(|(task, prepared)| (task.clone(), prepared.clone()));
     let containers = Containers::open(
         layout.clone(),
         config.containers,
-        fetcher.clone(),
-        gpus,
+        Means {
+            fetcher: fetcher.clone(),
+            gpus,
+            volumes: volumes.clone(),
+        },
         identity.nonce,
         events.clone(),
         kept.collect(),
@@ -204,6 +211,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
         supervisor,
         fetcher,
         containers,
+        volumes,
         beside,
         checker,
         dialer,

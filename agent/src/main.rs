@@ -11,6 +11,7 @@ use clap::Parser;
 use tepui_agent::config::{Config, ContainerSettings, Settings, parse_attributes};
 use tepui_agent::pools::DiskSettings;
 use tepui_agent::ports::TaskPorts;
+use tepui_agent::volumes::VolumeSizes;
 use tepui_fetch::{FetchConfig, Network};
 use tepui_image::ImagesConfig;
 use tokio::signal::unix::{SignalKind, signal};
@@ -76,6 +77,11 @@ struct Arguments {
     /// (`unlent`, when absent), on their own alone (`own`), or anywhere (`any`). Others are ended.
     #[arg(long, value_name = "WHICH")]
     task_ports: Option<TaskPorts>,
+    /// How the sizes of volumes are kept: tasks of one that is over it are ended (`measured`, when
+    /// absent), nothing more can be written where this machine can do that (`enforced`, for volumes that
+    /// are made from then on), or not at all (`unlimited`).
+    #[arg(long, value_name = "HOW")]
+    volume_sizes: Option<VolumeSizes>,
     /// A file or folder of the machine that containers may mount, with what is below it; may be
     /// given more than once. None when absent.
     #[arg(long, value_name = "PATH")]
@@ -198,6 +204,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         output_limit: arguments.output_limit,
         task_privileges: arguments.task_privileges,
         task_ports: arguments.task_ports,
+        volume_sizes: arguments.volume_sizes,
         containers: Some(ContainerSettings {
             host_paths: given(arguments.host_path),
             runtime: arguments.oci_runtime,

@@ -154,10 +154,15 @@ impl Layout {
         self.dir.join("checks").join(task.to_string())
     }
 
-    /// The folders that hold volumes, one a disk.
-    pub fn volumes(&self) -> impl Iterator<Item = PathBuf> + '_ {
-        let disks = self.disks.values().cloned();
-        std::iter::once(self.dir.join("volumes")).chain(disks)
+    /// Where volumes lie: for each disk by its name, that of the data folder first, the folder that holds
+    /// them and that of what keeps their sizes, which is beside it.
+    pub fn volume_disks(&self) -> impl Iterator<Item = (Option<String>, PathBuf, PathBuf)> + '_ {
+        let own = (None, self.dir.join("volumes"), self.dir.join("sizes"));
+        let disks = self.disks.iter().map(|(id, folder)| {
+            let sizes = format!("{}-sizes", folder.to_string_lossy());
+            (Some(id.clone()), folder.clone(), sizes.into())
+        });
+        std::iter::once(own).chain(disks)
     }
 
     /// What is stored in a volume. A disk that is not there any more is a folder that cannot be

@@ -1,42 +1,237 @@
 //! The folders of persistent volumes: one for each operation that made a volume.
 //!
-//! A folder is made by the executor of the first task that uses it, and stays until the master says
-//! which volumes there are and it is none of them. It is set aside at once, so that no task finds it,
-//! and emptied beside the loop, for that may take long.
+//! A folder is made before the launch of the first task that uses it, and stays until the master says
+//! which volumes there are and it is none of them. Where the operator asks for it, a new one is made so
+//! that its size is enforced (`tepui-quota`); whatever is there stays what it is, and what was made with
+//! a size of its own is opened as such under every setting. All of this takes long, so callers are on
+//! threads that may block.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
 
+use serde::Deserialize;
+use tepui_quota::{Bounds, BoundsError, Enforce, Life, Settings, Support, Wanted};
 use tepui_tree::remove_folder;
-use tepui_types::OperationId;
-use tepui_types::wire::agent::VolumeList;
+use tepui_types::task::reason;
+use tepui_types::wire::agent::{TaskVolume, VolumeList};
+use tepui_types::{Bytes, OperationId, Reason};
 
+use crate::error::AgentError;
 use crate::sandbox::Layout;
 
 /// What a folder is called that is being emptied.
 const DOOMED: &str = "doomed-";
+/// What stays free of a disk when room is set aside on it: what the agent needs for itself while it is
+/// nearly full.
+const HEADROOM: Bytes = Bytes::mib(512);
 
-/// Removes what is stored in volumes that are not in the list.
-pub fn keep(layout: &Layout, list: &VolumeList) {
-    let folders: Vec<PathBuf> = layout.volumes().collect();
-    let doomed = folders.iter().flat_map(|folder| set_aside(folder, list));
-    let doomed: Vec<PathBuf> = doomed.collect();
-    if doomed.is_empty() {
-        return;
+/// How the sizes of volumes are kept.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VolumeSizes {
+    /// By the kernel, where the machine can, for those that are new; the others by being measured.
+    Enforced,
+    /// By ending the tasks of one that is over its size.
+    #[default]
+    Measured,
+    /// Not at all.
+    Unlimited,
+}
+
+impl FromStr for VolumeSizes {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "enforced" => Ok(Self::Enforced),
+            "measured" => Ok(Self::Measured),
+            "unlimited" => Ok(Self::Unlimited),
+            _ => Err(format!(
+                "`{text}` is not `enforced`, `measured` or `unlimited`"
+            )),
+        }
     }
-    std::thread::spawn(move || {
-        for path in doomed {
+}
+
+/// All volumes of this agent.
+#[derive(Debug)]
+pub struct Volumes {
+    sizes: VolumeSizes,
+    /// By the disk's name; none is the one with the data folder.
+    disks: BTreeMap<Option<String>, VolumeDisk>,
+}
+
+#[derive(Debug)]
+struct VolumeDisk {
+    /// What holds the volumes.
+    folder: PathBuf,
+    bounds: Bounds,
+}
+
+impl Volumes {
+    /// Takes up what an earlier process of this agent left, and makes the disks ready; to be called
+    /// before executors are started, which see mounts only below what was shared before. Blocks.
+    ///
+    /// # Errors
+    /// Where a disk cannot be written to.
+    pub fn open(layout: &Layout, sizes: VolumeSizes) -> Result<Arc<Self>, AgentError> {
+        let mut disks = BTreeMap::new();
+        for (id, folder, store) in layout.volume_disks() {
+            let disk = VolumeDisk::open(folder, store, sizes);
+            disks.insert(id, disk.map_err(AgentError::Volumes)?);
+        }
+        let this = Arc::new(Self { sizes, disks });
+        let sweeping = this.clone();
+        // What is left of a large folder takes long to remove, and tasks wait for nothing of it.
+        std::thread::spawn(move || {
+            for disk in sweeping.disks.values() {
+                disk.sweep();
+            }
+        });
+        Ok(this)
+    }
+
+    /// Sees that a task's volumes are there and as large as they are to be. Blocks.
+    ///
+    /// # Errors
+    /// With what keeps one from being used, for people.
+    pub fn make_ready(&self, volumes: &[TaskVolume]) -> Result<(), Reason> {
+        for volume in volumes {
+            // Its executor says that there is no such disk.
+            let Some(disk) = self.disks.get(&volume.disk) else {
+                continue;
+            };
+            let ready = disk.make_ready(volume, self.sizes);
+            ready.map_err(|error| {
+                let path = &volume.path;
+                let error = anyhow::Error::from(error);
+                let message = format!("the volume at `{path}` cannot be used: {error:#}");
+                Reason::new(reason::VOLUME_UNAVAILABLE, message)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Removes what is stored in volumes that are not in the list, on a thread of its own.
+    pub fn keep(self: &Arc<Self>, list: VolumeList) {
+        let this = self.clone();
+        std::thread::spawn(move || {
+            for disk in this.disks.values() {
+                disk.keep(&list);
+            }
+        });
+    }
+}
+
+impl VolumeDisk {
+    fn open(folder: PathBuf, store: PathBuf, sizes: VolumeSizes) -> Result<Self, BoundsError> {
+        let bounds = Bounds::new(Settings {
+            store: store.clone(),
+            places: vec![folder.clone()],
+            headroom: HEADROOM,
+            whole_images: true,
+            remove_folder,
+        })?;
+        let has_some = std::fs::read_dir(&store).is_ok_and(|mut it| it.next().is_some());
+        if (sizes == VolumeSizes::Enforced || has_some)
+            && let Support::Measured(error) = bounds.prepare()?
+        {
+            let (path, error) = (folder.display(), anyhow::Error::from(error));
+            tracing::warn!(%path, "sizes of new volumes are measured, not enforced: {error:#}");
+        }
+        Ok(Self { folder, bounds })
+    }
+
+    /// Ends what an earlier process has begun; those that are whole.
+    fn sweep(&self) -> BTreeSet<String> {
+        let swept = self.bounds.sweep();
+        let swept = swept.inspect_err(|error| {
+            let path = self.folder.display();
+            tracing::warn!(%path, %error, "what is left of volumes stays");
+        });
+        swept.unwrap_or_default().into_iter().collect()
+    }
+
+    fn make_ready(&self, volume: &TaskVolume, sizes: VolumeSizes) -> Result<(), BoundsError> {
+        let name = volume.made_by.to_string();
+        match (self.bounds.open(&name), volume.bytes) {
+            (Ok(is), Some(bytes)) if is.bytes < bytes => match self.bounds.grow(&name, bytes) {
+                Ok(_) => Ok(()),
+                // What it has is as good as before.
+                Err(error) => {
+                    let error = anyhow::Error::from(error);
+                    tracing::warn!(volume = name, "it stays at {}: {error:#}", is.bytes);
+                    Ok(())
+                }
+            },
+            (Ok(_), _) => Ok(()),
+            (Err(BoundsError::Unknown(_)), Some(bytes)) if sizes == VolumeSizes::Enforced => {
+                self.make(&name, bytes)
+            }
+            // A plain folder, which its executor makes.
+            (Err(BoundsError::Unknown(_)), _) => Ok(()),
+            (Err(error), _) => Err(error),
+        }
+    }
+
+    fn make(&self, name: &str, bytes: Bytes) -> Result<(), BoundsError> {
+        let at = self.folder.join(name);
+        // One that is there is in use, perhaps now, and keeps its place.
+        if at.exists() {
+            return Ok(());
+        }
+        let made = self.bounds.make(&Wanted {
+            name,
+            at: &at,
+            bytes,
+            enforce: Enforce::Enforced,
+            life: Life::Persistent,
+        });
+        match made {
+            Ok(made) => {
+                tracing::info!(volume = name, way = ?made.way, bytes = %made.bytes, "a volume is made");
+                Ok(())
+            }
+            Err(error) if error.cannot_enforce() => {
+                let error = anyhow::Error::from(error);
+                tracing::warn!(
+                    volume = name,
+                    "its size is measured, not enforced: {error:#}"
+                );
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn keep(&self, list: &VolumeList) {
+        let bounded = self.sweep();
+        for name in bounded.iter().filter(|name| is_gone(name, list)) {
+            if let Err(error) = self.bounds.remove(name) {
+                let error = anyhow::Error::from(error);
+                tracing::warn!(volume = name, "a volume could not be removed: {error:#}");
+            }
+        }
+        for path in set_aside(&self.folder, list, &bounded) {
             if let Err(error) = remove_folder(&path) {
                 tracing::warn!(path = %path.display(), %error, "a volume could not be removed");
             }
         }
-    });
+    }
 }
 
-/// Renames the folders of volumes that are no more; answers them, and those that an earlier agent
+/// Whether the list knows that this volume is no more.
+fn is_gone(name: &str, list: &VolumeList) -> bool {
+    name.parse::<OperationId>().is_ok_and(|made_by| {
+        !list.kept.contains(&made_by) && (list.from..=list.to).contains(&made_by.index)
+    })
+}
+
+/// Renames the plain folders of volumes that are no more; answers them, and those that an earlier agent
 /// did not come to empty.
-fn set_aside(folder: &Path, list: &VolumeList) -> Vec<PathBuf> {
-    let kept: BTreeSet<OperationId> = list.kept.iter().copied().collect();
+fn set_aside(folder: &Path, list: &VolumeList, bounded: &BTreeSet<String>) -> Vec<PathBuf> {
     let mut doomed = Vec::new();
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name();
@@ -45,10 +240,7 @@ fn set_aside(folder: &Path, list: &VolumeList) -> Vec<PathBuf> {
             doomed.push(entry.path());
             continue;
         }
-        let Ok(made_by) = name.parse::<OperationId>() else {
-            continue;
-        };
-        if kept.contains(&made_by) || !(list.from..=list.to).contains(&made_by.index) {
+        if bounded.contains(name) || !is_gone(name, list) {
             continue;
         }
         let aside = folder.join(format!("{DOOMED}{name}"));
@@ -69,7 +261,7 @@ mod tests {
     #[test]
     fn only_what_the_list_knows_to_be_gone_is_removed() {
         let dir = tempfile::tempdir().unwrap();
-        for name in ["3.0", "7.0", "7.1", "12.0", "mine", "doomed-1.0"] {
+        for name in ["3.0", "6.0", "7.0", "7.1", "12.0", "mine", "doomed-1.0"] {
             std::fs::create_dir(dir.path().join(name)).unwrap();
         }
         let list = VolumeList {
@@ -80,13 +272,22 @@ mod tests {
             from: 5,
             to: 10,
         };
-        let mut doomed = set_aside(dir.path(), &list);
+        // Those with a size of their own are removed by another way.
+        let bounded = BTreeSet::from(["6.0".to_owned()]);
+        let mut doomed = set_aside(dir.path(), &list, &bounded);
         doomed.sort();
         let names = ["doomed-1.0", "doomed-7.0"];
         assert_eq!(doomed, names.map(|name| dir.path().join(name)));
-        for name in ["3.0", "7.1", "12.0", "mine"] {
+        for name in ["3.0", "6.0", "7.1", "12.0", "mine"] {
             assert!(dir.path().join(name).is_dir(), "{name}");
         }
-        assert!(set_aside(&dir.path().join("none"), &list).is_empty());
+        assert!(set_aside(&dir.path().join("none"), &list, &bounded).is_empty());
+    }
+
+    #[test]
+    fn a_setting_is_named_by_a_word() {
+        assert_eq!("enforced".parse(), Ok(VolumeSizes::Enforced));
+        let error = "hard".parse::<VolumeSizes>().unwrap_err();
+        assert!(error.contains("`measured`"), "{error}");
     }
 }

@@ -1,4 +1,4 @@
-//! Tasks with containers, or with something to fetch: what these need is got before the task is
+//! Tasks with containers, with volumes, or with something to fetch: what these need is got before the task is
 //! placed, and let go of after its end.
 //!
 //! It is recorded when it is there, so that an agent that starts anew lets go of nothing that a task
@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use tepui_types::task::reason;
 use tepui_types::wire::agent::TaskLaunch;
 use tepui_types::{Reason, TaskId, TaskState, Workload};
 
@@ -50,7 +51,14 @@ impl Agent {
                 }));
                 self.route(out, id);
             }
-            Err(why) => self.end(out, report(id, TaskState::Error, Some(why))),
+            Err(why) => {
+                let state = match why.code == reason::VOLUME_UNAVAILABLE {
+                    // Its machine is to blame, and not what it is.
+                    true => TaskState::Dropped,
+                    false => TaskState::Error,
+                };
+                self.end(out, report(id, state, Some(why)));
+            }
         }
     }
 
@@ -89,5 +97,8 @@ pub(super) fn needs_preparation(launch: &TaskLaunch) -> bool {
         Workload::Command(command) => command.container.is_some(),
         Workload::Wasm(_) => false,
     };
-    has_container || !launch.spec.fetch.is_empty() || !launch.resources.gpus.is_empty()
+    has_container
+        || !launch.volumes.is_empty()
+        || !launch.spec.fetch.is_empty()
+        || !launch.resources.gpus.is_empty()
 }

@@ -6,7 +6,6 @@ use super::{Event, EventLoop};
 use crate::agent::Action;
 use crate::checkpoint::{Journal, Record};
 use crate::error::AgentError;
-use crate::volumes;
 
 impl EventLoop {
     /// Does what the core said: records first, with one write.
@@ -41,7 +40,7 @@ impl EventLoop {
                     self.parts.supervisor.send(id, message);
                 }
                 Action::Clear(id) => self.parts.supervisor.clear(id),
-                Action::KeepVolumes(list) => volumes::keep(&self.parts.layout, &list),
+                Action::KeepVolumes(list) => self.parts.volumes.keep(list),
                 Action::Ended(task, state) => {
                     self.parts.metrics.task_ended(state);
                     self.parts.checker.end(&task);

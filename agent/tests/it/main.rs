@@ -49,5 +49,7 @@ mod runtimes;
 mod storm;
 /// Tasks that behave badly.
 mod unruly;
+/// Persistent volumes and their sizes.
+mod volumes;
 /// WebAssembly programs.
 mod wasm;

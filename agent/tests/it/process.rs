@@ -5,11 +5,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
+use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 use tepui_agent::identity::Identity;
 use tepui_agent::sandbox::Layout;
+use tepui_quota::{Bounds, Settings};
+use tepui_types::Bytes;
 use tepui_types::wire::executor::ProcessIdentity;
 
 use crate::master::{FakeMaster, eventually};
@@ -82,6 +85,11 @@ impl AgentProcess {
         }
     }
 
+    /// What it is started with from the next time on.
+    pub fn set_arguments(&mut self, arguments: &'static [&'static str]) {
+        self.arguments = arguments;
+    }
+
     /// SIGTERM; true if it then ends with success.
     pub async fn stop(&mut self) -> bool {
         kill(self.pid(), Signal::SIGTERM).unwrap();
@@ -147,10 +155,38 @@ impl Drop for AgentProcess {
         {
             let _ = tepui_executor::cgroup::destroy(&parent, Duration::from_secs(10));
         }
+        for (_, folder, store) in self.layout().volume_disks() {
+            if store.exists() {
+                clear(&folder, &store);
+            }
+        }
         if std::thread::panicking() {
             eprintln!("--- the agent's log ---\n{}", self.log());
         }
     }
+}
+
+/// The folders with a size that are kept there.
+pub fn bounds(folder: &Path, store: &Path) -> Bounds {
+    Bounds::new(Settings {
+        store: store.to_owned(),
+        places: vec![folder.to_owned()],
+        headroom: Bytes(0),
+        whole_images: true,
+        remove_folder: |path| std::fs::remove_dir_all(path),
+    })
+    .unwrap()
+}
+
+/// Removes all bounded folders that an agent has left, with their mounts.
+fn clear(folder: &Path, store: &Path) {
+    let bounds = bounds(folder, store);
+    for name in bounds.sweep().unwrap_or_default() {
+        let _ = bounds.remove(&name);
+    }
+    let _ = bounds.release();
+    // Where somebody is still there.
+    let _ = umount2(folder, MntFlags::MNT_DETACH);
 }
 
 /// Runs an agent that is expected to end by itself.

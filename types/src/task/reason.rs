@@ -58,6 +58,8 @@ pub const CONTAINER_REFUSED: &str = "container-refused";
 pub const FETCH_FAILED: &str = "fetch-failed";
 /// It has used more of the disk than it has.
 pub const DISK_LIMIT: &str = "disk-limit";
+/// One of its volumes cannot be used on its agent now.
+pub const VOLUME_UNAVAILABLE: &str = "volume-unavailable";
 /// Its network could not be made.
 pub const NETWORK_FAILED: &str = "network-failed";
 /// Its health check, or its start-up check, has failed.
