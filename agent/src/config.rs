@@ -21,6 +21,7 @@ use crate::gpus::GpuConfig;
 use crate::pools::{DiskSettings, Special};
 use crate::ports::TaskPorts;
 use crate::resources::{ResourceOverrides, parse_bytes};
+use crate::sizes::SandboxSizes;
 use crate::volumes::VolumeSizes;
 
 pub use containers::ContainerSettings;
@@ -63,6 +64,8 @@ pub struct Settings {
     pub task_ports: Option<TaskPorts>,
     /// How the sizes of volumes are kept.
     pub volume_sizes: Option<VolumeSizes>,
+    /// How the sizes of sandboxes are kept.
+    pub sandbox_sizes: Option<SandboxSizes>,
     /// What containers may have, and where their images come from.
     pub containers: Option<ContainerSettings>,
     /// What may be fetched into sandboxes.
@@ -105,6 +108,7 @@ impl Settings {
             task_privileges: self.task_privileges.or(rest.task_privileges),
             task_ports: self.task_ports.or(rest.task_ports),
             volume_sizes: self.volume_sizes.or(rest.volume_sizes),
+            sandbox_sizes: self.sandbox_sizes.or(rest.sandbox_sizes),
             containers: match (self.containers, rest.containers) {
                 (Some(ours), Some(theirs)) => Some(ours.or(theirs)),
                 (ours, theirs) => ours.or(theirs),
@@ -152,6 +156,8 @@ pub struct Config {
     pub task_ports: TaskPorts,
     /// How the sizes of volumes are kept.
     pub volume_sizes: VolumeSizes,
+    /// How the sizes of sandboxes are kept.
+    pub sandbox_sizes: SandboxSizes,
     /// Who makes containers.
     pub runtime: Runtime,
     /// What containers may have, and where their images come from.
@@ -239,6 +245,7 @@ impl Config {
             privileges: privileges.unwrap_or_default(),
             task_ports: settings.task_ports.unwrap_or_default(),
             volume_sizes: settings.volume_sizes.unwrap_or_default(),
+            sandbox_sizes: settings.sandbox_sizes.unwrap_or_default(),
             runtime,
             containers,
             gpus: settings.gpus.unwrap_or_default(),
@@ -353,6 +360,7 @@ mod tests {
             task_privileges,
             task_ports,
             volume_sizes,
+            sandbox_sizes,
             containers,
             fetch,
             gpus,
@@ -382,6 +390,7 @@ mod tests {
             Some(VolumeSizes::default()),
             "as the file says"
         );
+        assert_eq!(sandbox_sizes, Some(SandboxSizes::default()));
         let config = Config::new(settings).unwrap();
         assert_eq!(config.output_limit, DEFAULT_LIMIT, "as the file says of it");
         assert_eq!(config.masters, ["http://127.0.0.1:5050"]);

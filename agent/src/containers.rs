@@ -29,8 +29,8 @@ use crate::fetcher::Fetcher;
 use crate::gpus::Gpus;
 use crate::sandbox::Layout;
 use crate::sandboxes::Sandboxes;
-use attachments::Attachments;
 use crate::volumes::Volumes;
+use attachments::Attachments;
 
 mod attachments;
 mod images;
@@ -69,8 +69,6 @@ pub struct Containers {
     sandboxes: Sandboxes,
     gpus: Arc<Gpus>,
     volumes: Arc<Volumes>,
-    /// Makes this agent's attachments its own among those of its machine.
-    nonce: u128,
     events: mpsc::Sender<Event>,
     jobs: Mutex<HashMap<TaskId, Job>>,
 }
@@ -134,7 +132,6 @@ impl Containers {
             sandboxes,
             gpus,
             volumes,
-            nonce,
             events,
             jobs: Mutex::default(),
         });

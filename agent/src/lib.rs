@@ -34,6 +34,7 @@ use crate::masters::Masters;
 use crate::metrics::Metrics;
 use crate::pressure::Pressure;
 use crate::sandbox::Layout;
+use crate::sizes::{DiskUse, Sizes};
 use crate::volumes::Volumes;
 
 pub mod agent;
@@ -62,6 +63,7 @@ pub mod pressure;
 pub mod resources;
 pub mod sandbox;
 pub mod sandboxes;
+pub mod sizes;
 pub mod streams;
 pub mod uptime;
 pub mod volumes;
@@ -184,11 +186,21 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
         collect.clone(),
         events.clone(),
     ));
+    let disk_use = DiskUse::default();
+    let sizes = Sizes {
+        layout: layout.clone(),
+        volumes: volumes.clone(),
+        sandboxes: config.sandbox_sizes,
+        disk_use: disk_use.clone(),
+        events: events.clone(),
+    };
+    tokio::spawn(sizes.run());
     let pressure = Pressure {
         layout: layout.clone(),
         lent: info.resources.clone(),
         slack: config.special.slack(),
         collect,
+        disk_use,
         events: events.clone(),
     };
     tokio::spawn(pressure.run());

@@ -11,6 +11,7 @@ use clap::Parser;
 use tepui_agent::config::{Config, ContainerSettings, Settings, parse_attributes};
 use tepui_agent::pools::DiskSettings;
 use tepui_agent::ports::TaskPorts;
+use tepui_agent::sizes::SandboxSizes;
 use tepui_agent::volumes::VolumeSizes;
 use tepui_fetch::{FetchConfig, Network};
 use tepui_image::ImagesConfig;
@@ -82,6 +83,10 @@ struct Arguments {
     /// are made from then on), or not at all (`unlimited`).
     #[arg(long, value_name = "HOW")]
     volume_sizes: Option<VolumeSizes>,
+    /// How the sizes of sandboxes are kept of native tasks and containers that were given a part of the
+    /// disk: who is over it is ended (`measured`, when absent), or not at all (`unlimited`).
+    #[arg(long, value_name = "HOW")]
+    sandbox_sizes: Option<SandboxSizes>,
     /// A file or folder of the machine that containers may mount, with what is below it; may be
     /// given more than once. None when absent.
     #[arg(long, value_name = "PATH")]
@@ -205,6 +210,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         task_privileges: arguments.task_privileges,
         task_ports: arguments.task_ports,
         volume_sizes: arguments.volume_sizes,
+        sandbox_sizes: arguments.sandbox_sizes,
         containers: Some(ContainerSettings {
             host_paths: given(arguments.host_path),
             runtime: arguments.oci_runtime,

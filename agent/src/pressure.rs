@@ -16,6 +16,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use crate::agent::Running;
 use crate::event_loop::Event;
 use crate::sandbox::Layout;
+use crate::sizes::DiskUse;
 use crate::uptime;
 use judge::Judge;
 use meter::Meter;
@@ -41,6 +42,8 @@ pub struct Pressure {
     pub slack: Amounts,
     /// Told when what nobody needs is to be removed.
     pub collect: Arc<Notify>,
+    /// What tasks have on the disk.
+    pub disk_use: DiskUse,
     /// The loop.
     pub events: mpsc::Sender<Event>,
 }
@@ -117,9 +120,10 @@ impl Duty {
             self.sampled = Some(now);
         }
         let layout = &self.pressure.layout;
-        let tasks = self
+        let mut tasks = self
             .meter
             .look(now, layout, running, samples || was_pressed);
+        self.pressure.disk_use.fill_in(&mut tasks);
         self.judge.judge(now, readings, tasks, samples)
     }
 

@@ -110,6 +110,14 @@ impl Layout {
         self.task(task).join("container")
     }
 
+    /// What the container of a task's companion writes over its image.
+    pub fn companion_container(&self, task: &TaskId, companion: &str) -> PathBuf {
+        self.task(task)
+            .join("members")
+            .join(companion)
+            .join("container")
+    }
+
     /// The output of a task's command; of a companion where one is named.
     pub fn output(&self, task: &TaskId, member: Option<&str>, output: Output) -> PathBuf {
         let folder = match member.filter(|name| *name != MAIN) {

@@ -114,6 +114,22 @@ impl Volumes {
         Ok(())
     }
 
+    /// Where a volume lies whose size is to be kept by measuring it. Blocks.
+    pub fn measured(&self, volume: &TaskVolume) -> Option<PathBuf> {
+        let disk = self.disks.get(&volume.disk)?;
+        volume
+            .bytes
+            .filter(|_| self.sizes != VolumeSizes::Unlimited)?;
+        let name = volume.made_by.to_string();
+        let is_plain = matches!(disk.bounds.usage(&name), Err(BoundsError::Unknown(_)));
+        is_plain.then(|| disk.folder.join(name))
+    }
+
+    /// Whether no size is kept.
+    pub fn are_unlimited(&self) -> bool {
+        self.sizes == VolumeSizes::Unlimited
+    }
+
     /// Removes what is stored in volumes that are not in the list, on a thread of its own.
     pub fn keep(self: &Arc<Self>, list: VolumeList) {
         let this = self.clone();

@@ -50,6 +50,21 @@ pub struct Measured {
     pub too_deep: bool,
 }
 
+impl Measured {
+    /// Both together.
+    pub(crate) fn and(self, other: Self) -> Self {
+        let (one, two) = (self.usage, other.usage);
+        Self {
+            usage: Usage {
+                bytes: Bytes(one.bytes.0.saturating_add(two.bytes.0)),
+                inodes: one.inodes.saturating_add(two.inodes),
+            },
+            complete: self.complete && other.complete,
+            too_deep: self.too_deep || other.too_deep,
+        }
+    }
+}
+
 /// How far a measurement is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {

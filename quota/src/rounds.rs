@@ -26,13 +26,19 @@ pub struct Rounds {
     under_way: VecDeque<String>,
 }
 
+/// What has one limit: mostly one folder.
 #[derive(Debug)]
 struct Folder {
-    path: PathBuf,
+    paths: Vec<PathBuf>,
     watch: Watch,
     /// When its next measurement begins.
     due: Duration,
+    /// Of one path, the first of those that are left.
     measurement: Option<Measurement>,
+    /// How many paths are done.
+    done: usize,
+    /// What was in those that are there.
+    found: Option<Measured>,
     /// How long that has worked.
     took: Duration,
     last: Option<Measured>,
@@ -59,19 +65,21 @@ impl Rounds {
         }
     }
 
-    /// Measures a folder from now on, at once for the first time; or gives it another limit. It need
-    /// not be there yet.
-    pub fn set(&mut self, name: &str, path: PathBuf, limit: Limit, now: Duration) {
-        if let Some(folder) = self.folders.get_mut(name).filter(|it| it.path == path) {
+    /// Measures a folder from now on, at once for the first time; or gives it another limit. Several have
+    /// a limit together. They need not be there yet.
+    pub fn set(&mut self, name: &str, paths: Vec<PathBuf>, limit: Limit, now: Duration) {
+        if let Some(folder) = self.folders.get_mut(name).filter(|it| it.paths == paths) {
             folder.watch.set_limit(limit);
             return;
         }
         self.remove(name);
         let folder = Folder {
-            path,
+            paths,
             watch: Watch::new(limit, self.policy),
             due: now,
             measurement: None,
+            done: 0,
+            found: None,
             took: Duration::ZERO,
             last: None,
         };
@@ -150,9 +158,31 @@ impl Rounds {
 
 impl Folder {
     fn step(&mut self) -> io::Result<Progress> {
+        match self.step_one() {
+            Ok(Progress::More) => return Ok(Progress::More),
+            Ok(Progress::Done(measured)) => {
+                let found = self.found.map_or(measured, |found| found.and(measured));
+                self.found = Some(found);
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        self.measurement = None;
+        self.done += 1;
+        if self.done < self.paths.len() {
+            return Ok(Progress::More);
+        }
+        let found = self.found.ok_or(io::ErrorKind::NotFound)?;
+        Ok(Progress::Done(found))
+    }
+
+    fn step_one(&mut self) -> io::Result<Progress> {
         let measurement = match &mut self.measurement {
             Some(measurement) => measurement,
-            none => none.insert(Measurement::begin(&self.path)?),
+            none => {
+                let path = self.paths.get(self.done);
+                none.insert(Measurement::begin(path.ok_or(io::ErrorKind::NotFound)?)?)
+            }
         };
         measurement.step(ENTRIES)
     }
@@ -160,6 +190,7 @@ impl Folder {
     /// Until its next measurement.
     fn rest(&mut self, due: Duration) {
         self.measurement = None;
+        (self.done, self.found) = (0, None);
         self.took = Duration::ZERO;
         self.due = due;
     }
@@ -197,7 +228,7 @@ mod tests {
             if name.len() == 1 {
                 fs::create_dir(&path).unwrap();
             }
-            rounds.set(name, path, LIMIT, start);
+            rounds.set(name, vec![path], LIMIT, start);
         }
         let mut findings = Vec::new();
         assert_eq!(rounds.turn(|| Duration::ZERO), None);
@@ -211,6 +242,29 @@ mod tests {
     }
 
     #[test]
+    fn several_folders_have_one_limit_and_need_not_all_be_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = ["a", "none", "b"].map(|name| dir.path().join(name));
+        for path in [&paths[0], &paths[2]] {
+            fs::create_dir(path).unwrap();
+            fs::write(path.join("file"), "").unwrap();
+        }
+        let mut rounds = Rounds::new(Policy::default());
+        let limit = Limit {
+            inodes: Some(3),
+            ..LIMIT
+        };
+        rounds.set("all", paths.to_vec(), limit, Duration::ZERO);
+        let mut findings = Vec::new();
+        while rounds.next() == Some(Duration::ZERO) {
+            findings.extend(rounds.turn(|| Duration::ZERO));
+        }
+        assert_eq!(names(&findings), ["all"]);
+        assert_eq!(findings[0].measured.usage.inodes, 4);
+        assert_eq!(findings[0].verdict, Verdict::Exceeded);
+    }
+
+    #[test]
     fn folders_come_and_go_while_they_are_measured() {
         let dir = tempfile::tempdir().unwrap();
         let mut rounds = Rounds::new(Policy::default());
@@ -220,7 +274,7 @@ mod tests {
             .collect();
         for name in &many {
             fs::create_dir(dir.path().join(name)).unwrap();
-            rounds.set(name, dir.path().join(name), LIMIT, Duration::ZERO);
+            rounds.set(name, vec![dir.path().join(name)], LIMIT, Duration::ZERO);
         }
         let now = Duration::ZERO;
         // The first turn lets as many begin as may, and takes the first of them to its end.
@@ -243,7 +297,7 @@ mod tests {
             inodes: Some(0),
             ..LIMIT
         };
-        rounds.set("00", dir.path().join("00"), none, now);
+        rounds.set("00", vec![dir.path().join("00")], none, now);
         let later = rounds.next().unwrap();
         let mut findings = Vec::new();
         for _ in 0..100 {

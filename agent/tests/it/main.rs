@@ -45,6 +45,8 @@ mod registration;
 mod registries;
 /// Another runtime of containers.
 mod runtimes;
+/// What tasks may have in their sandboxes.
+mod sizes;
 /// Many tasks at once.
 mod storm;
 /// Tasks that behave badly.

@@ -176,3 +176,23 @@ async fn a_volume_that_is_there_stays_where_it_is_and_one_without_room_is_not_be
     );
     assert!(!folder(&agent, 6).exists());
 }
+
+#[tokio::test]
+async fn tasks_of_a_volume_that_is_measured_are_ended_when_it_is_over_its_size() {
+    let mut master = FakeMaster::start().await;
+    let agent = AgentProcess::start(&master);
+    let mut session = master.session().await;
+    let script = "head -c 67108864 /dev/zero > data/big; exec sleep 1000";
+    let greedy = with_volume(shell("greedy", script), 9, Bytes::mib(32));
+    session.launch(&greedy).await;
+    let report = session.until(&greedy.task, TaskState::Failed).await;
+    let why = report.reason.unwrap();
+    assert_eq!(why.code, reason::DISK_LIMIT);
+    let says = |word| why.message.contains(word);
+    assert!(
+        says("`data`") && says("32 MiB") && says("volume grow"),
+        "{why}"
+    );
+    // What it has written is not taken away.
+    assert!(folder(&agent, 9).join("big").exists());
+}
