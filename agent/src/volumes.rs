@@ -104,12 +104,7 @@ impl Volumes {
                 continue;
             };
             let ready = disk.make_ready(volume, self.sizes);
-            ready.map_err(|error| {
-                let path = &volume.path;
-                let error = anyhow::Error::from(error);
-                let message = format!("the volume at `{path}` cannot be used: {error:#}");
-                Reason::new(reason::VOLUME_UNAVAILABLE, message)
-            })?;
+            ready.map_err(|error| unavailable(volume, error))?;
         }
         Ok(())
     }
@@ -173,6 +168,10 @@ impl VolumeDisk {
     fn make_ready(&self, volume: &TaskVolume, sizes: VolumeSizes) -> Result<(), BoundsError> {
         let name = volume.made_by.to_string();
         match (self.bounds.open(&name), volume.bytes) {
+            // Its executor would make another one, and what is stored would seem to be lost.
+            (Ok(is), _) if !is_at(&is.path, &self.folder.join(&name)) => {
+                Err(BoundsError::Elsewhere(is.path))
+            }
             (Ok(is), Some(bytes)) if is.bytes < bytes => match self.bounds.grow(&name, bytes) {
                 Ok(_) => Ok(()),
                 // What it has is as good as before.
@@ -236,6 +235,24 @@ impl VolumeDisk {
             }
         }
     }
+}
+
+/// Why a task is not begun.
+fn unavailable(volume: &TaskVolume, error: BoundsError) -> Reason {
+    let why = match error {
+        BoundsError::Elsewhere(path) => format!(
+            "it was made at {}: move the folder of the agent, or the disk, back there",
+            path.display()
+        ),
+        error => format!("{:#}", anyhow::Error::from(error)),
+    };
+    let message = format!("the volume at `{}` cannot be used: {why}", volume.path);
+    Reason::new(reason::VOLUME_UNAVAILABLE, message)
+}
+
+/// Whether a real path is that of a folder.
+fn is_at(real: &Path, folder: &Path) -> bool {
+    folder.canonicalize().is_ok_and(|path| path == real)
 }
 
 /// Whether the list knows that this volume is no more.

@@ -179,7 +179,7 @@ pub fn bounds(folder: &Path, store: &Path) -> Bounds {
 }
 
 /// Removes all bounded folders that an agent has left, with their mounts.
-fn clear(folder: &Path, store: &Path) {
+pub fn clear(folder: &Path, store: &Path) {
     let bounds = bounds(folder, store);
     for name in bounds.sweep().unwrap_or_default() {
         let _ = bounds.remove(&name);

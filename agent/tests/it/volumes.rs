@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, umount2};
+use tepui_agent::sandbox::Layout;
+use tepui_agent::volumes::{VolumeSizes, Volumes};
 use tepui_quota::Support;
 use tepui_types::task::reason;
 use tepui_types::wire::agent::{AgentEffect, TaskLaunch, TaskVolume, VolumeList};
@@ -10,7 +12,7 @@ use tepui_types::{Bytes, OperationId, TaskState};
 
 use crate::images::ImageLayout;
 use crate::master::{FakeMaster, Session, contained, eventually, shell};
-use crate::process::{AgentProcess, bounds};
+use crate::process::{AgentProcess, bounds, clear};
 
 const ENFORCED: &[&str] = &["--volume-sizes", "enforced"];
 /// Writes twice what a volume of 32 MiB has, and says how that went.
@@ -48,6 +50,23 @@ fn with_volume(mut task: TaskLaunch, index: u64, bytes: Bytes) -> TaskLaunch {
 
 fn folder(agent: &AgentProcess, index: u64) -> PathBuf {
     agent.dir().join("volumes").join(made_by(index).to_string())
+}
+
+/// A folder whose volumes go before it does.
+struct Place(tempfile::TempDir);
+
+impl Place {
+    fn layout(&self) -> Layout {
+        Layout::new(self.0.path().join("agent"))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        for (_, folder, store) in self.layout().volume_disks() {
+            clear(&folder, &store);
+        }
+    }
 }
 
 fn is_mounted(path: &Path) -> bool {
@@ -195,4 +214,51 @@ async fn tasks_of_a_volume_that_is_measured_are_ended_when_it_is_over_its_size()
     );
     // What it has written is not taken away.
     assert!(folder(&agent, 9).join("big").exists());
+}
+
+#[test]
+fn a_volume_whose_folder_was_moved_is_not_begun_anew() {
+    if !can_enforce() {
+        return;
+    }
+    let place = Place(tempfile::tempdir().unwrap());
+    let layout = place.layout();
+    let task = with_volume(shell("a", "true"), 9, Bytes::mib(32));
+    let open = |layout: &Layout| Volumes::open(layout, VolumeSizes::Enforced).unwrap();
+    open(&layout).make_ready(&task.volumes).unwrap();
+    let file = layout.volume(&task.volumes[0]).join("file");
+    std::fs::write(&file, "kept").unwrap();
+
+    let moved = place.0.path().join("moved");
+    std::fs::rename(layout.dir(), &moved).unwrap();
+    let why = open(&Layout::new(moved.clone())).make_ready(&task.volumes);
+    let why = why.unwrap_err();
+    assert_eq!(why.code, reason::VOLUME_UNAVAILABLE);
+    assert!(why.message.contains("move the folder"), "{why}");
+    std::fs::rename(&moved, layout.dir()).unwrap();
+    open(&layout).make_ready(&task.volumes).unwrap();
+    assert_eq!(std::fs::read_to_string(file).unwrap(), "kept");
+}
+
+#[test]
+fn a_volume_on_another_disk_is_kept_there_with_its_room() {
+    if !can_enforce() {
+        return;
+    }
+    let place = Place(tempfile::tempdir().unwrap());
+    let disk = place.0.path().join("disk");
+    std::fs::create_dir(&disk).unwrap();
+    let disks = [("large".to_owned(), disk.clone())];
+    let layout = place.layout().with_disks(disks.into(), 7);
+    let mut task = with_volume(shell("a", "true"), 9, Bytes::mib(32));
+    task.volumes[0].disk = Some("large".into());
+    let volumes = Volumes::open(&layout, VolumeSizes::Enforced).unwrap();
+    let there: Vec<_> = layout.volume_disks().collect();
+    let (_, folder, store) = &there[1];
+    let made = volumes.make_ready(&task.volumes);
+    let is_there = is_mounted(&layout.volume(&task.volumes[0]));
+    let has_room = std::fs::read_dir(store).unwrap().count() > 0;
+    clear(folder, store);
+    made.unwrap();
+    assert!(is_there && has_room && store.starts_with(&disk));
 }
