@@ -249,7 +249,7 @@ fn program() -> Vec<u8> {
 #[tokio::test]
 async fn a_python_program_is_fetched_unpacked_and_runs_to_its_end() {
     let mut master = FakeMaster::start().await;
-    let agent = AgentProcess::start(&master);
+    let agent = AgentProcess::start_with(&master, &["--fetch-allow", "127.0.0.1"]);
     let mut session = master.session().await;
     let bytes = program();
     let router = Router::new().route("/program.tar.gz", get(async move || bytes));
