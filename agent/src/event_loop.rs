@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::{Action, Agent, ExecutorId, Life, Urgency};
-use crate::beside::{Beside, NotRan, Run};
+use crate::beside::Beside;
 use crate::checkpoint::Journal;
 use crate::checks::Checker;
 use crate::containers::Containers;
@@ -31,14 +31,17 @@ use crate::identity::Identity;
 use crate::master::{Dialer, Session};
 use crate::metrics::Metrics;
 use crate::sandbox::Layout;
-use crate::streams::{self, MAX_STREAMS, Means, Speech, StreamJob, Subject, Words};
+use crate::streams::{self, MAX_STREAMS, Means, StreamJob, Subject};
 use crate::volumes::Volumes;
 use crate::{contact, uptime};
 
 pub use event::Event;
+use inputs::Inputs;
 
 mod actions;
+mod beside;
 mod event;
+mod inputs;
 
 /// Events that wait. Whoever sends more waits itself: executors' connections
 /// and the master's then fill up, which slows those down and loses nothing.
@@ -101,6 +104,8 @@ pub struct EventLoop {
     announced: bool,
     followed: HashMap<TaskId, CancellationToken>,
     streams: Arc<Semaphore>,
+    /// Who waits for its input to be taken.
+    inputs: Inputs,
     /// When the introduction of the session that is being made was given.
     hello_ms: u64,
     kept_contact: Option<u64>,
@@ -123,6 +128,7 @@ impl EventLoop {
             announced: false,
             followed: HashMap::new(),
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
+            inputs: Inputs::default(),
             hello_ms: 0,
             kept_contact: None,
             progress_due: None,
@@ -217,6 +223,7 @@ impl EventLoop {
                     .send(executor, ToExecutor::Abandon(id));
             }
             Event::Spoken(speech) => self.on_speech(speech),
+            Event::CallerLeft(caller) => self.on_caller_left(caller),
             Event::Lends(resources) => self.lend(*resources),
             Event::MayLaunch(launches) => self.parts.agent.on_may_launch(launches),
             Event::Share(percent) => self.parts.agent.on_share(&mut self.out, percent),
@@ -399,50 +406,24 @@ impl EventLoop {
             }
             ExecutorEvent::Updates(updates) => agent.on_updates(out, id, updates),
             ExecutorEvent::Ran(run, result) => self.parts.beside.on_ran(run, result),
+            ExecutorEvent::Took(caller, is_taken) => self.inputs.on_took(caller, is_taken),
             ExecutorEvent::Detached => {
                 // Said on the next connection, behind what it may have been sent meanwhile.
                 for run in self.parts.beside.on_lost(id) {
                     self.parts.supervisor.send(id, ToExecutor::Abandon(run));
                 }
+                for caller in self.inputs.on_lost(id) {
+                    let left = ToExecutor::CallerLeft(caller);
+                    self.parts.supervisor.send(id, left);
+                }
                 agent.on_detached(id);
             }
             ExecutorEvent::Lost(death) => {
                 self.parts.beside.on_lost(id);
+                self.inputs.on_lost(id);
                 agent.on_executor_lost(out, id, death);
             }
             ExecutorEvent::Failed(reason) => agent.on_executor_failed(out, id, &reason),
-        }
-    }
-
-    fn on_run_wanted(&mut self, run: Run) {
-        let Run { command, files } = run;
-        let Some(executor) = self.parts.agent.executor_of(&command.task) else {
-            let why = NotRan::NotNow("the task does not run, or its executor does not answer");
-            return self.parts.beside.on_ran(command.id, Err(why));
-        };
-        if !self.parts.beside.on_sent(command.id, executor) {
-            return;
-        }
-        let id = command.id;
-        let frame = ToExecutor::Run(command);
-        if !self.parts.supervisor.send_with(executor, frame, files) {
-            let why = NotRan::NotNow("the task's executor is too far behind");
-            self.parts.beside.on_ran(id, Err(why));
-        }
-    }
-
-    /// Someone speaks to a task's own input; not answered where nobody hears it.
-    fn on_speech(&self, speech: Speech) {
-        let Speech { task, words, heard } = speech;
-        if let Some(executor) = self.parts.agent.executor_of(&task) {
-            let frame = match words {
-                Words::Input(bytes) => ToExecutor::Input { task, bytes },
-                Words::Resize(size) => ToExecutor::Resize { task, size },
-            };
-            if self.parts.supervisor.send(executor, frame) {
-                // Whoever spoke may have gone.
-                let _ = heard.send(());
-            }
         }
     }
 

@@ -69,6 +69,8 @@ pub enum ExecutorEvent {
     Updates(Vec<TaskUpdate>),
     /// A command beside a task has ended, or could not be run.
     Ran(u64, Ran),
+    /// What this caller sent to a task's input was taken, or was not.
+    Took(u128, bool),
     /// The connection broke; it may live.
     Detached,
     /// It is dead.
@@ -543,6 +545,8 @@ async fn tell_updates(
             FromExecutor::NotNow(id) => {
                 others.push(ExecutorEvent::Ran(id, Err(NotRan::NotNow(NOT_NOW))));
             }
+            FromExecutor::Took(caller) => others.push(ExecutorEvent::Took(caller, true)),
+            FromExecutor::NotTook(caller) => others.push(ExecutorEvent::Took(caller, false)),
             FromExecutor::Attached { .. } => {}
         }
     }

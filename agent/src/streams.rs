@@ -83,17 +83,30 @@ pub struct Speech {
     pub task: TaskId,
     /// What.
     pub words: Words,
-    /// Answered when its executor is told; dropped when that cannot be.
+    /// Answered when the executor has taken it, or is told; dropped when that cannot be.
     pub heard: oneshot::Sender<()>,
 }
 
 /// What is said to a task's own input.
 #[derive(Debug)]
 pub enum Words {
-    /// Bytes; none of them closes it.
-    Input(Vec<u8>),
+    /// Bytes.
+    Input(Piece),
     /// Its terminal has another size.
     Resize(TerminalSize),
+}
+
+/// A piece of what comes from a caller.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Piece {
+    /// Who sends it, and nothing more before it was taken.
+    pub caller: u128,
+    /// Of which input it is.
+    pub source: u128,
+    /// Where in that it begins.
+    pub at: u64,
+    /// Nothing is the input's end.
+    pub bytes: Vec<u8>,
 }
 
 /// Why a stream broke off.
@@ -161,7 +174,8 @@ async fn run(means: &Means, stream: &str, job: StreamJob) -> Result<(), StreamEr
         }
         StreamRequest::Attach(request) => {
             let frames = FrameReader::new(read, VERSION);
-            attach::serve(&mut sender, frames, means, subject, request).await
+            let caller = job.stream;
+            attach::serve(&mut sender, frames, means, subject, (caller, request)).await
         }
         StreamRequest::Forward(request) => {
             let frames = FrameReader::new(read, VERSION);

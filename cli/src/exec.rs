@@ -157,10 +157,12 @@ async fn join(
     let body = AttachBody {
         terminal: is_raw.then(terminal::size),
     };
-    let (receiver, sender) = client
+    let (receiver, mut sender) = client
         .channel(&format!("/v1/tasks/{id}/attach"), &body)
         .await?;
-    stdin.on_connection();
+    let at = stdin.on_connection();
+    let id = stdin.source()?;
+    sender.send(&ClientFrame::Source { id, at }).await?;
     seen.on_connection(is_raw);
     let mut talk = Talk {
         is_raw,

@@ -2,18 +2,17 @@
 //! lives, whatever becomes of connections and tasks meanwhile.
 //!
 //! A piece that was sent is kept until the other side says that it was taken, and is sent again on
-//! the next connection until then; none is ever lost in between, or sent to two tasks. What was taken
-//! is the task's, whether that has read it or not.
+//! the next connection until then; none is ever lost in between, or sent to two tasks. Each connection
+//! is told where in the input it begins, so that what was taken, and nobody could say so, is not taken
+//! twice. What was taken is the task's, whether that has read it or not.
 
 use std::collections::VecDeque;
 
+use tepui_types::wire::stream::INPUT_WINDOW;
 use tokio::sync::mpsc;
 
+use crate::client::ClientError;
 use crate::terminal::{self, LeaveKeys};
-
-/// Bytes that may wait to be taken before more is read here: what is on its way in a network of long
-/// distances.
-const WINDOW: usize = 1024 * 1024;
 
 /// What comes in.
 #[derive(Debug)]
@@ -26,6 +25,10 @@ pub struct Stdin {
     sent: usize,
     /// How many were taken, ever on this connection.
     taken: u64,
+    /// By what it is known; drawn when that is first asked for.
+    source: Option<u128>,
+    /// Where the oldest of them begins, in bytes; the end counts as one.
+    at: u64,
     /// Whether there will be no more.
     has_ended: bool,
 }
@@ -47,8 +50,25 @@ impl Stdin {
             pieces: VecDeque::new(),
             sent: 0,
             taken: 0,
+            source: None,
+            at: 0,
             has_ended: false,
         }
+    }
+
+    /// By what this input is known on all of its connections.
+    ///
+    /// # Errors
+    /// When the operating system gives no random bytes.
+    pub fn source(&mut self) -> Result<u128, ClientError> {
+        if let Some(source) = self.source {
+            return Ok(source);
+        }
+        let mut bytes = [0; 16];
+        getrandom::fill(&mut bytes).map_err(ClientError::Random)?;
+        let source = u128::from_ne_bytes(bytes);
+        self.source = Some(source);
+        Ok(source)
     }
 
     /// What is next; waits while there is nothing, or too much that was not taken. Loses nothing when
@@ -58,7 +78,7 @@ impl Stdin {
             if let Some(piece) = self.pieces.get(self.sent) {
                 return Next::Piece(piece.clone());
             }
-            if self.has_ended || self.waiting() >= WINDOW {
+            if self.has_ended || self.waiting() >= INPUT_WINDOW {
                 return std::future::pending().await;
             }
             let input = self.input.get_or_insert_with(terminal::input);
@@ -88,7 +108,8 @@ impl Stdin {
     pub fn on_taken(&mut self, taken: u64) {
         let more = usize::try_from(taken.saturating_sub(self.taken)).unwrap_or(usize::MAX);
         let more = more.min(self.sent);
-        self.pieces.drain(..more);
+        let lengths = self.pieces.drain(..more).map(|piece| piece.len().max(1));
+        self.at += lengths.sum::<usize>() as u64;
         self.sent -= more;
         self.taken = self.taken.max(taken);
     }
@@ -98,9 +119,10 @@ impl Stdin {
         self.on_taken(self.taken.saturating_add(self.sent as u64));
     }
 
-    /// There is another connection: what was not taken is sent again.
-    pub fn on_connection(&mut self) {
+    /// There is another connection: what was not taken is sent again, and begins there.
+    pub fn on_connection(&mut self) -> u64 {
         (self.sent, self.taken) = (0, 0);
+        self.at
     }
 
     /// There is another task: it is told the end, too.
@@ -156,10 +178,10 @@ mod tests {
         stdin.on_taken(1);
         assert_eq!(sent(&mut stdin).await, "three");
         assert_eq!(sent(&mut stdin).await, "");
-        stdin.on_connection();
+        assert_eq!(stdin.on_connection(), 6);
         assert_eq!(sent(&mut stdin).await, "three");
         stdin.on_taken(9);
-        assert_eq!(stdin.waiting(), 0);
+        assert_eq!((stdin.waiting(), stdin.on_connection()), (0, 11));
     }
 
     #[tokio::test]
@@ -184,12 +206,12 @@ mod tests {
             ..Stdin::new()
         };
         for _ in 0..2 {
-            sender.try_send(vec![b'x'; WINDOW]).unwrap();
+            sender.try_send(vec![b'x'; INPUT_WINDOW]).unwrap();
         }
-        assert_eq!(sent(&mut stdin).await.len(), WINDOW);
+        assert_eq!(sent(&mut stdin).await.len(), INPUT_WINDOW);
         assert!(stdin.next(&mut None).now_or_never().is_none());
         stdin.on_taken(1);
-        assert_eq!(sent(&mut stdin).await.len(), WINDOW);
+        assert_eq!(sent(&mut stdin).await.len(), INPUT_WINDOW);
     }
 
     #[tokio::test]

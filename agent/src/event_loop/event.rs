@@ -49,6 +49,8 @@ pub enum Event {
     Abandoned(ExecutorId, u64),
     /// Someone speaks to a task's own input.
     Spoken(Speech),
+    /// Who spoke to a task's own input has gone.
+    CallerLeft(u128),
     /// All that the machine lends from now on.
     Lends(Box<Resources>),
     /// What may be launched from now on.

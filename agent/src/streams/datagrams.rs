@@ -48,7 +48,7 @@ pub(super) async fn serve<C: AsyncRead + AsyncWrite>(
                     // One that is not delivered is one that is lost.
                     ClientFrame::Data(bytes) => drop(socket.send(&bytes).await),
                     ClientFrame::End => return Ok(()),
-                    ClientFrame::Resize(_) => {}
+                    ClientFrame::Resize(_) | ClientFrame::Source { .. } => {}
                 }
             }
         }

@@ -164,7 +164,7 @@ impl Input {
     fn take(&mut self, frame: ClientFrame) {
         match frame {
             ClientFrame::Data(bytes) if !self.has_ended => self.bytes.extend_from_slice(&bytes),
-            ClientFrame::Data(_) => {}
+            ClientFrame::Data(_) | ClientFrame::Source { .. } => {}
             ClientFrame::End if self.is_terminal => self.bytes.push(END_OF_TRANSMISSION),
             ClientFrame::End => {
                 self.has_ended = true;

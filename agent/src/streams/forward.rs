@@ -61,7 +61,7 @@ pub(super) async fn serve<C: AsyncRead + AsyncWrite>(
                         let _ = write.shutdown().await;
                         true
                     }
-                    ClientFrame::Resize(_) => false,
+                    ClientFrame::Resize(_) | ClientFrame::Source { .. } => false,
                 };
                 if is_last {
                     // What the task still sends is passed on also when it reads no more.

@@ -13,6 +13,8 @@ mod containers;
 mod fetches;
 /// Images for containers.
 mod images;
+/// What tasks are sent while they run.
+mod inputs;
 /// A task's output over a data connection.
 mod logs;
 /// Ports of the machine that lead to containers.

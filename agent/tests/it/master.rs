@@ -203,6 +203,12 @@ impl Stream {
             .unwrap();
     }
 
+    /// The same, where the agent may have hung up.
+    pub async fn try_say(&mut self, frame: ClientFrame) -> Result<(), String> {
+        let written = write_frames(&mut self.write, stream::VERSION, &[frame]).await;
+        written.map_err(|error| error.to_string())
+    }
+
     pub async fn all(mut self) -> (String, Result<(), Reason>) {
         self.until(|stream| stream.end.is_some()).await;
         (self.text, self.end.unwrap())

@@ -10,6 +10,8 @@ async fn a_broken_connection_is_made_again_and_nothing_is_lost_or_shown_twice() 
     let master = Master::start().await;
     let mut tepui = Tepui::start(&master, &["attach", "f1.t.0"]);
     let mut channel = master.until("/attach", 0).await.upgrade().await;
+    let (source, at) = channel.source().await;
+    assert_eq!(at, 0);
     tepui.types("one\n").await;
     assert_eq!(channel.data().await, "one\n");
     channel.say(StreamFrame::Taken(1)).await;
@@ -20,6 +22,8 @@ async fn a_broken_connection_is_made_again_and_nothing_is_lost_or_shown_twice() 
     // It was sent, and the master is gone before anybody has taken it.
     drop(channel);
     let mut channel = master.until("/attach", 0).await.upgrade().await;
+    // Had it been taken all the same, it would be known by its place.
+    assert_eq!(channel.source().await, (source, 4));
     assert_eq!(channel.data().await, "two\n");
     channel.say(StreamFrame::Taken(1)).await;
     tepui.ends_input();
@@ -40,6 +44,7 @@ async fn what_no_attempt_has_taken_is_the_next_ones_and_each_is_told_the_end() {
         .json(&job(0, "running"))
         .await;
     let mut channel = master.until("f1.t.0/attach", 0).await.upgrade().await;
+    let (source, _) = channel.source().await;
     tepui.types("first\n").await;
     assert_eq!(channel.data().await, "first\n");
     channel.say(StreamFrame::Taken(1)).await;
@@ -50,6 +55,7 @@ async fn what_no_attempt_has_taken_is_the_next_ones_and_each_is_told_the_end() {
     tepui.types("third\n").await;
     tepui.ends_input();
     let mut channel = master.until("f1.t.1/attach", 1).await.upgrade().await;
+    assert_eq!(channel.source().await, (source, 6));
     let mut got = channel.data().await;
     while got.len() < "second\nthird\n".len() {
         got.push_str(&channel.data().await);

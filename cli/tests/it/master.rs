@@ -141,6 +141,14 @@ impl Channel {
             other => panic!("no data: {other:?}"),
         }
     }
+
+    /// Which input is sent, and from where on.
+    pub async fn source(&mut self) -> (u128, u64) {
+        match self.next().await {
+            Some(ClientFrame::Source { id, at }) => (id, at),
+            other => panic!("no input: {other:?}"),
+        }
+    }
 }
 
 /// The id of an attempt.

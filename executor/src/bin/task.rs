@@ -18,6 +18,8 @@ use tepui_executor::startup::{self, Startup};
 mod attempt;
 #[path = "../task/beside.rs"]
 mod beside;
+#[path = "../task/callers.rs"]
+mod callers;
 #[path = "../task/cast.rs"]
 mod cast;
 #[path = "../task/command.rs"]

@@ -1,7 +1,8 @@
 //! What is sent to the command while it runs: by a pipe, or by a terminal.
 //!
 //! It is written as the command reads it, and never waited for: what the command has not read waits
-//! here, up to a bound, and what is beyond that is thrown away.
+//! here, up to a bound. Who sends asks first for the room that there is
+//! ([`Callers`](crate::callers::Callers)), so that nothing is lost.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -11,8 +12,10 @@ use nix::unistd::write;
 use tepui_executor::log;
 use tepui_types::wire::stream::TerminalSize;
 
-/// How much may wait, in bytes: several times what a pipe holds, and no page of a log that somebody
-/// sends to a command which does not look.
+use crate::callers::Room;
+
+/// How much may wait, in bytes: several times what a pipe holds, so that a command that reads never
+/// waits for the next piece.
 const MOST: usize = 256 * 1024;
 /// What a terminal in its usual mode takes for the end of the input, at the beginning of a line; within
 /// one it gives the command what is there of it.
@@ -28,8 +31,6 @@ pub struct Input {
     is_closing: bool,
     /// Whether the last that was sent ended within a line.
     in_line: bool,
-    /// Whether the log has heard of a loss: there may be many.
-    has_lost: bool,
 }
 
 impl Input {
@@ -41,7 +42,6 @@ impl Input {
             waiting: VecDeque::new(),
             is_closing: false,
             in_line: false,
-            has_lost: false,
         }
     }
 
@@ -56,7 +56,15 @@ impl Input {
         to.map(AsFd::as_fd)
     }
 
-    /// Writes this, as soon as the command reads; nothing is the input's end.
+    /// How much may be sent now.
+    pub fn room(&self) -> Room {
+        match self.is_closing || self.to.is_none() {
+            true => Room::Never,
+            false => Room::Bytes(MOST - self.waiting.len()),
+        }
+    }
+
+    /// Writes this, for which there is room, as soon as the command reads; nothing is the input's end.
     pub fn send(&mut self, bytes: &[u8]) {
         if self.is_closing || self.to.is_none() {
             return;
@@ -64,27 +72,17 @@ impl Input {
         match (bytes.last(), self.is_terminal) {
             (Some(last), _) => {
                 self.in_line = *last != b'\n';
-                self.wait(bytes);
+                self.waiting.extend(bytes);
             }
             // It stays the terminal of whoever attaches next.
             (None, true) if self.in_line => {
                 self.in_line = false;
-                self.wait(&[END_OF_INPUT, END_OF_INPUT]);
+                self.waiting.extend([END_OF_INPUT, END_OF_INPUT]);
             }
-            (None, true) => self.wait(&[END_OF_INPUT]),
+            (None, true) => self.waiting.push_back(END_OF_INPUT),
             (None, false) => self.is_closing = true,
         }
         self.pump();
-    }
-
-    fn wait(&mut self, bytes: &[u8]) {
-        let room = MOST - self.waiting.len();
-        let (kept, lost) = bytes.split_at(bytes.len().min(room));
-        self.waiting.extend(kept);
-        if !lost.is_empty() && !self.has_lost {
-            log::say("input is lost that the command does not read");
-            self.has_lost = true;
-        }
     }
 
     /// Writes what the command takes now.
@@ -148,8 +146,9 @@ mod tests {
         for chunk in sent.chunks(4096) {
             input.send(chunk);
         }
-        input.send(b"beyond");
+        assert_eq!(input.room(), Room::Bytes(0));
         input.send(b"");
+        assert_eq!(input.room(), Room::Never);
         input.send(b"after the end");
         let mut read = vec![0; 1000];
         reader.read_exact(&mut read).unwrap();
@@ -170,5 +169,6 @@ mod tests {
         drop(reader);
         input.send(b"x");
         assert!(input.fd().is_none() && input.to.is_none());
+        assert_eq!(input.room(), Room::Never);
     }
 }

@@ -70,7 +70,7 @@ pub struct Member {
 enum Phase {
     Idle,
     Starting(Starting),
-    Running { child: Pid },
+    Running { child: Pid, since: Instant },
     Draining(Draining),
 }
 
@@ -173,6 +173,7 @@ impl Member {
             }),
             None => Phase::Running {
                 child: self.start_on_machine(command, ground)?,
+                since: now,
             },
         };
         Ok(())
@@ -338,6 +339,14 @@ impl Member {
         }
     }
 
+    /// Since when it has run without an end, if it runs.
+    pub fn running_since(&self) -> Option<Instant> {
+        match &self.phase {
+            Phase::Running { since, .. } => Some(*since),
+            Phase::Idle | Phase::Starting(_) | Phase::Draining(_) => None,
+        }
+    }
+
     /// Whether it is being started.
     pub fn is_starting(&self) -> bool {
         matches!(self.phase, Phase::Starting(_))
@@ -369,7 +378,7 @@ impl Member {
             })
         });
         let (phase, answer) = match answer? {
-            Ok(child) => (Phase::Running { child }, Ok(())),
+            Ok(child) => (Phase::Running { child, since: now }, Ok(())),
             Err(reason) => (Phase::Idle, Err(reason)),
         };
         self.phase = phase;
@@ -382,7 +391,7 @@ impl Member {
             starting.until = starting.until.min(now + LAST_PATIENCE);
             starting.is_stopped = true;
         }
-        let Phase::Running { child } = self.phase else {
+        let Phase::Running { child, .. } = self.phase else {
             return;
         };
         let group = Pid::from_raw(-child.as_raw());
@@ -398,7 +407,8 @@ impl Member {
 
     /// A process was reaped; true if it was its first.
     pub fn on_exit(&mut self, status: WaitStatus, now: Instant) -> bool {
-        let first = matches!(self.phase, Phase::Running { child } if status.pid() == Some(child));
+        let first =
+            matches!(self.phase, Phase::Running { child, .. } if status.pid() == Some(child));
         if first {
             self.phase = Phase::Draining(Draining {
                 status,

@@ -25,12 +25,14 @@ use tepui_types::wire::executor::{ExecutorLaunch, FromExecutor, TaskUpdate, ToEx
 use tepui_types::{Reason, TaskId, TaskState};
 
 use crate::beside::Beside;
+use crate::callers::Callers;
 use crate::connection::Connection;
 use crate::group::TaskGroup;
-use crate::input::Input;
 use crate::outputs::Outputs;
 use crate::task::Task;
 
+#[path = "server/inputs.rs"]
+mod inputs;
 #[path = "server/runs.rs"]
 mod runs;
 
@@ -65,6 +67,8 @@ pub struct Server {
     task: Option<Task>,
     /// What runs beside it.
     beside: Beside,
+    /// Who sends it something.
+    callers: Callers,
     /// When its beginning, or another change, is said.
     say_at: Option<Instant>,
     /// When that was done last.
@@ -111,6 +115,7 @@ impl Server {
             deaf_until: None,
             task: None,
             beside: Beside::default(),
+            callers: Callers::default(),
             say_at: None,
             said_at: None,
             spare: None,
@@ -149,6 +154,7 @@ impl Server {
                 self.on_connection();
             }
             self.on_deadlines(Instant::now());
+            self.take_input();
         }
         if let Some(group) = self.spare.take() {
             group.discard();
@@ -371,6 +377,7 @@ impl Server {
         (self.say_at, self.said_at) = (None, None);
         self.is_worn |= task.is_left_over();
         self.spare = task.take_group();
+        self.end_input();
         self.keep_end(task.into_update());
         if let Some(group) = &mut self.spare
             && !self.retiring
@@ -446,6 +453,7 @@ impl Server {
         };
         if connection.send(&attached).is_ok() {
             self.beside.abandon_all(Instant::now());
+            self.callers.leave_all();
             // The newest wins: the one before is closed here.
             self.agent = Some(connection);
             self.on_frames();
@@ -494,11 +502,8 @@ impl Server {
             }
             ToExecutor::Run(run) => self.on_run(&run),
             ToExecutor::Abandon(id) => self.beside.abandon(id, Instant::now()),
-            ToExecutor::Input { task, bytes } => {
-                if let Some(input) = self.input_of(&task) {
-                    input.send(&bytes);
-                }
-            }
+            ToExecutor::Input(input) => self.on_input(input),
+            ToExecutor::CallerLeft(caller) => self.callers.leave(caller),
             ToExecutor::Resize { task, size } => {
                 if let Some(input) = self.input_of(&task) {
                     input.resize(size);
@@ -513,19 +518,6 @@ impl Server {
                 self.ended.remove(&task);
             }
             ToExecutor::Retire => self.retiring = true,
-        }
-    }
-
-    /// What that task is sent, if it reads that.
-    fn input_of(&mut self, task: &TaskId) -> Option<&mut Input> {
-        let known = self.task.as_mut().filter(|known| known.id() == task);
-        known.and_then(Task::input)
-    }
-
-    /// The task has read.
-    fn on_input_room(&mut self) {
-        if let Some(input) = self.task.as_mut().and_then(Task::input) {
-            input.pump();
         }
     }
 

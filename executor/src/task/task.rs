@@ -277,15 +277,21 @@ impl Task {
     /// # Errors
     /// Says what kept it from that.
     pub fn run(&self, run: &RunBeside, stdio: Stdio, startup: &Startup) -> Result<Begun, NotRun> {
+        let member = self.living(run.member.as_deref())?;
+        member.run(run, stdio, self.group.as_ref(), startup)
+    }
+
+    /// A member that runs, or will.
+    fn living(&self, name: Option<&str>) -> Result<&Member, NotRun> {
         if self.supervision.is_ending() {
             return Err(NotRun::Refused("the task is ending".into()));
         }
-        let number = self.number_of(run.member.as_deref());
+        let number = self.number_of(name);
         let number = number.ok_or_else(|| "the task has no command of that name".to_owned())?;
         if self.supervision.is_member_over(number) {
             return Err(NotRun::Refused("the command has ended for good".into()));
         }
-        self.members[number].run(run, stdio, self.group.as_ref(), startup)
+        Ok(&self.members[number])
     }
 
     /// Whether what runs beside a member may be ended at any time because that has ended, to be
@@ -371,6 +377,12 @@ impl Task {
     /// What its command is sent, if it reads that.
     pub fn input(&mut self) -> Option<&mut Input> {
         self.members.first_mut()?.input()
+    }
+
+    /// Whether its command runs now.
+    pub fn does_command_run(&self) -> bool {
+        let first = self.members.first();
+        first.is_some_and(|member| member.running_since().is_some())
     }
 
     /// What can be written to when it has read, if something waits for that.

@@ -228,10 +228,11 @@ impl Server {
                     self.tasks.remove(&task);
                 }
             }
-            // Nothing runs beside a program here, and no specification that asks for it is taken.
+            // Nothing runs beside a program here, and none is sent input while it runs: no specification that asks for it is taken.
             ToExecutor::Run(_)
+            | ToExecutor::CallerLeft(_)
             | ToExecutor::Abandon(_)
-            | ToExecutor::Input { .. }
+            | ToExecutor::Input(_)
             | ToExecutor::Resize { .. } => {}
             ToExecutor::Retire => self.retiring = true,
         }

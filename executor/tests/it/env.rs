@@ -239,9 +239,12 @@ impl Executor {
 
     /// The next update.
     pub fn update(&mut self) -> TaskUpdate {
-        match protocol::read_frame(&mut self.stream).expect("an update before the deadline") {
-            Some(FromExecutor::Update(update)) => update,
-            other => panic!("not an update: {other:?}"),
+        loop {
+            match protocol::read_frame(&mut self.stream).expect("an update before the deadline") {
+                Some(FromExecutor::Update(update)) => return update,
+                Some(FromExecutor::Took(_)) => {}
+                other => panic!("not an update: {other:?}"),
+            }
         }
     }
 

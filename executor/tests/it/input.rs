@@ -1,8 +1,10 @@
 //! Commands that are sent something while they run: by a pipe, or by a terminal.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use tepui_executor::runtime::Runtime;
 use tepui_types::TaskState;
-use tepui_types::wire::executor::{ImageConfig, ToExecutor};
+use tepui_types::wire::executor::{FromExecutor, ImageConfig, ToExecutor};
 use tepui_types::wire::stream::TerminalSize;
 
 use crate::containers::{IMAGE, finished, image, runtimes};
@@ -11,12 +13,11 @@ use crate::env::{Builder, Executor, check, eventually, task};
 const OPEN: &str = r#"{"stdin": "open"}"#;
 const TERMINAL: &str = r#"{"stdin": "terminal"}"#;
 
-/// Sends this to the task; nothing is the end.
+/// Sends this to the task, as a caller of its own; nothing is the end.
 fn send(executor: &mut Executor, name: &str, text: &str) {
-    executor.send(&ToExecutor::Input {
-        task: task(name),
-        bytes: text.as_bytes().to_vec(),
-    });
+    static CALLERS: AtomicU64 = AtomicU64::new(1_000);
+    let caller = CALLERS.fetch_add(1, Ordering::Relaxed);
+    executor.type_in(name, caller.into(), 0, text.as_bytes());
 }
 
 #[test]
@@ -39,22 +40,109 @@ fn a_command_reads_what_it_is_sent_until_the_end_is() {
     }
 }
 
+/// A piece as agents send them.
+const PIECE: usize = 16 * 1024;
+
+/// Sends such pieces, from this one on, until one is not taken before all else was answered; tells how
+/// many were.
+fn fill(executor: &mut Executor, caller: u128, mut number: u64) -> u64 {
+    loop {
+        let at = number * PIECE as u64;
+        executor.type_in("t", caller, at, &[b'x'; PIECE]);
+        executor.run_beside(number, "t", &["true"], 60_000);
+        let mut is_taken = false;
+        loop {
+            match executor.frame() {
+                FromExecutor::Took(told) => is_taken = told == caller,
+                FromExecutor::Ran { id, result } if id == number => {
+                    assert_eq!(result, Ok(0));
+                    break;
+                }
+                _ => {}
+            }
+        }
+        if !is_taken {
+            return number;
+        }
+        number += 1;
+    }
+}
+
 #[test]
-fn who_does_not_read_is_not_waited_for() {
+fn who_does_not_read_holds_up_its_callers_and_nothing_else() {
+    let mut executor = Executor::native();
+    let script = "while ! test -e go; do sleep 0.01; done; wc -c; sleep 1000";
+    executor.launch(Builder::script("t", script).life(OPEN));
+    // Beside the task, commands run all the while.
+    let taken = fill(&mut executor, 1, 0);
+    let bytes = taken * PIECE as u64;
+    assert!((256 * 1024..1024 * 1024).contains(&bytes), "{bytes}");
+    // Another waits behind it, and a third one leaves.
+    executor.type_in("t", 3, 0, b"unsaid");
+    executor.send(&ToExecutor::CallerLeft(3));
+    executor.type_in("t", 2, 0, b"second");
+    std::fs::write(executor.task_dir("t").join("sandbox/go"), "").unwrap();
+    assert!(executor.took(1));
+    assert!(executor.took(2));
+    executor.type_in("t", 1, bytes + PIECE as u64, b"");
+    assert!(executor.took(1));
+    let all = bytes + PIECE as u64 + "second".len() as u64;
+    let all = format!("{all}\n");
+    eventually("it has read", || executor.output("t", "stdout") == all);
+    executor.kill("t", 0);
+    assert_eq!(executor.end("t").state, TaskState::Killed);
+}
+
+#[test]
+fn callers_of_a_task_that_ends_or_has_closed_its_input_do_not_wait() {
     let mut executor = Executor::native();
     let script = "while ! test -e go; do sleep 0.01; done; exec <&-; echo on; sleep 1000";
     executor.launch(Builder::script("t", script).life(OPEN));
-    for _ in 0..100 {
-        send(&mut executor, "t", &"x".repeat(20_000));
-    }
-    // All of it has been taken in when this is answered.
-    executor.run_beside(1, "t", &["touch", "go"], 60_000);
-    assert_eq!(executor.ran(1), Ok(0));
-    let log = std::fs::read_to_string(executor.dir().join("log")).unwrap();
-    assert_eq!(log.matches("input is lost").count(), 1, "{log}");
-    eventually("it goes on", || executor.output("t", "stdout") == "on\n");
+    let taken = fill(&mut executor, 1, 0);
+    std::fs::write(executor.task_dir("t").join("sandbox/go"), "").unwrap();
+    // Nobody will read it.
+    assert!(executor.took(1));
+    executor.type_in("t", 1, (taken + 1) * PIECE as u64, b"more");
+    assert!(executor.took(1));
     executor.kill("t", 0);
     assert_eq!(executor.end("t").state, TaskState::Killed);
+    executor.type_in("t", 1, 0, b"late");
+    assert!(!executor.took(1));
+
+    executor.launch(Builder::script("u", "sleep 1000").life(OPEN));
+    for caller in 0..40 {
+        executor.type_in("u", caller, 0, &[b'x'; PIECE]);
+    }
+    executor.kill("u", 0);
+    let mut told = 0;
+    loop {
+        match executor.frame() {
+            FromExecutor::NotTook(_) => told += 1,
+            FromExecutor::Update(update) if update.state.is_terminal() => break,
+            _ => {}
+        }
+    }
+    assert!(told > 0);
+}
+
+#[test]
+fn what_is_sent_again_by_the_next_agent_is_read_once() {
+    let mut executor = Executor::native();
+    let script = "while ! test -e go; do sleep 0.01; done; cat";
+    executor.launch(Builder::script("t", script).life(OPEN));
+    executor.type_in("t", 1, 0, b"one ");
+    assert!(executor.took(1));
+    // It was taken, and nobody was told.
+    let _before = executor.reattach();
+    executor.type_in("t", 1, 0, b"one two ");
+    assert!(executor.took(1));
+    executor.type_in("t", 1, 8, b"");
+    assert!(executor.took(1));
+    executor.type_in("t", 1, 4, b"two ");
+    assert!(executor.took(1));
+    std::fs::write(executor.task_dir("t").join("sandbox/go"), "").unwrap();
+    check(&executor.end("t"), "finished", "", Some(0), "");
+    assert_eq!(executor.output("t", "stdout"), "one two ");
 }
 
 #[test]

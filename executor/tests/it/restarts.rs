@@ -5,9 +5,9 @@ use std::fs;
 use tepui_types::Bytes;
 use tepui_types::command::MAIN;
 use tepui_types::task::{MemberState, TaskState};
-use tepui_types::wire::executor::{TaskUpdate, ToExecutor};
+use tepui_types::wire::executor::TaskUpdate;
 
-use crate::env::{Builder, Executor, cgroups, check, task};
+use crate::env::{Builder, Executor, cgroups, check};
 
 /// Counts its runs in its sandbox: `$n` is the present one's number.
 const COUNT: &str = "echo >> runs; n=$(wc -l < runs);";
@@ -190,10 +190,7 @@ fn what_is_sent_to_a_command_is_read_by_its_next_run() {
         let life = restart("").replacen('{', r#"{"stdin": "open", "#, 1);
         let script = format!("{COUNT} [ $n = 1 ] && exit 1; read word; echo got $word");
         executor.launch(Builder::script("t", &script).life(&life));
-        executor.send(&ToExecutor::Input {
-            task: task("t"),
-            bytes: b"it\n".to_vec(),
-        });
+        executor.type_in("t", 1, 0, b"it\n");
         check(&executor.end("t"), "finished", "", Some(0), "");
         assert_eq!(executor.output("t", "stdout"), "got it\n");
     }

@@ -58,7 +58,8 @@ impl World {
             ToExecutor::Attach { .. }
             | ToExecutor::Run(_)
             | ToExecutor::Abandon(_)
-            | ToExecutor::Input { .. }
+            | ToExecutor::Input(_)
+            | ToExecutor::CallerLeft(_)
             | ToExecutor::Resize { .. }
             | ToExecutor::Throttle { .. } => {}
             ToExecutor::Launch(launch) => {

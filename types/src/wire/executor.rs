@@ -52,14 +52,9 @@ pub enum ToExecutor {
     Run(RunBeside),
     /// End the command of this id, if it runs: nobody waits for it any more.
     Abandon(u64),
-    /// Write this to the standard input of a task that keeps it open; all of it is written, or the
-    /// rest is thrown away when the task does not read.
-    Input {
-        /// Whose.
-        task: TaskId,
-        /// What; nothing closes it.
-        bytes: Vec<u8>,
-    },
+    /// Write this to the standard input of a task that keeps it open; answered by
+    /// [`FromExecutor::Took`] as soon as there is room for it, or by [`FromExecutor::NotTook`].
+    Input(TaskInput),
     /// The window of a task's terminal has another size.
     Resize {
         /// Whose.
@@ -79,6 +74,23 @@ pub enum ToExecutor {
         /// The most.
         most: Option<MilliCpus>,
     },
+    /// This caller has gone: what it sent and what was not taken is not wanted any more.
+    CallerLeft(u128),
+}
+
+/// Something for the standard input of a task.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskInput {
+    /// Whose.
+    pub task: TaskId,
+    /// What, at most [`MAX_CHUNK`](crate::wire::stream::MAX_CHUNK); nothing closes it.
+    pub bytes: Vec<u8>,
+    /// Who is told that it was taken, and sends nothing more before that.
+    pub caller: u128,
+    /// Of which input it is a piece: the same on every connection over which that comes.
+    pub source: u128,
+    /// Where in that it begins; its end counts as one byte. What was taken before is not written again.
+    pub at: u64,
 }
 
 /// A command that runs beside a task, as part of it.
@@ -260,6 +272,11 @@ pub enum FromExecutor {
     /// A command was not run, since the one beside which it was to run does not run now: it has not
     /// begun, or pauses before it is started again.
     NotNow(u64),
+    /// What this caller sent for a task's input is on its way to the command, or nobody will ever read
+    /// it: the command has closed its input.
+    Took(u128),
+    /// What this caller sent was not taken, and nothing of it is kept: the task does not run here.
+    NotTook(u128),
 }
 
 /// A process that cannot be mistaken for a later one of the same number.

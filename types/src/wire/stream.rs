@@ -23,6 +23,11 @@ pub const STREAM_PATH: &str = "/v1/agents/streams/";
 /// The most bytes in one frame of data.
 pub const MAX_CHUNK: usize = 64 * 1024;
 
+/// How much of a task's input a caller may have sent that was not said to be taken, in bytes: who keeps
+/// to that is listened to however long the task does not read. What a far network has on its way, and
+/// little enough for an agent to hold it for all its streams.
+pub const INPUT_WINDOW: usize = 256 * 1024;
+
 /// The code of the reason where a task's input was not taken, and may be later: its executor does not
 /// answer now.
 pub const INPUT_LOST: &str = "input-lost";
@@ -168,7 +173,8 @@ pub enum StreamFrame {
     /// What was asked for is there; first of what goes both ways.
     Opened,
     /// Of an [`Attach`](StreamRequest::Attach): so many of the caller's frames, of those with data or
-    /// the end, were handed to the task's executor; since the connection began.
+    /// the end, were taken for the task, since the connection began. Those are on their way to it, or it
+    /// reads nothing any more.
     Taken(u64),
 }
 
@@ -181,4 +187,13 @@ pub enum ClientFrame {
     End,
     /// The terminal has another size.
     Resize(TerminalSize),
+    /// First, of an [`Attach`](StreamRequest::Attach): the data that follows is of this input, from
+    /// there on. Said on each connection over which an input comes, it lets nothing be written twice
+    /// that is sent twice, since nobody said that it was taken.
+    Source {
+        /// Drawn by the caller.
+        id: u128,
+        /// Where in it the next frame begins, in bytes; its end counts as one.
+        at: u64,
+    },
 }

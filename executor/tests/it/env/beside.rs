@@ -1,7 +1,7 @@
 //! What tests do beside a task: commands of all kinds, and how many files their executor may open.
 
 use tepui_executor::protocol;
-use tepui_types::wire::executor::{FromExecutor, RunBeside, RunIo, ToExecutor};
+use tepui_types::wire::executor::{FromExecutor, RunBeside, RunIo, TaskInput, ToExecutor};
 
 use super::{Executor, task};
 
@@ -24,7 +24,7 @@ impl Executor {
         loop {
             match protocol::read_frame(&mut self.stream).expect("an answer before the deadline") {
                 Some(FromExecutor::Ran { id: ran, result }) if ran == id => return result,
-                Some(FromExecutor::Update(_)) => {}
+                Some(FromExecutor::Update(_) | FromExecutor::Took(_)) => {}
                 other => panic!("not an answer: {other:?}"),
             }
         }
@@ -37,10 +37,39 @@ impl Executor {
             match protocol::read_frame(&mut self.stream).expect("an answer before the deadline") {
                 Some(FromExecutor::NotNow(ran)) if ran == id => return true,
                 Some(FromExecutor::Ran { id: ran, .. }) if ran == id => return false,
+                Some(FromExecutor::Update(_) | FromExecutor::Took(_)) => {}
+                other => panic!("not an answer: {other:?}"),
+            }
+        }
+    }
+
+    /// Sends a piece of an input that is this caller's own.
+    pub fn type_in(&mut self, name: &str, caller: u128, at: u64, bytes: &[u8]) {
+        self.send(&ToExecutor::Input(TaskInput {
+            task: task(name),
+            bytes: bytes.to_vec(),
+            caller,
+            source: caller,
+            at,
+        }));
+    }
+
+    /// Whether what this caller sent is taken; updates before it are skipped.
+    pub fn took(&mut self, caller: u128) -> bool {
+        loop {
+            match protocol::read_frame(&mut self.stream).expect("an answer before the deadline") {
+                Some(FromExecutor::Took(told)) if told == caller => return true,
+                Some(FromExecutor::NotTook(told)) if told == caller => return false,
                 Some(FromExecutor::Update(_)) => {}
                 other => panic!("not an answer: {other:?}"),
             }
         }
+    }
+
+    /// Whatever it says next.
+    pub fn frame(&mut self) -> FromExecutor {
+        let frame = protocol::read_frame(&mut self.stream).expect("a frame before the deadline");
+        frame.expect("it hung up")
     }
 
     /// Lets the process open so many files more; tells how many it might have open before.
