@@ -8,7 +8,8 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tepui_types::wire::executor::RunBeside;
+use tepui_types::TaskId;
+use tepui_types::wire::executor::{Look, RunBeside};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
@@ -67,8 +68,31 @@ impl Beside {
 
     /// Runs one. Dropped before its end, it is ended.
     pub async fn run(&self, mut run: Run) -> Ran {
+        let ask = |id| {
+            run.command.id = id;
+            Event::RunWanted(run)
+        };
+        self.ask(ask).await
+    }
+
+    /// Looks whether a command of a task has run for the last so many milliseconds.
+    ///
+    /// # Errors
+    /// Says that it has not, or why that cannot be known.
+    pub async fn look(&self, task: TaskId, member: Option<String>, for_ms: u64) -> Ran {
+        let ask = |id| {
+            Event::LookWanted(Look {
+                id,
+                task,
+                member,
+                for_ms,
+            })
+        };
+        self.ask(ask).await
+    }
+
+    async fn ask(&self, event: impl FnOnce(u64) -> Event) -> Ran {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        run.command.id = id;
         let (answer, answered) = oneshot::channel();
         let waiting = Waiting {
             answer,
@@ -77,7 +101,7 @@ impl Beside {
         self.waiting().insert(id, waiting);
         let _forget = Forget { beside: self, id };
         // The loop is gone only when the agent ends.
-        let _ = self.events.send(Event::RunWanted(run)).await;
+        let _ = self.events.send(event(id)).await;
         let answer = answered.await;
         answer.unwrap_or(Err(NotRan::NotNow("the agent is ending")))
     }

@@ -18,6 +18,7 @@ use tepui_types::wire::executor::{LocalNetwork, RunBeside, RunIo};
 use tepui_types::{Reason, TaskId, envelope};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::beside::{Beside, NotRan, Ran, Run};
@@ -177,6 +178,8 @@ impl Checker {
             Probe::Command(command) => command.member.clone(),
             Probe::Http(_) | Probe::Tcp(_) => None,
         };
+        let is_command = matches!(probe, Probe::Command(_));
+        let (asked, begun) = (task.clone(), Instant::now());
         let is_skipped = AtomicBool::new(false);
         let command = async |argv| match self.run(task, member, argv, timeout_ms).await {
             Ok(code) => Ok(code),
@@ -187,6 +190,14 @@ impl Checker {
             }
         };
         let outcome = self.prober.probe(&probe, &place, timeout, command).await;
+        // Whoever was to answer may pause, or may have done so meanwhile. A command's executor says so
+        // itself.
+        if outcome.is_err() && !is_command {
+            let for_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+            let looked = self.beside.look(asked, None, for_ms).await;
+            let is_not_now = matches!(looked, Err(NotRan::NotNow(_)));
+            is_skipped.store(is_not_now, Ordering::Relaxed);
+        }
         match is_skipped.into_inner() {
             true => (id, CheckEvent::Skipped(id)),
             false => (id, CheckEvent::Probed(id, outcome)),

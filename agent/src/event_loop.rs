@@ -222,6 +222,7 @@ impl EventLoop {
                     .supervisor
                     .send(executor, ToExecutor::Abandon(id));
             }
+            Event::LookWanted(look) => self.on_look_wanted(look),
             Event::Spoken(speech) => self.on_speech(speech),
             Event::CallerLeft(caller) => self.on_caller_left(caller),
             Event::Lends(resources) => self.lend(*resources),

@@ -8,7 +8,7 @@ use tepui_types::wire::agent::{StatusReport, TaskLaunch};
 use tepui_types::wire::executor::LocalNetwork;
 use tepui_types::{Reason, TaskId, TaskState, task::reason};
 
-use super::executors::{ExecutorId, Phase};
+use super::executors::{ExecutorId, ExecutorKind, Phase};
 use super::tasks::Stage;
 use super::{Action, Agent, report};
 use crate::checkpoint::Record;
@@ -114,6 +114,12 @@ impl Agent {
             }
             Stage::Fetching | Stage::Placed(_) | Stage::Ended(_) => None,
         }
+    }
+
+    /// Whether a process has commands, and not programs.
+    pub fn runs_commands(&self, executor: ExecutorId) -> bool {
+        let known = self.executors.get(executor);
+        known.is_some_and(|known| !matches!(known.kind, ExecutorKind::Wasm(_)))
     }
 
     /// What a living task runs.

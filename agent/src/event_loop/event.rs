@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use tepui_pressure::Launches;
 use tepui_types::check::CheckStatus;
 use tepui_types::wire::agent::{Hello, MasterFrame};
+use tepui_types::wire::executor::Look;
 use tepui_types::{Digest, Reason, Resources, TaskId};
 use tokio::sync::oneshot;
 
@@ -45,6 +46,8 @@ pub enum Event {
     Unwell(TaskId, Reason),
     /// A command is to be run beside a task.
     RunWanted(Run),
+    /// It is to be known whether a command of a task has run all the time.
+    LookWanted(Look),
     /// Nobody waits for the command of this number any more.
     Abandoned(ExecutorId, u64),
     /// Someone speaks to a task's own input.

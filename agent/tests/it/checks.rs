@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use tepui_types::check::CheckState;
+use tepui_types::check::{CheckRole, CheckState};
 use tepui_types::resources::PortRanges;
 use tepui_types::task::{MemberState, MemberStatus, reason};
 use tepui_types::wire::agent::{StatusReport, TaskLaunch};
 use tepui_types::{TaskState, Workload};
 
-use crate::master::{FakeMaster, Session, shell};
+use crate::containers::can_contain;
+use crate::images::ImageLayout;
+use crate::master::{FakeMaster, Session, contained, shell};
 use crate::process::AgentProcess;
 
 fn checked(name: &str, script: &str, checks: &str) -> TaskLaunch {
@@ -146,4 +148,99 @@ async fn checks_by_command_do_not_fail_while_a_command_pauses_before_it_is_start
         .await;
     session.kill(&task.task, 0).await;
     session.until(&task.task, TaskState::Killed).await;
+}
+
+#[tokio::test]
+async fn checks_by_tcp_and_http_do_not_fail_while_a_command_pauses_either() {
+    let mut master = FakeMaster::start().await;
+    let agent = AgentProcess::start(&master);
+    let mut session = master.session().await;
+    for probe in ["tcp", "http"] {
+        let port = free_port();
+        // A pause is three times as long as what ends it.
+        let checks = format!(
+            r#"{{"startup": {{"probe": {{"tcp": {{}}}}, "interval_ms": 100}},
+                 "health": {{"probe": {{"{probe}": {{}}}}, "interval_ms": 100, "failures": 10,
+                             "grace_ms": 0}}}}"#
+        );
+        let script = "echo hello > index.html; busybox httpd -f -p 127.0.0.1:$TEPUI_PORTS & while ! \
+                      test -e stop; do sleep 0.01; done; rm stop; exit 1";
+        let mut task = checked(probe, script, &checks);
+        task.resources.ports = PortRanges::from_range(port, port);
+        let Workload::Command(command) = &mut Arc::make_mut(&mut task.spec).workload else {
+            panic!("a shell is a command");
+        };
+        let life = r#"{"restart": {"backoff_ms": 3000, "max_backoff_ms": 3000}}"#;
+        command.options = Some(serde_json::from_str(life).unwrap());
+        session.launch(&task).await;
+        let is_well = |report: &StatusReport| {
+            let checks = report.signs.as_ref().map(|signs| &signs.checks);
+            checks.is_some_and(|checks| {
+                let health = checks.iter().find(|check| check.check == CheckRole::Health);
+                health.is_some_and(|health| health.state == CheckState::Passing)
+            })
+        };
+        session
+            .until_all(|latest| latest.get(&task.task).is_some_and(is_well))
+            .await;
+        std::fs::write(agent.layout().sandbox(&task.task).join("stop"), "").unwrap();
+        let runs_again = |report: &StatusReport| {
+            assert_eq!(report.state, TaskState::Running, "{:?}", report.reason);
+            let signs = report.signs.as_ref();
+            let main = signs.and_then(|signs| signs.members.first());
+            main.is_some_and(|main| main.restarts == 1 && main.state == MemberState::Running)
+        };
+        session
+            .until_all(|latest| {
+                let report = latest.get(&task.task);
+                report.is_some_and(|report| runs_again(report) && is_well(report))
+            })
+            .await;
+        session.kill(&task.task, 0).await;
+        session.until(&task.task, TaskState::Killed).await;
+    }
+}
+
+#[tokio::test]
+async fn a_check_by_command_runs_beside_the_member_that_it_names() {
+    if !can_contain() {
+        return;
+    }
+    let image = ImageLayout::make();
+    let mut master = FakeMaster::start().await;
+    let _agent = AgentProcess::start(&master);
+    let mut session = master.session().await;
+    let container = format!(r#"{{"image": "{}"}}"#, image.name());
+    let second = format!(
+        r#"{{"name": "second", "role": "peer", "argv": ["sh", "-c", "{WAITING}"],
+             "env": {{"WHO": "second"}}, "container": {container}}}"#
+    );
+    // What passes beside the task's own command fails beside the other.
+    for (name, member, found) in [
+        ("own", "", CheckState::Passing),
+        ("named", r#", "member": "second""#, CheckState::Failing),
+    ] {
+        let argv = r#"["sh", "-c", "test $WHO = main"]"#;
+        let checks = format!(
+            r#"{{"readiness": {{"probe": {{"command": {{"argv": {argv}{member}}}}},
+                                "interval_ms": 100, "failures": 1, "grace_ms": 0}}}}"#
+        );
+        let mut task = contained(name, &container, &["sh", "-c", WAITING]);
+        let spec = Arc::make_mut(&mut task.spec);
+        spec.checks = Some(serde_json::from_str(&checks).unwrap());
+        let Workload::Command(command) = &mut spec.workload else {
+            panic!("a container is a command");
+        };
+        command.env.insert("WHO".into(), "main".into());
+        let companions = format!(r#"{{"companions": [{second}]}}"#);
+        command.options = Some(serde_json::from_str(&companions).unwrap());
+        spec.validate().unwrap();
+        session.launch(&task).await;
+        until_check(&mut session, &task, found).await;
+        let report = &session.latest[&task.task];
+        let check = &report.signs.as_ref().unwrap().checks[0];
+        assert!(check.message.is_empty() || check.message.contains("exited with 1"));
+        session.kill(&task.task, 0).await;
+        session.until(&task.task, TaskState::Killed).await;
+    }
 }

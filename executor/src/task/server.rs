@@ -504,6 +504,7 @@ impl Server {
             ToExecutor::Abandon(id) => self.beside.abandon(id, Instant::now()),
             ToExecutor::Input(input) => self.on_input(input),
             ToExecutor::CallerLeft(caller) => self.callers.leave(caller),
+            ToExecutor::Look(look) => self.on_look(&look),
             ToExecutor::Resize { task, size } => {
                 if let Some(input) = self.input_of(&task) {
                     input.resize(size);

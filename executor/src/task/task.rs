@@ -281,6 +281,17 @@ impl Task {
         member.run(run, stdio, self.group.as_ref(), startup)
     }
 
+    /// Looks whether one of its members has run since then, or since ever if that was before.
+    ///
+    /// # Errors
+    /// Says that it has not.
+    pub fn has_run_since(&self, name: Option<&str>, since: Option<Instant>) -> Result<(), NotRun> {
+        match self.living(name)?.running_since() {
+            Some(begun) if since.is_some_and(|since| begun <= since) => Ok(()),
+            Some(_) | None => Err(NotRun::Now),
+        }
+    }
+
     /// A member that runs, or will.
     fn living(&self, name: Option<&str>) -> Result<&Member, NotRun> {
         if self.supervision.is_ending() {

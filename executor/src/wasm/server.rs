@@ -228,9 +228,11 @@ impl Server {
                     self.tasks.remove(&task);
                 }
             }
-            // Nothing runs beside a program here, and none is sent input while it runs: no specification that asks for it is taken.
+            // Nothing runs beside a program here, and none is sent input while it runs or started
+            // again: no specification that asks for it is taken.
             ToExecutor::Run(_)
             | ToExecutor::CallerLeft(_)
+            | ToExecutor::Look(_)
             | ToExecutor::Abandon(_)
             | ToExecutor::Input(_)
             | ToExecutor::Resize { .. } => {}

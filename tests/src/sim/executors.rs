@@ -60,6 +60,7 @@ impl World {
             | ToExecutor::Abandon(_)
             | ToExecutor::Input(_)
             | ToExecutor::CallerLeft(_)
+            | ToExecutor::Look(_)
             | ToExecutor::Resize { .. }
             | ToExecutor::Throttle { .. } => {}
             ToExecutor::Launch(launch) => {

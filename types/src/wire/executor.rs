@@ -76,6 +76,9 @@ pub enum ToExecutor {
     },
     /// This caller has gone: what it sent and what was not taken is not wanted any more.
     CallerLeft(u128),
+    /// Has this command of a task run all the time? Answered as [`ToExecutor::Run`] is: by 0 if it
+    /// has, and by [`FromExecutor::NotNow`] if it has not, or has just begun.
+    Look(Look),
 }
 
 /// Something for the standard input of a task.
@@ -91,6 +94,19 @@ pub struct TaskInput {
     pub source: u128,
     /// Where in that it begins; its end counts as one byte. What was taken before is not written again.
     pub at: u64,
+}
+
+/// Whether a command of a task has run all the time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Look {
+    /// Names it in the answer.
+    pub id: u64,
+    /// Of which task.
+    pub task: TaskId,
+    /// Which of its commands, by name; the first when absent.
+    pub member: Option<String>,
+    /// For the last so many milliseconds.
+    pub for_ms: u64,
 }
 
 /// A command that runs beside a task, as part of it.

@@ -1,12 +1,13 @@
-//! Commands that an agent wants beside the task: begun, or answered at once.
+//! Commands that an agent wants beside the task: begun, or answered at once; and whether what they
+//! would run beside runs.
 //!
 //! Each request is answered once, whatever becomes of it; the open files that came with one are never
 //! another's.
 
 use std::os::fd::OwnedFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use tepui_types::wire::executor::{FromExecutor, RunBeside};
+use tepui_types::wire::executor::{FromExecutor, Look, RunBeside};
 
 use super::Server;
 use crate::beside::{Begun, NotRun, Stdio};
@@ -35,6 +36,26 @@ impl Server {
                 self.tell(&FromExecutor::Ran { id, result });
             }
         }
+    }
+
+    /// Whether a command of the task has run all the time.
+    pub(super) fn on_look(&mut self, look: &Look) {
+        let running = self.task.as_ref().filter(|known| *known.id() == look.task);
+        let since = Instant::now().checked_sub(Duration::from_millis(look.for_ms));
+        let looked = match running {
+            Some(running) => running.has_run_since(look.member.as_deref(), since),
+            None => Err(NotRun::Refused("the task does not run".into())),
+        };
+        let id = look.id;
+        let answer = match looked {
+            Err(NotRun::Now) => FromExecutor::NotNow(id),
+            Err(NotRun::Refused(why)) => FromExecutor::Ran {
+                id,
+                result: Err(why),
+            },
+            Ok(()) => FromExecutor::Ran { id, result: Ok(0) },
+        };
+        self.tell(&answer);
     }
 
     fn start_beside(
