@@ -19,7 +19,7 @@ use crate::sandbox::Layout;
 use crate::sizes::DiskUse;
 use crate::uptime;
 use judge::Judge;
-use meter::Meter;
+use meter::{Meter, Wanted};
 
 mod judge;
 mod meter;
@@ -113,18 +113,29 @@ impl Duty {
     /// Measures, and has it judged. Blocks.
     fn look(&mut self, readings: &Readings, running: &[Running]) -> Outcome {
         let now = Duration::from_millis(uptime::now_ms());
-        let was_pressed = self.last.as_ref().is_some_and(Decision::is_pressed);
         let is_due = self.sampled.is_none_or(|last| now >= last + SAMPLE);
         let samples = is_due && self.pressure.slack != Amounts::default();
         if samples {
             self.sampled = Some(now);
         }
         let layout = &self.pressure.layout;
-        let mut tasks = self
-            .meter
-            .look(now, layout, running, samples || was_pressed);
+        let wanted = match samples {
+            true => Wanted::All,
+            false if self.may_end_one() => Wanted::Revocable,
+            false => Wanted::Names,
+        };
+        let mut tasks = self.meter.look(now, layout, running, wanted);
         self.pressure.disk_use.fill_in(&mut tasks);
         self.judge.judge(now, readings, tasks, samples)
+    }
+
+    /// Whether a task may have to be ended soon, for what it uses. For want of processors, or of disks'
+    /// time, none is.
+    fn may_end_one(&self) -> bool {
+        let strains = self.last.as_ref().map(|last| last.strains);
+        strains.is_some_and(|strains| {
+            strains.memory.max(strains.pids).max(strains.disk) > Strain::Calm
+        })
     }
 
     /// Tells the loop; an error when there is none any more.

@@ -14,6 +14,21 @@ use tepui_types::{Bytes, MilliCpus, TaskId};
 use crate::agent::{Place, Running};
 use crate::sandbox::Layout;
 
+/// How long what was counted is good for: three times as long as between two measurements of all. What
+/// is older says nothing of now, and its cgroup may be another task's.
+const OLDEST: Duration = Duration::from_secs(30);
+
+/// What is asked of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// Which tasks there are: that costs nothing.
+    Names,
+    /// What those use that may be ended: the others' use helps nobody now.
+    Revocable,
+    /// What all use.
+    All,
+}
+
 /// Remembers what was counted when it last looked.
 #[derive(Debug, Default)]
 pub struct Meter {
@@ -26,16 +41,19 @@ pub struct Meter {
 struct Shared {
     used: Option<Used>,
     given: Amounts,
+    /// Whether one of its tasks has something that may be taken back.
+    is_revocable: bool,
 }
 
 impl Meter {
-    /// All of them as they are now; what they use only where that is asked for and was measured before.
+    /// All of them as they are now; what they use only where that is asked for and was measured a while
+    /// before.
     pub fn look(
         &mut self,
         now: Duration,
         layout: &Layout,
         running: &[Running],
-        measures: bool,
+        wanted: Wanted,
     ) -> Vec<RunningTask> {
         let ids = running.iter().map(|one| &one.launch.task);
         let started = ids.map(|id| (id.clone(), *self.started.get(id).unwrap_or(&now)));
@@ -49,10 +67,18 @@ impl Meter {
             let shared = groups.entry(path).or_default();
             shared.given.cpus.0 = shared.given.cpus.0.saturating_add(given.cpus.0);
             shared.given.mem.0 = shared.given.mem.0.saturating_add(given.mem.0);
+            shared.is_revocable |= !one.launch.revocable.is_empty();
         }
-        match measures {
-            true => self.measure(now, &mut groups),
-            false => self.counted.clear(),
+        self.counted.retain(|_, (then, _)| now <= *then + OLDEST);
+        let asked = groups.iter_mut().filter(|(_, shared)| match wanted {
+            Wanted::Names => false,
+            Wanted::Revocable => shared.is_revocable,
+            Wanted::All => true,
+        });
+        for (path, shared) in asked {
+            if let Ok(group) = Group::open(path, Reach::Needed) {
+                shared.used = self.count(now, path, group.usage());
+            }
         }
         let task = |one: &Running| {
             let id = one.launch.task.clone();
@@ -68,17 +94,10 @@ impl Meter {
         running.iter().map(task).collect()
     }
 
-    fn measure(&mut self, now: Duration, groups: &mut BTreeMap<String, Shared>) {
-        self.counted.retain(|path, _| groups.contains_key(path));
-        for (path, shared) in groups {
-            let Ok(group) = Group::open(path, Reach::Needed) else {
-                continue;
-            };
-            let usage = group.usage();
-            if let Some((then, before)) = self.counted.insert(path.clone(), (now, usage)) {
-                shared.used = used(now.saturating_sub(then), &before, &usage);
-            }
-        }
+    /// Notes what the cgroup of that path has used until now; what it uses, if that is known.
+    fn count(&mut self, now: Duration, path: &str, usage: Usage) -> Option<Used> {
+        let (then, before) = self.counted.insert(path.to_owned(), (now, usage))?;
+        used(now.saturating_sub(then), &before, &usage)
     }
 }
 
@@ -159,6 +178,28 @@ mod tests {
     }
 
     #[test]
+    fn looks_that_measure_nothing_leave_what_was_counted_before() {
+        let at = |cpu_micros| Usage {
+            cpu_micros,
+            ..Usage::default()
+        };
+        let second = Duration::from_secs;
+        let layout = Layout::new("/no/such/agent".into());
+        let mut meter = Meter::default();
+        assert_eq!(meter.count(second(100), "one", at(0)), None);
+        // As between two samples of a machine that is short of nothing.
+        for now in [102, 104, 106, 108] {
+            assert_eq!(meter.look(second(now), &layout, &[], Wanted::Names), []);
+        }
+        let used = meter.count(second(110), "one", at(1_000_000)).unwrap();
+        assert_eq!(used.cpus, MilliCpus(100));
+        // It is forgotten after a while, and so are those that have gone.
+        meter.look(second(140), &layout, &[], Wanted::Names);
+        meter.look(second(141), &layout, &[], Wanted::Names);
+        assert_eq!(meter.count(second(142), "one", at(2_000_000)), None);
+    }
+
+    #[test]
     fn who_shares_a_process_counts_with_a_part_of_it() {
         let amounts = |cpus, mem| Amounts {
             cpus: MilliCpus(cpus),
@@ -171,6 +212,7 @@ mod tests {
                 ..Used::default()
             }),
             given: amounts(3_000, 400),
+            is_revocable: false,
         };
         let part = shared.part(&amounts(1_000, 100)).unwrap();
         assert_eq!((part.cpus, part.mem), (MilliCpus(300), Bytes(10)));
