@@ -21,19 +21,20 @@ async fn a_container_is_stopped_by_the_signal_that_its_image_names() {
     let mut master = FakeMaster::start().await;
     let agent = AgentProcess::start(&master);
     let mut session = master.session().await;
-    let script = "for signal in TERM INT USR1; do trap \"echo $signal; exit 7\" $signal; done
+    let script = "for signal in TERM INT USR1 37; do trap \"echo $signal; exit 7\" $signal; done
                   echo up; while :; do sleep 0.02; done";
     for (signal, caught) in [
         ("SIGINT", "INT"),
         ("USR1", "USR1"),
         ("10", "USR1"),
+        ("SIGRTMIN+3", "37"),
         ("", "TERM"),
     ] {
         let flags = match signal {
             "" => vec![],
             signal => vec!["--config.stopsignal", signal],
         };
-        let name = format!("by{}", signal.to_lowercase());
+        let name = format!("by{}", signal.to_lowercase().replace('+', "-"));
         let tagged = image.configured(&name, &flags);
         let task = of_image(&name, &tagged, &["sh", "-c", script]);
         session.launch(&task).await;
@@ -65,6 +66,14 @@ signal.sigwait(asked); print('asked', flush=True); exit(5)";
     session.until(&task.task, TaskState::Running).await;
     let up = eventually("it is up", || stdout(&agent, &task) == "up\n");
     session.meanwhile(up).await;
+    let first = agent.processes_in_cgroups();
+    let waits = eventually("it waits", || {
+        let calls = first.iter().map(|pid| format!("/proc/{pid}/syscall"));
+        let mut calls = calls.flat_map(std::fs::read_to_string);
+        let waiting = format!("{} ", nix::libc::SYS_rt_sigtimedwait);
+        calls.any(|call| call.starts_with(&waiting))
+    });
+    session.meanwhile(waits).await;
     session.kill(&task.task, 20_000).await;
     let end = session.until(&task.task, TaskState::Killed).await;
     assert_eq!(end.exit_code, Some(5), "{end:?}");

@@ -6,7 +6,6 @@
 
 use std::path::{Path, PathBuf};
 
-use nix::sys::signal::Signal;
 use tepui_executor::startup::Startup;
 use tepui_types::Reason;
 use tepui_types::container::{Container, Namespace};
@@ -15,11 +14,12 @@ use tepui_types::wire::executor::ExecutorLaunch;
 
 use crate::attempt::Attempt;
 use crate::shared::Shared;
+use crate::signals::StopSignal;
 use crate::sources::Sources;
 use crate::spec::Plan;
 use crate::stdio::Theirs;
 use crate::users::Account;
-use crate::{files, root, runtime, signals, spec, users};
+use crate::{files, root, runtime, spec, users};
 
 /// Where a container with an image finds its sandbox.
 pub const SANDBOX: &str = "/mnt/tepui/sandbox";
@@ -49,7 +49,7 @@ pub struct Started {
     /// Its first process, once that has executed its program.
     pub init: Attempt,
     /// What asks it to end.
-    pub stop_signal: Signal,
+    pub stop_signal: StopSignal,
     /// Whether its first process is the first of a namespace, which has no default actions.
     pub is_first: bool,
     /// Its root file system.
@@ -65,7 +65,8 @@ impl Prepared<'_> {
             return Err(executor_failed("its image was not prepared".into()));
         }
         let stop_signal = image.and_then(|image| image.config.stop_signal.as_deref());
-        let stop_signal = signals::named(stop_signal.unwrap_or("SIGTERM"))
+        let stop_signal = stop_signal.map_or(Ok(StopSignal::TERM), StopSignal::named);
+        let stop_signal = stop_signal
             .map_err(|why| Reason::new(reason::IMAGE_INVALID, format!("its stop signal: {why}")))?;
         let sandbox = Path::new(&self.launch.sandbox);
         let failed = |what: &'static str| {

@@ -34,9 +34,10 @@ use crate::outputs::Outputs;
 use crate::process::Newborn;
 use crate::share::Share;
 use crate::shared::Shared;
+use crate::signals::StopSignal;
 use crate::stdio::{CommandStdio, Theirs};
 use crate::supervision::Part;
-use crate::{container, files, runtime, signals};
+use crate::{container, files, runtime};
 
 /// The folder of companions, beside the sandbox and in this process's own.
 const MEMBERS: &str = "members";
@@ -58,7 +59,7 @@ pub struct Member {
     theirs: Option<Theirs>,
     place: Place,
     /// What asks it to end.
-    stop_signal: Signal,
+    stop_signal: StopSignal,
     /// Whether its first process is the first of a PID namespace.
     is_first: bool,
     /// Its own part of the task's cgroup, where there are several.
@@ -131,7 +132,7 @@ impl Member {
             input: None,
             theirs: None,
             place: Place::Nowhere,
-            stop_signal: Signal::SIGTERM,
+            stop_signal: StopSignal::TERM,
             is_first: false,
             share: None,
             root: None,
@@ -395,11 +396,13 @@ impl Member {
             return;
         };
         let group = Pid::from_raw(-child.as_raw());
+        // Who is woken by the signal is no longer seen to wait for it.
+        let is_heard = !self.is_first || self.stop_signal.is_heard_by(child);
         // They may have ended meanwhile. A stopped process acts on
         // SIGTERM only once it goes on.
-        let _ = kill(group, self.stop_signal);
+        self.stop_signal.send(group);
         let _ = kill(group, Signal::SIGCONT);
-        if self.is_first && !signals::is_handled(child, self.stop_signal) {
+        if !is_heard {
             // What ends any other process does not even reach it.
             let _ = kill(child, Signal::SIGKILL);
         }
