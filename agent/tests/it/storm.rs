@@ -9,10 +9,10 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tepui_types::task::reason;
-use tepui_types::wire::agent::{AgentEffect, StatusReport, TaskLaunch};
+use tepui_types::wire::agent::{AgentEffect, MasterFrame, StatusReport, TaskLaunch, Welcome};
 use tepui_types::{Bytes, Digest, MilliCpus, TaskState};
 
-use crate::master::{FakeMaster, Session, eventually, shell, wasm};
+use crate::master::{FakeMaster, Session, eventually, shell, wasm, welcome};
 use crate::process::AgentProcess;
 
 const NATIVE: usize = 300;
@@ -33,6 +33,17 @@ const SCRIPTS: [(&str, TaskState, &str); 5] = [
     ("sleep 0.1", TaskState::Finished, ""),
     ("seq 100", TaskState::Finished, ""),
 ];
+
+/// A session that bears a test which looks at hundreds of files and processes at once.
+async fn patient(master: &mut FakeMaster) -> Session {
+    let mut session = master.accept().await;
+    let welcome = Welcome {
+        heartbeat_ms: 1_000,
+        ..welcome()
+    };
+    session.send(MasterFrame::Welcome(welcome)).await;
+    session
+}
 
 /// Ends by a trap.
 fn trap() -> Vec<u8> {
@@ -111,6 +122,18 @@ fn check(report: &StatusReport, (launch, state, code): &Expected, agent: &AgentP
     assert!(!is_counting || lines == 100, "{lines} lines of {report:?}");
 }
 
+/// Looks at one after another, and keeps the session alive meanwhile.
+async fn check_all(session: &mut Session, tasks: &[Expected], agent: &AgentProcess) {
+    let latest = session.latest.clone();
+    let checks = async {
+        for expected in tasks {
+            check(&latest[&expected.0.task], expected, agent);
+            tokio::task::yield_now().await;
+        }
+    };
+    session.meanwhile(checks).await;
+}
+
 /// Ends the processes that wait for more tasks, and waits until the agent has forgotten them.
 async fn end_spare(session: &mut Session, agent: &AgentProcess) {
     let over = eventually("no executor is left", || {
@@ -154,7 +177,7 @@ async fn a_launch_storm_ends_as_it_should_and_leaves_the_agent_as_it_was() {
         master.add_artifact(&crate::wasm::hello()),
         master.add_artifact(&trap()),
     );
-    let mut session = master.session().await;
+    let mut session = patient(&mut master).await;
     let first = shell("first", "true");
     session.launch(&first).await;
     session.until(&first.task, TaskState::Finished).await;
@@ -164,9 +187,7 @@ async fn a_launch_storm_ends_as_it_should_and_leaves_the_agent_as_it_was() {
         let tasks = tasks(storm, hello, trap);
         launch_all(&mut session, &tasks).await;
         until_all_ended(&mut session, &tasks).await;
-        for expected in &tasks {
-            check(&session.latest[&expected.0.task], expected, &agent);
-        }
+        check_all(&mut session, &tasks, &agent).await;
         end_spare(&mut session, &agent).await;
         has_descriptors(&mut session, &agent, before + MORE_DESCRIPTORS).await;
         let has = memory(&agent);
@@ -189,7 +210,7 @@ async fn executors_killed_in_a_launch_storm_take_their_own_tasks_with_them_alone
         master.add_artifact(&crate::wasm::hello()),
         master.add_artifact(&trap()),
     );
-    let mut session = master.session().await;
+    let mut session = patient(&mut master).await;
     let first = shell("first", "true");
     session.launch(&first).await;
     session.until(&first.task, TaskState::Finished).await;
@@ -219,17 +240,16 @@ async fn executors_killed_in_a_launch_storm_take_their_own_tasks_with_them_alone
     tokio::join!(ends, async {
         let _ = tokio::time::timeout(Duration::from_secs(20), killing).await;
     });
-    let mut taken = 0;
-    for expected in &tasks {
-        let report = &session.latest[&expected.0.task];
-        let why = report.reason.as_ref();
-        match why.is_some_and(|why| why.code == reason::EXECUTOR_TERMINATED) {
-            true => taken += 1,
-            false => check(report, expected, &agent),
-        }
-    }
+    let mut spared = tasks;
+    let all = spared.len();
+    spared.retain(|(launch, ..)| {
+        let why = session.latest[&launch.task].reason.as_ref();
+        why.is_none_or(|why| why.code != reason::EXECUTOR_TERMINATED)
+    });
+    let taken = all - spared.len();
+    check_all(&mut session, &spared, &agent).await;
     eprintln!("{} kills took {taken} tasks", killed.len());
-    assert!(taken < tasks.len());
+    assert!(taken < all);
     end_spare(&mut session, &agent).await;
     has_descriptors(&mut session, &agent, before + MORE_DESCRIPTORS).await;
     assert!(Path::new(&format!("/proc/{}", agent.pid())).exists());
