@@ -52,6 +52,10 @@ const LAST_WORDS: u64 = 512;
 /// Why a command does not run beside another.
 const NOT_NOW: &str = "the task's command does not run now: it has not begun, or pauses before it is \
                        started again; try again";
+/// A connection that was shorter is no reason to try again at once.
+const BRIEF: Duration = Duration::from_secs(1);
+/// So many of those in a row are said: a process that ends soon after its only task has one.
+const BRIEF_SAID: u32 = 8;
 /// The shortest and the longest pause before a process is connected to again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(2));
 
@@ -324,12 +328,20 @@ impl Connection {
                 return self.tell(ExecutorEvent::Failed(why)).await;
             }
         }
-        let mut pause = RETRY.0;
+        let (mut pause, mut brief) = (RETRY.0, 0);
         loop {
             match self.connect().await {
                 Ok(stream) => {
+                    let begun = tokio::time::Instant::now();
                     if self.talk(stream).await {
-                        pause = RETRY.0;
+                        if begun.elapsed() < BRIEF {
+                            brief += 1;
+                            if brief == BRIEF_SAID {
+                                self.say_brief();
+                            }
+                        } else {
+                            (pause, brief) = (RETRY.0, 0);
+                        }
                         self.tell(ExecutorEvent::Detached).await;
                     }
                 }
@@ -348,6 +360,17 @@ impl Connection {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(RETRY.1);
         }
+    }
+
+    /// A process that hangs up again and again does not understand what it is told.
+    fn say_brief(&self) {
+        let (executor, log) = (self.id, self.dir.join(spawn::LOG_FILE));
+        tracing::warn!(
+            %executor,
+            "the executor hangs up again and again, {} says why: it may be of another release than \
+             this agent; install the executors that belong to it",
+            log.display()
+        );
     }
 
     /// The first silence is news; that it goes on is none.
