@@ -220,7 +220,8 @@ pub fn welcome() -> Welcome {
         cluster: ClusterId(7),
         agent: AgentId(1),
         term: 1,
-        heartbeat_ms: 100,
+        // Four of them are missed before an agent leaves: a busy machine takes its time.
+        heartbeat_ms: 400,
         timeout_ms: 5_000,
         masters: Vec::new(),
     }
