@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tepui_pressure::{Amounts, Decision, Launches, Readings, Sources, Strain, Watch};
+use tepui_pressure::{Amounts, Decision, Launches, Readings, Sources, Strain, Strains, Watch};
 use tepui_types::{Reason, Resources, task::reason};
 use tokio::sync::{Notify, mpsc, oneshot};
 
@@ -121,7 +121,7 @@ impl Duty {
         let layout = &self.pressure.layout;
         let wanted = match samples {
             true => Wanted::All,
-            false if self.may_end_one() => Wanted::Revocable,
+            false if self.may_end_one(readings) => Wanted::Revocable,
             false => Wanted::Names,
         };
         let mut tasks = self.meter.look(now, layout, running, wanted);
@@ -131,11 +131,10 @@ impl Duty {
 
     /// Whether a task may have to be ended soon, for what it uses. For want of processors, or of disks'
     /// time, none is.
-    fn may_end_one(&self) -> bool {
-        let strains = self.last.as_ref().map(|last| last.strains);
-        strains.is_some_and(|strains| {
-            strains.memory.max(strains.pids).max(strains.disk) > Strain::Calm
-        })
+    fn may_end_one(&self, readings: &Readings) -> bool {
+        let before = self.last.as_ref().map(|last| last.strains);
+        let mut all = before.into_iter().chain([Strains::reached(readings)]);
+        all.any(|strains| strains.memory.max(strains.pids).max(strains.disk) > Strain::Calm)
     }
 
     /// Tells the loop; an error when there is none any more.

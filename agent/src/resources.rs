@@ -51,7 +51,8 @@ impl ResourceOverrides {
         };
         let disk = match self.disk {
             Some(disk) => disk,
-            None => disk_room(dir).map_err(|source| AgentError::Detect("disk", source))?,
+            None => disk_room(dir, &crate::sandbox::sizes_folder(dir))
+                .map_err(|source| AgentError::Detect("disk", source))?,
         };
         let default_ports = || PortRanges::from_range(DEFAULT_PORTS.0, DEFAULT_PORTS.1);
         let gpus = match self.gpus {
@@ -256,13 +257,15 @@ fn spare_mem(total: Bytes) -> Bytes {
     Bytes(total.0.saturating_sub(headroom).max(total.0 / 2))
 }
 
-/// What is free on the filesystem that holds `dir`, in whole GiB if there are
-/// any, so that a restart does not change the amount without need.
-pub fn disk_room(dir: &Path) -> io::Result<Bytes> {
+/// What is free on the filesystem that holds `dir`, with what volumes have set aside of it by `sizes`,
+/// which is lent already; in whole GiB if there are any, so that a restart does not change the amount
+/// without need.
+pub fn disk_room(dir: &Path, sizes: &Path) -> io::Result<Bytes> {
     let stat = nix::sys::statvfs::statvfs(dir)?;
     // The field types differ between platforms.
     #[allow(clippy::unnecessary_cast)]
     let free = (stat.blocks_available() as u64).saturating_mul(stat.fragment_size() as u64);
+    let free = free.saturating_add(tepui_quota::set_aside(sizes)?.0);
     let gib = Bytes::gib(1).0;
     Ok(Bytes(if free > gib { free - free % gib } else { free }))
 }

@@ -15,6 +15,11 @@ use tepui_types::{Digest, TaskId};
 
 use crate::agent::ExecutorId;
 
+/// What keeps the sizes of the volumes on an agent's own disk.
+pub fn sizes_folder(dir: &Path) -> PathBuf {
+    dir.join("sizes")
+}
+
 /// Paths below one data folder, and below the agent's cgroup if it has one.
 #[derive(Debug, Clone)]
 pub struct Layout {
@@ -165,7 +170,7 @@ impl Layout {
     /// Where volumes lie: for each disk by its name, that of the data folder first, the folder that holds
     /// them and that of what keeps their sizes, which is beside it.
     pub fn volume_disks(&self) -> impl Iterator<Item = (Option<String>, PathBuf, PathBuf)> + '_ {
-        let own = (None, self.dir.join("volumes"), self.dir.join("sizes"));
+        let own = (None, self.dir.join("volumes"), sizes_folder(&self.dir));
         let disks = self.disks.iter().map(|(id, folder)| {
             let sizes = format!("{}-sizes", folder.to_string_lossy());
             (Some(id.clone()), folder.clone(), sizes.into())

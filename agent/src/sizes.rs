@@ -34,6 +34,8 @@ const LATEST: Duration = Duration::from_secs(10);
 const BYTES_PER_INODE: u64 = 4_096;
 /// What every task may have, however little disk it was given.
 const LEAST_INODES: u64 = 128;
+/// Volumes of which it is known what they had: more than agents have, and some megabytes.
+const MOST_KNOWN: usize = 10_000;
 /// For what is measured only to be known.
 const NO_LIMIT: Limit = Limit {
     bytes: Bytes(u64::MAX),
@@ -111,6 +113,11 @@ struct Duty {
     sizes: Sizes,
     rounds: Rounds,
     subjects: BTreeMap<String, Subject>,
+    /// What volumes had in bytes when they were last measured.
+    known: BTreeMap<String, u64>,
+    /// What those had that are in use before their tasks began, as far as that is known, or the least
+    /// since: a task that takes no more may remove what is too much.
+    had: BTreeMap<String, u64>,
 }
 
 impl Sizes {
@@ -213,6 +220,8 @@ impl Duty {
             sizes,
             rounds: Rounds::new(policy),
             subjects: BTreeMap::new(),
+            known: BTreeMap::new(),
+            had: BTreeMap::new(),
         }
     }
 
@@ -221,9 +230,14 @@ impl Duty {
         let clock = || Duration::from_millis(uptime::now_ms());
         let begun = clock();
         let before = std::mem::replace(&mut self.subjects, self.sizes.subjects(running));
-        for name in before.keys() {
-            if !self.subjects.contains_key(name) {
+        for (name, earlier) in &before {
+            let now = self.subjects.get(name);
+            if now.is_none() {
                 self.rounds.remove(name);
+            }
+            let is_same = |task: &TaskId| now.is_some_and(|now| now.tasks.contains(task));
+            if !earlier.tasks.iter().any(is_same) {
+                self.had.remove(name);
             }
         }
         for (name, subject) in &self.subjects {
@@ -243,12 +257,28 @@ impl Duty {
         found
     }
 
-    fn judged(&self, finding: &Finding) -> Vec<(TaskId, Reason)> {
-        let subject = self.subjects.get(&finding.name);
-        let exceeded = subject.filter(|_| finding.verdict == Verdict::Exceeded);
-        let Some(subject) = exceeded else {
+    fn judged(&mut self, finding: &Finding) -> Vec<(TaskId, Reason)> {
+        let Some(subject) = self.subjects.get(&finding.name) else {
             return Vec::new();
         };
+        if subject.volume.is_some() {
+            let bytes = finding.measured.usage.bytes.0;
+            let name = &finding.name;
+            let known = self.known.get(name).copied().unwrap_or(0);
+            let had = self.had.entry(name.clone()).or_insert(known);
+            let is_more = bytes > *had;
+            *had = (*had).min(bytes);
+            if self.known.len() >= MOST_KNOWN {
+                self.known.clear();
+            }
+            self.known.insert(name.clone(), bytes);
+            if !is_more {
+                return Vec::new();
+            }
+        }
+        if finding.verdict != Verdict::Exceeded {
+            return Vec::new();
+        }
         let why = told(subject, &finding.measured);
         let tasks = subject.tasks.iter();
         tasks.map(|task| (task.clone(), why.clone())).collect()

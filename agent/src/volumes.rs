@@ -23,9 +23,14 @@ use crate::sandbox::Layout;
 
 /// What a folder is called that is being emptied.
 const DOOMED: &str = "doomed-";
-/// What stays free of a disk when room is set aside on it: what the agent needs for itself while it is
-/// nearly full.
+/// Sizes are counted in these.
+const BLOCK: u64 = 4_096;
+/// What stays free of a disk at least when room is set aside on it.
 const HEADROOM: Bytes = Bytes::mib(512);
+/// Below the lesser of these, a twentieth and an amount, an agent takes no more tasks
+/// (`tepui-pressure`), and does so again when a quarter more is free: a volume must not bring that about.
+const SHORT_PART: u64 = 20;
+const SHORT: Bytes = Bytes::gib(2);
 
 /// How the sizes of volumes are kept.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -141,7 +146,7 @@ impl VolumeDisk {
         let bounds = Bounds::new(Settings {
             store: store.clone(),
             places: vec![folder.clone()],
-            headroom: HEADROOM,
+            headroom: headroom(&folder),
             whole_images: true,
             remove_folder,
         })?;
@@ -172,15 +177,17 @@ impl VolumeDisk {
             (Ok(is), _) if !is_at(&is.path, &self.folder.join(&name)) => {
                 Err(BoundsError::Elsewhere(is.path))
             }
-            (Ok(is), Some(bytes)) if is.bytes < bytes => match self.bounds.grow(&name, bytes) {
-                Ok(_) => Ok(()),
-                // What it has is as good as before.
-                Err(error) => {
-                    let error = anyhow::Error::from(error);
-                    tracing::warn!(volume = name, "it stays at {}: {error:#}", is.bytes);
-                    Ok(())
+            (Ok(is), Some(bytes)) if is.bytes.0 / BLOCK < bytes.0 / BLOCK => {
+                match self.bounds.grow(&name, bytes) {
+                    Ok(_) => Ok(()),
+                    // What it has is as good as before, if it is still there.
+                    Err(error) => {
+                        let error = anyhow::Error::from(error);
+                        tracing::warn!(volume = name, "it stays at {}: {error:#}", is.bytes);
+                        self.bounds.open(&name).map(drop)
+                    }
                 }
-            },
+            }
             (Ok(_), _) => Ok(()),
             (Err(BoundsError::Unknown(_)), Some(bytes)) if sizes == VolumeSizes::Enforced => {
                 self.make(&name, bytes)
@@ -235,6 +242,18 @@ impl VolumeDisk {
             }
         }
     }
+}
+
+/// What stays free of the disk of a folder, which may not be there yet.
+fn headroom(folder: &Path) -> Bytes {
+    let there = folder.ancestors().find(|path| path.exists());
+    let stat = there.and_then(|path| nix::sys::statvfs::statvfs(path).ok());
+    let Some(stat) = stat else { return HEADROOM };
+    // The field types differ between platforms.
+    #[allow(clippy::unnecessary_cast)]
+    let total = (stat.blocks() as u64).saturating_mul(stat.fragment_size() as u64);
+    let short = SHORT.0.min(total / SHORT_PART);
+    Bytes(short + short / 4)
 }
 
 /// Why a task is not begun.

@@ -114,6 +114,11 @@ impl NetworkError {
         let path = path.to_owned();
         Self::Io { step, path, source }
     }
+
+    /// Whether a file must not be looked at.
+    pub(crate) fn is_denied(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied)
+    }
 }
 
 fn choices(known: &[String], folders: &[PathBuf], broken: &[String]) -> String {

@@ -147,7 +147,11 @@ fn owners(
     let mut owners = BTreeMap::new();
     for (place, tenant) in tenants.iter().enumerate() {
         for pid in &tenant.pids {
-            let sockets = sockets_of(*pid)?;
+            let sockets = match sockets_of(*pid) {
+                // One that does not let itself be looked at must not hide all others.
+                Err(error) if error.is_denied() => continue,
+                sockets => sockets?,
+            };
             let theirs = sockets.into_iter().filter(|inode| wanted.contains(inode));
             owners.extend(theirs.map(|inode| (inode, place)));
         }

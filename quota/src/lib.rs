@@ -28,5 +28,6 @@ pub use bounds::Bounds;
 pub use error::BoundsError;
 pub use limit::{Limit, Policy, Verdict, Watch};
 pub use measure::{Measured, Measurement, Progress, Usage};
+pub use record::set_aside;
 pub use rounds::{Finding, Rounds};
 pub use wanted::{Bounded, Enforce, Life, Room, Settings, Support, Wanted, Way};

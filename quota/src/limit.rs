@@ -34,6 +34,10 @@ pub struct Policy {
     pub rest: u32,
 }
 
+/// However long a measurement takes, the next one begins after this: a folder of many small files is no
+/// way not to be looked at.
+const LONGEST_REST: Duration = Duration::from_secs(60);
+
 impl Default for Policy {
     fn default() -> Self {
         Self {
@@ -107,7 +111,7 @@ impl Watch {
             pause = pause.min(until.saturating_sub(now).max(self.policy.soonest));
         }
         self.last = Some((now, usage));
-        let rest = took.saturating_mul(self.policy.rest);
+        let rest = took.saturating_mul(self.policy.rest).min(LONGEST_REST);
         (verdict, now.saturating_add(pause.max(rest)))
     }
 

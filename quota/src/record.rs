@@ -9,7 +9,7 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -80,6 +80,29 @@ impl Record {
 #[derive(Debug)]
 pub(crate) struct Entry {
     path: PathBuf,
+}
+
+/// What the images of a store have of its disk, or will have: room that is not free and is not lost
+/// to who lends it.
+///
+/// # Errors
+/// When the store cannot be read; one that is not there has none.
+pub fn set_aside(store: &Path) -> io::Result<Bytes> {
+    let entries = match fs::read_dir(store) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Bytes(0)),
+        entries => entries?,
+    };
+    let mut sum: u64 = 0;
+    for entry in entries {
+        let name = entry?.file_name();
+        let Some(name) = name.to_str() else { continue };
+        match fs::symlink_metadata(Entry::of(store, name).image()) {
+            // The kernel's unit of blocks.
+            Ok(image) => sum = sum.saturating_add(image.blocks().saturating_mul(512)),
+            Err(_) => continue,
+        }
+    }
+    Ok(Bytes(sum))
 }
 
 impl Entry {

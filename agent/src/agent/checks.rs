@@ -13,6 +13,16 @@ use super::tasks::Stage;
 use super::{Action, Agent, report};
 use crate::checkpoint::Record;
 
+/// What a task takes of its machine that others are to have.
+const MACHINES: [&str; 3] = [
+    reason::DISK_LIMIT,
+    reason::PORT_FOREIGN,
+    reason::UNDER_PRESSURE,
+];
+/// The longest that it may go on with that, in milliseconds: enough to end in order, and no way to take
+/// it for an hour.
+const MACHINES_GRACE_MS: u64 = 10_000;
+
 impl Agent {
     /// A task runs, as its executor says: its checks begin, if it has any.
     pub(super) fn check(&self, out: &mut Vec<Action>, id: &TaskId) {
@@ -50,6 +60,7 @@ impl Agent {
             return;
         }
         tracing::warn!(task = %id, "a task is ended: {why}");
+        let code = why.code.clone();
         if task.kill.is_none() {
             task.unwell = Some(why.clone());
             // One that is not handed over has ended when this returns.
@@ -58,7 +69,11 @@ impl Agent {
                 out.push(Action::Record(Record::Unwell { task, why }));
             }
         }
-        self.on_kill(out, id, launch.spec.kill_grace_ms);
+        let grace_ms = match MACHINES.contains(&code.as_str()) {
+            true => launch.spec.kill_grace_ms.min(MACHINES_GRACE_MS),
+            false => launch.spec.kill_grace_ms,
+        };
+        self.on_kill(out, id, grace_ms);
     }
 
     /// Gives the end of a task that was not well its true reason. One whose machine was needed by

@@ -77,7 +77,11 @@ impl Meter {
         });
         for (path, shared) in asked {
             if let Ok(group) = Group::open(path, Reach::Needed) {
-                shared.used = self.count(now, path, group.usage());
+                let usage = group.usage();
+                let used = self.count(now, path, usage);
+                // Who is to end must be known at the first look; what is lent waits for a rate.
+                let is_to_rank = wanted == Wanted::Revocable;
+                shared.used = used.or_else(|| is_to_rank.then(|| held(&usage)));
             }
         }
         let task = |one: &Running| {
@@ -117,15 +121,22 @@ impl Shared {
     }
 }
 
+/// What is held now, without a rate.
+fn held(usage: &Usage) -> Used {
+    Used {
+        mem: Bytes(usage.mem_bytes),
+        pids: usage.pids,
+        ..Used::default()
+    }
+}
+
 /// Over so long; nothing over no time, and where the cgroup is another of the same path.
 fn used(took: Duration, before: &Usage, now: &Usage) -> Option<Used> {
     let micros = now.cpu_micros.checked_sub(before.cpu_micros)?;
     let milli = u128::from(micros) * 1_000 / took.as_micros().max(1);
     (!took.is_zero()).then(|| Used {
         cpus: MilliCpus(u64::try_from(milli).unwrap_or(u64::MAX)),
-        mem: Bytes(now.mem_bytes),
-        pids: now.pids,
-        ..Used::default()
+        ..held(now)
     })
 }
 

@@ -262,3 +262,24 @@ fn a_volume_on_another_disk_is_kept_there_with_its_room() {
     made.unwrap();
     assert!(is_there && has_room && store.starts_with(&disk));
 }
+
+#[tokio::test]
+async fn a_task_may_clear_a_measured_volume_that_is_over_its_size() {
+    let mut master = FakeMaster::start().await;
+    let agent = AgentProcess::start(&master);
+    let mut session = master.session().await;
+    let make = "for i in 1 2 3 4; do head -c 25165824 /dev/zero > data/$i; done";
+    let first = with_volume(shell("first", make), 9, Bytes::mib(128));
+    session.launch(&first).await;
+    session.until(&first.task, TaskState::Finished).await;
+    // Its size is another now: who begins with three times of that is ended, once; whoever comes after
+    // that takes no more, and may take its time to remove some.
+    let sleeps = with_volume(shell("sleeps", "exec sleep 1000"), 9, Bytes::mib(32));
+    session.launch(&sleeps).await;
+    session.until(&sleeps.task, TaskState::Failed).await;
+    let clear = "for i in 1 2 3 4; do sleep 3; rm data/$i; done";
+    let second = with_volume(shell("second", clear), 9, Bytes::mib(32));
+    session.launch(&second).await;
+    session.until(&second.task, TaskState::Finished).await;
+    assert!(folder(&agent, 9).read_dir().unwrap().next().is_none());
+}
