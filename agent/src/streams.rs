@@ -31,6 +31,8 @@ mod files;
 mod forward;
 mod logs;
 
+/// How often a stream looks whether its caller is still there, by writing nothing.
+const PROBE: Duration = Duration::from_secs(5);
 /// Streams at once; one more is refused. Each holds a socket and a file.
 pub const MAX_STREAMS: usize = 256;
 /// A reader that takes nothing for so long is taken for gone. A person who has stopped their terminal

@@ -11,11 +11,15 @@ use tepui_types::wire::stream::{ClientFrame, INPUT_LOST, StreamFrame};
 use tokio::io::AsyncWriteExt;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::time::{Duration, Instant};
 
 use crate::client::{ChannelError, Client, ClientError, Receiver, Sender};
 use crate::stdin::{Next, Stdin};
 use crate::terminal::{self, LeaveKeys, Raw};
 use crate::{amounts, output, patience, task};
+
+/// A connection that lasted so long was no failure.
+const SETTLED: Duration = Duration::from_secs(10);
 
 /// A command, and beside which task.
 #[derive(Debug, Args)]
@@ -114,7 +118,7 @@ pub async fn attach_to(
     let mut leave = is_raw.then(LeaveKeys::default);
     let mut failures = 0;
     loop {
-        let before = *seen;
+        let (before, begun) = (*seen, Instant::now());
         let error = match join(id, client, stdin, seen, &mut leave).await {
             Ok(End::Left) => {
                 output::note(&format!("tepui: left {id}, which goes on"));
@@ -123,7 +127,7 @@ pub async fn attach_to(
             Ok(End::Exited(_) | End::Ended) => return Ok(true),
             Err(error) => error,
         };
-        if before != *seen {
+        if before != *seen || begun.elapsed() >= SETTLED {
             failures = 0;
         }
         failures += 1;

@@ -130,6 +130,8 @@ fn inner(address: IpAddr) -> Option<Ipv4Addr> {
     let at = |high: u16, low: u16| Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low));
     match address.segments() {
         [0x64, 0xff9b, 0, 0, 0, 0, high, low] => Some(at(high, low)),
+        // Networks' own translators (RFC 8215).
+        [0x64, 0xff9b, 1, _, _, _, high, low] => Some(at(high, low)),
         [0x2002, high, low, ..] => Some(at(high, low)),
         [0, 0, 0, 0, 0, 0, high, low] if address != Ipv6Addr::LOCALHOST => Some(at(high, low)),
         _ => None,

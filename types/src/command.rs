@@ -285,6 +285,9 @@ impl CommandWorkload {
         if !options.companions.is_empty() {
             return Err("it has no companions: give it a task of its own");
         }
+        if self.pids.is_some() {
+            return Err("it starts no processes: leave out pids");
+        }
         let plain = CommandOptions {
             wasm: options.wasm.clone(),
             ..CommandOptions::default()

@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ClientFrames, Means, Piece, Sender, Speech, StreamError, Subject, Words, logs, refused,
+    ClientFrames, Means, PROBE, Piece, Sender, Speech, StreamError, Subject, Words, logs, refused,
 };
 use crate::event_loop::Event;
 use pieces::Pieces;
@@ -63,10 +63,14 @@ pub(super) async fn serve<C: AsyncRead + AsyncWrite>(
     let mut files = Outputs::new(means, &voice.task, before);
     let ended = subject.ended.unwrap_or_default();
     let mut said = 0;
+    let mut probe = tokio::time::interval(PROBE);
     loop {
         let is_last = ended.is_cancelled();
         let moved = files.send(sender).await?;
         if is_last && !moved {
+            // What was taken last must not be taken again by the next attempt.
+            let _ = tokio::time::timeout(Duration::ZERO, voice.heard()).await;
+            voice.tell_taken(sender, &mut said).await?;
             return sender.send(StreamFrame::End).await;
         }
         if !is_last {
@@ -85,13 +89,11 @@ pub(super) async fn serve<C: AsyncRead + AsyncWrite>(
                     return Err(refused(INPUT_LOST, message));
                 }
             }
+            // A write tells whether the caller is still there, who may not have come to hang up.
+            _ = probe.tick() => sender.send(StreamFrame::Data(Vec::new())).await?,
             () = pause(&ended, moved) => {}
         }
-        let taken = voice.pieces.taken();
-        if taken > said {
-            said = taken;
-            sender.send(StreamFrame::Taken(taken)).await?;
-        }
+        voice.tell_taken(sender, &mut said).await?;
     }
 }
 
@@ -121,6 +123,20 @@ impl<'a> Voice<'a> {
             pieces: Pieces::new(caller),
             answer: None,
         }
+    }
+
+    /// Tells the caller how much was taken, if that is more than was said.
+    async fn tell_taken<C: AsyncRead + AsyncWrite>(
+        &self,
+        sender: &mut Sender<'_, C>,
+        said: &mut u64,
+    ) -> Result<(), StreamError> {
+        let taken = self.pieces.taken();
+        if taken > *said {
+            *said = taken;
+            sender.send(StreamFrame::Taken(taken)).await?;
+        }
+        Ok(())
     }
 
     async fn pass_on(&mut self, frame: ClientFrame) {

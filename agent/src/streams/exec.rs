@@ -17,15 +17,13 @@ use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, Interest};
 use tokio::time::Instant;
 
-use super::{ClientFrames, Means, Sender, StreamError, Subject, refused};
+use super::{ClientFrames, Means, PROBE, Sender, StreamError, Subject, refused};
 use crate::beside::{Ran, Run};
 
 /// How long what a command left running may go on writing after its end.
 const AFTERMATH: Duration = Duration::from_millis(200);
 /// How long that may go on where it writes more often than that.
 const LONGEST_AFTERMATH: Duration = Duration::from_secs(5);
-/// How often it is looked whether a caller is there whose input the command does not read.
-const PROBE: Duration = Duration::from_secs(5);
 /// What a terminal takes for the end of what is typed.
 const END_OF_TRANSMISSION: u8 = 4;
 
@@ -89,8 +87,8 @@ pub(super) async fn serve<C: AsyncRead + AsyncWrite>(
                 }
                 continue;
             }
-            // While nothing is read of the caller, a write tells whether they are still there.
-            _ = probe.tick(), if waits => StreamFrame::Data(Vec::new()),
+            // A write tells whether the caller is still there, who may not have come to hang up.
+            _ = probe.tick() => StreamFrame::Data(Vec::new()),
         };
         sender.send(frame).await?;
         if over.is_some_and(|over| over <= Instant::now()) {

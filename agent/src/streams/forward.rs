@@ -9,10 +9,7 @@ use tepui_types::wire::stream::{ClientFrame, ForwardRequest, MAX_CHUNK, StreamFr
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
 
-use super::{ClientFrames, Sender, StreamError, Subject, refused};
-
-/// How often it is looked whether the caller is still there.
-const PROBE: std::time::Duration = std::time::Duration::from_secs(5);
+use super::{ClientFrames, PROBE, Sender, StreamError, Subject, refused};
 
 pub(super) async fn serve<C: AsyncRead + AsyncWrite>(
     sender: &mut Sender<'_, C>,

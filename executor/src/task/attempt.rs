@@ -141,6 +141,7 @@ fn failed(message: &str) -> Reason {
 /// The helper's life.
 fn help(executor: Pid, start: impl FnOnce() -> Result<Pid, Reason>, mut answers: PipeWriter) -> ! {
     let bound = bind_to(executor);
+    close_sockets();
     // Whatever unwinds must not get into the executor's loop.
     let started = catch_unwind(AssertUnwindSafe(|| {
         bound.map_err(|errno| failed(&format!("its helper: {errno}")))?;
@@ -153,6 +154,23 @@ fn help(executor: Pid, start: impl FnOnce() -> Result<Pid, Reason>, mut answers:
     }
     // SAFETY: it ends this process at once: what it shares with the executor is not touched.
     unsafe { libc::_exit(0) }
+}
+
+/// Closes what connects the executor with its agent: nobody must think that it is still there because
+/// this process, or what it makes, is. What the command reads and writes by is no socket.
+fn close_sockets() {
+    let entries = std::fs::read_dir("/proc/self/fd").into_iter().flatten();
+    let is_socket = |entry: &std::fs::DirEntry| {
+        let target = std::fs::read_link(entry.path()).unwrap_or_default();
+        target.to_string_lossy().starts_with("socket:")
+    };
+    let sockets = entries.flatten().filter(is_socket);
+    let numbers = sockets.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    for number in numbers.collect::<Vec<_>>() {
+        // SAFETY: this copy of the process uses none of them and ends without dropping whoever owns
+        // one.
+        unsafe { libc::close(number) };
+    }
 }
 
 /// Ends with that process, and keeps below it what it makes.

@@ -12,6 +12,8 @@ const PART: usize = 16 * 1024;
 /// Bytes from which on no more are taken in: a caller that keeps to its window never comes so far, and
 /// so is heard when it hangs up.
 const MOST: usize = INPUT_WINDOW + MAX_CHUNK;
+/// The same in parts: an end has no bytes.
+const MOST_PARTS: usize = 1_024;
 
 /// All that is not taken.
 #[derive(Debug)]
@@ -56,7 +58,7 @@ impl Pieces {
 
     /// Whether more is taken in.
     pub(super) fn has_room(&self) -> bool {
-        self.bytes < MOST
+        self.bytes < MOST && self.parts.len() < MOST_PARTS
     }
 
     /// The caller says which input it sends. Only before all else of it: what is under way has its
