@@ -17,6 +17,9 @@ use tepui_types::wire::executor::{FromExecutor, RunBeside, RunIo};
 use crate::attempt::{self, Attempt, LAST_PATIENCE, PATIENCE};
 use crate::command;
 
+/// What a command with a limit may take to begin, besides: a busy machine makes a container's process in
+/// a second or two.
+const START: Duration = Duration::from_secs(5);
 /// More than an agent's checks of one task, and the people who look into one; each is a process.
 const MOST: usize = 16;
 
@@ -266,7 +269,11 @@ impl Beside {
                     if starting.is_abandoned {
                         end(pid);
                     }
-                    self.running.insert(pid, starting.command);
+                    let mut command = starting.command;
+                    // Its time is its own: a machine that starts programs slowly takes none of it.
+                    let limit = command.limit.map(|(_, timeout)| timeout);
+                    command.limit = limit.map(|timeout| (Instant::now() + timeout, timeout));
+                    self.running.insert(pid, command);
                 }
             }
         }
@@ -278,7 +285,8 @@ impl Beside {
 impl Starting {
     fn until(&self) -> Instant {
         let limit = self.command.limit.map(|(until, _)| until);
-        limit.map_or(self.give_up_at, |until| until.min(self.give_up_at))
+        let until = limit.map(|until| until + START);
+        until.map_or(self.give_up_at, |until| until.min(self.give_up_at))
     }
 
     fn abandon(&mut self, now: Instant) {
