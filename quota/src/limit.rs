@@ -289,9 +289,12 @@ mod tests {
     fn a_measurement_that_takes_long_is_made_seldom() {
         let policy = Policy::default();
         let mut watch = Watch::new(LIMIT, policy);
-        let (verdict, next) = watch.on_measured(&found(1_025, 0), secs(60), secs(100));
+        let (verdict, next) = watch.on_measured(&found(1_025, 0), secs(2), secs(100));
         assert!(matches!(verdict, Verdict::Over { .. }));
-        assert_eq!(next, secs(100) + secs(60) * policy.rest);
+        assert_eq!(next, secs(100) + secs(2) * policy.rest);
+        // And not so seldom that it is no limit.
+        let (_, next) = watch.on_measured(&found(1_025, 0), secs(60), secs(200));
+        assert_eq!(next, secs(200) + LONGEST_REST);
     }
 
     #[test]
