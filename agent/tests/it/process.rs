@@ -160,6 +160,11 @@ impl Drop for AgentProcess {
                 clear(&folder, &store);
             }
         }
+        // Namespaces of tasks that ran to the end of the test; their devices go with them.
+        let networks = std::fs::read_dir(self.layout().networks());
+        for network in networks.into_iter().flatten().flatten() {
+            let _ = umount2(&network.path().join("netns"), MntFlags::MNT_DETACH);
+        }
         if std::thread::panicking() {
             eprintln!("--- the agent's log ---\n{}", self.log());
         }
