@@ -21,6 +21,7 @@ pub use executors::{Executor, ExecutorId, ExecutorKind, Phase, TrustDomain, toke
 pub use programs::as_program;
 pub use status_updates::Urgency;
 pub use tasks::{Life, LocalProgram, Prepared};
+pub use throttle::WHOLE_SHARE;
 
 use crate::checkpoint::Record;
 use crate::sandbox::Layout;
@@ -130,7 +131,7 @@ impl Agent {
             artifacts: HashMap::new(),
             is_full: false,
             launches: Launches::All,
-            share_percent: throttle::WHOLE,
+            share_percent: WHOLE_SHARE,
             term: 0,
             contact_ms: 0,
         }

@@ -35,7 +35,7 @@ use crate::streams::{self, MAX_STREAMS, Means, StreamJob, Subject};
 use crate::volumes::Volumes;
 use crate::{contact, uptime};
 
-pub use event::Event;
+pub use event::{Event, census};
 use inputs::Inputs;
 
 mod actions;

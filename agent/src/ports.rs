@@ -11,11 +11,11 @@ use tepui_executor::cgroup::{Group, Reach};
 use tepui_network::{Lookout, NetworkError, Stray, Tenant};
 use tepui_types::resources::PortRanges;
 use tepui_types::{Reason, Resources, TaskId, task::reason};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::agent::{Place, Running};
-use crate::event_loop::Event;
+use crate::event_loop::{Event, census};
 
 /// How often is looked: a task that took another's port is told soon, and the look costs less than
 /// a thousandth of a core.
@@ -64,11 +64,7 @@ pub async fn run(rule: TaskPorts, lent: Resources, events: mpsc::Sender<Event>) 
     let mut took = Duration::ZERO;
     loop {
         tokio::time::sleep(INTERVAL.max(took * REST)).await;
-        let (sender, census) = oneshot::channel();
-        if events.send(Event::CensusWanted(sender)).await.is_err() {
-            return;
-        }
-        let Ok(mut running) = census.await else {
+        let Some(mut running) = census(&events).await else {
             return;
         };
         running.retain(|one| !one.has_own_network && matches!(one.place, Place::Alone(Some(_))));

@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use tepui_pressure::{Amounts, Decision, Launches, Readings, Sources, Strain, Strains, Watch};
 use tepui_types::{Reason, Resources, task::reason};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc};
 
-use crate::agent::Running;
-use crate::event_loop::Event;
+use crate::agent::{Running, WHOLE_SHARE};
+use crate::event_loop::{Event, census};
 use crate::sandbox::Layout;
 use crate::sizes::DiskUse;
 use crate::uptime;
@@ -27,9 +27,6 @@ mod meter;
 /// How often what tasks use is measured: it costs several files a task, and what is lent follows
 /// minutes, not seconds.
 const SAMPLE: Duration = Duration::from_secs(10);
-
-/// The share of tasks that are not throttled.
-const WHOLE_PERCENT: u8 = 100;
 
 /// What is known from the start.
 #[derive(Debug)]
@@ -79,11 +76,9 @@ impl Pressure {
         let mut duty = Duty::new(self);
         while readings.changed().await.is_ok() {
             let read = *readings.borrow_and_update();
-            let (sender, census) = oneshot::channel();
-            if events.send(Event::CensusWanted(sender)).await.is_err() {
+            let Some(running) = census(&events).await else {
                 return;
-            }
-            let Ok(running) = census.await else { return };
+            };
             let looked = tokio::task::spawn_blocking(move || {
                 let outcome = duty.look(&read, &running);
                 (duty, outcome)
@@ -149,7 +144,7 @@ impl Duty {
             events.send(Event::MayLaunch(decision.launches)).await?;
         }
         let share = |decision: &Decision| decision.share_percent;
-        if before.map_or(WHOLE_PERCENT, share) != share(&decision) {
+        if before.map_or(WHOLE_SHARE, share) != share(&decision) {
             events.send(Event::Share(share(&decision))).await?;
         }
         if before.map(|before| before.strains) != Some(decision.strains) {

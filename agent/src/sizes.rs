@@ -15,11 +15,11 @@ use serde::Deserialize;
 use tepui_pressure::RunningTask;
 use tepui_quota::{Finding, Limit, Measured, Policy, Rounds, Verdict};
 use tepui_types::{Bytes, Reason, TaskId, Workload, task::reason};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::agent::Running;
-use crate::event_loop::Event;
+use crate::event_loop::{Event, census};
 use crate::sandbox::Layout;
 use crate::uptime;
 use crate::volumes::Volumes;
@@ -132,11 +132,9 @@ impl Sizes {
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             interval.tick().await;
-            let (sender, census) = oneshot::channel();
-            if events.send(Event::CensusWanted(sender)).await.is_err() {
+            let Some(running) = census(&events).await else {
                 return;
-            }
-            let Ok(running) = census.await else { return };
+            };
             let looked = tokio::task::spawn_blocking(move || {
                 let found = duty.look(&running);
                 (duty, found)

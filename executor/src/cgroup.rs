@@ -293,6 +293,17 @@ impl Group {
         Ok(())
     }
 
+    /// Holds it to so many microseconds of processor time in each period, whatever its limits say, and
+    /// gives it the period's time at once.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn limit_cpu(&self, quota_micros: i64) -> Result<(), CgroupError> {
+        let cpu = self.cgroup.controller_of::<CpuController>();
+        let limited = cpu.map_or(Ok(()), |cpu| cpu.set_cfs_quota(quota_micros));
+        limited.map_err(|error| self.refused("set the cpu limit", error))
+    }
+
     /// Its `cgroup.procs` files, open for writing: a new process that writes
     /// `0` into each is in the cgroup before it executes anything.
     ///

@@ -27,27 +27,21 @@ pub struct Holding {
     pub revocable: bool,
 }
 
-impl From<&Resources> for Holding {
-    fn from(resources: &Resources) -> Self {
-        let mut holding = Self::default();
-        holding.firm.add(resources.cpus, resources.mem);
-        for pool in resources.pools.iter() {
-            let amounts = if pool.kind.revocable {
-                holding.revocable = true;
-                &mut holding.lent
-            } else {
-                &mut holding.firm
-            };
-            amounts.add(pool.amounts.cpus, pool.amounts.mem);
+impl Holding {
+    /// Of all that it was given, as one sum, and what of that may be taken back.
+    pub fn new(all: &Resources, revocable: &Resources) -> Self {
+        let lent = Amounts {
+            cpus: revocable.cpus.min(all.cpus),
+            mem: revocable.mem.min(all.mem),
+        };
+        Self {
+            firm: Amounts {
+                cpus: MilliCpus(all.cpus.0 - lent.cpus.0),
+                mem: Bytes(all.mem.0 - lent.mem.0),
+            },
+            lent,
+            revocable: !revocable.is_empty(),
         }
-        holding
-    }
-}
-
-impl Amounts {
-    fn add(&mut self, cpus: MilliCpus, mem: Bytes) {
-        self.cpus = MilliCpus(self.cpus.0.saturating_add(cpus.0));
-        self.mem = Bytes(self.mem.0.saturating_add(mem.0));
     }
 }
 
@@ -82,32 +76,22 @@ pub struct RunningTask {
 
 #[cfg(test)]
 mod tests {
-    use tepui_types::resources::{Pool, PoolKind, Pools};
-
     use super::*;
 
     #[test]
-    fn what_is_revocable_is_known_from_a_task_s_pools() {
-        let amounts = Resources {
-            cpus: MilliCpus(500),
-            mem: Bytes::mib(64),
+    fn what_is_firm_is_what_may_not_be_taken_back() {
+        let of = |cpus, mib| Resources {
+            cpus: MilliCpus(cpus),
+            mem: Bytes::mib(mib),
             ..Resources::default()
         };
-        assert!(!Holding::from(&amounts).revocable);
-        let pool = |revocable| Pool {
-            kind: PoolKind {
-                revocable,
-                ..PoolKind::reserved("eng".parse().unwrap())
-            },
-            amounts: amounts.clone(),
-        };
-        let mut lent = pool(true);
-        lent.kind.reservations.clear();
-        let mut mixed = amounts.clone();
-        mixed.pools = Pools::try_from(vec![pool(false), lent]).unwrap();
-        let holding = Holding::from(&mixed);
-        assert!(holding.revocable);
-        assert_eq!(holding.firm.cpus, MilliCpus(1_000));
-        assert_eq!(holding.lent.mem, Bytes::mib(64));
+        let firm = Holding::new(&of(500, 64), &Resources::default());
+        assert!(!firm.revocable && firm.lent == Amounts::default());
+        let mixed = Holding::new(&of(1_500, 128), &of(500, 64));
+        assert!(mixed.revocable);
+        assert_eq!(mixed.firm.cpus, MilliCpus(1_000));
+        assert_eq!(mixed.lent.mem, Bytes::mib(64));
+        // No more may be taken back than there is.
+        assert_eq!(Holding::new(&of(1, 1), &of(9, 9)).firm, Amounts::default());
     }
 }

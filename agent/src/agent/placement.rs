@@ -15,7 +15,7 @@ use tepui_types::{TaskId, TaskSpec, TaskState, Workload};
 use super::containers::needs_preparation;
 use super::executors::{ExecutorId, ExecutorKind, Phase, TrustDomain};
 use super::tasks::Stage;
-use super::{Action, Agent, report, throttle};
+use super::{Action, Agent, WHOLE_SHARE, report};
 use crate::checkpoint::Record;
 
 impl Agent {
@@ -98,7 +98,7 @@ impl Agent {
                 executor,
             }));
             self.send_launch(out, id, executor);
-            if self.share_percent < throttle::WHOLE {
+            if self.share_percent < WHOLE_SHARE {
                 self.send_share(out, id, executor);
             }
         }

@@ -12,7 +12,7 @@ use super::tasks::Stage;
 use super::{Action, Agent};
 
 /// Percent of who is not throttled.
-pub const WHOLE: u8 = 100;
+pub const WHOLE_SHARE: u8 = 100;
 
 impl Agent {
     /// From now on tasks get so many percent of what may be taken back.
@@ -35,7 +35,7 @@ impl Agent {
     pub(super) fn send_share(&self, out: &mut Vec<Action>, id: &TaskId, executor: ExecutorId) {
         let launch = self.tasks.get(id).and_then(|task| task.launch.as_ref());
         if let Some(launch) = launch.filter(|launch| launch.revocable.cpus.0 > 0) {
-            let most = (self.share_percent < WHOLE).then(|| most(launch, self.share_percent));
+            let most = (self.share_percent < WHOLE_SHARE).then(|| most(launch, self.share_percent));
             let task = id.clone();
             self.send(out, executor, ToExecutor::Throttle { task, most });
         }
@@ -46,7 +46,7 @@ impl Agent {
 fn most(launch: &TaskLaunch, percent: u8) -> MilliCpus {
     let all = launch.resources.cpus.0;
     let lent = launch.revocable.cpus.0.min(all);
-    let part = u128::from(lent) * u128::from(percent) / u128::from(WHOLE);
+    let part = u128::from(lent) * u128::from(percent) / u128::from(WHOLE_SHARE);
     let part = u64::try_from(part).unwrap_or(lent);
     MilliCpus(all - lent + part)
 }

@@ -7,7 +7,7 @@ use tepui_types::check::CheckStatus;
 use tepui_types::wire::agent::{Hello, MasterFrame};
 use tepui_types::wire::executor::Look;
 use tepui_types::{Digest, Reason, Resources, TaskId};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::agent::{ExecutorId, Prepared, Running};
 use crate::beside::Run;
@@ -66,4 +66,11 @@ pub enum Event {
     HeldWanted(oneshot::Sender<HashSet<TaskId>>),
     /// Time has passed.
     Tick,
+}
+
+/// Which tasks run, and where; none when the loop has ended.
+pub async fn census(events: &mpsc::Sender<Event>) -> Option<Vec<Running>> {
+    let (sender, census) = oneshot::channel();
+    events.send(Event::CensusWanted(sender)).await.ok()?;
+    census.await.ok()
 }

@@ -91,7 +91,7 @@ impl Meter {
             RunningTask {
                 started: self.started[&id],
                 id,
-                holding: holding(&one.launch),
+                holding: Holding::new(&one.launch.resources, &one.launch.revocable),
                 used: shared.and_then(|shared| shared.part(&given(&one.launch))),
             }
         };
@@ -151,21 +151,6 @@ fn given(launch: &TaskLaunch) -> Amounts {
     Amounts {
         cpus: launch.resources.cpus,
         mem: launch.resources.mem,
-    }
-}
-
-fn holding(launch: &TaskLaunch) -> Holding {
-    let (all, lent) = (&launch.resources, &launch.revocable);
-    Holding {
-        firm: Amounts {
-            cpus: MilliCpus(all.cpus.0.saturating_sub(lent.cpus.0)),
-            mem: Bytes(all.mem.0.saturating_sub(lent.mem.0)),
-        },
-        lent: Amounts {
-            cpus: lent.cpus,
-            mem: lent.mem,
-        },
-        revocable: !lent.is_empty(),
     }
 }
 

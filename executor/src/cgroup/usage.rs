@@ -3,8 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use super::{CgroupError, Group};
-use cgroups_rs::fs::cpu::CpuController;
+use super::Group;
 
 /// v1's name of the memory that is charged, and v2's.
 const MEMORY_NOW: [&str; 2] = ["memory.usage_in_bytes", "memory.current"];
@@ -39,17 +38,6 @@ impl Group {
             mem_bytes: charged.saturating_sub(idle.unwrap_or(0)),
             pids: number("pids", &[PIDS_NOW]).unwrap_or(0),
         }
-    }
-
-    /// Holds it to so many microseconds of processor time in each period, whatever its limits say, and
-    /// gives it the period's time at once.
-    ///
-    /// # Errors
-    /// When the kernel refuses.
-    pub fn limit_cpu(&self, quota_micros: i64) -> Result<(), CgroupError> {
-        let cpu = self.cgroup.controller_of::<CpuController>();
-        let limited = cpu.map_or(Ok(()), |cpu| cpu.set_cfs_quota(quota_micros));
-        limited.map_err(|error| self.refused("set the cpu limit", error))
     }
 }
 
