@@ -152,6 +152,7 @@ impl Supervisor {
             output_limit: self.template.output_limit,
             privileges: self.template.privileges,
             code_cache: self.layout.code_cache(),
+            packs: self.layout.packs(),
             runtime: match kind {
                 ExecutorKind::Container(_) => Some(self.template.runtime.clone()),
                 ExecutorKind::Native(_) | ExecutorKind::Wasm(_) => None,
@@ -303,6 +304,7 @@ struct Start {
     privileges: Privileges,
     runtime: Option<Runtime>,
     code_cache: PathBuf,
+    packs: PathBuf,
 }
 
 struct Connection {
@@ -398,6 +400,7 @@ impl Connection {
                 privileges: start.privileges,
                 runtime: start.runtime.as_ref(),
                 code_cache: Some(&start.code_cache),
+                packs: Some(&start.packs),
                 cgroup: cgroup.as_deref(),
             })
         });

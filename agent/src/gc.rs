@@ -2,15 +2,17 @@
 //! and artifacts and images that nobody needs when they take too much room.
 //!
 //! Of folders, what people may still want to read is kept: the newest thousand
-//! within a bound of their output, and none longer than a week. Folders of tasks
-//! that the agent still holds stay whatever their age. Of artifacts, the core
-//! says which no task needs; here is only counted.
+//! within a bound of their output, and none longer than a week. What was packed
+//! together goes together. Folders and packs of tasks that the agent still holds
+//! stay whatever their age. Of artifacts, the core says which no task needs; here
+//! is only counted.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use tepui_executor::packs::{self, Listed, SETTLED};
 use tepui_image::{Images, Retention};
 use tepui_tree::remove_folder;
 use tepui_types::{Bytes, Digest, TaskId};
@@ -26,7 +28,9 @@ struct Keep {
     folders: usize,
     /// What their outputs may take together. What tasks put into their sandboxes is not counted.
     output: Bytes,
-    /// How long the folders are kept.
+    /// What packs may take together.
+    packs: Bytes,
+    /// How long folders and packs are kept.
     age: Duration,
     /// What artifacts may take that wait for the next task that needs them.
     artifacts: Bytes,
@@ -41,6 +45,8 @@ const USUAL: Keep = Keep {
     folders: 1_000,
     // The whole of 64 tasks that write without end.
     output: Bytes::gib(8),
+    // A hundred thousand tasks of a line each; one is looked for among them in milliseconds.
+    packs: Bytes::mib(16),
     age: Duration::from_secs(7 * 24 * 3600),
     // Ten of the largest that a master takes unless told otherwise.
     artifacts: Bytes::gib(10),
@@ -53,6 +59,7 @@ const USUAL: Keep = Keep {
 const SHORT: Keep = Keep {
     folders: 50,
     output: Bytes::mib(256),
+    packs: Bytes::mib(1),
     age: Duration::from_secs(3600),
     artifacts: Bytes(0),
     images: Bytes(0),
@@ -71,7 +78,7 @@ pub async fn run(layout: Layout, images: Images, short: Arc<Notify>, events: mps
             Ok(()) => SHORT,
             Err(_) => USUAL,
         };
-        collect_folders(layout.tasks(), keep, &events).await;
+        collect_outputs(&layout, keep, &events).await;
         collect_artifacts(layout.artifacts(), keep.artifacts, &events).await;
         collect_images(&images, keep).await;
         // sleep: the next look may be asked for at once.
@@ -101,9 +108,11 @@ async fn collect_images(images: &Images, keep: Keep) {
     clippy::disallowed_methods,
     reason = "folders carry the time of day, and nothing else compares with it"
 )]
-async fn collect_folders(tasks: PathBuf, keep: Keep, events: &mpsc::Sender<Event>) {
-    // The folders first: whatever is launched later is in neither list.
-    let Ok(folders) = tokio::task::spawn_blocking(move || list(&tasks)).await else {
+async fn collect_outputs(layout: &Layout, keep: Keep, events: &mpsc::Sender<Event>) {
+    let (tasks, packs) = (layout.tasks(), layout.packs());
+    // What lies there first: whatever is launched later is in neither list.
+    let listed = tokio::task::spawn_blocking(move || (list(&tasks), packs::list(&packs)));
+    let Ok((folders, packs)) = listed.await else {
         return;
     };
     let (sender, held) = oneshot::channel();
@@ -112,9 +121,17 @@ async fn collect_folders(tasks: PathBuf, keep: Keep, events: &mpsc::Sender<Event
     }
     let Ok(held) = held.await else { return };
     let _ = tokio::task::spawn_blocking(move || {
-        for path in expired(folders, &held, keep, SystemTime::now()) {
+        let now = SystemTime::now();
+        for path in expired(folders, &held, keep, now) {
             if let Err(error) = remove_folder(&path) {
                 tracing::warn!(path = %path.display(), %error, "an old sandbox stays");
+            }
+        }
+        for path in expired_packs(packs, keep, now) {
+            if !has_any(&path, &held)
+                && let Err(error) = std::fs::remove_file(&path)
+            {
+                tracing::warn!(path = %path.display(), %error, "old outputs stay");
             }
         }
     })
@@ -194,6 +211,25 @@ fn expired(
             .then_some(folder.path)
     };
     folders.into_iter().enumerate().filter_map(goes).collect()
+}
+
+/// The packs that go, unless they have something of a task that is held.
+fn expired_packs(packs: Vec<Listed>, keep: Keep, now: SystemTime) -> Vec<PathBuf> {
+    let age = |pack: &Listed| now.duration_since(pack.changed).unwrap_or_default();
+    let mut bytes: u64 = 0;
+    let goes = |(position, pack): (usize, Listed)| {
+        bytes = bytes.saturating_add(pack.bytes);
+        let has_no_room = position >= keep.folders || bytes > keep.packs.0;
+        let goes = (has_no_room && age(&pack) > SETTLED) || age(&pack) > keep.age;
+        goes.then_some(pack.path)
+    };
+    packs.into_iter().enumerate().filter_map(goes).collect()
+}
+
+/// One that cannot be read has nothing of anybody.
+fn has_any(pack: &Path, held: &HashSet<TaskId>) -> bool {
+    let packed = packs::read(pack).unwrap_or_default();
+    packed.iter().any(|packed| held.contains(&packed.task))
 }
 
 #[cfg(test)]
@@ -288,7 +324,9 @@ mod tests {
     async fn an_old_folder_goes_whatever_its_files_are_called() {
         use std::os::unix::ffi::OsStrExt as _;
         let dir = tempfile::tempdir().unwrap();
-        let [old, held] = ["f1.old.0", "f1.held.0"].map(|name| dir.path().join(name));
+        let layout = Layout::new(dir.path().into());
+        layout.create().unwrap();
+        let [old, held] = ["f1.old.0", "f1.held.0"].map(|name| layout.tasks().join(name));
         let names: [&[u8]; 4] = [b"two\nlines", b"no\xfftext", &[b'n'; 255], b"-rf *"];
         for folder in [&old, &held] {
             std::fs::create_dir(folder).unwrap();
@@ -308,8 +346,48 @@ mod tests {
                 .send(HashSet::from(["f1.held.0".parse().unwrap()]))
                 .unwrap();
         };
-        tokio::join!(collect_folders(dir.path().into(), USUAL, &events), answer);
+        tokio::join!(collect_outputs(&layout, USUAL, &events), answer);
         assert!(!old.exists() && held.exists());
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "any time will do")]
+    fn packs_go_when_newer_ones_take_all_the_room_and_nobody_writes_to_them() {
+        let now = SystemTime::now();
+        let pack = |number: u64, age_secs: u64| Listed {
+            path: PathBuf::from(format!("e1-{number}.pack")),
+            bytes: USUAL.packs.0 / 2,
+            changed: now - Duration::from_secs(age_secs),
+        };
+        let settled = SETTLED.as_secs() + 1;
+        let gone = |ages: &[u64]| {
+            let packs = ages.iter().enumerate();
+            let packs = packs.map(|(number, age)| pack(number as u64, *age));
+            expired_packs(packs.collect(), USUAL, now).len()
+        };
+        assert_eq!(gone(&[0, settled]), 0);
+        assert_eq!(gone(&[0, 1, settled, settled]), 2);
+        assert_eq!(gone(&[0, 0, 0, 0]), 0, "somebody may still write to them");
+        assert_eq!(gone(&[USUAL.age.as_secs() + 1]), 1);
+    }
+
+    #[test]
+    fn a_pack_with_a_held_task_is_known() {
+        let dir = tempfile::tempdir().unwrap();
+        let packer = packs::Packer::new(dir.path().into(), "e1".into());
+        let task: TaskId = "f1.t.0".parse().unwrap();
+        let packed = packs::Packed {
+            task: task.clone(),
+            stdout: b"said".to_vec(),
+            stderr: Vec::new(),
+        };
+        packer.add(&packed).unwrap();
+        let pack = packs::list(dir.path()).remove(0);
+        assert!(has_any(&pack.path, &HashSet::from([task])));
+        assert!(!has_any(
+            &pack.path,
+            &HashSet::from(["f1.t.1".parse().unwrap()])
+        ));
     }
 
     #[test]

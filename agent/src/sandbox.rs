@@ -147,6 +147,11 @@ impl Layout {
         self.dir.join("images")
     }
 
+    /// Small outputs of ended tasks, many in a file.
+    pub fn packs(&self) -> PathBuf {
+        self.dir.join("packs")
+    }
+
     /// Downloads that are kept for later tasks.
     pub fn fetched(&self) -> PathBuf {
         self.dir.join("fetched")

@@ -156,7 +156,11 @@ async fn run(means: &Means, stream: &str, job: StreamJob) -> Result<(), StreamEr
         metrics: &means.metrics,
         patience: STALL,
     };
-    let subject = job.subject;
+    let mut subject = job.subject;
+    if !subject.is_known {
+        let packed = logs::packed(&means.layout, task_of(&job.request)).await?;
+        subject.is_known = packed.is_some();
+    }
     let served = match job.request {
         _ if !subject.is_known => {
             let message = format!(

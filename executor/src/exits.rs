@@ -2,24 +2,20 @@
 //! folder.
 //!
 //! The executor appends each end before it says it over the socket; the agent
-//! reads the file when it finds the executor gone. A record is a frame and a
-//! checksum, so that a record torn by a crash ends the reading instead of
-//! confusing it. Only the executor writes; one of many tasks replaces the file
-//! by a shorter one when it has outgrown what the agent may still ask for.
+//! reads the file when it finds the executor gone. They are [`records`](crate::records).
+//! Only the executor writes; one of many tasks replaces the file by a shorter
+//! one when it has outgrown what the agent may still ask for.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use tepui_types::Digest;
-use tepui_types::wire::executor::{EXITS_FILE, TaskUpdate, VERSION};
-use tepui_types::wire::{LENGTH_BYTES, frame_len, parse};
+use tepui_types::wire::executor::{EXITS_FILE, TaskUpdate};
 
-use crate::protocol::{self, ProtocolError};
+use crate::protocol::ProtocolError;
+use crate::records;
 
-/// Bytes of checksum after each frame: the first of its SHA-256.
-const CHECKSUM_BYTES: usize = 8;
 /// A file below this size is not worth replacing: some thousand records, read
 /// in milliseconds.
 const REPLACE_FLOOR: u64 = 256 * 1024;
@@ -161,19 +157,12 @@ fn open(path: &Path) -> io::Result<File> {
     options.append(true).create(true).mode(0o600).open(path)
 }
 
-fn encode<'a>(records: impl IntoIterator<Item = &'a TaskUpdate>) -> Result<Vec<u8>, ExitsError> {
+fn encode<'a>(updates: impl IntoIterator<Item = &'a TaskUpdate>) -> Result<Vec<u8>, ExitsError> {
     let mut bytes = Vec::new();
-    for record in records {
-        let frame = protocol::encode(record).map_err(ExitsError::Encode)?;
-        bytes.extend_from_slice(&frame);
-        bytes.extend_from_slice(&checksum(&frame));
+    for record in updates {
+        bytes.extend(records::encode(record).map_err(ExitsError::Encode)?);
     }
     Ok(bytes)
-}
-
-fn checksum(frame: &[u8]) -> [u8; CHECKSUM_BYTES] {
-    let digest = Digest::of(frame).0;
-    std::array::from_fn(|place| digest[place])
 }
 
 /// The records in the executor's folder `dir`, oldest first; none when no task
@@ -184,30 +173,10 @@ fn checksum(frame: &[u8]) -> [u8; CHECKSUM_BYTES] {
 pub fn read(dir: &Path) -> Result<Vec<TaskUpdate>, ExitsError> {
     let path = dir.join(EXITS_FILE);
     match std::fs::read(&path) {
-        Ok(bytes) => Ok(parse_records(&bytes)),
+        Ok(bytes) => Ok(records::decode(&bytes).collect()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(source) => Err(ExitsError::Read { path, source }),
     }
-}
-
-fn parse_records(mut bytes: &[u8]) -> Vec<TaskUpdate> {
-    let mut records = Vec::new();
-    while let Some((record, rest)) = parse_record(bytes) {
-        records.push(record);
-        bytes = rest;
-    }
-    records
-}
-
-fn parse_record(bytes: &[u8]) -> Option<(TaskUpdate, &[u8])> {
-    let header = bytes.first_chunk::<LENGTH_BYTES>()?;
-    let frame_bytes = LENGTH_BYTES + frame_len(*header).ok()?;
-    let (frame, rest) = bytes.split_at_checked(frame_bytes)?;
-    let (sum, rest) = rest.split_first_chunk::<CHECKSUM_BYTES>()?;
-    if *sum != checksum(frame) {
-        return None;
-    }
-    Some((parse(VERSION, &frame[LENGTH_BYTES..]).ok()?, rest))
 }
 
 #[cfg(test)]
@@ -260,24 +229,5 @@ mod tests {
         log.replace([&record("kept")]).unwrap_err();
         assert!(!log.has_outgrown());
         assert!(read(dir.path()).unwrap().len() > 100);
-    }
-
-    #[test]
-    fn a_torn_or_foreign_tail_leaves_the_records_before_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut log = ExitLog::open(dir.path()).unwrap();
-        log.append([&record("a"), &record("b")]).unwrap();
-        let path = dir.path().join(EXITS_FILE);
-        let whole = std::fs::read(&path).unwrap();
-        for cut in whole.len() / 2..whole.len() {
-            assert_eq!(parse_records(&whole[..cut]), [record("a")], "cut at {cut}");
-        }
-        for tail in [&b"garbage garbage"[..], &[0; 64], &[0xff; 64]] {
-            let bytes = [&whole, tail].concat();
-            assert_eq!(parse_records(&bytes), ["a", "b"].map(record));
-        }
-        let mut flipped = whole.clone();
-        *flipped.last_mut().unwrap() ^= 1;
-        assert_eq!(parse_records(&flipped), [record("a")]);
     }
 }

@@ -54,6 +54,9 @@ pub struct Spawn<'a> {
     /// Where machine code of WebAssembly programs is kept, absolute: one folder for all executors of
     /// the agent, which make it. Where there is none, each compiles by itself.
     pub code_cache: Option<&'a Path>,
+    /// Where the small outputs of WebAssembly programs are kept together ([`crate::packs`]), absolute. Where
+    /// there is none, each output is a file.
+    pub packs: Option<&'a Path>,
     /// The cgroup of the executor itself, below the hierarchies' roots; made by
     /// the executor. None where there are no cgroups.
     pub cgroup: Option<&'a str>,
@@ -132,6 +135,9 @@ pub fn spawn(request: &Spawn<'_>) -> Result<(), SpawnError> {
     }
     if let Some(folder) = request.code_cache {
         command.arg("--code-cache").arg(folder);
+    }
+    if let Some(folder) = request.packs {
+        command.arg("--packs").arg(folder);
     }
     if let Some(cgroup) = request.cgroup {
         command.arg("--cgroup").arg(cgroup);
@@ -266,6 +272,7 @@ mod tests {
             output_limit: Bytes(0),
             runtime: None,
             code_cache: None,
+            packs: None,
             cgroup: None,
         };
         let error = spawn(&request("/no/such/executor")).unwrap_err();

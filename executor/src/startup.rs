@@ -40,6 +40,8 @@ pub struct Startup {
     pub runtime: Runtime,
     /// Where machine code of WebAssembly programs is kept for all executors of the agent.
     pub code_cache: Option<PathBuf>,
+    /// Where small outputs of ended WebAssembly programs go, those of all executors of the agent.
+    pub packs: Option<PathBuf>,
     /// Its own cgroup.
     pub cgroup: Option<Group>,
     /// Where its agent connects.
@@ -54,7 +56,8 @@ pub enum StartError {
     /// It was called in another way than by an agent.
     #[error(
         "{0}\nusage: an agent starts this program as `--dir DIR --agent ID --output-limit \
-         BYTES --privileges confined|all [--runtime builtin|PATH] [--code-cache DIR] [--cgroup PATH]`, \
+         BYTES --privileges confined|all [--runtime builtin|PATH] [--code-cache DIR] [--packs DIR] \
+         [--cgroup PATH]`, \
          with a listening Unix socket as standard input and DIR/token in place"
     )]
     Usage(String),
@@ -87,6 +90,7 @@ struct Arguments {
     /// None where no container is to be made.
     runtime: Option<Runtime>,
     code_cache: Option<PathBuf>,
+    packs: Option<PathBuf>,
     cgroup: Option<String>,
 }
 
@@ -130,6 +134,7 @@ pub unsafe fn detach() -> Result<Startup, StartError> {
         privileges: arguments.privileges,
         runtime: arguments.runtime.unwrap_or_default(),
         code_cache: arguments.code_cache,
+        packs: arguments.packs,
         cgroup,
         listener,
         identity,
@@ -171,7 +176,8 @@ fn join_cgroup(path: &str) -> Result<Group, CgroupError> {
 
 fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Arguments, StartError> {
     let (mut dir, mut agent, mut output_limit) = (None, None, None);
-    let (mut privileges, mut runtime, mut code_cache, mut cgroup) = (None, None, None, None);
+    let (mut privileges, mut runtime, mut cgroup) = (None, None, None);
+    let (mut code_cache, mut packs) = (None, None);
     while let Some(name) = arguments.next() {
         let slot = match name.as_str() {
             "--dir" => &mut dir,
@@ -180,6 +186,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Arguments, Start
             "--privileges" => &mut privileges,
             "--runtime" => &mut runtime,
             "--code-cache" => &mut code_cache,
+            "--packs" => &mut packs,
             "--cgroup" => &mut cgroup,
             _ => return Err(StartError::Usage(format!("`{name}` is not an option"))),
         };
@@ -207,6 +214,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Arguments, Start
             Err(never) => match never {},
         }),
         code_cache: code_cache.map(PathBuf::from),
+        packs: packs.map(PathBuf::from),
         cgroup,
     })
 }

@@ -9,6 +9,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use tepui_executor::packs::{self, Packed};
+use tepui_types::TaskId;
 use tepui_types::command::CommandOptions;
 use tepui_types::ids::is_label;
 use tepui_types::wire::stream::{LogRequest, MAX_CHUNK, StreamFrame};
@@ -36,18 +38,45 @@ pub(super) async fn serve<C: AsyncRead + AsyncWrite>(
     }
     let path = layout.output(&request.task, member, request.output);
     let ended = ended.filter(|_| request.follow);
-    copy(sender, reader, &path, request.offset, ended).await?;
+    let had_files = copy(sender, reader, &path, request.offset, ended).await?;
+    if !had_files && let Some(packed) = packed(layout, &request.task).await? {
+        let rest = from(packed.output(request.output), request.offset);
+        for bytes in rest.chunks(MAX_CHUNK) {
+            sender.send(StreamFrame::Data(bytes.to_vec())).await?;
+        }
+    }
     sender.send(StreamFrame::End).await
 }
 
-/// Sends what is there from `offset`; until its end, or until `ended` and then to its end.
+/// What is packed of a task's outputs.
+pub(super) async fn packed(layout: &Layout, task: &TaskId) -> Result<Option<Packed>, StreamError> {
+    let (folder, task) = (layout.packs(), task.clone());
+    let found = tokio::task::spawn_blocking(move || packs::find(&folder, &task));
+    let found = found.await.map_err(io::Error::other).flatten();
+    found.map_err(|error| refused("output-unreadable", error.to_string()))
+}
+
+/// What comes from `offset` on; from the end when that is negative.
+fn from(bytes: &[u8], offset: i64) -> &[u8] {
+    let start = match usize::try_from(offset) {
+        Ok(start) => start.min(bytes.len()),
+        Err(_) => {
+            let back = usize::try_from(offset.unsigned_abs()).unwrap_or(usize::MAX);
+            bytes.len().saturating_sub(back)
+        }
+    };
+    &bytes[start..]
+}
+
+/// Sends what is there from `offset`; until its end, or until `ended` and then to its end. False when
+/// there were no files.
 pub(super) async fn copy<C: AsyncRead + AsyncWrite>(
     sender: &mut Sender<'_, C>,
     mut reader: Reader<C>,
     path: &Path,
     offset: i64,
     ended: Option<CancellationToken>,
-) -> Result<(), StreamError> {
+) -> Result<bool, StreamError> {
     let unreadable = |error: io::Error| {
         let message = format!("{}: {error}", path.display());
         refused("output-unreadable", message)
@@ -83,10 +112,10 @@ pub(super) async fn copy<C: AsyncRead + AsyncWrite>(
             sent += count;
         }
         match &ended {
-            _ if is_last => return Ok(()),
+            _ if is_last => return Ok(start.is_none()),
             // Between bursts there is often more at once.
             _ if sent > 0 => tokio::task::yield_now().await,
-            None => return Ok(()),
+            None => return Ok(start.is_none()),
             Some(ended) => tokio::select! {
                 () = ended.cancelled() => {}
                 () = tokio::time::sleep(POLL) => {}

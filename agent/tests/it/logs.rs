@@ -1,6 +1,8 @@
 //! A task's output over a data connection: from an offset, so far, and followed to
 //! the end of the task.
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tepui_types::TaskState;
 
 use crate::master::{FakeMaster, shell};
@@ -101,4 +103,40 @@ async fn silent_task_has_an_empty_output() {
     let stream = master.stream(5).await;
     session.kill(&task.task, 0).await;
     assert_eq!(stream.all().await, (String::new(), Ok(())));
+}
+
+#[tokio::test]
+async fn packed_output_is_read_as_any_other_and_outlives_the_agent_and_the_executor() {
+    let mut master = FakeMaster::start().await;
+    let mut agent = AgentProcess::start(&master);
+    let digest = master.add_artifact(&crate::wasm::hello());
+    let mut session = master.session().await;
+    let task = crate::master::wasm("short", digest);
+    session.launch(&task).await;
+    session.until(&task.task, TaskState::Finished).await;
+    assert!(!agent.layout().task(&task.task).exists(), "it is packed");
+    for (id, offset, text) in [
+        (5, 0, "hello\n"),
+        (6, 4, "o\n"),
+        (7, -3, "lo\n"),
+        (8, 9, ""),
+    ] {
+        session
+            .open_stream(id, &task.task, offset, id % 2 == 1)
+            .await;
+        let read = master.stream(id).await.all().await;
+        assert_eq!(read, (text.to_owned(), Ok(())), "offset {offset}");
+    }
+    agent.kill();
+    for executor in agent.executors() {
+        let _ = kill(Pid::from_raw(executor.pid), Signal::SIGKILL);
+    }
+    agent.start_again(&master);
+    let mut session = master.session().await;
+    session.open_stream(9, &task.task, 0, false).await;
+    let read = session.meanwhile(master.stream(9)).await;
+    assert_eq!(
+        session.meanwhile(read.all()).await,
+        ("hello\n".to_owned(), Ok(()))
+    );
 }

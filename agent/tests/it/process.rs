@@ -11,9 +11,11 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 use tepui_agent::identity::Identity;
 use tepui_agent::sandbox::Layout;
+use tepui_executor::packs;
 use tepui_quota::{Bounds, Settings};
-use tepui_types::Bytes;
 use tepui_types::wire::executor::ProcessIdentity;
+use tepui_types::wire::stream;
+use tepui_types::{Bytes, TaskId};
 
 use crate::master::{FakeMaster, eventually};
 
@@ -71,6 +73,14 @@ impl AgentProcess {
 
     pub fn layout(&self) -> Layout {
         Layout::new(self.dir())
+    }
+
+    /// A task's standard output, from its file or out of a pack.
+    pub fn stdout(&self, task: &TaskId) -> String {
+        let file = std::fs::read(self.layout().output(task, None, stream::Output::Stdout));
+        let packed = || packs::find(&self.layout().packs(), task).ok().flatten();
+        let bytes = file.ok().or_else(|| Some(packed()?.stdout));
+        String::from_utf8(bytes.unwrap_or_default()).unwrap()
     }
 
     pub fn pid(&self) -> Pid {

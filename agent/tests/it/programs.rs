@@ -127,8 +127,7 @@ async fn a_program_in_a_registry_runs_as_wasm_with_its_arguments() {
         let task = contained(name, &format!(r#"{{"image": "{greeting}"}}"#), &[]);
         session.launch(&task).await;
         session.until(&task.task, TaskState::Finished).await;
-        let stdout = agent.layout().task(&task.task).join("stdout");
-        assert_eq!(std::fs::read_to_string(stdout).unwrap(), "hello\n");
+        assert_eq!(agent.stdout(&task.task), "hello\n");
     }
     let container = format!(r#"{{"image": "{arguments}", "pull": "always"}}"#);
     let task = contained("counted", &container, &["one", "two"]);

@@ -47,8 +47,7 @@ async fn program_runs_and_its_artifact_is_fetched_once() {
     session.until(&second.task, TaskState::Finished).await;
     assert_eq!(master.fetches(), 1);
     assert_eq!(agent.executors().len(), 1, "one trust domain, one process");
-    let stdout = agent.layout().task(&first.task).join("stdout");
-    assert_eq!(std::fs::read_to_string(stdout).unwrap(), "hello\n");
+    assert_eq!(agent.stdout(&first.task), "hello\n");
 }
 
 #[tokio::test]

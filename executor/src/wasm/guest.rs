@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use tepui_executor::cgroup::limits::{Limits, memory_of};
 use tepui_executor::environment;
+use tepui_executor::packs::{self, Packed, Packer};
 use tepui_types::task::{TaskUsage, WasmWorkload, reason};
 use tepui_types::wasm::Stdin;
 use tepui_types::wire::agent::TaskLaunch;
@@ -135,6 +136,43 @@ impl Guest {
             let message = format!("the standard input cannot be had from {path}: {error}");
             Reason::new(reason::ARTIFACT_UNAVAILABLE, message)
         })
+    }
+
+    /// Nothing more is written: what is not in files yet goes there, or into a pack if it is all that
+    /// the task leaves behind and little.
+    pub fn finish_outputs(&self) {
+        let packer = self.host.packer.as_ref();
+        let packer = packer.filter(|_| !self.program.wants_files);
+        let most = packer.map_or(0, |_| packs::MOST / 2);
+        let left = match (packer, self.stdout.finish(most), self.stderr.finish(most)) {
+            (Some(packer), Some(stdout), Some(stderr)) => self.pack(packer, stdout, stderr),
+            (_, stdout, stderr) => Some((stdout.unwrap_or_default(), stderr.unwrap_or_default())),
+        };
+        if let Some((stdout, stderr)) = left {
+            self.stdout.restore(stdout);
+            self.stderr.restore(stderr);
+        }
+    }
+
+    /// Gives back what could not be packed.
+    fn pack(
+        &self,
+        packer: &Packer,
+        stdout: Vec<u8>,
+        stderr: Vec<u8>,
+    ) -> Option<(Vec<u8>, Vec<u8>)> {
+        if stdout.is_empty() && stderr.is_empty() {
+            return None;
+        }
+        let task = self.launch().task.clone();
+        let packed = Packed {
+            task,
+            stdout,
+            stderr,
+        };
+        let error = packer.add(&packed).err()?;
+        tracing::debug!(task = %packed.task, %error, "an output is not packed, and goes to its file");
+        Some((packed.stdout, packed.stderr))
     }
 
     /// What all its instances used.

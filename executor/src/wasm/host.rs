@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::thread::available_parallelism;
 
+use tepui_executor::packs::Packer;
 use tepui_executor::startup::Startup;
 use tepui_types::wire::executor::TaskUpdate;
 use tepui_types::{AgentId, Bytes};
@@ -33,6 +34,8 @@ pub struct Host {
     pub request_places: Semaphore,
     /// The agent, for the environment.
     pub agent: AgentId,
+    /// Keeps small outputs together.
+    pub packer: Option<Packer>,
     /// How much of each output of a task is kept.
     pub output_limit: Bytes,
     /// Where updates go.
@@ -56,10 +59,17 @@ impl Host {
             request_places: Semaphore::new(MAX_REQUESTS),
             engine,
             agent: startup.agent,
+            packer: packer(startup),
             output_limit: startup.output_limit,
             updates,
         })
     }
+}
+
+fn packer(startup: &Startup) -> Option<Packer> {
+    // The name of its folder is its number.
+    let prefix = startup.dir.file_name()?.to_string_lossy().into_owned();
+    Some(Packer::new(startup.packs.clone()?, prefix))
 }
 
 /// wasmtime's errors are of a type of their own.

@@ -2,8 +2,10 @@
 //!
 //! A file is made at the first write and open only while it is appended to, so
 //! that a thousand quiet tasks hold no descriptor. What a guest wrote is in the
-//! file after [`FLUSH_INTERVAL`] at the latest, and before its end is told. Past
-//! the limit it is dropped, and the guest does not learn of it.
+//! file after [`FLUSH_INTERVAL`] at the latest, and before its end is told. Little
+//! that is not in a file when the guest ends may go into a pack instead
+//! ([`tepui_executor::packs`]). Past the limit it is dropped, and the guest does
+//! not learn of it.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -86,6 +88,8 @@ struct Shared {
 struct State {
     ration: Ration,
     bytes: Vec<u8>,
+    /// Whether there is a file.
+    has_file: bool,
     /// Whether the flusher has it.
     waiting: bool,
     /// Why the last append failed; said to the guest at its next write.
@@ -100,6 +104,7 @@ impl Output {
         let state = State {
             ration: Ration::new(limit),
             bytes: Vec::new(),
+            has_file: false,
             waiting: false,
             failed: None,
             logged: false,
@@ -113,13 +118,26 @@ impl Output {
         }
     }
 
-    /// The guest has ended: appends what waits, and how much was dropped.
-    pub fn finish(&self) {
+    /// The guest has ended: says how much was dropped, and gives all of the output if it is no more
+    /// than so many bytes and none of it is in the file. What it then does not give is in the file.
+    #[must_use]
+    pub fn finish(&self, most: usize) -> Option<Vec<u8>> {
         let mut state = self.lock();
         let notice = state.ration.finish();
         state
             .bytes
             .extend_from_slice(notice.unwrap_or_default().as_bytes());
+        if !state.has_file && state.bytes.len() <= most {
+            return Some(std::mem::take(&mut state.bytes));
+        }
+        self.append(&mut state);
+        None
+    }
+
+    /// Appends what [`finish`](Self::finish) gave.
+    pub fn restore(&self, bytes: Vec<u8>) {
+        let mut state = self.lock();
+        state.bytes = bytes;
         self.append(&mut state);
     }
 
@@ -163,6 +181,7 @@ impl Output {
             return;
         }
         let path = &self.shared.path;
+        state.has_file = true;
         let appended = open(path).and_then(|mut file| file.write_all(&state.bytes));
         if let Err(error) = appended {
             if !std::mem::replace(&mut state.logged, true) {
@@ -260,7 +279,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tasks/t/stdout");
         let output = Output::new(path.clone(), LIMIT, Flusher::start().unwrap());
-        output.finish();
+        assert_eq!(output.finish(0), Some(Vec::new()));
         assert!(!path.exists());
         for _ in 0..3 {
             output.write(&[b'x'; BUFFER_BYTES / 2]).unwrap();

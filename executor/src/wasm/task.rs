@@ -72,8 +72,7 @@ async fn run_guest(guest: &Arc<Guest>, kill: &Kill) -> (Verdict, TaskUsage) {
         }
         Code::Service(code) => Box::pin(service::run(guest, code, kill)).await,
     };
-    guest.stdout.finish();
-    guest.stderr.finish();
+    guest.finish_outputs();
     (verdict, guest.usage())
 }
 

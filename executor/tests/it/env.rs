@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use tepui_executor::output::DEFAULT_LIMIT;
 use tepui_executor::privileges::Privileges;
 use tepui_executor::runtime::Runtime;
 use tepui_executor::spawn::{Spawn, connect, spawn};
-use tepui_executor::{cgroup, identity, protocol};
+use tepui_executor::{cgroup, identity, packs, protocol};
 use tepui_types::resources::PortRanges;
 use tepui_types::task::{CommandWorkload, TaskSpec, WasmWorkload, Workload};
 use tepui_types::wire::agent::TaskLaunch;
@@ -146,6 +146,7 @@ impl Executor {
             privileges,
             runtime,
             code_cache,
+            packs: Some(&root.path().join("packs")),
             cgroup: cgroup.as_deref(),
         })
         .unwrap();
@@ -177,7 +178,22 @@ impl Executor {
 
     /// What a task wrote.
     pub fn output(&self, name: &str, stream: &str) -> String {
-        fs::read_to_string(self.task_dir(name).join(stream)).unwrap_or_default()
+        let file = fs::read(self.task_dir(name).join(stream));
+        let bytes = file.or_else(|_| self.packed(name, stream));
+        String::from_utf8(bytes.unwrap_or_default()).unwrap_or_default()
+    }
+
+    /// An output as it is in a pack.
+    pub fn packed(&self, name: &str, stream: &str) -> io::Result<Vec<u8>> {
+        let packed = packs::find(&self.packs(), &task(name))?;
+        let outputs = packed.map(|packed| [packed.stdout, packed.stderr]);
+        let [stdout, stderr] = outputs.ok_or(io::ErrorKind::NotFound)?;
+        Ok(if stream == "stdout" { stdout } else { stderr })
+    }
+
+    /// Where it packs small outputs.
+    pub fn packs(&self) -> PathBuf {
+        self.root.path().join("packs")
     }
 
     /// Sends one frame.

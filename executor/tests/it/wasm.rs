@@ -173,6 +173,30 @@ fn files_are_in_the_sandbox_and_nowhere_else() {
 }
 
 #[test]
+fn small_outputs_are_packed_and_large_ones_are_files() {
+    let mut executor = Executor::wasm();
+    for (name, program, is_packed) in [
+        ("small", programs::component(0), true),
+        ("large", programs::writes_pages(1), false),
+    ] {
+        executor.launch(Builder::wasm(name, program));
+        check(&executor.end(name), "finished", "", Some(0), "");
+        assert_eq!(executor.task_dir(name).exists(), !is_packed, "{name}");
+        assert_eq!(executor.packed(name, "stderr").is_ok(), is_packed, "{name}");
+    }
+}
+
+#[test]
+fn what_cannot_be_packed_is_in_a_file() {
+    let mut executor = Executor::wasm();
+    fs::write(executor.packs(), "no folder").unwrap();
+    executor.launch(Builder::wasm("t", programs::component(0)));
+    check(&executor.end("t"), "finished", "", Some(0), "");
+    let stdout = fs::read_to_string(executor.task_dir("t").join("stdout"));
+    assert_eq!(stdout.unwrap(), "hello from p2\n");
+}
+
+#[test]
 fn output_is_visible_while_the_program_runs_and_a_kill_ends_it() {
     let mut executor = Executor::wasm();
     let silent = programs::component_that_sleeps();
