@@ -37,8 +37,8 @@ const BATCH: usize = 64;
 const WAITING: usize = 10_000;
 const PROCESSES: usize = 5;
 
-/// Pairs of runs with neighbours and without, and what each does: about a second.
-const PAIRS: usize = 9;
+/// Rounds of runs with neighbours and without, and what each does: about a second.
+const ROUNDS: usize = 9;
 const TURNS: u32 = 1_500_000_000;
 
 /// A row of the table: name and measurement.
@@ -263,15 +263,20 @@ fn ask(port: u16, times: usize) -> Vec<f64> {
     took
 }
 
-/// What a spinning neighbour on each processor costs a task that has a whole one.
+/// What a spinning neighbour on each processor costs a task that has a whole one; and what it loses
+/// where no neighbour is in its executor, but processes that are nobody's keep the other processors busy:
+/// that much is the machine's.
 fn neighbour_loss() {
     let (_code, mut executor) = executor();
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    let (mut alone, mut beside) = (Vec::new(), Vec::new());
+    let (mut alone, mut busy, mut beside) = (Vec::new(), Vec::new(), Vec::new());
     work(&mut executor, "warm");
-    for pair in 0..PAIRS {
-        alone.push(work(&mut executor, &format!("alone-{pair}")));
-        let spin = |place: usize| format!("spin-{pair}-{place}");
+    for round in 0..ROUNDS {
+        alone.push(work(&mut executor, &format!("alone-{round}")));
+        let others: Vec<_> = (1..processors).map(|_| Spinning::start()).collect();
+        busy.push(work(&mut executor, &format!("busy-{round}")));
+        drop(others);
+        let spin = |place: usize| format!("spin-{round}-{place}");
         let share = MilliCpus(1000 * (processors as u64 - 1) / processors as u64);
         for place in 0..processors {
             executor.launch(Builder::wasm(&spin(place), programs::spins()).cpus(share));
@@ -279,16 +284,40 @@ fn neighbour_loss() {
                 executor.output(&spin(place), "stdout") == "spin\n"
             });
         }
-        beside.push(work(&mut executor, &format!("beside-{pair}")));
+        beside.push(work(&mut executor, &format!("beside-{round}")));
         for place in 0..processors {
             executor.kill(&spin(place), 0);
             executor.end(&spin(place));
         }
     }
-    let (alone, _) = percentiles(alone);
-    let (beside, _) = percentiles(beside);
-    let loss = 100.0 * (1.0 - alone / beside);
-    row("neighbour_loss_percent", loss, "%");
+    let [alone, busy, beside] = [alone, busy, beside].map(|seconds| percentiles(seconds).0);
+    row(
+        "neighbour_loss_percent",
+        100.0 * (1.0 - alone / beside),
+        "%",
+    );
+    row(
+        "busy_machine_loss_percent",
+        100.0 * (1.0 - alone / busy),
+        "%",
+    );
+}
+
+/// A process that spins, until it is dropped.
+struct Spinning(std::process::Child);
+
+impl Spinning {
+    fn start() -> Self {
+        let mut command = std::process::Command::new("sh");
+        Self(command.args(["-c", "while :; do :; done"]).spawn().unwrap())
+    }
+}
+
+impl Drop for Spinning {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// Seconds that a task takes for its work.

@@ -41,6 +41,8 @@ mod host;
 mod kill;
 #[path = "../wasm/limits.rs"]
 mod limits;
+#[path = "../wasm/line.rs"]
+mod line;
 #[path = "../wasm/machine_code.rs"]
 mod machine_code;
 #[path = "../wasm/module_files.rs"]

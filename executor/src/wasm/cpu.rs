@@ -7,7 +7,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Wake, Waker, ready};
 use std::time::Duration;
 
@@ -15,14 +15,13 @@ use futures::task::AtomicWaker;
 use tepui_types::MilliCpus;
 
 use crate::gate::{Account, Gate, Place};
+use crate::line::SeatId;
 use crate::throttle::Throttle;
 
-/// Not woken since its last poll.
-const IDLE: u8 = 0;
-/// Woken, and nobody waits for it.
-const WOKEN: u8 = 1;
-/// Woken, and counted by the gate as one that goes before others.
-const COUNTED: u8 = 2;
+/// How often one that is owed its thread is polled before the runtime may do something else with that. A
+/// runtime moves what yields from thread to thread, and the kernel threads from processor to processor:
+/// that cost a task beside others a tenth of its time.
+const TURNS: u32 = 5;
 
 /// What the futures of one task took together.
 #[derive(Clone)]
@@ -33,6 +32,14 @@ pub struct Cpu {
 struct Used {
     nanos: AtomicU64,
     account: Account,
+}
+
+impl Used {
+    fn charge(&self, took: Duration) {
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.nanos.fetch_add(nanos, Ordering::Relaxed);
+        self.account.charge(took);
+    }
 }
 
 impl Cpu {
@@ -58,17 +65,19 @@ impl Cpu {
 
     /// Charges what the polls of `future` take, and lets them wait for their turn.
     pub fn charge<'a, T>(&self, future: impl Future<Output = T> + Send + 'a) -> Charged<'a, T> {
-        let bell = Arc::new(Bell {
-            task: AtomicWaker::new(),
-            state: AtomicU8::new(IDLE),
-            polling: AtomicBool::new(false),
+        let task = Arc::new(AtomicWaker::new());
+        let place = Place::new(&self.used.account, task.clone());
+        let bell = Bell {
+            task: task.clone(),
+            seat: place.seat(),
             used: self.used.clone(),
-        });
+        };
         Charged {
             inner: Box::pin(future),
-            waker: Waker::from(bell.clone()),
-            bell,
-            place: Place::default(),
+            used: self.used.clone(),
+            waker: Waker::from(Arc::new(bell)),
+            task,
+            place,
         }
     }
 }
@@ -76,8 +85,10 @@ impl Cpu {
 /// A future whose polls are charged.
 pub struct Charged<'a, T> {
     inner: Pin<Box<dyn Future<Output = T> + Send + 'a>>,
-    bell: Arc<Bell>,
+    used: Arc<Used>,
     waker: Waker,
+    /// Whom it is polled by.
+    task: Arc<AtomicWaker>,
     place: Place,
 }
 
@@ -86,67 +97,35 @@ impl<T> Future for Charged<'_, T> {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
         let this = self.get_mut();
-        this.bell.task.register(context.waker());
-        this.bell.answered();
-        let used = &this.bell.used;
+        this.task.register(context.waker());
+        let used = &this.used;
         let mut context = Context::from_waker(&this.waker);
         let running = ready!(this.place.poll(&used.account, &mut context));
-        this.bell.polling.store(true, Ordering::Relaxed);
-        let before = thread_time();
-        let result = this.inner.as_mut().poll(&mut context);
-        let took = thread_time().saturating_sub(before);
-        this.bell.polling.store(false, Ordering::Relaxed);
-        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        used.nanos.fetch_add(nanos, Ordering::Relaxed);
-        used.account.charge(took);
-        drop(running);
-        this.bell.reconsider();
-        result
+        let mut turns = 0;
+        loop {
+            let before = thread_time();
+            let result = this.inner.as_mut().poll(&mut context);
+            // Before its turn is over, for what comes then depends on it.
+            used.charge(thread_time().saturating_sub(before));
+            turns += 1;
+            if result.is_ready() || turns == TURNS || !running.goes_on() {
+                return result;
+            }
+        }
     }
 }
 
 impl<T> Drop for Charged<'_, T> {
     fn drop(&mut self) {
-        self.bell.close();
+        self.place.leave(&self.used.account.gate);
     }
 }
 
 /// Wakes the task, and tells the gate of it.
 struct Bell {
-    task: AtomicWaker,
-    state: AtomicU8,
-    /// Who wakes it while it is polled is mostly the future itself, which yields.
-    polling: AtomicBool,
+    task: Arc<AtomicWaker>,
+    seat: SeatId,
     used: Arc<Used>,
-}
-
-impl Bell {
-    /// The future has its turn, or waits for it in another way.
-    fn answered(&self) {
-        if self.state.swap(IDLE, Ordering::AcqRel) == COUNTED {
-            self.used.account.gate.waits_no_more();
-        }
-    }
-
-    /// It was woken when the poll that has just been charged was not charged yet.
-    fn reconsider(&self) {
-        if self.state.load(Ordering::Acquire) != COUNTED || self.used.account.is_within() {
-            return;
-        }
-        let changed =
-            self.state
-                .compare_exchange(COUNTED, WOKEN, Ordering::AcqRel, Ordering::Acquire);
-        if changed.is_ok() {
-            self.used.account.gate.waits_no_more();
-        }
-    }
-
-    /// There will be no other poll, and wakers may be left of it.
-    fn close(&self) {
-        if self.state.swap(WOKEN, Ordering::AcqRel) == COUNTED {
-            self.used.account.gate.waits_no_more();
-        }
-    }
 }
 
 impl Wake for Bell {
@@ -155,20 +134,8 @@ impl Wake for Bell {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        if self.state.load(Ordering::Acquire) == IDLE {
-            let account = &self.used.account;
-            let woken = if account.is_within() { COUNTED } else { WOKEN };
-            // It is counted before anyone can take it off again.
-            if woken == COUNTED {
-                account.gate.wait(!self.polling.load(Ordering::Relaxed));
-            }
-            let changed =
-                self.state
-                    .compare_exchange(IDLE, woken, Ordering::AcqRel, Ordering::Acquire);
-            if changed.is_err() && woken == COUNTED {
-                account.gate.waits_no_more();
-            }
-        }
+        // First: whoever polls it at once is to find it so.
+        self.used.account.woken(self.seat);
         self.task.wake();
     }
 }

@@ -1,35 +1,26 @@
-//! Who goes first: tasks within their guaranteed share of the processors before those beyond it.
+//! Who goes first: tasks that are owed their guaranteed share of the processors, then those within it,
+//! then those beyond it.
 //!
-//! It is asked before each poll of a task's futures. A future of a task beyond its guarantee needs
-//! one of as many passes as there are guest threads, in the order of asking, and then that nobody
-//! waits who is within. So however many spin, those who come before them find short queues; and
-//! what nobody has a right to is taken all the same.
+//! It is asked before each poll of a task's futures, and told when one of them is woken; what it knows of
+//! them is a [line](crate::line).
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use futures::task::AtomicWaker;
 use tepui_types::MilliCpus;
-use tokio::sync::futures::OwnedNotified;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep_until};
-use tokio_util::sync::PollSemaphore;
 
+use crate::line::{Line, Right, SeatId};
 use crate::share::{Share, Turn};
 use crate::throttle::Throttle;
 
 /// What all tasks of the process ask.
 pub struct Gate {
     started: Instant,
-    passes: Arc<Semaphore>,
-    /// Futures within their guarantees that were woken and did not have their turn yet.
-    waiting: AtomicUsize,
-    /// Told when nobody waits any more.
-    opened: Arc<Notify>,
-    /// Futures beyond that have a thread now.
-    beyond: AtomicUsize,
+    line: Mutex<Line<Arc<AtomicWaker>>>,
     interrupt: Box<dyn Fn() + Send + Sync>,
 }
 
@@ -38,32 +29,22 @@ impl Gate {
     pub fn new(threads: usize, interrupt: impl Fn() + Send + Sync + 'static) -> Arc<Self> {
         Arc::new(Self {
             started: Instant::now(),
-            passes: Arc::new(Semaphore::new(threads)),
-            waiting: AtomicUsize::new(0),
-            opened: Arc::new(Notify::new()),
-            beyond: AtomicUsize::new(0),
+            line: Mutex::new(Line::new(threads)),
             interrupt: Box::new(interrupt),
         })
     }
 
-    /// Another within its guarantee waits. If it was woken from outside, whoever is beyond goes
-    /// at once; one that has just yielded waits as all do.
-    pub fn wait(&self, from_outside: bool) {
-        self.waiting.fetch_add(1, Ordering::SeqCst);
-        if from_outside && self.beyond.load(Ordering::Relaxed) > 0 {
-            (self.interrupt)();
-        }
+    fn line(&self) -> MutexGuard<'_, Line<Arc<AtomicWaker>>> {
+        self.line.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One of those waits no more.
-    pub fn waits_no_more(&self) {
-        if self.waiting.fetch_sub(1, Ordering::SeqCst) == 1 {
-            self.opened.notify_waiters();
+    /// Changes the line, and wakes whose turn it is by then.
+    fn change(&self, change: impl FnOnce(&mut Line<Arc<AtomicWaker>>) -> Option<Arc<AtomicWaker>>) {
+        // Not under the lock: a waker may do anything.
+        let next = change(&mut self.line());
+        if let Some(next) = next {
+            next.wake();
         }
-    }
-
-    fn is_open(&self) -> bool {
-        self.waiting.load(Ordering::SeqCst) == 0
     }
 }
 
@@ -91,15 +72,25 @@ impl Account {
         }
     }
 
-    /// Whether it has a right to the processor.
-    pub fn is_within(&self) -> bool {
-        self.turn() == Turn::Within
+    fn right(&self) -> Right {
+        match self.turn() {
+            Turn::Owed => Right::Owed,
+            Turn::Within(_) => Right::Within,
+            Turn::Beyond(_) | Turn::Over(_) => Right::Beyond,
+        }
     }
 
     /// It has used so much.
     pub fn charge(&self, used: Duration) {
         let now = self.gate.started.elapsed();
         self.share().charge(used, now);
+    }
+
+    /// One of its futures was woken; if there is no thread for it, others yield.
+    pub fn woken(&self, seat: SeatId) {
+        if self.gate.line().woken(seat, || self.right()) {
+            (self.gate.interrupt)();
+        }
     }
 
     fn turn(&self) -> Turn {
@@ -109,51 +100,60 @@ impl Account {
         share.turn(now)
     }
 
-    fn share(&self) -> std::sync::MutexGuard<'_, Share> {
+    fn share(&self) -> MutexGuard<'_, Share> {
         self.share.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// One future's place before the gate: empty while its task is within its guarantee.
-#[derive(Default)]
+/// One future's place before the gate.
 pub struct Place {
+    seat: SeatId,
     until: Option<Pin<Box<Sleep>>>,
-    queue: Option<PollSemaphore>,
-    pass: Option<OwnedSemaphorePermit>,
-    opened: Option<Pin<Box<OwnedNotified>>>,
 }
 
 /// One poll; over when it is dropped.
 pub struct Running<'a> {
-    beyond: Option<(&'a Gate, Option<OwnedSemaphorePermit>)>,
+    account: &'a Account,
+    seat: SeatId,
 }
 
 impl Place {
+    /// One of that task's futures, which `waker` wakes.
+    pub fn new(account: &Account, waker: Arc<AtomicWaker>) -> Self {
+        Self {
+            seat: account.gate.line().enter(waker),
+            until: None,
+        }
+    }
+
+    /// By which it is known.
+    pub fn seat(&self) -> SeatId {
+        self.seat
+    }
+
     /// Ready when the future may be polled, once.
     pub fn poll<'a>(
         &mut self,
         account: &'a Account,
         context: &mut Context<'_>,
     ) -> Poll<Running<'a>> {
+        let gate = &*account.gate;
         loop {
-            let until = match account.turn() {
-                Turn::Within => {
-                    *self = Self::default();
-                    return Poll::Ready(Running { beyond: None });
-                }
-                Turn::Beyond(until) => {
-                    if let Poll::Ready(pass) = self.poll_pass(&account.gate, context) {
-                        return Poll::Ready(Running::beyond(&account.gate, pass));
-                    }
-                    until
-                }
+            let (is_admitted, until) = match account.turn() {
+                Turn::Owed => (self.ask(gate, Right::Owed), Duration::ZERO),
+                Turn::Within(until) => (self.ask(gate, Right::Within), until),
+                Turn::Beyond(until) => (self.ask(gate, Right::Beyond), until),
                 Turn::Over(until) => {
-                    (self.queue, self.pass, self.opened) = (None, None, None);
-                    until
+                    gate.change(|line| line.rest(self.seat));
+                    (false, until)
                 }
             };
+            if is_admitted {
+                let seat = self.seat;
+                return Poll::Ready(Running { account, seat });
+            }
             // Its own time comes, whatever others do.
-            let until = account.gate.started + until;
+            let until = gate.started + until;
             let sleep = self
                 .until
                 .get_or_insert_with(|| Box::pin(sleep_until(until)));
@@ -164,46 +164,34 @@ impl Place {
         }
     }
 
-    /// A pass, and nobody who goes before. The semaphore is never closed.
-    fn poll_pass(
-        &mut self,
-        gate: &Arc<Gate>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<OwnedSemaphorePermit>> {
-        if self.pass.is_none() {
-            let queue = || PollSemaphore::new(gate.passes.clone());
-            let queue = self.queue.get_or_insert_with(queue);
-            self.pass = ready!(queue.poll_acquire(context));
-        }
-        while !gate.is_open() {
-            let opened = || Box::pin(gate.opened.clone().notified_owned());
-            let opened = self.opened.get_or_insert_with(opened);
-            // Who opens it between the two looks is heard.
-            opened.as_mut().enable();
-            if gate.is_open() {
-                break;
-            }
-            ready!(opened.as_mut().poll(context));
-            self.opened = None;
-        }
-        self.opened = None;
-        Poll::Ready(self.pass.take())
+    fn ask(&self, gate: &Gate, right: Right) -> bool {
+        let mut is_admitted = false;
+        gate.change(|line| {
+            is_admitted = line.ask(self.seat, right);
+            // There may be a thread for another.
+            line.call()
+        });
+        is_admitted
+    }
+
+    /// It is not polled again.
+    pub fn leave(&self, gate: &Gate) {
+        gate.change(|line| line.exit(self.seat));
     }
 }
 
-impl<'a> Running<'a> {
-    fn beyond(gate: &'a Gate, pass: Option<OwnedSemaphorePermit>) -> Self {
-        gate.beyond.fetch_add(1, Ordering::Relaxed);
-        Self {
-            beyond: Some((gate, pass)),
-        }
+impl Running<'_> {
+    /// Whether it may be polled once more at once, for it has yielded and the thread is its own.
+    pub fn goes_on(&self) -> bool {
+        let account = self.account;
+        account.gate.line().goes_on(self.seat, || account.right())
     }
 }
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        if let Some((gate, _)) = &self.beyond {
-            gate.beyond.fetch_sub(1, Ordering::Relaxed);
-        }
+        let account = self.account;
+        let gate = &account.gate;
+        gate.change(|line| line.ended(self.seat, || account.right()));
     }
 }

@@ -1,9 +1,10 @@
 //! What a task may have of the processors: the share that is its own, and the most that it gets.
 //!
 //! Pure: the time and what was used are arguments. Each is a bucket into which processor time flows
-//! at the task's rate, and which holds what flows in a period. A task whose own bucket has
-//! something in it is *within* its guarantee, and goes before those that are *beyond* theirs. One
-//! whose ceiling's bucket is empty does not run at all until some has flowed in.
+//! at the task's rate, and which holds what flows in a period. A task whose own bucket is full, or lacks
+//! no more than a turn takes, is *owed* its time: it has had no more than its rate, and goes before those
+//! who have. One whose bucket has something in it is *within* its guarantee, and goes before those that
+//! are *beyond* theirs. One whose ceiling's bucket is empty does not run at all until some has flowed in.
 
 use std::time::Duration;
 
@@ -20,8 +21,10 @@ const PARTS: i64 = 1000;
 /// May a task run now?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Turn {
-    /// It is within its guarantee.
-    Within,
+    /// It has had no more than its guarantee lately.
+    Owed,
+    /// It has had more lately, and is within its guarantee over a period. It is owed again at that time.
+    Within(Duration),
     /// What it takes now is spare: it may, if nobody waits who is within theirs. By its own
     /// guarantee it may again after that time.
     Beyond(Duration),
@@ -64,9 +67,11 @@ impl Share {
                 return Turn::Over(most.filled_at());
             }
         }
-        match self.guarantee.has_some(now) {
-            true => Turn::Within,
-            false => Turn::Beyond(self.guarantee.filled_at()),
+        let own = &mut self.guarantee;
+        match own.has_some(now) {
+            true if own.level > own.brim() => Turn::Owed,
+            true => Turn::Within(own.reaches_at(own.brim() + 1)),
+            false => Turn::Beyond(own.filled_at()),
         }
     }
 
@@ -109,10 +114,14 @@ impl Bucket {
     }
 
     fn flow(&mut self, now: Duration) {
-        let passed = nanos(now.saturating_sub(self.at));
+        self.level = self.level_at(now).min(self.capacity());
         self.at = self.at.max(now);
-        let inflow = passed.saturating_mul(self.milli);
-        self.level = self.level.saturating_add(inflow).min(self.capacity());
+    }
+
+    /// What is in it, and what is too much.
+    fn level_at(&self, now: Duration) -> i64 {
+        let passed = nanos(now.saturating_sub(self.at));
+        self.level.saturating_add(passed.saturating_mul(self.milli))
     }
 
     fn has_some(&mut self, now: Duration) -> bool {
@@ -121,14 +130,31 @@ impl Bucket {
     }
 
     fn take(&mut self, used: Duration, now: Duration) {
-        self.flow(now);
-        self.level = self.level.saturating_sub(nanos(used).saturating_mul(PARTS));
+        // What flowed in while it was used is there for it.
+        let left = self
+            .level_at(now)
+            .saturating_sub(nanos(used).saturating_mul(PARTS));
+        self.level = left.min(self.capacity());
+        self.at = self.at.max(now);
+    }
+
+    /// What a turn takes of it.
+    fn worth(&self) -> i64 {
+        nanos(QUANTUM).saturating_mul(PARTS).min(self.capacity())
+    }
+
+    /// Above this it is as good as full.
+    fn brim(&self) -> i64 {
+        self.capacity() - self.worth()
     }
 
     /// When it is worth to go on.
     fn filled_at(&self) -> Duration {
-        let worth = nanos(QUANTUM).saturating_mul(PARTS).min(self.capacity());
-        let missing = worth.saturating_sub(self.level).max(0) as u64;
+        self.reaches_at(self.worth())
+    }
+
+    fn reaches_at(&self, level: i64) -> Duration {
+        let missing = level.saturating_sub(self.level).max(0) as u64;
         let wait = missing.div_ceil(self.milli as u64);
         self.at.saturating_add(Duration::from_nanos(wait))
     }
@@ -168,8 +194,8 @@ mod tests {
         }
     }
 
-    /// One processor for these, tick after tick, as the executor shares it: who is within goes
-    /// before who is beyond, and each kind in its order. Gives what each had, in thousandths.
+    /// One processor for these, tick after tick, as the executor shares it: who is owed goes before who
+    /// is within, and that one before who is beyond; each kind in its order. Gives what each had, in thousandths.
     fn simulate(mut wishes: Vec<Wish>) -> Vec<u64> {
         let mut queue: Vec<usize> = (0..wishes.len()).collect();
         let mut now = Duration::ZERO;
@@ -185,13 +211,16 @@ mod tests {
                     turns.push((*place, wish.share.turn(now)));
                 }
             }
-            let within = turns.iter().find(|(_, turn)| *turn == Turn::Within);
-            let beyond = || {
-                turns
-                    .iter()
-                    .find(|(_, turn)| matches!(turn, Turn::Beyond(_)))
+            let rank = |turn: &Turn| match turn {
+                Turn::Owed => Some(0),
+                Turn::Within(_) => Some(1),
+                Turn::Beyond(_) => Some(2),
+                Turn::Over(_) => None,
             };
-            let next = within.or_else(beyond).map(|(place, _)| *place);
+            let ranked = turns
+                .iter()
+                .filter_map(|(place, turn)| Some((rank(turn)?, *place)));
+            let next = ranked.min_by_key(|(rank, _)| *rank).map(|(_, place)| place);
             now += TICK;
             if let Some(next) = next {
                 queue.retain(|place| *place != next);
@@ -247,7 +276,7 @@ mod tests {
                     assert!(until > now);
                     now = until;
                 }
-                Turn::Within | Turn::Beyond(_) => {
+                Turn::Owed | Turn::Within(_) | Turn::Beyond(_) => {
                     now += TICK;
                     used += TICK;
                     share.charge(TICK, now);
@@ -259,6 +288,26 @@ mod tests {
     }
 
     #[test]
+    fn who_has_had_no_more_than_its_own_goes_before_who_saved_some() {
+        let mut share = Share::new(MilliCpus(1000), None, Duration::ZERO);
+        let mut now = Duration::ZERO;
+        // One that takes all that is its own, turns of any length, is owed the next one as well.
+        for turn in [2, 2, 30, 2, 500, 2] {
+            now += Duration::from_millis(turn);
+            share.charge(Duration::from_millis(turn), now);
+            assert_eq!(share.turn(now), Turn::Owed);
+        }
+        // One that has had twice its own has saved time left, and is owed some a little later.
+        let mut share = Share::new(MilliCpus(500), None, now);
+        share.charge(PERIOD / 4, now + PERIOD / 4);
+        let Turn::Within(until) = share.turn(now + PERIOD / 4) else {
+            panic!("it has had more than its own, and not all that it had saved");
+        };
+        assert_eq!(share.turn(until), Turn::Owed);
+        assert!(until < now + PERIOD);
+    }
+
+    #[test]
     fn spare_time_is_not_owed_for_long() {
         let mut share = Share::new(MilliCpus(500), None, Duration::ZERO);
         let now = Duration::from_secs(3600);
@@ -267,7 +316,7 @@ mod tests {
             panic!("it has used all that is its own");
         };
         assert!(until <= now + 2 * PERIOD, "{until:?}");
-        assert_eq!(share.turn(until), Turn::Within);
+        assert!(matches!(share.turn(until), Turn::Within(_)));
     }
 
     #[test]
@@ -277,10 +326,10 @@ mod tests {
         let Turn::Over(until) = least.turn(TICK) else {
             panic!("a bucket of nothing is empty");
         };
-        assert_eq!(least.turn(until), Turn::Within);
+        assert_eq!(least.turn(until), Turn::Owed);
         let mut most = Share::new(MilliCpus(u64::MAX), None, Duration::ZERO);
         most.charge(RUN, TICK);
-        assert_eq!(most.turn(TICK), Turn::Within);
+        assert!(matches!(most.turn(TICK), Turn::Within(_)));
     }
 
     #[test]
