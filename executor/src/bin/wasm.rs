@@ -69,6 +69,8 @@ mod share;
 mod task;
 #[path = "../wasm/throttle.rs"]
 mod throttle;
+#[path = "../wasm/ticker.rs"]
+mod ticker;
 #[path = "../wasm/tls.rs"]
 mod tls;
 #[path = "../wasm/verdict.rs"]

@@ -59,7 +59,6 @@ pub async fn run(guest: &Guest, command: Command<'_>, kill: &Kill) -> Verdict {
 /// The guest's result; none if it was killed.
 async fn drive(guest: &Guest, kill: &Kill, run: Charged<'_, Ended>) -> Option<Ended> {
     guest.say_running().await;
-    let _running = guest.host.ticker.run();
     tokio::select! {
         biased;
         () = kill.asked() => None,

@@ -1,12 +1,9 @@
 //! The wasmtime engine of this process, and the clock by which guests yield.
 //!
 //! Guests yield at each epoch, so that one that spins shares its thread and can
-//! be ended. Epochs pass only while something runs: an idle executor sleeps.
+//! be ended.
 
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread;
-use std::time::Duration;
 
 use wasmtime::{
     Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, WasmBacktraceDetails,
@@ -18,9 +15,6 @@ pub const MAX_INSTANCES: usize = 2_000;
 /// Requests of all services that have an instance at once; later ones wait.
 pub const MAX_REQUESTS: usize = 1_000;
 
-/// How long a guest runs before others on its thread have their turn: many
-/// short tasks are over by then, and spinning ones cost 500 switches a second.
-const EPOCH: Duration = Duration::from_millis(2);
 /// A component has core instances for its adapters beside its own.
 const CORE_INSTANCES_PER_TASK: u32 = 8;
 const TABLES_PER_TASK: u32 = 4;
@@ -74,57 +68,4 @@ fn pool() -> InstanceAllocationStrategy {
         .linear_memory_keep_resident(KEEP_RESIDENT)
         .table_keep_resident(KEEP_RESIDENT);
     InstanceAllocationStrategy::Pooling(pool)
-}
-
-/// Lets epochs pass while at least one [`Running`] exists.
-#[derive(Clone)]
-pub struct Ticker {
-    shared: Arc<(Mutex<usize>, Condvar)>,
-}
-
-/// While it exists, epochs pass.
-pub struct Running {
-    ticker: Ticker,
-}
-
-impl Ticker {
-    /// Starts the clock of `engine`.
-    #[expect(clippy::disallowed_methods, reason = "on a thread of its own")]
-    pub fn start(engine: Engine) -> std::io::Result<Self> {
-        let ticker = Self {
-            shared: Arc::new((Mutex::new(0), Condvar::new())),
-        };
-        let shared = ticker.shared.clone();
-        thread::Builder::new().name("epoch".into()).spawn(move || {
-            loop {
-                let (running, changed) = &*shared;
-                let guard = running.lock().unwrap_or_else(PoisonError::into_inner);
-                let idle = changed.wait_while(guard, |running| *running == 0);
-                drop(idle);
-                thread::sleep(EPOCH);
-                engine.increment_epoch();
-            }
-        })?;
-        Ok(ticker)
-    }
-
-    /// Something runs, until the guard is dropped.
-    pub fn run(&self) -> Running {
-        let (running, changed) = &*self.shared;
-        let mut running = running.lock().unwrap_or_else(PoisonError::into_inner);
-        *running += 1;
-        if *running == 1 {
-            changed.notify_one();
-        }
-        Running {
-            ticker: self.clone(),
-        }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let (running, _) = &*self.ticker.shared;
-        *running.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
-    }
 }

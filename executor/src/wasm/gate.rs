@@ -16,21 +16,22 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::line::{Line, Right, SeatId};
 use crate::share::{Share, Turn};
 use crate::throttle::Throttle;
+use crate::ticker::{self, Ticker};
 
 /// What all tasks of the process ask.
 pub struct Gate {
     started: Instant,
     line: Mutex<Line<Arc<AtomicWaker>>>,
-    interrupt: Box<dyn Fn() + Send + Sync>,
+    ticker: Ticker,
 }
 
 impl Gate {
-    /// A gate to so many threads; `interrupt` makes all guests yield.
-    pub fn new(threads: usize, interrupt: impl Fn() + Send + Sync + 'static) -> Arc<Self> {
+    /// A gate to so many threads, whose guests yield to that clock.
+    pub fn new(threads: usize, ticker: Ticker) -> Arc<Self> {
         Arc::new(Self {
             started: Instant::now(),
             line: Mutex::new(Line::new(threads)),
-            interrupt: Box::new(interrupt),
+            ticker,
         })
     }
 
@@ -89,7 +90,7 @@ impl Account {
     /// One of its futures was woken; if there is no thread for it, others yield.
     pub fn woken(&self, seat: SeatId) {
         if self.gate.line().woken(seat, || self.right()) {
-            (self.gate.interrupt)();
+            self.gate.ticker.interrupt();
         }
     }
 
@@ -115,6 +116,7 @@ pub struct Place {
 pub struct Running<'a> {
     account: &'a Account,
     seat: SeatId,
+    _ticks: ticker::Running<'a>,
 }
 
 impl Place {
@@ -149,8 +151,11 @@ impl Place {
                 }
             };
             if is_admitted {
-                let seat = self.seat;
-                return Poll::Ready(Running { account, seat });
+                return Poll::Ready(Running {
+                    account,
+                    seat: self.seat,
+                    _ticks: account.gate.ticker.run(),
+                });
             }
             // Its own time comes, whatever others do.
             let until = gate.started + until;

@@ -10,17 +10,16 @@ use tepui_types::{AgentId, Bytes};
 use tokio::sync::{Semaphore, mpsc};
 use wasmtime::Engine;
 
-use crate::engine::{MAX_INSTANCES, MAX_REQUESTS, Ticker};
+use crate::engine::{MAX_INSTANCES, MAX_REQUESTS};
 use crate::gate::Gate;
 use crate::output::Flusher;
 use crate::programs::Programs;
+use crate::ticker::Ticker;
 
 /// Engine, programs, places and ways out.
 pub struct Host {
     /// Compiles and instantiates.
     pub engine: Engine,
-    /// Lets guests yield.
-    pub ticker: Ticker,
     /// Shares the processors among tasks.
     pub gate: Arc<Gate>,
     /// Compiled programs.
@@ -48,10 +47,8 @@ impl Host {
         let engine = crate::engine::new().map_err(prepare_failed)?;
         // As many as the guests' runtime has.
         let threads = available_parallelism().map_or(1, usize::from);
-        let interrupted = engine.clone();
         Ok(Self {
-            gate: Gate::new(threads, move || interrupted.increment_epoch()),
-            ticker: Ticker::start(engine.clone())?,
+            gate: Gate::new(threads, Ticker::start(engine.clone())?),
             programs: Programs::new(engine.clone(), startup.code_cache.clone())
                 .map_err(prepare_failed)?,
             flusher: Flusher::start()?,

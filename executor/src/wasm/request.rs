@@ -82,7 +82,6 @@ async fn run(
     deadline: Instant,
 ) -> Outcome {
     service.count.requests.fetch_add(1, Ordering::Relaxed);
-    let _running = service.guest.host.ticker.run();
     let handled = tokio::select! {
         biased;
         () = service.cut.cancelled() => return Outcome::Cut,
