@@ -142,16 +142,31 @@ impl Guest {
     /// the task leaves behind and little.
     pub fn finish_outputs(&self) {
         let packer = self.host.packer.as_ref();
-        let packer = packer.filter(|_| !self.program.wants_files);
         let most = packer.map_or(0, |_| packs::MOST / 2);
         let left = match (packer, self.stdout.finish(most), self.stderr.finish(most)) {
-            (Some(packer), Some(stdout), Some(stderr)) => self.pack(packer, stdout, stderr),
+            (Some(packer), Some(stdout), Some(stderr)) if self.left_no_files() => {
+                self.pack(packer, stdout, stderr)
+            }
             (_, stdout, stderr) => Some((stdout.unwrap_or_default(), stderr.unwrap_or_default())),
         };
         if let Some((stdout, stderr)) = left {
             self.stdout.restore(stdout);
             self.stderr.restore(stderr);
         }
+    }
+
+    /// Whether its folder is gone, for nothing was in its sandbox.
+    fn left_no_files(&self) -> bool {
+        let sandbox = Path::new(&self.prepared.sandbox);
+        let is_gone = match std::fs::remove_dir(sandbox) {
+            Ok(()) => true,
+            Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+        };
+        if let Some(folder) = sandbox.parent().filter(|_| is_gone) {
+            // What else is in there stays.
+            let _ = std::fs::remove_dir(folder);
+        }
+        is_gone
     }
 
     /// Gives back what could not be packed.

@@ -166,10 +166,14 @@ fn files_are_in_the_sandbox_and_nowhere_else() {
     executor.launch(Builder::wasm("outside", makes_folder("../made")));
     assert_eq!(executor.end("outside").state, TaskState::Failed);
     assert!(!executor.task_dir("outside").join("made").exists());
-    // One that touches no files has no folder.
+    // One that leaves no files has no folder, whether it could have made some or not.
     executor.launch(Builder::wasm("none", programs::exits(0)));
     executor.end("none");
-    assert!(!executor.task_dir("none").exists());
+    executor.launch(Builder::wasm("failed", makes_folder("missing/made")));
+    assert_eq!(executor.end("failed").state, TaskState::Failed);
+    for name in ["none", "failed"] {
+        assert!(!executor.task_dir(name).exists());
+    }
 }
 
 #[test]
