@@ -57,7 +57,14 @@ fn read(sandbox: &Path, request: &FileRequest, to: &mut Buffered) -> Result<(), 
         let message = format!("`{}` of the sandbox: {}", path.display(), said(&error));
         Reason::new(code, message)
     };
-    let done = open_root(sandbox).and_then(|root| match request.form {
+    let root = match open_root(sandbox) {
+        // A task that left nothing there has no sandbox.
+        Err(error) if error.kind() == io::ErrorKind::NotFound && path == Path::new(".") => {
+            return send_nothing(request.form, to).map_err(failed);
+        }
+        root => root,
+    };
+    let done = root.and_then(|root| match request.form {
         FileForm::List => {
             let list = list(&open(&root, path, OFlags::DIRECTORY)?)?;
             serde_json::to_writer(&mut *to, &list).map_err(io::Error::from)
@@ -75,6 +82,16 @@ fn read(sandbox: &Path, request: &FileRequest, to: &mut Buffered) -> Result<(), 
         }
     });
     done.and_then(|()| to.flush()).map_err(failed)
+}
+
+/// A folder with nothing in it.
+fn send_nothing(form: FileForm, to: &mut Buffered) -> io::Result<()> {
+    match form {
+        FileForm::List => serde_json::to_writer(&mut *to, &FileList::default())?,
+        FileForm::Bytes { .. } => return Err(io::ErrorKind::IsADirectory.into()),
+        FileForm::Tar => tar::Builder::new(&mut *to).finish()?,
+    }
+    to.flush()
 }
 
 /// What went wrong, for people.

@@ -4,6 +4,8 @@
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tepui_types::TaskState;
+use tepui_types::api::file::FileList;
+use tepui_types::wire::stream::{FileForm, FileRequest, StreamRequest};
 
 use crate::master::{FakeMaster, shell};
 use crate::process::AgentProcess;
@@ -127,6 +129,15 @@ async fn packed_output_is_read_as_any_other_and_outlives_the_agent_and_the_execu
         let read = master.stream(id).await.all().await;
         assert_eq!(read, (text.to_owned(), Ok(())), "offset {offset}");
     }
+    let request = FileRequest {
+        task: task.task.clone(),
+        path: String::new(),
+        form: FileForm::List,
+    };
+    session.open(10, StreamRequest::Files(request)).await;
+    let (list, end) = master.stream(10).await.all().await;
+    let list: FileList = serde_json::from_str(&list).unwrap();
+    assert_eq!((list, end), (FileList::default(), Ok(())));
     agent.kill();
     for executor in agent.executors() {
         let _ = kill(Pid::from_raw(executor.pid), Signal::SIGKILL);
