@@ -23,6 +23,7 @@ pub use limits::Limits;
 pub use usage::Usage;
 
 mod counters;
+pub mod devices;
 mod disk;
 mod ending;
 mod hierarchy;
@@ -79,6 +80,17 @@ pub enum CgroupError {
         /// Which.
         folder: String,
     },
+    /// No v2 hierarchy is mounted.
+    #[error(
+        "this machine mounts no cgroup v2 hierarchy, which keeps tasks from devices: mount it, beside v1 \
+         controllers by `mount -t cgroup2 none /sys/fs/cgroup/unified`"
+    )]
+    NoDevicePolicies,
+    /// More devices than a program has room for.
+    #[error(
+        "{0} devices are to be kept apart, and the most is {MAX_RULES}", MAX_RULES = devices::MAX_RULES
+    )]
+    DeviceRules(usize),
     /// The kernel refused.
     #[error("failed to {step} of the cgroup {path}: {message}")]
     Refused {

@@ -6,7 +6,9 @@
 
 use std::path::{Path, PathBuf};
 
+use tepui_executor::runtime::Runtime;
 use tepui_executor::startup::Startup;
+use tepui_executor::{cgroup, log};
 use tepui_types::Reason;
 use tepui_types::container::{Container, Namespace};
 use tepui_types::task::{CommandWorkload, reason};
@@ -19,7 +21,7 @@ use crate::sources::Sources;
 use crate::spec::Plan;
 use crate::stdio::Theirs;
 use crate::users::Account;
-use crate::{files, root, runtime, spec, users};
+use crate::{devices, files, root, runtime, spec, users};
 
 /// Where a container with an image finds its sandbox.
 pub const SANDBOX: &str = "/mnt/tepui/sandbox";
@@ -120,6 +122,7 @@ impl Prepared<'_> {
         if let Some(workdir) = workdir.filter(|_| image.is_some()) {
             root::make_folders(&root, &workdir).map_err(failed("working folder"))?;
         }
+        self.guard_devices(&startup.runtime);
         let init = runtime::start(
             &startup.runtime,
             &spec,
@@ -134,6 +137,20 @@ impl Prepared<'_> {
             is_first: !self.container.share.contains(&Namespace::Pid),
             root,
         })
+    }
+
+    /// Keeps it from devices where the runtime would not: the built-in one knows v1's controller alone.
+    /// Where the kernel refuses that, it has its own `/dev` and few privileges, as is.
+    fn guard_devices(&self, runtime: &Runtime) {
+        if *runtime != Runtime::BuiltIn || !cgroup::devices::is_without_controller() {
+            return;
+        }
+        let policy = devices::policy(self.launch.devices.as_deref());
+        if let Err(error) = cgroup::devices::restrict(self.cgroup, &policy) {
+            log::say(format_args!(
+                "nothing but privileges keeps the container from devices: {error}"
+            ));
+        }
     }
 
     fn make_root(&self) -> std::io::Result<PathBuf> {

@@ -10,6 +10,7 @@
 
 mod beside;
 mod containers;
+mod devices;
 mod env;
 mod groups;
 mod guests;

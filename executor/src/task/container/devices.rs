@@ -7,10 +7,11 @@ use oci_spec::OciSpecError;
 use oci_spec::runtime::{
     LinuxDevice, LinuxDeviceBuilder, LinuxDeviceCgroup, LinuxDeviceCgroupBuilder, LinuxDeviceType,
 };
+use tepui_executor::cgroup::devices::{DeviceAccess, DeviceKind, DevicePolicy, DeviceRule};
 use tepui_types::wire::executor::{DeviceNode, LocalDevices};
 
 /// null, zero, full, tty, random, urandom, console, ptmx, by major and minor number.
-const HARMLESS: [(i64, i64); 8] = [
+const HARMLESS: [(u32, u32); 8] = [
     (1, 3),
     (1, 5),
     (1, 7),
@@ -21,9 +22,39 @@ const HARMLESS: [(i64, i64); 8] = [
     (5, 2),
 ];
 /// Terminals, whichever minor number they have.
-const TERMINALS: i64 = 136;
+const TERMINALS: u32 = 136;
 
 /// Which devices may be opened: nothing but the usual ones, and those.
+pub fn policy(given: Option<&LocalDevices>) -> DevicePolicy {
+    let allow = |kind, major, minor| DeviceRule {
+        allow: true,
+        kind,
+        major,
+        minor,
+        access: DeviceAccess::ALL,
+    };
+    let harmless = HARMLESS
+        .into_iter()
+        .map(|(major, minor)| allow(DeviceKind::Char, major, Some(minor)));
+    let mut rules: Vec<_> = harmless.collect();
+    rules.push(allow(DeviceKind::Char, TERMINALS, None));
+    for node in given.iter().flat_map(|given| &given.nodes) {
+        let kind = match node.is_block {
+            true => DeviceKind::Block,
+            false => DeviceKind::Char,
+        };
+        // The kernel has no device whose numbers are not of 32 bits together.
+        if let (Ok(major), Ok(minor)) = (node.major.try_into(), node.minor.try_into()) {
+            rules.push(allow(kind, major, Some(minor)));
+        }
+    }
+    DevicePolicy {
+        allow_others: false,
+        rules,
+    }
+}
+
+/// The same as a runtime's specification says it.
 ///
 /// # Errors
 /// None that these values could lead to.
@@ -32,23 +63,20 @@ pub fn rules(given: Option<&LocalDevices>) -> Result<Vec<LinuxDeviceCgroup>, Oci
         .allow(false)
         .access("rwm");
     let mut rules = vec![none.build()?];
-    let allow = |typ, major, minor: Option<i64>| {
-        let rule = LinuxDeviceCgroupBuilder::default()
+    for rule in policy(given).rules {
+        let typ = match rule.kind {
+            DeviceKind::Block => LinuxDeviceType::B,
+            DeviceKind::Char => LinuxDeviceType::C,
+        };
+        let allowed = LinuxDeviceCgroupBuilder::default()
             .allow(true)
             .typ(typ)
-            .major(major)
+            .major(rule.major)
             .access("rwm");
-        match minor {
-            Some(minor) => rule.minor(minor).build(),
-            None => rule.build(),
-        }
-    };
-    for (major, minor) in HARMLESS {
-        rules.push(allow(LinuxDeviceType::C, major, Some(minor))?);
-    }
-    rules.push(allow(LinuxDeviceType::C, TERMINALS, None)?);
-    for node in given.iter().flat_map(|given| &given.nodes) {
-        rules.push(allow(type_of(node), node.major, Some(node.minor))?);
+        rules.push(match rule.minor {
+            Some(minor) => allowed.minor(minor).build()?,
+            None => allowed.build()?,
+        });
     }
     Ok(rules)
 }

@@ -108,8 +108,7 @@ fn mount_layers(links: &Path, place: &Path, options: &str) -> io::Result<()> {
     let before = std::env::current_dir()?;
     std::env::set_current_dir(links)?;
     let overlay = Some("overlay");
-    // A container's devices are in its `/dev`, mounted above this. Where cgroups are v2, the built-in
-    // runtime has no other filter of nodes that lie elsewhere.
+    // A container's devices are in its `/dev`, mounted above this.
     let mounted = mount(overlay, place, overlay, MsFlags::MS_NODEV, Some(options));
     std::env::set_current_dir(before)?;
     Ok(mounted?)
@@ -132,7 +131,7 @@ pub fn of_machine(beside: &Path, read_only: bool) -> io::Result<PathBuf> {
     }
     // Its devices, too, are in a `/dev` of its own.
     match add_attributes(&root, libc::MOUNT_ATTR_NODEV, 0) {
-        // Linux before 5.12, where v1's devices controller is what filters.
+        // Linux before 5.12, where its cgroup alone is what filters.
         Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => {}
         done => done?,
     }
