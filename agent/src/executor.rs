@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,11 +18,10 @@ use nix::unistd::{AccessFlags, access};
 use tepui_executor::privileges::Privileges;
 use tepui_executor::runtime::Runtime;
 use tepui_executor::spawn::{self, Spawn};
-use tepui_executor::{descriptors, exits, identity};
+use tepui_executor::{exits, identity};
 use tepui_types::task::reason;
 use tepui_types::wire::executor::{FromExecutor, ProcessIdentity, TaskUpdate, ToExecutor, VERSION};
-use tepui_types::{AgentId, Bytes, Reason, wire};
-use tokio::io::{AsyncWriteExt, Interest};
+use tepui_types::{AgentId, Bytes, Reason};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Notify, Semaphore, mpsc};
@@ -32,7 +31,12 @@ use crate::beside::{NotRan, Ran};
 use crate::error::AgentError;
 use crate::event_loop::Event;
 use crate::frames::{FrameError, FrameReader, write_frames};
+use crate::gpus::Guard;
 use crate::sandbox::Layout;
+
+use messages::{Door, Message, admit, write_messages};
+
+mod messages;
 
 /// The executors' binaries.
 const NATIVE_PROGRAM: &str = "tepui-executor-task";
@@ -94,6 +98,8 @@ pub struct Template {
     pub privileges: Privileges,
     /// Who makes containers.
     pub runtime: Runtime,
+    /// Who keeps native tasks from devices.
+    pub guard: Option<Arc<Guard>>,
 }
 
 /// All processes of this agent.
@@ -105,14 +111,6 @@ pub struct Supervisor {
     events: mpsc::Sender<Event>,
     starts: Arc<Semaphore>,
     links: HashMap<ExecutorId, Link>,
-}
-
-/// What is said to a process.
-#[derive(Debug)]
-struct Message {
-    frame: ToExecutor,
-    /// What comes with it; nothing with most.
-    files: Vec<OwnedFd>,
 }
 
 #[derive(Debug)]
@@ -174,6 +172,11 @@ impl Supervisor {
             dir: self.layout.executor(id),
             cgroup: self.layout.executor_cgroup(id),
             cgroups: self.layout.cgroups_of(id).collect(),
+            door: self
+                .template
+                .guard
+                .clone()
+                .zip(self.layout.outer_task_cgroup(id)),
             token: token(self.nonce, id),
             events: self.events.clone(),
             queue,
@@ -314,6 +317,7 @@ struct Connection {
     cgroup: Option<String>,
     /// Its own and its tasks'.
     cgroups: Vec<String>,
+    door: Option<Door>,
     token: u128,
     events: mpsc::Sender<Event>,
     queue: mpsc::Receiver<Message>,
@@ -500,6 +504,7 @@ impl Connection {
             events,
             queue,
             reset,
+            door,
             ..
         } = self;
         let reading = async {
@@ -512,6 +517,11 @@ impl Connection {
             let mut messages = Vec::with_capacity(WRITE_BATCH);
             // The queue ends when the core has no more to do with the process.
             while queue.recv_many(&mut messages, WRITE_BATCH).await > 0 {
+                if let Some(door) = door {
+                    let refused = admit(door, &mut messages).await;
+                    let refused = refused.into_iter().map(FromExecutor::Update);
+                    tell_updates(*id, events, refused).await;
+                }
                 write_messages(write, &mut messages).await?;
             }
             Ok(())
@@ -526,32 +536,6 @@ impl Connection {
     async fn tell(&self, event: ExecutorEvent) {
         // The loop is gone only when the agent ends.
         let _ = self.events.send(Event::Executor(self.id, event)).await;
-    }
-}
-
-/// Writes messages, in order and in as few goes as may be.
-async fn write_messages(
-    write: &mut OwnedWriteHalf,
-    messages: &mut Vec<Message>,
-) -> Result<(), FrameError> {
-    let mut frames = Vec::with_capacity(messages.len());
-    for Message { frame, files } in messages.drain(..) {
-        if files.is_empty() {
-            frames.push(frame);
-            continue;
-        }
-        write_frames(write, VERSION, &frames).await?;
-        frames.clear();
-        let bytes = wire::frame(VERSION, &frame)?;
-        let files: Vec<_> = files.iter().map(AsFd::as_fd).collect();
-        let stream: &UnixStream = (*write).as_ref();
-        let send = || descriptors::send(stream.as_fd(), &bytes, &files);
-        let sent = stream.async_io(Interest::WRITABLE, send).await?;
-        write.write_all(&bytes[sent..]).await?;
-    }
-    match frames.is_empty() {
-        true => Ok(()),
-        false => write_frames(write, VERSION, &frames).await,
     }
 }
 

@@ -5,11 +5,17 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 use tepui_gpu::cdi::{self, Registry};
-use tepui_gpu::{Assigner, ContainerEdits, DriverFiles, Inventory, MachineNodes, NodeKind};
+use tepui_gpu::{
+    Assigner, ContainerEdits, DriverFiles, GpuError, Inventory, MachineNodes, NativeEdits, NodeKind,
+};
 use tepui_types::task::reason;
 use tepui_types::wire::agent::TaskLaunch;
 use tepui_types::wire::executor::{DeviceMount, DeviceNode, LocalDevices};
 use tepui_types::{Reason, Workload};
+
+pub use guard::Guard;
+
+mod guard;
 
 /// What an operator says of GPUs.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -38,6 +44,11 @@ impl Gpus {
             true => Inventory::default(),
             false => tepui_gpu::detect(),
         };
+        Self::of(inventory, config)
+    }
+
+    /// Those of that inventory.
+    pub fn of(inventory: Inventory, config: GpuConfig) -> Self {
         for faulty in &inventory.faulty {
             tracing::warn!(?faulty, "a GPU is not lent");
         }
@@ -65,21 +76,8 @@ impl Gpus {
             return Ok(None);
         }
         let refused = |message: String| Reason::new(reason::CONTAINER_REFUSED, message);
-        let failed = |error: tepui_gpu::GpuError| {
-            refused(format!("its GPU: {:#}", anyhow::Error::from(error)))
-        };
-        let folders = self.config.cdi_folders.as_ref();
-        let registry = match folders {
-            Some(folders) => Registry::read(folders),
-            None => Registry::read(&cdi::DEFAULT_FOLDERS),
-        };
-        let files = DriverFiles::read();
-        let assigner = Assigner {
-            inventory: &self.inventory,
-            files: &files,
-            registry: &registry,
-            mps_pipes: self.config.mps_pipes.as_deref(),
-        };
+        let failed =
+            |error: GpuError| refused(format!("its GPU: {:#}", anyhow::Error::from(error)));
         let has_container = match &launch.spec.workload {
             Workload::Command(command) => command.container.is_some(),
             Workload::Wasm(_) => {
@@ -88,14 +86,40 @@ impl Gpus {
             }
         };
         if !has_container {
-            let edits = assigner.native(gpus).map_err(failed)?;
+            let edits = self.native(gpus, &DriverFiles::read_nodes());
             return Ok(Some(LocalDevices {
-                env: edits.env,
+                env: edits.map_err(failed)?.env,
                 ..LocalDevices::default()
             }));
         }
+        let folders = self.config.cdi_folders.as_ref();
+        let registry = match folders {
+            Some(folders) => Registry::read(folders),
+            None => Registry::read(&cdi::DEFAULT_FOLDERS),
+        };
+        let files = DriverFiles::read();
+        let assigner = self.assigner(&files, &registry);
         let edits = assigner.container(gpus, &MachineNodes).map_err(failed)?;
         devices_of(edits).map(Some).map_err(refused)
+    }
+
+    /// What a native task with these needs, and from which others it is to be kept.
+    fn native(
+        &self,
+        gpus: &BTreeMap<String, u64>,
+        files: &DriverFiles,
+    ) -> Result<NativeEdits, GpuError> {
+        // It needs no vendor's word.
+        self.assigner(files, &Registry::default()).native(gpus)
+    }
+
+    fn assigner<'a>(&'a self, files: &'a DriverFiles, registry: &'a Registry) -> Assigner<'a> {
+        Assigner {
+            inventory: &self.inventory,
+            files,
+            registry,
+            mps_pipes: self.config.mps_pipes.as_deref(),
+        }
     }
 }
 

@@ -27,7 +27,7 @@ use crate::error::AgentError;
 use crate::event_loop::{EVENTS, EventLoop, Parts};
 use crate::executor::{Supervisor, Template};
 use crate::fetcher::Fetcher;
-use crate::gpus::Gpus;
+use crate::gpus::{Gpus, Guard};
 use crate::identity::{Identity, random_u128};
 use crate::master::Dialer;
 use crate::masters::Masters;
@@ -100,6 +100,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
     let gpus = tokio::task::spawn_blocking(move || Gpus::find(gpu_config)).await;
     // One that breaks off is as one that finds nothing.
     let gpus = Arc::new(gpus.unwrap_or_default());
+    let guard = Guard::new(&gpus, layout.cgroup().is_some()).map(Arc::new);
+    let layout = layout.with_guard(guard.is_some());
     let resources = config.resources.complete(&config.dir, gpus.resources())?;
     let address = match config.address {
         Some(address) => Some(address),
@@ -144,6 +146,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
             output_limit: config.output_limit,
             privileges: config.privileges,
             runtime: config.runtime,
+            guard,
         },
         identity.nonce,
         events.clone(),

@@ -25,6 +25,8 @@ pub fn sizes_folder(dir: &Path) -> PathBuf {
 pub struct Layout {
     dir: PathBuf,
     cgroup: Option<String>,
+    /// Whether native tasks are kept from devices.
+    is_guarded: bool,
     /// Where the agent's volumes lie on disks beside the one with this folder.
     disks: BTreeMap<String, PathBuf>,
 }
@@ -36,6 +38,7 @@ impl Layout {
         Self {
             dir,
             cgroup: None,
+            is_guarded: false,
             disks: BTreeMap::new(),
         }
     }
@@ -43,6 +46,12 @@ impl Layout {
     /// The same with the agent's cgroup, below the hierarchy's root.
     pub fn with_cgroup(mut self, cgroup: Option<String>) -> Self {
         self.cgroup = cgroup;
+        self
+    }
+
+    /// The same, where native tasks are kept from devices.
+    pub fn with_guard(mut self, is_guarded: bool) -> Self {
+        self.is_guarded = is_guarded;
         self
     }
 
@@ -219,13 +228,26 @@ impl Layout {
 
     /// The cgroup that its native tasks have, one after another.
     pub fn task_cgroup(&self, executor: ExecutorId) -> Option<String> {
+        let outer = self.outer_task_cgroup(executor)?;
+        Some(match self.is_guarded {
+            // It is the executor's, which may make it anew; what holds there is said by the agent.
+            true => format!("{outer}/own"),
+            false => outer,
+        })
+    }
+
+    /// That cgroup, or the one that it lies in and which says what devices its tasks may use.
+    pub fn outer_task_cgroup(&self, executor: ExecutorId) -> Option<String> {
         let parent = self.cgroup.as_ref()?;
         Some(format!("{parent}/{executor}-task"))
     }
 
     /// Both, its tasks' first: whatever an executor that is gone has left.
     pub fn cgroups_of(&self, executor: ExecutorId) -> impl Iterator<Item = String> + use<> {
-        let cgroups = [self.task_cgroup(executor), self.executor_cgroup(executor)];
+        let cgroups = [
+            self.outer_task_cgroup(executor),
+            self.executor_cgroup(executor),
+        ];
         cgroups.into_iter().flatten()
     }
 }

@@ -37,21 +37,34 @@ pub struct DriverFiles {
 impl DriverFiles {
     /// Looks at this machine. What is not there is left out, as without a driver.
     pub fn read() -> Self {
-        let nodes = nodes(Path::new("/dev"));
-        if nodes.is_empty() {
-            return Self::default();
+        let found = Self::read_nodes();
+        if found.nodes.is_empty() {
+            return found;
         }
         let cache = linker_cache().unwrap_or_else(|error| {
             tracing::warn!(%error, "`ldconfig -p` does not tell the machine's libraries");
             String::new()
         });
-        let minors = read_list(Path::new(MIG_MINORS)).unwrap_or_default();
         let programs = PROGRAMS.iter().map(PathBuf::from);
         Self {
-            nodes,
             libraries: driver_libraries(&cache),
             programs: programs.filter(|path| path.is_file()).collect(),
+            ..found
+        }
+    }
+
+    /// The nodes and what leads into instances, without asking where libraries are: native tasks have
+    /// the machine's.
+    pub fn read_nodes() -> Self {
+        let nodes = nodes(Path::new("/dev"));
+        if nodes.is_empty() {
+            return Self::default();
+        }
+        let minors = read_list(Path::new(MIG_MINORS)).unwrap_or_default();
+        Self {
+            nodes,
             mig_minors: mig_minors(&minors),
+            ..Self::default()
         }
     }
 }

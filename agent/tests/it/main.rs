@@ -11,6 +11,8 @@ mod checks;
 mod containers;
 /// What is fetched into sandboxes.
 mod fetches;
+/// GPUs of native tasks.
+mod gpus;
 /// Images for containers.
 mod images;
 /// What tasks are sent while they run.

@@ -23,6 +23,8 @@ use crate::master::{FakeMaster, eventually};
 pub struct AgentProcess {
     place: TempDir,
     arguments: &'static [&'static str],
+    /// A script that it is started by, in mounts of its own.
+    machine: Option<&'static str>,
     child: Option<Child>,
 }
 
@@ -35,15 +37,43 @@ pub fn command(dir: &Path, master: &str) -> Command {
     command
 }
 
+/// The same command, executed by a shell that has mounts of its own and has run this script in them.
+fn in_own_mounts(command: &Command, script: &str) -> Command {
+    let mut unshare = Command::new("unshare");
+    let script = format!("{script}\nexec \"$0\" \"$@\"");
+    unshare.args(["--mount", "sh", "-c", &script]);
+    unshare.arg(command.get_program()).args(command.get_args());
+    unshare.env_remove("TEPUI_MASTER").env("TEPUI_LOG", "debug");
+    unshare
+}
+
 impl AgentProcess {
     pub fn start(master: &FakeMaster) -> Self {
         Self::start_with(master, &[])
     }
 
     pub fn start_with(master: &FakeMaster, arguments: &'static [&'static str]) -> Self {
+        Self::start_as(master, arguments, None)
+    }
+
+    /// One that sees of its machine what the script has left it of that.
+    pub fn start_on(
+        master: &FakeMaster,
+        machine: &'static str,
+        arguments: &'static [&'static str],
+    ) -> Self {
+        Self::start_as(master, arguments, Some(machine))
+    }
+
+    fn start_as(
+        master: &FakeMaster,
+        arguments: &'static [&'static str],
+        machine: Option<&'static str>,
+    ) -> Self {
         let mut this = Self {
             place: tempfile::tempdir().unwrap(),
             arguments,
+            machine,
             child: None,
         };
         this.start_again(master);
@@ -58,8 +88,11 @@ impl AgentProcess {
             .open(self.place.path().join("agent.log"))
             .unwrap();
         let mut command = command(&self.dir(), &master.url);
+        command.args(self.arguments);
+        if let Some(machine) = self.machine {
+            command = in_own_mounts(&command, machine);
+        }
         command
-            .args(self.arguments)
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log);

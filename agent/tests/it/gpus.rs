@@ -1,0 +1,100 @@
+//! Tasks with GPUs and without, on a machine that seems to have two of AMD's: in the agent's own mounts,
+//! sysfs tells of them, and their nodes lead to what any program may read.
+
+use nix::unistd::geteuid;
+use tepui_executor::cgroup::devices;
+use tepui_types::TaskState;
+use tepui_types::wire::agent::TaskLaunch;
+
+use crate::master::{FakeMaster, Session, shell};
+use crate::process::AgentProcess;
+
+/// Of the render nodes, the first is a twin of `/dev/zero`, the second of `/dev/full`.
+const MACHINE: &str = r#"
+set -e
+mount --make-rprivate /
+mount -t tmpfs none /sys/class
+for n in 1 2; do
+    node=/sys/class/kfd/kfd/topology/nodes/$n
+    device=/sys/class/devices/0000:0$n:00.0
+    render=renderD$((127 + n))
+    mkdir -p $node $device/drm/$render /sys/class/drm/$render
+    printf "simd_count 4\nunique_id $n\ndrm_render_minor $((127 + n))\n" > $node/properties
+    echo 1073741824 > $device/mem_info_vram_total
+    ln -s $device /sys/class/drm/$render/device
+done
+mkdir -p /tmp/$$ && mount -t tmpfs none /tmp/$$ && mkdir /tmp/$$/dri
+for node in null zero full random urandom tty; do cp -a /dev/$node /tmp/$$; done
+mknod /tmp/$$/kfd c 1 9
+mknod /tmp/$$/dri/renderD128 c 1 5
+mknod /tmp/$$/dri/renderD129 c 1 7
+mount --move /tmp/$$ /dev && rmdir /tmp/$$
+"#;
+const IDS: [&str; 2] = ["GPU-0000000000000001", "GPU-0000000000000002"];
+/// Says which nodes it can read, and what it was told.
+const LOOK: &str = "for node in kfd dri/renderD128 dri/renderD129; do \
+                    head -c 1 /dev/$node > /dev/null 2>&1 && echo $node; done; \
+                    echo \"${ROCR_VISIBLE_DEVICES-none} ${CUDA_VISIBLE_DEVICES-unset}\"";
+
+fn with(name: &str, gpus: &[&str]) -> TaskLaunch {
+    let mut task = shell(name, LOOK);
+    let gpus = gpus.iter().map(|id| ((*id).to_owned(), 1_000));
+    task.resources.gpus = gpus.collect();
+    task
+}
+
+async fn seen(agent: &AgentProcess, session: &mut Session, task: &TaskLaunch) -> String {
+    session.launch(task).await;
+    session.until(&task.task, TaskState::Finished).await;
+    let output = std::fs::read_to_string(agent.layout().task(&task.task).join("stdout"));
+    output.unwrap().replace('\n', " ")
+}
+
+/// Whether this test can be on this machine; says so if not.
+fn can_be_here() -> bool {
+    let why = match devices::available() {
+        Ok(()) if geteuid().is_root() => return true,
+        Ok(()) => "it takes root".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    eprintln!("without GPUs: {why}");
+    false
+}
+
+#[tokio::test]
+async fn a_native_task_uses_the_gpus_that_it_was_given_and_no_others() {
+    if !can_be_here() {
+        return;
+    }
+    let mut master = FakeMaster::start().await;
+    let agent = AgentProcess::start_on(&master, MACHINE, &[]);
+    let mut session = master.session().await;
+    let lent = &session.hello.info.resources.gpus;
+    assert_eq!(lent.keys().collect::<Vec<_>>(), IDS);
+    // One after another, in the executor that is there.
+    let all = "kfd dri/renderD128 dri/renderD129 GPU-0000000000000001,GPU-0000000000000002 unset ";
+    for (name, gpus, expected) in [
+        (
+            "first",
+            &IDS[..1],
+            "kfd dri/renderD128 GPU-0000000000000001 unset ",
+        ),
+        (
+            "second",
+            &IDS[1..],
+            "kfd dri/renderD129 GPU-0000000000000002 unset ",
+        ),
+        ("neither", &[], "kfd none  "),
+        ("both", &IDS, all),
+        ("again", &[], "kfd none  "),
+    ] {
+        let task = with(name, gpus);
+        assert_eq!(seen(&agent, &mut session, &task).await, expected, "{name}");
+    }
+    assert_eq!(agent.executors().len(), 1, "all had the same executor");
+    let unknown = with("unknown", &["GPU-0000000000000003"]);
+    session.launch(&unknown).await;
+    let end = session.until(&unknown.task, TaskState::Error).await;
+    let why = end.reason.unwrap().message;
+    assert!(why.contains("is not on this machine"), "{why}");
+}
