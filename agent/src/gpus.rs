@@ -1,6 +1,7 @@
 //! GPUs of this machine: found at the start, lent as resources, brought to the tasks that have them.
 
 use std::collections::BTreeMap;
+use std::error::Error;
 use std::path::PathBuf;
 
 use serde::Deserialize;
@@ -16,6 +17,7 @@ use tepui_types::{Reason, Workload};
 pub use guard::Guard;
 
 mod guard;
+mod hooks;
 
 /// What an operator says of GPUs.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -97,6 +99,13 @@ impl Gpus {
             Some(folders) => Registry::read(folders),
             None => Registry::read(&cdi::DEFAULT_FOLDERS),
         };
+        for problem in registry.problems() {
+            let why = problem
+                .source()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            tracing::warn!(why, "a description of devices (CDI) is not used: {problem}");
+        }
         let files = DriverFiles::read();
         let assigner = self.assigner(&files, &registry);
         let edits = assigner.container(gpus, &MachineNodes).map_err(failed)?;
@@ -124,13 +133,7 @@ impl Gpus {
 }
 
 fn devices_of(edits: ContainerEdits) -> Result<LocalDevices, String> {
-    if !edits.hooks.is_empty() {
-        return Err(
-            "its GPU's description (CDI) wants programs of the machine to be run, which this \
-                    agent does not: generate it without hooks"
-                .into(),
-        );
-    }
+    let hooks = hooks::of(&edits)?;
     let text = |path: &PathBuf| path.to_string_lossy().into_owned();
     let mut env = edits.env;
     for (name, folder) in edits.search {
@@ -157,5 +160,6 @@ fn devices_of(edits: ContainerEdits) -> Result<LocalDevices, String> {
                 path: text(&mount.container_path),
             })
             .collect(),
+        hooks,
     })
 }

@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
 
+pub use tepui_types::wire::executor::HookPoint;
+
 use crate::rules::DeviceRule;
 
 /// Changes to a container, in the order of the OCI runtime specification's fields.
@@ -133,23 +135,6 @@ impl EditMount {
             options: options.map(str::to_owned).into(),
         }
     }
-}
-
-/// When a hook runs, as the OCI runtime specification has it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum HookPoint {
-    /// Before the root is changed (an older name of `CreateRuntime`).
-    Prestart,
-    /// In the machine's namespaces, before the root is changed.
-    CreateRuntime,
-    /// In the container's namespaces, before the root is changed.
-    CreateContainer,
-    /// In the container, before its program.
-    StartContainer,
-    /// After its program has started.
-    Poststart,
-    /// After the container has gone.
-    Poststop,
 }
 
 /// A program of the machine that a runtime calls.

@@ -23,6 +23,7 @@ mod nodes;
 mod nvidia;
 mod nvml;
 mod rules;
+mod trust;
 
 pub use amd::detect_amd;
 pub use assign::{Assigner, NativeEdits};
@@ -38,3 +39,4 @@ pub use nodes::{MachineNodes, Node, Nodes};
 pub use nvidia::{DeviceReading, MigReading, NvidiaFault, NvidiaLibrary};
 pub use nvml::Nvml;
 pub use rules::DeviceRule;
+pub use trust::{Distrust, check_trust};

@@ -1,12 +1,13 @@
 //! Tasks with GPUs and without, on a machine that seems to have two of AMD's: in the agent's own mounts,
-//! sysfs tells of them, and their nodes lead to what any program may read.
+//! sysfs tells of them, their nodes lead to what any program may read, and a vendor's file describes them.
 
 use nix::unistd::geteuid;
 use tepui_executor::cgroup::devices;
 use tepui_types::TaskState;
 use tepui_types::wire::agent::TaskLaunch;
 
-use crate::master::{FakeMaster, Session, shell};
+use crate::containers::can_contain;
+use crate::master::{FakeMaster, Session, contained, shell};
 use crate::process::AgentProcess;
 
 /// Of the render nodes, the first is a twin of `/dev/zero`, the second of `/dev/full`.
@@ -29,6 +30,26 @@ mknod /tmp/$$/kfd c 1 9
 mknod /tmp/$$/dri/renderD128 c 1 5
 mknod /tmp/$$/dri/renderD129 c 1 7
 mount --move /tmp/$$ /dev && rmdir /tmp/$$
+mkdir -m 755 /dev/cdi
+cat > /dev/cdi/amd.json << 'END'
+{"cdiVersion": "0.6.0", "kind": "amd.com/gpu", "containerEdits": {
+    "env": ["VENDOR=amd"],
+    "hooks": [{"hookName": "createContainer", "path": "/dev/cdi/hook", "args": ["hook", "links"],
+               "env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"]}]},
+ "devices": [
+    {"name": "0", "containerEdits": {"deviceNodes": [{"path": "/dev/kfd"}, {"path": "/dev/dri/renderD128"}]}},
+    {"name": "1", "containerEdits": {"deviceNodes": [{"path": "/dev/kfd"}, {"path": "/dev/dri/renderD129"}]}}]}
+END
+cat > /dev/cdi/hook << 'END'
+#!/bin/sh
+set -e
+bundle=$(sed 's/.*"bundle":"\([^"]*\)".*/\1/')
+root=$(sed 's/.*"root":{"path":"\([^"]*\)".*/\1/' "$bundle/config.json")
+mount -t tmpfs none "$root/mnt"
+echo "$1" > "$root/mnt/hook"
+END
+chmod 755 /dev/cdi/hook
+printf '[gpus]\ncdi_folders = ["/dev/cdi"]\n' > /dev/agent.toml
 "#;
 const IDS: [&str; 2] = ["GPU-0000000000000001", "GPU-0000000000000002"];
 /// Says which nodes it can read, and what it was told.
@@ -67,7 +88,7 @@ async fn a_native_task_uses_the_gpus_that_it_was_given_and_no_others() {
         return;
     }
     let mut master = FakeMaster::start().await;
-    let agent = AgentProcess::start_on(&master, MACHINE, &[]);
+    let agent = AgentProcess::start_on(&master, MACHINE, &["--config", "/dev/agent.toml"]);
     let mut session = master.session().await;
     let lent = &session.hello.info.resources.gpus;
     assert_eq!(lent.keys().collect::<Vec<_>>(), IDS);
@@ -97,4 +118,21 @@ async fn a_native_task_uses_the_gpus_that_it_was_given_and_no_others() {
     let end = session.until(&unknown.task, TaskState::Error).await;
     let why = end.reason.unwrap().message;
     assert!(why.contains("is not on this machine"), "{why}");
+}
+
+#[tokio::test]
+async fn a_container_has_what_its_gpus_vendor_says_with_hooks() {
+    if !can_be_here() || !can_contain() {
+        return;
+    }
+    let mut master = FakeMaster::start().await;
+    let agent = AgentProcess::start_on(&master, MACHINE, &["--config", "/dev/agent.toml"]);
+    let mut session = master.session().await;
+    for (name, id, node) in [("left", IDS[0], "128"), ("right", IDS[1], "129")] {
+        let script = format!("{LOOK}; echo $VENDOR; cat /mnt/hook");
+        let mut task = contained(name, "{}", &["sh", "-c", &script]);
+        task.resources.gpus = [(id.to_owned(), 1_000)].into();
+        let expected = format!("kfd dri/renderD{node} none unset amd links ");
+        assert_eq!(seen(&agent, &mut session, &task).await, expected);
+    }
 }

@@ -34,6 +34,8 @@ mod devices;
 mod files;
 #[path = "../task/group.rs"]
 mod group;
+#[path = "../task/container/hooks.rs"]
+mod hooks;
 #[path = "../task/input.rs"]
 mod input;
 #[path = "../task/lookup.rs"]

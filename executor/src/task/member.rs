@@ -13,15 +13,16 @@ use std::time::Instant;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::WaitStatus;
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getpid};
 use tepui_executor::cgroup::CgroupError;
 use tepui_executor::environment;
+use tepui_executor::log;
 use tepui_executor::output::Keep;
 use tepui_executor::startup::Startup;
 use tepui_types::command::IoLimits;
 use tepui_types::container::Container;
 use tepui_types::task::{CommandWorkload, Workload, reason};
-use tepui_types::wire::executor::{ExecutorLaunch, RunBeside};
+use tepui_types::wire::executor::{DeviceHook, ExecutorLaunch, RunBeside};
 use tepui_types::{Bytes, Reason};
 
 use crate::attempt::{self, Attempt, LAST_PATIENCE, PATIENCE};
@@ -37,7 +38,7 @@ use crate::shared::Shared;
 use crate::signals::StopSignal;
 use crate::stdio::{CommandStdio, Theirs};
 use crate::supervision::Part;
-use crate::{container, files, runtime};
+use crate::{container, files, hooks, runtime};
 
 /// The folder of companions, beside the sandbox and in this process's own.
 const MEMBERS: &str = "members";
@@ -66,6 +67,11 @@ pub struct Member {
     share: Option<Share>,
     /// Its root file system, mounted.
     root: Option<PathBuf>,
+    /// What is run when its container has gone.
+    after: Vec<DeviceHook>,
+    /// That, as long as it runs; its task's end does not wait longer for it than for anything else that is
+    /// left.
+    farewell: Option<Attempt>,
 }
 
 enum Phase {
@@ -136,6 +142,8 @@ impl Member {
             is_first: false,
             share: None,
             root: None,
+            after: Vec::new(),
+            farewell: None,
         }
     }
 
@@ -257,6 +265,7 @@ impl Member {
             shared: ground.shared,
         };
         let started = prepared.start(theirs, startup)?;
+        self.after = hooks::after(launch.devices.as_deref());
         self.place = Place::Container(dir);
         self.stop_signal = started.stop_signal;
         self.is_first = started.is_first;
@@ -383,6 +392,9 @@ impl Member {
             Err(reason) => (Phase::Idle, Err(reason)),
         };
         self.phase = phase;
+        if answer.is_err() {
+            self.bid_farewell();
+        }
         Some(answer)
     }
 
@@ -410,6 +422,10 @@ impl Member {
 
     /// A process was reaped; true if it was its first.
     pub fn on_exit(&mut self, status: WaitStatus, now: Instant) -> bool {
+        if let Some(pid) = status.pid() {
+            self.farewell
+                .take_if(|helper| helper.answer_before(pid).is_some());
+        }
         let first =
             matches!(self.phase, Phase::Running { child, .. } if status.pid() == Some(child));
         if first {
@@ -418,8 +434,28 @@ impl Member {
                 since: now,
                 next: now,
             });
+            self.bid_farewell();
         }
         first
+    }
+
+    /// Has a helper run what comes after its container's end.
+    fn bid_farewell(&mut self) {
+        let Place::Container(dir) = &self.place else {
+            return;
+        };
+        if self.after.is_empty() {
+            return;
+        }
+        let begun = Attempt::begin(|| {
+            hooks::run_after(&self.after, dir)
+                .unwrap_or_else(|why| log::say(format_args!("after the container's end: {why}")));
+            Ok(getpid())
+        });
+        match begun {
+            Ok(helper) => self.farewell = Some(helper),
+            Err(error) => log::say(format_args!("after the container's end: {error}")),
+        }
     }
 
     /// Whether what was killed beside it was killed with it, and that is no end of the task: its run

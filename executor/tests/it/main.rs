@@ -14,6 +14,7 @@ mod devices;
 mod env;
 mod groups;
 mod guests;
+mod hooks;
 mod input;
 mod lifecycle;
 mod logs;

@@ -263,6 +263,7 @@ fn kmsg() -> LocalDevices {
             host_path: "/usr/share/common-licenses".into(),
             path: "/usr/lib/given".into(),
         }],
+        ..LocalDevices::default()
     }
 }
 

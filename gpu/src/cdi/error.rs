@@ -6,6 +6,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::name::DeviceName;
+use crate::trust::Distrust;
 
 /// Why a file, or a device in it, cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +27,15 @@ pub enum CdiError {
         path: PathBuf,
         /// What is wrong.
         why: String,
+    },
+    /// A file names programs to be run, and others than the machine's operator could have written it.
+    #[error("{path} names hooks, which run with the agent's rights")]
+    Hooks {
+        /// Which.
+        path: PathBuf,
+        /// Who could have written it.
+        #[source]
+        why: Distrust,
     },
     /// No file describes the device.
     #[error(

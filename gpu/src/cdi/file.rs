@@ -81,6 +81,12 @@ impl CdiFile {
             devices,
         })
     }
+
+    /// Whether programs of the machine are to be run for any of its devices.
+    pub fn has_hooks(&self) -> bool {
+        let mut all = self.devices.values().chain([&self.common]);
+        all.any(|edits| !edits.plain.hooks.is_empty())
+    }
 }
 
 fn shape(path: &Path, text: &str) -> Result<wire::File, String> {

@@ -17,6 +17,7 @@ use super::name::DeviceName;
 use super::resolve;
 use crate::edits::ContainerEdits;
 use crate::nodes::Nodes;
+use crate::trust::check_trust;
 
 /// Where the specification has them, the one that counts more last.
 pub const DEFAULT_FOLDERS: [&str; 2] = ["/etc/cdi", "/var/run/cdi"];
@@ -136,7 +137,8 @@ impl Registry {
             });
         }
         for path in paths.into_iter().take(MAX_FILES) {
-            match read(&path).and_then(|text| CdiFile::parse(&path, &text)) {
+            let file = read(&path).and_then(|text| CdiFile::parse(&path, &text));
+            match file.and_then(trusted) {
                 Ok(file) => self.add(first, file),
                 Err(error) => self.problems.push(error),
             }
@@ -158,6 +160,17 @@ impl Registry {
     }
 }
 
+/// Hooks run with the agent's rights: who could write them must have those.
+fn trusted(file: CdiFile) -> Result<CdiFile, CdiError> {
+    match file.has_hooks().then(|| check_trust(&file.path)) {
+        None | Some(Ok(())) => Ok(file),
+        Some(Err(why)) => Err(CdiError::Hooks {
+            path: file.path,
+            why,
+        }),
+    }
+}
+
 /// The files that may be descriptions, in the order of their names.
 fn paths(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
@@ -172,7 +185,7 @@ fn paths(folder: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// A link is followed: what counts is who may write where it leads, for hooks run as the agent.
+/// A link is followed: what counts is who may write where it leads.
 fn read(path: &Path) -> Result<String, CdiError> {
     let failed = |source| CdiError::Read {
         path: path.to_owned(),

@@ -238,6 +238,44 @@ fn what_is_no_file_or_everybodys_is_not_read() {
 }
 
 #[test]
+fn hooks_are_only_those_of_the_machines_operator() {
+    let hooks = r#"{"hooks": [{"hookName": "createContainer", "path": "/bin/true"}]}"#;
+    let text = |name: &str, edits: &str| {
+        format!(
+            r#"{{"cdiVersion": "0.8.0", "kind": "{name}.com/c",
+            "devices": [{{"name": "x", "containerEdits": {edits}}}]}}"#
+        )
+    };
+    let place = folder(&[
+        ("hooks.json", &text("hooks", hooks)),
+        ("open.json", &text("open", hooks)),
+        ("plain.json", &text("plain", "{}")),
+    ]);
+    for name in ["open.json", "plain.json"] {
+        // The group of a folder may be another than root's.
+        let path = place.path().join(name);
+        std::os::unix::fs::chown(&path, None, Some(nobodys())).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o664)).unwrap();
+    }
+    let registry = Registry::read(&[place.path()]);
+    let known = |kind: &str| registry.knows(&name(&format!("{kind}.com/c=x")));
+    assert!(known("hooks") && known("plain") && !known("open"));
+    let [problem] = registry.problems() else {
+        panic!("{:?}", registry.problems());
+    };
+    let why = std::error::Error::source(problem).unwrap().to_string();
+    assert!(why.contains("open.json: `chmod go-w` it"), "{why}");
+}
+
+/// A group that is not root's: without privileges, one's own.
+fn nobodys() -> u32 {
+    match rustix::process::getegid().as_raw() {
+        0 => 65_534,
+        own => own,
+    }
+}
+
+#[test]
 fn a_link_to_a_good_file_is_followed() {
     let (place, elsewhere) = (folder(&[]), folder(&[("good.yaml", GOOD)]));
     symlink(

@@ -216,6 +216,8 @@ pub struct LocalDevices {
     pub nodes: Vec<DeviceNode>,
     /// Files and folders of the machine, which cannot be written to.
     pub mounts: Vec<DeviceMount>,
+    /// Programs of the machine, in the order in which they run around a container's start and end.
+    pub hooks: Vec<DeviceHook>,
 }
 
 /// A device node.
@@ -240,6 +242,38 @@ pub struct DeviceMount {
     pub host_path: String,
     /// Its path in the task.
     pub path: String,
+}
+
+/// A program of the machine that is run for a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceHook {
+    /// When.
+    pub point: HookPoint,
+    /// Its path on the machine; in the container for [`HookPoint::StartContainer`].
+    pub path: String,
+    /// Its arguments, its own name first.
+    pub args: Vec<String>,
+    /// Its whole environment.
+    pub env: Vec<(String, String)>,
+    /// Seconds after which it has failed.
+    pub timeout_s: u32,
+}
+
+/// When a hook runs, as the OCI runtime specification has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum HookPoint {
+    /// Before the root is changed (an older name of `CreateRuntime`).
+    Prestart,
+    /// In the machine's namespaces, before the root is changed.
+    CreateRuntime,
+    /// In the container's namespaces, before the root is changed.
+    CreateContainer,
+    /// In the container, before its program.
+    StartContainer,
+    /// After its program has started.
+    Poststart,
+    /// After the container has gone.
+    Poststop,
 }
 
 /// The network of a container, made by the agent.

@@ -32,6 +32,8 @@ use crate::{command, lookup, process};
 pub const ID: &str = "task";
 /// What the runtime notes of it, in that folder.
 pub const STATE: &str = "runtime";
+/// What the container is made of, in that folder.
+pub const BUNDLE: &str = "bundle";
 /// What a runtime's complaint is cut to, in bytes.
 const MAX_COMPLAINT: u64 = 1024;
 
@@ -51,7 +53,7 @@ pub fn start(
             format!("the container's runtime: {error}"),
         )
     };
-    let bundle = dir.join("bundle");
+    let bundle = dir.join(BUNDLE);
     std::fs::create_dir_all(&bundle).map_err(|error| failed(error.to_string()))?;
     forget(dir).map_err(|error| failed(error.to_string()))?;
     let saved = spec.save(bundle.join("config.json"));
@@ -189,7 +191,8 @@ fn read_complaint(complaints: PipeReader) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
+/// What an error says, with all that is behind it.
+pub fn chain(error: &dyn std::error::Error) -> String {
     let mut message = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

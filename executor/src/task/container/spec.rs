@@ -26,6 +26,7 @@ use crate::command::DEFAULT_PATH;
 use crate::container::SANDBOX;
 use crate::devices;
 use crate::files::EtcFile;
+use crate::hooks;
 use crate::shared::Shared;
 use crate::sources::Shown;
 use crate::users::Account;
@@ -163,6 +164,9 @@ fn build(
         .linux(linux(plan)?);
     if !plan.shares(Namespace::Uts) {
         spec = spec.hostname(plan.hostname());
+    }
+    if let Some(hooks) = hooks::of(plan.launch.devices.as_deref())? {
+        spec = spec.hooks(hooks);
     }
     spec.build()
 }
