@@ -19,7 +19,6 @@ use crate::runtime;
 ///
 /// # Errors
 /// None that these values could lead to.
-#[allow(deprecated, reason = "files of earlier versions have `prestart`")]
 pub fn of(given: Option<&LocalDevices>) -> Result<Option<Hooks>, OciSpecError> {
     let Some(given) = given.filter(|given| !given.hooks.is_empty()) else {
         return Ok(None);
