@@ -63,6 +63,7 @@ impl Executor {
             privileges: Privileges::default(),
             runtime,
             code_cache: None,
+            packs: None,
             cgroup: Some(&format!("{group}/executor")),
         })?;
         let mut stream = connect(&dir)?;
