@@ -4,8 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
-
-use crate::reach::Network;
+use tepui_transfer::Network;
 
 /// What is kept of downloads, unless the operator says otherwise.
 const MAX_CACHE_BYTES: u64 = 10 * 1024 * 1024 * 1024;
@@ -26,7 +25,7 @@ pub struct FetchConfig {
     pub file_folders: Vec<PathBuf>,
     /// Addresses that http and https URLs may lead to besides those of public and private networks:
     /// loopback, link-local and metadata addresses, none of which are open unless named. Names that
-    /// a proxy of the agent's environment resolves are the proxy's to refuse.
+    /// a proxy of the agent's environment resolves are the proxy's to refuse, `localhost` excepted.
     pub allow: Vec<Network>,
     /// The most bytes of downloads that are kept for later tasks. What is in use stays beyond it.
     pub max_cache_bytes: u64,

@@ -4,16 +4,16 @@
 //! still has the same. Everything goes into a draft and is hashed on its way; who sends too much, too
 //! slowly, or leads out of TLS is given up.
 
-use std::error::Error;
 use std::sync::Arc;
 
 use reqwest::header::{
     ACCEPT_ENCODING, ETAG, HeaderMap, HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
     LAST_MODIFIED, RANGE,
 };
-use reqwest::redirect::{Action, Attempt};
-use reqwest::{Response, StatusCode, Url};
-use tepui_transfer::{Draft, Pace, Report, Sink, blocking, chain, continues};
+use reqwest::{RequestBuilder, Response, StatusCode, Url};
+use tepui_transfer::{
+    AskError, Client, Draft, Pace, Reach, Report, Sink, Unreachable, blocking, chain, continues,
+};
 use tepui_types::Digest;
 use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::{timeout, timeout_at};
@@ -21,9 +21,7 @@ use tokio::time::{timeout, timeout_at};
 use crate::cache::{Cache, Version};
 use crate::config::FetchConfig;
 use crate::error::FetchError;
-use crate::names::Names;
 use crate::progress::Far;
-use crate::reach::{Reach, Unreachable};
 
 /// Tries until a server counts as unavailable: with the pauses between them, about six seconds
 /// beyond what the tries themselves take. Whoever launches tasks has a longer patience.
@@ -32,9 +30,8 @@ const TRIES: u32 = 6;
 /// What all servers are spoken to with, made when the first is.
 #[derive(Debug)]
 pub(crate) struct Http {
-    client: OnceCell<reqwest::Client>,
+    client: OnceCell<Client>,
     slots: Semaphore,
-    reach: Arc<Reach>,
     config: Arc<FetchConfig>,
 }
 
@@ -81,7 +78,6 @@ impl Http {
         Self {
             client: OnceCell::new(),
             slots: Semaphore::new(config.parallel_downloads.max(1)),
-            reach: Arc::new(Reach::new(config.allow.clone())),
             config,
         }
     }
@@ -93,9 +89,6 @@ impl Http {
         cache: &Arc<Cache>,
         far: &Report<Far>,
     ) -> Result<Answer, FetchError> {
-        let host = ask.url.host_str().unwrap_or_default();
-        let open = self.reach.check_host(host);
-        open.map_err(|error| closed(ask, &error))?;
         // The semaphore is never closed.
         let _slot = self.slots.acquire().await;
         let mut download = Download::new(cache.clone()).await?;
@@ -148,7 +141,7 @@ impl Http {
             let chunk = match timeout_at(pace.deadline(), response.chunk()).await {
                 Ok(Ok(Some(chunk))) => chunk,
                 Ok(Ok(None)) => return Ok(true),
-                Ok(Err(error)) => return Err(failure(ask, error)),
+                Ok(Err(error)) => return Err(failure(ask, error.into())),
                 Err(_) => return Err(self.stalled(ask)),
             };
             self.bounded(ask, done + chunk.len() as u64)?;
@@ -160,24 +153,10 @@ impl Http {
     async fn send(&self, ask: &Ask, download: &Download) -> Result<Response, FetchError> {
         let client = self
             .client
-            .get_or_try_init(|| async { client(&self.config, &self.reach) });
+            .get_or_try_init(|| async { client(&self.config) });
         let client = client.await.map_err(|why| unavailable(ask, &why))?;
-        let mut request = client.get(ask.url.clone());
-        // What is hashed is what the server has, not what it makes of it on the way.
-        request = request.header(ACCEPT_ENCODING, "identity");
-        if download.got() > 0
-            && let Some(version) = strong(&download.version)
-        {
-            let range = format!("bytes={}-", download.got());
-            request = request.header(RANGE, range).header(IF_RANGE, version);
-        } else if let Some(known) = &ask.known {
-            request = match (&known.etag, &known.last_modified) {
-                (Some(etag), _) => request.header(IF_NONE_MATCH, etag),
-                (None, Some(time)) => request.header(IF_MODIFIED_SINCE, time),
-                (None, None) => request,
-            };
-        }
-        match timeout(self.config.stall, request.send()).await {
+        let answer = client.get(ask.url.clone(), |request| with(request, ask, download));
+        match timeout(self.config.stall, answer).await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) => Err(failure(ask, error)),
             Err(_) => Err(self.stalled(ask)),
@@ -214,73 +193,49 @@ pub(crate) fn check(name: &str, wanted: Option<Digest>, found: Digest) -> Result
     }
 }
 
-fn client(config: &FetchConfig, reach: &Arc<Reach>) -> Result<reqwest::Client, String> {
-    let names = Names(reach.clone());
-    let reach = reach.clone();
-    let client = reqwest::Client::builder()
-        .user_agent(concat!("tepui/", env!("CARGO_PKG_VERSION")))
-        .connect_timeout(config.stall)
-        // It would tell the next server what the last one's URL had in its query.
-        .referer(false)
-        .redirect(reqwest::redirect::Policy::custom(move |attempt| {
-            follow(attempt, &reach)
-        }))
-        .dns_resolver(names)
-        .build();
+/// Asks for the rest, for what has changed, or for all.
+fn with(request: RequestBuilder, ask: &Ask, download: &Download) -> RequestBuilder {
+    // What is hashed is what the server has, not what it makes of it on the way.
+    let request = request.header(ACCEPT_ENCODING, "identity");
+    if download.got() > 0
+        && let Some(version) = strong(&download.version)
+    {
+        let range = format!("bytes={}-", download.got());
+        return request.header(RANGE, range).header(IF_RANGE, version);
+    }
+    let Some(known) = &ask.known else {
+        return request;
+    };
+    match (&known.etag, &known.last_modified) {
+        (Some(etag), _) => request.header(IF_NONE_MATCH, etag),
+        (None, Some(time)) => request.header(IF_MODIFIED_SINCE, time),
+        (None, None) => request,
+    }
+}
+
+fn client(config: &FetchConfig) -> Result<Client, String> {
+    let client = Client::new(Reach::new(config.allow.clone()), config.stall);
     client.map_err(|error| {
         let why = chain(&error);
         format!("{why}: install the package ca-certificates on the agent")
     })
 }
 
-/// Where a redirect may lead.
-fn follow(attempt: Attempt<'_>, reach: &Reach) -> Action {
-    if let Some(why) = tepui_transfer::refusal(&attempt) {
-        return attempt.error(why);
-    }
-    // Names are checked when they are looked up.
-    match reach.check_host(attempt.url().host_str().unwrap_or_default()) {
-        Ok(()) => attempt.follow(),
-        Err(error) => attempt.error(error),
-    }
-}
-
 /// What a request that got no answer means.
-fn failure(ask: &Ask, error: reqwest::Error) -> FetchError {
-    if let Some(error) = cause::<Unreachable>(&error) {
-        return closed(ask, error);
+fn failure(ask: &Ask, error: AskError) -> FetchError {
+    let what = ask.name.clone();
+    match error {
+        AskError::Unreachable(Unreachable { address, closed }) => FetchError::Address {
+            what,
+            address,
+            why: closed.to_string(),
+        },
+        AskError::Redirect(why) => FetchError::Redirect {
+            what,
+            why: why.to_owned(),
+        },
+        AskError::Failed(error) => unavailable(ask, &chain(&error)),
     }
-    let is_redirect = error.is_redirect();
-    // The URL stands in the message, without its credentials.
-    let error = error.without_url();
-    if is_redirect {
-        let why = Error::source(&error).map(ToString::to_string);
-        return FetchError::Redirect {
-            what: ask.name.clone(),
-            why: why.unwrap_or_else(|| error.to_string()),
-        };
-    }
-    unavailable(ask, &chain(&error))
-}
-
-fn closed(ask: &Ask, error: &Unreachable) -> FetchError {
-    FetchError::Address {
-        what: ask.name.clone(),
-        address: error.address,
-        why: error.closed.to_string(),
-    }
-}
-
-/// The first cause of this type.
-fn cause<'e, E: Error + 'static>(error: &'e (dyn Error + 'static)) -> Option<&'e E> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(found) = error.downcast_ref() {
-            return Some(found);
-        }
-        next = error.source();
-    }
-    None
 }
 
 /// What an answer without a body of ours means.

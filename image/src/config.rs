@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use serde::Deserialize;
+use tepui_transfer::Network;
 
 /// What one image may take, unless the operator says otherwise: far above common images, far below
 /// common disks.
@@ -21,8 +22,13 @@ pub struct ImagesConfig {
     /// By registry, as references name it (`docker.io`, `localhost:5000`): mirrors and credentials.
     /// A mirror that wants credentials has an entry of its own.
     pub registries: BTreeMap<String, RegistryConfig>,
-    /// Registries and mirrors that are spoken to in plain HTTP. Nobody else is.
+    /// Registries, mirrors and those who have their tokens that are spoken to in plain HTTP. Nobody
+    /// else is, but who is redirected to from there.
     pub insecure: BTreeSet<String>,
+    /// Addresses that registries, and what they name, may be at besides those of public and private
+    /// networks: loopback, link-local and metadata addresses. Who is named above is asked wherever it
+    /// is.
+    pub allow: Vec<Network>,
     /// The most that an image may have, both as it is sent and unpacked.
     pub max_image_bytes: u64,
     /// How long a registry may send nothing until it is given up.
@@ -38,6 +44,7 @@ impl Default for ImagesConfig {
         Self {
             registries: BTreeMap::new(),
             insecure: BTreeSet::new(),
+            allow: Vec::new(),
             max_image_bytes: MAX_IMAGE_BYTES,
             stall: STALL,
             pause: PAUSE,

@@ -4,6 +4,7 @@
 //! Errors can be cloned: all who wait for one pull get the same one.
 
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -30,6 +31,30 @@ pub enum ImageError {
         what: String,
         /// Who was asked.
         place: String,
+    },
+    /// The registry wants to know who asks in a way that agents do not follow.
+    #[error("cannot sign in to {place} for {what}: {why}")]
+    SignIn {
+        /// What was asked for.
+        what: String,
+        /// Who was asked.
+        place: String,
+        /// What is wrong with its way, and what helps.
+        why: String,
+    },
+    /// The registry, or what it names, is where this agent asks nobody.
+    #[error(
+        "{place} leads to {address} for {what}, which is {why}, and no image is pulled from there: pull it from elsewhere, or let the agent's operator name what is there in `allow`, `insecure` or `registries` of [containers.images]"
+    )]
+    Address {
+        /// What was asked for.
+        what: String,
+        /// Who was asked first.
+        place: String,
+        /// Where its name, a redirect, or its way to sign in led.
+        address: IpAddr,
+        /// What is there.
+        why: String,
     },
     /// It may not be pulled, and is not here.
     #[error(
@@ -106,6 +131,8 @@ impl ImageError {
         match self {
             Self::Unknown { .. } => "image-unknown",
             Self::Unauthorized { .. } => "image-unauthorized",
+            Self::SignIn { .. } => "image-sign-in",
+            Self::Address { .. } => "image-address-refused",
             Self::NotPresent { .. } => "image-not-present",
             Self::Unavailable { .. } => "image-unavailable",
             Self::Invalid { .. } => "image-invalid",
@@ -126,6 +153,8 @@ impl ImageError {
             | Self::Interrupted { .. } => true,
             Self::Unknown { .. }
             | Self::Unauthorized { .. }
+            | Self::SignIn { .. }
+            | Self::Address { .. }
             | Self::NotPresent { .. }
             | Self::Invalid { .. }
             | Self::Architecture { .. }

@@ -1,30 +1,69 @@
 //! Where servers may send us: never out of TLS, and never to anything but a server.
 
-use reqwest::redirect::{Action, Attempt};
+use reqwest::header::LOCATION;
+use reqwest::{Response, StatusCode, Url};
 
 /// As far as browsers follow.
 const MAX_REDIRECTS: usize = 10;
 
-/// Why a redirect is not followed, if it is not.
-pub fn refusal(attempt: &Attempt<'_>) -> Option<&'static str> {
-    let before = attempt.previous();
+/// Where an answer sends whoever asked, if it does.
+pub(crate) fn leads_to(response: &Response) -> Option<Url> {
+    let is_redirect = matches!(
+        response.status(),
+        StatusCode::MOVED_PERMANENTLY
+            | StatusCode::FOUND
+            | StatusCode::SEE_OTHER
+            | StatusCode::TEMPORARY_REDIRECT
+            | StatusCode::PERMANENT_REDIRECT
+    );
+    let location = response.headers().get(LOCATION).filter(|_| is_redirect)?;
+    response.url().join(location.to_str().ok()?).ok()
+}
+
+/// Why it is not followed after those before, if it is not.
+pub(crate) fn refusal(before: &[Url], next: &Url) -> Option<&'static str> {
     let was_secret = before.iter().any(|url| url.scheme() == "https");
-    let scheme = attempt.url().scheme();
     if before.len() > MAX_REDIRECTS {
         Some("redirects without end")
-    } else if was_secret && scheme != "https" {
+    } else if was_secret && next.scheme() != "https" {
         Some("redirects from https to http")
-    } else if !matches!(scheme, "http" | "https") {
+    } else if !matches!(next.scheme(), "http" | "https") {
         Some("redirects to what is no server")
     } else {
         None
     }
 }
 
-/// Follows what may be followed: a policy of a client.
-pub fn follow(attempt: Attempt<'_>) -> Action {
-    match refusal(&attempt) {
-        Some(why) => attempt.error(why),
-        None => attempt.follow(),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn url(text: &str) -> Url {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn redirects_lead_to_servers_and_stay_in_tls() {
+        for (before, next, why) in [
+            ("http://a", "http://b", None),
+            ("http://a", "https://b", None),
+            ("https://a", "https://b", None),
+            ("https://a", "http://a", Some("from https to http")),
+            ("http://a", "file:///etc/passwd", Some("no server")),
+        ] {
+            let refused = refusal(&[url(before)], &url(next));
+            assert_eq!(refused.is_some(), why.is_some(), "{before} {next}");
+            assert!(
+                refused
+                    .unwrap_or_default()
+                    .contains(why.unwrap_or_default())
+            );
+        }
+        let before = vec![url("https://a"), url("https://b")];
+        assert!(refusal(&before, &url("http://a")).is_some());
+        let many = vec![url("http://a"); MAX_REDIRECTS];
+        assert_eq!(refusal(&many, &url("http://a")), None);
+        let many = vec![url("http://a"); MAX_REDIRECTS + 1];
+        assert!(refusal(&many, &url("http://a")).is_some());
     }
 }

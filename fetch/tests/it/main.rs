@@ -14,6 +14,8 @@ mod files;
 mod hostile;
 /// Callers that go away, processes that are killed.
 mod interrupted;
+/// Proxies of the environment.
+mod proxies;
 /// Servers that answer as a test tells them.
 mod server;
 /// A fetcher, its folder and a sandbox.

@@ -1,28 +1,31 @@
 //! A registry and its mirrors, over HTTP (OCI distribution-spec).
 //!
 //! Mirrors are asked first, in their order, then the registry itself; the round is tried anew, with
-//! growing pauses, while the registry failed in a way that may pass. oci-client finds out how a
-//! registry wants to know us. The bytes are read here: it would read a manifest or the text of an
-//! error to its end, however long that is.
+//! growing pauses, while the registry failed in a way that may pass. A registry that wants to know who
+//! asks is told where its own answer says how, and with what the operator gave for it alone: what a
+//! server that it redirects to wants is not answered. Nothing is read further than it may be long.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+mod challenge;
+mod host;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use oci_client::Reference;
-use oci_client::errors::OciDistributionError;
-use oci_client::secrets::RegistryAuth;
 use reqwest::header::{ACCEPT, RANGE};
-use reqwest::{Response, StatusCode};
-use tepui_transfer::{Draft, Pace, Sink, blocking, chain, continues, follow};
+use reqwest::{RequestBuilder, Response, StatusCode, Url};
+use tepui_transfer::{
+    AskError, Client, Draft, Pace, Reach, Sink, Unreachable, blocking, chain, continues,
+};
 use tepui_types::Digest;
 use tepui_types::image::RegistryImage;
 use tokio::sync::OnceCell;
 use tokio::time::{timeout, timeout_at};
 
+use self::challenge::{Challenge, MAX_TOKEN_BYTES, Realm, token};
+use self::host::{Credentials, Grant, Host};
 use super::{Fetched, check};
-use crate::config::ImagesConfig;
+use crate::config::{ImagesConfig, Secret};
 use crate::error::ImageError;
 use crate::manifest::{Blob, MAX_MANIFEST_BYTES};
 use crate::store::Store;
@@ -41,18 +44,6 @@ const MANIFESTS: &str = "application/vnd.oci.image.manifest.v1+json, \
 #[derive(Debug, Default)]
 pub struct Clients(OnceCell<Client>);
 
-#[derive(Clone)]
-struct Client {
-    http: reqwest::Client,
-    auth: oci_client::Client,
-}
-
-impl std::fmt::Debug for Client {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Client")
-    }
-}
-
 /// One image at its registry.
 #[derive(Debug)]
 pub struct Registry {
@@ -60,73 +51,6 @@ pub struct Registry {
     hosts: Vec<Host>,
     clients: Arc<Clients>,
     config: Arc<ImagesConfig>,
-}
-
-/// The image's repository at the registry, or at a mirror.
-#[derive(Debug)]
-struct Host {
-    /// As messages name it.
-    place: String,
-    /// Its repository.
-    reference: Reference,
-    /// The URL of its repository.
-    url: String,
-    auth: RegistryAuth,
-    /// Whether it has failed in this pull: a mirror that hangs costs its patience once, and not once for
-    /// each layer.
-    has_failed: AtomicBool,
-    /// How the last request was let in.
-    granted: Mutex<Option<Grant>>,
-}
-
-/// How a host wants to know us.
-#[derive(Debug, Clone)]
-enum Grant {
-    Anybody,
-    Basic(String, String),
-    Bearer(String),
-}
-
-impl Host {
-    fn new(place: &str, repository: &str, config: &ImagesConfig) -> Self {
-        let (registry, repository) = match place.split_once('/') {
-            Some((registry, prefix)) => (registry, format!("{prefix}/{repository}")),
-            None => (place, repository.to_owned()),
-        };
-        let reference =
-            Reference::with_tag(registry.to_owned(), repository.clone(), "latest".to_owned());
-        let scheme = match config.insecure.contains(registry) {
-            true => "http",
-            false => "https",
-        };
-        let host = reference.resolve_registry();
-        let entry = config.registries.get(registry).cloned().unwrap_or_default();
-        let auth = match (entry.token, entry.username, entry.password) {
-            (Some(token), _, _) => RegistryAuth::Bearer(token.reveal().to_owned()),
-            (None, Some(username), Some(password)) => {
-                RegistryAuth::Basic(username, password.reveal().to_owned())
-            }
-            _ => RegistryAuth::Anonymous,
-        };
-        Self {
-            place: place.to_owned(),
-            url: format!("{scheme}://{host}/v2/{repository}"),
-            reference,
-            auth,
-            has_failed: AtomicBool::new(false),
-            granted: Mutex::default(),
-        }
-    }
-
-    fn granted(&self) -> Option<Grant> {
-        let granted = self.granted.lock();
-        granted.unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn set_granted(&self, grant: Grant) {
-        let granted = self.granted.lock();
-        *granted.unwrap_or_else(PoisonError::into_inner) = Some(grant);
-    }
 }
 
 impl Registry {
@@ -208,20 +132,35 @@ impl Registry {
         wanted: Option<Digest>,
         most: u64,
     ) -> Result<Vec<u8>, ImageError> {
-        let mut response = self.get(host, path, 0).await?;
-        let mut pace = Pace::begin(self.config.stall);
-        let mut bytes = Vec::new();
-        while let Some(chunk) = self.chunk(host, &mut response, &mut pace).await? {
-            if (bytes.len() + chunk.len()) as u64 > most {
-                let why = format!("{} sends more than {most} bytes of it", host.place);
-                return Err(ImageError::invalid(self.what(path), why));
-            }
-            bytes.extend_from_slice(&chunk);
-        }
+        let response = self.get(host, path, 0).await?;
+        let bytes = self.read(host, path, response, most).await?;
+        let bytes = bytes.ok_or_else(|| {
+            let why = format!("{} sends more than {most} bytes of it", host.place);
+            ImageError::invalid(self.what(path), why)
+        })?;
         if let Some(wanted) = wanted {
             check(&self.what(path), &host.place, &wanted, &Digest::of(&bytes))?;
         }
         Ok(bytes)
+    }
+
+    /// All that an answer has, if that is no more than `most`.
+    async fn read(
+        &self,
+        host: &Host,
+        path: &str,
+        mut response: Response,
+        most: u64,
+    ) -> Result<Option<Vec<u8>>, ImageError> {
+        let mut pace = Pace::begin(self.config.stall);
+        let mut bytes = Vec::new();
+        while let Some(chunk) = self.chunk(host, path, &mut response, &mut pace).await? {
+            if (bytes.len() + chunk.len()) as u64 > most {
+                return Ok(None);
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok(Some(bytes))
     }
 
     async fn download(
@@ -241,7 +180,7 @@ impl Registry {
             download.restart().await?;
         }
         let mut pace = Pace::begin(self.config.stall);
-        while let Some(chunk) = self.chunk(host, &mut response, &mut pace).await? {
+        while let Some(chunk) = self.chunk(host, &path, &mut response, &mut pace).await? {
             if download.got() + chunk.len() as u64 > blob.size {
                 download.restart().await?;
                 let why = format!("{} sends more than {} bytes of it", host.place, blob.size);
@@ -259,18 +198,15 @@ impl Registry {
 
     /// An answer that is good. `from` asks for the rest of a blob only.
     async fn get(&self, host: &Host, path: &str, from: u64) -> Result<Response, ImageError> {
-        let client = self.clients.get(&self.config).await;
-        let client = client.map_err(|why| self.unavailable(host, path, &why))?;
-        let mut grant = match host.granted() {
-            Some(grant) => grant,
-            None => self.authorize(client, host, path).await?,
-        };
-        let known = host.granted().is_some();
-        let mut response = self.send(client, host, path, from, &grant).await?;
-        if response.status() == StatusCode::UNAUTHORIZED && known {
-            // Tokens are good for some minutes; this one was.
-            grant = self.authorize(client, host, path).await?;
-            response = self.send(client, host, path, from, &grant).await?;
+        let url = host.url(path);
+        let url = url.map_err(|why| self.unavailable(host, path, &why))?;
+        let mut grant = host.granted();
+        let mut response = self.try_get(host, path, &url, from, &grant).await?;
+        if response.status() == StatusCode::UNAUTHORIZED
+            && let Some(new) = self.sign_in(host, path, &url, &response, &grant).await?
+        {
+            grant = new;
+            response = self.try_get(host, path, &url, from, &grant).await?;
         }
         match response.status() {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT => {
@@ -286,71 +222,117 @@ impl Registry {
         }
     }
 
-    async fn send(
+    async fn try_get(
         &self,
-        client: &Client,
         host: &Host,
         path: &str,
+        url: &Url,
         from: u64,
         grant: &Grant,
     ) -> Result<Response, ImageError> {
-        let request = client.http.get(format!("{}/{path}", host.url));
-        let mut request = match grant {
-            Grant::Anybody => request,
-            Grant::Basic(username, password) => request.basic_auth(username, Some(password)),
-            Grant::Bearer(token) => request.bearer_auth(token),
+        let with = |mut request: RequestBuilder| {
+            if path.starts_with("manifests/") {
+                request = request.header(ACCEPT, MANIFESTS);
+            }
+            if from > 0 {
+                request = request.header(RANGE, format!("bytes={from}-"));
+            }
+            grant.with(request)
         };
-        if path.starts_with("manifests/") {
-            request = request.header(ACCEPT, MANIFESTS);
-        }
-        if from > 0 {
-            request = request.header(RANGE, format!("bytes={from}-"));
-        }
-        match timeout(self.config.stall, request.send()).await {
+        self.send(host, path, url.clone(), with).await
+    }
+
+    /// Asks, for the image's sake, and has whatever answer there is.
+    async fn send(
+        &self,
+        host: &Host,
+        path: &str,
+        url: Url,
+        with: impl FnOnce(RequestBuilder) -> RequestBuilder,
+    ) -> Result<Response, ImageError> {
+        let client = self.clients.get(&self.config).await;
+        let client = client.map_err(|why| self.unavailable(host, path, &why))?;
+        match timeout(self.config.stall, client.get(url, with)).await {
             Ok(Ok(response)) => Ok(response),
-            Ok(Err(error)) => Err(self.unavailable(host, path, &chain(&error))),
+            Ok(Err(error)) => Err(self.failure(host, path, error)),
             Err(_) => Err(self.stalled(host, path)),
         }
     }
 
-    async fn authorize(
+    /// What lets us in after this answer, if we know and have not tried it.
+    async fn sign_in(
         &self,
-        client: &Client,
         host: &Host,
         path: &str,
-    ) -> Result<Grant, ImageError> {
-        if let RegistryAuth::Bearer(token) = &host.auth {
-            return Ok(Grant::Bearer(token.clone()));
+        url: &Url,
+        answer: &Response,
+        tried: &Grant,
+    ) -> Result<Option<Grant>, ImageError> {
+        // Another server's challenge is none of this registry's, and its tokens are not for it.
+        let is_other = answer.url().origin() != url.origin();
+        // A token of the configuration was tried already.
+        if is_other || matches!(host.credentials, Credentials::Token(_)) {
+            return Ok(None);
         }
-        let pull = oci_client::RegistryOperation::Pull;
-        let asked = client.auth.auth(&host.reference, &host.auth, pull);
-        let Ok(asked) = timeout(self.config.stall, asked).await else {
-            return Err(self.stalled(host, path));
+        let challenge = Challenge::of(answer.headers());
+        let challenge = challenge.map_err(|why| self.not_signed_in(host, path, why))?;
+        match (challenge, &host.credentials) {
+            (Some(Challenge::Basic), Credentials::Password(username, password)) => {
+                let is_new = !matches!(tried, Grant::Basic(..));
+                Ok(is_new.then(|| Grant::Basic(username.clone(), password.clone())))
+            }
+            (Some(Challenge::Bearer(realm)), _) => {
+                let token = self.token(host, path, &realm).await?;
+                Ok(Some(Grant::Bearer(token)))
+            }
+            (Some(Challenge::Basic) | None, _) => Ok(None),
+        }
+    }
+
+    /// A token of the realm that the host names. It is the host's to say who gets to see its password,
+    /// as long as that is in TLS.
+    async fn token(&self, host: &Host, path: &str, realm: &Realm) -> Result<Secret, ImageError> {
+        let fail = |why| self.not_signed_in(host, path, why);
+        realm.check(&self.config.insecure).map_err(fail)?;
+        let with = |request: RequestBuilder| match &host.credentials {
+            Credentials::Password(username, password) => {
+                request.basic_auth(username, Some(password.reveal()))
+            }
+            Credentials::Nobody | Credentials::Token(_) => request,
         };
-        match (asked, &host.auth) {
-            (Ok(Some(token)), _) => Ok(Grant::Bearer(token)),
-            (Ok(None), RegistryAuth::Basic(username, password)) => {
-                Ok(Grant::Basic(username.clone(), password.clone()))
+        let url = realm.url(&host.repository);
+        let response = self.send(host, path, url, with).await?;
+        match response.status() {
+            StatusCode::OK => {}
+            status if status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS => {
+                return Err(self.refused(host, path));
             }
-            (Ok(None), _) => Ok(Grant::Anybody),
-            (Err(OciDistributionError::AuthenticationFailure(_)), _) => {
-                Err(self.refused(host, path))
+            status => {
+                let why = format!("{}, where it has tokens, answers {status}", realm.place());
+                return Err(self.unavailable(host, path, &why));
             }
-            (Err(error), _) => Err(self.unavailable(host, path, &chain(&error))),
         }
+        let bytes = self.read(host, path, response, MAX_TOKEN_BYTES).await?;
+        let bytes = bytes.ok_or_else(|| {
+            fail(format!(
+                "{}, where it has tokens, sends more than {MAX_TOKEN_BYTES} bytes for one",
+                realm.place()
+            ))
+        })?;
+        token(&bytes).map_err(|why| fail(format!("it has tokens at {}, and {why}", realm.place())))
     }
 
     async fn chunk(
         &self,
         host: &Host,
+        path: &str,
         response: &mut Response,
         pace: &mut Pace,
     ) -> Result<Option<Bytes>, ImageError> {
-        let path = response.url().path().to_owned();
         let chunk = match timeout_at(pace.deadline(), response.chunk()).await {
             Ok(Ok(chunk)) => chunk,
-            Ok(Err(error)) => return Err(self.unavailable(host, &path, &chain(&error))),
-            Err(_) => return Err(self.stalled(host, &path)),
+            Ok(Err(error)) => return Err(self.failure(host, path, error.into())),
+            Err(_) => return Err(self.stalled(host, path)),
         };
         if let Some(chunk) = &chunk {
             pace.add(chunk.len() as u64);
@@ -373,6 +355,28 @@ impl Registry {
         }
     }
 
+    fn not_signed_in(&self, host: &Host, path: &str, why: String) -> ImageError {
+        ImageError::SignIn {
+            what: self.what(path),
+            place: host.place.clone(),
+            why,
+        }
+    }
+
+    /// What a request that got no answer means.
+    fn failure(&self, host: &Host, path: &str, error: AskError) -> ImageError {
+        match error {
+            AskError::Unreachable(Unreachable { address, closed }) => ImageError::Address {
+                what: self.what(path),
+                place: host.place.clone(),
+                address,
+                why: closed.to_string(),
+            },
+            AskError::Redirect(why) => self.unavailable(host, path, &format!("it {why}")),
+            AskError::Failed(error) => self.unavailable(host, path, &chain(&error)),
+        }
+    }
+
     fn unavailable(&self, host: &Host, path: &str, why: &str) -> ImageError {
         ImageError::Unavailable {
             what: self.what(path),
@@ -390,26 +394,11 @@ impl Registry {
 impl Clients {
     async fn get(&self, config: &ImagesConfig) -> Result<&Client, String> {
         let made = self.0.get_or_try_init(|| async {
-            // oci-client panics where this fails: a machine without certificates.
-            let http = reqwest::Client::builder()
-                .user_agent(concat!("tepui/", env!("CARGO_PKG_VERSION")))
-                .connect_timeout(config.stall)
-                .redirect(reqwest::redirect::Policy::custom(follow))
-                .build()
-                .map_err(|error| {
-                    format!(
-                        "{}: install the package ca-certificates on the agent",
-                        chain(&error)
-                    )
-                })?;
-            let insecure = config.insecure.iter().cloned().collect();
-            let auth = oci_client::Client::new(oci_client::client::ClientConfig {
-                protocol: oci_client::client::ClientProtocol::HttpsExcept(insecure),
-                connect_timeout: Some(config.stall),
-                read_timeout: Some(config.stall),
-                ..oci_client::client::ClientConfig::default()
-            });
-            Ok(Client { http, auth })
+            let reach = Reach::new(config.allow.clone()).with_servers(host::named(config));
+            Client::new(reach, config.stall).map_err(|error| {
+                let why = chain(&error);
+                format!("{why}: install the package ca-certificates on the agent")
+            })
         });
         made.await
     }
@@ -488,7 +477,7 @@ impl<'a> Attempts<'a> {
         }
         tracing::debug!(round = self.round, "not pulled: {error}");
         if error.retryable() {
-            self.host().has_failed.store(true, Ordering::Relaxed);
+            self.host().set_failed();
         }
         self.at = match self.round {
             1 => well_from(self.hosts, self.at + 1),
@@ -513,6 +502,6 @@ impl<'a> Attempts<'a> {
 fn well_from(hosts: &[Host], place: usize) -> usize {
     let last = hosts.len() - 1;
     let mut places = place..last;
-    let well = places.find(|place| !hosts[*place].has_failed.load(Ordering::Relaxed));
+    let well = places.find(|place| !hosts[*place].has_failed());
     well.unwrap_or(place.max(last))
 }

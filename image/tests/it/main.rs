@@ -12,7 +12,7 @@ mod faults;
 mod fixture;
 /// Images that no builder makes.
 mod handmade;
-/// Registries that stall, lie, break off and want tokens.
+/// Registries that stall, lie and break off.
 mod misbehaving;
 /// A server that does what no good registry does.
 mod odd_server;
@@ -22,3 +22,5 @@ mod overlay;
 mod platforms;
 /// Images by tag, digest, folder and mirror.
 mod pulls;
+/// Registries that want to know who asks, and such as lead to where nobody is asked.
+mod sign_in;

@@ -1,11 +1,14 @@
 //! A server that does what no good registry does: it answers by a script, and keeps what it was asked.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use tepui_types::image::ImageRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
+
+use crate::fixture::World;
 
 /// What was asked.
 #[derive(Debug, Clone)]
@@ -20,6 +23,12 @@ impl Request {
     pub fn from(&self) -> Option<usize> {
         let rest = self.head.split("range: bytes=").nth(1)?;
         rest.split('-').next()?.parse().ok()
+    }
+
+    /// As whom the server was asked.
+    pub fn host(&self) -> &str {
+        let rest = self.head.split("host: ").nth(1).unwrap();
+        rest.split("\r\n").next().unwrap()
     }
 
     pub fn has(&self, text: &str) -> bool {
@@ -41,6 +50,16 @@ pub enum Answer {
     Silence,
     /// Bytes without end.
     Endless,
+}
+
+/// A layout with one image of one layer.
+pub fn layout(world: &World) -> PathBuf {
+    world.layout("layout").busybox("a").folder.clone()
+}
+
+/// What a server has of it.
+pub fn image(server: &OddServer) -> ImageRef {
+    format!("{}/x:1", server.address).parse().unwrap()
 }
 
 type Script = dyn Fn(&Request, usize) -> Answer + Send + Sync;

@@ -1,15 +1,18 @@
-//! Which addresses tasks may have something fetched from.
+//! Who is asked for what strangers name.
 //!
-//! Whoever writes a job chooses the URL, and the agent asks with its own place in the network. So it
-//! asks nobody on its own machine, and nobody where clouds tell machines their secrets, unless its
-//! operator allows that address: public and private networks are what remains. What counts is the
-//! address that is connected to, whatever name led to it. Pure.
+//! Whoever writes a job chooses the URL or the registry, servers choose where they redirect to, and the
+//! agent asks with its own place in the network. So it asks nobody on its own machine, and nobody where
+//! clouds tell machines their secrets, unless its operator allows that address or names that server:
+//! public and private networks are what remains. What counts is the address that is connected to,
+//! whatever name led to it. Pure.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use ipnet::IpNet;
+use reqwest::Url;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
 /// Where clouds tell machines of themselves besides link-local addresses: AWS (all of its services on
@@ -35,7 +38,7 @@ pub struct ParseNetworkError {
 
 /// Why an address is not asked. Its text follows the address in messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Closed {
+pub enum Closed {
     /// The agent's own machine.
     Loopback,
     /// Machines of the same link, and the metadata of clouds.
@@ -49,7 +52,7 @@ pub(crate) enum Closed {
 /// An address that is not asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{address} is {closed}")]
-pub(crate) struct Unreachable {
+pub struct Unreachable {
     /// Which.
     pub address: IpAddr,
     /// Why.
@@ -58,14 +61,31 @@ pub(crate) struct Unreachable {
 
 /// What may be asked.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Reach {
+pub struct Reach {
     allowed: Vec<Network>,
+    /// Origins, as RFC 6454 writes them.
+    servers: BTreeSet<String>,
 }
 
 impl Reach {
-    /// Beside what everybody may ask, these.
+    /// Beside what everybody may ask, these addresses, whoever names them.
     pub fn new(allowed: Vec<Network>) -> Self {
-        Self { allowed }
+        Self {
+            allowed,
+            servers: BTreeSet::new(),
+        }
+    }
+
+    /// And these servers, wherever they are. A server is a scheme, a host and a port.
+    pub fn with_servers(mut self, servers: impl IntoIterator<Item = Url>) -> Self {
+        let origins = servers.into_iter().map(|url| origin(&url));
+        self.servers.extend(origins);
+        self
+    }
+
+    /// Whether an operator named the server of a URL.
+    pub fn names(&self, url: &Url) -> bool {
+        self.servers.contains(&origin(url))
     }
 
     /// Whether an address may be asked.
@@ -90,6 +110,20 @@ impl Reach {
         let host = host.trim_start_matches('[').trim_end_matches(']');
         host.parse().map_or(Ok(()), |address| self.check(address))
     }
+
+    /// The same where a proxy looks names up. One name is always that of the machine that looks it up
+    /// (RFC 6761), and many proxies run on the agent's own.
+    pub fn check_proxied(&self, host: &str) -> Result<(), Unreachable> {
+        let name = host.trim_end_matches('.').to_ascii_lowercase();
+        match name == "localhost" || name.ends_with(".localhost") {
+            true => self.check(Ipv4Addr::LOCALHOST.into()),
+            false => self.check_host(host),
+        }
+    }
+}
+
+fn origin(url: &Url) -> String {
+    url.origin().ascii_serialization()
 }
 
 fn closed(address: IpAddr) -> Option<Closed> {
@@ -254,5 +288,43 @@ mod tests {
     #[test]
     fn names_say_nothing() {
         assert_eq!(closed_to(&[], "localhost"), None);
+    }
+
+    #[test]
+    fn behind_a_proxy_addresses_and_the_name_of_the_machine_itself_are_judged() {
+        for (host, is_open) in [
+            ("example.org", true),
+            ("10.0.0.1", true),
+            ("notlocalhost", true),
+            ("localhost", false),
+            ("LOCALHOST.", false),
+            ("a.localhost", false),
+            ("[::1]", false),
+            ("169.254.169.254", false),
+        ] {
+            let checked = Reach::default().check_proxied(host);
+            assert_eq!(checked.is_ok(), is_open, "{host}");
+        }
+        let reach = Reach::new(vec!["127.0.0.1".parse().unwrap()]);
+        assert_eq!(reach.check_proxied("localhost"), Ok(()));
+    }
+
+    #[test]
+    fn a_server_is_named_with_its_scheme_and_port() {
+        let url = |text: &str| text.parse::<Url>().unwrap();
+        let servers = [url("http://localhost:5000/v2/"), url("https://a.example")];
+        let reach = Reach::default().with_servers(servers);
+        for (text, is_named) in [
+            ("http://localhost:5000/token", true),
+            ("http://LOCALHOST:5000", true),
+            ("https://a.example:443/x", true),
+            ("https://localhost:5000", false),
+            ("http://localhost:5001", false),
+            ("http://localhost", false),
+            ("http://a.example", false),
+            ("https://b.a.example", false),
+        ] {
+            assert_eq!(reach.names(&url(text)), is_named, "{text}");
+        }
     }
 }
