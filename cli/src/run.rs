@@ -7,7 +7,7 @@
 
 use std::cell::Cell;
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -27,14 +27,18 @@ use crate::output::{self, Format};
 use crate::{amounts, artifact};
 
 use checks::CheckOptions;
+use companions::CompanionOptions;
 use container::ContainerOptions;
 use life::LifeOptions;
+use program::{image, is_archive, is_program};
 use wasm::WasmFlags;
 use watch::Watch;
 
 mod checks;
+mod companions;
 mod container;
 mod life;
+mod program;
 mod wasm;
 mod watch;
 
@@ -145,6 +149,8 @@ pub struct Options {
     words: Vec<OsString>,
     #[command(flatten)]
     container: ContainerOptions,
+    #[command(flatten)]
+    companions: CompanionOptions,
     #[command(flatten)]
     checks: CheckOptions,
     #[command(flatten)]
@@ -324,6 +330,7 @@ async fn program(options: &Options, client: &Client) -> Result<Workload> {
             path.display()
         );
         options.life.refuse_for_wasm()?;
+        options.companions.refuse_for_wasm()?;
         let given = options.wasm.options(client).await?;
         let artifact = artifact::upload(&path, client).await?;
         return Ok(Workload::Wasm(WasmWorkload {
@@ -352,85 +359,26 @@ async fn program(options: &Options, client: &Client) -> Result<Workload> {
     command(options, args, Some(image), given)
 }
 
-/// What a word names that is no file of a program or an archive.
-fn image(path: &Path) -> Result<&str> {
-    let text = path.to_str();
-    let text = text.with_context(|| format!("{} is not UTF-8", path.display()))?;
-    if let Some(name) = after_scheme(text) {
-        return Ok(name);
-    }
-    let looks_like_a_file = text.starts_with(['.', '/']) || path.exists();
-    anyhow::ensure!(
-        !looks_like_a_file,
-        "{text} is neither a WebAssembly program nor an archive of an image; a command of the \
-         agents' machines comes after two dashes: tepui run -- {text} …"
-    );
-    let is_bare = !text.contains(['/', ':', '@']);
-    anyhow::ensure!(
-        !(is_bare && is_command_here(text)),
-        "{text} is a command of this machine: one of the agents' machines comes after two dashes \
-         (tepui run -- {text} …), and an image of that name has its tag: {text}:latest"
-    );
-    Ok(text)
-}
-
-/// What follows `oci:` or `oci://`, as other tools write images of registries; a registry of that
-/// name has its port there.
-fn after_scheme(text: &str) -> Option<&str> {
-    let rest = text.strip_prefix("oci:")?;
-    let name = rest.strip_prefix("//").unwrap_or(rest);
-    let has_port = rest.starts_with(|first: char| first.is_ascii_digit());
-    (!has_port && !name.starts_with(['.', '/'])).then_some(name)
-}
-
-/// Whether the shell that this was typed into would find such a program.
-fn is_command_here(name: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|folder| folder.join(name).is_file())
-}
-
-/// Whether a file is an archive, plain or compressed by gzip: `docker save` and skopeo make them.
-fn is_archive(path: &Path) -> Result<bool> {
-    use std::io::Read;
-    let Ok(file) = std::fs::File::open(path) else {
-        return Ok(false);
-    };
-    let mut head = Vec::new();
-    file.take(512)
-        .read_to_end(&mut head)
-        .with_context(|| format!("failed to read {}", path.display()))?;
-    Ok(head.starts_with(&[0x1f, 0x8b]) || head.get(257..262) == Some(b"ustar"))
-}
-
-/// Whether a file is to be run as WebAssembly: by its name, or by how it begins.
-fn is_program(path: &Path) -> Result<bool> {
-    use std::io::Read;
-    let named = path
-        .extension()
-        .is_some_and(|extension| extension == "wasm");
-    let mut file = match std::fs::File::open(path) {
-        Ok(file) => file,
-        Err(_) if !named => return Ok(false),
-        Err(error) => {
-            return Err(error).with_context(|| format!("failed to read {}", path.display()));
-        }
-    };
-    let mut magic = [0; 4];
-    Ok(named || file.read_exact(&mut magic).is_ok() && &magic == b"\0asm")
-}
-
 fn command(
     options: &Options,
     words: &[OsString],
     image: Option<ImageRef>,
     wasm: Option<Box<WasmOptions>>,
 ) -> Result<Workload> {
+    let container = options.container.container(image)?;
+    let companions = &options.companions;
+    companions.refuse_without_container(container.as_deref())?;
+    options.checks.refuse_beside_nobody(companions)?;
+    let mut done = options.life.command(wasm)?;
+    if companions.all().next().is_some() {
+        done.get_or_insert_default().companions = companions.all().cloned().collect();
+    }
     Ok(Workload::Command(CommandWorkload {
         argv: texts(words)?,
         env: options.env.iter().cloned().collect(),
         pids: options.pids,
-        container: options.container.container(image)?,
-        options: options.life.command(wasm)?,
+        container,
+        options: done,
     }))
 }
 
@@ -490,6 +438,7 @@ fn low_byte(code: i32) -> u8 {
 mod tests {
     use super::*;
     use clap::Parser;
+    use tepui_types::TaskSpec;
 
     #[derive(Debug, Parser)]
     struct Line {
@@ -525,40 +474,58 @@ mod tests {
     }
 
     #[test]
+    fn companions_and_checks_beside_them_are_one_task() {
+        let words = ["web:2", "serve"].map(OsString::from);
+        let parse = |flags: &[&str]| {
+            let line = [&["run"], flags, &["web:2", "serve"]].concat();
+            Line::try_parse_from(line).unwrap().options
+        };
+        let workload = |flags: &[&str]| {
+            let image = Some("web:2".parse().unwrap());
+            command(&parse(flags), &words, image, None)
+        };
+        let peer = ["--peer", "worker=web:2 work"];
+        let sidecar = [
+            "--sidecar",
+            "proxy=proxy:1",
+            "--health",
+            "cmd@proxy:test -e up",
+        ];
+        let init = [
+            "--init",
+            "fill=-- sh -c 'echo a > b'",
+            "--ready",
+            "cmd@main:true",
+        ];
+        let flags = [&peer[..], &sidecar, &init].concat();
+        let mut spec = TaskSpec::new(workload(&flags).unwrap());
+        spec.checks = parse(&flags).checks.checks();
+        spec.validate().unwrap();
+        let Workload::Command(made) = spec.workload else {
+            panic!("it is a command");
+        };
+        let names = made.companions().iter().map(|one| &*one.name);
+        assert_eq!(names.collect::<Vec<_>>(), ["fill", "proxy", "worker"]);
+        let Workload::Command(alone) = workload(&[]).unwrap() else {
+            panic!("it is a command");
+        };
+        assert_eq!(alone.options, None);
+
+        let beside_nobody = workload(&["--health", "cmd@cache:true"]).unwrap_err();
+        assert!(beside_nobody.to_string().contains("--sidecar cache=IMAGE"));
+        let options = parse(&["--sidecar", "proxy=proxy:1"]);
+        let bare = command(&options, &words, None, None).unwrap_err();
+        assert!(bare.to_string().contains("--isolate"), "{bare}");
+        let wasm = options.companions.refuse_for_wasm().unwrap_err();
+        assert!(wasm.to_string().contains("--sidecar"), "{wasm}");
+    }
+
+    #[test]
     fn a_command_line_without_work_is_refused() {
         assert!(Line::try_parse_from(["run"]).is_err());
         assert!(Line::try_parse_from(["run", "--count", "0", "a.wasm"]).is_err());
         assert!(Line::try_parse_from(["run", "--priority", "1001", "a.wasm"]).is_err());
         assert!(Line::try_parse_from(["run", "--priority", "-5", "a.wasm"]).is_ok());
-    }
-
-    #[test]
-    fn programs_are_known_by_name_or_by_their_beginning() {
-        let folder = tempfile::tempdir().unwrap();
-        let plain = folder.path().join("plain");
-        std::fs::write(&plain, "#!/bin/sh").unwrap();
-        let bare = folder.path().join("bare");
-        std::fs::write(&bare, b"\0asm\x01\0\0\0").unwrap();
-        let named = folder.path().join("named.wasm");
-        std::fs::write(&named, "garbage is the executor's to refuse").unwrap();
-        assert!(!is_program(&plain).unwrap());
-        assert!(is_program(&bare).unwrap());
-        assert!(is_program(&named).unwrap());
-        assert!(!is_program(Path::new("echo")).unwrap());
-        assert!(is_program(&folder.path().join("none.wasm")).is_err());
-    }
-
-    #[test]
-    fn images_may_say_that_they_are_of_a_registry() {
-        for (text, name) in [
-            ("oci:r.example/a:1", Some("r.example/a:1")),
-            ("oci://r.example:5000/a", Some("r.example:5000/a")),
-            ("oci:5000/a", None),
-            ("oci:/folder", None),
-            ("r.example/a:1", None),
-        ] {
-            assert_eq!(after_scheme(text), name, "{text}");
-        }
     }
 
     #[test]

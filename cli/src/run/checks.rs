@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use anyhow::Result;
 use clap::Args;
 use tepui_types::check::{Check, Checks, CommandProbe, HttpProbe, Probe, TcpProbe};
+use tepui_types::command::MAIN;
 
+use super::companions::CompanionOptions;
 use crate::amounts;
 
 /// The checks of each task.
@@ -12,7 +15,7 @@ use crate::amounts;
 #[command(next_help_heading = "Checks")]
 pub struct CheckOptions {
     /// End a task, as failed, that is not well: `http:PORT/PATH`, `tcp:PORT` (without PORT, the first
-    /// of its ports) or `cmd:COMMAND LINE`
+    /// of its ports), `cmd:COMMAND LINE`, or `cmd@NAME:COMMAND LINE` beside a companion
     #[arg(long, value_parser = probe, value_name = "PROBE")]
     health: Option<Probe>,
     /// Show whether a task can be sent work
@@ -47,6 +50,34 @@ impl CheckOptions {
         (!checks.is_empty()).then(|| Box::new(checks))
     }
 
+    /// Refuses a check beside a companion that there is not.
+    ///
+    /// # Errors
+    /// Names it and its flag.
+    pub fn refuse_beside_nobody(&self, companions: &CompanionOptions) -> Result<()> {
+        let probes = [
+            ("--startup", &self.startup),
+            ("--ready", &self.ready),
+            ("--health", &self.health),
+        ];
+        for (flag, probe) in probes {
+            let Some(Probe::Command(CommandProbe {
+                member: Some(member),
+                ..
+            })) = probe
+            else {
+                continue;
+            };
+            let is_there = member == MAIN || companions.all().any(|one| one.name == *member);
+            anyhow::ensure!(
+                is_there,
+                "{flag} is beside `{member}`, which is no companion of this task: add it \
+                 (--sidecar {member}=IMAGE), or leave out `@{member}`"
+            );
+        }
+        Ok(())
+    }
+
     fn check(&self, probe: Probe) -> Check {
         let usual = Check::new(probe);
         let or = |span: Option<Duration>, usual| span.map_or(usual, super::millis);
@@ -61,8 +92,17 @@ impl CheckOptions {
 }
 
 fn probe(text: &str) -> Result<Probe, String> {
-    let hint = "write http:PORT/PATH, tcp:PORT or cmd:COMMAND LINE";
+    let hint = "write http:PORT/PATH, tcp:PORT, cmd:COMMAND LINE or cmd@COMPANION:COMMAND LINE";
     let (kind, rest) = text.split_once(':').unwrap_or((text, ""));
+    let (kind, member) = match kind.split_once('@') {
+        Some((kind, member)) => (kind, Some(member)),
+        None => (kind, None),
+    };
+    if member.is_some_and(|member| kind != "cmd" || member.is_empty()) {
+        return Err(format!(
+            "only a command runs beside a companion, and companions share their ports: {hint}"
+        ));
+    }
     let port = |text: &str| match text {
         "" => Ok(0),
         text => text
@@ -82,7 +122,7 @@ fn probe(text: &str) -> Result<Probe, String> {
         "tcp" => Ok(Probe::Tcp(TcpProbe { port: port(rest)? })),
         "cmd" if !rest.trim().is_empty() => Ok(Probe::Command(CommandProbe {
             argv: ["sh", "-c", rest].map(str::to_owned).to_vec(),
-            member: None,
+            member: member.map(str::to_owned),
         })),
         _ => Err(hint.into()),
     }
@@ -105,7 +145,22 @@ mod tests {
         );
         assert_eq!(json("tcp:5432"), serde_json::json!({"tcp": {"port": 5432}}));
         assert_eq!(json("cmd:test -e x")["command"]["argv"][2], "test -e x");
-        for bad in ["", "udp:1", "tcp:x", "http:x/", "cmd:"] {
+        assert_eq!(
+            json("cmd@proxy:test -e x")["command"],
+            serde_json::json!({"argv": ["sh", "-c", "test -e x"], "member": "proxy"})
+        );
+        let error = probe("tcp@proxy:80").unwrap_err();
+        assert!(error.contains("share their ports"), "{error}");
+        for bad in [
+            "",
+            "udp:1",
+            "tcp:x",
+            "http:x/",
+            "cmd:",
+            "cmd@:x",
+            "cmd@a:",
+            "http@a:1/",
+        ] {
             assert!(probe(bad).unwrap_err().contains("http:PORT/PATH"), "{bad}");
         }
     }
