@@ -16,7 +16,7 @@ use wasmtime::component::Component;
 use super::bindings::FrameworkPre;
 use super::code::{Code, CodeError};
 use super::compiler::process::{EXPORT, Refusal};
-use super::compiler::{CompileError, Compiler};
+use super::compiler::{CompileError, Compiler, compile};
 use super::engine::Engine;
 use super::host::HostState;
 use super::limits;
@@ -128,9 +128,8 @@ impl Components {
         }
         let unfinished = self.code.begin(digest)?;
         let file = unfinished.file()?;
-        let compiled =
-            self.compiler
-                .compile(&self.runtime, digest, artifact.into_std().await, file);
+        let artifact = artifact.into_std().await;
+        let compiled = compile(&self.compiler, &self.runtime, digest, artifact, file);
         compiled.await.map_err(|error| match error {
             CompileError::Refused(refusal) => refusal.into(),
             CompileError::Damaged => read(self.artifacts.damaged(digest)),

@@ -1,18 +1,16 @@
 //! What the compiler's process does: an artifact's bytes in, machine code out.
 //!
-//! `tepui-master compile-component`, started by [`super::Compiler`] and by nobody else. The artifact
-//! is its standard input. Its standard output is a file that gets the machine code or, where it ends
-//! with [`REFUSED`], a [`Refusal`] as JSON. A plain wasm32-unknown-unknown module that describes its
+//! `tepui-master compile-component`, started by [`super::compile`] and by nobody else. Its standard
+//! output is a file that gets the machine code or, where it ends with [`REFUSED`], a [`Refusal`] as
+//! JSON. A plain wasm32-unknown-unknown module that describes its
 //! world becomes a component here; a component is taken as it is.
 
-use std::fs::File;
-use std::io::{self, Read as _, Write as _};
-use std::os::fd::AsFd;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 use serde::{Deserialize, Serialize};
+use tepui_compiler::Limits;
+use tepui_compiler::process::{DAMAGED, REFUSED, answer, artifact};
 use tepui_types::{Bytes, Digest};
 use wasmtime::Module;
 use wit_component::ComponentEncoder;
@@ -23,11 +21,6 @@ use crate::frameworks::engine;
 pub const EXPORT: &str = "tepui:framework/scheduler@0.1.0";
 /// The hidden subcommand.
 const COMMAND: &str = "compile-component";
-/// Exit code: the output says why there is no code.
-pub const REFUSED: u8 = 3;
-/// Exit code: the artifact is not the one that was asked for.
-pub const DAMAGED: u8 = 4;
-
 /// Why an artifact cannot run as a framework, however often it is tried.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Refusal {
@@ -73,40 +66,9 @@ pub enum Refusal {
     MissingExport,
 }
 
-/// What one compilation may use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::Args)]
-pub struct Limits {
-    /// Bytes of memory.
-    pub memory: u64,
-    /// Seconds of processor time, of all threads together.
-    pub cpu_s: u64,
-    /// Bytes of machine code.
-    pub code: u64,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            // An interpreter of 18 MiB takes 0.4 GiB; the largest that is taken, three times that.
-            memory: Bytes::gib(2).0,
-            // Every thread busy for as long as a master waits: it ends those whose master is gone.
-            cpu_s: 480,
-            // Eight times the largest component; they become two to four times as large.
-            code: Bytes::mib(512).0,
-        }
-    }
-}
-
-/// The command line of the process.
-pub fn arguments(digest: Digest, limits: &Limits) -> [String; 5] {
-    let Limits {
-        memory,
-        cpu_s,
-        code,
-    } = limits;
-    let numbers = [memory, cpu_s, code].map(u64::to_string);
-    let [memory, cpu_s, code] = numbers;
-    [COMMAND.into(), digest.to_string(), memory, cpu_s, code]
+/// What the process is started with, before its limits.
+pub fn arguments(digest: Digest) -> [String; 2] {
+    [COMMAND.into(), digest.to_string()]
 }
 
 /// Compiles standard input.
@@ -114,65 +76,34 @@ pub fn arguments(digest: Digest, limits: &Limits) -> [String; 5] {
 pub struct Compilation {
     /// What is to be compiled.
     digest: Digest,
-    #[command(flatten)]
-    limits: Limits,
+    /// The most bytes of memory.
+    memory: u64,
+    /// The most seconds of processor time.
+    cpu_s: u64,
+    /// The most bytes of machine code.
+    code: u64,
 }
 
 impl Compilation {
     /// All that the process does.
     pub fn run(&self) -> anyhow::Result<ExitCode> {
-        self.limits.impose()?;
-        let mut artifact = Vec::new();
-        own(io::stdin())?
-            .read_to_end(&mut artifact)
-            .context("failed to read the artifact")?;
-        if Digest::of(&artifact) != self.digest {
+        let limits = Limits {
+            memory: self.memory,
+            cpu_s: self.cpu_s,
+            code: self.code,
+        };
+        limits.impose()?;
+        let artifact = artifact(self.digest).context("failed to read the artifact")?;
+        let Some(artifact) = artifact else {
             return Ok(DAMAGED.into());
-        }
-        let (answer, code) = match compile(&artifact) {
+        };
+        let (result, code) = match compile(&artifact) {
             Ok(code) => (code, ExitCode::SUCCESS),
             Err(refusal) => (serde_json::to_vec(&refusal)?, REFUSED.into()),
         };
-        own(io::stdout())?
-            .write_all(&answer)
-            .context("failed to write the answer")?;
+        answer(&result).context("failed to write the answer")?;
         Ok(code)
     }
-}
-
-impl Limits {
-    /// From here on this process has no more.
-    fn impose(&self) -> anyhow::Result<()> {
-        // A name of its own in lists of processes, and the first to go where memory is short.
-        nix::sys::prctl::set_name(c"tepui-compiler").ok();
-        std::fs::write("/proc/self/oom_score_adj", "1000").ok();
-        for (resource, soft, hard) in [
-            // What is written to, not what is reserved: threads reserve much and use little.
-            (Resource::RLIMIT_DATA, self.memory, self.memory),
-            // The softer one ends it with a signal that says why.
-            (
-                Resource::RLIMIT_CPU,
-                self.cpu_s,
-                self.cpu_s.saturating_add(1),
-            ),
-            (Resource::RLIMIT_FSIZE, self.code, self.code),
-            (Resource::RLIMIT_CORE, 0, 0),
-        ] {
-            limit(resource, soft, hard).with_context(|| format!("failed to set {resource:?}"))?;
-        }
-        Ok(())
-    }
-}
-
-/// Never above what an operator has set.
-fn limit(resource: Resource, soft: rlim_t, hard: rlim_t) -> nix::Result<()> {
-    let (_, most) = getrlimit(resource)?;
-    setrlimit(resource, soft.min(most), hard.min(most))
-}
-
-/// A standard stream without its buffer, which would look for ends of lines.
-fn own(stream: impl AsFd) -> io::Result<File> {
-    Ok(stream.as_fd().try_clone_to_owned()?.into())
 }
 
 /// Makes machine code of an artifact's bytes.
