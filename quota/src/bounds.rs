@@ -7,24 +7,39 @@
 
 use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
 
 use tepui_types::Bytes;
 
 use crate::busy::{Busy, Hold};
 use crate::error::BoundsError;
+use crate::health::Mounts;
 use crate::image::{self, BLOCK, LEAST};
-use crate::measure::Usage;
+use crate::measure::{STAT_BLOCK, Usage};
 use crate::places::{self, Places};
 use crate::project::{self, Projects};
 use crate::record::{self, Entry, How, Record, Stage};
 use crate::wanted::{Bounded, Enforce, Room, Settings, Support, Wanted, Way};
 
 mod images;
+mod projects;
 
 use images::{can_make_images, device_at, grows_online};
+
+/// What is kept of a folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    /// Its name.
+    pub name: String,
+    /// Where it is.
+    pub path: PathBuf,
+    /// What a file system of its own takes of the disk; nothing for others, whose files do.
+    pub bytes: Bytes,
+    /// When something in that was last changed.
+    pub changed: Option<SystemTime>,
+}
 
 /// The bounded folders of one disk. One process has them at a time.
 #[derive(Debug)]
@@ -32,8 +47,6 @@ pub struct Bounds {
     settings: Settings,
     places: Places,
     busy: Busy,
-    /// Held while a project's id is chosen and recorded.
-    choosing: Mutex<()>,
 }
 
 impl Bounds {
@@ -50,7 +63,6 @@ impl Bounds {
             places: Places::new(&settings.places)?,
             settings,
             busy: Busy::default(),
-            choosing: Mutex::new(()),
         })
     }
 
@@ -168,6 +180,60 @@ impl Bounds {
         }))
     }
 
+    /// Lets what is in a folder be read that nobody uses any more, until it is laid to rest again: one
+    /// with a file system of its own is mounted, read only, and no room is set aside for it.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn show(&self, name: &str) -> Result<Bounded, BoundsError> {
+        let (entry, _hold) = self.entry(name)?;
+        let mut record = ready(name, &entry)?;
+        if record.how == How::Image && device_at(&entry, &record.at)?.is_none() {
+            self.mount_to_read(name, &entry, &mut record)?;
+        }
+        Ok(bounded(record))
+    }
+
+    /// Lays a folder to rest that nobody uses any more: one with a file system of its own gives back what
+    /// is free in it, its mount and its device, and keeps what is in it. It can be
+    /// [shown](Self::show), and opened again.
+    ///
+    /// # Errors
+    /// [`BoundsError::InUse`] where somebody has something of it open; then it is as it was.
+    pub fn rest(&self, name: &str) -> Result<(), BoundsError> {
+        let (entry, _hold) = self.entry(name)?;
+        let record = ready(name, &entry)?;
+        if record.how != How::Image || device_at(&entry, &record.at)?.is_none() {
+            return Ok(());
+        }
+        self.trim(name, &record.at);
+        step(name, "unmount it");
+        places::unmount_unused(&record.at)
+    }
+
+    /// What each whole folder takes of the disk; in the order of their names.
+    ///
+    /// # Errors
+    /// Where the store cannot be listed; what cannot be read is left out.
+    pub fn kept(&self) -> Result<Vec<Kept>, BoundsError> {
+        let mut kept = Vec::new();
+        for name in record::names(&self.settings.store)? {
+            let entry = Entry::of(&self.settings.store, &name);
+            let record = entry.read().ok().flatten();
+            let Some(record) = record.filter(|record| record.stage == Stage::Ready) else {
+                continue;
+            };
+            let image = fs::metadata(entry.image()).ok();
+            kept.push(Kept {
+                name,
+                path: record.at,
+                bytes: Bytes(image.as_ref().map_or(0, |it| it.blocks() * STAT_BLOCK)),
+                changed: image.and_then(|it| it.modified().ok()),
+            });
+        }
+        Ok(kept)
+    }
+
     /// Removes a folder with all that is in it; what is not there has been removed. A task that still
     /// has a file of it open keeps that file until it ends.
     ///
@@ -253,13 +319,7 @@ impl Bounds {
         }
         let parent = at.parent().unwrap_or(Path::new("/"));
         if let Some(projects) = Projects::of(parent)? {
-            let _choosing = self.choosing.lock().unwrap_or_else(PoisonError::into_inner);
-            self.check_room(bytes)?;
-            let taken = self.projects()?;
-            let record = record(How::Project(projects.free(|id| taken.contains(&id))?));
-            step(name, "record it");
-            entry.write(&record)?;
-            return Ok(record);
+            return self.claim_project(name, entry, &projects, |id| record(How::Project(id)));
         }
         if bytes < LEAST {
             let (bytes, least) = (wanted.bytes, LEAST);
@@ -267,27 +327,12 @@ impl Bounds {
         }
         can_make_images()?;
         self.places.share_of(&at)?;
+        // It is looked at again when it is set aside: until then, others may take it.
         self.check_room(bytes)?;
         step(name, "record it");
         let record = record(How::Image);
         entry.write(&record)?;
         Ok(record)
-    }
-
-    /// The ids of all projects that are recorded.
-    fn projects(&self) -> Result<Vec<u32>, BoundsError> {
-        let store = &self.settings.store;
-        let mut ids = Vec::new();
-        for name in record::names(store)? {
-            if let Some(Record {
-                how: How::Project(id),
-                ..
-            }) = Entry::of(store, &name).read()?
-            {
-                ids.push(id);
-            }
-        }
-        Ok(ids)
     }
 
     fn check_room(&self, wanted: Bytes) -> Result<(), BoundsError> {
@@ -318,26 +363,24 @@ impl Bounds {
         entry.write(record)
     }
 
-    /// Sees that a project's folder is there and limited.
-    fn keep_project(&self, name: &str, record: &Record, id: u32) -> Result<(), BoundsError> {
-        step(name, "make its folder");
-        make_folder(&record.at)?;
-        step(name, "set its project's limits");
-        self.limit(&record.at, id, Some(record.bytes))?;
-        step(name, "give it to its project");
-        project::assign(&record.at, id)
-    }
-
     /// Sees that a whole folder is there.
     fn ensure(&self, name: &str, entry: &Entry, record: &mut Record) -> Result<(), BoundsError> {
         match record.how {
             How::Measured => make_folder(&record.at),
-            How::Project(id) => self.keep_project(name, record, id),
+            How::Project(id) => {
+                let taken =
+                    Mounts::look()?.take_writes(record.at.parent().unwrap_or(&record.at))?;
+                match taken {
+                    true => self.keep_project(name, record, id),
+                    false => Err(BoundsError::ReadOnly(record.at.clone())),
+                }
+            }
             How::Image => {
                 let device = match device_at(entry, &record.at)? {
                     Some(device) => device,
                     None => self.mount(name, entry, record)?,
                 };
+                self.check_writes(entry, &record.at)?;
                 if let Err(error) = self.fill_up(entry) {
                     tracing::warn!(folder = name, %error, "not all of its room is set aside");
                 }
@@ -387,7 +430,7 @@ impl Bounds {
             How::Measured => Ok(()),
             How::Project(id) => {
                 step(name, "set its project's limits");
-                self.limit(&record.at, id, Some(wanted))
+                self.limit(&record.at, id, wanted)
             }
             How::Image if online => {
                 let device = device_at(entry, &record.at)?.ok_or_else(|| unknown(name))?;
@@ -408,6 +451,10 @@ impl Bounds {
             step(name, "unmount it");
             places::detach(at)?;
         }
+        let had = match record.how {
+            How::Project(id) => project::is_of(at, id)?,
+            How::Image | How::Measured => false,
+        };
         step(name, "remove its folder");
         match fs::remove_dir(at).or_else(record::absent) {
             // What is in one that nobody has had is not its own.
@@ -422,21 +469,10 @@ impl Bounds {
             Ok(()) => {}
         }
         if let How::Project(id) = record.how {
-            step(name, "take its project's limits away");
-            self.limit(at, id, None)?;
+            self.release_project(name, &record, id, had)?;
         }
         step(name, "remove its record");
         entry.remove()
-    }
-
-    fn limit(&self, at: &Path, id: u32, bytes: Option<Bytes>) -> Result<(), BoundsError> {
-        let parent = at.parent().unwrap_or(Path::new("/"));
-        match Projects::of(parent)? {
-            Some(projects) => projects.limit(id, bytes),
-            // Without quotas there is no limit to take away.
-            None if bytes.is_none() => Ok(()),
-            None => Err(BoundsError::QuotasOff(at.to_owned())),
-        }
     }
 }
 

@@ -106,6 +106,11 @@ pub enum BoundsError {
         #[source]
         source: io::Error,
     },
+    /// Another process has the turn on a disk, and keeps it.
+    #[error(
+        "another agent of this machine keeps {0} locked for a minute: see which (`lslocks`), and end it if it hangs"
+    )]
+    Busy(PathBuf),
     /// Something is there already.
     #[error("{0} holds something already that is not bounded: empty it, or have its size measured")]
     Occupied(PathBuf),
@@ -145,6 +150,21 @@ pub enum BoundsError {
         /// What the checker said.
         said: String,
     },
+    /// A file system of its own that takes no writes since an error.
+    #[error(
+        "the file system at {at} takes no writes since an error of the disk below it (the kernel's log says which): end the tasks that use it, then `umount {at} && e2fsck -f {image}`; the next task has it mounted again"
+    )]
+    Stopped {
+        /// Where it is mounted.
+        at: PathBuf,
+        /// Its image.
+        image: PathBuf,
+    },
+    /// The whole disk takes no writes.
+    #[error(
+        "the disk with {0} takes no writes (the kernel's log says why): mend it, and mount it so that it can be written to"
+    )]
+    ReadOnly(PathBuf),
     /// A record that this release does not read.
     #[error(
         "{path} is not a record that this release reads: {what}; move {path} and what lies beside it away, or install the release that wrote it"
@@ -191,12 +211,15 @@ impl BoundsError {
             | Self::Elsewhere(_)
             | Self::Program { .. }
             | Self::Full { .. }
+            | Self::Busy(_)
             | Self::InUse(_)
             | Self::Shrinks { .. }
             | Self::Taken { .. }
             | Self::Unknown(_)
             | Self::QuotasOff(_)
             | Self::Damaged { .. }
+            | Self::Stopped { .. }
+            | Self::ReadOnly(_)
             | Self::Record { .. } => false,
         }
     }

@@ -12,6 +12,7 @@
 mod bounds;
 mod busy;
 mod error;
+mod health;
 mod image;
 mod limit;
 mod loop_device;
@@ -22,10 +23,12 @@ mod program;
 mod project;
 mod record;
 mod rounds;
+mod turn;
 mod wanted;
 
-pub use bounds::Bounds;
+pub use bounds::{Bounds, Kept};
 pub use error::BoundsError;
+pub use health::Mounts;
 pub use limit::{Limit, Policy, Verdict, Watch};
 pub use measure::{Measured, Measurement, Progress, Usage};
 pub use record::set_aside;

@@ -122,16 +122,35 @@ fn is_on_itself(mounts: &[Mount], place: &Path) -> bool {
     mine.source == below.source && mine.root == below.root.join(inside)
 }
 
+/// What may be done with a file system that is mounted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Everything; what it frees goes back to the disk, or is kept.
+    Write {
+        /// Whether it goes back.
+        give_back: bool,
+    },
+    /// Its files are read, and not even its tables change.
+    Read,
+}
+
 /// Mounts a device's file system. Nobody gets rights or devices by what is in it, and no tables are
-/// written that a fresh image does not need. What it frees goes back to the disk, or is kept.
-pub(crate) fn mount_image(device: &Path, at: &Path, give_back: bool) -> Result<(), BoundsError> {
+/// written that a fresh image does not need.
+pub(crate) fn mount_image(device: &Path, at: &Path, access: Access) -> Result<(), BoundsError> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    let options = match give_back {
-        true => "errors=remount-ro,noinit_itable,discard",
-        false => "errors=remount-ro,noinit_itable,nodiscard",
+    let (flags, options) = match access {
+        Access::Write { give_back: true } => (flags, "errors=remount-ro,noinit_itable,discard"),
+        Access::Write { give_back: false } => (flags, "errors=remount-ro,noinit_itable,nodiscard"),
+        Access::Read => (flags | MsFlags::MS_RDONLY, "errors=remount-ro"),
     };
-    let mounted = mount(Some(device), at, Some("ext4"), flags, Some(options));
-    mounted.map_err(|error| failed(at, error))
+    match mount(Some(device), at, Some("ext4"), flags, Some(options)) {
+        // It is mounted elsewhere, to be written: a file system is in one state.
+        Err(Errno::EBUSY) if access == Access::Read => {
+            let give_back = Access::Write { give_back: false };
+            mount_image(device, at, give_back)
+        }
+        mounted => mounted.map_err(|error| failed(at, error)),
+    }
 }
 
 /// Takes whatever is mounted there off, even where somebody still has something of it open: they

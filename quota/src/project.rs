@@ -23,6 +23,7 @@ use crate::mounts::{self, Mount};
 const FIRST: u32 = 1_417_000_000;
 /// How many are tried: more folders than an agent has tasks, and a second's work at most.
 const COUNT: u32 = 100_000;
+const LAST: u32 = FIRST + COUNT - 1;
 
 // include/uapi/linux/quota.h: a command is shifted, and with it goes the kind of quota.
 const PRJQUOTA: libc::c_int = 2;
@@ -96,27 +97,23 @@ impl Projects {
         }
     }
 
-    /// An id that nobody has, and that none of the `taken` is.
+    /// An id that nobody has, and that none of the `taken` is. Others find it free until a folder is
+    /// given to it or it has limits.
     pub fn free(&self, taken: impl Fn(u32) -> bool) -> Result<u32, BoundsError> {
-        let last = FIRST + COUNT - 1;
-        for id in (FIRST..=last).filter(|id| !taken(*id)) {
-            let limits = self.limits(id);
-            let limits = limits.map_err(|error| self.failed("ask for the limits of", error))?;
-            let used = [
-                limits.block_hard,
-                limits.space,
-                limits.inode_hard,
-                limits.inodes,
-            ];
-            if used == [0; 4] {
-                return Ok(id);
-            }
-        }
-        Err(BoundsError::NoProject {
+        let found = first_free(taken, |id| self.limits(id));
+        let found = found.map_err(|error| self.failed("ask for the limits of", error))?;
+        found.ok_or_else(|| BoundsError::NoProject {
             path: self.folder.clone(),
             first: FIRST,
-            last,
+            last: LAST,
         })
+    }
+
+    /// Whether nothing is counted under an id; limits it may have.
+    pub fn is_empty(&self, id: u32) -> Result<bool, BoundsError> {
+        let limits = self.limits(id);
+        let limits = limits.map_err(|error| self.failed("ask for the limits of", error))?;
+        Ok((limits.space, limits.inodes) == (0, 0))
     }
 
     /// Lets a project have that much, and not more; nothing is no limit.
@@ -180,6 +177,26 @@ impl Projects {
     }
 }
 
+/// The first id of ours that is not taken and of which the file system knows nothing.
+fn first_free(
+    taken: impl Fn(u32) -> bool,
+    limits: impl Fn(u32) -> io::Result<Limits>,
+) -> io::Result<Option<u32>> {
+    for id in (FIRST..=LAST).filter(|id| !taken(*id)) {
+        let known = limits(id)?;
+        let known = [
+            known.block_hard,
+            known.space,
+            known.inode_hard,
+            known.inodes,
+        ];
+        if known == [0; 4] {
+            return Ok(Some(id));
+        }
+    }
+    Ok(None)
+}
+
 /// Whether a mount's file system counts projects and holds them to their limits.
 fn enforces(mount: &Mount) -> bool {
     match mount.kind.as_str() {
@@ -202,19 +219,32 @@ fn hard_limits(bytes: Option<Bytes>) -> Limits {
 /// Gives an empty folder to a project, with all that will be made in it.
 pub(crate) fn assign(folder: &Path, id: u32) -> Result<(), BoundsError> {
     let io = |source| BoundsError::io("give to a project", folder, source);
-    let file = File::open(folder).map_err(io)?;
-    let mut attributes = Attributes::default();
-    // SAFETY: the kernel fills a structure of its own layout, which outlives the call.
-    let got = unsafe { libc::ioctl(file.as_raw_fd(), FS_IOC_FSGETXATTR, &mut attributes) };
-    if got != 0 {
-        return Err(io(io::Error::last_os_error()));
-    }
+    let (file, mut attributes) = attributes(folder).map_err(io)?;
     attributes.project = id;
     attributes.flags |= FS_XFLAG_PROJINHERIT;
     // SAFETY: the kernel reads a structure of its own layout, which outlives the call.
     match unsafe { libc::ioctl(file.as_raw_fd(), FS_IOC_FSSETXATTR, &attributes) } {
         0 => Ok(()),
         _ => Err(io(io::Error::last_os_error())),
+    }
+}
+
+/// Whether a folder is there and this project's.
+pub(crate) fn is_of(folder: &Path, id: u32) -> Result<bool, BoundsError> {
+    match attributes(folder) {
+        Ok((_, attributes)) => Ok(attributes.project == id),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(BoundsError::io("ask for the project of", folder, error)),
+    }
+}
+
+fn attributes(folder: &Path) -> io::Result<(File, Attributes)> {
+    let file = File::open(folder)?;
+    let mut attributes = Attributes::default();
+    // SAFETY: the kernel fills a structure of its own layout, which outlives the call.
+    match unsafe { libc::ioctl(file.as_raw_fd(), FS_IOC_FSGETXATTR, &mut attributes) } {
+        0 => Ok((file, attributes)),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 
@@ -244,6 +274,26 @@ mod tests {
         ] {
             assert!(!enforces(&mount(kind, options)), "{kind} {options}");
         }
+    }
+
+    #[test]
+    fn an_id_is_free_when_no_store_has_it_and_the_file_system_knows_nothing_of_it() {
+        let taken = |id| id == FIRST;
+        // One has limits and holds nothing yet, one holds something and has no limits yet.
+        let limits = |id| {
+            Ok(match id - FIRST {
+                1 => hard_limits(Some(Bytes::gib(1))),
+                2 => Limits {
+                    inodes: 1,
+                    ..Limits::default()
+                },
+                _ => Limits::default(),
+            })
+        };
+        assert_eq!(first_free(taken, limits).unwrap(), Some(FIRST + 3));
+        assert_eq!(first_free(|_| true, limits).unwrap(), None);
+        let broken = |_| Err(io::ErrorKind::PermissionDenied.into());
+        assert!(first_free(taken, broken).is_err());
     }
 
     #[test]

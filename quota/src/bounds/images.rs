@@ -12,12 +12,14 @@ use tepui_types::Bytes;
 
 use super::{Bounds, is_empty, make_folder, step};
 use crate::error::BoundsError;
+use crate::health::Mounts;
 use crate::image::{self, BLOCK};
 use crate::loop_device::{self, LoopDevice};
 use crate::measure::STAT_BLOCK;
-use crate::places;
+use crate::places::{self, Access};
 use crate::program;
 use crate::record::{Entry, Record};
+use crate::turn::Turn;
 
 /// How often, and how long after one another, is looked whether a device is given back: a second, much
 /// longer than udev or another thread looks at one.
@@ -34,7 +36,12 @@ impl Bounds {
     ) -> Result<(), BoundsError> {
         let path = entry.image();
         step(name, "set room aside");
-        let file = image::create(&path, record.bytes, self.settings.whole_images)?;
+        let file = {
+            // Whoever comes next sees what is left.
+            let _turn = Turn::of(&self.settings.store)?;
+            self.check_room(record.bytes)?;
+            image::create(&path, record.bytes, self.settings.whole_images)?
+        };
         step(name, "make its file system");
         image::format(&path, record.bytes, record.life)?;
         // Where a disk below cannot write zeros, that has made holes.
@@ -61,6 +68,29 @@ impl Bounds {
         entry: &Entry,
         record: &mut Record,
     ) -> Result<LoopDevice, BoundsError> {
+        let access = Access::Write {
+            give_back: !self.settings.whole_images,
+        };
+        self.mount_with(name, entry, record, access)
+    }
+
+    /// The same for who reads what is in it: nothing is set aside for it.
+    pub(super) fn mount_to_read(
+        &self,
+        name: &str,
+        entry: &Entry,
+        record: &mut Record,
+    ) -> Result<LoopDevice, BoundsError> {
+        self.mount_with(name, entry, record, Access::Read)
+    }
+
+    fn mount_with(
+        &self,
+        name: &str,
+        entry: &Entry,
+        record: &mut Record,
+        access: Access,
+    ) -> Result<LoopDevice, BoundsError> {
         let (path, at) = (entry.image(), record.at.clone());
         self.places.share_of(&at)?;
         step(name, "make its mount point");
@@ -74,6 +104,7 @@ impl Bounds {
             None => {
                 step(name, "check its file system");
                 if record.growing
+                    && access != Access::Read
                     && let Err(error) = self.grow_unmounted(name, entry, record)
                 {
                     tracing::warn!(folder = name, %error, "it stays as small as it was for now");
@@ -83,10 +114,33 @@ impl Bounds {
             }
         };
         step(name, "mount it");
-        places::mount_image(&device.path, &at, !self.settings.whole_images)?;
+        places::mount_image(&device.path, &at, access)?;
         // Programs such as databases want an empty folder; the checker makes it when it needs one.
         let _ = fs::remove_dir(at.join("lost+found"));
         Ok(device)
+    }
+
+    /// Gives back what is free in an image that is mounted: to who lends the disk, it is free again.
+    pub(super) fn trim(&self, name: &str, at: &Path) {
+        step(name, "give back what is free in it");
+        match image::trim(at) {
+            // What is read only was trimmed before; a disk below that knows no holes keeps all.
+            Err(error) if !matches!(error.raw_os_error(), Some(libc::EROFS | libc::EOPNOTSUPP)) => {
+                tracing::warn!(folder = name, %error, "what is free in it stays set aside");
+            }
+            _ => {}
+        }
+    }
+
+    /// Sees that an image that is mounted takes writes.
+    pub(super) fn check_writes(&self, entry: &Entry, at: &Path) -> Result<(), BoundsError> {
+        match Mounts::look()?.image_takes_writes(at)? {
+            true => Ok(()),
+            false => Err(BoundsError::Stopped {
+                at: at.to_owned(),
+                image: entry.image(),
+            }),
+        }
     }
 
     /// Makes image, device and file system as large as is recorded, under whoever uses them.
@@ -140,9 +194,12 @@ impl Bounds {
     fn extend(&self, name: &str, entry: &Entry, record: &mut Record) -> Result<(), BoundsError> {
         let path = entry.image();
         let file = open_image(&path)?;
+        let had = look_at(&path)?.len();
         step(name, "set more room aside");
+        let _turn = Turn::of(&self.settings.store)?;
+        let room = self.check_room(Bytes(record.bytes.0.saturating_sub(had)));
         let whole = self.settings.whole_images;
-        let extended = image::extend(&file, &path, record.bytes, whole);
+        let extended = room.and_then(|()| image::extend(&file, &path, record.bytes, whole));
         if extended.is_err() {
             record.bytes = Bytes(look_at(&path)?.len());
         }

@@ -107,6 +107,32 @@ fn a_folder_half_removed_is_never_had_again_after_a_kill() {
 }
 
 #[test]
+fn a_folder_half_laid_to_rest_keeps_all_it_has_after_a_kill() {
+    const NAME: &str = "kills::a_folder_half_laid_to_rest_keeps_all_it_has_after_a_kill";
+    if is_victim(|bounds, _| bounds.rest("v").and_then(|()| bounds.show("v"))) {
+        return;
+    }
+    let before = |disk: &TestDisk| {
+        let at = disk.at("v");
+        disk.bounds().make(&wanted("v", &at, BEFORE)).unwrap();
+        fs::write(at.join("file"), "kept").unwrap();
+    };
+    let steps = kill_at_each_step(TestDisk::new, NAME, before, |disk| {
+        let bounds = disk.bounds();
+        assert_eq!(bounds.sweep().unwrap(), ["v"]);
+        bounds.rest("v").unwrap();
+        assert!(disk.mounts().is_empty());
+        disk.has_devices(0);
+        bounds.show("v").unwrap();
+        assert_eq!(
+            fs::read_to_string(disk.at("v").join("file")).unwrap(),
+            "kept"
+        );
+    });
+    assert!(steps >= 5, "{steps}");
+}
+
+#[test]
 fn a_project_half_made_or_half_removed_is_mended_after_a_kill() {
     const NAME: &str = "kills::a_project_half_made_or_half_removed_is_mended_after_a_kill";
     let made_and_removed = |bounds: &Bounds, dir: &Path| {

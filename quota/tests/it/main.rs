@@ -10,3 +10,5 @@ mod kills;
 mod measure;
 /// Folders that are projects, where the kernel has their quotas.
 mod projects;
+/// Folders that nobody uses any more, and those that take no writes.
+mod rest;
