@@ -189,6 +189,11 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
         collect.clone(),
         events.clone(),
     ));
+    tokio::spawn(volumes::health::watch(
+        volumes.clone(),
+        metrics.clone(),
+        events.clone(),
+    ));
     let disk_use = DiskUse::default();
     let sizes = Sizes {
         layout: layout.clone(),

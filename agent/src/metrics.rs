@@ -36,6 +36,8 @@ pub struct Metrics {
     pub statuses_sent: Counter,
     /// The journal's size.
     pub journal_bytes: Gauge<i64>,
+    /// Volumes in use whose file systems take no writes.
+    pub volumes_stopped: Gauge,
     /// Fetched artifacts, by outcome.
     pub fetches: Family<Outcome, Counter>,
     /// Bytes of output that were streamed.
@@ -54,6 +56,7 @@ impl Metrics {
             sessions: Counter::default(),
             statuses_sent: Counter::default(),
             journal_bytes: Gauge::default(),
+            volumes_stopped: Gauge::default(),
             fetches: Family::default(),
             streamed_bytes: Counter::default(),
             registry: Registry::default(),
@@ -80,6 +83,11 @@ impl Metrics {
             "journal_bytes",
             "The journal's size",
             this.journal_bytes.clone(),
+        );
+        registry.register(
+            "volumes_stopped",
+            "Volumes in use that take no writes since an error",
+            this.volumes_stopped.clone(),
         );
         registry.register(
             "fetches",

@@ -3,8 +3,8 @@
 //! A folder is made before the launch of the first task that uses it, and stays until the master says
 //! which volumes there are and it is none of them. Where the operator asks for it, a new one is made so
 //! that its size is enforced (`tepui-quota`); whatever is there stays what it is, and what was made with
-//! a size of its own is opened as such under every setting. All of this takes long, so callers are on
-//! threads that may block.
+//! a size of its own is opened as such under every setting. One that takes no writes is given to nobody.
+//! All of this takes long, so callers are on threads that may block.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::Deserialize;
-use tepui_quota::{Bounds, BoundsError, Enforce, Life, Settings, Support, Wanted};
+use tepui_quota::{Bounds, BoundsError, Enforce, Life, Mounts, Settings, Support, Wanted};
 use tepui_tree::remove_folder;
 use tepui_types::task::reason;
 use tepui_types::wire::agent::{TaskVolume, VolumeList};
@@ -20,6 +20,8 @@ use tepui_types::{Bytes, OperationId, Reason};
 
 use crate::error::AgentError;
 use crate::sandbox::Layout;
+
+pub mod health;
 
 /// What a folder is called that is being emptied.
 const DOOMED: &str = "doomed-";
@@ -125,6 +127,17 @@ impl Volumes {
         is_plain.then(|| disk.folder.join(name))
     }
 
+    /// Sees that a volume that is in use takes writes, as of that look. Blocks.
+    ///
+    /// # Errors
+    /// Says how that is mended, where it does not.
+    fn check_writes(&self, volume: &TaskVolume, mounts: &Mounts) -> Result<(), BoundsError> {
+        match self.disks.get(&volume.disk) {
+            Some(disk) => disk.check_writes(&volume.made_by.to_string(), mounts),
+            None => Ok(()),
+        }
+    }
+
     /// Whether no size is kept.
     pub fn are_unlimited(&self) -> bool {
         self.sizes == VolumeSizes::Unlimited
@@ -157,6 +170,8 @@ impl VolumeDisk {
             let (path, error) = (folder.display(), anyhow::Error::from(error));
             tracing::warn!(%path, "sizes of new volumes are measured, not enforced: {error:#}");
         }
+        // It was made just now, and mounts know no links.
+        let folder = folder.canonicalize().unwrap_or(folder);
         Ok(Self { folder, bounds })
     }
 
@@ -193,8 +208,15 @@ impl VolumeDisk {
                 self.make(&name, bytes)
             }
             // A plain folder, which its executor makes.
-            (Err(BoundsError::Unknown(_)), _) => Ok(()),
+            (Err(BoundsError::Unknown(_)), _) => Mounts::look()?.check(&self.folder),
             (Err(error), _) => Err(error),
+        }
+    }
+
+    fn check_writes(&self, name: &str, mounts: &Mounts) -> Result<(), BoundsError> {
+        match self.bounds.check_writes(name, mounts) {
+            Err(BoundsError::Unknown(_)) => mounts.check(&self.folder),
+            checked => checked,
         }
     }
 
@@ -245,7 +267,7 @@ impl VolumeDisk {
 }
 
 /// What stays free of the disk of a folder, which may not be there yet.
-fn headroom(folder: &Path) -> Bytes {
+pub fn headroom(folder: &Path) -> Bytes {
     let there = folder.ancestors().find(|path| path.exists());
     let stat = there.and_then(|path| nix::sys::statvfs::statvfs(path).ok());
     let Some(stat) = stat else { return HEADROOM };

@@ -35,9 +35,9 @@ pub struct Kept {
     pub name: String,
     /// Where it is.
     pub path: PathBuf,
-    /// What a file system of its own takes of the disk; nothing for others, whose files do.
+    /// What it takes of the disk; nothing where it is measured by others.
     pub bytes: Bytes,
-    /// When something in that was last changed.
+    /// When something in it was last changed, or it was shown; as far as that is known.
     pub changed: Option<SystemTime>,
 }
 
@@ -164,20 +164,7 @@ impl Bounds {
             // Without its mount, it would be the disk that is counted.
             How::Image => drop(device_at(&entry, &record.at)?.ok_or_else(|| unknown(name))?),
         }
-        let counted = rustix::fs::statvfs(&record.at);
-        let counted = counted.map_err(|error| BoundsError::io("look into", &record.at, error))?;
-        let usage = |blocks: u64, inodes| Usage {
-            bytes: Bytes(blocks.saturating_mul(counted.f_frsize)),
-            inodes,
-        };
-        let blocks = counted.f_blocks.saturating_sub(counted.f_bfree);
-        let files = counted.f_files.saturating_sub(counted.f_ffree);
-        // What the file system keeps for itself is nobody's.
-        let most = blocks.saturating_add(counted.f_bavail);
-        Ok(Some(Room {
-            used: usage(blocks, files),
-            size: usage(most, counted.f_files),
-        }))
+        room_at(&record.at).map(Some)
     }
 
     /// Lets what is in a folder be read that nobody uses any more, until it is laid to rest again: one
@@ -223,15 +210,20 @@ impl Bounds {
             let Some(record) = record.filter(|record| record.stage == Stage::Ready) else {
                 continue;
             };
-            let image = fs::metadata(entry.image()).ok();
-            kept.push(Kept {
-                name,
-                path: record.at,
-                bytes: Bytes(image.as_ref().map_or(0, |it| it.blocks() * STAT_BLOCK)),
-                changed: image.and_then(|it| it.modified().ok()),
-            });
+            kept.push(kept_of(name, &entry, record));
         }
         Ok(kept)
+    }
+
+    /// Sees that a folder can be written to, as of that look.
+    ///
+    /// # Errors
+    /// [`BoundsError::Stopped`] or [`BoundsError::ReadOnly`] where it cannot, and
+    /// [`BoundsError::Unknown`] where it is not there.
+    pub fn check_writes(&self, name: &str, mounts: &Mounts) -> Result<(), BoundsError> {
+        let (entry, _hold) = self.entry(name)?;
+        let record = ready(name, &entry)?;
+        check_writes(&entry, &record, mounts)
     }
 
     /// Removes a folder with all that is in it; what is not there has been removed. A task that still
@@ -380,7 +372,7 @@ impl Bounds {
                     Some(device) => device,
                     None => self.mount(name, entry, record)?,
                 };
-                self.check_writes(entry, &record.at)?;
+                check_writes(entry, record, &Mounts::look()?)?;
                 if let Err(error) = self.fill_up(entry) {
                     tracing::warn!(folder = name, %error, "not all of its room is set aside");
                 }
@@ -492,6 +484,55 @@ fn ready(name: &str, entry: &Entry) -> Result<Record, BoundsError> {
     let record = entry.read()?;
     let record = record.filter(|record| record.stage == Stage::Ready);
     record.ok_or_else(|| unknown(name))
+}
+
+fn kept_of(name: String, entry: &Entry, record: Record) -> Kept {
+    let at = match record.how {
+        How::Image => entry.image(),
+        How::Project(_) | How::Measured => record.at.clone(),
+    };
+    let found = fs::metadata(at).ok();
+    let bytes = match record.how {
+        How::Image => Bytes(found.as_ref().map_or(0, |it| it.blocks() * STAT_BLOCK)),
+        How::Project(_) => room_at(&record.at).map_or(Bytes(0), |room| room.used.bytes),
+        How::Measured => Bytes(0),
+    };
+    Kept {
+        name,
+        path: record.at,
+        bytes,
+        changed: found.and_then(|it| it.modified().ok()),
+    }
+}
+
+/// What the kernel says of a folder whose size it keeps.
+fn room_at(at: &Path) -> Result<Room, BoundsError> {
+    let counted = rustix::fs::statvfs(at);
+    let counted = counted.map_err(|error| BoundsError::io("look into", at, error))?;
+    let usage = |blocks: u64, inodes| Usage {
+        bytes: Bytes(blocks.saturating_mul(counted.f_frsize)),
+        inodes,
+    };
+    let blocks = counted.f_blocks.saturating_sub(counted.f_bfree);
+    let files = counted.f_files.saturating_sub(counted.f_ffree);
+    // What the file system keeps for itself is nobody's.
+    let most = blocks.saturating_add(counted.f_bavail);
+    Ok(Room {
+        used: usage(blocks, files),
+        size: usage(most, counted.f_files),
+    })
+}
+
+fn check_writes(entry: &Entry, record: &Record, mounts: &Mounts) -> Result<(), BoundsError> {
+    let at = record.at.clone();
+    match record.how {
+        How::Image if !mounts.image_takes_writes(&at)? => Err(BoundsError::Stopped {
+            at,
+            image: entry.image(),
+        }),
+        How::Image => Ok(()),
+        How::Project(_) | How::Measured => mounts.check(at.parent().unwrap_or(&at)),
+    }
 }
 
 fn unknown(name: &str) -> BoundsError {

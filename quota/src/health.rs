@@ -41,7 +41,18 @@ impl Mounts {
         Ok(!is_stopped && !counted.f_flag.contains(StatVfsMountFlags::RDONLY))
     }
 
-    /// The same of a folder with a file system of its own that was made here.
+    /// Sees that it does.
+    ///
+    /// # Errors
+    /// [`BoundsError::ReadOnly`] where it does not.
+    pub fn check(&self, folder: &Path) -> Result<(), BoundsError> {
+        match self.take_writes(folder)? {
+            true => Ok(()),
+            false => Err(BoundsError::ReadOnly(folder.to_owned())),
+        }
+    }
+
+    /// Whether a folder with a file system of its own that was made here takes writes.
     pub(crate) fn image_takes_writes(&self, at: &Path) -> Result<bool, BoundsError> {
         Ok(self.take_writes(at)? && self.of(at).is_none_or(|mount| errors_of(mount) == 0))
     }

@@ -12,7 +12,10 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::fs::{FallocateFlags, IFlags, fallocate, ioctl_getflags, ioctl_setflags};
+use rustix::fs::{
+    AtFlags, CWD, FallocateFlags, IFlags, Timespec, Timestamps, UTIME_NOW, fallocate,
+    ioctl_getflags, ioctl_setflags, utimensat,
+};
 use tepui_types::Bytes;
 
 use crate::error::BoundsError;
@@ -126,6 +129,19 @@ pub(crate) fn trim(at: &Path) -> io::Result<()> {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// Lets an image be as new as one that was written to now.
+pub(crate) fn touch(path: &Path) -> io::Result<()> {
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: UTIME_NOW,
+    };
+    let times = Timestamps {
+        last_access: now,
+        last_modification: now,
+    };
+    Ok(utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
 /// Makes a file system of the whole image.

@@ -1,5 +1,6 @@
 //! Persistent volumes whose sizes are kept, under tasks that would have more.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, umount2};
@@ -20,7 +21,7 @@ const TOO_MUCH: &str = "head -c 67108864 /dev/zero > data/big 2> said; echo $?; 
                         cat said; rm data/big";
 
 /// Whether this machine enforces sizes; says so when not.
-fn can_enforce() -> bool {
+pub fn can_enforce() -> bool {
     let dir = tempfile::tempdir().unwrap();
     let bounds = bounds(&dir.path().join("place"), &dir.path().join("store"));
     let support = bounds.prepare().unwrap();
@@ -194,6 +195,51 @@ async fn a_volume_that_is_there_stays_where_it_is_and_one_without_room_is_not_be
         "{why}"
     );
     assert!(!folder(&agent, 6).exists());
+}
+
+#[tokio::test]
+async fn a_volume_that_takes_no_writes_is_told_of_and_given_to_nobody_until_it_is_mended() {
+    if !can_enforce() {
+        return;
+    }
+    let mut master = FakeMaster::start().await;
+    let agent = AgentProcess::start_with(&master, ENFORCED);
+    let mut session = master.session().await;
+    let with = |name, script| with_volume(shell(name, script), 9, Bytes::mib(32));
+    let user = with("user", "echo kept > data/file; sync; exec sleep 1000");
+    session.launch(&user).await;
+    session.until(&user.task, TaskState::Running).await;
+    let (path, file) = (folder(&agent, 9), folder(&agent, 9).join("file"));
+    eventually("it has written", || file.exists()).await;
+    rustix::fs::syncfs(std::fs::File::open(&path).unwrap()).unwrap();
+    let device = std::fs::metadata(&path).unwrap().dev();
+    let minor = nix::sys::stat::minor(device);
+    let trigger = format!("/sys/fs/ext4/loop{minor}/trigger_fs_error");
+    if let Err(error) = std::fs::write(&trigger, "an error of a test") {
+        return eprintln!("skipped: {trigger}: {error}");
+    }
+    let said = eventually("it is told of", || {
+        agent
+            .log()
+            .contains("tasks use a volume that takes no writes")
+    });
+    session.meanwhile(said).await;
+    let next = with("next", "cat data/file");
+    session.launch(&next).await;
+    let report = session.until(&next.task, TaskState::Dropped).await;
+    let why = report.reason.unwrap();
+    assert_eq!(why.code, reason::VOLUME_UNAVAILABLE);
+    assert!(why.message.contains("e2fsck -f"), "{why}");
+
+    session.kill(&user.task, 0).await;
+    session.until(&user.task, TaskState::Killed).await;
+    eventually("nobody has it", || {
+        umount2(&path, MntFlags::empty()).is_ok()
+    })
+    .await;
+    let again = with("again", "cat data/file; echo more > data/more");
+    // Its checker mends it before it is mounted.
+    assert_eq!(finished(&agent, &mut session, &again).await, "kept\n");
 }
 
 #[tokio::test]

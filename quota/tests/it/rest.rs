@@ -100,6 +100,8 @@ fn one_that_takes_no_writes_since_an_error_is_not_opened_until_it_is_mended() {
         let mending = format!("umount {} && e2fsck -f ", at.display());
         assert!(said.contains(&mending), "{said}");
     }
+    let told = bounds.check_writes("v", &Mounts::look().unwrap());
+    assert!(matches!(told, Err(BoundsError::Stopped { .. })), "{told:?}");
     // What is said helps.
     unmount(&at);
     disk.has_devices(0);
@@ -108,6 +110,8 @@ fn one_that_takes_no_writes_since_an_error_is_not_opened_until_it_is_mended() {
     assert!(mended.unwrap().status.code().is_some_and(|code| code <= 2));
     bounds.open("v").unwrap();
     assert!(takes_writes());
+    let looked = Mounts::look().unwrap();
+    bounds.check_writes("v", &looked).unwrap();
     assert_eq!(fs::read_to_string(at.join("file")).unwrap(), "kept");
     fs::write(at.join("more"), "more").unwrap();
     bounds.remove("v").unwrap();
