@@ -113,23 +113,33 @@ impl Duty {
         if samples {
             self.sampled = Some(now);
         }
-        let layout = &self.pressure.layout;
+        let Pressure {
+            layout, disk_use, ..
+        } = &self.pressure;
+        disk_use.want(self.may_be_strained(readings, |strains| strains.disk));
         let wanted = match samples {
             true => Wanted::All,
             false if self.may_end_one(readings) => Wanted::Revocable,
             false => Wanted::Names,
         };
         let mut tasks = self.meter.look(now, layout, running, wanted);
-        self.pressure.disk_use.fill_in(&mut tasks);
+        disk_use.fill_in(&mut tasks);
         self.judge.judge(now, readings, tasks, samples)
     }
 
     /// Whether a task may have to be ended soon, for what it uses. For want of processors, or of disks'
     /// time, none is.
     fn may_end_one(&self, readings: &Readings) -> bool {
+        self.may_be_strained(readings, |strains| {
+            strains.memory.max(strains.pids).max(strains.disk)
+        })
+    }
+
+    /// Whether the machine is short of something, or was at the last look.
+    fn may_be_strained(&self, readings: &Readings, of: impl Fn(&Strains) -> Strain) -> bool {
         let before = self.last.as_ref().map(|last| last.strains);
         let mut all = before.into_iter().chain([Strains::reached(readings)]);
-        all.any(|strains| strains.memory.max(strains.pids).max(strains.disk) > Strain::Calm)
+        all.any(|strains| of(&strains) > Strain::Calm)
     }
 
     /// Tells the loop; an error when there is none any more.

@@ -8,7 +8,8 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -67,12 +68,36 @@ impl FromStr for SandboxSizes {
 
 /// What tasks have in their sandboxes, as far as it was measured; all clones are one.
 #[derive(Debug, Clone, Default)]
-pub struct DiskUse(Arc<Mutex<BTreeMap<TaskId, Bytes>>>);
+pub struct DiskUse(Arc<Use>);
+
+#[derive(Debug, Default)]
+struct Use {
+    known: Mutex<BTreeMap<TaskId, Bytes>>,
+    is_wanted: AtomicBool,
+}
 
 impl DiskUse {
+    /// Whether it is to be known of tasks that may be ended, also where no size is kept: while the disk
+    /// is nearly full, the one that has most must be found.
+    pub fn want(&self, is_wanted: bool) {
+        self.0.is_wanted.store(is_wanted, Ordering::Relaxed);
+    }
+
+    fn is_wanted(&self) -> bool {
+        self.0.is_wanted.load(Ordering::Relaxed)
+    }
+
+    fn tell(&self, known: BTreeMap<TaskId, Bytes>) {
+        *self.known() = known;
+    }
+
+    fn known(&self) -> MutexGuard<'_, BTreeMap<TaskId, Bytes>> {
+        self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Says it of those tasks whose use is known otherwise.
     pub fn fill_in(&self, tasks: &mut [RunningTask]) {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known();
         for task in tasks {
             if let (Some(used), Some(bytes)) = (&mut task.used, known.get(&task.id)) {
                 used.disk = *bytes;
@@ -123,15 +148,18 @@ struct Duty {
 impl Sizes {
     /// Looks at all tasks for as long as the event loop lives.
     pub async fn run(self) {
-        if self.sandboxes == SandboxSizes::Unlimited && self.volumes.are_unlimited() {
-            return;
-        }
         let events = self.events.clone();
         let mut duty = Duty::new(self);
         let mut interval = interval(INTERVAL);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             interval.tick().await;
+            if duty.is_idle() {
+                if events.is_closed() {
+                    return;
+                }
+                continue;
+            }
             let Some(running) = census(&events).await else {
                 return;
             };
@@ -184,14 +212,14 @@ impl Sizes {
         let Workload::Command(command) = &launch.spec.workload else {
             return None;
         };
+        let is_unlimited = self.sandboxes == SandboxSizes::Unlimited;
+        let is_compared =
+            !launch.revocable.is_empty() && (!is_unlimited || self.disk_use.is_wanted());
         let limit = match launch.resources.disk {
-            Bytes(0) if launch.revocable.is_empty() => return None,
-            Bytes(0) => NO_LIMIT,
-            bytes => limit(bytes),
+            bytes if bytes > Bytes(0) && !is_unlimited => limit(bytes),
+            _ if is_compared => NO_LIMIT,
+            _ => return None,
         };
-        if self.sandboxes == SandboxSizes::Unlimited {
-            return None;
-        }
         let id = &launch.task;
         let mut paths = vec![self.layout.sandbox(id)];
         if command.container.is_some() {
@@ -221,6 +249,20 @@ impl Duty {
             known: BTreeMap::new(),
             had: BTreeMap::new(),
         }
+    }
+
+    /// Whether there is nothing to measure, and nothing that was measured to be forgotten.
+    fn is_idle(&self) -> bool {
+        let Sizes {
+            sandboxes,
+            volumes,
+            disk_use,
+            ..
+        } = &self.sizes;
+        *sandboxes == SandboxSizes::Unlimited
+            && volumes.are_unlimited()
+            && !disk_use.is_wanted()
+            && self.subjects.is_empty()
     }
 
     /// Measures what is due; who is to end, and why. Blocks.
@@ -288,8 +330,7 @@ impl Duty {
             let bytes = self.rounds.last(name)?.usage.bytes;
             Some((subject.tasks.first()?.clone(), bytes))
         });
-        let known = &self.sizes.disk_use.0;
-        *known.lock().unwrap_or_else(PoisonError::into_inner) = last.collect();
+        self.sizes.disk_use.tell(last.collect());
     }
 }
 
@@ -436,7 +477,39 @@ mod tests {
         assert_eq!(known, [true, true, false, false, true]);
         // Whoever has ended is forgotten.
         duty.look(&[]);
-        assert!(duty.sizes.disk_use.0.lock().unwrap().is_empty());
+        assert!(duty.sizes.disk_use.known().is_empty());
+    }
+
+    #[test]
+    fn where_no_size_is_kept_who_may_be_ended_is_measured_while_the_disk_is_short() {
+        let dir = tempfile::tempdir().unwrap();
+        let unlimited = (SandboxSizes::Unlimited, VolumeSizes::Unlimited);
+        let mut duty = duty(dir.path(), unlimited.0, unlimited.1);
+        let revocable = TaskLaunch {
+            revocable: Resources {
+                mem: Bytes(1),
+                ..Resources::default()
+            },
+            ..launch("revocable", Bytes(1))
+        };
+        let all = [revocable, launch("firm", Bytes(1))].map(running);
+        let layout = Layout::new(dir.path().to_owned());
+        for one in &all {
+            let sandbox = layout.sandbox(&one.launch.task);
+            fs::create_dir_all(&sandbox).unwrap();
+            fs::write(sandbox.join("file"), vec![1; 4 << 20]).unwrap();
+        }
+        assert!(duty.is_idle());
+        duty.sizes.disk_use.want(true);
+        assert!(!duty.is_idle());
+        assert_eq!(duty.look(&all), [], "nobody is over a limit");
+        let known = duty.sizes.disk_use.known().clone();
+        assert!(known[&all[0].launch.task] >= Bytes::mib(4));
+        assert_eq!(known.len(), 1, "what is firm is not ended");
+        duty.sizes.disk_use.want(false);
+        assert!(!duty.is_idle());
+        duty.look(&all);
+        assert!(duty.is_idle() && duty.sizes.disk_use.known().is_empty());
     }
 
     #[test]
