@@ -17,6 +17,7 @@ use tepui_types::wire::executor::{ProcessIdentity, TaskUpdate, ToExecutor};
 use tepui_types::{Digest, Reason, TaskId, TaskState};
 
 pub use census::{Place, Running};
+pub use containers::has_disk;
 pub use executors::{Executor, ExecutorId, ExecutorKind, Phase, TrustDomain, token};
 pub use programs::as_program;
 pub use status_updates::Urgency;
@@ -111,6 +112,8 @@ pub struct Agent {
     artifacts: HashMap<Digest, Artifact>,
     /// Whether there is no room to record more tasks.
     is_full: bool,
+    /// Whether the kernel keeps the sizes of sandboxes.
+    are_disks_kept: bool,
     /// What the machine has room for.
     launches: Launches,
     /// How many percent of what may be taken back tasks get of their processors.
@@ -130,6 +133,7 @@ impl Agent {
             executors: Executors::default(),
             artifacts: HashMap::new(),
             is_full: false,
+            are_disks_kept: false,
             launches: Launches::All,
             share_percent: WHOLE_SHARE,
             term: 0,
@@ -165,6 +169,12 @@ impl Agent {
     /// Ids of all tasks that are not forgotten.
     pub fn held_tasks(&self) -> impl Iterator<Item = &TaskId> {
         self.tasks.iter().map(|(id, _)| id)
+    }
+
+    /// Ids of all tasks that have not ended.
+    pub fn living_ids(&self) -> impl Iterator<Item = &TaskId> {
+        let ids = self.held_tasks();
+        ids.filter(|id| self.tasks.life(id) == Life::Living)
     }
 
     /// What a `Hello` says: every task that is not forgotten.

@@ -1,5 +1,5 @@
 //! What tasks need of their machine before they start: images, networks, host paths, secrets, volumes,
-//! and what is fetched into their sandboxes.
+//! disks, and what is fetched into their sandboxes.
 //!
 //! For each task one job gets all of it, and is told to stop when the task has ended; what it had by
 //! then is let go of. An image that a task has is not removed; a network is attached until the task's
@@ -29,6 +29,7 @@ use crate::fetcher::Fetcher;
 use crate::gpus::Gpus;
 use crate::sandbox::Layout;
 use crate::sandboxes::Sandboxes;
+use crate::task_disks::TaskDisks;
 use crate::volumes::Volumes;
 use attachments::Attachments;
 
@@ -69,6 +70,7 @@ pub struct Containers {
     sandboxes: Sandboxes,
     gpus: Arc<Gpus>,
     volumes: Arc<Volumes>,
+    disks: Arc<TaskDisks>,
     events: mpsc::Sender<Event>,
     jobs: Mutex<HashMap<TaskId, Job>>,
 }
@@ -82,6 +84,8 @@ pub struct Means {
     pub gpus: Arc<Gpus>,
     /// Persistent volumes.
     pub volumes: Arc<Volumes>,
+    /// Disks of tasks.
+    pub disks: Arc<TaskDisks>,
 }
 
 /// What is got for one task.
@@ -109,6 +113,7 @@ impl Containers {
             fetcher,
             gpus,
             volumes,
+            disks,
         } = means;
         let images = Images::open(layout.images(), config.images).await;
         let images = images.map_err(|error| AgentError::Containers(anyhow::Error::from(error)))?;
@@ -132,6 +137,7 @@ impl Containers {
             sandboxes,
             gpus,
             volumes,
+            disks,
             events,
             jobs: Mutex::default(),
         });
@@ -196,7 +202,12 @@ impl Containers {
         let (this, task) = (self.clone(), task.clone());
         tokio::spawn(async move {
             // What it wrote over its image: its mounts are gone with its processes.
-            let _ = tokio::task::spawn_blocking(move || remove_leavings(&leavings)).await;
+            let (disks, of) = (this.disks.clone(), task.clone());
+            let ended = move || {
+                remove_leavings(&leavings);
+                disks.end(&of);
+            };
+            let _ = tokio::task::spawn_blocking(ended).await;
             this.attachments.release(&task).await;
         });
     }
@@ -209,10 +220,14 @@ impl Containers {
         self.make_volumes_ready(launch).await?;
         let mut prepared = match container_of(launch) {
             Some((command, container)) => {
+                let cancelled = cancelled.clone();
                 self.contain(launch, command, container, cancelled).await?
             }
             None => Prepared::default(),
         };
+        if prepared.program.is_none() {
+            self.disks.prepare(launch.clone(), cancelled).await?;
+        }
         prepared.devices = match &prepared.program {
             Some(program) => self.gpus.devices(&as_program(launch, program.digest)?)?,
             None => self.gpus.devices(launch)?,

@@ -98,6 +98,9 @@ pub enum AgentError {
     /// What containers need cannot be kept.
     #[error("failed to prepare for containers")]
     Containers(#[source] anyhow::Error),
+    /// The disks of tasks cannot be used.
+    #[error("failed to make the disks of tasks ready")]
+    TaskDisks(#[source] tepui_quota::BoundsError),
     /// The folders of volumes cannot be used.
     #[error("failed to make volumes ready")]
     Volumes(#[source] tepui_quota::BoundsError),

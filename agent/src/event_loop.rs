@@ -32,6 +32,7 @@ use crate::master::{Dialer, Session};
 use crate::metrics::Metrics;
 use crate::sandbox::Layout;
 use crate::streams::{self, MAX_STREAMS, Means, StreamJob, Subject};
+use crate::task_disks::TaskDisks;
 use crate::volumes::Volumes;
 use crate::{contact, uptime};
 
@@ -85,6 +86,8 @@ pub struct Parts {
     pub containers: Arc<Containers>,
     /// Its volumes.
     pub volumes: Arc<Volumes>,
+    /// The disks of its tasks.
+    pub disks: Arc<TaskDisks>,
     /// Commands beside its tasks.
     pub beside: Arc<Beside>,
     /// Its tasks' checks.
@@ -187,6 +190,7 @@ impl EventLoop {
 
     /// Without executors nothing of this agent is left to run.
     fn tidy_up(&self) {
+        self.parts.disks.close();
         if self.parts.agent.executor_count() == 0 {
             crate::cgroups::clear(self.parts.layout.cgroup().map(str::to_owned));
         }
@@ -331,6 +335,7 @@ impl EventLoop {
             // What it runs has ended for the cluster, and may run elsewhere already.
             crate::executor::end_all(&self.parts.layout);
             self.parts.containers.detach_all();
+            self.parts.disks.close_all();
             crate::cgroups::clear(self.parts.layout.cgroup().map(str::to_owned));
         }
         AgentError::Refused {
@@ -467,6 +472,7 @@ impl EventLoop {
         let means = Means {
             dialer: parts.dialer.clone(),
             layout: parts.layout.clone(),
+            disks: parts.disks.clone(),
             metrics: parts.metrics.clone(),
             beside: parts.beside.clone(),
             events: self.events.clone(),

@@ -14,12 +14,14 @@ use std::time::{Duration, SystemTime};
 
 use tepui_executor::packs::{self, Listed, SETTLED};
 use tepui_image::{Images, Retention};
+use tepui_quota::BoundsError;
 use tepui_tree::remove_folder;
 use tepui_types::{Bytes, Digest, TaskId};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::event_loop::Event;
 use crate::sandbox::Layout;
+use crate::task_disks::TaskDisks;
 
 /// How much is kept.
 #[derive(Debug, Clone, Copy)]
@@ -72,13 +74,21 @@ const PAUSE: Duration = Duration::from_secs(10);
 
 /// Looks through everything for as long as the event loop lives, and more strictly whenever `short`
 /// says that the disk is nearly full.
-pub async fn run(layout: Layout, images: Images, short: Arc<Notify>, events: mpsc::Sender<Event>) {
+pub async fn run(
+    layout: Layout,
+    images: Images,
+    disks: Arc<TaskDisks>,
+    short: Arc<Notify>,
+    events: mpsc::Sender<Event>,
+) {
     while !events.is_closed() {
         let keep = match tokio::time::timeout(INTERVAL, short.notified()).await {
             Ok(()) => SHORT,
             Err(_) => USUAL,
         };
-        collect_outputs(&layout, keep, &events).await;
+        let remove = disks.clone();
+        let remove = move |task: &TaskId| remove.remove(task);
+        collect_outputs(&layout, keep, remove, &events).await;
         collect_artifacts(layout.artifacts(), keep.artifacts, &events).await;
         collect_images(&images, keep).await;
         // sleep: the next look may be asked for at once.
@@ -108,7 +118,12 @@ async fn collect_images(images: &Images, keep: Keep) {
     clippy::disallowed_methods,
     reason = "folders carry the time of day, and nothing else compares with it"
 )]
-async fn collect_outputs(layout: &Layout, keep: Keep, events: &mpsc::Sender<Event>) {
+async fn collect_outputs(
+    layout: &Layout,
+    keep: Keep,
+    remove_disk: impl Fn(&TaskId) -> Result<(), BoundsError> + Send + 'static,
+    events: &mpsc::Sender<Event>,
+) {
     let (tasks, packs) = (layout.tasks(), layout.packs());
     // What lies there first: whatever is launched later is in neither list.
     let listed = tokio::task::spawn_blocking(move || (list(&tasks), packs::list(&packs)));
@@ -122,8 +137,12 @@ async fn collect_outputs(layout: &Layout, keep: Keep, events: &mpsc::Sender<Even
     let Ok(held) = held.await else { return };
     let _ = tokio::task::spawn_blocking(move || {
         let now = SystemTime::now();
-        for path in expired(folders, &held, keep, now) {
-            if let Err(error) = remove_folder(&path) {
+        for (task, path) in expired(folders, &held, keep, now) {
+            // Its folder is not empty as long as that is there.
+            if let Err(error) = remove_disk(&task) {
+                let error = anyhow::Error::from(error);
+                tracing::warn!(%task, "an old sandbox stays: {error:#}");
+            } else if let Err(error) = remove_folder(&path) {
                 tracing::warn!(path = %path.display(), %error, "an old sandbox stays");
             }
         }
@@ -197,7 +216,7 @@ fn expired(
     held: &HashSet<TaskId>,
     keep: Keep,
     now: SystemTime,
-) -> Vec<PathBuf> {
+) -> Vec<(TaskId, PathBuf)> {
     folders.retain(|folder| !held.contains(&folder.task));
     folders.sort_by_key(|folder| std::cmp::Reverse(folder.changed));
     let is_old = |folder: &Folder| {
@@ -208,7 +227,7 @@ fn expired(
     let goes = |(position, folder): (usize, Folder)| {
         bytes = bytes.saturating_add(folder.bytes);
         (position >= keep.folders || bytes > keep.output.0 || is_old(&folder))
-            .then_some(folder.path)
+            .then_some((folder.task, folder.path))
     };
     folders.into_iter().enumerate().filter_map(goes).collect()
 }
@@ -234,7 +253,13 @@ fn has_any(pack: &Path, held: &HashSet<TaskId>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
+
+    fn paths(expired: Vec<(TaskId, PathBuf)>) -> Vec<PathBuf> {
+        expired.into_iter().map(|(_, path)| path).collect()
+    }
 
     fn folder(number: u64, age_secs: u64, now: SystemTime) -> Folder {
         let task: TaskId = format!("f1.t.{number}").parse().unwrap();
@@ -257,7 +282,7 @@ mod tests {
             .collect();
         folders.push(folder(5_000, week + 5, now));
         let held = HashSet::from([folders[1_001].task.clone()]);
-        let gone = expired(folders.clone(), &held, USUAL, now);
+        let gone = paths(expired(folders.clone(), &held, USUAL, now));
         assert_eq!(
             gone,
             [PathBuf::from("f1.t.1000"), PathBuf::from("f1.t.5000")]
@@ -265,7 +290,7 @@ mod tests {
         folders.truncate(3);
         folders.push(folder(7, week + 1, now));
         assert_eq!(
-            expired(folders, &HashSet::new(), USUAL, now),
+            paths(expired(folders, &HashSet::new(), USUAL, now)),
             [PathBuf::from("f1.t.7")]
         );
     }
@@ -291,7 +316,7 @@ mod tests {
         folders[1].bytes = 10;
         folders[3].bytes = 1;
         assert_eq!(
-            expired(folders, &HashSet::new(), USUAL, now),
+            paths(expired(folders, &HashSet::new(), USUAL, now)),
             [PathBuf::from("f1.t.3")]
         );
     }
@@ -346,7 +371,15 @@ mod tests {
                 .send(HashSet::from(["f1.held.0".parse().unwrap()]))
                 .unwrap();
         };
-        tokio::join!(collect_outputs(&layout, USUAL, &events), answer);
+        let removed = Arc::new(Mutex::new(Vec::new()));
+        let told = removed.clone();
+        let remove_disk = move |task: &TaskId| {
+            told.lock().unwrap().push(task.to_string());
+            Ok(())
+        };
+        let collected = collect_outputs(&layout, USUAL, remove_disk, &events);
+        tokio::join!(collected, answer);
+        assert_eq!(*removed.lock().unwrap(), ["f1.old.0"]);
         assert!(!old.exists() && held.exists());
     }
 

@@ -5,6 +5,7 @@
 //! run in executor processes that outlive the agent; nothing that ends here
 //! ends a task.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use tepui_folder::{FolderError, Format, Hold};
 use tepui_types::agent::AgentInfo;
+use tepui_types::{Bytes, TaskId};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
@@ -34,7 +36,8 @@ use crate::masters::Masters;
 use crate::metrics::Metrics;
 use crate::pressure::Pressure;
 use crate::sandbox::Layout;
-use crate::sizes::{DiskUse, Sizes};
+use crate::sizes::{DiskUse, SandboxSizes, Sizes};
+use crate::task_disks::TaskDisks;
 use crate::volumes::Volumes;
 
 pub mod agent;
@@ -65,6 +68,7 @@ pub mod sandbox;
 pub mod sandboxes;
 pub mod sizes;
 pub mod streams;
+pub mod task_disks;
 pub mod uptime;
 pub mod volumes;
 
@@ -102,7 +106,14 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
     let gpus = Arc::new(gpus.unwrap_or_default());
     let guard = Guard::new(&gpus, layout.cgroup().is_some()).map(Arc::new);
     let layout = layout.with_guard(guard.is_some());
-    let resources = config.resources.complete(&config.dir, gpus.resources())?;
+    let is_set_aside = config.sandbox_sizes == SandboxSizes::Enforced;
+    // A task that was given all of the disk could not have it: some of it stays free.
+    let headroom = match is_set_aside {
+        true => volumes::headroom(&config.dir),
+        false => Bytes(0),
+    };
+    let found = gpus.resources();
+    let resources = config.resources.complete(&config.dir, headroom, found)?;
     let address = match config.address {
         Some(address) => Some(address),
         None => address_towards(&config.masters).await,
@@ -125,7 +136,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
         journal,
         boot_id,
         first,
-    } = restore(&layout)?;
+    } = restore(&layout, config.sandbox_sizes)?;
     let metrics = Arc::new(Metrics::new());
     let (listener, address) = listen(config.listen).await?;
     let client = reqwest::Client::builder()
@@ -161,6 +172,11 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
     let (of, sizes) = (layout.clone(), config.volume_sizes);
     let volumes = tokio::task::spawn_blocking(move || Volumes::open(&of, sizes)).await;
     let volumes = volumes.map_err(|error| AgentError::System("open volumes", error.into()))??;
+    let (of, sizes) = (layout.clone(), config.sandbox_sizes);
+    let living: HashSet<TaskId> = agent.living_ids().cloned().collect();
+    let disks = tokio::task::spawn_blocking(move || TaskDisks::open(&of, sizes, &living)).await;
+    let disks = disks.map_err(|error| AgentError::System("open tasks' disks", error.into()))??;
+    tokio::spawn(disks.clone().tend(events.clone()));
     let kept = agent.prepared();
     let kept = kept.map(|(task, prepared)| (task.clone(), prepared.clone()));
     let containers = Containers::open(
@@ -170,6 +186,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
             fetcher: fetcher.clone(),
             gpus,
             volumes: volumes.clone(),
+            disks: disks.clone(),
         },
         identity.nonce,
         events.clone(),
@@ -186,6 +203,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
     tokio::spawn(gc::run(
         layout.clone(),
         containers.images().clone(),
+        disks.clone(),
         collect.clone(),
         events.clone(),
     ));
@@ -199,6 +217,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
         layout: layout.clone(),
         volumes: volumes.clone(),
         sandboxes: config.sandbox_sizes,
+        disks: disks.clone(),
         disk_use: disk_use.clone(),
         events: events.clone(),
     };
@@ -232,6 +251,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
         fetcher,
         containers,
         volumes,
+        disks,
         beside,
         checker,
         dialer,
@@ -317,12 +337,13 @@ struct Restored {
 }
 
 /// What the folder remembers, in a fresh journal.
-fn restore(layout: &Layout) -> Result<Restored, AgentError> {
+fn restore(layout: &Layout, sandboxes: SandboxSizes) -> Result<Restored, AgentError> {
     let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
         .map_err(|source| AgentError::System("read the machine's boot id", source))?;
     let boot_id = boot_id.trim().to_owned();
     let records = Journal::read(&layout.checkpoint())?;
     let (mut agent, last_boot) = Agent::restore(layout.clone(), records);
+    agent.keep_disks(sandboxes == SandboxSizes::Enforced);
     // Where nothing is known, the time without a word begins now.
     let contact = contact::read(layout, &boot_id).filter(|ms| *ms <= uptime::now_ms());
     agent.on_contact(contact.unwrap_or_else(uptime::now_ms));

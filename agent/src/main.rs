@@ -84,7 +84,8 @@ struct Arguments {
     #[arg(long, value_name = "HOW")]
     volume_sizes: Option<VolumeSizes>,
     /// How the sizes of sandboxes are kept of native tasks and containers that were given a part of the
-    /// disk: who is over it is ended (`measured`, when absent), or not at all (`unlimited`).
+    /// disk: who is over it is ended (`measured`, when absent), nothing more can be written where this
+    /// machine can do that (`enforced`), or not at all (`unlimited`).
     #[arg(long, value_name = "HOW")]
     sandbox_sizes: Option<SandboxSizes>,
     /// A file or folder of the machine that containers may mount, with what is below it; may be

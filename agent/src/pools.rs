@@ -300,7 +300,11 @@ impl DiskSettings {
             return Err(at(format!("{path} is no folder: mount the disk first")));
         }
         let room = || {
-            let room = disk_room(&self.path, &crate::sandbox::sizes_folder(&self.path));
+            let room = disk_room(
+                &self.path,
+                &[crate::sandbox::sizes_folder(&self.path)],
+                Bytes(0),
+            );
             room.map_err(|error: io::Error| at(format!("its room is not known: {error}")))
         };
         let bytes = match &self.size {

@@ -6,13 +6,14 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use tepui_types::resources::{Items, MILLI, NumberRanges, PortRanges, Words};
 use tepui_types::{Bytes, MilliCpus, Resources};
 
 use crate::error::AgentError;
+use crate::sandbox::{sizes_folder, task_disks_folder};
 
 /// The ports that are lent when the operator names none, as Mesos has it.
 const DEFAULT_PORTS: (u16, u16) = (31_000, 32_000);
@@ -34,11 +35,12 @@ pub struct ResourceOverrides {
 }
 
 impl ResourceOverrides {
-    /// All that the agent lends. `dir` is on the disk whose room counts; `found` are the gpus that were
-    /// found.
+    /// All that the agent lends. `dir` is on the disk whose room counts, without so much of it as
+    /// `headroom`; `found` are the gpus that were found.
     pub fn complete(
         &self,
         dir: &Path,
+        headroom: Bytes,
         found: BTreeMap<String, u64>,
     ) -> Result<Resources, AgentError> {
         let cpus = match self.cpus {
@@ -51,7 +53,7 @@ impl ResourceOverrides {
         };
         let disk = match self.disk {
             Some(disk) => disk,
-            None => disk_room(dir, &crate::sandbox::sizes_folder(dir))
+            None => disk_room(dir, &[sizes_folder(dir), task_disks_folder(dir)], headroom)
                 .map_err(|source| AgentError::Detect("disk", source))?,
         };
         let default_ports = || PortRanges::from_range(DEFAULT_PORTS.0, DEFAULT_PORTS.1);
@@ -257,15 +259,19 @@ fn spare_mem(total: Bytes) -> Bytes {
     Bytes(total.0.saturating_sub(headroom).max(total.0 / 2))
 }
 
-/// What is free on the filesystem that holds `dir`, with what volumes have set aside of it by `sizes`,
-/// which is lent already; in whole GiB if there are any, so that a restart does not change the amount
+/// What is free on the filesystem that holds `dir`, with what volumes and tasks' disks have set aside of
+/// it in these stores, which is lent already or makes way, and without the headroom; in whole GiB if there are any, so that a restart does not change the amount
 /// without need.
-pub fn disk_room(dir: &Path, sizes: &Path) -> io::Result<Bytes> {
+pub fn disk_room(dir: &Path, stores: &[PathBuf], headroom: Bytes) -> io::Result<Bytes> {
     let stat = nix::sys::statvfs::statvfs(dir)?;
     // The field types differ between platforms.
     #[allow(clippy::unnecessary_cast)]
     let free = (stat.blocks_available() as u64).saturating_mul(stat.fragment_size() as u64);
-    let free = free.saturating_add(tepui_quota::set_aside(sizes)?.0);
+    let free = stores.iter().try_fold(free, |sum, store| {
+        let set_aside = tepui_quota::set_aside(store)?;
+        Ok::<_, io::Error>(sum.saturating_add(set_aside.0))
+    })?;
+    let free = free.saturating_sub(headroom.0);
     let gib = Bytes::gib(1).0;
     Ok(Bytes(if free > gib { free - free % gib } else { free }))
 }
@@ -280,7 +286,9 @@ mod tests {
             "cpus=1.5,mem=4GiB,disk=10GB,ports=31000-31009,ports=32000,gpus=2,licences=3"
                 .parse()
                 .unwrap();
-        let all = parsed.complete(Path::new("/"), BTreeMap::new()).unwrap();
+        let all = parsed
+            .complete(Path::new("/"), Bytes(0), BTreeMap::new())
+            .unwrap();
         assert_eq!(all.cpus, MilliCpus(1500));
         assert_eq!(all.mem, Bytes::gib(4));
         assert_eq!(all.disk, Bytes::gib(10));
@@ -292,7 +300,9 @@ mod tests {
     #[test]
     fn things_that_are_counted_one_by_one_parse() {
         let parsed: ResourceOverrides = "vlan=10-19,vlan=30-30,licence={blue|red}".parse().unwrap();
-        let all = parsed.complete(Path::new("/"), BTreeMap::new()).unwrap();
+        let all = parsed
+            .complete(Path::new("/"), Bytes(0), BTreeMap::new())
+            .unwrap();
         assert_eq!(all.items["vlan"].to_string(), "[10-19,30]");
         assert_eq!(all.items["licence"].to_string(), "{blue,red}");
         assert_eq!(all.validate(), Ok(()));
@@ -301,14 +311,14 @@ mod tests {
     #[test]
     fn what_is_not_named_is_detected() {
         let all = ResourceOverrides::default()
-            .complete(Path::new("/"), BTreeMap::new())
+            .complete(Path::new("/"), Bytes(0), BTreeMap::new())
             .unwrap();
         assert!(all.cpus.0 >= 1 && all.mem.0 > 0 && all.disk.0 > 0);
         assert_eq!(all.ports, PortRanges::from_range(31_000, 32_000));
         assert!(all.gpus.is_empty());
         let none: ResourceOverrides = "ports=none".parse().unwrap();
         assert!(
-            none.complete(Path::new("/"), BTreeMap::new())
+            none.complete(Path::new("/"), Bytes(0), BTreeMap::new())
                 .unwrap()
                 .ports
                 .is_empty()

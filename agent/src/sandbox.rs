@@ -20,6 +20,11 @@ pub fn sizes_folder(dir: &Path) -> PathBuf {
     dir.join("sizes")
 }
 
+/// What keeps the sizes of the sandboxes of tasks there, where the kernel does.
+pub fn task_disks_folder(dir: &Path) -> PathBuf {
+    dir.join("task-disks")
+}
+
 /// Paths below one data folder, and below the agent's cgroup if it has one.
 #[derive(Debug, Clone)]
 pub struct Layout {
@@ -112,6 +117,17 @@ impl Layout {
     /// All of one task: its sandbox and its output.
     pub fn task(&self, task: &TaskId) -> PathBuf {
         self.tasks().join(task.to_string())
+    }
+
+    /// What keeps the sizes of tasks' disks.
+    pub fn task_disks(&self) -> PathBuf {
+        task_disks_folder(&self.dir)
+    }
+
+    /// What a task has of the disk, where the kernel keeps its size: its sandbox is in there then, and
+    /// a link to it where it would be otherwise.
+    pub fn task_disk(&self, task: &TaskId) -> PathBuf {
+        self.task(task).join("disk")
     }
 
     /// The folder that the task itself sees.

@@ -1,7 +1,7 @@
 //! Whether tasks have more on the disk than they were given: those that do are ended.
 //!
 //! Measured are the sandboxes of native tasks and containers, with what these write over their images,
-//! and volumes whose sizes the kernel does not keep. Who was given no disk has no limit, what is kept of
+//! and volumes, as far as the kernel does not keep their sizes. Who was given no disk has no limit, what is kept of
 //! outputs has one of its own, and WebAssembly tasks are held back by their executors. One thread looks
 //! at all of it in turn.
 
@@ -22,6 +22,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::agent::Running;
 use crate::event_loop::{Event, census};
 use crate::sandbox::Layout;
+use crate::task_disks::TaskDisks;
 use crate::uptime;
 use crate::volumes::Volumes;
 
@@ -47,6 +48,8 @@ const NO_LIMIT: Limit = Limit {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SandboxSizes {
+    /// By the kernel, where the machine can, of tasks that begin from then on; the others are measured.
+    Enforced,
     /// By ending the task of one that is over it.
     #[default]
     Measured,
@@ -59,9 +62,12 @@ impl FromStr for SandboxSizes {
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
+            "enforced" => Ok(Self::Enforced),
             "measured" => Ok(Self::Measured),
             "unlimited" => Ok(Self::Unlimited),
-            _ => Err(format!("`{text}` is not `measured` or `unlimited`")),
+            _ => Err(format!(
+                "`{text}` is not `enforced`, `measured` or `unlimited`"
+            )),
         }
     }
 }
@@ -115,6 +121,8 @@ pub struct Sizes {
     pub volumes: Arc<Volumes>,
     /// What is done with sandboxes.
     pub sandboxes: SandboxSizes,
+    /// Those whose sizes the kernel keeps.
+    pub disks: Arc<TaskDisks>,
     /// Told what tasks have.
     pub disk_use: DiskUse,
     /// The loop.
@@ -183,7 +191,7 @@ impl Sizes {
         let mut subjects = BTreeMap::new();
         for one in running {
             let id = &one.launch.task;
-            if let Some(subject) = self.sandbox(one) {
+            if let Some(subject) = self.sandbox(one).filter(|_| self.disks.used(id).is_none()) {
                 subjects.insert(id.to_string(), subject);
             }
             for volume in &one.launch.volumes {
@@ -293,7 +301,7 @@ impl Duty {
                 break;
             }
         }
-        self.tell_use();
+        self.tell_use(running);
         found
     }
 
@@ -324,13 +332,17 @@ impl Duty {
         tasks.map(|task| (task.clone(), why.clone())).collect()
     }
 
-    fn tell_use(&self) {
+    fn tell_use(&self, running: &[Running]) {
+        let kept = running.iter().filter_map(|one| {
+            let id = &one.launch.task;
+            Some((id.clone(), self.sizes.disks.used(id)?))
+        });
         let own = self.subjects.iter().filter(|(_, it)| it.volume.is_none());
         let last = own.flat_map(|(name, subject)| {
             let bytes = self.rounds.last(name)?.usage.bytes;
             Some((subject.tasks.first()?.clone(), bytes))
         });
-        self.sizes.disk_use.tell(last.collect());
+        self.sizes.disk_use.tell(last.chain(kept).collect());
     }
 }
 
@@ -365,6 +377,7 @@ fn told(subject: &Subject, measured: &Measured) -> Reason {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
     use std::fs;
     use std::path::Path;
 
@@ -410,10 +423,12 @@ mod tests {
     fn duty(dir: &Path, sandboxes: SandboxSizes, sizes: VolumeSizes) -> Duty {
         let layout = Layout::new(dir.to_owned());
         let volumes = Volumes::open(&layout, sizes).unwrap();
+        let disks = TaskDisks::open(&layout, sandboxes, &HashSet::new()).unwrap();
         Duty::new(Sizes {
             layout,
             volumes,
             sandboxes,
+            disks,
             disk_use: DiskUse::default(),
             events: mpsc::channel(1).0,
         })
@@ -530,7 +545,8 @@ mod tests {
     #[test]
     fn a_setting_is_named_by_a_word() {
         assert_eq!("measured".parse(), Ok(SandboxSizes::Measured));
-        let error = "enforced".parse::<SandboxSizes>().unwrap_err();
+        assert_eq!("enforced".parse(), Ok(SandboxSizes::Enforced));
+        let error = "hard".parse::<SandboxSizes>().unwrap_err();
         assert!(error.contains("`unlimited`"), "{error}");
     }
 }

@@ -23,6 +23,7 @@ use crate::frames::{FrameError, FrameReader, write_frames};
 use crate::master::{DialError, Dialer};
 use crate::metrics::Metrics;
 use crate::sandbox::Layout;
+use crate::task_disks::TaskDisks;
 
 mod attach;
 mod datagrams;
@@ -70,6 +71,8 @@ pub struct Means {
     pub dialer: Arc<Dialer>,
     /// Where everything lies.
     pub layout: Layout,
+    /// Disks of tasks.
+    pub disks: Arc<TaskDisks>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Commands beside tasks.
@@ -173,7 +176,7 @@ async fn run(means: &Means, stream: &str, job: StreamJob) -> Result<(), StreamEr
             let reader = Reader(read);
             logs::serve(&mut sender, reader, &means.layout, subject.ended, request).await
         }
-        StreamRequest::Files(request) => files::serve(&mut sender, &means.layout, request).await,
+        StreamRequest::Files(request) => files::serve(&mut sender, &means.disks, request).await,
         StreamRequest::Exec(request) => {
             let frames = FrameReader::new(read, VERSION);
             exec::serve(&mut sender, frames, means, &subject, request).await

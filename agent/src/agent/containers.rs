@@ -1,4 +1,4 @@
-//! Tasks with containers, with volumes, or with something to fetch: what these need is got before the task is
+//! Tasks with containers, with volumes, with disks of their own, or with something to fetch: what these need is got before the task is
 //! placed, and let go of after its end.
 //!
 //! It is recorded when it is there, so that an agent that starts anew lets go of nothing that a task
@@ -8,13 +8,25 @@ use std::sync::Arc;
 
 use tepui_types::task::reason;
 use tepui_types::wire::agent::TaskLaunch;
-use tepui_types::{Reason, TaskId, TaskState, Workload};
+use tepui_types::{Bytes, Reason, TaskId, TaskState, Workload};
 
 use super::tasks::{Prepared, Stage};
 use super::{Action, Agent, report};
 use crate::checkpoint::Record;
 
+/// For these its machine is to blame, and not what a task is.
+const MACHINES: [&str; 3] = [
+    reason::VOLUME_UNAVAILABLE,
+    reason::AGENT_FULL,
+    reason::EXECUTOR_FAILED,
+];
+
 impl Agent {
+    /// Has the kernel keep the sizes of sandboxes, or not: a disk is made then before its task is placed.
+    pub fn keep_disks(&mut self, are_kept: bool) {
+        self.are_disks_kept = are_kept;
+    }
+
     /// Whether what a task needs of its machine is there; if not, it is being got.
     pub(super) fn is_prepared(&mut self, out: &mut Vec<Action>, launch: &Arc<TaskLaunch>) -> bool {
         let Some(task) = self.tasks.get_mut(&launch.task) else {
@@ -52,8 +64,7 @@ impl Agent {
                 self.route(out, id);
             }
             Err(why) => {
-                let state = match why.code == reason::VOLUME_UNAVAILABLE {
-                    // Its machine is to blame, and not what it is.
+                let state = match MACHINES.contains(&why.code.as_str()) {
                     true => TaskState::Dropped,
                     false => TaskState::Error,
                 };
@@ -88,11 +99,22 @@ impl Agent {
     /// Whether something is got for a task before it is placed.
     pub(super) fn is_to_be_prepared(&self, id: &TaskId) -> bool {
         let launch = self.tasks.get(id).and_then(|task| task.launch.as_ref());
-        launch.is_some_and(|launch| needs_preparation(launch))
+        launch.is_some_and(|launch| self.needs_preparation(launch))
+    }
+
+    pub(super) fn needs_preparation(&self, launch: &TaskLaunch) -> bool {
+        needs_preparation(launch) || (self.are_disks_kept && has_disk(launch))
     }
 }
 
-pub(super) fn needs_preparation(launch: &TaskLaunch) -> bool {
+/// Whether a task is to have a disk whose size the kernel keeps, if it keeps any. WebAssembly tasks are
+/// held back by their executors.
+pub fn has_disk(launch: &TaskLaunch) -> bool {
+    let is_command = matches!(launch.spec.workload, Workload::Command(_));
+    is_command && launch.resources.disk > Bytes(0)
+}
+
+fn needs_preparation(launch: &TaskLaunch) -> bool {
     let has_container = match &launch.spec.workload {
         Workload::Command(command) => command.container.is_some(),
         Workload::Wasm(_) => false,

@@ -12,7 +12,6 @@ use tepui_types::container::MountSource;
 use tepui_types::wire::executor::{ExecutorLaunch, ToExecutor, VolumeFolder};
 use tepui_types::{TaskId, TaskSpec, TaskState, Workload};
 
-use super::containers::needs_preparation;
 use super::executors::{ExecutorId, ExecutorKind, Phase, TrustDomain};
 use super::tasks::Stage;
 use super::{Action, Agent, WHOLE_SHARE, report};
@@ -37,7 +36,7 @@ impl Agent {
             }
             Workload::Command(_) => true,
         };
-        let is_prepared = !needs_preparation(&launch) || self.is_prepared(out, &launch);
+        let is_prepared = !self.needs_preparation(&launch) || self.is_prepared(out, &launch);
         if is_here && is_prepared {
             self.place(out, id);
         } else {

@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, openat2, statat};
 use tepui_types::Reason;
@@ -16,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
 use super::{Sender, StreamError, refused};
-use crate::sandbox::Layout;
+use crate::task_disks::TaskDisks;
 
 /// Chunks that wait for the reader.
 const QUEUE: usize = 4;
@@ -25,14 +26,15 @@ const MAX_DEPTH: usize = 256;
 
 pub(super) async fn serve<C: AsyncRead + AsyncWrite>(
     sender: &mut Sender<'_, C>,
-    layout: &Layout,
+    disks: &Arc<TaskDisks>,
     request: FileRequest,
 ) -> Result<(), StreamError> {
     let (chunks, mut queue) = mpsc::channel::<Vec<u8>>(QUEUE);
-    let sandbox = layout.sandbox(&request.task);
+    let disks = disks.clone();
     let reading = tokio::task::spawn_blocking(move || {
+        let sandbox = disks.show(&request.task)?;
         let mut to = BufWriter::with_capacity(MAX_CHUNK, Chunks { chunks });
-        read(&sandbox, &request, &mut to)
+        read(sandbox.path(), &request, &mut to)
     });
     while let Some(chunk) = queue.recv().await {
         sender.send(StreamFrame::Data(chunk)).await?;

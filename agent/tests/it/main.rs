@@ -53,6 +53,8 @@ mod runtimes;
 mod sizes;
 /// Many tasks at once.
 mod storm;
+/// Sandboxes whose sizes the kernel keeps.
+mod task_disks;
 /// Tasks that behave badly.
 mod unruly;
 /// Persistent volumes and their sizes.

@@ -198,7 +198,9 @@ impl Drop for AgentProcess {
         {
             let _ = tepui_executor::cgroup::destroy(&parent, Duration::from_secs(10));
         }
-        for (_, folder, store) in self.layout().volume_disks() {
+        let layout = self.layout();
+        let disks = (None, layout.tasks(), layout.task_disks());
+        for (_, folder, store) in layout.volume_disks().chain([disks]) {
             if store.exists() {
                 clear(&folder, &store);
             }

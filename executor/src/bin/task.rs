@@ -32,6 +32,8 @@ mod container;
 mod devices;
 #[path = "../task/container/files.rs"]
 mod files;
+#[path = "../task/fullness.rs"]
+mod fullness;
 #[path = "../task/group.rs"]
 mod group;
 #[path = "../task/container/hooks.rs"]

@@ -21,6 +21,7 @@ use tepui_types::{MilliCpus, Reason, TaskId, TaskState};
 
 use crate::beside::{Begun, NotRun, Stdio};
 use crate::cast;
+use crate::fullness;
 use crate::group::TaskGroup;
 use crate::input::Input;
 use crate::member::{Draining, Ground, Member};
@@ -483,6 +484,7 @@ impl Task {
             Some(share) => (share.counts(), share.mem()),
             None => (of_task.since(self.before), None),
         };
+        let launch = &self.launches[number];
         let facts = Facts {
             status: draining.status,
             oom_kills: counts.oom_kills,
@@ -492,6 +494,10 @@ impl Task {
                 .max(of_task.since(self.before).refused_pids),
             mem: mem.unwrap_or(self.limits.mem),
             pids: self.limits.pids,
+            full_disk: fullness::given_if_full(
+                Path::new(&launch.sandbox),
+                launch.launch.resources.disk,
+            ),
         };
         member.set_idle();
         self.before = of_task;

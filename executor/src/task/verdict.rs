@@ -20,6 +20,8 @@ pub struct Facts {
     pub mem: Bytes,
     /// The processes and threads that it was allowed.
     pub pids: u32,
+    /// What it was given of the disk, if its sandbox is full.
+    pub full_disk: Option<Bytes>,
 }
 
 /// How a command has ended.
@@ -67,6 +69,12 @@ fn failure(facts: &Facts, how: &str, exit_code: Option<i32>) -> Reason {
         let message =
             format!("it wanted more than its limit of {pids} processes and threads; {how}");
         Reason::new(reason::PIDS_LIMIT, message)
+    } else if let Some(disk) = facts.full_disk {
+        let message = format!(
+            "its sandbox is full, with {disk} that it was given of the disk: ask for more (`--disk`), or \
+             have it remove what it does not need; {how}"
+        );
+        Reason::new(reason::DISK_LIMIT, message)
     } else if exit_code.is_some() {
         Reason::new(reason::EXIT_CODE, how)
     } else {
@@ -119,6 +127,7 @@ mod tests {
             refused_pids: 0,
             mem: Bytes::mib(32),
             pids: 8,
+            full_disk: None,
         }
     }
 
@@ -171,6 +180,16 @@ mod tests {
         };
         let message = format!("it wanted more than its limit of 8 processes and threads; {code}");
         check(pids, "pids-limit", &message);
+        let full = |status| Facts {
+            full_disk: Some(Bytes::gib(1)),
+            ..facts(status)
+        };
+        let message = format!(
+            "its sandbox is full, with 1 GiB that it was given of the disk: ask for more (`--disk`), or \
+             have it remove what it does not need; {code}"
+        );
+        check(full(exited(3)), "disk-limit", &message);
+        assert_eq!(of(&full(exited(0))).reason, None);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Tasks with containers: prepared first, released at last, whatever happens between.
 
-use tepui_types::Container;
 use tepui_types::wire::executor::LocalImage;
+use tepui_types::{Bytes, Container};
 
 use super::*;
 
@@ -96,6 +96,45 @@ fn what_cannot_be_prepared_ends_its_task_and_is_released() {
     let actions = bench.prepare("a", Err(why));
     assert_eq!(released(&actions, "a"), 1, "{actions:?}");
     assert_eq!(bench.agent.life(&id("a")), Life::Ended);
+}
+
+#[test]
+fn a_command_is_prepared_for_its_disk_where_the_kernel_keeps_sizes() {
+    let mut bench = Bench::new();
+    let mut sized = native("a");
+    sized.resources.disk = Bytes::mib(32);
+    let mut guest = wasm("guest");
+    guest.resources.disk = Bytes::mib(32);
+    let prepares = |actions: &[Action]| {
+        let mut prepared = actions.iter();
+        prepared.any(|action| matches!(action, Action::Prepare(_)))
+    };
+    let same = TaskLaunch {
+        task: id("measured"),
+        ..sized.clone()
+    };
+    assert!(!prepares(&bench.launch(same)));
+    bench.on(|agent, _| agent.keep_disks(true));
+    for other in [native("without"), guest] {
+        assert!(!prepares(&bench.launch(other)));
+    }
+    assert!(prepares(&bench.launch(sized.clone())));
+    bench.prepare("a", Ok(Prepared::default()));
+    // Whatever is set when it ends, it is released.
+    bench.on(|agent, _| agent.keep_disks(false));
+    assert_eq!(released(&bench.kill("a"), "a"), 1);
+
+    // Without room on its machine it runs elsewhere.
+    bench.on(|agent, _| agent.keep_disks(true));
+    let full = TaskLaunch {
+        task: id("full"),
+        ..sized
+    };
+    bench.launch(full);
+    bench.prepare("full", Err(Reason::new(reason::AGENT_FULL, "no room")));
+    let reports = bench.agent.take_statuses(Urgency::End, 10);
+    let full = reports.iter().find(|report| report.task == id("full"));
+    assert_eq!(full.unwrap().state, TaskState::Dropped);
 }
 
 #[test]
