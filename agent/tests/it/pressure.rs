@@ -1,12 +1,15 @@
-//! A machine that is short of processors: what its tasks give back, and what it lends.
+//! A machine that is short of processors, or of room on its disk: what its tasks give back, and what it lends.
 
 use std::process::{Child, Command};
 
+use tepui_types::task::reason;
 use tepui_types::wire::agent::TaskLaunch;
-use tepui_types::{AgentInfo, MilliCpus, Resources, TaskState};
+use tepui_types::{AgentInfo, Bytes, MilliCpus, Resources, TaskState};
 
 use crate::master::{FakeMaster, eventually, shell};
 use crate::process::AgentProcess;
+use crate::task_disks::Small;
+use crate::volumes::can_enforce;
 
 /// Processes that keep every processor busy, and are no hindrance to others that want one.
 struct Spinners(Vec<Child>);
@@ -66,6 +69,45 @@ fn quotas(agent: &AgentProcess) -> Vec<i64> {
     let tasks = children.flatten().map(|entry| entry.path());
     let tasks = tasks.filter(|path| path.to_str().is_some_and(|path| path.ends_with("-task")));
     tasks.filter_map(|path| quota(&path)).collect()
+}
+
+#[tokio::test]
+async fn on_a_full_disk_the_task_with_most_of_it_is_ended_also_where_no_size_is_kept() {
+    if tepui_executor::cgroup::available().is_err() || !can_enforce() {
+        eprintln!("skipped: it needs cgroups and a disk of its own");
+        return;
+    }
+    let small = Small::new(Bytes::mib(256));
+    let mut master = FakeMaster::start().await;
+    let arguments = &["--revocable", "cpus=3", "--sandbox-sizes", "unlimited"];
+    let dir = small.layout().dir().to_owned();
+    let agent = AgentProcess::start_in(&master, Some(dir), arguments);
+    let mut session = master.session().await;
+    let little = "head -c 4194304 /dev/zero > little; touch written; exec sleep 1000";
+    let fill = "until test -e go; do sleep 0.01; done; cat /dev/zero > all; exec sleep 1000";
+    let firm = shell("firm", little);
+    let less = TaskLaunch {
+        spec: shell("less", little).spec,
+        ..revocable("less")
+    };
+    let most = TaskLaunch {
+        spec: shell("most", fill).spec,
+        ..revocable("most")
+    };
+    for launch in [&firm, &less, &most] {
+        session.launch(launch).await;
+        session.until(&launch.task, TaskState::Running).await;
+    }
+    for launch in [&firm, &less] {
+        let written = agent.layout().sandbox(&launch.task).join("written");
+        eventually("it has written", || written.exists()).await;
+    }
+    std::fs::write(agent.layout().sandbox(&most.task).join("go"), "").unwrap();
+    let report = session.until(&most.task, TaskState::Killed).await;
+    assert_eq!(report.reason.unwrap().code, reason::UNDER_PRESSURE);
+    for launch in [&firm, &less] {
+        assert_eq!(session.latest[&launch.task].state, TaskState::Running);
+    }
 }
 
 #[tokio::test]

@@ -22,6 +22,8 @@ use crate::master::{FakeMaster, eventually};
 /// A data folder with, mostly, a living agent.
 pub struct AgentProcess {
     place: TempDir,
+    /// Its data folder, where that is elsewhere.
+    elsewhere: Option<PathBuf>,
     arguments: &'static [&'static str],
     /// A script that it is started by, in mounts of its own.
     machine: Option<&'static str>,
@@ -53,7 +55,16 @@ impl AgentProcess {
     }
 
     pub fn start_with(master: &FakeMaster, arguments: &'static [&'static str]) -> Self {
-        Self::start_as(master, arguments, None)
+        Self::start_as(master, None, arguments, None)
+    }
+
+    /// With a data folder that the caller takes away, or one of its own.
+    pub fn start_in(
+        master: &FakeMaster,
+        elsewhere: Option<PathBuf>,
+        arguments: &'static [&'static str],
+    ) -> Self {
+        Self::start_as(master, elsewhere, arguments, None)
     }
 
     /// One that sees of its machine what the script has left it of that.
@@ -62,16 +73,18 @@ impl AgentProcess {
         machine: &'static str,
         arguments: &'static [&'static str],
     ) -> Self {
-        Self::start_as(master, arguments, Some(machine))
+        Self::start_as(master, None, arguments, Some(machine))
     }
 
     fn start_as(
         master: &FakeMaster,
+        elsewhere: Option<PathBuf>,
         arguments: &'static [&'static str],
         machine: Option<&'static str>,
     ) -> Self {
         let mut this = Self {
             place: tempfile::tempdir().unwrap(),
+            elsewhere,
             arguments,
             machine,
             child: None,
@@ -101,7 +114,8 @@ impl AgentProcess {
 
     /// Its data folder; its log is not in it.
     pub fn dir(&self) -> PathBuf {
-        self.place.path().join("agent")
+        let own = || self.place.path().join("agent");
+        self.elsewhere.clone().unwrap_or_else(own)
     }
 
     pub fn layout(&self) -> Layout {

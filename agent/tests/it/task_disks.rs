@@ -272,12 +272,12 @@ async fn a_size_that_cannot_be_enforced_is_measured_and_one_without_room_is_not_
 }
 
 /// An agent's folder on a small disk of its own, all of which goes at the end.
-struct Small {
+pub struct Small {
     place: tempfile::TempDir,
 }
 
 impl Small {
-    fn new(bytes: Bytes) -> Self {
+    pub fn new(bytes: Bytes) -> Self {
         let place = tempfile::tempdir().unwrap();
         let this = Self { place };
         let bounds = bounds(&this.folder(), &this.store());
@@ -290,7 +290,6 @@ impl Small {
             life: tepui_quota::Life::Scratch,
         });
         made.unwrap();
-        this.layout().create().unwrap();
         this
     }
 
@@ -302,11 +301,12 @@ impl Small {
         self.place.path().join("store")
     }
 
-    fn layout(&self) -> Layout {
+    pub fn layout(&self) -> Layout {
         Layout::new(self.folder().join("disk/agent"))
     }
 
     fn disks(&self, living: &[&TaskLaunch]) -> Arc<TaskDisks> {
+        self.layout().create().unwrap();
         let living: HashSet<TaskId> = living.iter().map(|it| it.task.clone()).collect();
         TaskDisks::open(&self.layout(), SandboxSizes::Enforced, &living).unwrap()
     }
