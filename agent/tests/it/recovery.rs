@@ -1,15 +1,17 @@
 //! Agents and executors that are killed at any moment: no task is lost, none runs
 //! twice, and no process stays behind.
 
+use std::collections::BTreeMap;
+
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tepui_agent::agent::{ExecutorId, ExecutorKind, TrustDomain};
 use tepui_agent::checkpoint::{Journal, Record};
 use tepui_executor::exits::ExitLog;
-use tepui_types::TaskState;
 use tepui_types::task::reason;
-use tepui_types::wire::agent::AgentEffect;
+use tepui_types::wire::agent::{AgentEffect, StatusReport, TaskLaunch};
 use tepui_types::wire::executor::TaskUpdate;
+use tepui_types::{TaskId, TaskState};
 
 use crate::master::{FakeMaster, eventually, shell, wasm};
 use crate::process::{AgentProcess, is_alive};
@@ -231,9 +233,26 @@ async fn agent_killed_at_any_moment_runs_each_task_once() {
     let tasks: Vec<_> = (0..TASKS)
         .map(|number| shell(&format!("t{number}"), "echo ran >> ../count"))
         .collect();
+    let ended = run_through_kills(&mut master, &mut agent, &tasks).await;
+    for task in &tasks {
+        let report = &ended[&task.task];
+        assert_eq!(report.state, TaskState::Finished, "{report:?}");
+        let count = agent.layout().task(&task.task).join("count");
+        let count = std::fs::read_to_string(count).unwrap();
+        assert_eq!(count, "ran\n", "{}", task.task);
+    }
+}
+
+/// Runs all of them to their ends, with an agent that is killed and started again, each time a little
+/// later, until it has come through.
+pub async fn run_through_kills(
+    master: &mut FakeMaster,
+    agent: &mut AgentProcess,
+    tasks: &[TaskLaunch],
+) -> BTreeMap<TaskId, StatusReport> {
     let launch = |task: &_| AgentEffect::Launch(Box::new(Clone::clone(task)));
     let owed: Vec<AgentEffect> = tasks.iter().map(launch).collect();
-    let mut ended = std::collections::BTreeMap::new();
+    let mut ended = BTreeMap::new();
     for round in 0u64.. {
         let mut session = master.session().await;
         // As a master does: what the log lacks is owed and sent again.
@@ -250,7 +269,7 @@ async fn agent_killed_at_any_moment_runs_each_task_once() {
                 .map(|report| &report.task)
                 .collect::<std::collections::BTreeSet<_>>()
                 .len()
-                == TASKS
+                == tasks.len()
         });
         let done = tokio::time::timeout(patience, all_ended).await.is_ok();
         for (task, report) in std::mem::take(&mut session.latest) {
@@ -262,21 +281,7 @@ async fn agent_killed_at_any_moment_runs_each_task_once() {
             break;
         }
         agent.kill();
-        agent.start_again(&master);
+        agent.start_again(master);
     }
-    for task in &tasks {
-        assert_eq!(
-            ended[&task.task].state,
-            TaskState::Finished,
-            "{:?}",
-            ended[&task.task]
-        );
-        let count = agent.layout().task(&task.task).join("count");
-        assert_eq!(
-            std::fs::read_to_string(count).unwrap(),
-            "ran\n",
-            "{}",
-            task.task
-        );
-    }
+    ended
 }

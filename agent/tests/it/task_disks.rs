@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::images::ImageLayout;
 use crate::master::{DEADLINE, FakeMaster, Session, contained, eventually, shell};
 use crate::process::{AgentProcess, bounds, clear};
+use crate::recovery::run_through_kills;
 use crate::volumes::can_enforce;
 
 const ENFORCED: &[&str] = &["--sandbox-sizes", "enforced"];
@@ -238,6 +239,42 @@ async fn kills_of_the_agent_and_a_restart_of_the_machine_lose_nothing_and_leave_
     // One that ends in order leaves none either.
     assert!(agent.stop().await);
     assert_eq!(mounts_below(&tasks), [""; 0].map(PathBuf::from));
+}
+
+#[tokio::test]
+async fn an_agent_killed_at_any_moment_runs_each_task_once_and_leaves_no_disk_mounted() {
+    if !can_enforce() {
+        return;
+    }
+    const TASKS: usize = 4;
+    let counts = tempfile::tempdir().unwrap();
+    let count = |number: usize| counts.path().join(number.to_string());
+    let task = |number| {
+        let script = format!("echo kept > file; echo ran >> {}", count(number).display());
+        with_disk(shell(&format!("t{number}"), &script))
+    };
+    let tasks: Vec<TaskLaunch> = (0..TASKS).map(task).collect();
+    let mut master = FakeMaster::start().await;
+    let mut agent = AgentProcess::start_with(&master, ENFORCED);
+    let ended = run_through_kills(&mut master, &mut agent, &tasks).await;
+    for (number, task) in tasks.iter().enumerate() {
+        let report = &ended[&task.task];
+        assert_eq!(report.state, TaskState::Finished, "{report:?}");
+        assert_eq!(std::fs::read_to_string(count(number)).unwrap(), "ran\n");
+    }
+    // All have what they wrote.
+    agent.kill();
+    agent.start_again(&master);
+    let mut session = master.session().await;
+    for (number, task) in tasks.iter().enumerate() {
+        let of = (number as u128, &task.task, "file");
+        assert_eq!(read(&mut master, &mut session, of).await, "kept\n");
+    }
+    let below = real(agent.layout().tasks());
+    assert!(agent.stop().await);
+    assert_eq!(mounts_below(&below), [""; 0].map(PathBuf::from));
+    let disks = std::fs::read_dir(agent.layout().task_disks()).unwrap();
+    assert_eq!(disks.count(), TASKS);
 }
 
 #[tokio::test]
