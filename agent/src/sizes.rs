@@ -191,7 +191,9 @@ impl Sizes {
         let mut subjects = BTreeMap::new();
         for one in running {
             let id = &one.launch.task;
-            if let Some(subject) = self.sandbox(one).filter(|_| self.disks.used(id).is_none()) {
+            if !self.disks.keep(id)
+                && let Some(subject) = self.sandbox(one)
+            {
                 subjects.insert(id.to_string(), subject);
             }
             for volume in &one.launch.volumes {
@@ -333,7 +335,11 @@ impl Duty {
     }
 
     fn tell_use(&self, running: &[Running]) {
-        let kept = running.iter().filter_map(|one| {
+        // Of the others nobody asks.
+        let compared = running
+            .iter()
+            .filter(|one| !one.launch.revocable.is_empty());
+        let kept = compared.filter_map(|one| {
             let id = &one.launch.task;
             Some((id.clone(), self.sizes.disks.used(id)?))
         });

@@ -234,9 +234,14 @@ impl TaskDisks {
         self.rest(task, 0);
     }
 
-    /// What a living task has on its disk, if it has one.
+    /// Whether a task that runs has a disk.
+    pub fn keep(&self, task: &TaskId) -> bool {
+        self.uses().get(task) == Some(&Use::Task)
+    }
+
+    /// What such a task has on its disk.
     pub fn used(&self, task: &TaskId) -> Option<Bytes> {
-        if self.uses().get(task) != Some(&Use::Task) {
+        if !self.keep(task) {
             return None;
         }
         let room = self.bounds.usage(&task.to_string());
