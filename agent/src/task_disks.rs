@@ -7,7 +7,7 @@
 //! When its task has ended, a disk is laid to rest: one with a file system of its own takes what is in
 //! it, and no mount and no device. Some at a time are mounted to be read, while somebody looks at their
 //! files. A disk goes with its task's folder, or before, where a new one has no room.
-//! docs/decisions/0011-task-disks.md says why. All of this blocks.
+//! docs/decisions/0012-task-disks.md says why. All of this blocks.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::DirBuilder;
