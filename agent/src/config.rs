@@ -374,11 +374,13 @@ mod tests {
             network_timeout_seconds,
             images,
             secrets,
+            userns_range,
         } = containers.unwrap();
         assert!(address.is_some() && fetch.is_some() && gpus.is_some() && secrets.is_some());
         assert!(host_paths.is_some() && runtime.is_some() && images.is_some());
         assert!(network_configs.is_some() && network_plugins.is_some());
         assert_eq!(network_timeout_seconds, Some(30));
+        assert!(userns_range.is_some());
         assert!(reserve.is_some() && revocable.is_some() && slack.is_some() && disks.is_some());
         assert!(dir.is_some() && masters.is_some() && listen.is_some() && hostname.is_some());
         assert!(resources.is_some() && attributes.is_some() && executors.is_some());

@@ -14,9 +14,10 @@ use tepui_fetch::FetchConfig;
 use tepui_image::{Images, ImagesConfig, Pulled};
 use tepui_network::NetworksConfig;
 use tepui_tree::remove_folder;
-use tepui_types::container::{Container, MountSource, Network};
+use tepui_types::container::{Container, MountSource, Network, Userns};
 use tepui_types::task::{CommandWorkload, reason};
 use tepui_types::wire::agent::TaskLaunch;
+use tepui_types::wire::executor::UserRange;
 use tepui_types::{Reason, TaskId, Workload};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -32,9 +33,11 @@ use crate::sandboxes::Sandboxes;
 use crate::task_disks::TaskDisks;
 use crate::volumes::Volumes;
 use attachments::Attachments;
+pub use users::UserPool;
 
 mod attachments;
 mod images;
+mod users;
 
 /// How often it is told how far a pull is; each is an entry of the log.
 const PROGRESS: Duration = Duration::from_secs(2);
@@ -56,6 +59,8 @@ pub struct ContainersConfig {
     pub secrets: Option<PathBuf>,
     /// What may be fetched into sandboxes.
     pub fetch: FetchConfig,
+    /// Users that containers may have of their own; there are none when absent.
+    pub users: Option<UserPool>,
 }
 
 /// What containers of this agent need and have.
@@ -67,6 +72,7 @@ pub struct Containers {
     layout: Layout,
     host_paths: Vec<PathBuf>,
     secrets: Option<PathBuf>,
+    users: Option<UserPool>,
     sandboxes: Sandboxes,
     gpus: Arc<Gpus>,
     volumes: Arc<Volumes>,
@@ -93,6 +99,7 @@ pub struct Means {
 struct Job {
     cancelled: CancellationToken,
     images: Vec<Pulled>,
+    users: Option<UserRange>,
 }
 
 impl Containers {
@@ -134,6 +141,7 @@ impl Containers {
             layout,
             host_paths: config.host_paths,
             secrets: config.secrets,
+            users: config.users,
             sandboxes,
             gpus,
             volumes,
@@ -145,7 +153,7 @@ impl Containers {
         Ok(this)
     }
 
-    /// The tasks that an earlier process has prepared still have their images.
+    /// The tasks that an earlier process has prepared still have their images and users.
     fn hold(&self, kept: Vec<(TaskId, Prepared)>) {
         for (task, prepared) in kept {
             let images = prepared.image.iter().chain(prepared.images.values());
@@ -153,6 +161,7 @@ impl Containers {
             let digests = digests.chain(prepared.program.iter().map(|it| it.image));
             let job = Job {
                 images: digests.flat_map(|it| self.images.get(&it)).collect(),
+                users: prepared.users,
                 ..Job::default()
             };
             self.jobs().insert(task, job);
@@ -174,7 +183,7 @@ impl Containers {
         let cancelled = CancellationToken::new();
         let job = Job {
             cancelled: cancelled.clone(),
-            images: Vec::new(),
+            ..Job::default()
         };
         self.jobs().insert(launch.task.clone(), job);
         let this = self.clone();
@@ -267,6 +276,10 @@ impl Containers {
                 .secrets
                 .extend(self.find_secrets(launch, container)?);
         }
+        prepared.users = match container.userns {
+            Userns::Host => None,
+            Userns::Private => Some(self.lend_users(&launch.task)?),
+        };
         self.pull_all(&mut prepared, launch, command).await?;
         if let Network::Named(network) = &container.network {
             let network = self.attachments.attach(launch, network, cancelled);
@@ -274,6 +287,30 @@ impl Containers {
             prepared.network = Some(Arc::new(network));
         }
         Ok(prepared)
+    }
+
+    /// Users that no other task has, until this one is released.
+    fn lend_users(&self, task: &TaskId) -> Result<UserRange, Reason> {
+        let Some(pool) = self.users else {
+            let message = "this agent has no users to lend to containers: its operator sets some aside \
+                           with --userns-range; or leave out `userns`";
+            return Err(Reason::new(reason::CONTAINER_REFUSED, message));
+        };
+        let mut jobs = self.jobs();
+        let free = pool.free(jobs.values().filter_map(|job| job.users));
+        let Some(free) = free else {
+            let message = format!(
+                "all {} parts of the users that this agent lends to containers are lent: wait for another \
+                 task's end, or for its operator to set more aside (--userns-range {pool})",
+                pool.parts()
+            );
+            return Err(Reason::new(reason::AGENT_FULL, message));
+        };
+        // Of a task that is released already nobody sees the result.
+        if let Some(job) = jobs.get_mut(task) {
+            job.users = Some(free);
+        }
+        Ok(free)
     }
 
     /// The files of a container's secrets, which are those of the task's role.

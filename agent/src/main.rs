@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 use tepui_agent::config::{Config, ContainerSettings, Settings, parse_attributes};
+use tepui_agent::containers::UserPool;
 use tepui_agent::pools::DiskSettings;
 use tepui_agent::ports::TaskPorts;
 use tepui_agent::sizes::SandboxSizes;
@@ -121,6 +122,11 @@ struct Arguments {
     /// A folder with secrets for containers, ROLE/NAME each.
     #[arg(long, value_name = "DIR")]
     secrets: Option<PathBuf>,
+    /// Users and groups of the machine that containers may have of their own (user namespaces), which
+    /// nobody else has: the first id, how many, and how many for each container (65536 when absent). None
+    /// when absent.
+    #[arg(long, value_name = "FIRST:COUNT[:EACH]")]
+    userns_range: Option<UserPool>,
     /// A file with the masters' token, which masters on other machines ask for.
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
@@ -223,6 +229,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
                 ..ImagesConfig::default()
             }),
             secrets: arguments.secrets,
+            userns_range: arguments.userns_range,
         }),
         fetch: fetch(arguments.fetch_folder, arguments.fetch_allow),
         gpus: None,

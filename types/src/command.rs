@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::container::{Container, MountSource, Network};
+use crate::container::{Container, MountSource, Network, Userns};
 use crate::ids::{Digest, is_label};
 use crate::image::ImageRef;
 use crate::resources::Bytes;
@@ -335,9 +335,26 @@ impl CommandWorkload {
                 "options: wasm is for an image that is a WebAssembly program: name one".into(),
             );
         }
-        match options.companions.is_empty() || self.container.is_some() {
-            true => Ok(()),
-            false => Err("companions share containers: give the command one (`container`)".into()),
+        match &self.container {
+            Some(container) if container.userns == Userns::Private => self.companions_have_images(),
+            None if !options.companions.is_empty() => {
+                Err("companions share containers: give the command one (`container`)".into())
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn companions_have_images(&self) -> Result<(), String> {
+        let has_image = |companion: &Companion| {
+            let container = companion.container.as_ref();
+            container.is_some_and(|container| container.image.is_some())
+        };
+        match self.companions().iter().find(|one| !has_image(one)) {
+            Some(companion) => Err(format!(
+                "companion `{}`: the task's userns is private, which needs an image: name one",
+                companion.name
+            )),
+            None => Ok(()),
         }
     }
 }
@@ -481,11 +498,12 @@ impl Companion {
         container.validate()?;
         let own = container.network != Network::Host
             || container.hostname.is_some()
+            || container.userns != Userns::Host
             || !container.share.is_empty();
         match own {
             true => Err(
-                "network, hostname and share are those of the task: say them in the command's own \
-                 container"
+                "network, hostname, share and userns are those of the task: say them in the command's \
+                 own container"
                     .into(),
             ),
             false => Ok(()),

@@ -57,6 +57,21 @@ pub struct Container {
     /// Its limits as getrlimit(2) names them, without `RLIMIT_` and in lower case: `nofile`.
     #[serde(default)]
     pub rlimits: BTreeMap<String, Rlimit>,
+    /// Which users of the machine its users are.
+    #[serde(default)]
+    pub userns: Userns,
+}
+
+/// Which users of the machine the users of a container are; user_namespaces(7).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum Userns {
+    /// Those of the same ids: root is root, with few capabilities.
+    #[default]
+    Host,
+    /// None that anybody else is: its ids are a range of the machine's that no other task has.
+    Private,
 }
 
 /// Something that is found in a container.
@@ -243,6 +258,7 @@ impl Container {
         self.check_sources()?;
         self.check_program()?;
         self.check_names()?;
+        self.check_userns()?;
         self.check_rlimits()?;
         self.network.validate()
     }
@@ -320,6 +336,23 @@ impl Container {
                 Err("a container that shares the machine's names has no hostname of its own".into())
             }
             false => Ok(()),
+        }
+    }
+
+    /// The machine's own files and namespaces are no other users'.
+    fn check_userns(&self) -> Result<(), String> {
+        if self.userns == Userns::Host {
+            return Ok(());
+        }
+        if self.image.is_none() {
+            return Err("userns is private without an image: name one".into());
+        }
+        match self.share.is_empty() {
+            true => Ok(()),
+            false => Err(
+                "a container whose userns is private shares no namespace of the machine: leave out share"
+                    .into(),
+            ),
         }
     }
 
@@ -423,6 +456,8 @@ mod tests {
             r#"{"network": {"named": {"name": "web", "ports": [{"container": 80}]}}}"#,
             r#"{"user": "1000:1000", "rlimits": {"nofile": {"soft": 1, "hard": 2}}}"#,
             r#"{"hostname": "db.example", "network": "none"}"#,
+            r#"{"image": "busybox", "userns": "private"}"#,
+            r#"{"userns": "host", "share": ["pid"]}"#,
         ] {
             assert_eq!(check(good), Ok(()), "{good}");
         }
@@ -477,6 +512,11 @@ mod tests {
             (
                 r#"{"network": {"named": {"name": "x", "nameservers": ["ns"]}}}"#,
                 "name server",
+            ),
+            (r#"{"userns": "private"}"#, "without an image"),
+            (
+                r#"{"image": "busybox", "userns": "private", "share": ["ipc"]}"#,
+                "leave out share",
             ),
             (r#"{"imge": "busybox"}"#, "unknown field"),
         ] {

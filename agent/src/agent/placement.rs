@@ -140,6 +140,7 @@ impl Agent {
             secrets: prepared.secrets,
             devices: prepared.devices,
             network: prepared.network,
+            users: prepared.users,
         };
         self.send(out, executor, ToExecutor::Launch(Box::new(launch)));
     }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use tepui_types::check::CheckStatus;
 use tepui_types::task::MemberStatus;
 use tepui_types::wire::agent::TaskLaunch;
-use tepui_types::wire::executor::{LocalDevices, LocalImage, LocalNetwork};
+use tepui_types::wire::executor::{LocalDevices, LocalImage, LocalNetwork, UserRange};
 use tepui_types::{Digest, Reason, TaskId};
 
 use super::executors::ExecutorId;
@@ -107,6 +107,8 @@ pub struct Prepared {
     pub network: Option<Arc<LocalNetwork>>,
     /// The program that its image is, which runs in no container.
     pub program: Option<Arc<LocalProgram>>,
+    /// Its users, where they are none of the machine's own.
+    pub users: Option<UserRange>,
 }
 
 impl Prepared {

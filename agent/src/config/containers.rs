@@ -9,7 +9,7 @@ use tepui_executor::runtime::Runtime;
 use tepui_fetch::FetchConfig;
 use tepui_image::ImagesConfig;
 
-use crate::containers::ContainersConfig;
+use crate::containers::{ContainersConfig, UserPool};
 use crate::error::AgentError;
 
 /// The most time that a network's plugin may have: whoever waits longer for an address has none.
@@ -33,6 +33,9 @@ pub struct ContainerSettings {
     pub images: Option<ImagesConfig>,
     /// The folder with secrets, `ROLE/NAME` each.
     pub secrets: Option<PathBuf>,
+    /// Users of the machine that containers may have of their own, `FIRST:COUNT` or
+    /// `FIRST:COUNT:EACH`.
+    pub userns_range: Option<UserPool>,
 }
 
 impl ContainerSettings {
@@ -56,6 +59,7 @@ impl ContainerSettings {
                 .or(rest.network_timeout_seconds),
             images,
             secrets: self.secrets.or(rest.secrets),
+            userns_range: self.userns_range.or(rest.userns_range),
         }
     }
 
@@ -74,6 +78,7 @@ impl ContainerSettings {
                 .transpose()?,
             secrets: self.secrets,
             fetch,
+            users: self.userns_range,
         };
         let runtime = match self.runtime.as_deref().map(str::parse) {
             Some(Ok(runtime)) => runtime,

@@ -202,6 +202,7 @@ mod tests {
             secrets: BTreeMap::new(),
             devices: None,
             network: None,
+            users: None,
         }))
     }
 

@@ -58,6 +58,8 @@ mod task_disks;
 /// Tasks that behave badly.
 mod unruly;
 /// Persistent volumes and their sizes.
+/// Containers with users of their own.
+mod userns;
 mod volumes;
 /// WebAssembly programs.
 mod wasm;

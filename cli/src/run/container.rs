@@ -7,6 +7,7 @@ use clap::Args;
 use tepui_types::Bytes;
 use tepui_types::container::{
     Container, Mount, MountSource, NamedNetwork, Namespace, Network, PortMapping, Protocol, Rlimit,
+    Userns,
 };
 use tepui_types::image::{ImageRef, PullPolicy};
 
@@ -65,6 +66,17 @@ pub struct ContainerOptions {
     /// Share the machine's `pid`, `ipc` or `uts` namespace; again for more
     #[arg(long, value_parser = namespace, value_name = "WHICH")]
     share: Vec<Namespace>,
+    /// Have users of its own (`private`), so that its root is none of the machine's; `host` for the
+    /// machine's, as unless said otherwise
+    #[arg(
+        long,
+        value_parser = userns,
+        value_name = "WHICH",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "private"
+    )]
+    userns: Option<Userns>,
     /// A limit of setrlimit(2), as NAME=SOFT or NAME=SOFT:HARD; again for more
     #[arg(long, value_parser = ulimit, value_name = "NAME=SOFT[:HARD]")]
     ulimit: Vec<(String, Rlimit)>,
@@ -94,6 +106,7 @@ impl ContainerOptions {
             hostname: self.hostname.clone(),
             share: self.share.iter().copied().collect::<BTreeSet<_>>(),
             rlimits: self.ulimit.iter().cloned().collect::<BTreeMap<_, _>>(),
+            userns: self.userns.unwrap_or_default(),
             image,
         };
         if !self.isolate && container == Container::default() {
@@ -206,6 +219,14 @@ fn namespace(text: &str) -> Result<Namespace, String> {
     }
 }
 
+fn userns(text: &str) -> Result<Userns, String> {
+    match text {
+        "private" => Ok(Userns::Private),
+        "host" => Ok(Userns::Host),
+        _ => Err("choose private or host".into()),
+    }
+}
+
 fn ulimit(text: &str) -> Result<(String, Rlimit), String> {
     let hint = "write NAME=SOFT or NAME=SOFT:HARD, such as nofile=1024:4096";
     let (name, limits) = text.split_once('=').ok_or(hint)?;
@@ -263,6 +284,22 @@ mod tests {
     }
 
     #[test]
+    fn a_container_has_users_of_its_own_where_that_is_said() {
+        let parse = |line: &str| {
+            let words = std::iter::once("tepui").chain(line.split_whitespace());
+            let image = Some("busybox".parse().unwrap());
+            let container = Line::try_parse_from(words)?.options.container(image)?;
+            anyhow::Ok(container.unwrap().userns)
+        };
+        assert_eq!(parse("").unwrap(), Userns::Host);
+        assert_eq!(parse("--userns").unwrap(), Userns::Private);
+        assert_eq!(parse("--userns=private").unwrap(), Userns::Private);
+        assert_eq!(parse("--userns=host").unwrap(), Userns::Host);
+        let error = format!("{:#}", parse("--userns --share pid").unwrap_err());
+        assert!(error.contains("leave out share"), "{error}");
+    }
+
+    #[test]
     fn flags_that_cannot_be_say_why() {
         for (line, hint) in [
             ("--mount /srv", "FROM:PATH"),
@@ -276,6 +313,8 @@ mod tests {
             ("--ulimit nofile", "nofile=1024"),
             ("--share net", "pid, ipc or uts"),
             ("--pull sometimes", "never"),
+            ("--userns=own", "private or host"),
+            ("--userns", "without an image"),
         ] {
             let error = format!("{:#}", parse(line).unwrap_err());
             assert!(error.contains(hint), "{line}: {error}");

@@ -167,6 +167,7 @@ fn frames_keep_their_bytes() {
                     secrets: Default::default(),
                     devices: None,
                     network: None,
+                    users: None,
                 })),
             )
             .unwrap(),

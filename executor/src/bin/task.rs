@@ -38,6 +38,8 @@ mod fullness;
 mod group;
 #[path = "../task/container/hooks.rs"]
 mod hooks;
+#[path = "../task/container/idmapped.rs"]
+mod idmapped;
 #[path = "../task/input.rs"]
 mod input;
 #[path = "../task/lookup.rs"]
@@ -46,6 +48,8 @@ mod lookup;
 mod member;
 #[path = "../task/outputs.rs"]
 mod outputs;
+#[path = "../task/container/places.rs"]
+mod places;
 #[path = "../task/process.rs"]
 mod process;
 #[path = "../task/processes.rs"]
@@ -74,6 +78,8 @@ mod stdio;
 mod supervision;
 #[path = "../task/task.rs"]
 mod task;
+#[path = "../task/container/userns.rs"]
+mod userns;
 #[path = "../task/container/users.rs"]
 mod users;
 #[path = "../task/verdict.rs"]

@@ -104,6 +104,7 @@ fn container_of(companion: &Companion, command: &CommandWorkload) -> Container {
         network: shared.network.clone(),
         hostname: shared.hostname.clone(),
         share: shared.share.clone(),
+        userns: shared.userns,
         ..own
     }
 }

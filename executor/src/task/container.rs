@@ -4,6 +4,7 @@
 //! is mounted for it is gone when both have ended, however they end. Its containers are those of one
 //! task, and it ends after them.
 
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use tepui_executor::runtime::Runtime;
@@ -15,13 +16,15 @@ use tepui_types::task::{CommandWorkload, reason};
 use tepui_types::wire::executor::ExecutorLaunch;
 
 use crate::attempt::Attempt;
+use crate::places::Places;
 use crate::shared::Shared;
 use crate::signals::StopSignal;
 use crate::sources::Sources;
 use crate::spec::Plan;
 use crate::stdio::Theirs;
+use crate::userns::UserNamespace;
 use crate::users::Account;
-use crate::{devices, files, root, runtime, spec, users};
+use crate::{devices, files, places, root, runtime, spec, users};
 
 /// Where a container with an image finds its sandbox.
 pub const SANDBOX: &str = "/mnt/tepui/sandbox";
@@ -44,6 +47,17 @@ pub struct Prepared<'a> {
     pub root: Option<&'a Path>,
     /// What it has in common with others.
     pub shared: Option<&'a mut Shared>,
+    /// Whose its files are, and where they are mounted, if its users are none of the machine's own.
+    pub mapped: Option<Mapped<'a>>,
+}
+
+/// A container whose users are none of the machine's own.
+#[derive(Clone, Copy)]
+pub struct Mapped<'a> {
+    /// Their namespace.
+    pub users: &'a UserNamespace,
+    /// The folder where its things are mounted for them.
+    pub stage: &'a Path,
 }
 
 /// A container that is being started.
@@ -70,10 +84,6 @@ impl Prepared<'_> {
         let stop_signal = stop_signal.map_or(Ok(StopSignal::TERM), StopSignal::named);
         let stop_signal = stop_signal
             .map_err(|why| Reason::new(reason::IMAGE_INVALID, format!("its stop signal: {why}")))?;
-        let sandbox = Path::new(&self.launch.sandbox);
-        let failed = |what: &'static str| {
-            move |error| executor_failed(format!("the container's {what}: {error}"))
-        };
         for volume in &self.launch.volumes {
             tepui_executor::volume::make(volume).map_err(failed("volume"))?;
         }
@@ -83,25 +93,19 @@ impl Prepared<'_> {
         };
         let root = root.map_err(failed("root file system"))?;
         let account = self.account(&root)?;
-        // Whoever it runs as can write there.
-        let opened = match &mut self.shared {
-            Some(shared) => shared.open_sandbox(sandbox, &account),
-            None => std::os::unix::fs::chown(sandbox, Some(account.uid), Some(account.gid)),
-        };
-        opened.map_err(failed("sandbox"))?;
+        let owner = self.owner(&account)?;
+        self.open_folders(&account)?;
         theirs
-            .give(account.uid, account.gid)
+            .give(owner.0, owner.1)
             .map_err(failed("input and output"))?;
-        for volume in &self.launch.volumes {
-            tepui_executor::volume::give(volume, account.uid, account.gid)
-                .map_err(failed("volume"))?;
-        }
         let sources = Sources {
             launch: self.launch,
-            account: &account,
-            folder: &self.beside.join("container"),
+            owner,
+            folder: &self.place(),
+            users: self.users(),
         };
         let shown = sources.of(self.container)?;
+        let places = self.places().map_err(failed("sandbox and volumes"))?;
         let plan = Plan {
             launch: self.launch,
             command: self.command,
@@ -114,23 +118,31 @@ impl Prepared<'_> {
             hidden: startup.dir.parent().unwrap_or(&startup.dir),
             privileges: startup.privileges,
             shared: self.shared.as_deref(),
+            runtime: &startup.runtime,
+            places: &places,
+            users: self.users(),
         };
         let etc = self.beside.join("etc");
-        let files = files::write(&etc, &plan).map_err(failed("files in /etc"))?;
+        let mut files = files::write(&etc, &plan).map_err(failed("files in /etc"))?;
+        if let Some(Mapped { users, stage }) = self.mapped {
+            places::show_files(&mut files, users, stage).map_err(failed("files in /etc"))?;
+        }
         let spec = spec::of(&plan, &files, &shown)?;
         let workdir = spec.process().as_ref().map(|process| process.cwd().clone());
         if let Some(workdir) = workdir.filter(|_| image.is_some()) {
-            root::make_folders(&root, &workdir).map_err(failed("working folder"))?;
+            let owner = self.users().map(UserNamespace::root);
+            root::make_folders(&root, &workdir, owner.unwrap_or_default())
+                .map_err(failed("working folder"))?;
         }
         self.guard_devices(&startup.runtime);
-        let init = runtime::start(
-            &startup.runtime,
-            &spec,
-            self.dir,
-            theirs.files,
-            theirs.is_terminal,
-            startup.privileges,
-        )?;
+        let start = runtime::Start {
+            runtime: &startup.runtime,
+            privileges: startup.privileges,
+            stdio: theirs.files,
+            has_terminal: theirs.is_terminal,
+            outside: outside(self.launch, self.users()),
+        };
+        let init = runtime::start(start, &spec, self.dir)?;
         Ok(Started {
             init,
             stop_signal,
@@ -153,16 +165,64 @@ impl Prepared<'_> {
         }
     }
 
-    fn make_root(&self) -> std::io::Result<PathBuf> {
-        match &self.shared {
+    fn make_root(&self) -> io::Result<PathBuf> {
+        match (&self.shared, self.mapped) {
+            (_, Some(_)) => {}
             // They have left the machine's mounts together.
-            Some(_) => root::set_root_apart(self.beside)?,
-            None => root::leave_mounts()?,
+            (Some(_), None) => root::set_root_apart(self.beside)?,
+            (None, None) => root::leave_mounts()?,
         }
         match self.launch.image.as_deref() {
-            Some(image) => root::of_image(self.beside, &image.layers),
+            Some(image) => root::of_image(self.beside, &self.place(), &image.layers, self.users()),
             None => root::of_machine(self.beside, self.container.read_only),
         }
+    }
+
+    /// Has whoever it runs as write to its sandbox and its new volumes, which on disk are as if its users
+    /// were the machine's.
+    fn open_folders(&mut self, account: &Account) -> Result<(), Reason> {
+        let (uid, gid) = (account.uid, account.gid);
+        let sandbox = Path::new(&self.launch.sandbox);
+        let opened = match &mut self.shared {
+            Some(shared) => shared.open_sandbox(sandbox, account),
+            None => std::os::unix::fs::chown(sandbox, Some(uid), Some(gid)),
+        };
+        opened.map_err(failed("sandbox"))?;
+        for volume in &self.launch.volumes {
+            tepui_executor::volume::give(volume, uid, gid).map_err(failed("volume"))?;
+        }
+        Ok(())
+    }
+
+    fn users(&self) -> Option<&UserNamespace> {
+        self.mapped.map(|mapped| mapped.users)
+    }
+
+    /// The folder where its root and its mounts are.
+    fn place(&self) -> PathBuf {
+        match self.mapped {
+            Some(mapped) => mapped.stage.to_owned(),
+            None => self.beside.join("container"),
+        }
+    }
+
+    fn places(&self) -> io::Result<Places> {
+        match self.mapped {
+            Some(Mapped { users, stage }) => {
+                Places::mounted(self.launch, self.container, users, stage)
+            }
+            None => Ok(Places::of(self.launch)),
+        }
+    }
+
+    /// As whom it runs, as the machine counts.
+    fn owner(&self, account: &Account) -> Result<(u32, u32), Reason> {
+        let Account { uid, gid, .. } = *account;
+        let Some(mapped) = self.mapped else {
+            return Ok((uid, gid));
+        };
+        let owner = mapped.users.of_machine(uid, gid);
+        owner.map_err(|why| Reason::new(reason::COMMAND_FAILED, why))
     }
 
     fn account(&self, root: &Path) -> Result<Account, Reason> {
@@ -171,6 +231,29 @@ impl Prepared<'_> {
         let wanted = self.container.user.as_deref().or(of_image);
         users::find(root, wanted.unwrap_or_default())
             .map_err(|why| Reason::new(reason::COMMAND_FAILED, why))
+    }
+}
+
+/// What a container of that launch with these users is started in, and what runs beside it.
+pub fn outside<'a>(
+    launch: &'a ExecutorLaunch,
+    users: Option<&'a UserNamespace>,
+) -> runtime::Outside<'a> {
+    let network = launch.network.as_deref().filter(|_| users.is_some());
+    runtime::Outside {
+        network: network.map(|network| Path::new(&network.namespace)),
+        users,
+    }
+}
+
+/// What the machine cannot is no failure.
+fn failed(what: &'static str) -> impl Fn(io::Error) -> Reason {
+    move |error| {
+        let code = match error.kind() {
+            ErrorKind::Unsupported => reason::CONTAINER_REFUSED,
+            _ => reason::EXECUTOR_FAILED,
+        };
+        Reason::new(code, format!("the container's {what}: {error}"))
     }
 }
 

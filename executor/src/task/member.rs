@@ -19,7 +19,7 @@ use tepui_executor::environment;
 use tepui_executor::log;
 use tepui_executor::output::Keep;
 use tepui_executor::startup::Startup;
-use tepui_types::command::IoLimits;
+use tepui_types::command::{IoLimits, MAIN};
 use tepui_types::container::Container;
 use tepui_types::task::{CommandWorkload, Workload, reason};
 use tepui_types::wire::executor::{DeviceHook, ExecutorLaunch, RunBeside};
@@ -29,15 +29,18 @@ use crate::attempt::{self, Attempt, LAST_PATIENCE, PATIENCE};
 use crate::beside::{Begun, NotRun, Stdio};
 use crate::cast::Role;
 use crate::command::{Prepared, Scene};
+use crate::container::Mapped;
 use crate::group::TaskGroup;
 use crate::input::Input;
 use crate::outputs::Outputs;
 use crate::process::Newborn;
+use crate::runtime::Outside;
 use crate::share::Share;
 use crate::shared::Shared;
 use crate::signals::StopSignal;
 use crate::stdio::{CommandStdio, Theirs};
 use crate::supervision::Part;
+use crate::userns::UserNamespace;
 use crate::{container, files, hooks, runtime};
 
 /// The folder of companions, beside the sandbox and in this process's own.
@@ -121,8 +124,20 @@ pub struct Ground<'a> {
     pub group: Option<&'a mut TaskGroup>,
     /// What the task's containers have in common, where there are several.
     pub shared: Option<&'a mut Shared>,
+    /// Their users, where those are none of the machine's own.
+    pub users: Option<&'a UserNamespace>,
     /// A line for people that comes before what it writes.
     pub notice: Option<String>,
+}
+
+/// What a command beside a member needs of its task.
+pub struct Beside<'a> {
+    /// This process.
+    pub startup: &'a Startup,
+    /// The cgroup of the task.
+    pub group: Option<&'a TaskGroup>,
+    /// What its containers are started in.
+    pub outside: Outside<'a>,
 }
 
 impl Member {
@@ -254,6 +269,10 @@ impl Member {
         };
         let theirs = theirs.map_err(stdio_failed)?;
         let cgroup = self.share.as_ref().map_or(cgroup.as_str(), Share::path);
+        let name = self.companion.as_deref().unwrap_or(MAIN);
+        let stage = ground.users.map(|users| users.stage(name));
+        let mapped = ground.users.zip(stage.as_deref());
+        let mapped = mapped.map(|(users, stage)| Mapped { users, stage });
         let prepared = container::Prepared {
             launch,
             command,
@@ -263,6 +282,7 @@ impl Member {
             dir: &dir,
             root: self.root.as_deref(),
             shared: ground.shared,
+            mapped,
         };
         let started = prepared.start(theirs, startup)?;
         self.after = hooks::after(launch.devices.as_deref());
@@ -324,18 +344,20 @@ impl Member {
     ///
     /// # Errors
     /// Says what kept it from that.
-    pub fn run(
-        &self,
-        run: &RunBeside,
-        stdio: Stdio,
-        group: Option<&TaskGroup>,
-        startup: &Startup,
-    ) -> Result<Begun, NotRun> {
+    pub fn run(&self, run: &RunBeside, stdio: Stdio, ground: Beside<'_>) -> Result<Begun, NotRun> {
+        let Beside {
+            group,
+            startup,
+            outside,
+        } = ground;
         if !matches!(self.phase, Phase::Running { .. }) {
             return Err(NotRun::Now);
         }
         match &self.place {
-            Place::Container(dir) => Ok(Begun::Attempted(runtime::run(startup, dir, run, stdio)?)),
+            Place::Container(dir) => {
+                let attempt = runtime::run(startup, dir, outside, run, stdio)?;
+                Ok(Begun::Attempted(attempt))
+            }
             Place::Machine(scene) => {
                 let newborn = match group {
                     Some(group) => group.newborn(),

@@ -95,10 +95,16 @@ pub fn begin_anew() -> io::Result<()> {
         // SAFETY: the default action replaces none of this program's own.
         unsafe { libc::signal(*signal, libc::SIG_DFL) };
     }
+    be_no_dearer();
+    Ok(SigSet::empty().thread_set_mask()?)
+}
+
+/// Makes this process, and those that it starts, no dearer to the OOM killer than any other; what cannot
+/// be said is not.
+pub fn be_no_dearer() {
     if is_dear_to_the_oom_killer() {
         let _ = std::fs::write("/proc/self/oom_score_adj", "0");
     }
-    Ok(SigSet::empty().thread_set_mask()?)
 }
 
 /// Makes the terminal that is this process's standard input the controlling one of its session, which

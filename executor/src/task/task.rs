@@ -26,11 +26,11 @@ use crate::group::TaskGroup;
 use crate::input::Input;
 use crate::member::{Draining, Ground, Member};
 use crate::outputs::Outputs;
-use crate::processes;
 use crate::shared::Shared;
-use crate::spec;
 use crate::supervision::{Action, Supervision};
+use crate::userns::UserNamespace;
 use crate::verdict::{self, Facts, Verdict};
+use crate::{container, member, processes};
 
 /// How often the killing is repeated until nothing is left.
 const DRAIN_INTERVAL: Duration = Duration::from_millis(2);
@@ -57,6 +57,8 @@ pub struct Task {
     launches: Vec<ExecutorLaunch>,
     /// What containers have in common, where there are several.
     shared: Option<Shared>,
+    /// Their users, where those are none of the machine's own.
+    users: Option<UserNamespace>,
     phase: Phase,
     /// What was counted before the present run of a command that is alone.
     before: Counts,
@@ -121,6 +123,7 @@ impl Task {
             members,
             launches,
             shared: None,
+            users: None,
             phase: Phase::New,
             before: Counts::default(),
             is_gone: false,
@@ -174,16 +177,13 @@ impl Task {
             let restricted = group.restrict(options, Path::new(&launch.sandbox));
             restricted.map_err(|error| failed(error.to_string()))?;
         }
-        let Some(container) = container.filter(|_| self.members.len() > 1) else {
+        let Some(container) = container else {
             return Ok(());
         };
-        let sandbox = Path::new(&launch.sandbox);
-        let beside = sandbox.parent().unwrap_or(sandbox);
-        let hostname = spec::hostname(&launch.launch, container);
-        let shared = Shared::make(container, &hostname, beside);
-        let shared = shared
-            .map_err(|error| failed(format!("the containers' network and names: {error}")))?;
-        self.shared = Some(shared);
+        self.users = UserNamespace::of(launch, container)?;
+        if self.members.len() > 1 {
+            self.shared = Some(Shared::of(launch, container, self.users.as_ref())?);
+        }
         Ok(())
     }
 
@@ -254,6 +254,7 @@ impl Task {
             startup,
             group: self.group.as_mut(),
             shared: self.shared.as_mut(),
+            users: self.users.as_ref(),
             notice,
         };
         self.members[number].start(ground, now)
@@ -279,7 +280,13 @@ impl Task {
     /// Says what kept it from that.
     pub fn run(&self, run: &RunBeside, stdio: Stdio, startup: &Startup) -> Result<Begun, NotRun> {
         let member = self.living(run.member.as_deref())?;
-        member.run(run, stdio, self.group.as_ref(), startup)
+        let ground = member::Beside {
+            startup,
+            group: self.group.as_ref(),
+            // The network is the same for all.
+            outside: container::outside(&self.launches[0], self.users.as_ref()),
+        };
+        member.run(run, stdio, ground)
     }
 
     /// Looks whether one of its members has run since then, or since ever if that was before.

@@ -21,7 +21,7 @@ use tepui_types::task::{CommandWorkload, TaskSpec, WasmWorkload, Workload};
 use tepui_types::wire::agent::TaskLaunch;
 use tepui_types::wire::executor::{
     ExecutorLaunch, FromExecutor, LocalDevices, LocalImage, ProcessIdentity, TaskUpdate,
-    ToExecutor, VolumeFolder,
+    ToExecutor, UserRange, VolumeFolder,
 };
 use tepui_types::{
     AgentId, Bytes, Container, Digest, MilliCpus, OperationId, Resources, Role, TaskId, WasmOptions,
@@ -241,6 +241,7 @@ impl Executor {
             secrets: builder.secrets.clone(),
             devices: builder.devices.clone(),
             network: None,
+            users: builder.users,
             launch: builder.launch(),
         })
     }
@@ -401,6 +402,7 @@ pub struct Builder {
     pub images: BTreeMap<String, Arc<LocalImage>>,
     pub secrets: BTreeMap<String, String>,
     pub devices: Option<Arc<LocalDevices>>,
+    pub users: Option<UserRange>,
     pub grace_ms: u64,
 }
 
@@ -443,6 +445,7 @@ impl Builder {
             images: BTreeMap::new(),
             secrets: BTreeMap::new(),
             devices: None,
+            users: None,
             grace_ms: 100,
         }
     }

@@ -9,6 +9,7 @@ use tepui_types::wire::stream::TerminalSize;
 
 use crate::containers::{IMAGE, finished, image, runtimes};
 use crate::env::{Builder, Executor, check, eventually, task};
+use crate::userns::USERS;
 
 const OPEN: &str = r#"{"stdin": "open"}"#;
 const TERMINAL: &str = r#"{"stdin": "terminal"}"#;
@@ -208,16 +209,19 @@ fn a_command_is_controlled_by_its_terminal() {
 
 #[test]
 fn a_container_is_controlled_by_its_terminal() {
-    let Some(mut executor) = Executor::container(Runtime::BuiltIn) else {
-        return;
-    };
-    let dir = tempfile::tempdir().unwrap();
-    let script = LOOKS.replace("STTY", "busybox stty");
-    let container = r#"{"image": "test", "user": "web"}"#;
-    let builder = Builder::script("task", &script).container(container);
-    let image = image(dir.path(), ImageConfig::default());
-    executor.launch(builder.life(TERMINAL).image(image));
-    use_terminal(&mut executor, "task");
+    for (userns, users) in [("host", None), ("private", Some(USERS))] {
+        let Some(mut executor) = Executor::container(Runtime::BuiltIn) else {
+            return;
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let script = LOOKS.replace("STTY", "busybox stty");
+        let container = format!(r#"{{"image": "test", "user": "web", "userns": "{userns}"}}"#);
+        let mut builder = Builder::script("task", &script).container(&container);
+        builder.users = users;
+        let image = image(dir.path(), ImageConfig::default());
+        executor.launch(builder.life(TERMINAL).image(image));
+        use_terminal(&mut executor, "task");
+    }
 }
 
 #[test]

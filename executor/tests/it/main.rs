@@ -29,6 +29,7 @@ mod restarts;
 mod services;
 mod shares;
 mod sockets;
+mod userns;
 mod wasm;
 mod wasm_code;
 mod wasm_cpu;

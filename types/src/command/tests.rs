@@ -53,6 +53,18 @@ fn what_cannot_be_is_refused_with_its_name() {
         ),
         (
             companions(
+                r#"{"name": "x", "argv": ["b"], "container": {"image": "i", "userns": "private"}}"#,
+            ),
+            "the command's own",
+        ),
+        (
+            r#"{"argv": ["a"], "container": {"image": "i", "userns": "private"},
+                "options": {"companions": [{"name": "x", "argv": ["b"]}]}}"#
+                .to_owned(),
+            "companion `x`",
+        ),
+        (
+            companions(
                 r#"{"name": "x", "role": "init", "argv": ["b"], "restart": {"after": "any"}}"#,
             ),
             "ends",

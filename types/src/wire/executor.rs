@@ -176,6 +176,32 @@ pub struct ExecutorLaunch {
     pub devices: Option<Arc<LocalDevices>>,
     /// The network of its container, where it has one of its own.
     pub network: Option<Arc<LocalNetwork>>,
+    /// Which users of the machine those of its containers are; the same ones when absent.
+    pub users: Option<UserRange>,
+}
+
+/// A range of ids of the machine, of users and of groups alike, that stand for those of a container
+/// from 0 on; user_namespaces(7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserRange {
+    /// The machine's id of the container's root.
+    pub first: u32,
+    /// How many there are.
+    pub count: u32,
+}
+
+impl UserRange {
+    /// The machine's id of one of the container's, which may have no such id.
+    pub fn of_machine(self, id: u32) -> Option<u32> {
+        let is_in = id < self.count;
+        is_in.then(|| self.first.checked_add(id)).flatten()
+    }
+
+    /// Whether they have an id in common.
+    pub fn overlaps(self, other: Self) -> bool {
+        let end = |range: Self| u64::from(range.first) + u64::from(range.count);
+        u64::from(self.first) < end(other) && u64::from(other.first) < end(self)
+    }
 }
 
 /// An image, unpacked on the agent's machine.
@@ -355,4 +381,22 @@ pub struct TaskUpdate {
     pub usage: Option<TaskUsage>,
     /// Its commands, where there are several or one was started again.
     pub members: Vec<MemberStatus>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_of_users_begins_with_root_and_ends_before_the_next() {
+        let range = |first, count| UserRange { first, count };
+        let users = range(100_000, 65536);
+        assert_eq!(users.of_machine(0), Some(100_000));
+        assert_eq!(users.of_machine(65535), Some(165_535));
+        assert_eq!(users.of_machine(65536), None);
+        assert!(users.overlaps(users));
+        assert!(users.overlaps(range(165_535, 1)) && !users.overlaps(range(165_536, 1)));
+        assert!(users.overlaps(range(99_999, 2)) && !users.overlaps(range(99_999, 1)));
+        assert!(!users.overlaps(range(u32::MAX, u32::MAX)));
+    }
 }

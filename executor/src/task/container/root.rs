@@ -7,12 +7,15 @@ use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, chown, symlink};
 use std::path::{Component, Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, ResolveFlags, Uid};
+
+use crate::idmapped;
+use crate::userns::UserNamespace;
 
 /// Where layers, and what is written above them, are mounted together: beside the sandbox.
 const ROOT: &str = "root";
@@ -48,59 +51,86 @@ pub fn set_apart(place: &Path) -> io::Result<()> {
     Ok(mount(NONE, place, NONE, MsFlags::MS_UNBINDABLE, NONE)?)
 }
 
-/// The layers, the lowest first, under a folder beside the sandbox that takes what is written.
-pub fn of_image(beside: &Path, layers: &[String]) -> io::Result<PathBuf> {
+/// The layers, the lowest first, under a folder beside the sandbox that takes what is written. All of it
+/// is mounted below `place`.
+pub fn of_image(
+    beside: &Path,
+    place: &Path,
+    layers: &[String],
+    users: Option<&UserNamespace>,
+) -> io::Result<PathBuf> {
     let container = beside.join("container");
-    // One that was started before and could not be has left them.
-    if let Err(error) = fs::remove_dir_all(container.join(LINKS))
-        && error.kind() != io::ErrorKind::NotFound
-    {
-        return Err(error);
-    }
-    let folder = |name| -> io::Result<PathBuf> {
-        let path = container.join(name);
-        let mut builder = DirBuilder::new();
-        builder.recursive(true).mode(0o755).create(&path)?;
-        Ok(path)
-    };
-    let (root, links) = (folder(ROOT)?, folder(LINKS)?);
+    let (root, links) = (place.join(ROOT), place.join(LINKS));
+    make_folder_at(&root)?;
+    show_layers(&links, layers, users)?;
     for name in [UPPER, WORK] {
-        symlink(folder(name)?, links.join(name))?;
+        let folder = container.join(name);
+        make_folder_at(&folder)?;
+        let link = links.join(name);
+        let _ = fs::remove_file(&link);
+        symlink(folder, link)?;
     }
-    for (number, layer) in layers.iter().enumerate() {
-        symlink(layer, links.join(number.to_string()))?;
+    if let Some(users) = users {
+        // What they write is theirs on disk as well, and goes with them.
+        let (uid, gid) = users.root();
+        chown(container.join(UPPER), Some(uid), Some(gid))?;
     }
     let mut lower: Vec<String> = (0..layers.len()).rev().map(|n| n.to_string()).collect();
     if lower.is_empty() {
-        folder("links/0")?;
+        make_folder_at(&links.join("0"))?;
         lower.push("0".into());
     }
     let options = format!(
         "lowerdir={},upperdir={UPPER},workdir={WORK}",
         lower.join(":")
     );
-    mount_layers(&links, &root, &options)?;
+    let mounted = mount_layers(&links, &root, &options);
+    match users {
+        Some(_) => mounted.map_err(idmapped::in_words)?,
+        None => mounted?,
+    }
     Ok(root)
 }
 
 /// The layers, the lowest first, mounted at `place`, where nothing can be written to them.
-pub fn layers_alone(links: &Path, place: &Path, layers: &[String]) -> io::Result<()> {
+pub fn layers_alone(
+    links: &Path,
+    place: &Path,
+    layers: &[String],
+    users: Option<&UserNamespace>,
+) -> io::Result<()> {
+    show_layers(links, layers, users)?;
+    // One layer is too few for overlayfs, and none below hides nothing.
+    let empty = layers.len().to_string();
+    make_folder_at(&links.join(&empty))?;
+    let above = (0..layers.len()).rev().map(|number| format!("{number}:"));
+    let lower: String = above.chain([empty]).collect();
+    mount_layers(links, place, &format!("lowerdir={lower}"))
+}
+
+/// Has each layer at its number in `links`: by a link, or mounted for these users.
+fn show_layers(links: &Path, layers: &[String], users: Option<&UserNamespace>) -> io::Result<()> {
+    let numbered = layers.iter().enumerate();
+    let mut numbered = numbered.map(|(number, layer)| (links.join(number.to_string()), layer));
+    if let Some(users) = users {
+        // Those of an earlier start are unmounted; what they show must not be removed.
+        return numbered.try_for_each(|(link, layer)| {
+            idmapped::mount_path(users, Path::new(layer), &link, true)
+        });
+    }
+    // One that was started before and could not be has left them.
     if let Err(error) = fs::remove_dir_all(links)
         && error.kind() != io::ErrorKind::NotFound
     {
         return Err(error);
     }
-    // One layer is too few for overlayfs, and none below hides nothing.
-    let empty = layers.len().to_string();
+    make_folder_at(links)?;
+    numbered.try_for_each(|(link, layer)| symlink(layer, link))
+}
+
+fn make_folder_at(path: &Path) -> io::Result<()> {
     let mut builder = DirBuilder::new();
-    builder.recursive(true).mode(0o755);
-    builder.create(links.join(&empty))?;
-    for (number, layer) in layers.iter().enumerate() {
-        symlink(layer, links.join(number.to_string()))?;
-    }
-    let above = (0..layers.len()).rev().map(|number| format!("{number}:"));
-    let lower: String = above.chain([empty]).collect();
-    mount_layers(links, place, &format!("lowerdir={lower}"))
+    builder.recursive(true).mode(0o755).create(path)
 }
 
 /// Mounts by the short names in `links`.
@@ -185,8 +215,8 @@ pub fn open(root: &Path, path: &Path) -> io::Result<File> {
     Ok(File::from(opened))
 }
 
-/// Makes a folder of the container, and those above it.
-pub fn make_folders(root: &Path, path: &Path) -> io::Result<()> {
+/// Makes a folder of the container, and those above it, for that user and group of the machine.
+pub fn make_folders(root: &Path, path: &Path, owner: (u32, u32)) -> io::Result<()> {
     let root = File::open(root)?;
     let names = path.components().filter_map(|part| match part {
         Component::Normal(name) => Some(name),
@@ -195,13 +225,19 @@ pub fn make_folders(root: &Path, path: &Path) -> io::Result<()> {
     let mut above = PathBuf::from(".");
     for name in names {
         let next = above.join(name);
-        make_folder(&root, &above, &next, name)?;
+        make_folder(&root, &above, &next, name, owner)?;
         above = next;
     }
     Ok(())
 }
 
-fn make_folder(root: &File, above: &Path, path: &Path, name: &OsStr) -> io::Result<()> {
+fn make_folder(
+    root: &File,
+    above: &Path,
+    path: &Path,
+    name: &OsStr,
+    (uid, gid): (u32, u32),
+) -> io::Result<()> {
     let folder = OFlags::PATH | OFlags::DIRECTORY;
     match within(root, path, folder) {
         Ok(_) => return Ok(()),
@@ -209,10 +245,18 @@ fn make_folder(root: &File, above: &Path, path: &Path, name: &OsStr) -> io::Resu
         Err(error) => return Err(error),
     }
     let above = within(root, above, folder)?;
-    Ok(rustix::fs::mkdirat(
+    rustix::fs::mkdirat(&above, name, Mode::from_raw_mode(0o755))?;
+    if (uid, gid) == (0, 0) {
+        return Ok(());
+    }
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    let flags = AtFlags::SYMLINK_NOFOLLOW;
+    Ok(rustix::fs::chownat(
         above,
         name,
-        Mode::from_raw_mode(0o755),
+        Some(uid),
+        Some(gid),
+        flags,
     )?)
 }
 
@@ -244,10 +288,10 @@ mod tests {
             open(&root, Path::new("up")).unwrap_err().kind(),
             io::ErrorKind::NotFound
         );
-        make_folders(&root, Path::new("/top/a/b")).unwrap();
-        make_folders(&root, Path::new("/a/b")).unwrap();
+        make_folders(&root, Path::new("/top/a/b"), (0, 0)).unwrap();
+        make_folders(&root, Path::new("/a/b"), (0, 0)).unwrap();
         assert!(root.join("a/b").is_dir());
-        assert!(make_folders(&root, Path::new("/up/c")).is_err());
+        assert!(make_folders(&root, Path::new("/up/c"), (0, 0)).is_err());
         assert!(!dir.path().join("a").exists());
     }
 }

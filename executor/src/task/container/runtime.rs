@@ -4,8 +4,10 @@
 //! Either way a helper does it (see [`attempt`](crate::attempt)), and the process that was made has
 //! executed its program when it answers: what kept it from that is the error.
 
+use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::fchown;
 use std::path::{Path, PathBuf};
 
 use libcontainer::container::builder::ContainerBuilder;
@@ -13,7 +15,8 @@ use libcontainer::syscall::syscall::SyscallType;
 use libcontainer::workload::{
     Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError,
 };
-use nix::unistd::Pid;
+use nix::sched::{CloneFlags, setns};
+use nix::unistd::{Pid, setgroups};
 use oci_spec::runtime::Spec;
 use tepui_executor::confinement;
 use tepui_executor::privileges::Privileges;
@@ -26,7 +29,8 @@ use tepui_types::wire::executor::RunBeside;
 use crate::attempt::Attempt;
 use crate::beside::Stdio;
 use crate::program::Program;
-use crate::{command, lookup, process};
+use crate::userns::UserNamespace;
+use crate::{command, lookup, process, userns};
 
 /// The one container of a folder.
 pub const ID: &str = "task";
@@ -37,16 +41,66 @@ pub const BUNDLE: &str = "bundle";
 /// What a runtime's complaint is cut to, in bytes.
 const MAX_COMPLAINT: u64 = 1024;
 
+/// How a container is started.
+pub struct Start<'a> {
+    /// By whom.
+    pub runtime: &'a Runtime,
+    /// Whether it is confined.
+    pub privileges: Privileges,
+    /// What it reads and writes by.
+    pub stdio: [OwnedFd; 3],
+    /// Whether that is a terminal.
+    pub has_terminal: bool,
+    /// What it is started in, where its specification does not say so.
+    pub outside: Outside<'a>,
+}
+
+/// What containers whose users are none of the machine's own are started in.
+#[derive(Clone, Copy, Default)]
+pub struct Outside<'a> {
+    /// The network, where that is the machine's: they may not join it themselves.
+    pub network: Option<&'a Path>,
+    /// Their users.
+    pub users: Option<&'a UserNamespace>,
+}
+
+impl Outside<'_> {
+    /// Has the helper, and all that it starts, there from now on.
+    fn enter(&self) -> io::Result<()> {
+        if let Some(network) = self.network {
+            setns(File::open(network)?, CloneFlags::CLONE_NEWNET)?;
+        }
+        if self.users.is_some() {
+            // Groups of the machine's root are none of theirs.
+            setgroups(&[])?;
+        }
+        Ok(())
+    }
+
+    /// Lets their root open these once more, as by `/dev/stdout`.
+    fn give(&self, stdio: &[OwnedFd; 3]) -> io::Result<()> {
+        let Some(users) = self.users else {
+            return Ok(());
+        };
+        let (uid, gid) = users.root();
+        let mut files = stdio.iter();
+        files.try_for_each(|file| fchown(file, Some(uid), Some(gid)))
+    }
+}
+
+/// The path by which a runtime finds a namespace that this process has open. The built-in one is forked
+/// from this process, and looks for it when it may look into no other.
+pub fn path_of(runtime: &Runtime, namespace: &OwnedFd) -> PathBuf {
+    let number = namespace.as_raw_fd();
+    match runtime {
+        Runtime::BuiltIn => format!("/proc/self/fd/{number}").into(),
+        Runtime::Program(_) => format!("/proc/{}/fd/{number}", std::process::id()).into(),
+    }
+}
+
 /// Starts the container; its files go into `dir`. A terminal controls it where the runtime is the
 /// built-in one; another is given it as an open file like any other.
-pub fn start(
-    runtime: &Runtime,
-    spec: &Spec,
-    dir: &Path,
-    stdio: [OwnedFd; 3],
-    has_terminal: bool,
-    privileges: Privileges,
-) -> Result<Attempt, Reason> {
+pub fn start(start: Start<'_>, spec: &Spec, dir: &Path) -> Result<Attempt, Reason> {
     let failed = |error: String| {
         Reason::new(
             reason::EXECUTOR_FAILED,
@@ -58,9 +112,24 @@ pub fn start(
     forget(dir).map_err(|error| failed(error.to_string()))?;
     let saved = spec.save(bundle.join("config.json"));
     saved.map_err(|error| failed(error.to_string()))?;
-    let attempt = Attempt::begin(|| match runtime {
-        Runtime::BuiltIn => built_in(&bundle, dir, stdio, has_terminal, privileges),
-        Runtime::Program(path) => Program { path, dir }.start(&bundle, stdio).map_err(failed),
+    let attempt = Attempt::begin(|| {
+        let entered = start.outside.enter();
+        entered.map_err(|error| failed(error.to_string()))?;
+        // Root of a container with users of its own may not say so itself.
+        process::be_no_dearer();
+        match start.runtime {
+            Runtime::BuiltIn => built_in(
+                &bundle,
+                dir,
+                start.stdio,
+                start.has_terminal,
+                start.privileges,
+            ),
+            Runtime::Program(path) => {
+                let program = Program { path, dir };
+                program.start(&bundle, start.stdio).map_err(failed)
+            }
+        }
     });
     attempt.map_err(|error| failed(error.to_string()))
 }
@@ -89,6 +158,7 @@ fn built_in(
         privileges,
         complain: complain.as_raw_fd(),
         has_terminal,
+        users: None,
     };
     let builder = ContainerBuilder::new(ID.to_owned(), SyscallType::default())
         .with_root_path(dir.join(STATE))
@@ -131,17 +201,25 @@ pub fn nothing() -> Result<OwnedFd, Reason> {
 pub fn run(
     startup: &Startup,
     dir: &Path,
+    outside: Outside<'_>,
     run: &RunBeside,
     stdio: Stdio,
 ) -> Result<Attempt, String> {
-    let has_terminal = stdio.is_terminal();
-    let stdio = stdio.into_three();
-    let stdio = stdio.map_err(|error| format!("its output: {error}"))?;
+    let failed = |error: io::Error| format!("its output: {error}");
+    let (has_terminal, is_nothing) = (stdio.is_terminal(), matches!(stdio, Stdio::Nothing));
+    let stdio = stdio.into_three().map_err(failed)?;
+    if !is_nothing {
+        outside.give(&stdio).map_err(failed)?;
+    }
     let attempt = Attempt::begin(|| {
-        let started = match &startup.runtime {
-            Runtime::BuiltIn => run_by_built_in(startup, dir, run, stdio, has_terminal),
+        let entered = outside.enter();
+        let entered = entered.map_err(|error| format!("its network and users: {error}"));
+        let started = entered.and_then(|()| match &startup.runtime {
+            Runtime::BuiltIn => {
+                run_by_built_in(startup, dir, outside.users, run, stdio, has_terminal)
+            }
             Runtime::Program(path) => Program { path, dir }.run(run, stdio),
-        };
+        });
         started.map_err(|why| Reason::new(reason::COMMAND_FAILED, why))
     });
     attempt.map_err(|error| format!("its helper: {error}"))
@@ -150,6 +228,7 @@ pub fn run(
 fn run_by_built_in(
     startup: &Startup,
     dir: &Path,
+    users: Option<&UserNamespace>,
     run: &RunBeside,
     [stdin, stdout, stderr]: [OwnedFd; 3],
     has_terminal: bool,
@@ -159,6 +238,7 @@ fn run_by_built_in(
         privileges: startup.privileges,
         complain: complain.as_raw_fd(),
         has_terminal,
+        users: users.map(|users| users.file().as_raw_fd()),
     };
     let builder = ContainerBuilder::new(ID.to_owned(), SyscallType::default())
         .with_root_path(dir.join(STATE))
@@ -210,6 +290,8 @@ struct Entry {
     complain: std::os::fd::RawFd,
     /// Whether its standard input is a terminal, which is to control it.
     has_terminal: bool,
+    /// The user namespace that it is still to join: libcontainer has no command beside a container do so.
+    users: Option<std::os::fd::RawFd>,
 }
 
 impl Entry {
@@ -267,8 +349,13 @@ impl Executor for Entry {
 
 impl Entry {
     fn execute(&self, spec: &Spec) -> Result<std::convert::Infallible, String> {
-        let (path, args, env) = Self::program(spec)?;
         process::begin_anew().map_err(|error| format!("its signals: {error}"))?;
+        if let Some(users) = self.users {
+            // SAFETY: it is open in this process until it executes its program.
+            let users = unsafe { BorrowedFd::borrow_raw(users) };
+            userns::join(users).map_err(|error| format!("its users: {error}"))?;
+        }
+        let (path, args, env) = Self::program(spec)?;
         if self.has_terminal {
             process::take_terminal().map_err(|error| format!("its terminal: {error}"))?;
         }

@@ -13,13 +13,19 @@ use std::path::{Path, PathBuf};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::sethostname;
+use tepui_types::Reason;
 use tepui_types::container::{Container, Namespace, Network};
+use tepui_types::task::reason;
+use tepui_types::wire::executor::ExecutorLaunch;
 
-use crate::root;
+use crate::userns::UserNamespace;
 use crate::users::Account;
+use crate::{root, spec};
 
 /// The folder of their shared memory, beside the sandbox.
 const SHM: &str = "shm";
+/// The same among what is mounted for users of their own; no member has that name.
+const SHM_STAGE: &str = "all.shm";
 /// Bytes of shared memory and its mode, as each container has alone.
 const SHM_OPTIONS: &str = "mode=1777,size=64m";
 
@@ -34,12 +40,30 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// Makes it, for containers like that of the task's command, which has that name. From now on
-    /// this process has mounts of its own.
+    /// Makes it, for containers like that of the task's command, with these users if they are none of
+    /// the machine's own. From now on this process has mounts of its own.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn make(container: &Container, hostname: &str, beside: &Path) -> io::Result<Self> {
+    pub fn of(
+        launch: &ExecutorLaunch,
+        container: &Container,
+        users: Option<&UserNamespace>,
+    ) -> Result<Self, Reason> {
+        let sandbox = Path::new(&launch.sandbox);
+        let beside = sandbox.parent().unwrap_or(sandbox);
+        let hostname = spec::hostname(&launch.launch, container);
+        let made = match users {
+            Some(users) => Self::of_users(container, &hostname, users),
+            None => Self::of_machine(container, &hostname, beside),
+        };
+        made.map_err(|error| {
+            let message = format!("the containers' network and names: {error}");
+            Reason::new(reason::EXECUTOR_FAILED, message)
+        })
+    }
+
+    fn of_machine(container: &Container, hostname: &str, beside: &Path) -> io::Result<Self> {
         root::leave_mounts()?;
         let is_own = |namespace| !container.share.contains(&namespace);
         let ipc = is_own(Namespace::Ipc).then(|| made(CloneFlags::CLONE_NEWIPC, "ipc", || Ok(())));
@@ -51,7 +75,8 @@ impl Shared {
             // The machine's, or one that the agent has made.
             Network::Host | Network::Named(_) => None,
         };
-        let shm = ipc.is_some().then(|| make_shm(beside)).transpose()?;
+        let shm = || make_shm(beside.join(SHM), (0, 0));
+        let shm = ipc.is_some().then(shm).transpose()?;
         Ok(Self {
             network,
             ipc,
@@ -61,17 +86,37 @@ impl Shared {
         })
     }
 
+    /// These share nothing with the machine but its network.
+    fn of_users(container: &Container, hostname: &str, users: &UserNamespace) -> io::Result<Self> {
+        let flags = CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
+        let [ipc, uts] = users.found(flags, ["ipc", "uts"], || Ok(sethostname(hostname)?))?;
+        let network = match container.network {
+            Network::None => {
+                let [network] = users.found(CloneFlags::CLONE_NEWNET, ["net"], loopback_up)?;
+                Some(network)
+            }
+            Network::Host | Network::Named(_) => None,
+        };
+        Ok(Self {
+            network,
+            ipc: Some(ipc),
+            uts: Some(uts),
+            shm: Some(make_shm(users.stage(SHM_STAGE), users.root())?),
+            owner: None,
+        })
+    }
+
     /// The file of their network namespace, where it is theirs alone.
-    pub fn network(&self) -> Option<PathBuf> {
-        self.network.as_ref().map(path)
+    pub fn network(&self) -> Option<&OwnedFd> {
+        self.network.as_ref()
     }
 
     /// The file of a namespace, unless it is the machine's or each container's own.
-    pub fn namespace(&self, namespace: Namespace) -> Option<PathBuf> {
+    pub fn namespace(&self, namespace: Namespace) -> Option<&OwnedFd> {
         match namespace {
             Namespace::Pid => None,
-            Namespace::Ipc => self.ipc.as_ref().map(path),
-            Namespace::Uts => self.uts.as_ref().map(path),
+            Namespace::Ipc => self.ipc.as_ref(),
+            Namespace::Uts => self.uts.as_ref(),
         }
     }
 
@@ -97,12 +142,6 @@ impl Shared {
         self.owner = Some((uid, gid));
         Ok(())
     }
-}
-
-/// Who opens it has the namespace.
-fn path(namespace: &OwnedFd) -> PathBuf {
-    let this = std::process::id();
-    PathBuf::from(format!("/proc/{this}/fd/{}", namespace.as_raw_fd()))
 }
 
 /// A new namespace, in which that was done.
@@ -143,8 +182,7 @@ fn loopback_up() -> io::Result<()> {
     }
 }
 
-fn make_shm(beside: &Path) -> io::Result<PathBuf> {
-    let folder = beside.join(SHM);
+fn make_shm(folder: PathBuf, (uid, gid): (u32, u32)) -> io::Result<PathBuf> {
     let mut builder = DirBuilder::new();
     builder.recursive(true).mode(0o755).create(&folder)?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
@@ -153,7 +191,7 @@ fn make_shm(beside: &Path) -> io::Result<PathBuf> {
         &folder,
         Some("tmpfs"),
         flags,
-        Some(SHM_OPTIONS),
+        Some(format!("{SHM_OPTIONS},uid={uid},gid={gid}").as_str()),
     )?;
     Ok(folder)
 }

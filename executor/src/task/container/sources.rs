@@ -17,8 +17,8 @@ use tepui_types::task::reason;
 use tepui_types::wire::executor::ExecutorLaunch;
 use tepui_types::{Bytes, ImageRef, Reason};
 
-use crate::root;
-use crate::users::Account;
+use crate::userns::UserNamespace;
+use crate::{idmapped, root};
 
 /// The largest secret: keys and certificates are a few KiB, and all of it is memory that no task is
 /// charged for.
@@ -44,10 +44,12 @@ pub enum Shown {
 pub struct Sources<'a> {
     /// The task, and what the agent prepared for it.
     pub launch: &'a ExecutorLaunch,
-    /// As whom the container runs.
-    pub account: &'a Account,
-    /// A folder of this container's own, beside the sandbox.
+    /// As whom the container runs: user and group of the machine.
+    pub owner: (u32, u32),
+    /// A folder of this container's own, where they are mounted.
     pub folder: &'a Path,
+    /// Whose files they are to be, if not those users' who have them on disk.
+    pub users: Option<&'a UserNamespace>,
 }
 
 impl Sources<'_> {
@@ -83,7 +85,7 @@ impl Sources<'_> {
     fn make_places(&self) -> io::Result<()> {
         let sandbox = Path::new(&self.launch.sandbox);
         let mut volumes = self.launch.volumes.iter();
-        volumes.try_for_each(|volume| root::make_folders(sandbox, Path::new(&volume.path)))
+        volumes.try_for_each(|volume| root::make_folders(sandbox, Path::new(&volume.path), (0, 0)))
     }
 
     /// What lies at that path of the machine, which the agent has followed to its end: a link in it
@@ -101,7 +103,7 @@ impl Sources<'_> {
         let found = openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS);
         let found = found.map_err(|errno| cannot(errno.into()))?;
         let place = self.folder.join("mounts").join(number.to_string());
-        pin(&found, &place, mount.read_only).map_err(cannot)?;
+        self.pin(&found, &place, mount.read_only).map_err(cannot)?;
         Ok(place)
     }
 
@@ -126,12 +128,19 @@ impl Sources<'_> {
             })
         })?;
         let place = self.folder.join("mounts").join(number.to_string());
-        pin(&found, &place, mount.read_only).map_err(|error| {
+        self.pin(&found, &place, mount.read_only).map_err(|error| {
             refused(format!(
                 "`{path}` of the sandbox cannot be mounted: {error}"
             ))
         })?;
         Ok(place)
+    }
+
+    fn pin(&self, found: &OwnedFd, place: &Path, read_only: bool) -> io::Result<()> {
+        match self.users {
+            Some(users) => idmapped::mount_open(users, found, place, read_only),
+            None => pin(found, place, read_only),
+        }
     }
 
     fn secrets(&self) -> PathBuf {
@@ -142,7 +151,8 @@ impl Sources<'_> {
     fn mount_secrets(&self) -> io::Result<()> {
         let place = self.secrets();
         make_empty_place(&place)?;
-        let options = format!("mode=0700,size={SECRETS_SIZE}");
+        // Its container's root, who may be no root here, finds them by their names.
+        let options = format!("mode=0711,size={SECRETS_SIZE}");
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
         let mount_with = |options: &str| {
             let kind = Some("tmpfs");
@@ -178,7 +188,7 @@ impl Sources<'_> {
         options.write(true).create_new(true).mode(0o400);
         let copied = options.open(&place).and_then(|mut copy| {
             copy.write_all(&bytes)?;
-            fchown(&copy, Some(self.account.uid), Some(self.account.gid))
+            fchown(&copy, Some(self.owner.0), Some(self.owner.1))
         });
         copied.map_err(failed)?;
         Ok(place)
@@ -191,8 +201,10 @@ impl Sources<'_> {
         };
         let folder = self.folder.join("images").join(number.to_string());
         let place = folder.join("root");
-        let mounted = make_empty_place(&place)
-            .and_then(|()| root::layers_alone(&folder.join("links"), &place, &found.layers));
+        let mounted = make_empty_place(&place).and_then(|()| {
+            let links = folder.join("links");
+            root::layers_alone(&links, &place, &found.layers, self.users)
+        });
         mounted
             .map_err(|error| refused(format!("the image `{name}` cannot be mounted: {error}")))?;
         Ok(place)

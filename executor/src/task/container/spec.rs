@@ -9,17 +9,18 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::OciSpecError;
 use oci_spec::runtime::{
-    Capability, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxNamespace, LinuxNamespaceBuilder,
-    LinuxNamespaceType, LinuxResourcesBuilder, Mount, MountBuilder, PosixRlimit,
-    PosixRlimitBuilder, PosixRlimitType, Process, ProcessBuilder, RootBuilder, Spec, SpecBuilder,
-    UserBuilder, get_default_maskedpaths, get_default_readonly_paths,
+    Capability, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxIdMappingBuilder, LinuxNamespace,
+    LinuxNamespaceBuilder, LinuxNamespaceType, LinuxResourcesBuilder, Mount, MountBuilder,
+    PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, ProcessBuilder, RootBuilder, Spec,
+    SpecBuilder, UserBuilder, get_default_maskedpaths, get_default_readonly_paths,
 };
 use tepui_executor::privileges::Privileges;
+use tepui_executor::runtime::Runtime;
 use tepui_executor::{confinement, environment};
 use tepui_types::container::{Container, MountSource, Namespace, Network};
 use tepui_types::task::{CommandWorkload, reason};
 use tepui_types::wire::agent::TaskLaunch;
-use tepui_types::wire::executor::ExecutorLaunch;
+use tepui_types::wire::executor::{ExecutorLaunch, VolumeFolder};
 use tepui_types::{AgentId, Reason};
 
 use crate::command::DEFAULT_PATH;
@@ -27,8 +28,11 @@ use crate::container::SANDBOX;
 use crate::devices;
 use crate::files::EtcFile;
 use crate::hooks;
+use crate::places::Places;
+use crate::runtime::path_of;
 use crate::shared::Shared;
 use crate::sources::Shown;
+use crate::userns::UserNamespace;
 use crate::users::Account;
 
 /// All that a container is made of.
@@ -53,6 +57,12 @@ pub struct Plan<'a> {
     pub privileges: Privileges,
     /// What it has in common with other containers of its task.
     pub shared: Option<&'a Shared>,
+    /// Who makes it.
+    pub runtime: &'a Runtime,
+    /// Where that finds what is its task's.
+    pub places: &'a Places,
+    /// Its user namespace, where that is its task's own.
+    pub users: Option<&'a UserNamespace>,
 }
 
 impl Plan<'_> {
@@ -122,6 +132,11 @@ impl Plan<'_> {
             (None, Some(_)) => of_image.unwrap_or("/").to_owned(),
             (None, None) => self.launch.sandbox.clone(),
         }
+    }
+
+    /// Its volumes, and where its runtime finds them.
+    fn volumes(&self) -> impl Iterator<Item = (&VolumeFolder, &PathBuf)> {
+        self.launch.volumes.iter().zip(&self.places.volumes)
     }
 
     fn shares(&self, namespace: Namespace) -> bool {
@@ -233,7 +248,7 @@ fn mounts(plan: &Plan<'_>, files: &[EtcFile], shown: &[Shown]) -> Result<Vec<Mou
             ],
         )?,
         match plan.shared.and_then(Shared::shm) {
-            Some(shm) => bind(shm, "/dev/shm", false)?,
+            Some(shm) => bind_with(shm, "/dev/shm", &["nosuid", "noexec", "nodev", "rw"])?,
             None => kernel(
                 "/dev/shm",
                 "tmpfs",
@@ -241,7 +256,10 @@ fn mounts(plan: &Plan<'_>, files: &[EtcFile], shown: &[Shown]) -> Result<Vec<Mou
             )?,
         },
         kernel("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"])?,
-        kernel("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"])?,
+        match &plan.places.sysfs {
+            Some(sysfs) => bind_with(sysfs, "/sys", &["nosuid", "noexec", "nodev", "ro", "rro"])?,
+            None => kernel("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"])?,
+        },
         kernel(
             "/sys/fs/cgroup",
             "cgroup",
@@ -251,16 +269,23 @@ fn mounts(plan: &Plan<'_>, files: &[EtcFile], shown: &[Shown]) -> Result<Vec<Mou
     if plan.container.read_only {
         mounts.push(kernel("/tmp", "tmpfs", &["nosuid", "nodev", "mode=1777"])?);
     }
-    mounts.push(bind(&plan.launch.sandbox, plan.sandbox(), false)?);
-    for volume in &plan.launch.volumes {
+    mounts.push(bind(&plan.places.sandbox, plan.sandbox(), false)?);
+    for (volume, folder) in plan.volumes() {
         let place = Path::new(plan.sandbox()).join(&volume.path);
-        mounts.push(bind(&volume.folder, place, false)?);
+        mounts.push(bind(folder, place, false)?);
     }
     for (file, place) in files {
         mounts.push(bind(file, place, false)?);
     }
     for (mount, shown) in plan.container.mounts.iter().zip(shown) {
         mounts.push(match shown {
+            Shown::Path { from, .. } if matches!(mount.source, MountSource::Secret(_)) => {
+                bind_with(
+                    from,
+                    &mount.path,
+                    &["nosuid", "noexec", "nodev", "ro", "rro"],
+                )?
+            }
             Shown::Path { from, read_only } => {
                 mounts.push(bind(from, &mount.path, *read_only)?);
                 mounts.extend(volumes_below(plan, mount, *read_only)?);
@@ -282,6 +307,13 @@ fn mounts(plan: &Plan<'_>, files: &[EtcFile], shown: &[Shown]) -> Result<Vec<Mou
     for mount in given {
         mounts.push(bind(&mount.host_path, &mount.path, true)?);
     }
+    if plan.users.is_some() {
+        // Their root makes no nodes, and is given the machine's.
+        let nodes = plan.launch.devices.iter().flat_map(|given| &given.nodes);
+        for node in nodes {
+            mounts.push(bind_with(&node.host_path, &node.path, &["nosuid"])?);
+        }
+    }
     Ok(mounts)
 }
 
@@ -294,10 +326,10 @@ fn volumes_below(
     let MountSource::Sandbox(path) = &mount.source else {
         return Ok(Vec::new());
     };
-    let below = plan.launch.volumes.iter().filter_map(|volume| {
+    let below = plan.volumes().filter_map(|(volume, folder)| {
         let rest = Path::new(&volume.path).strip_prefix(path).ok()?;
         let place = Path::new(&mount.path).join(rest);
-        (!rest.as_os_str().is_empty()).then(|| bind(&volume.folder, place, read_only))
+        (!rest.as_os_str().is_empty()).then(|| bind(folder, place, read_only))
     });
     below.collect()
 }
@@ -323,8 +355,18 @@ fn bind(
 ) -> Result<Mount, OciSpecError> {
     // Runtimes that do not know `rro`, which is for all that is mounted below as well, keep what is on
     // top from being written to.
-    let access: &[&str] = if read_only { &["ro", "rro"] } else { &["rw"] };
-    let options = ["rbind", "nosuid", "nodev"].iter().chain(access);
+    match read_only {
+        true => bind_with(source, place, &["nosuid", "nodev", "ro", "rro"]),
+        false => bind_with(source, place, &["nosuid", "nodev", "rw"]),
+    }
+}
+
+fn bind_with(
+    source: impl Into<PathBuf>,
+    place: impl Into<PathBuf>,
+    options: &[&str],
+) -> Result<Mount, OciSpecError> {
+    let options = ["rbind"].iter().chain(options);
     MountBuilder::default()
         .destination(place)
         .typ("bind")
@@ -350,8 +392,19 @@ fn linux(plan: &Plan<'_>) -> Result<oci_spec::runtime::Linux, OciSpecError> {
         .namespaces(namespaces(plan)?)
         .masked_paths(hidden)
         .readonly_paths(read_only);
-    if let Some(given) = given {
+    if let Some(given) = given.filter(|_| plan.users.is_none()) {
         linux = linux.devices(devices::nodes(given)?);
+    }
+    if let Some(users) = plan.users {
+        let range = users.range();
+        let mapping = LinuxIdMappingBuilder::default()
+            .container_id(0_u32)
+            .host_id(range.first)
+            .size(range.count)
+            .build()?;
+        linux = linux
+            .uid_mappings(vec![mapping])
+            .gid_mappings(vec![mapping]);
     }
     if plan.privileges == Privileges::Confined {
         linux = linux.seccomp(seccomp()?);
@@ -379,12 +432,21 @@ fn namespaces(plan: &Plan<'_>) -> Result<Vec<LinuxNamespace>, OciSpecError> {
     for (namespace, typ) in choices {
         if !plan.shares(namespace) {
             let shared = plan.shared.and_then(|shared| shared.namespace(namespace));
-            namespaces.push(of(typ, shared)?);
+            namespaces.push(of(typ, shared.map(|file| path_of(plan.runtime, file)))?);
         }
     }
+    if let Some(users) = plan.users {
+        let path = path_of(plan.runtime, users.file());
+        namespaces.push(of(LinuxNamespaceType::User, Some(path))?);
+    }
     let network = match (&plan.launch.network, &plan.container.network) {
+        // Their root may not join what is the machine's: who starts the runtime has done so.
+        (Some(_), _) if plan.users.is_some() => None,
         (Some(network), _) => Some(Some(PathBuf::from(&network.namespace))),
-        (None, Network::None) => Some(plan.shared.and_then(Shared::network)),
+        (None, Network::None) => {
+            let shared = plan.shared.and_then(Shared::network);
+            Some(shared.map(|file| path_of(plan.runtime, file)))
+        }
         (None, Network::Host | Network::Named(_)) => None,
     };
     if let Some(path) = network {

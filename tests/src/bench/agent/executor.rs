@@ -126,6 +126,7 @@ impl Executor {
             secrets: BTreeMap::new(),
             devices: None,
             network: None,
+            users: None,
         };
         protocol::write_frame(&mut self.stream, &ToExecutor::Launch(Box::new(launch)))?;
         Ok(())
