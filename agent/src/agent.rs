@@ -7,7 +7,7 @@
 //! recorded before anything is done for it, it is handed to at most one
 //! executor process, and it is forgotten only when the log has its end.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use tepui_pressure::Launches;
@@ -88,8 +88,8 @@ pub struct Death {
     pub left: bool,
     /// The end of its log.
     pub last_words: String,
-    /// What the cgroup of its tasks had counted, all that it had one after another together.
-    pub usage: Option<TaskUsage>,
+    /// What its tasks had used that it did not see the end of, as far as that is known; of others, too.
+    pub used: BTreeMap<TaskId, TaskUsage>,
 }
 
 /// Effects of a leader that is no longer the newest.
@@ -443,14 +443,12 @@ impl Agent {
             exits,
             left,
             last_words,
-            usage,
+            used,
         } = death;
         self.on_updates(out, id, exits);
         let Some(executor) = self.executors.remove(id) else {
             return;
         };
-        // What earlier tasks have used is not this one's.
-        let usage = usage.filter(|_| executor.is_first_task());
         let mut elsewhere = Vec::new();
         for task_id in executor.living {
             let Some(task) = self.tasks.get_mut(&task_id) else {
@@ -467,6 +465,7 @@ impl Agent {
                 }
                 let why = Reason::new(reason::EXECUTOR_TERMINATED, message);
                 let report = report(&task_id, TaskState::Failed, Some(why));
+                let usage = used.get(&task_id).copied();
                 self.end(out, StatusReport { usage, ..report });
             } else if task.placements >= MAX_PLACEMENTS {
                 let why = Reason::new(

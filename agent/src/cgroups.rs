@@ -57,11 +57,15 @@ pub fn clear(cgroups: impl IntoIterator<Item = String>) {
     }
 }
 
-/// What the processes of a cgroup have used since it was made; none where it is not there.
-pub fn usage(path: &str) -> Option<TaskUsage> {
-    let group = cgroup::Group::open(path, cgroup::Reach::Needed).ok()?;
-    let usage = group.counters().read().usage;
-    (usage != TaskUsage::default()).then_some(usage)
+/// What the processes of a cgroup have used since it had counted `before`; none where it is not there.
+pub fn usage_since(path: &str, before: TaskUsage) -> Option<TaskUsage> {
+    let group = cgroup::Group::open(path, cgroup::Reach::All).ok()?;
+    let before = cgroup::Counts {
+        usage: before,
+        ..Default::default()
+    };
+    let counts = group.counters().read();
+    (counts.usage != TaskUsage::default()).then(|| counts.since(before).usage)
 }
 
 /// The cpu quota of the agent's own cgroup and those above it, in thousandths.

@@ -33,16 +33,19 @@ use crate::metrics::Metrics;
 use crate::sandbox::Layout;
 use crate::streams::{self, MAX_STREAMS, Means, StreamJob, Subject};
 use crate::task_disks::TaskDisks;
+use crate::usage::Gauge;
 use crate::volumes::Volumes;
 use crate::{contact, uptime};
 
 pub use event::{Event, census};
 use inputs::Inputs;
+use measures::Measures;
 
 mod actions;
 mod beside;
 mod event;
 mod inputs;
+mod measures;
 
 /// Events that wait. Whoever sends more waits itself: executors' connections
 /// and the master's then fill up, which slows those down and loses nothing.
@@ -92,6 +95,8 @@ pub struct Parts {
     pub beside: Arc<Beside>,
     /// Its tasks' checks.
     pub checker: Arc<Checker>,
+    /// What measures its tasks.
+    pub gauge: Gauge,
     /// Its way to the master.
     pub dialer: Arc<Dialer>,
     /// Its counts.
@@ -109,6 +114,8 @@ pub struct EventLoop {
     streams: Arc<Semaphore>,
     /// Who waits for its input to be taken.
     inputs: Inputs,
+    /// Who waits to hear what tasks use.
+    measures: Measures,
     /// When the introduction of the session that is being made was given.
     hello_ms: u64,
     kept_contact: Option<u64>,
@@ -132,6 +139,7 @@ impl EventLoop {
             followed: HashMap::new(),
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
             inputs: Inputs::default(),
+            measures: Measures::default(),
             hello_ms: 0,
             kept_contact: None,
             progress_due: None,
@@ -227,6 +235,7 @@ impl EventLoop {
                     .send(executor, ToExecutor::Abandon(id));
             }
             Event::LookWanted(look) => self.on_look_wanted(look),
+            Event::UsageWanted(question) => self.on_usage_wanted(question),
             Event::Spoken(speech) => self.on_speech(speech),
             Event::CallerLeft(caller) => self.on_caller_left(caller),
             Event::Lends(resources) => self.lend(*resources),
@@ -413,7 +422,9 @@ impl EventLoop {
             ExecutorEvent::Updates(updates) => agent.on_updates(out, id, updates),
             ExecutorEvent::Ran(run, result) => self.parts.beside.on_ran(run, result),
             ExecutorEvent::Took(caller, is_taken) => self.inputs.on_took(caller, is_taken),
+            ExecutorEvent::Measured(question, tasks) => self.measures.on_measured(question, tasks),
             ExecutorEvent::Detached => {
+                self.measures.on_lost(id);
                 // Said on the next connection, behind what it may have been sent meanwhile.
                 for run in self.parts.beside.on_lost(id) {
                     self.parts.supervisor.send(id, ToExecutor::Abandon(run));
@@ -427,6 +438,7 @@ impl EventLoop {
             ExecutorEvent::Lost(death) => {
                 self.parts.beside.on_lost(id);
                 self.inputs.on_lost(id);
+                self.measures.on_lost(id);
                 agent.on_executor_lost(out, id, death);
             }
             ExecutorEvent::Failed(reason) => agent.on_executor_failed(out, id, &reason),
@@ -445,25 +457,11 @@ impl EventLoop {
             }
             return;
         };
+        let subject = match streams::task_of(&request) {
+            Some(task) => self.subject(task),
+            None => Subject::default(),
+        };
         let parts = &self.parts;
-        let task = streams::task_of(&request);
-        let life = match parts.agent.life(task) {
-            Life::Unknown if parts.layout.task(task).is_dir() => Life::Ended,
-            life => life,
-        };
-        let ended = match life {
-            Life::Living => {
-                let followed = self.followed.entry(task.clone());
-                Some(followed.or_default().clone())
-            }
-            Life::Ended | Life::Unknown => None,
-        };
-        let subject = Subject {
-            is_known: life != Life::Unknown,
-            launch: parts.agent.launch_of(task).cloned(),
-            network: parts.agent.network_of(task),
-            ended,
-        };
         let job = StreamJob {
             stream,
             request,
@@ -475,12 +473,35 @@ impl EventLoop {
             disks: parts.disks.clone(),
             metrics: parts.metrics.clone(),
             beside: parts.beside.clone(),
+            gauge: parts.gauge.clone(),
             events: self.events.clone(),
         };
         tokio::spawn(async move {
             streams::serve(means, job).await;
             drop(permit);
         });
+    }
+
+    /// A task as it is now.
+    fn subject(&mut self, task: &TaskId) -> Subject {
+        let parts = &self.parts;
+        let life = match parts.agent.life(task) {
+            Life::Unknown if parts.layout.task(task).is_dir() => Life::Ended,
+            life => life,
+        };
+        let ended = match life {
+            Life::Living => {
+                let followed = self.followed.entry(task.clone());
+                Some(followed.or_default().clone())
+            }
+            Life::Ended | Life::Unknown => None,
+        };
+        Subject {
+            is_known: life != Life::Unknown,
+            launch: parts.agent.launch_of(task).cloned(),
+            network: parts.agent.network_of(task),
+            ended,
+        }
     }
 
     /// Which statuses are to be sent now.

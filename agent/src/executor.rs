@@ -7,9 +7,8 @@
 //! its socket any more: the kernel knows that better than any process number.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
-use std::os::fd::OwnedFd;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,10 +17,13 @@ use nix::unistd::{AccessFlags, access};
 use tepui_executor::privileges::Privileges;
 use tepui_executor::runtime::Runtime;
 use tepui_executor::spawn::{self, Spawn};
-use tepui_executor::{exits, identity};
+use tepui_executor::{descriptors, identity};
 use tepui_types::task::reason;
-use tepui_types::wire::executor::{FromExecutor, ProcessIdentity, TaskUpdate, ToExecutor, VERSION};
-use tepui_types::{AgentId, Bytes, Reason};
+use tepui_types::wire::executor::{
+    FromExecutor, ProcessIdentity, TaskMeasure, TaskUpdate, ToExecutor, VERSION,
+};
+use tepui_types::{AgentId, Bytes, Reason, wire};
+use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Notify, Semaphore, mpsc};
@@ -34,9 +36,12 @@ use crate::frames::{FrameError, FrameReader, write_frames};
 use crate::gpus::Guard;
 use crate::sandbox::Layout;
 
+pub use remains::read_exits;
+
 use messages::{Door, Message, admit, write_messages};
 
 mod messages;
+mod remains;
 
 /// The executors' binaries.
 const NATIVE_PROGRAM: &str = "tepui-executor-task";
@@ -51,8 +56,6 @@ const WRITE_BATCH: usize = 256;
 const STARTS: usize = 8;
 /// How long a process may take to answer `Attach` before it is asked again.
 const ATTACH_TIMEOUT: Duration = Duration::from_secs(10);
-/// How much of a dead process's log stands in its tasks' reason, in bytes.
-const LAST_WORDS: u64 = 512;
 /// Why a command does not run beside another.
 const NOT_NOW: &str = "the task's command does not run now: it has not begun, or pauses before it is \
                        started again; try again";
@@ -79,6 +82,8 @@ pub enum ExecutorEvent {
     Ran(u64, Ran),
     /// What this caller sent to a task's input was taken, or was not.
     Took(u128, bool),
+    /// What some of its tasks use, in answer to the question of this number.
+    Measured(u64, Vec<TaskMeasure>),
     /// The connection broke; it may live.
     Detached,
     /// It is dead.
@@ -235,29 +240,6 @@ pub fn check_programs(folder: &Path) -> Result<(), AgentError> {
         }
     }
     Ok(())
-}
-
-/// The exit records of a process; none, and a warning, if they cannot be read.
-pub fn read_exits(dir: &Path, id: ExecutorId) -> Vec<TaskUpdate> {
-    exits::read(dir).unwrap_or_else(|error| {
-        tracing::warn!(executor = %id, %error, "exit records cannot be read");
-        Vec::new()
-    })
-}
-
-/// The end of a process's log, as far as it can be read.
-fn last_words(dir: &Path) -> String {
-    let tail = |mut log: File| -> io::Result<Vec<u8>> {
-        let start = log.metadata()?.len().saturating_sub(LAST_WORDS);
-        log.seek(SeekFrom::Start(start))?;
-        let mut bytes = Vec::new();
-        log.take(LAST_WORDS).read_to_end(&mut bytes)?;
-        Ok(bytes)
-    };
-    let bytes = File::open(dir.join(spawn::LOG_FILE))
-        .and_then(tail)
-        .unwrap_or_default();
-    String::from_utf8_lossy(&bytes).trim().to_owned()
 }
 
 /// Ends and removes processes that the journal does not know: those of a folder
@@ -419,23 +401,11 @@ impl Connection {
         }
     }
 
-    /// Ends what the dead process left running, so that what its task had is
-    /// free when its end is told; then reads what the process wrote down, and
-    /// the end of its log.
+    /// Clears away what the dead process left, and tells what that was.
     async fn clear_remains(&self) -> Death {
         let (id, dir) = (self.id, self.dir.clone());
         let cgroups = self.cgroups.clone();
-        let cleared = tokio::task::spawn_blocking(move || {
-            // Its tasks' is the first; what they use until they are killed is not told.
-            let usage = cgroups.first().and_then(|path| crate::cgroups::usage(path));
-            crate::cgroups::clear(cgroups);
-            Death {
-                exits: read_exits(&dir, id),
-                left: false,
-                last_words: last_words(&dir),
-                usage,
-            }
-        });
+        let cleared = tokio::task::spawn_blocking(move || remains::clear(id, &dir, cgroups));
         cleared.await.unwrap_or_else(|error| {
             tracing::error!(executor = %id, %error, "reading exit records broke off");
             Default::default()
@@ -557,6 +527,9 @@ async fn tell_updates(
             }
             FromExecutor::Took(caller) => others.push(ExecutorEvent::Took(caller, true)),
             FromExecutor::NotTook(caller) => others.push(ExecutorEvent::Took(caller, false)),
+            FromExecutor::Measured { id, tasks } => {
+                others.push(ExecutorEvent::Measured(id, tasks));
+            }
             FromExecutor::Attached { .. } => {}
         }
     }

@@ -38,6 +38,7 @@ use crate::pressure::Pressure;
 use crate::sandbox::Layout;
 use crate::sizes::{DiskUse, SandboxSizes, Sizes};
 use crate::task_disks::TaskDisks;
+use crate::usage::Gauge;
 use crate::volumes::Volumes;
 
 pub mod agent;
@@ -70,6 +71,7 @@ pub mod sizes;
 pub mod streams;
 pub mod task_disks;
 pub mod uptime;
+pub mod usage;
 pub mod volumes;
 
 /// The layout of the data folder that this release writes.
@@ -213,6 +215,11 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
         events.clone(),
     ));
     let disk_use = DiskUse::default();
+    let gauge = Gauge {
+        layout: layout.clone(),
+        disk_use: disk_use.clone(),
+        events: events.clone(),
+    };
     let sizes = Sizes {
         layout: layout.clone(),
         volumes: volumes.clone(),
@@ -254,6 +261,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
         disks,
         beside,
         checker,
+        gauge,
         dialer,
         metrics,
     };

@@ -101,6 +101,11 @@ impl DiskUse {
         self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What a task has, if that was measured.
+    pub fn of(&self, task: &TaskId) -> Option<Bytes> {
+        self.known().get(task).copied()
+    }
+
     /// Says it of those tasks whose use is known otherwise.
     pub fn fill_in(&self, tasks: &mut [RunningTask]) {
         let known = self.known();
@@ -393,7 +398,7 @@ mod tests {
     use tepui_types::{OperationId, Resources, Role};
 
     use super::*;
-    use crate::agent::Place;
+    use crate::agent::{ExecutorId, Place};
     use crate::volumes::VolumeSizes;
 
     fn launch(name: &str, disk: Bytes) -> TaskLaunch {
@@ -421,6 +426,7 @@ mod tests {
     fn running(launch: TaskLaunch) -> Running {
         Running {
             launch: Arc::new(launch),
+            executor: ExecutorId(0),
             place: Place::Alone(Some("somewhere".into())),
             has_own_network: false,
         }

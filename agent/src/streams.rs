@@ -1,4 +1,5 @@
-//! Data connections: output, files, commands beside tasks and ports, each on a connection of its own.
+//! Data connections: output, files, what tasks use, commands beside them and ports, each on a
+//! connection of its own.
 //!
 //! The agent dials the master that asked and serves what was asked for. TCP's window is the flow
 //! control; a caller that goes away ends it.
@@ -10,7 +11,8 @@ use tepui_network::Place;
 use tepui_types::wire::agent::TaskLaunch;
 use tepui_types::wire::executor::LocalNetwork;
 use tepui_types::wire::stream::{
-    ClientFrame, STREAM_PATH, StreamFrame, StreamRequest, TerminalSize, UPGRADE, VERSION,
+    ClientFrame, STREAM_PATH, StreamFrame, StreamRequest, TerminalSize, UPGRADE, UsageRequest,
+    VERSION,
 };
 use tepui_types::{Reason, TaskId};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadHalf, WriteHalf};
@@ -24,6 +26,7 @@ use crate::master::{DialError, Dialer};
 use crate::metrics::Metrics;
 use crate::sandbox::Layout;
 use crate::task_disks::TaskDisks;
+use crate::usage::Gauge;
 
 mod attach;
 mod datagrams;
@@ -31,6 +34,7 @@ mod exec;
 mod files;
 mod forward;
 mod logs;
+mod usage;
 
 /// How often a stream looks whether its caller is still there, by writing nothing.
 const PROBE: Duration = Duration::from_secs(5);
@@ -47,12 +51,12 @@ pub struct StreamJob {
     pub stream: u128,
     /// What is wanted.
     pub request: StreamRequest,
-    /// The task that it is about.
+    /// The task that it is about, if it is about one.
     pub subject: Subject,
 }
 
 /// The task that a stream is about, as it was when the stream was asked for.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Subject {
     /// Whether anything is known of it, or left of it.
     pub is_known: bool,
@@ -77,6 +81,8 @@ pub struct Means {
     pub metrics: Arc<Metrics>,
     /// Commands beside tasks.
     pub beside: Arc<Beside>,
+    /// What measures tasks.
+    pub gauge: Gauge,
     /// The event loop.
     pub events: mpsc::Sender<Event>,
 }
@@ -130,15 +136,17 @@ enum StreamError {
     Refused(Reason),
 }
 
-/// Whom a request is about.
-pub fn task_of(request: &StreamRequest) -> &TaskId {
-    match request {
+/// Whom a request is about; none where it is about all.
+pub fn task_of(request: &StreamRequest) -> Option<&TaskId> {
+    Some(match request {
         StreamRequest::Logs(request) => &request.task,
         StreamRequest::Files(request) => &request.task,
         StreamRequest::Exec(request) => &request.task,
         StreamRequest::Attach(request) => &request.task,
         StreamRequest::Forward(request) | StreamRequest::Datagrams(request) => &request.task,
-    }
+        StreamRequest::Usage(UsageRequest::Task(task)) => task,
+        StreamRequest::Usage(UsageRequest::Page { .. }) => return None,
+    })
 }
 
 /// Serves a stream to its end.
@@ -160,23 +168,19 @@ async fn run(means: &Means, stream: &str, job: StreamJob) -> Result<(), StreamEr
         patience: STALL,
     };
     let mut subject = job.subject;
-    if !subject.is_known {
-        let packed = logs::packed(&means.layout, task_of(&job.request)).await?;
-        subject.is_known = packed.is_some();
+    if let Some(task) = task_of(&job.request).filter(|_| !subject.is_known) {
+        subject.is_known = logs::packed(&means.layout, task).await?.is_some();
     }
+    let gone = task_of(&job.request).filter(|_| !subject.is_known);
+    let gone = gone.map(|task| format!("the agent has nothing of {task} any more"));
     let served = match job.request {
-        _ if !subject.is_known => {
-            let message = format!(
-                "the agent has nothing of {} any more",
-                task_of(&job.request)
-            );
-            Err(StreamError::Refused(Reason::new("task-gone", message)))
-        }
+        _ if let Some(message) = gone => Err(refused("task-gone", message)),
         StreamRequest::Logs(request) => {
             let reader = Reader(read);
             logs::serve(&mut sender, reader, &means.layout, subject.ended, request).await
         }
         StreamRequest::Files(request) => files::serve(&mut sender, &means.disks, request).await,
+        StreamRequest::Usage(request) => usage::serve(&mut sender, means, &subject, request).await,
         StreamRequest::Exec(request) => {
             let frames = FrameReader::new(read, VERSION);
             exec::serve(&mut sender, frames, means, &subject, request).await

@@ -108,7 +108,8 @@ pub enum CgroupError {
 pub enum Reach {
     /// In those that limit and count.
     Needed,
-    /// In all of the machine's, as container runtimes have it.
+    /// In all of the machine's, as container runtimes have it: some count in those alone. One that is
+    /// only read may be there in fewer.
     All,
 }
 

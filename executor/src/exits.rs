@@ -2,181 +2,31 @@
 //! folder.
 //!
 //! The executor appends each end before it says it over the socket; the agent
-//! reads the file when it finds the executor gone. They are [`records`](crate::records).
-//! Only the executor writes; one of many tasks replaces the file by a shorter
-//! one when it has outgrown what the agent may still ask for.
+//! reads the file when it finds the executor gone. After a restart of the machine a
+//! task whose end nobody has heard of is lost, whatever it was.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use tepui_types::wire::executor::{EXITS_FILE, TaskUpdate};
 
-use crate::protocol::ProtocolError;
-use crate::records;
-
-/// A file below this size is not worth replacing: some thousand records, read
-/// in milliseconds.
-const REPLACE_FLOOR: u64 = 256 * 1024;
-
-/// Why exit records could not be written or read.
-#[derive(Debug, thiserror::Error)]
-pub enum ExitsError {
-    /// The file could not be opened.
-    #[error("failed to open the exit records {path}")]
-    Open {
-        /// Which file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// The file could not be read.
-    #[error("failed to read the exit records {path}")]
-    Read {
-        /// Which file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// Records could not be added; what was there is as it was.
-    #[error("failed to append to the exit records {path}")]
-    Append {
-        /// Which file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// The file could not be replaced; it is as it was.
-    #[error("failed to replace the exit records {path}")]
-    Replace {
-        /// Which file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// A record is larger than a frame may be.
-    #[error("an exit record does not encode")]
-    Encode(#[source] ProtocolError),
-}
+use crate::records::{self, Log, Record, RecordsError};
 
 /// The file of exit records, open for its one writer.
-#[derive(Debug)]
-pub struct ExitLog {
-    path: PathBuf,
-    file: File,
-    len: u64,
-    replace_at: u64,
-}
+pub type ExitLog = Log<TaskUpdate>;
 
-impl ExitLog {
-    /// Opens or creates the file in the executor's folder `dir`.
-    ///
-    /// # Errors
-    /// [`ExitsError::Open`].
-    pub fn open(dir: &Path) -> Result<Self, ExitsError> {
-        let path = dir.join(EXITS_FILE);
-        let result = open(&path).and_then(|file| file.metadata().map(|meta| (file, meta.len())));
-        match result {
-            Ok((file, len)) => Ok(Self {
-                path,
-                file,
-                len,
-                replace_at: REPLACE_FLOOR,
-            }),
-            Err(source) => Err(ExitsError::Open { path, source }),
-        }
-    }
-
-    /// Appends all of `records` in one write, which survives this process, but
-    /// not its machine: after a restart of that a task whose end nobody has
-    /// heard of is lost, whatever it was.
-    ///
-    /// # Errors
-    /// [`ExitsError::Append`]: none of them is there then.
-    pub fn append<'a>(
-        &mut self,
-        records: impl IntoIterator<Item = &'a TaskUpdate>,
-    ) -> Result<(), ExitsError> {
-        let bytes = encode(records)?;
-        match self.file.write_all(&bytes) {
-            Ok(()) => {
-                self.len += bytes.len() as u64;
-                Ok(())
-            }
-            Err(source) => {
-                // A half-written record would hide those that follow it. If
-                // cutting it off fails too, the reader stops there.
-                let _ = self.file.set_len(self.len);
-                Err(ExitsError::Append {
-                    path: self.path.clone(),
-                    source,
-                })
-            }
-        }
-    }
-
-    /// Whether most of the file may be of tasks that are forgotten.
-    pub fn has_outgrown(&self) -> bool {
-        self.len > self.replace_at
-    }
-
-    /// Replaces all records by `records`; a reader sees the old ones or these.
-    ///
-    /// # Errors
-    /// [`ExitsError::Replace`]: the old ones are there then.
-    pub fn replace<'a>(
-        &mut self,
-        records: impl IntoIterator<Item = &'a TaskUpdate>,
-    ) -> Result<(), ExitsError> {
-        let bytes = encode(records)?;
-        // Also if this fails: it is not tried again with every record.
-        self.replace_at = REPLACE_FLOOR.max(self.len.saturating_mul(2));
-        let draft = self.path.with_extension("new");
-        let written = fs::write(&draft, &bytes).and_then(|()| {
-            let file = open(&draft)?;
-            fs::rename(&draft, &self.path)?;
-            Ok(file)
-        });
-        self.file = written.map_err(|source| ExitsError::Replace {
-            path: self.path.clone(),
-            source,
-        })?;
-        self.len = bytes.len() as u64;
-        self.replace_at = REPLACE_FLOOR.max(self.len.saturating_mul(4));
-        Ok(())
-    }
-}
-
-fn open(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.append(true).create(true).mode(0o600).open(path)
-}
-
-fn encode<'a>(updates: impl IntoIterator<Item = &'a TaskUpdate>) -> Result<Vec<u8>, ExitsError> {
-    let mut bytes = Vec::new();
-    for record in updates {
-        bytes.extend(records::encode(record).map_err(ExitsError::Encode)?);
-    }
-    Ok(bytes)
+impl Record for TaskUpdate {
+    const FILE: &'static str = EXITS_FILE;
+    /// Some thousand records, read in milliseconds.
+    const FLOOR: u64 = 256 * 1024;
 }
 
 /// The records in the executor's folder `dir`, oldest first; none when no task
-/// has ended. What follows a torn record is not read.
+/// has ended.
 ///
 /// # Errors
-/// [`ExitsError::Read`].
-pub fn read(dir: &Path) -> Result<Vec<TaskUpdate>, ExitsError> {
-    let path = dir.join(EXITS_FILE);
-    match std::fs::read(&path) {
-        Ok(bytes) => Ok(records::decode(&bytes).collect()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(source) => Err(ExitsError::Read { path, source }),
-    }
+/// [`RecordsError::Read`].
+pub fn read(dir: &Path) -> Result<Vec<TaskUpdate>, RecordsError> {
+    records::read(dir)
 }
 
 #[cfg(test)]

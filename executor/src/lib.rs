@@ -1,4 +1,4 @@
-//! What executors and their agent share: framing, exit records, process
+//! What executors and their agent share: framing, exit records, what tasks have used, process
 //! identities, cgroups, how much output is kept, and how an executor is started so that it outlives its
 //! agent.
 //!
@@ -22,4 +22,5 @@ pub mod records;
 pub mod runtime;
 pub mod spawn;
 pub mod startup;
+pub mod usage;
 pub mod volume;

@@ -22,3 +22,4 @@ pub mod reservation;
 pub mod role;
 pub mod stale;
 pub mod task;
+pub mod usage;

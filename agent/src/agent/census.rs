@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tepui_types::wire::agent::TaskLaunch;
 
 use super::Agent;
-use super::executors::{ExecutorId, ExecutorKind};
+use super::executors::{ExecutorId, ExecutorKind, Phase};
 use super::tasks::{Stage, Task};
 
 /// A task that its executor has.
@@ -13,6 +13,8 @@ use super::tasks::{Stage, Task};
 pub struct Running {
     /// What it runs, and with what.
     pub launch: Arc<TaskLaunch>,
+    /// The process that has it.
+    pub executor: ExecutorId,
     /// Where its processes are.
     pub place: Place,
     /// Whether its network is its own, and not the machine's.
@@ -37,6 +39,12 @@ impl Agent {
             .collect()
     }
 
+    /// Whether a process is connected.
+    pub fn is_attached(&self, executor: ExecutorId) -> bool {
+        let known = self.executors.get(executor);
+        known.is_some_and(|known| known.phase == Phase::Attached)
+    }
+
     fn running_of(&self, task: &Task) -> Option<Running> {
         let Stage::Handed { executor, .. } = task.stage else {
             return None;
@@ -50,6 +58,7 @@ impl Agent {
         let prepared = task.prepared.as_ref();
         Some(Running {
             launch: task.launch.clone()?,
+            executor,
             place,
             has_own_network: prepared.is_some_and(|prepared| prepared.network.is_some()),
         })

@@ -109,8 +109,6 @@ pub struct Executor {
     pub living: BTreeSet<TaskId>,
     /// Tasks that ended here and that it keeps until the log has their end.
     pub ended: usize,
-    /// Whether it waited for another task after one: not known of one that was found.
-    was_kept: bool,
     /// Whether it gets nothing new.
     pub retired: bool,
     /// Whether an earlier agent started it, perhaps one of an earlier release: it
@@ -159,7 +157,6 @@ impl Executors {
             identity: None,
             living: BTreeSet::new(),
             ended: 0,
-            was_kept: false,
             retired: false,
             is_found: false,
             idle_since_ms: None,
@@ -238,9 +235,6 @@ impl Executors {
             return false;
         }
         self.spare.entry(domain.clone()).or_default().insert(id);
-        if let Some(executor) = self.all.get_mut(&id) {
-            executor.was_kept = true;
-        }
         true
     }
 
@@ -305,16 +299,6 @@ impl Executors {
 }
 
 impl Executor {
-    /// Whether what its cgroup counts is of the one task that it has, for sure.
-    pub fn is_first_task(&self) -> bool {
-        match self.kind {
-            ExecutorKind::Container(_) => true,
-            ExecutorKind::Native(_) => !self.was_kept && !self.is_found,
-            // They share its process, and have no cgroup of their own.
-            ExecutorKind::Wasm(_) => false,
-        }
-    }
-
     /// Whether it is connected, has nothing and was not told to end.
     fn may_retire(&self) -> bool {
         self.is_empty() && self.phase == Phase::Attached && !self.retired

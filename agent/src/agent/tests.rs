@@ -136,7 +136,7 @@ impl Bench {
             exits,
             left,
             last_words: "out of luck".into(),
-            usage: None,
+            used: Default::default(),
         };
         self.on(|agent, out| agent.on_executor_lost(out, ExecutorId(executor), death))
     }

@@ -14,6 +14,7 @@ use crate::beside::Run;
 use crate::executor::ExecutorEvent;
 use crate::master::Session;
 use crate::streams::Speech;
+use crate::usage::Question;
 
 /// All that can happen to an agent.
 #[derive(Debug)]
@@ -48,6 +49,8 @@ pub enum Event {
     RunWanted(Run),
     /// It is to be known whether a command of a task has run all the time.
     LookWanted(Look),
+    /// A process is to be asked what some of its tasks use.
+    UsageWanted(Question),
     /// Nobody waits for the command of this number any more.
     Abandoned(ExecutorId, u64),
     /// Someone speaks to a task's own input.

@@ -76,7 +76,7 @@ impl Meter {
             Wanted::All => true,
         });
         for (path, shared) in asked {
-            if let Ok(group) = Group::open(path, Reach::Needed) {
+            if let Ok(group) = Group::open(path, Reach::All) {
                 let usage = group.usage();
                 let used = self.count(now, path, usage);
                 // Who is to end must be known at the first look; what is lent waits for a rate.
@@ -164,6 +164,7 @@ mod tests {
             cpu_micros,
             mem_bytes: 7,
             pids: 2,
+            ..Usage::default()
         };
         let second = Duration::from_secs(1);
         let found = used(2 * second, &at(1_000_000), &at(2_000_000)).unwrap();

@@ -57,6 +57,8 @@ mod storm;
 mod task_disks;
 /// Tasks that behave badly.
 mod unruly;
+/// What tasks use.
+mod usage;
 /// Persistent volumes and their sizes.
 /// Containers with users of their own.
 mod userns;

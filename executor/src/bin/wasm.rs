@@ -45,6 +45,8 @@ mod limits;
 mod line;
 #[path = "../wasm/machine_code.rs"]
 mod machine_code;
+#[path = "../wasm/meter.rs"]
+mod meter;
 #[path = "../wasm/module_files.rs"]
 mod module_files;
 #[path = "../wasm/network.rs"]

@@ -1,4 +1,4 @@
-//! What a cgroup's processes use now: for who watches over the machine, not for accounts.
+//! What a cgroup's processes use now: for who watches over the machine, and who asks.
 
 use std::fs;
 use std::path::Path;
@@ -19,6 +19,8 @@ pub struct Usage {
     pub cpu_micros: u64,
     /// Memory without files' cache that lies idle, in bytes.
     pub mem_bytes: u64,
+    /// The most memory at once, files' cache included, in bytes.
+    pub mem_peak_bytes: u64,
     /// Processes and threads.
     pub pids: u64,
 }
@@ -33,9 +35,11 @@ impl Group {
         let charged = number("memory", &MEMORY_NOW).unwrap_or(0);
         let stat = self.dir_of("memory").map(|dir| dir.join(MEMORY_STAT));
         let idle = stat.and_then(|path| idle_cache(&fs::read_to_string(path).ok()?));
+        let counted = self.counters().read().usage;
         Usage {
-            cpu_micros: self.counters().read().usage.cpu_micros,
+            cpu_micros: counted.cpu_micros,
             mem_bytes: charged.saturating_sub(idle.unwrap_or(0)),
+            mem_peak_bytes: counted.mem_peak_bytes,
             pids: number("pids", &[PIDS_NOW]).unwrap_or(0),
         }
     }

@@ -10,8 +10,11 @@ use std::path::Path;
 
 use tepui_executor::cgroup::{CgroupError, Counters, Counts, Group, Limits, Reach};
 use tepui_executor::log;
-use tepui_types::MilliCpus;
+use tepui_executor::records::RecordsError;
+use tepui_executor::usage::UsageLog;
 use tepui_types::command::CommandOptions;
+use tepui_types::wire::executor::UsageRecord;
+use tepui_types::{MilliCpus, TaskId};
 
 use crate::process::{Newborn, StartError};
 use crate::processes;
@@ -32,6 +35,8 @@ pub struct TaskGroup {
     before: Counts,
     /// What was used when it was last looked.
     latest: Counts,
+    /// Where what earlier tasks have used is written down, once a task has begun.
+    beginnings: Option<UsageLog>,
     /// Whether it is held to more than its limits, which the next task is not.
     is_restricted: bool,
     /// Whether its task is held to less than its limits, which the next one is not.
@@ -73,6 +78,7 @@ impl TaskGroup {
             newborn: None,
             before: Counts::default(),
             latest: Counts::default(),
+            beginnings: None,
             is_restricted: false,
             is_throttled: false,
             filled_at: 0,
@@ -105,6 +111,32 @@ impl TaskGroup {
         }
         (self.limits, self.filled_at, self.is_throttled) = (limits, used, false);
         Some(self)
+    }
+
+    /// A task begins in it: notes in the executor's folder `dir` what is not that task's, for whoever
+    /// reads what is counted here while it runs, or when this process has been killed.
+    pub fn begin(&mut self, dir: &Path, task: &TaskId) {
+        if let Err(error) = self.note(dir, task) {
+            // As on a full disk. What it has used is told at its end, by this process alone.
+            log::say(format_args!(
+                "what {task} uses is not told while it runs: {error}"
+            ));
+        }
+    }
+
+    fn note(&mut self, dir: &Path, task: &TaskId) -> Result<(), RecordsError> {
+        let log = match &mut self.beginnings {
+            Some(log) => log,
+            none => none.insert(UsageLog::open(dir)?),
+        };
+        let record = UsageRecord::Before {
+            task: task.clone(),
+            counted: self.before.usage,
+        };
+        match log.has_outgrown() {
+            true => log.replace([&record]),
+            false => log.append([&record]),
+        }
     }
 
     /// Holds it to some of the machine's processors, and to a part of the disk under a sandbox, if

@@ -15,8 +15,9 @@ use nix::sys::prctl::set_child_subreaper;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use tepui_executor::exits::{ExitLog, ExitsError};
+use tepui_executor::exits::ExitLog;
 use tepui_executor::log;
+use tepui_executor::records::RecordsError;
 use tepui_executor::spawn::SOCKET_FILE;
 use tepui_executor::startup::Startup;
 use tepui_types::command::CommandOptions;
@@ -505,6 +506,11 @@ impl Server {
             ToExecutor::Input(input) => self.on_input(input),
             ToExecutor::CallerLeft(caller) => self.callers.leave(caller),
             ToExecutor::Look(look) => self.on_look(&look),
+            // Its cgroup tells.
+            ToExecutor::Measure { id, .. } => {
+                let tasks = Vec::new();
+                self.tell(&FromExecutor::Measured { id, tasks });
+            }
             ToExecutor::Resize { task, size } => {
                 if let Some(input) = self.input_of(&task) {
                     input.resize(size);
@@ -562,7 +568,7 @@ impl Server {
     }
 }
 
-fn say_error(error: ExitsError) {
+fn say_error(error: RecordsError) {
     log::say(format_args!("{:#}", anyhow::Error::from(error)));
 }
 

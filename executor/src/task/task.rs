@@ -139,7 +139,7 @@ impl Task {
     }
 
     /// Makes what its members need together, before the first of them.
-    fn prepare(&mut self) -> Result<(), Reason> {
+    fn prepare(&mut self, startup: &Startup) -> Result<(), Reason> {
         if !matches!(self.phase, Phase::New) {
             return Ok(());
         }
@@ -164,7 +164,10 @@ impl Task {
         }
         if let Some(path) = &launch.cgroup {
             let group = TaskGroup::prepare(self.spare.take(), path, self.limits, reach);
-            self.group = Some(group.map_err(|error| failed(error.to_string()))?);
+            let group = self
+                .group
+                .insert(group.map_err(|error| failed(error.to_string()))?);
+            group.begin(&startup.dir, &self.update.task);
         }
         if let Some(options) = restrictive {
             let group = self.group.as_mut().ok_or_else(|| {
@@ -237,7 +240,7 @@ impl Task {
     }
 
     fn start(&mut self, number: usize, startup: &Startup, now: Instant) -> Result<(), Reason> {
-        self.prepare()?;
+        self.prepare(startup)?;
         if let Some(group) = self.group.as_ref().filter(|_| self.members.len() > 1) {
             let name = self.supervision.name(number);
             let share =

@@ -108,6 +108,12 @@ impl Agent {
         }
     }
 
+    /// Says this behind what is being said.
+    pub fn answer(&mut self, answer: &FromExecutor) -> Result<(), ProtocolError> {
+        self.outgoing.extend(encode(answer)?);
+        Ok(())
+    }
+
     /// Says as much as the socket takes. `latest` gives a task's update; one
     /// that is forgotten meanwhile has none.
     pub fn pump<'a>(

@@ -16,6 +16,7 @@ use tepui_types::MilliCpus;
 
 use crate::gate::{Account, Gate, Place};
 use crate::line::SeatId;
+use crate::meter::Stir;
 use crate::throttle::Throttle;
 
 /// How often one that is owed its thread is polled before the runtime may do something else with that. A
@@ -32,6 +33,8 @@ pub struct Cpu {
 struct Used {
     nanos: AtomicU64,
     account: Account,
+    /// Told of all that is taken.
+    stir: Arc<Stir>,
 }
 
 impl Used {
@@ -39,6 +42,7 @@ impl Used {
         let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         self.nanos.fetch_add(nanos, Ordering::Relaxed);
         self.account.charge(took);
+        self.stir.note();
     }
 }
 
@@ -49,11 +53,13 @@ impl Cpu {
         guarantee: MilliCpus,
         ceiling: Option<MilliCpus>,
         throttle: Throttle,
+        stir: Arc<Stir>,
     ) -> Self {
         Self {
             used: Arc::new(Used {
                 nanos: AtomicU64::new(0),
                 account: Account::new(gate, guarantee, ceiling, throttle),
+                stir,
             }),
         }
     }

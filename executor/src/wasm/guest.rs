@@ -279,7 +279,8 @@ impl Guest {
 fn cpu_of(host: &Host, resources: &Resources, throttle: Throttle) -> Cpu {
     let guarantee = Limits::of(resources, None).cpus;
     let ceiling = (resources.cpus.0 == 0).then_some(guarantee);
-    Cpu::new(host.gate.clone(), guarantee, ceiling, throttle)
+    let (gate, stir) = (host.gate.clone(), host.stir.clone());
+    Cpu::new(gate, guarantee, ceiling, throttle, stir)
 }
 
 /// What was asked for of the disk is the limit of the sandbox; who asked for none has none.

@@ -12,6 +12,7 @@ use wasmtime::Engine;
 
 use crate::engine::{MAX_INSTANCES, MAX_REQUESTS};
 use crate::gate::Gate;
+use crate::meter::Stir;
 use crate::output::Flusher;
 use crate::programs::Programs;
 use crate::ticker::Ticker;
@@ -22,6 +23,8 @@ pub struct Host {
     pub engine: Engine,
     /// Shares the processors among tasks.
     pub gate: Arc<Gate>,
+    /// Told when a task uses something.
+    pub stir: Arc<Stir>,
     /// Compiled programs.
     pub programs: Programs,
     /// Appends outputs.
@@ -49,6 +52,7 @@ impl Host {
         let threads = available_parallelism().map_or(1, usize::from);
         Ok(Self {
             gate: Gate::new(threads, Ticker::start(engine.clone())?),
+            stir: Arc::default(),
             programs: Programs::new(engine.clone(), startup.code_cache.clone())
                 .map_err(prepare_failed)?,
             flusher: Flusher::start()?,

@@ -44,6 +44,11 @@ impl Memory {
         Bytes(self.peak.load(Ordering::Relaxed))
     }
 
+    /// What all instances have now.
+    pub fn used(&self) -> Bytes {
+        Bytes(self.used.load(Ordering::Relaxed))
+    }
+
     /// Told when an instance has gone.
     pub fn released(&self) -> &Notify {
         &self.released
@@ -200,7 +205,7 @@ mod tests {
         drop(one);
         assert!(other.memory_growing(0, 65_536, None).unwrap());
         drop(other);
-        assert_eq!(memory.used.load(Ordering::Relaxed), 0);
+        assert_eq!(memory.used(), Bytes(0));
     }
 
     #[test]

@@ -14,8 +14,11 @@ use futures::FutureExt;
 use tepui_executor::exits::ExitLog;
 use tepui_executor::spawn::SOCKET_FILE;
 use tepui_executor::startup::Startup;
-use tepui_types::task::reason;
-use tepui_types::wire::executor::{ExecutorLaunch, FromExecutor, TaskUpdate, ToExecutor};
+use tepui_executor::usage::UsageLog;
+use tepui_types::task::{TaskUsage, reason};
+use tepui_types::wire::executor::{
+    ExecutorLaunch, FromExecutor, TaskMeasure, TaskUpdate, ToExecutor, UsageRecord,
+};
 use tepui_types::{Reason, TaskId, TaskSpec, TaskState};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::runtime::Handle;
@@ -27,6 +30,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::agent::{Agent, attach};
 use crate::host::Host;
 use crate::kill::Kill;
+use crate::meter::Meter;
 use crate::task::{self, plain};
 use crate::throttle::Throttle;
 
@@ -43,12 +47,18 @@ const MAX_TASKS: usize = 8_000;
 const TERMINATION_GRACE: Duration = Duration::from_secs(2);
 /// Connections that have not proven themselves.
 const MAX_STRANGERS: usize = 8;
+/// How long after a task has used something it is noted what all have used since: what is lost of it
+/// when this process is killed.
+const NOTING: Duration = Duration::from_secs(1);
 
 struct Server {
     startup: Startup,
     host: Arc<Host>,
     guests: Handle,
     exits: ExitLog,
+    usage: UsageLog,
+    /// When it is noted what tasks have used, if any has used something since it was.
+    note_at: Option<Instant>,
     tasks: HashMap<TaskId, Entry>,
     /// How many of them have not ended.
     living: usize,
@@ -63,6 +73,16 @@ struct Entry {
     update: TaskUpdate,
     kill: Kill,
     throttle: Throttle,
+    meter: Meter,
+    /// What it had used when that was last noted.
+    noted: TaskUsage,
+}
+
+impl Entry {
+    /// Whether it has begun, and runs.
+    fn is_metered(&self) -> bool {
+        self.noted != TaskUsage::default() && !self.update.state.is_terminal()
+    }
 }
 
 /// Serves until there is nothing left to do.
@@ -97,6 +117,10 @@ pub async fn serve(startup: Startup, guests: Handle) -> anyhow::Result<()> {
             _ = terminate.recv() => server.on_terminate(),
             _ = interrupt.recv() => server.on_terminate(),
             () = sleep_until(idle_exit), if server.is_idle() => {}
+            () = server.host.stir.stirred(), if server.note_at.is_none() => {
+                server.note_at = Some(Instant::now() + NOTING);
+            }
+            () = at(server.note_at) => server.note_usage(),
         }
     }
     if !server.terminating {
@@ -118,6 +142,13 @@ async fn ready(agent: &Option<Agent>) -> std::io::Result<()> {
     }
 }
 
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
 impl Server {
     fn new(
         startup: Startup,
@@ -125,12 +156,15 @@ impl Server {
         updates: mpsc::Sender<TaskUpdate>,
     ) -> anyhow::Result<Self> {
         let exits = ExitLog::open(&startup.dir)?;
+        let usage = UsageLog::open(&startup.dir)?;
         let host = Host::new(&startup, updates).context("failed to prepare wasmtime")?;
         Ok(Self {
             startup,
             host: Arc::new(host),
             guests,
             exits,
+            usage,
+            note_at: None,
             tasks: HashMap::new(),
             living: 0,
             agent: None,
@@ -228,6 +262,7 @@ impl Server {
                     self.tasks.remove(&task);
                 }
             }
+            ToExecutor::Measure { id, tasks } => self.on_measure(id, &tasks),
             // Nothing runs beside a program here, and none is sent input while it runs or started
             // again: no specification that asks for it is taken.
             ToExecutor::Run(_)
@@ -246,11 +281,13 @@ impl Server {
             // The same launch, sent again.
             return self.queue(&id);
         }
-        let (kill, throttle) = (Kill::default(), Throttle::default());
+        let (kill, throttle, meter) = <(Kill, Throttle, Meter)>::default();
         let entry = Entry {
             update: plain(id.clone(), TaskState::Starting),
             kill: kill.clone(),
             throttle: throttle.clone(),
+            meter: meter.clone(),
+            noted: TaskUsage::default(),
         };
         self.tasks.insert(id.clone(), entry);
         self.living += 1;
@@ -269,7 +306,8 @@ impl Server {
         let host = self.host.clone();
         self.guests.spawn(async move {
             let updates = host.updates.clone();
-            let run = AssertUnwindSafe(task::run(host, launch, kill, throttle)).catch_unwind();
+            let run =
+                AssertUnwindSafe(task::run(host, launch, kill, throttle, meter)).catch_unwind();
             let end = run.await.unwrap_or_else(|_| {
                 let mut update = plain(id, TaskState::Failed);
                 let message = "the executor failed under it; its log says how";
@@ -293,6 +331,7 @@ impl Server {
             }
             if update.state.is_terminal() {
                 self.living -= 1;
+                entry.meter = Meter::default();
                 ended.push(update.clone());
             }
             if let Some(agent) = &mut self.agent {
@@ -315,6 +354,55 @@ impl Server {
             }
         }
         self.pump();
+    }
+
+    fn on_measure(&mut self, id: u64, tasks: &[TaskId]) {
+        let measure = |task: &TaskId| {
+            let (usage, mem_bytes) = self.tasks.get(task)?.meter.read()?;
+            Some(TaskMeasure {
+                task: task.clone(),
+                usage,
+                mem_bytes,
+            })
+        };
+        let tasks = tasks.iter().take(MAX_TASKS).filter_map(measure).collect();
+        let answer = FromExecutor::Measured { id, tasks };
+        if let Some(agent) = &mut self.agent
+            && let Err(error) = agent.answer(&answer)
+        {
+            tracing::error!(%error, "what tasks use cannot be told");
+        }
+    }
+
+    /// Notes what those tasks have used that have used something since they were last noted.
+    fn note_usage(&mut self) {
+        self.note_at = None;
+        // Before it is read: what is used meanwhile is noted the next time.
+        self.host.stir.settle();
+        let mut moved = Vec::new();
+        for (id, entry) in &mut self.tasks {
+            let Some((usage, _)) = entry
+                .meter
+                .read()
+                .filter(|(usage, _)| *usage != entry.noted)
+            else {
+                continue;
+            };
+            entry.noted = usage;
+            moved.push((id.clone(), usage));
+        }
+        let noted = match self.usage.has_outgrown() {
+            true => {
+                let running = self.tasks.iter().filter(|(_, entry)| entry.is_metered());
+                let all = running.map(|(id, entry)| (id.clone(), entry.noted));
+                self.usage.replace([&UsageRecord::Used(all.collect())])
+            }
+            false if moved.is_empty() => Ok(()),
+            false => self.usage.append([&UsageRecord::Used(moved)]),
+        };
+        if let Err(error) = noted {
+            tracing::warn!(error = %anyhow::Error::from(error), "what tasks have used is not noted");
+        }
     }
 
     /// Someone ends this process politely: the tasks go first.

@@ -14,6 +14,7 @@ use crate::command::{self, Command};
 use crate::guest::Guest;
 use crate::host::Host;
 use crate::kill::Kill;
+use crate::meter::Meter;
 use crate::program::{Code, Program};
 use crate::service;
 use crate::throttle::Throttle;
@@ -37,6 +38,7 @@ pub async fn run(
     launch: Box<ExecutorLaunch>,
     kill: Kill,
     throttle: Throttle,
+    meter: Meter,
 ) -> TaskUpdate {
     let task = launch.launch.task.clone();
     let started = tokio::select! {
@@ -47,6 +49,7 @@ pub async fn run(
     let (verdict, usage) = match started {
         Ok((program, workload)) => {
             let guest = Arc::new(Guest::new(host, launch, workload, program, throttle));
+            meter.begin(guest.cpu.clone(), guest.memory.clone());
             let (verdict, usage) = run_guest(&guest, &kill).await;
             (verdict, Some(usage))
         }

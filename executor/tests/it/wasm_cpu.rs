@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use tepui_executor::usage;
 use tepui_types::{MilliCpus, TaskState};
 
-use crate::env::{Builder, Executor, check, eventually};
+use crate::env::{Builder, Executor, check, eventually, task};
 use crate::programs;
 
 /// Turns that a program's loop takes in about a second.
@@ -70,4 +71,56 @@ fn tasks_beyond_their_guarantee_give_way_to_one_within() {
     // By turns, each would have had as much as the one in its time.
     let most = neighbours.iter().max().unwrap();
     assert!(*most < within / 2, "{neighbours:?} beside {within}");
+}
+
+#[test]
+fn what_programs_use_is_told_while_they_run_and_of_no_others() {
+    let mut executor = Executor::wasm();
+    for name in ["spin", "asked-for", "ended"] {
+        let program = match name {
+            "ended" => programs::hello(),
+            _ => programs::spins(),
+        };
+        executor.launch(Builder::wasm(name, program));
+    }
+    executor.end("ended");
+    let wanted = ["asked-for", "ended", "unknown"];
+    eventually("it has used something", || {
+        let told = executor.measure(&wanted);
+        let is_told = told.iter().any(|it| it.usage.cpu_micros > 0);
+        assert!(
+            told.iter().all(|it| it.task == task("asked-for")),
+            "{told:?}"
+        );
+        is_told
+    });
+    let told = executor.measure(&["asked-for"]).remove(0);
+    assert_eq!(
+        (told.mem_bytes, told.usage.mem_peak_bytes),
+        (65_536, 65_536)
+    );
+    let later = executor.measure(&["asked-for"]).remove(0);
+    assert!(later.usage.cpu_micros >= told.usage.cpu_micros);
+    executor.kill("asked-for", 0);
+    let end = executor.end("asked-for").usage.unwrap();
+    assert!(end.cpu_micros >= later.usage.cpu_micros);
+    assert_eq!(executor.measure(&["asked-for"]), []);
+    executor.kill("spin", 0);
+}
+
+#[test]
+fn what_programs_have_used_is_noted_at_short_intervals() {
+    let mut executor = Executor::wasm();
+    executor.launch(Builder::wasm("spin", programs::spins()));
+    let dir = executor.dir();
+    let noted = || {
+        let known = usage::read(&dir).unwrap();
+        known.used.get(&task("spin")).copied().unwrap_or_default()
+    };
+    eventually("it is noted", || noted().cpu_micros > 0);
+    let first = noted();
+    eventually("and again", || noted().cpu_micros > first.cpu_micros);
+    assert_eq!(noted().mem_peak_bytes, 65_536);
+    executor.kill("spin", 0);
+    executor.end("spin");
 }

@@ -472,8 +472,7 @@ impl World {
                     let death = Death {
                         exits: other.map(Executor::ends).unwrap_or_default(),
                         left: other.is_some_and(|executor| executor.left),
-                        last_words: String::new(),
-                        usage: None,
+                        ..Death::default()
                     };
                     self.tell(number, |agent, out| agent.on_executor_lost(out, id, death))
                 }

@@ -61,6 +61,7 @@ impl World {
             | ToExecutor::Input(_)
             | ToExecutor::CallerLeft(_)
             | ToExecutor::Look(_)
+            | ToExecutor::Measure { .. }
             | ToExecutor::Resize { .. }
             | ToExecutor::Throttle { .. } => {}
             ToExecutor::Launch(launch) => {

@@ -28,6 +28,8 @@ pub const VERSION: u8 = 1;
 pub const LISTEN_FD: i32 = 0;
 /// The file of exit records, in the executor's folder.
 pub const EXITS_FILE: &str = "exits";
+/// The file of what running tasks have used, in the executor's folder; it holds a [`UsageRecord`].
+pub const USAGE_FILE: &str = "usage";
 
 /// From the agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,6 +81,14 @@ pub enum ToExecutor {
     /// Has this command of a task run all the time? Answered as [`ToExecutor::Run`] is: by 0 if it
     /// has, and by [`FromExecutor::NotNow`] if it has not, or has just begun.
     Look(Look),
+    /// What do these use now? Answered by [`FromExecutor::Measured`], of those that are parts of the
+    /// executor's process: what others use their cgroups tell.
+    Measure {
+        /// Names it in the answer.
+        id: u64,
+        /// Which, at most as many as one page of a list has.
+        tasks: Vec<TaskId>,
+    },
 }
 
 /// Something for the standard input of a task.
@@ -94,6 +104,31 @@ pub struct TaskInput {
     pub source: u128,
     /// Where in that it begins; its end counts as one byte. What was taken before is not written again.
     pub at: u64,
+}
+
+/// What a task that runs in its executor's process has used, and uses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskMeasure {
+    /// Which.
+    pub task: TaskId,
+    /// Since it began.
+    pub usage: TaskUsage,
+    /// The memory that it has now, in bytes.
+    pub mem_bytes: u64,
+}
+
+/// What an executor writes down for the agent that finds it dead.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UsageRecord {
+    /// Of an executor whose tasks are parts of its process: what each of those that run had used.
+    Used(Vec<(TaskId, TaskUsage)>),
+    /// Of one whose tasks have a cgroup one after another: what that had counted when the latest began.
+    Before {
+        /// The latest.
+        task: TaskId,
+        /// In all, of those before it.
+        counted: TaskUsage,
+    },
 }
 
 /// Whether a command of a task has run all the time.
@@ -353,6 +388,13 @@ pub enum FromExecutor {
     Took(u128),
     /// What this caller sent was not taken, and nothing of it is kept: the task does not run here.
     NotTook(u128),
+    /// What tasks use now, as far as it is known here.
+    Measured {
+        /// Of the question.
+        id: u64,
+        /// Those of its tasks that run.
+        tasks: Vec<TaskMeasure>,
+    },
 }
 
 /// A process that cannot be mistaken for a later one of the same number.

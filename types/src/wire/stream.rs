@@ -47,6 +47,22 @@ pub enum StreamRequest {
     Forward(ForwardRequest),
     /// A port of a task, by UDP: each frame of data, either way, is a datagram.
     Datagrams(ForwardRequest),
+    /// What running tasks use, as the JSON of a [`UsageList`](crate::api::usage::UsageList).
+    Usage(UsageRequest),
+}
+
+/// Of which running tasks it is to be told what they use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UsageRequest {
+    /// This one.
+    Task(TaskId),
+    /// All of the agent's by their ids, in pieces.
+    Page {
+        /// The last of the piece before; none for the first.
+        after: Option<TaskId>,
+        /// How many at most; above [`MAX_LIMIT`](crate::api::list::MAX_LIMIT) it is that.
+        limit: u32,
+    },
 }
 
 /// Which part of a task's output.

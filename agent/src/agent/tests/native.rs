@@ -93,3 +93,40 @@ fn without_cgroups_each_native_task_has_a_process_of_its_own() {
         Some(&Action::Send(ExecutorId(0), ToExecutor::Retire))
     );
 }
+
+#[test]
+fn what_tasks_had_used_is_told_when_their_executor_is_lost() {
+    let mut bench = Bench::new();
+    for name in ["ended", "a", "b"] {
+        bench.launch(wasm(name));
+    }
+    bench.on(|agent, out| agent.on_fetched(out, Digest::of(b"program"), Ok(())));
+    bench.attach(0, vec![]);
+    for name in ["a", "b"] {
+        bench.update(0, name, TaskState::Running);
+    }
+    bench.take_statuses();
+    let usage = |cpu_micros| TaskUsage {
+        cpu_micros,
+        mem_peak_bytes: 1,
+    };
+    let ended = TaskUpdate {
+        usage: Some(usage(9)),
+        ..update("ended", TaskState::Finished)
+    };
+    let death = Death {
+        exits: vec![ended],
+        // Its end is known better than what was noted before it.
+        used: [(id("ended"), usage(8)), (id("a"), usage(7))].into(),
+        ..Death::default()
+    };
+    bench.on(|agent, out| agent.on_executor_lost(out, ExecutorId(0), death));
+    let told = bench.take_statuses().into_iter();
+    let told: BTreeMap<_, _> = told.map(|report| (report.task, report.usage)).collect();
+    let expected = [
+        (id("ended"), Some(usage(9))),
+        (id("a"), Some(usage(7))),
+        (id("b"), None),
+    ];
+    assert_eq!(told, expected.into());
+}

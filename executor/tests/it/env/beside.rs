@@ -1,7 +1,10 @@
-//! What tests do beside a task: commands of all kinds, and how many files their executor may open.
+//! What tests do beside a task: commands of all kinds, questions what it uses, and how many files their
+//! executor may open.
 
 use tepui_executor::protocol;
-use tepui_types::wire::executor::{FromExecutor, RunBeside, RunIo, TaskInput, ToExecutor};
+use tepui_types::wire::executor::{
+    FromExecutor, RunBeside, RunIo, TaskInput, TaskMeasure, ToExecutor,
+};
 
 use super::{Executor, task};
 
@@ -17,6 +20,20 @@ impl Executor {
             timeout_ms: Some(timeout_ms),
             io: RunIo::Nothing,
         }));
+    }
+
+    /// What it tells of what these tasks use; updates before it are skipped.
+    pub fn measure(&self, names: &[&str]) -> Vec<TaskMeasure> {
+        let tasks = names.iter().map(|name| task(name)).collect();
+        let mut stream = self.connection();
+        protocol::write_frame(&mut stream, &ToExecutor::Measure { id: 7, tasks }).unwrap();
+        loop {
+            match protocol::read_frame(&mut stream).expect("an answer before the deadline") {
+                Some(FromExecutor::Measured { id: 7, tasks }) => return tasks,
+                Some(FromExecutor::Update(_)) => {}
+                other => panic!("not an answer: {other:?}"),
+            }
+        }
     }
 
     /// How a command beside a task ended; updates before it are skipped.
