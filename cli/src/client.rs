@@ -45,6 +45,9 @@ const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long one answer may take where it is not a stream. Above the ten
 /// seconds of wall clock that a framework's turn may take, and its queue.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long an answer may take that is only shown beside others: above the ten seconds that a master
+/// gives an agent, so that it says which of the two is silent.
+const GLANCE_TIMEOUT: Duration = Duration::from_secs(12);
 /// How much of a file is read at once.
 const CHUNK: usize = 64 * 1024;
 /// The most of an unexpected answer that is shown.
@@ -220,6 +223,13 @@ impl Client {
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
         let response = self.send(Method::GET, path, Body::None).await?;
+        self.read(path, response).await
+    }
+
+    /// What is there, if that can be had at once: nothing is tried again.
+    async fn get_once<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        let request = self.request(Method::GET, path).timeout(GLANCE_TIMEOUT);
+        let response = self.open(request, path).await?;
         self.read(path, response).await
     }
 

@@ -41,6 +41,7 @@ mod status;
 mod stdin;
 mod task;
 mod terminal;
+mod top;
 mod volume;
 
 /// Run work on a Tepui cluster, and see what it does.
@@ -93,6 +94,8 @@ enum Command {
     /// Tasks of all frameworks
     #[command(subcommand)]
     Task(task::Command),
+    /// What running tasks use of processors, memory and disk, beside what they were given
+    Top(top::Options),
     /// Run a command beside a task, in its cgroup and its container
     Exec(exec::ExecOptions),
     /// Speak to a task that reads (`tepui run -i`), and see what it writes
@@ -176,6 +179,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Job(options) => job::run(options, &client, format).await?,
         Command::Task(command) => task::run(command, &client, format).await?,
+        Command::Top(options) => top::run(options, &client, format).await?,
         Command::Exec(options) => return exec::exec(options, &client).await,
         Command::Attach(options) => return exec::attach(options, &client).await,
         Command::PortForward(options) => forward::run(options, client).await?,

@@ -85,12 +85,17 @@ impl Columns {
     }
 
     /// Writes the table, or `nothing` where it has no rows.
-    pub fn print(mut self, nothing: &str) -> Result<()> {
+    pub fn print(self, nothing: &str) -> Result<()> {
+        line(&self.text(nothing))
+    }
+
+    /// What is written then.
+    pub fn text(mut self, nothing: &str) -> String {
         if self.rows == 0 {
-            return line(nothing);
+            return nothing.to_owned();
         }
         self.tighten();
-        line(&self.table.trim_fmt())
+        self.table.trim_fmt()
     }
 
     /// Columns stand two spaces apart, the first at the margin.

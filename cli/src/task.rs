@@ -5,10 +5,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use tepui_types::api::task::{KillRequest, TaskHistory, TaskView};
+use tepui_types::api::usage::UsageView;
 use tepui_types::command::CommandStdin;
 use tepui_types::{AgentId, TaskId, TaskState, Timestamp, Workload};
 
-use crate::client::{Client, LogStream, TaskFilter};
+use crate::client::{Client, ClientError, LogStream, TaskFilter};
 use crate::logs::Wanted;
 use crate::output::{self, Columns, Fields, Format};
 use crate::{amounts, files, logs};
@@ -125,7 +126,7 @@ pub async fn run(command: Command, client: &Client, format: Format) -> Result<()
             let view = client.task(&find(&task, client).await?).await?;
             match format {
                 Format::Json => output::json(&view),
-                Format::Table => show(&view),
+                Format::Table => show(&view, usage(&view, client).await),
             }
         }
         Command::History { task } => {
@@ -216,7 +217,43 @@ async fn list(filter: &TaskFilter, all: bool, client: &Client, format: Format) -
     Ok(())
 }
 
-fn show(task: &TaskView) -> Result<()> {
+/// What a running task uses, or why that cannot be had.
+type Usage = std::result::Result<UsageView, ClientError>;
+
+/// Of a task that runs.
+async fn usage(task: &TaskView, client: &Client) -> Option<Usage> {
+    let runs = matches!(task.status.state, TaskState::Running | TaskState::Killing);
+    match runs {
+        true => Some(client.task_usage(&task.id).await),
+        false => None,
+    }
+}
+
+/// What is known of what a task uses now.
+fn add_usage(fields: &mut Fields, usage: Usage) {
+    let bytes = |bytes| tepui_types::Bytes(bytes).to_string();
+    match usage.map(|usage| usage.used) {
+        Ok(Some(used)) => {
+            fields
+                .add("cpu time", output::span(used.cpu_micros / 1000))
+                .add("memory", bytes(used.mem_bytes))
+                .add("memory peak", bytes(used.mem_peak_bytes))
+                .maybe("disk", used.disk_bytes.map(bytes))
+                .maybe("processes", used.pids);
+        }
+        Ok(None) => {
+            fields.add(
+                "usage",
+                "not known now: nobody counts it, or who does is silent",
+            );
+        }
+        Err(error) => {
+            fields.add("usage", format!("not known now: {error}"));
+        }
+    }
+}
+
+fn show(task: &TaskView, usage: Option<Usage>) -> Result<()> {
     let mut fields = Fields::new();
     fields
         .add("id", &task.id)
@@ -242,6 +279,8 @@ fn show(task: &TaskView) -> Result<()> {
         fields
             .add("cpu time", output::span(usage.cpu_micros / 1000))
             .add("memory peak", tepui_types::Bytes(usage.mem_peak_bytes));
+    } else if let Some(usage) = usage {
+        add_usage(&mut fields, usage);
     }
     if let Some(signs) = &task.status.signs {
         let addresses: Vec<_> = signs.addresses.iter().map(ToString::to_string).collect();

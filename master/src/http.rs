@@ -49,6 +49,7 @@ pub mod services;
 pub mod settings;
 pub mod stale;
 pub mod tasks;
+pub mod usage;
 
 /// All routes.
 pub fn router(master: Arc<Master>) -> Router {
@@ -68,6 +69,7 @@ pub fn router(master: Arc<Master>) -> Router {
         .route("/agents/{id}/drain", post(agents::drain))
         .route("/agents/{id}/gone", post(agents::gone))
         .route("/agents/{id}/end-held", post(agents::end_held))
+        .route("/agents/{id}/usage", get(usage::of_agent))
         .route("/agents/{id}/reserve", post(reservations::reserve))
         .route("/agents/{id}/unreserve", post(reservations::unreserve))
         .route("/agents/{id}/volumes", post(reservations::create))
@@ -118,6 +120,7 @@ pub fn router(master: Arc<Master>) -> Router {
         .route("/tasks/{id}", get(tasks::show))
         .route("/tasks/{id}/history", get(attempts::list))
         .route("/tasks/{id}/kill", post(tasks::kill))
+        .route("/tasks/{id}/usage", get(usage::of_task))
         .route("/tasks/{id}/logs/{output}", get(logs::follow))
         .route("/tasks/{id}/files", get(files::root))
         .route("/tasks/{id}/files/{*path}", get(files::below))

@@ -40,6 +40,14 @@ pub fn percent_text(part: u64, whole: u64) -> String {
     }
 }
 
+/// Processor time by the time in which it is taken, from thousandths: in percent of one processor.
+pub fn processors(milli: u64) -> String {
+    match milli % 10 {
+        0 => format!("{} %", milli / 10),
+        tenth => format!("{}.{tenth} %", milli / 10),
+    }
+}
+
 /// How long something takes or took: `820 ms`, `4.2 s`, `3 min 5 s`, `2 h 10 min`, `3 d 4 h`.
 pub fn duration(millis: u64) -> String {
     let seconds = millis / 1000;
@@ -123,6 +131,13 @@ mod tests {
         assert_eq!(percent_text(1, 1000), "<1 %");
         assert_eq!(percent_text(0, 1000), "0 %");
         assert_eq!(percent_text(999, 1000), "99 %", "not all is in use yet");
+    }
+
+    #[test]
+    fn processors_are_percent_of_one() {
+        assert_eq!(processors(0), "0 %");
+        assert_eq!(processors(1_234), "123.4 %");
+        assert_eq!(processors(2_000), "200 %");
     }
 
     #[test]

@@ -14,4 +14,5 @@ pub mod table;
 pub mod task_state;
 pub mod task_table;
 pub mod time;
+pub mod usage;
 pub mod waiting;

@@ -21,6 +21,7 @@ use tepui_types::api::master::{InviteRequest, InvitedView, MasterView};
 use tepui_types::api::reservation::{OperationView, ResizeRequest, VolumeView};
 use tepui_types::api::role::{RoleRequest, RoleView};
 use tepui_types::api::task::{KillRequest, TaskHistory, TaskView};
+use tepui_types::api::usage::UsageView;
 use tepui_types::setting::Settings;
 use tepui_types::wish::{ReserveRequest, UnreserveRequest, VolumeRequest};
 use tepui_types::{AgentId, Digest, NodeId, Role, TaskId, TaskState, WindowId};
@@ -283,6 +284,29 @@ impl Client {
     /// One task.
     pub async fn task(&self, id: &TaskId) -> Result<TaskView> {
         self.get(&format!("/v1/tasks/{id}")).await
+    }
+
+    /// What a running task uses. Asked once: who shows it has other things to show.
+    pub async fn task_usage(&self, id: &TaskId) -> Result<UsageView> {
+        self.get_once(&format!("/v1/tasks/{id}/usage")).await
+    }
+
+    /// What the running tasks of an agent use, of at most `most` of them, and how many run in all.
+    /// Asked once.
+    pub async fn agent_usage(&self, id: AgentId, most: usize) -> Result<(Vec<UsageView>, u64)> {
+        let path = format!("/v1/agents/{id}/usage");
+        let (mut items, mut next) = (Vec::new(), None::<String>);
+        loop {
+            let limit = MAX_LIMIT.min(most.saturating_sub(items.len()).max(1));
+            let mut query = vec![("limit", limit.to_string())];
+            query.extend(next.take().map(|next| ("page", next)));
+            let page: Page<UsageView> = self.get_once(&with_query(&path, &query)).await?;
+            items.extend(page.items);
+            match page.next {
+                Some(token) if items.len() < most => next = Some(token),
+                _ => return Ok((items, page.total.unwrap_or(0))),
+            }
+        }
     }
 
     /// All attempts of a task's name.

@@ -12,3 +12,5 @@ mod inputs;
 mod logs;
 /// Ports that lead to those of a task.
 mod ports;
+/// What tasks use.
+mod usage;

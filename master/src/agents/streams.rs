@@ -33,10 +33,10 @@ const MAX_PENDING: usize = 10_000;
 #[derive(Debug, thiserror::Error)]
 pub enum StreamError {
     /// The agent has no session with this master.
-    #[error("agent {0} is not connected: its tasks' output is there when it comes back")]
+    #[error("agent {0} is not connected: its tasks can be looked into when it comes back")]
     NotConnected(AgentId),
     /// It did not dial.
-    #[error("the agent did not send the output in time: try again")]
+    #[error("the agent did not send what was asked for in time: try again")]
     Timeout,
     /// It cannot.
     #[error("{0}")]

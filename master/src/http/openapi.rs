@@ -5,7 +5,7 @@ use utoipa::OpenApi;
 
 use crate::http::{
     agents, artifacts, attempts, backup, cluster, demands, events, files, frameworks, logs,
-    maintenance, masters, reach, reservations, roles, services, settings, tasks,
+    maintenance, masters, reach, reservations, roles, services, settings, tasks, usage,
 };
 
 #[derive(OpenApi)]
@@ -26,6 +26,7 @@ use crate::http::{
         agents::drain,
         agents::gone,
         agents::end_held,
+        usage::of_agent,
         reservations::reserve,
         reservations::unreserve,
         reservations::create,
@@ -53,6 +54,7 @@ use crate::http::{
         tasks::list,
         tasks::show,
         tasks::kill,
+        usage::of_task,
         attempts::list,
         logs::follow,
         services::list,

@@ -372,6 +372,8 @@ async fn every_surface_answers() -> Result {
         "/v1/cluster",
         "/v1/agents",
         "/v1/tasks",
+        "/v1/tasks/{id}/usage",
+        "/v1/agents/{id}/usage",
         "/v1/frameworks",
         "/v1/artifacts",
     ] {

@@ -20,6 +20,7 @@ use crate::components::table::Detail;
 use crate::components::task_state::{ReasonText, StatePill, task_state};
 use crate::components::task_table::took;
 use crate::components::time::{Ago, Elapsed};
+use crate::components::usage::UsageNow;
 use crate::feed::Feed;
 use crate::live::Topic;
 
@@ -102,6 +103,11 @@ fn Status(task: Signal<TaskView>) -> impl IntoView {
             }
         })
     };
+    let id = task.get_untracked().id.to_string();
+    let runs = Memo::new(move |_| {
+        let state = task.read().status.state;
+        matches!(state, TaskState::Running | TaskState::Killing)
+    });
     let signs = move || {
         let signs = task.read().status.signs.clone();
         signs.map(|signs| {
@@ -144,6 +150,9 @@ fn Status(task: Signal<TaskView>) -> impl IntoView {
                 </span>
                 {exit_code}
                 {usage}
+                <Show when=move || runs.get()>
+                    <UsageNow id=id.clone()/>
+                </Show>
             </div>
             {reason}
             {signs}

@@ -1,0 +1,56 @@
+//! What a running task uses, looked at every few seconds while the page is seen.
+
+use std::time::Duration;
+
+use leptos::prelude::*;
+use tepui_types::api::usage::{UsageView, Used};
+use tepui_types::{Bytes, MilliCpus};
+use tepui_web::{amounts, query};
+
+use crate::feed::Feed;
+
+/// Between two looks: often enough to see a task work, and little for its agent.
+const POLL: Duration = Duration::from_secs(3);
+
+/// A look, and what was taken of the processors since the one before.
+type Look = (Used, Option<MilliCpus>);
+
+/// What the task uses; nothing where that is not known.
+#[component]
+pub fn UsageNow(
+    /// Its id.
+    id: String,
+) -> impl IntoView {
+    let path = format!("/v1/tasks/{}/usage", query::escape(&id));
+    let usage = Feed::<UsageView>::new(&[], move || Some(path.clone()));
+    if let Ok(interval) = set_interval_with_handle(move || usage.refresh(), POLL) {
+        on_cleanup(move || interval.clear());
+    }
+    let look = Memo::new(move |before: Option<&Option<Look>>| {
+        let used = usage.data.with(|usage| usage.as_ref()?.used)?;
+        let before = before.copied().flatten();
+        let cpus = before.and_then(|(before, cpus)| used.cpus_since(&before).or(cpus));
+        Some((used, cpus))
+    });
+    let given = move || usage.data.with(|usage| Some(usage.as_ref()?.given.clone()));
+    move || {
+        let ((used, cpus), given) = look.get().zip(given())?;
+        let cpus = cpus.map(|cpus| {
+            let (cpus, given) = (
+                amounts::processors(cpus.0),
+                amounts::processors(given.cpus.0),
+            );
+            view! { <span>"takes " <strong>{cpus}</strong> " of " {given} " cpu"</span> }
+        });
+        let disk = used.disk_bytes.map(|bytes| {
+            let bytes = Bytes(bytes).to_string();
+            view! { <span>"has " <strong>{bytes}</strong> " on the disk"</span> }
+        });
+        Some(view! {
+            {cpus}
+            <span>"has " <strong>{Bytes(used.mem_bytes).to_string()}</strong>
+                " of " {given.mem.to_string()} " memory"</span>
+            {disk}
+        })
+    }
+}
