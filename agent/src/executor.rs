@@ -8,22 +8,21 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use nix::unistd::{AccessFlags, access};
+use tepui_executor::identity;
 use tepui_executor::privileges::Privileges;
 use tepui_executor::runtime::Runtime;
 use tepui_executor::spawn::{self, Spawn};
-use tepui_executor::{descriptors, identity};
 use tepui_types::task::reason;
 use tepui_types::wire::executor::{
     FromExecutor, ProcessIdentity, TaskMeasure, TaskUpdate, ToExecutor, VERSION,
 };
-use tepui_types::{AgentId, Bytes, Reason, wire};
-use tokio::io::{AsyncWriteExt, Interest};
+use tepui_types::{AgentId, Bytes, Reason};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Notify, Semaphore, mpsc};
