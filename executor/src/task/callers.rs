@@ -10,10 +10,10 @@ use std::collections::VecDeque;
 use tepui_types::wire::executor::TaskInput;
 use tepui_types::wire::stream::MAX_CHUNK;
 
-/// Bytes that may wait: a piece, as agents cut them, of each stream that an agent serves at once.
-const MOST_WAITING: usize = 4 * 1024 * 1024;
-/// Inputs of which it is known how far they were taken: as many as an agent serves streams at once. Of
-/// more, those that were heard last.
+/// Pieces that may wait: one of each stream that an agent serves at once, for all of its executors
+/// together.
+const MOST_WAITING: usize = 256;
+/// Inputs of which it is known how far they were taken: as many. Of more, those that were heard last.
 const MOST_SOURCES: usize = 256;
 
 /// What a command's input takes now.
@@ -51,9 +51,7 @@ impl Callers {
     /// # Errors
     /// Gives back whom to tell that it is not taken: more waits than may.
     pub fn add(&mut self, input: TaskInput) -> Result<(), u128> {
-        let waiting: usize = self.waiting.iter().map(|piece| piece.bytes.len()).sum();
-        let has_room = waiting + input.bytes.len() <= MOST_WAITING;
-        if input.bytes.len() > MAX_CHUNK || !has_room || self.waiting.len() >= MOST_SOURCES {
+        if input.bytes.len() > MAX_CHUNK || self.waiting.len() >= MOST_WAITING {
             return Err(input.caller);
         }
         self.waiting.push_back(input);
@@ -192,8 +190,8 @@ mod tests {
         assert_eq!(next(&mut callers, Room::Never), Some((1, None)));
         let large = "x".repeat(MAX_CHUNK);
         let held = (0..).take_while(|caller| callers.add(piece(*caller, 1, 0, &large)).is_ok());
-        assert_eq!(held.count(), MOST_WAITING / MAX_CHUNK);
-        assert_eq!(callers.end().len(), MOST_WAITING / MAX_CHUNK);
+        assert_eq!(held.count(), MOST_WAITING);
+        assert_eq!(callers.end().len(), MOST_WAITING);
         let larger = "x".repeat(MAX_CHUNK + 1);
         assert_eq!(callers.add(piece(9, 1, 0, &larger)), Err(9));
     }

@@ -1,14 +1,15 @@
 //! What a caller has sent to a task's input, and what was not taken yet. Pure.
 //!
-//! Large frames are sent on in parts, so that callers of one task take turns, and small ones together.
-//! The first part alone is under way; it leaves when it was taken.
+//! A frame is sent on as one part, so that an attempt of a task takes it whole or not at all, and small
+//! ones together. The first part alone is under way; it leaves when it was taken: callers of one task take
+//! turns by that.
 
 use std::collections::VecDeque;
 
 use tepui_types::wire::stream::{INPUT_WINDOW, MAX_CHUNK};
 
-/// The most bytes of a part: with one of each stream an executor holds a few megabytes.
-const PART: usize = 16 * 1024;
+/// The most bytes of small frames that go together.
+const TOGETHER: usize = 16 * 1024;
 /// Bytes from which on no more are taken in: a caller that keeps to its window never comes so far, and
 /// so is heard when it hangs up.
 const MOST: usize = INPUT_WINDOW + MAX_CHUNK;
@@ -82,7 +83,8 @@ impl Pieces {
             last.frames += 1;
             return;
         }
-        for part in bytes.chunks(PART) {
+        // What is larger than a frame may be has no right to be taken whole.
+        for part in bytes.chunks(MAX_CHUNK) {
             self.parts.push_back(Part {
                 bytes: part.to_vec(),
                 frames: 0,
@@ -124,7 +126,7 @@ impl Pieces {
 impl Part {
     /// Whether this may be added to it.
     fn takes(&self, bytes: &[u8]) -> bool {
-        !self.bytes.is_empty() && !bytes.is_empty() && self.bytes.len() + bytes.len() <= PART
+        !self.bytes.is_empty() && !bytes.is_empty() && self.bytes.len() + bytes.len() <= TOGETHER
     }
 }
 
@@ -141,24 +143,35 @@ mod tests {
     }
 
     #[test]
-    fn large_frames_go_in_parts_and_small_ones_together() {
+    fn frames_go_whole_and_small_ones_together() {
         let mut pieces = Pieces::new(1);
         pieces.on_source(7, 100);
-        pieces.add(&[b'x'; PART + 1]);
+        pieces.add(&[b'x'; MAX_CHUNK]);
         pieces.add(b"yy");
         pieces.add(b"");
+        pieces.add(&[b'y'; TOGETHER - 2]);
+        pieces.add(b"y");
         pieces.end();
         pieces.add(b"z");
-        assert_eq!(next(&mut pieces), Some((100, PART)));
-        assert_eq!(pieces.taken(), 0);
-        assert_eq!(next(&mut pieces), Some((100 + PART as u64, 3)));
-        assert_eq!(pieces.taken(), 3);
-        assert_eq!(next(&mut pieces), Some((103 + PART as u64, 0)));
-        assert_eq!(next(&mut pieces), Some((104 + PART as u64, 1)));
+        let mut at = 100;
+        for (length, taken) in [(MAX_CHUNK, 1), (TOGETHER, 4), (1, 5), (0, 6), (1, 7)] {
+            assert_eq!(next(&mut pieces), Some((at, length)));
+            assert_eq!(pieces.taken(), taken);
+            at += length.max(1) as u64;
+        }
         assert_eq!(next(&mut pieces), None);
-        assert_eq!(pieces.taken(), 5);
         pieces.add(b"");
-        assert_eq!(pieces.taken(), 6);
+        assert_eq!(pieces.taken(), 8);
+    }
+
+    #[test]
+    fn what_is_larger_than_a_frame_may_be_goes_in_parts_and_counts_with_the_last() {
+        let mut pieces = Pieces::new(1);
+        pieces.add(&[b'x'; MAX_CHUNK + 1]);
+        assert_eq!(next(&mut pieces), Some((0, MAX_CHUNK)));
+        assert_eq!(pieces.taken(), 0);
+        assert_eq!(next(&mut pieces), Some((MAX_CHUNK as u64, 1)));
+        assert_eq!(pieces.taken(), 1);
     }
 
     #[test]
