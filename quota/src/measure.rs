@@ -4,6 +4,12 @@
 //! names once, a sparse one by what it has. Nothing outside counts: links are not followed, and what
 //! is mounted inside is left out. A measurement goes on by steps of a bounded number of entries, and
 //! holds a bounded number of descriptors and a bounded amount of memory, whatever a task has made.
+//!
+//! What is moved meanwhile, from where was not looked yet to where was, is not counted, and what is moved
+//! the other way is counted twice: a measurement is wrong by that much at the most, and the next one is
+//! not. Nobody stops a task to measure it, so one that never rests can hide what it has. It harms no
+//! other folder that the kernel bounds; and a limit that is measured is passed for a while by anybody.
+//! Whoever must not pass it is given another kind ([`Bounds`](crate::Bounds)).
 
 use std::collections::HashSet;
 use std::ffi::CStr;

@@ -141,6 +141,7 @@ fn bound_moves(types: &mut LinkerInstance<'_, ComponentState>) -> wasmtime::Resu
                 let Some(_room) = state.files.room_for_entry(to.rep()) else {
                     return full();
                 };
+                let _move = state.files.begin_move(to.rep()).await;
                 let made = state.filesystem().link_at(from, flags, old, to, new).await;
                 answer(state, made)
             })
@@ -155,6 +156,7 @@ fn bound_moves(types: &mut LinkerInstance<'_, ComponentState>) -> wasmtime::Resu
                 if state.files.are_apart(from.rep(), to.rep()) {
                     return Ok((Err(ErrorCode::CrossDevice),));
                 }
+                let _move = state.files.begin_move(to.rep()).await;
                 let moved = state.filesystem().rename_at(from, old, to, new).await;
                 answer(state, moved)
             })

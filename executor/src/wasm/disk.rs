@@ -8,19 +8,29 @@
 //! What others are writing at that moment may be seen by it or not, so all of it counts once more;
 //! a write has its [`Room`] until it has ended. One that was cut off with its request may go on for a
 //! moment, and counts from the next measuring on.
+//!
+//! What gets another name while the sandbox is measured could be where it is not looked any more, and
+//! not count at all. So a [`Move`] does not begin while it is measured; of those that had begun, each
+//! happens in one moment, and the sandbox is measured once more than there are. The largest result is
+//! then one that nothing was hidden from.
 
 use std::collections::HashSet;
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tepui_types::Bytes;
+use tokio::sync::Notify;
 
 /// What a file or folder takes beside what is in it, or at its two ends: a block of usual file
 /// systems. As many empty files as one likes are no way around a limit.
 pub const BLOCK: u64 = 4096;
+/// How many files and folders of a sandbox get another name at the same time; others wait. Each may
+/// cost one more measuring.
+const MOVES: u32 = 4;
 /// The unit of `st_blocks`.
 const STAT_BLOCK: u64 = 512;
 /// Where this process's files are.
@@ -35,6 +45,8 @@ pub struct Disk {
     limit: Bytes,
     books: Mutex<Books>,
     measuring: Mutex<()>,
+    /// Told when something may be moved that could not before.
+    movable: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -43,6 +55,9 @@ struct Books {
     left: u64,
     /// What is being written.
     in_flight: u64,
+    /// How many moves have begun and not ended.
+    moves: u32,
+    is_measured: bool,
 }
 
 /// Room that something has which is being written: to be held until that has ended.
@@ -61,6 +76,22 @@ impl Drop for Room {
     }
 }
 
+/// Something that gets another name: to be held until that has happened.
+#[derive(Debug, Default)]
+#[must_use = "what is moved is hidden from no measuring only as long as this lives"]
+pub struct Move {
+    disk: Option<Arc<Disk>>,
+}
+
+impl Drop for Move {
+    fn drop(&mut self) {
+        if let Some(disk) = &self.disk {
+            disk.books().moves -= 1;
+            disk.movable.notify_waiters();
+        }
+    }
+}
+
 impl Disk {
     /// Nothing is known of `folder` yet, which may have files in it.
     pub fn new(folder: &Path, limit: Bytes) -> Arc<Self> {
@@ -69,6 +100,7 @@ impl Disk {
             limit,
             books: Mutex::default(),
             measuring: Mutex::new(()),
+            movable: Notify::new(),
         })
     }
 
@@ -84,6 +116,30 @@ impl Disk {
     /// Room for another file or folder, if there is any.
     pub fn room_for_entry(self: &Arc<Self>) -> Option<Room> {
         self.take(BLOCK)
+    }
+
+    /// Waits until something may get another name.
+    pub async fn begin_move(self: &Arc<Self>) -> Move {
+        loop {
+            let mut movable = pin!(self.movable.notified());
+            // From here on nothing that is told is missed.
+            movable.as_mut().enable();
+            if let Some(begun) = self.try_move() {
+                return begun;
+            }
+            movable.await;
+        }
+    }
+
+    fn try_move(self: &Arc<Self>) -> Option<Move> {
+        let mut books = self.books();
+        if books.is_measured || books.moves >= MOVES {
+            return None;
+        }
+        books.moves += 1;
+        Some(Move {
+            disk: Some(self.clone()),
+        })
     }
 
     fn take(self: &Arc<Self>, bytes: u64) -> Option<Room> {
@@ -110,14 +166,25 @@ impl Disk {
     /// Finds out what is left. Who wants some meanwhile waits, so all that is written then began
     /// before.
     fn measure(&self) {
-        let in_flight = {
+        let (in_flight, moves) = {
             let mut books = self.books();
-            books.left = 0;
-            books.in_flight
+            (books.left, books.is_measured) = (0, true);
+            (books.in_flight, books.moves)
         };
-        // What cannot be measured leaves nothing.
-        let used = measure(&self.folder, self.limit.0).unwrap_or(self.limit.0);
-        self.books().left = self.limit.0.saturating_sub(used.saturating_add(in_flight));
+        let mut used = 0;
+        for _ in 0..=moves {
+            let is_sure = self.books().moves == 0;
+            // What cannot be measured leaves nothing.
+            let found = measure(&self.folder, self.limit.0).unwrap_or(self.limit.0);
+            used = found.max(used);
+            if is_sure || used >= self.limit.0 {
+                break;
+            }
+        }
+        let mut books = self.books();
+        books.left = self.limit.0.saturating_sub(used.saturating_add(in_flight));
+        books.is_measured = false;
+        self.movable.notify_waiters();
     }
 
     fn take_known(self: &Arc<Self>, bytes: u64) -> Option<Room> {
@@ -204,6 +271,9 @@ fn removed_from(folder: &Path) -> io::Result<Vec<Metadata>> {
 mod tests {
     use std::fs::{File, OpenOptions};
     use std::io::Write;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use futures::FutureExt;
 
     use super::*;
 
@@ -273,6 +343,7 @@ mod tests {
         drop(folder);
         assert!(disk.room_for_entry().is_none(), "it cannot be measured");
     }
+
     #[test]
     fn what_is_being_written_counts_whatever_is_measured_meanwhile() {
         let (_folder, disk) = disk(256);
@@ -307,5 +378,60 @@ mod tests {
         });
         let used = measure(folder.path(), u64::MAX).unwrap();
         assert!((128 * KIB..=256 * KIB).contains(&used), "{used}");
+    }
+
+    /// A folder of many, through which a full one is moved to and fro.
+    #[test]
+    fn what_is_moved_while_it_is_measured_is_not_missed() {
+        let (folder, disk) = disk(1024);
+        let places: Vec<PathBuf> = (0..64)
+            .map(|place: u32| folder.path().join(place.to_string()))
+            .collect();
+        for place in &places {
+            fs::create_dir(place).unwrap();
+        }
+        let full = |place: usize| places[place].join("full");
+        fs::create_dir(full(0)).unwrap();
+        fs::write(full(0).join("file"), vec![1; 600 * KIB as usize]).unwrap();
+        let is_over = AtomicBool::new(false);
+        let runtime = || {
+            let mut builder = tokio::runtime::Builder::new_current_thread();
+            builder.build().unwrap()
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let moves = async {
+                    let mut at = 0;
+                    while !is_over.load(Ordering::Relaxed) {
+                        let next = (at + 37) % places.len();
+                        let _moving = disk.begin_move().await;
+                        fs::rename(full(at), full(next)).unwrap();
+                        at = next;
+                    }
+                };
+                runtime().block_on(moves);
+            });
+            // Each of these measures: it is more than is left.
+            let missed = (0..300).filter(|_| has_room_for(&disk, 500 * KIB)).count();
+            is_over.store(true, Ordering::Relaxed);
+            assert_eq!(missed, 0);
+        });
+        assert!(has_room_for(&disk, 100 * KIB));
+    }
+
+    #[test]
+    fn moves_wait_while_there_are_many_or_it_is_measured() {
+        let (_folder, disk) = disk(64);
+        let mut moves: Vec<Move> = (0..MOVES).map(|_| disk.try_move().unwrap()).collect();
+        assert!(disk.begin_move().now_or_never().is_none());
+        moves.pop();
+        moves.push(disk.begin_move().now_or_never().unwrap());
+        // Measured all the same, once more than there are moves.
+        assert!(has_room_for(&disk, 8 * KIB) && !has_room_for(&disk, 100 * KIB));
+        disk.books().is_measured = true;
+        moves.clear();
+        assert!(disk.begin_move().now_or_never().is_none());
+        disk.books().is_measured = false;
+        assert!(disk.begin_move().now_or_never().is_some());
     }
 }

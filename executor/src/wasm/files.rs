@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::disk::{Disk, Room};
+use crate::disk::{Disk, Move, Room};
 
 /// Folders that are open from the start for the sandbox and for each volume: by its name, and from
 /// the working directory.
@@ -85,6 +85,14 @@ impl Files {
         match self.disk_of(handle) {
             Some(disk) => disk.room_for_entry(),
             None => Some(Room::default()),
+        }
+    }
+
+    /// Waits until something in this folder may get another name there, or in one that is not apart.
+    pub async fn begin_move(&self, folder: u32) -> Move {
+        match self.disk_of(folder) {
+            Some(disk) => disk.begin_move().await,
+            None => Move::default(),
         }
     }
 

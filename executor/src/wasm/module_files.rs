@@ -133,6 +133,7 @@ fn bound_moves(linker: &mut Linker<ModuleState>) -> wasmtime::Result<()> {
             let Some(_room) = state.files.room_for_entry(to as u32) else {
                 return Ok(NOSPC);
             };
+            let _move = state.files.begin_move(to as u32).await;
             let memory = &mut GuestMemory::Unshared(memory);
             let wasi = &mut state.wasi;
             wasi::path_link(wasi, memory, from, flags, old, old_len, to, new, new_len).await
@@ -149,6 +150,7 @@ fn bound_moves(linker: &mut Linker<ModuleState>) -> wasmtime::Result<()> {
                 if state.files.are_apart(from as u32, to as u32) {
                     return Ok(XDEV);
                 }
+                let _move = state.files.begin_move(to as u32).await;
                 let memory = &mut GuestMemory::Unshared(memory);
                 let wasi = &mut state.wasi;
                 wasi::path_rename(wasi, memory, from, old, old_len, to, new, new_len).await

@@ -113,6 +113,34 @@ fn a_folder_that_is_moved_meanwhile_ends_the_measurement_with_what_was_seen() {
     assert_eq!((found.complete, found.usage.inodes), (false, 41));
 }
 
+/// The most that a measurement can be wrong by is what was moved while it was under way.
+#[test]
+fn what_is_moved_behind_a_measurement_is_missed_by_that_one_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["one", "other"] {
+        let tree = dir.path().join(name).join("tree");
+        fs::create_dir_all(&tree).unwrap();
+        for file in 0..20 {
+            fs::write(tree.join(file.to_string()), "x").unwrap();
+        }
+    }
+    let mut order = fs::read_dir(dir.path()).unwrap();
+    let mut next = || order.next().unwrap().unwrap().path();
+    let (first, second) = (next(), next());
+    let mut measurement = Measurement::begin(dir.path()).unwrap();
+    for depth in [2, 1] {
+        while measurement.depth() != depth {
+            assert_eq!(measurement.step(1).unwrap(), Progress::More);
+        }
+    }
+    fs::rename(second.join("tree"), first.join("moved")).unwrap();
+    let Progress::Done(found) = measurement.step(10_000).unwrap() else {
+        panic!("there is no more");
+    };
+    assert_eq!(found.usage.inodes, 3 + 21);
+    assert_eq!(measure(dir.path(), 1_000).usage.inodes, 3 + 2 * 21);
+}
+
 fn measure(folder: &Path, entries: usize) -> Measured {
     let mut measurement = Measurement::begin(folder).unwrap();
     loop {
