@@ -34,6 +34,7 @@ mod exec;
 mod files;
 mod forward;
 mod logs;
+mod output;
 mod usage;
 
 /// How often a stream looks whether its caller is still there, by writing nothing.

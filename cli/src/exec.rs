@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use tepui_types::TaskId;
 use tepui_types::api::reach::{AttachBody, ExecBody};
-use tepui_types::wire::stream::{ClientFrame, INPUT_LOST, StreamFrame};
+use tepui_types::wire::stream::{ClientFrame, INPUT_LOST, Output, StreamFrame};
 use tokio::io::AsyncWriteExt;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -16,7 +16,7 @@ use tokio::time::{Duration, Instant};
 use crate::client::{ChannelError, Client, ClientError, Receiver, Sender};
 use crate::stdin::{Next, Stdin};
 use crate::terminal::{self, LeaveKeys, Raw};
-use crate::{amounts, output, patience, task};
+use crate::{amounts, logs, output, patience, task};
 
 /// A connection that lasted so long was no failure.
 const SETTLED: Duration = Duration::from_secs(10);
@@ -196,40 +196,53 @@ fn may_come_back(error: &anyhow::Error) -> bool {
     }
 }
 
-/// How much of a task's output was shown, in bytes from its beginning.
+/// How much of a task's output was shown, in bytes from the first that was ever written to it.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Seen {
     /// Of its standard output.
     pub stdout: u64,
     /// Of its standard error.
     pub stderr: u64,
-    /// What comes again on this connection.
-    again: [u64; 2],
+    /// Where the next bytes of both begin on this connection.
+    next: [u64; 2],
+    /// Whether that shows again what was shown before.
+    is_again: bool,
 }
 
 impl Seen {
     /// Another connection begins with the output's beginning; with the last of it where that is a
     /// terminal's, which shows it as it was.
     fn on_connection(&mut self, is_terminal: bool) {
-        self.again = match is_terminal {
-            true => [0, 0],
-            false => [self.stdout, self.stderr],
-        };
+        self.next = [0, 0];
+        self.is_again = is_terminal;
+    }
+
+    /// The next bytes begin there; how many there were before them that were never shown.
+    fn on_place(&mut self, which: Output, at: u64) -> u64 {
+        let (shown, next) = self.of(which);
+        *next = at;
+        at.saturating_sub(*shown)
     }
 
     /// What of these bytes was not shown before.
-    fn fresh<'a>(&mut self, is_error: bool, bytes: &'a [u8]) -> &'a [u8] {
-        let again = &mut self.again[usize::from(is_error)];
-        let skip = usize::try_from(*again)
-            .unwrap_or(usize::MAX)
-            .min(bytes.len());
-        *again -= skip as u64;
-        let fresh = &bytes[skip..];
-        match is_error {
-            false => self.stdout += fresh.len() as u64,
-            true => self.stderr += fresh.len() as u64,
+    fn fresh<'a>(&mut self, which: Output, bytes: &'a [u8]) -> &'a [u8] {
+        let is_again = self.is_again;
+        let (shown, next) = self.of(which);
+        let known = match is_again {
+            true => 0,
+            false => usize::try_from(shown.saturating_sub(*next)).unwrap_or(usize::MAX),
+        };
+        *next += bytes.len() as u64;
+        *shown = (*shown).max(*next);
+        &bytes[known.min(bytes.len())..]
+    }
+
+    fn of(&mut self, which: Output) -> (&mut u64, &mut u64) {
+        let [stdout, stderr] = &mut self.next;
+        match which {
+            Output::Stdout => (&mut self.stdout, stdout),
+            Output::Stderr => (&mut self.stderr, stderr),
         }
-        fresh
     }
 }
 
@@ -344,8 +357,16 @@ async fn show(mut receiver: Receiver, seen: &mut Seen, taken: watch::Sender<u64>
     let (mut stdout, mut stderr) = (tokio::io::stdout(), tokio::io::stderr());
     loop {
         match receiver.next().await? {
-            StreamFrame::Data(bytes) => write(&mut stdout, seen.fresh(false, &bytes)).await?,
-            StreamFrame::ErrorData(bytes) => write(&mut stderr, seen.fresh(true, &bytes)).await?,
+            StreamFrame::Data(bytes) => {
+                write(&mut stdout, seen.fresh(Output::Stdout, &bytes)).await?;
+            }
+            StreamFrame::ErrorData(bytes) => {
+                write(&mut stderr, seen.fresh(Output::Stderr, &bytes)).await?;
+            }
+            StreamFrame::Begins { output, at } => match seen.on_place(output, at) {
+                missed @ 1.. if !seen.is_again => logs::say_missed(output.as_str(), missed),
+                _ => {}
+            },
             StreamFrame::Exited(code) => return Ok(End::Exited(exit_code(code))),
             StreamFrame::End => return Ok(End::Ended),
             StreamFrame::Opened => {}
@@ -362,4 +383,38 @@ async fn write(to: &mut (impl AsyncWriteExt + Unpin), bytes: &[u8]) -> io::Resul
 
 fn exit_code(code: i32) -> ExitCode {
     u8::try_from(code).map_or(ExitCode::FAILURE, ExitCode::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_byte_is_shown_once_wherever_a_connection_begins() {
+        let mut seen = Seen::default();
+        seen.on_connection(false);
+        assert_eq!(seen.fresh(Output::Stdout, b"one"), b"one");
+        assert_eq!(seen.fresh(Output::Stderr, b"!"), b"!");
+        seen.on_connection(false);
+        assert_eq!(seen.on_place(Output::Stdout, 1), 0);
+        assert_eq!(seen.fresh(Output::Stdout, b"n"), b"");
+        assert_eq!(seen.fresh(Output::Stdout, b"etwo"), b"two");
+        assert_eq!(seen.fresh(Output::Stderr, b"!!"), b"!");
+        // What comes next was rotated away but for its end.
+        seen.on_connection(false);
+        assert_eq!(seen.on_place(Output::Stdout, 10), 4);
+        assert_eq!(seen.fresh(Output::Stdout, b"three"), b"three");
+        assert_eq!((seen.stdout, seen.stderr), (15, 2));
+    }
+
+    #[test]
+    fn a_terminal_is_shown_as_it_was_and_what_follows_is_known_by_its_place() {
+        let mut seen = Seen::default();
+        for _ in 0..2 {
+            seen.on_connection(true);
+            seen.on_place(Output::Stdout, 100);
+            assert_eq!(seen.fresh(Output::Stdout, b"$ "), b"$ ");
+        }
+        assert_eq!(seen.stdout, 102);
+    }
 }

@@ -9,7 +9,7 @@ use tepui_types::TaskId;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use crate::client::{Client, ClientError, LogStream};
-use crate::patience;
+use crate::{output, patience};
 
 /// The most lines that are counted from the end: what their beginnings take in memory is bounded.
 pub const MAX_TAIL: u64 = 1_000_000;
@@ -23,13 +23,13 @@ pub struct Wanted<'a> {
     pub stream: LogStream,
     /// Of which companion; of its own command when absent.
     pub member: Option<&'a str>,
-    /// Bytes to skip.
+    /// Bytes to skip, of all that was ever written.
     pub offset: u64,
     /// Whether to go on until the task has ended.
     pub follow: bool,
 }
 
-/// Copies an output.
+/// Copies an output, and says where it is not all there any more.
 pub async fn copy(
     client: &Client,
     wanted: Wanted<'_>,
@@ -38,19 +38,26 @@ pub async fn copy(
     let mut wanted = wanted;
     let mut failures = 0;
     loop {
-        let error = match client.task_logs(wanted).await {
-            Ok(mut bytes) => loop {
-                match bytes.next().await {
-                    Some(Ok(chunk)) => {
-                        to.write_all(&chunk).await?;
-                        to.flush().await?;
-                        wanted.offset += chunk.len() as u64;
-                        failures = 0;
-                    }
-                    Some(Err(error)) => break error,
-                    None => return Ok(()),
+        // What is followed goes on where it breaks off: its bytes are counted.
+        let error = match client.task_logs(wanted, wanted.follow).await {
+            Ok((begins, mut bytes)) => {
+                if begins > wanted.offset {
+                    say_missed(wanted.stream.as_str(), begins - wanted.offset);
+                    wanted.offset = begins;
                 }
-            },
+                loop {
+                    match bytes.next().await {
+                        Some(Ok(chunk)) => {
+                            to.write_all(&chunk).await?;
+                            to.flush().await?;
+                            wanted.offset += chunk.len() as u64;
+                            failures = 0;
+                        }
+                        Some(Err(error)) => break error,
+                        None => return Ok(()),
+                    }
+                }
+            }
             Err(error) => error,
         };
         failures += 1;
@@ -63,6 +70,13 @@ pub async fn copy(
     }
 }
 
+/// Says that so many bytes of an output are not shown.
+pub fn say_missed(output: &str, bytes: u64) {
+    output::note(&format!(
+        "tepui: {bytes} bytes of its {output} were rotated away before they could be read"
+    ));
+}
+
 /// Where the last lines begin of what is there now. All of it is read: where a line begins only who
 /// reads it knows, and what is followed afterwards is to begin exactly there.
 ///
@@ -70,13 +84,31 @@ pub async fn copy(
 /// When the output cannot be read.
 pub async fn tail(client: &Client, wanted: Wanted<'_>, lines: u64) -> Result<u64, ClientError> {
     let follow = false;
-    let wanted = Wanted { follow, ..wanted };
-    let mut bytes = client.task_logs(wanted).await?;
+    let mut wanted = Wanted { follow, ..wanted };
     let mut tail = Tail::new(lines.min(MAX_TAIL), wanted.offset);
-    while let Some(chunk) = bytes.next().await {
-        tail.push(&chunk?);
+    let mut failures = 0;
+    loop {
+        let error = match client.task_logs(wanted, true).await {
+            Ok((begins, mut bytes)) => {
+                tail.go_on_at(begins);
+                loop {
+                    match bytes.next().await {
+                        Some(Ok(chunk)) => tail.push(&chunk),
+                        Some(Err(error)) => break error,
+                        None => return Ok(tail.start()),
+                    }
+                }
+            }
+            Err(error) => error,
+        };
+        // It breaks off where something was rotated away before it was read, too.
+        failures += 1;
+        if failures > patience::MAX_FAILURES || !error.is_connection() {
+            return Err(error);
+        }
+        wanted.offset = tail.end;
+        tokio::time::sleep(patience::PAUSE).await;
     }
-    Ok(tail.start())
 }
 
 /// Where the last lines begin of what was pushed.
@@ -95,6 +127,13 @@ impl Tail {
             begins: VecDeque::new(),
             end: offset,
             is_within_line: false,
+        }
+    }
+
+    /// The next byte is there; what was before it is not, where that leaves something out.
+    fn go_on_at(&mut self, place: u64) {
+        if place > self.end {
+            *self = Self::new(self.lines, place);
         }
     }
 
@@ -131,5 +170,18 @@ mod tests {
             }
         }
         assert_eq!(Tail::new(3, 7).start(), 7);
+    }
+
+    #[test]
+    fn lines_are_counted_from_where_nothing_is_left_out() {
+        let mut tail = Tail::new(2, 0);
+        tail.push(b"one\ntwo\nth");
+        tail.go_on_at(10);
+        tail.push(b"ree\n");
+        assert_eq!(tail.start(), 4);
+        tail.go_on_at(100);
+        assert_eq!(tail.start(), 100);
+        tail.push(b"ten\neleven\ntwelve\n");
+        assert_eq!(tail.start(), 104);
     }
 }

@@ -6,15 +6,14 @@
 //! follows the file reads at once why it stands still, and completed with a
 //! count when the task ends.
 //!
-//! A native command may ask that its latest output is kept instead ([`Keep::Latest`]). Its files are
-//! then, in the order in which they were written, `stdout.N` … `stdout.2`, `stdout.1`, `stdout`, and so
-//! for `stderr`: read one after another they are what was kept, without a gap or anything twice. When
-//! `stdout` is full each file is renamed to the next number, or to one further on where much comes at
-//! once, and the oldest are removed; then `stdout` is made again. It is missing only meanwhile, and the
-//! files with numbers are complete when it is there. No file is ever cut. So who follows the output reads
-//! the file that it has open to its end, sees by its inode that `stdout` is another, and goes on with the
-//! first after its own, if that is still there. There is no line of this process's own
-//! in them, but where the disk has refused something.
+//! A native command may ask that its latest output is kept instead ([`Keep::Latest`]). What is written now
+//! is in `stdout` then, and what was before it in complete files, each of which has in its name where it
+//! begins ([`parts`]); and so for `stderr`. Read one after another they are what was kept, without a gap or
+//! anything twice, and `stdout` begins where the last of the others ends. When `stdout` is full it gets
+//! such a name, the oldest are removed, and `stdout` is made again: it is missing only meanwhile, and the
+//! others are complete when it is there. No file is ever cut, and each byte has the same place in the
+//! stream for as long as the task lives and after it, whatever is removed before it. There is no line of
+//! this process's own in them, but where the disk has refused something.
 
 use std::fmt::Display;
 
@@ -23,6 +22,7 @@ use tepui_types::command::{CommandWorkload, LogPolicy};
 
 pub use rotation::{Portion, Rotation};
 
+pub mod parts;
 mod rotation;
 
 /// What is kept of a stream where nobody says otherwise: about a million lines,

@@ -15,7 +15,7 @@ use axum::response::{IntoResponse, Response};
 use hyper_util::rt::TokioIo;
 use tepui_cluster::State;
 use tepui_types::wire::agent::{AgentEffect, MAX_BATCH, MasterFrame, UPGRADE, effect_batches};
-use tepui_types::wire::stream::StreamRequest;
+use tepui_types::wire::stream::{LogRequest, StreamRequest};
 use tepui_types::{AgentId, NodeId, TaskId, TaskState};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -31,7 +31,7 @@ pub mod liveness;
 pub mod session;
 pub mod streams;
 
-use streams::{Connection, Pending, StreamBytes, StreamError, Streams};
+use streams::{Connection, Pending, StreamBytes, StreamError, StreamPieces, Streams};
 
 /// Frames that wait for one agent's connection. A frame carries up to
 /// [`MAX_BATCH`] effects, so a connection that is this far behind is dead or
@@ -125,6 +125,17 @@ impl Sessions {
         request: StreamRequest,
     ) -> Result<StreamBytes, StreamError> {
         self.ask(agent, request)?.bytes().await
+    }
+
+    /// Asks an agent for a task's output.
+    pub async fn open_output(
+        &self,
+        agent: AgentId,
+        request: LogRequest,
+    ) -> Result<StreamPieces, StreamError> {
+        self.ask(agent, StreamRequest::Logs(request))?
+            .pieces()
+            .await
     }
 
     /// Asks an agent for a data connection that goes both ways.

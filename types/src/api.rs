@@ -14,6 +14,7 @@ pub mod file;
 pub mod framework;
 pub mod job;
 pub mod list;
+pub mod log;
 pub mod maintenance;
 pub mod master;
 pub mod problem;

@@ -16,8 +16,9 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+use super::output;
 use super::{
-    ClientFrames, Means, PROBE, Piece, Sender, Speech, StreamError, Subject, Words, logs, refused,
+    ClientFrames, Means, PROBE, Piece, Sender, Speech, StreamError, Subject, Words, refused,
 };
 use crate::event_loop::Event;
 use pieces::Pieces;
@@ -28,8 +29,6 @@ mod pieces;
 const BEFORE: i64 = 16 * 1024;
 /// How often it is looked for more, as of followed output.
 const POLL: Duration = Duration::from_millis(25);
-/// Bytes taken of a file at once.
-const CHUNK: usize = 16 * 1024;
 
 /// How long the end of a task may take to be known whose executor takes nothing more.
 const END_PATIENCE: Duration = Duration::from_secs(2);
@@ -60,7 +59,7 @@ pub(super) async fn serve<C: AsyncRead + AsyncWrite>(
         Some(_) => -BEFORE,
         None => 0,
     };
-    let mut files = Outputs::new(means, &voice.task, before);
+    let mut files = Outputs::open(means, &voice.task, before).await?;
     let ended = subject.ended.unwrap_or_default();
     let mut said = 0;
     let mut probe = tokio::time::interval(PROBE);
@@ -211,22 +210,20 @@ async fn pause(ended: &CancellationToken, moved: bool) {
 }
 
 /// Both outputs of a task, as they grow.
-struct Outputs {
-    streams: [(logs::Output, bool); 2],
-    /// Where they begin; from the end when negative.
-    before: i64,
-}
+struct Outputs([output::Output; 2]);
 
 impl Outputs {
-    fn new(means: &Means, task: &TaskId, before: i64) -> Self {
-        let stream = |output| {
-            let path = means.layout.output(task, None, output);
-            (logs::Output::new(&path), false)
-        };
-        Self {
-            streams: [stream(Output::Stdout), stream(Output::Stderr)],
-            before,
+    /// From there on; from the end when negative.
+    async fn open(means: &Means, task: &TaskId, before: i64) -> Result<Self, StreamError> {
+        let both = [Output::Stdout, Output::Stderr];
+        let mut both = both.map(|which| {
+            let path = means.layout.output(task, None, which);
+            output::Output::beside(&path, which)
+        });
+        for output in &mut both {
+            output.open(before).await?;
         }
+        Ok(Self(both))
     }
 
     /// Sends what is there; false if that was nothing.
@@ -234,34 +231,10 @@ impl Outputs {
         &mut self,
         sender: &mut Sender<'_, C>,
     ) -> Result<bool, StreamError> {
-        let (mut moved, mut is_late) = (false, false);
-        let mut chunk = vec![0; CHUNK];
-        for (number, (output, is_open)) in self.streams.iter_mut().enumerate() {
-            let unreadable =
-                |error: std::io::Error| refused("output-unreadable", error.to_string());
-            if !*is_open {
-                *is_open = output
-                    .open(self.before)
-                    .await
-                    .map_err(unreadable)?
-                    .is_some();
-                is_late |= !*is_open;
-            }
-            // One at a time: neither the other nor what is typed waits for all of it.
-            let count = output.read(&mut chunk).await.map_err(unreadable)?;
-            if count > 0 {
-                let bytes = chunk[..count].to_vec();
-                moved = true;
-                let frame = match number {
-                    0 => StreamFrame::Data(bytes),
-                    _ => StreamFrame::ErrorData(bytes),
-                };
-                sender.send(frame).await?;
-            }
-        }
-        if is_late {
-            // What is not there yet is not from before.
-            self.before = 0;
+        let mut moved = false;
+        // One piece of each: neither the other nor what is typed waits for all of it.
+        for output in &mut self.0 {
+            moved |= output.send(sender).await?;
         }
         Ok(moved)
     }

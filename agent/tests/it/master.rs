@@ -150,6 +150,7 @@ impl FakeMaster {
             error: String::new(),
             exited: None,
             taken: 0,
+            places: Vec::new(),
             end: None,
         }
     }
@@ -165,6 +166,8 @@ pub struct Stream {
     pub exited: Option<i32>,
     /// How many frames of input were taken.
     pub taken: u64,
+    /// Where bytes of the standard output begin that do not follow on others, and how many came before.
+    pub places: Vec<(u64, usize)>,
     pub end: Option<Result<(), Reason>>,
 }
 
@@ -176,6 +179,11 @@ impl Stream {
                 match frame {
                     StreamFrame::Opened => {}
                     StreamFrame::Taken(count) => self.taken = count,
+                    StreamFrame::Begins { output, at } => {
+                        if output == Output::Stdout {
+                            self.places.push((at, self.text.len()));
+                        }
+                    }
                     StreamFrame::Data(bytes) => {
                         self.text.push_str(&text(&bytes));
                         self.bytes.extend(bytes);

@@ -7,7 +7,7 @@ use std::pin::Pin;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
-use reqwest::{Method, StatusCode};
+use reqwest::{Method, Response, StatusCode};
 use serde::de::DeserializeOwned;
 use tepui_types::api::agent::{AgentView, DrainRequest};
 use tepui_types::api::artifact::ArtifactView;
@@ -16,6 +16,7 @@ use tepui_types::api::demand::DemandView;
 use tepui_types::api::file::FileList;
 use tepui_types::api::framework::{DeployRequest, FrameworkView};
 use tepui_types::api::list::{MAX_LIMIT, Page};
+use tepui_types::api::log;
 use tepui_types::api::maintenance::{WindowRequest, WindowView};
 use tepui_types::api::master::{InviteRequest, InvitedView, MasterView};
 use tepui_types::api::reservation::{OperationView, ResizeRequest, VolumeView};
@@ -320,16 +321,28 @@ impl Client {
             .await
     }
 
-    /// A task's output.
-    pub async fn task_logs(&self, wanted: Wanted<'_>) -> Result<ByteStream<'_>> {
+    /// A task's output, and where it begins. Where `exact` it breaks off rather than to leave something
+    /// out.
+    pub async fn task_logs(
+        &self,
+        wanted: Wanted<'_>,
+        exact: bool,
+    ) -> Result<(u64, ByteStream<'_>)> {
         let (id, stream) = (wanted.task, wanted.stream.as_str());
         let path = format!("/v1/tasks/{id}/logs/{stream}");
         let mut query = vec![
             ("offset", wanted.offset.to_string()),
             ("follow", wanted.follow.to_string()),
         ];
+        query.extend(exact.then(|| (log::EXACT, exact.to_string())));
         query.extend(wanted.member.map(|member| ("member", member.to_owned())));
-        self.stream(&path, &query).await
+        let request = self.request(Method::GET, &with_query(&path, &query));
+        let response = self.open(request, &path).await?;
+        let begins = response.headers().get(log::OFFSET_HEADER);
+        let begins = begins.and_then(|begins| begins.to_str().ok()?.parse().ok());
+        // A master of an earlier release does not say.
+        let begins = begins.unwrap_or(wanted.offset);
+        Ok((begins, self.bytes_of(response)))
     }
 
     /// What is in a folder of a task's sandbox.
@@ -416,6 +429,10 @@ impl Client {
     async fn stream(&self, path: &str, query: &[(&str, String)]) -> Result<ByteStream<'_>> {
         let request = self.request(Method::GET, &with_query(path, query));
         let response = self.open(request, path).await?;
+        Ok(self.bytes_of(response))
+    }
+
+    fn bytes_of(&self, response: Response) -> ByteStream<'_> {
         let bytes = Box::pin(response.bytes_stream());
         let silence = Box::pin(self.until_silent());
         let stream = stream::unfold(Some((bytes, silence)), |rest| async {
@@ -428,7 +445,7 @@ impl Client {
             let rest = item.is_ok().then_some((bytes, silence));
             Some((item, rest))
         });
-        Ok(Box::pin(stream))
+        Box::pin(stream)
     }
 }
 

@@ -103,9 +103,11 @@ impl Request {
         self.connection.write_all(body).await.unwrap();
     }
 
-    /// Answers with some of more bytes, and breaks off.
-    pub async fn part(mut self, body: &[u8]) {
-        let head = "HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n";
+    /// Answers with some of more bytes, of which the first has that place, and breaks off.
+    pub async fn part(mut self, place: u64, body: &[u8]) {
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nTepui-Log-Offset: {place}\r\nContent-Length: 1000000\r\n\r\n"
+        );
         self.connection.write_all(head.as_bytes()).await.unwrap();
         self.connection.write_all(body).await.unwrap();
     }

@@ -16,11 +16,21 @@ pub struct Tepui {
 
 impl Tepui {
     pub fn start(master: &Master, args: &[&str]) -> Self {
+        Self::start_with(master, args, Stdio::inherit())
+    }
+
+    /// One whose complaints are read, too.
+    pub fn start_heard(master: &Master, args: &[&str]) -> Self {
+        Self::start_with(master, args, Stdio::piped())
+    }
+
+    fn start_with(master: &Master, args: &[&str], stderr: Stdio) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_tepui"))
             .env("TEPUI_MASTER", &master.url)
             .args(args)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            .stderr(stderr)
             .kill_on_drop(true)
             .spawn()
             .unwrap();
@@ -51,6 +61,14 @@ impl Tepui {
         let mut line = String::new();
         within(self.stdout.read_line(&mut line)).await.unwrap();
         line
+    }
+
+    /// All that it still prints, and says beside it; it has to succeed.
+    pub async fn both(mut self) -> (String, String) {
+        let mut said = self.child.stderr.take().unwrap();
+        let mut beside = String::new();
+        within(said.read_to_string(&mut beside)).await.unwrap();
+        (self.rest().await, beside)
     }
 
     /// All that it still prints; it has to succeed.

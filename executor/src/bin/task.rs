@@ -42,6 +42,8 @@ mod hooks;
 mod idmapped;
 #[path = "../task/input.rs"]
 mod input;
+#[path = "../task/latest.rs"]
+mod latest;
 #[path = "../task/lookup.rs"]
 mod lookup;
 #[path = "../task/member.rs"]

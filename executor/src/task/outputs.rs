@@ -10,7 +10,7 @@
 //! command itself spends on writing: a pipe that was found empty is left alone
 //! for a moment, so that much is taken in at once.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
@@ -19,8 +19,10 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use tepui_executor::log;
-use tepui_executor::output::{Keep, Portion, Ration, Rotation};
+use tepui_executor::output::{Keep, Ration};
 use tepui_types::Bytes;
+
+use crate::latest::Latest;
 
 /// Bytes taken out of a pipe at once: all that a new one holds. Signals and the
 /// agent are looked at in between.
@@ -55,13 +57,13 @@ impl Outputs {
 
     /// The same for a terminal, of which this is the other end. It is the output and the error; all of
     /// it goes to the file of the output.
-    pub fn of_terminal(folder: &Path, keep: Keep, master: OwnedFd) -> Self {
-        let stdout = Stream::of(folder.join("stdout"), keep, Some(master.into()));
-        let stderr = Stream::of(folder.join("stderr"), keep, None);
-        Self {
+    pub fn of_terminal(folder: &Path, keep: Keep, master: OwnedFd) -> io::Result<Self> {
+        let stdout = Stream::of(folder.join("stdout"), keep, Some(master.into()))?;
+        let stderr = Stream::of(folder.join("stderr"), keep, None)?;
+        Ok(Self {
             streams: [stdout, stderr],
             buffer: vec![0; PORTION].into(),
-        }
+        })
     }
 
     /// Whether nothing can come any more.
@@ -112,7 +114,7 @@ struct Stream {
     /// None once all its writers have closed it. A terminal is read in the same way.
     pipe: Option<PipeReader>,
     path: PathBuf,
-    /// None until something was written: short silent tasks leave no files.
+    /// Of the first output; none until something was written: short silent tasks leave no files.
     file: Option<File>,
     keeping: Keeping,
     /// Whether a file was begun since it was last looked.
@@ -124,20 +126,16 @@ struct Stream {
 /// Which of its output is kept.
 enum Keeping {
     First(Ration),
-    Latest { rotation: Rotation, files: u32 },
+    Latest(Latest),
 }
 
 impl Keeping {
     /// In that file, and what is beside it.
-    fn of(keep: Keep, path: &Path) -> Self {
-        match keep {
+    fn of(keep: Keep, path: &Path) -> io::Result<Self> {
+        Ok(match keep {
             Keep::First(limit) => Self::First(Ration::new(limit)),
-            Keep::Latest { bytes, files } => {
-                let kept = fs::metadata(path).map_or(0, |metadata| metadata.len());
-                let rotation = Rotation::new(bytes.0, kept);
-                Self::Latest { rotation, files }
-            }
-        }
+            Keep::Latest { bytes, files } => Self::Latest(Latest::open(path, bytes, files)?),
+        })
     }
 }
 
@@ -145,19 +143,19 @@ impl Stream {
     fn make(path: PathBuf, keep: Keep) -> io::Result<(Self, PipeWriter)> {
         let (reader, writer) = io::pipe()?;
         fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        Ok((Self::of(path, keep, Some(reader)), writer))
+        Ok((Self::of(path, keep, Some(reader))?, writer))
     }
 
-    fn of(path: PathBuf, keep: Keep, pipe: Option<PipeReader>) -> Self {
-        Self {
+    fn of(path: PathBuf, keep: Keep, pipe: Option<PipeReader>) -> io::Result<Self> {
+        Ok(Self {
             pipe,
-            keeping: Keeping::of(keep, &path),
+            keeping: Keeping::of(keep, &path)?,
             path,
             file: None,
             has_begun_files: false,
             rests_until: Instant::now(),
             is_large: false,
-        }
+        })
     }
 
     fn fd(&self, now: Instant) -> Option<BorrowedFd<'_>> {
@@ -191,51 +189,13 @@ impl Stream {
     }
 
     fn keep(&mut self, bytes: &[u8]) {
-        let Keeping::Latest { rotation, files } = &mut self.keeping else {
+        let Keeping::Latest(latest) = &mut self.keeping else {
             return self.keep_first(bytes);
         };
-        let files = *files;
-        let mut rest = bytes;
-        let next = || {
-            let portion = rotation.take(rest)?;
-            rest = portion.rest();
-            Some(portion)
-        };
-        let portions: Vec<Portion<'_>> = std::iter::from_fn(next).collect();
-        if let Err((lost, error)) = self.keep_latest(&portions, files) {
-            self.give_up(lost, error);
+        match latest.keep(bytes) {
+            Ok(has_begun_files) => self.has_begun_files |= has_begun_files,
+            Err((lost, error)) => self.give_up(lost, error),
         }
-    }
-
-    /// Of many small files those are never made that would not stay: who writes much pays for little
-    /// more than what is kept. What could not be written is in the error.
-    fn keep_latest<'a>(
-        &mut self,
-        portions: &[Portion<'a>],
-        files: u32,
-    ) -> Result<(), (&'a [u8], io::Error)> {
-        let begun = portions.iter().filter(|portion| portion.begins_file());
-        let begun = u32::try_from(begun.count()).unwrap_or(u32::MAX);
-        self.has_begun_files |= begun > 0;
-        // That of the file which a portion goes to, when all have theirs.
-        let mut number = begun;
-        for portion in portions {
-            let mut done = Ok(());
-            if portion.begins_file() {
-                if number == begun {
-                    done = self.renumber(begun, files);
-                }
-                self.file = None;
-                number -= 1;
-            }
-            if number < files {
-                // It still has the name of the newest before the first is begun.
-                let name = if number == begun { 0 } else { number };
-                done = done.and_then(|()| self.write_to(name, portion.bytes()));
-            }
-            done.map_err(|error| (portion.bytes(), error))?;
-        }
-        Ok(())
     }
 
     fn keep_first(&mut self, bytes: &[u8]) {
@@ -265,32 +225,6 @@ impl Stream {
         }
     }
 
-    /// Makes room for so many new files. The oldest go.
-    fn renumber(&self, begun: u32, files: u32) -> io::Result<()> {
-        let is_there = |done: io::Result<()>| match done {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        };
-        let stay = files.saturating_sub(begun);
-        for number in stay..files {
-            is_there(fs::remove_file(self.numbered(number)))?;
-        }
-        for number in (0..stay).rev() {
-            let (from, to) = (self.numbered(number), self.numbered(number + begun));
-            is_there(fs::rename(from, to))?;
-        }
-        Ok(())
-    }
-
-    /// The newest file has no number.
-    fn numbered(&self, number: u32) -> PathBuf {
-        let mut name = self.path.clone().into_os_string();
-        if number > 0 {
-            name.push(format!(".{number}"));
-        }
-        PathBuf::from(name)
-    }
-
     fn finish(&mut self, buffer: &mut [u8]) {
         let capacity = self
             .pipe
@@ -314,21 +248,20 @@ impl Stream {
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.write_to(0, bytes)
-    }
-
-    /// Where no file is open, into the one of that number.
-    fn write_to(&mut self, number: u32, bytes: &[u8]) -> io::Result<()> {
         if bytes.is_empty() {
             return Ok(());
         }
-        if self.file.is_none() {
-            let mut options = OpenOptions::new();
-            options.append(true).create(true).mode(0o644);
-            self.file = Some(options.open(self.numbered(number))?);
-        }
-        self.file
-            .as_mut()
-            .map_or(Ok(()), |file| file.write_all(bytes))
+        let file = match &mut self.file {
+            Some(file) => file,
+            none => none.insert(append_to(&self.path)?),
+        };
+        file.write_all(bytes)
     }
+}
+
+/// The file at `path`, made where it is not there.
+pub fn append_to(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.append(true).create(true).mode(0o644);
+    options.open(path)
 }

@@ -92,7 +92,7 @@ impl CommandStdio {
         };
         Ok(Self {
             theirs,
-            outputs: Outputs::of_terminal(folder, keep, pty.master),
+            outputs: Outputs::of_terminal(folder, keep, pty.master)?,
             input: Some(input),
         })
     }

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Read;
 use std::path::Path;
 
+use tepui_executor::output::parts;
 use tepui_executor::runtime::Runtime;
 use tepui_types::Bytes;
 use tepui_types::wire::executor::ImageConfig;
@@ -13,16 +14,27 @@ use crate::env::{Builder, Executor, check, eventually};
 
 const POLICY: &str = r#"{"logs": {"max_bytes": 50000, "files": 3}}"#;
 
-/// The files of a stream that are there, in the order in which they were written.
+/// The files of a stream that are there, in the order in which they were written. Each begins where the one
+/// before it ends.
+#[track_caller]
 fn files(folder: &Path, stream: &str) -> Vec<String> {
-    let mut all = vec![fs::read_to_string(folder.join(stream)).unwrap()];
-    for number in 1.. {
-        match fs::read_to_string(folder.join(format!("{stream}.{number}"))) {
-            Ok(text) => all.insert(0, text),
-            Err(_) => break,
-        }
+    placed(folder, stream).1
+}
+
+/// The same, and where the first of them begins.
+#[track_caller]
+fn placed(folder: &Path, stream: &str) -> (u64, Vec<String>) {
+    let path = folder.join(stream);
+    let begins = parts::list(&path).unwrap();
+    let first = begins.first().copied().unwrap_or(0);
+    let (mut all, mut at) = (Vec::new(), first);
+    for begins in begins {
+        assert_eq!(begins, at);
+        all.push(fs::read_to_string(parts::complete(&path, begins)).unwrap());
+        at += all.last().unwrap().len() as u64;
     }
-    all
+    all.push(fs::read_to_string(path).unwrap());
+    (first, all)
 }
 
 /// The lines of `seq 1 last` from one on, and no others.
@@ -67,6 +79,21 @@ fn of_many_small_files_the_latest_stay_and_nothing_between_is_missing() {
         let out = files(&executor.task_dir("t"), "stdout");
         assert_eq!(out.len(), files_kept);
         check_lines(&out, 200_000, 4096);
+    }
+}
+
+#[test]
+fn a_byte_has_the_same_place_whatever_was_removed_before_it() {
+    for files_kept in [2, 40] {
+        let mut executor = Executor::native();
+        let policy = format!(r#"{{"logs": {{"max_bytes": 4096, "files": {files_kept}}}}}"#);
+        let script = "seq 1 700; sleep 0.1; seq 701 1500; sleep 0.1; seq 1501 200000";
+        executor.launch(Builder::script("t", script).life(&policy));
+        check(&executor.end("t"), "finished", "", Some(0), "");
+        let (begins, files) = placed(&executor.task_dir("t"), "stdout");
+        let all: String = (1..=200_000).map(|number| format!("{number}\n")).collect();
+        // No `assert_eq`: it would print them.
+        assert!(begins > 0 && all[begins as usize..] == files.concat());
     }
 }
 
@@ -129,10 +156,20 @@ fn containers_have_it_too_and_a_disk_that_refuses_takes_the_output_alone() {
 
     let mut executor = Executor::native();
     // What is to be renamed over cannot be.
-    fs::create_dir_all(executor.task_dir("t").join("stdout.1/in-the-way")).unwrap();
+    let first = parts::complete(&executor.task_dir("t").join("stdout"), 0);
+    fs::create_dir_all(first.join("in-the-way")).unwrap();
     executor.launch(Builder::script("t", "seq 1 200000; echo well >&2").life(POLICY));
     check(&executor.end("t"), "finished", "", Some(0), "");
     assert_eq!(executor.output("t", "stderr"), "well\n");
+    let out = executor.output("t", "stdout");
+    let (kept, notice) = out.split_at(out.find("[tepui: ").unwrap());
+    assert!(kept.starts_with("1\n2\n") && kept.len() <= 50_000);
+    let all: String = (1..=200_000).map(|number| format!("{number}\n")).collect();
+    let lost = all.strip_prefix(kept.trim_end()).unwrap().len() - 1;
+    assert!(
+        notice.ends_with(&format!("the rest is dropped: {lost} bytes]\n")),
+        "{notice}"
+    );
 }
 
 #[test]

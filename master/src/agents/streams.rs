@@ -2,6 +2,7 @@
 //! its own, so that TCP's window is the flow control.
 
 use std::collections::HashMap;
+use std::future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -41,6 +42,9 @@ pub enum StreamError {
     /// It cannot.
     #[error("{0}")]
     Refused(Reason),
+    /// Something was to be left out.
+    #[error("{0} bytes were rotated away before they were read: ask again for what follows them")]
+    Missed(u64),
     /// Too many are waited for.
     #[error("too many outputs are being opened: try again")]
     TooMany,
@@ -54,6 +58,18 @@ pub enum StreamError {
 
 /// The bytes of a stream.
 pub type StreamBytes = Pin<Box<dyn Stream<Item = Result<Bytes, StreamError>> + Send>>;
+
+/// Something of a stream.
+#[derive(Debug)]
+pub enum Piece {
+    /// The next bytes.
+    Bytes(Bytes),
+    /// The next bytes begin there in what was ever written.
+    Place(u64),
+}
+
+/// The bytes of a stream, with their places where it tells them.
+pub type StreamPieces = Pin<Box<dyn Stream<Item = Result<Piece, StreamError>> + Send>>;
 
 /// A connection that an agent has made.
 pub type Connection = TokioIo<Upgraded>;
@@ -134,12 +150,26 @@ impl Pending {
             | StreamFrame::ErrorData(_)
             | StreamFrame::End
             | StreamFrame::Exited(_)
+            | StreamFrame::Begins { .. }
             | StreamFrame::Taken(_) => Err(StreamError::Broken),
         }
     }
 
     /// The bytes that the agent sends.
     pub async fn bytes(self) -> Result<StreamBytes, StreamError> {
+        let pieces = self.pieces().await?;
+        let bytes = pieces.filter_map(|piece| {
+            future::ready(match piece {
+                Ok(Piece::Bytes(bytes)) => Some(Ok(bytes)),
+                Ok(Piece::Place(_)) => None,
+                Err(error) => Some(Err(error)),
+            })
+        });
+        Ok(bytes.boxed())
+    }
+
+    /// The same, and where they begin.
+    pub async fn pieces(self) -> Result<StreamPieces, StreamError> {
         let connection = self.dialled().await?;
         let codec = LengthDelimitedCodec::builder()
             .little_endian()
@@ -153,7 +183,10 @@ impl Pending {
                 Some(Err(_)) | None => Err(StreamError::Broken),
             };
             match frame {
-                Ok(StreamFrame::Data(bytes)) => Some((Ok(bytes.into()), Some(frames))),
+                Ok(StreamFrame::Data(bytes)) => {
+                    Some((Ok(Piece::Bytes(bytes.into())), Some(frames)))
+                }
+                Ok(StreamFrame::Begins { at, .. }) => Some((Ok(Piece::Place(at)), Some(frames))),
                 Ok(StreamFrame::End) => None,
                 Ok(StreamFrame::Failed(reason)) => Some((Err(StreamError::Refused(reason)), None)),
                 Ok(

@@ -210,9 +210,10 @@ fn stream_kind(error: &StreamError) -> (StatusCode, &'static str, &'static str) 
                 "The agent cannot do it",
             ),
         },
-        StreamError::NotConnected(_) | StreamError::Timeout | StreamError::Broken => {
-            (unavailable, "unavailable", "Not available now")
-        }
+        StreamError::NotConnected(_)
+        | StreamError::Timeout
+        | StreamError::Broken
+        | StreamError::Missed(_) => (unavailable, "unavailable", "Not available now"),
         StreamError::TooMany => (unavailable, "overloaded", "The master has too much to do"),
         StreamError::Random => (
             StatusCode::INTERNAL_SERVER_ERROR,

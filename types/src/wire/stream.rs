@@ -74,7 +74,7 @@ pub struct LogRequest {
     pub member: Option<String>,
     /// Which of the two.
     pub output: Output,
-    /// Bytes to skip from the start; from the end when negative.
+    /// Bytes to skip, of all that was ever written; from the end of what is there when negative.
     pub offset: i64,
     /// Whether to go on until the task has ended and all of it was sent.
     pub follow: bool,
@@ -192,12 +192,23 @@ pub enum StreamFrame {
     /// the end, were taken for the task, since the connection began. Those are on their way to it, or it
     /// reads nothing any more.
     Taken(u64),
+    /// The next bytes of this output begin at this place, in bytes since the first that was ever written
+    /// to it. First of [`Logs`](StreamRequest::Logs), of each output of an `Attach` before its first
+    /// bytes, and wherever bytes are left out: they were rotated away before they were read.
+    Begins {
+        /// Which of the two.
+        output: Output,
+        /// Where.
+        at: u64,
+    },
 }
 
 /// From who opened a data connection that goes both ways.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ClientFrame {
-    /// The next bytes, at most [`MAX_CHUNK`].
+    /// The next bytes, at most [`MAX_CHUNK`]. As a task's input they are taken whole by one of its
+    /// attempts, or not at all; more than that is taken in parts, of which an attempt that ends may have
+    /// taken some, and nobody said so.
     Data(Vec<u8>),
     /// There will be no more.
     End,
