@@ -1,7 +1,7 @@
 //! A command of a task in this process: what runs of it, and where.
 //!
 //! Idle → Starting (in a container, which takes a while) → Running → Draining (its first process has
-//! ended, what it left behind is being killed) → Idle, and perhaps again. It never waits for anything, and decides nothing: that is
+//! ended, or its start has failed; what that left behind is being killed) → Idle, and perhaps again. It never waits for anything, and decides nothing: that is
 //! [`supervision`](crate::supervision)'s. What outlives one of its runs (its outputs, its root file
 //! system, its part of the cgroup) stays until its task has ended.
 
@@ -94,14 +94,23 @@ struct Starting {
 }
 
 /// What is left of a run.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct Draining {
-    /// How its first process has ended.
-    pub status: WaitStatus,
+    /// How that has ended.
+    pub end: RunEnd,
     /// Since when.
     pub since: Instant,
     /// When the killing is repeated.
     pub next: Instant,
+}
+
+/// How a run ends.
+#[derive(Clone)]
+pub enum RunEnd {
+    /// Its first process has ended like that.
+    Exited(WaitStatus),
+    /// It never began.
+    Refused(Reason),
 }
 
 /// Where commands beside it run.
@@ -392,11 +401,12 @@ impl Member {
         }
     }
 
-    /// What has become of its start, once that is known, or has taken too long; before a process is
-    /// taken for anything that was reaped now.
-    pub fn on_answer(&mut self, reaped: Option<Pid>, now: Instant) -> Option<Result<(), Reason>> {
+    /// Looks what has become of its start, before a process is taken for anything that was reaped now;
+    /// true if it runs since. One that will not, or has taken too long, may have left something, which is
+    /// drained as what is left of any run.
+    pub fn on_answer(&mut self, reaped: Option<Pid>, now: Instant) -> bool {
         let Phase::Starting(starting) = &mut self.phase else {
-            return None;
+            return false;
         };
         let answer = match reaped {
             Some(pid) => starting.attempt.answer_before(pid),
@@ -409,15 +419,21 @@ impl Member {
                 false => Err(failed(attempt::late(PATIENCE))),
             })
         });
-        let (phase, answer) = match answer? {
-            Ok(child) => (Phase::Running { child, since: now }, Ok(())),
-            Err(reason) => (Phase::Idle, Err(reason)),
-        };
-        self.phase = phase;
-        if answer.is_err() {
-            self.bid_farewell();
+        match answer {
+            None => return false,
+            Some(Ok(child)) => self.phase = Phase::Running { child, since: now },
+            Some(Err(reason)) => self.drain(RunEnd::Refused(reason), now),
         }
-        Some(answer)
+        matches!(self.phase, Phase::Running { .. })
+    }
+
+    fn drain(&mut self, end: RunEnd, now: Instant) {
+        self.phase = Phase::Draining(Draining {
+            end,
+            since: now,
+            next: now,
+        });
+        self.bid_farewell();
     }
 
     /// Asks its processes to end. One that is being started is given up soon, or asked once it runs.
@@ -451,12 +467,7 @@ impl Member {
         let first =
             matches!(self.phase, Phase::Running { child, .. } if status.pid() == Some(child));
         if first {
-            self.phase = Phase::Draining(Draining {
-                status,
-                since: now,
-                next: now,
-            });
-            self.bid_farewell();
+            self.drain(RunEnd::Exited(status), now);
         }
         first
     }
@@ -495,7 +506,7 @@ impl Member {
     /// What is left of its run, if it has ended.
     pub fn draining(&self) -> Option<Draining> {
         match &self.phase {
-            Phase::Draining(draining) => Some(*draining),
+            Phase::Draining(draining) => Some(draining.clone()),
             Phase::Idle | Phase::Starting(_) | Phase::Running { .. } => None,
         }
     }

@@ -24,7 +24,7 @@ use crate::cast;
 use crate::fullness;
 use crate::group::TaskGroup;
 use crate::input::Input;
-use crate::member::{Draining, Ground, Member};
+use crate::member::{Draining, Ground, Member, RunEnd};
 use crate::outputs::Outputs;
 use crate::shared::Shared;
 use crate::supervision::{Action, Supervision};
@@ -204,7 +204,7 @@ impl Task {
                         self.on_started(number, now);
                         break;
                     }
-                    Err(reason) => self.on_refused(number, reason, now),
+                    Err(reason) => self.supervision.on_refused(number, reason, now),
                 },
                 Action::Stop(number) => self.members[number].stop(now),
                 Action::Force(number) => self.force(number),
@@ -222,19 +222,11 @@ impl Task {
         self.supervision.on_started(number, now);
     }
 
-    fn on_refused(&mut self, number: usize, reason: Reason, now: Instant) {
-        // A runtime that gave up may have left a process.
-        self.force(number);
-        self.supervision.on_refused(number, reason, now);
-    }
-
-    /// Looks whether those that are being started run, or never will.
+    /// Looks whether those that are being started run.
     fn take_answers(&mut self, reaped: Option<Pid>, now: Instant) {
         for number in 0..self.members.len() {
-            match self.members[number].on_answer(reaped, now) {
-                None => {}
-                Some(Ok(())) => self.on_started(number, now),
-                Some(Err(reason)) => self.on_refused(number, reason, now),
+            if self.members[number].on_answer(reaped, now) {
+                self.on_started(number, now);
             }
         }
     }
@@ -490,13 +482,18 @@ impl Task {
             return self.members[number].wait_until(now + DRAIN_INTERVAL);
         }
         let member = &mut self.members[number];
+        member.set_idle();
+        let status = match draining.end {
+            RunEnd::Exited(status) => status,
+            RunEnd::Refused(reason) => return self.supervision.on_refused(number, reason, now),
+        };
         let (counts, mem) = match member.share() {
             Some(share) => (share.counts(), share.mem()),
             None => (of_task.since(self.before), None),
         };
         let launch = &self.launches[number];
         let facts = Facts {
-            status: draining.status,
+            status,
             oom_kills: counts.oom_kills,
             // The bound is the task's, and newer kernels count it there (v2).
             refused_pids: counts
@@ -509,7 +506,6 @@ impl Task {
                 launch.launch.resources.disk,
             ),
         };
-        member.set_idle();
         self.before = of_task;
         self.supervision.on_ended(number, verdict::of(&facts), now);
         if self.supervision.is_over() {

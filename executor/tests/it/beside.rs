@@ -186,6 +186,7 @@ fn a_container_that_stops_what_comes_in_holds_up_nobody_outside() {
         executor.launch(builder.container(IMAGE).image(image));
         let up = executor.task_dir("task").join("sandbox/up");
         eventually("it stops all", || up.exists());
+        assert_eq!(executor.update().state, TaskState::Running);
         // One that nobody limits goes on beside those that are limited, until one of these was stopped
         // before its program.
         let sleep = ["sleep", "1000"];
@@ -247,6 +248,48 @@ fn a_runtime_that_hangs_holds_up_neither_requests_nor_the_end() {
     eventually("the runtime is gone", || {
         !std::path::Path::new(&runtime).exists()
     });
+}
+
+#[test]
+fn what_a_helper_has_made_ends_with_it_unless_it_said_so() {
+    let Some(runc) = runtimes().into_iter().find_map(|runtime| match runtime {
+        Runtime::Program(path) => Some(path),
+        Runtime::BuiltIn => None,
+    }) else {
+        eprintln!("skipped: there is no runc");
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let program = dir.path().join("kills");
+    // The helper, which calls it, has no time to say what was made.
+    let script = format!(
+        "#!/bin/sh\n{} \"$@\" || exit\ncase \" $* \" in *\" exec \"*) kill -9 $PPID; esac\n",
+        runc.display()
+    );
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let Some(executor) = Executor::container(Runtime::Program(program)) else {
+        return;
+    };
+    let mut host = host(executor, Some(tempfile::tempdir().unwrap()), false);
+    let executor = &mut host.executor;
+    let script = "echo up > /mnt/tepui/sandbox/up; exec sleep 1000";
+    executor.run_beside(1, "task", &["sh", "-c", script], 60_000);
+    let why = executor.ran(1).unwrap_err();
+    assert!(why.contains("its helper ended"), "{why}");
+    // It has ended before that was said.
+    let pid = executor.identity.pid;
+    let children = || {
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+        let children = children.unwrap();
+        let name = |child: &str| std::fs::read_to_string(format!("/proc/{child}/comm")).ok();
+        let names: Vec<String> = children.split_whitespace().filter_map(name).collect();
+        names
+    };
+    let found = children();
+    assert!(!found.contains(&"sleep\n".to_owned()), "{found:?}");
+    eventually("nothing is left but the task", || children() == ["sh\n"]);
+    host.end();
 }
 
 #[test]
