@@ -46,6 +46,7 @@ mod tasks;
 #[cfg(test)]
 mod tests;
 mod throttle;
+mod unfit;
 
 /// Something the shell must do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,6 +75,9 @@ pub enum Action {
     KeepVolumes(VolumeList),
     /// A process is gone and all that it left is known: remove its folder.
     Clear(ExecutorId),
+    /// A process has nothing and does not understand the agent: end it; answered by
+    /// [`Agent::on_executor_lost`].
+    End(ExecutorId),
     /// A task has ended: whoever follows its output may stop at the end of it.
     Ended(TaskId, TaskState),
 }
@@ -326,6 +330,10 @@ impl Agent {
             let Some(task) = self.tasks.get(&task_id) else {
                 continue;
             };
+            if task.stage.is_waiting() && self.is_given_up(id) && !listed.contains(&task_id) {
+                self.drop_unfit(out, &task_id, id);
+                continue;
+            }
             match (task.stage, task.kill) {
                 (Stage::Placed(_), _) => self.hand(out, &task_id, id),
                 (Stage::Handed { .. }, kill) => {
@@ -351,6 +359,7 @@ impl Agent {
         }
         let is_retired = |known: &Executor| known.retired;
         match self.executors.get(id).is_some_and(is_retired) {
+            _ if self.is_given_up(id) => self.end_unfit(out, id),
             // It may not have heard of it.
             true => self.send(out, id, ToExecutor::Retire),
             false => self.keep_or_retire(out, id),

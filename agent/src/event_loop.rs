@@ -435,6 +435,7 @@ impl EventLoop {
                 }
                 agent.on_detached(id);
             }
+            ExecutorEvent::Unfit(why, is_given_up) => agent.on_unfit(out, id, &why, is_given_up),
             ExecutorEvent::Lost(death) => {
                 self.parts.beside.on_lost(id);
                 self.inputs.on_lost(id);

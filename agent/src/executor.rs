@@ -37,8 +37,10 @@ use crate::sandbox::Layout;
 
 pub use remains::read_exits;
 
+use hang_ups::{End, HangUps, Verdict};
 use messages::{Door, Message, admit, write_messages};
 
+mod hang_ups;
 mod messages;
 mod remains;
 
@@ -58,10 +60,6 @@ const ATTACH_TIMEOUT: Duration = Duration::from_secs(10);
 /// Why a command does not run beside another.
 const NOT_NOW: &str = "the task's command does not run now: it has not begun, or pauses before it is \
                        started again; try again";
-/// A connection that was shorter is no reason to try again at once.
-const BRIEF: Duration = Duration::from_secs(1);
-/// So many of those in a row are said: a process that ends soon after its only task has one.
-const BRIEF_SAID: u32 = 8;
 /// The shortest and the longest pause before a process is connected to again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(2));
 
@@ -85,6 +83,8 @@ pub enum ExecutorEvent {
     Measured(u64, Vec<TaskMeasure>),
     /// The connection broke; it may live.
     Detached,
+    /// It lives, and hangs up again and again: why, and whether it is given up.
+    Unfit(Reason, bool),
     /// It is dead.
     Lost(Death),
     /// It could not be started.
@@ -209,6 +209,12 @@ impl Supervisor {
         is_queued
     }
 
+    /// Ends a process by force, with all that is in its cgroups.
+    pub fn end(&self, id: ExecutorId) {
+        let layout = self.layout.clone();
+        tokio::task::spawn_blocking(move || kill(&layout, id));
+    }
+
     /// A process is gone, or never was: removes its folder.
     pub fn clear(&mut self, id: ExecutorId) {
         self.links.remove(&id);
@@ -268,6 +274,11 @@ fn found(layout: &Layout) -> Vec<ExecutorId> {
 }
 
 fn end(layout: &Layout, id: ExecutorId) {
+    kill(layout, id);
+    let _ = std::fs::remove_dir_all(layout.executor(id));
+}
+
+fn kill(layout: &Layout, id: ExecutorId) {
     let dir = layout.executor(id);
     if let Ok(Some(process)) = identity::read(&dir)
         && identity::is_alive(&process)
@@ -277,7 +288,6 @@ fn end(layout: &Layout, id: ExecutorId) {
         let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
     }
     crate::cgroups::clear(layout.cgroups_of(id));
-    let _ = std::fs::remove_dir_all(dir);
 }
 
 #[derive(Debug)]
@@ -315,21 +325,22 @@ impl Connection {
                 return self.tell(ExecutorEvent::Failed(why)).await;
             }
         }
-        let (mut pause, mut brief) = (RETRY.0, 0);
+        let clock = tokio::time::Instant::now();
+        let (mut pause, mut hang_ups) = (RETRY.0, HangUps::default());
         loop {
             match self.connect().await {
                 Ok(stream) => {
-                    let begun = tokio::time::Instant::now();
-                    if self.talk(stream).await {
-                        if begun.elapsed() < BRIEF {
-                            brief += 1;
-                            if brief == BRIEF_SAID {
-                                self.say_brief();
-                            }
-                        } else {
-                            (pause, brief) = (RETRY.0, 0);
-                        }
-                        self.tell(ExecutorEvent::Detached).await;
+                    let begun = clock.elapsed();
+                    let end = self.talk(stream).await;
+                    let now = clock.elapsed();
+                    let verdict = hang_ups.on_end(end, now.saturating_sub(begun), now);
+                    if hang_ups.is_none() {
+                        pause = RETRY.0;
+                    }
+                    if verdict != Verdict::Fit {
+                        let is_given_up = verdict == Verdict::GivenUp;
+                        let why = self.unfit(hang_ups.is_news());
+                        self.tell(ExecutorEvent::Unfit(why, is_given_up)).await;
                     }
                 }
                 Err(error) if is_gone(&error) => {
@@ -349,15 +360,19 @@ impl Connection {
         }
     }
 
-    /// A process that hangs up again and again does not understand what it is told.
-    fn say_brief(&self) {
+    /// Why a process hangs up again and again; said in the log, too, where it is news.
+    fn unfit(&self, is_news: bool) -> Reason {
         let (executor, log) = (self.id, self.dir.join(spawn::LOG_FILE));
-        tracing::warn!(
-            %executor,
-            "the executor hangs up again and again, {} says why: it may be of another release than \
-             this agent; install the executors that belong to it",
+        let message = format!(
+            "the executor {executor} hangs up on the agent again and again, {} says why: it may be of \
+             another release than the agent; install the executors that belong to it, and start the \
+             agent again",
             log.display()
         );
+        if is_news {
+            tracing::warn!(%executor, "{message}");
+        }
+        Reason::new(reason::EXECUTOR_UNFIT, message)
     }
 
     /// The first silence is news; that it goes on is none.
@@ -419,26 +434,25 @@ impl Connection {
         UnixStream::from_std(stream)
     }
 
-    /// Attaches and serves one connection until it breaks. False if the process
-    /// never answered.
-    async fn talk(&mut self, stream: UnixStream) -> bool {
+    /// Attaches and serves one connection until it breaks.
+    async fn talk(&mut self, stream: UnixStream) -> End {
         let (read, mut write) = stream.into_split();
         let mut reader = FrameReader::new(read, VERSION);
         let attach = ToExecutor::Attach { token: self.token };
         if let Err(error) = write_frames(&mut write, VERSION, &[attach]).await {
             tracing::debug!(executor = %self.id, %error, "the executor hung up at once");
-            return false;
+            return End::HungUp;
         }
         let first = tokio::time::timeout(ATTACH_TIMEOUT, reader.next_batch()).await;
         let mut frames = match first {
             Ok(Ok(Some(frames))) => frames.into_iter(),
             Ok(other) => {
                 tracing::debug!(executor = %self.id, ?other, "the executor hung up unattached");
-                return false;
+                return End::HungUp;
             }
             Err(_) => {
                 self.note_silence(&"it says nothing");
-                return false;
+                return End::Silent;
             }
         };
         let Some(FromExecutor::Attached {
@@ -447,8 +461,8 @@ impl Connection {
             tasks,
         }) = frames.next()
         else {
-            tracing::warn!(executor = %self.id, "the executor did not introduce itself");
-            return false;
+            tracing::debug!(executor = %self.id, "the executor did not introduce itself");
+            return End::HungUp;
         };
         if std::mem::take(&mut self.is_silent) {
             tracing::info!(executor = %self.id, "the executor answers again");
@@ -456,10 +470,13 @@ impl Connection {
         tracing::debug!(executor = %self.id, pid = identity.pid, version, "attached");
         self.tell(ExecutorEvent::Attached { identity, tasks }).await;
         tell_updates(self.id, &self.events, frames).await;
-        if let Err(error) = self.pump(&mut reader, &mut write).await {
+        let end = self.pump(&mut reader, &mut write).await;
+        let end = end.unwrap_or_else(|error| {
             tracing::debug!(executor = %self.id, %error, "the executor's connection broke");
-        }
-        true
+            End::HungUp
+        });
+        self.tell(ExecutorEvent::Detached).await;
+        end
     }
 
     /// Both ways at once, so that two full sockets never wait for each other.
@@ -467,7 +484,7 @@ impl Connection {
         &mut self,
         reader: &mut FrameReader<OwnedReadHalf, FromExecutor>,
         write: &mut OwnedWriteHalf,
-    ) -> Result<(), FrameError> {
+    ) -> Result<End, FrameError> {
         let Self {
             id,
             events,
@@ -480,7 +497,7 @@ impl Connection {
             while let Some(frames) = reader.next_batch().await? {
                 tell_updates(*id, events, frames.into_iter()).await;
             }
-            Ok(())
+            Ok(End::HungUp)
         };
         let writing = async {
             let mut messages = Vec::with_capacity(WRITE_BATCH);
@@ -493,12 +510,12 @@ impl Connection {
                 }
                 write_messages(write, &mut messages).await?;
             }
-            Ok(())
+            Ok(End::Left)
         };
         tokio::select! {
             result = reading => result,
             result = writing => result,
-            () = reset.notified() => Ok(()),
+            () = reset.notified() => Ok(End::Left),
         }
     }
 

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 use tepui_types::wire::agent::TaskLaunch;
 use tepui_types::wire::executor::ProcessIdentity;
-use tepui_types::{FrameworkId, Role, TaskId};
+use tepui_types::{FrameworkId, Reason, Role, TaskId};
 
 /// The most living tasks of one Wasm process: bounds its mappings
 /// (`vm.max_map_count`) and what dies with it.
@@ -111,6 +111,8 @@ pub struct Executor {
     pub ended: usize,
     /// Whether it gets nothing new.
     pub retired: bool,
+    /// Why it is given up, if it does not understand the agent; it is retired then.
+    pub unfit: Option<Reason>,
     /// Whether an earlier agent started it, perhaps one of an earlier release: it
     /// gets no new tasks.
     is_found: bool,
@@ -158,6 +160,7 @@ impl Executors {
             living: BTreeSet::new(),
             ended: 0,
             retired: false,
+            unfit: None,
             is_found: false,
             idle_since_ms: None,
         };
@@ -279,6 +282,14 @@ impl Executors {
         let empty: Vec<_> = empty.map(|(id, _)| *id).collect();
         self.retire(&empty);
         empty
+    }
+
+    /// A process does not understand the agent: it gets nothing new.
+    pub fn give_up(&mut self, id: ExecutorId, why: &Reason) {
+        self.retire(&[id]);
+        if let Some(executor) = self.all.get_mut(&id) {
+            executor.unfit = Some(why.clone());
+        }
     }
 
     fn retire(&mut self, ids: &[ExecutorId]) {

@@ -44,6 +44,15 @@ pub enum Stage {
 }
 
 impl Stage {
+    /// Whether it has an executor, which has said nothing about it.
+    pub fn is_waiting(self) -> bool {
+        match self {
+            Self::Placed(_) => true,
+            Self::Handed { acknowledged, .. } => !acknowledged,
+            Self::Fetching | Self::Ended(_) => false,
+        }
+    }
+
     /// The executor that keeps the end of a task that ends in this stage.
     pub fn keeper(self) -> Option<ExecutorId> {
         match self {

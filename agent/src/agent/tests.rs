@@ -14,6 +14,7 @@ mod containers;
 mod histories;
 mod native;
 mod stops;
+mod unfit;
 
 fn layout() -> Layout {
     Layout::new("/agent".into()).with_cgroup(Some("tepui/a".into()))

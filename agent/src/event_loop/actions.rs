@@ -40,6 +40,7 @@ impl EventLoop {
                     self.parts.supervisor.send(id, message);
                 }
                 Action::Clear(id) => self.parts.supervisor.clear(id),
+                Action::End(id) => self.parts.supervisor.end(id),
                 Action::KeepVolumes(list) => self.parts.volumes.keep(list),
                 Action::Ended(task, state) => {
                     self.parts.metrics.task_ended(state);

@@ -57,11 +57,13 @@ mod storm;
 mod task_disks;
 /// Tasks that behave badly.
 mod unruly;
+/// Executors of another release.
+mod upgrades;
 /// What tasks use.
 mod usage;
-/// Persistent volumes and their sizes.
 /// Containers with users of their own.
 mod userns;
+/// Persistent volumes and their sizes.
 mod volumes;
 /// WebAssembly programs.
 mod wasm;

@@ -235,6 +235,9 @@ pub fn welcome() -> Welcome {
     }
 }
 
+/// The latest status of each task.
+pub type Latest = BTreeMap<TaskId, StatusReport>;
+
 /// A session with one agent.
 pub struct Session {
     reader: FrameReader<ReadHalf<Io>, AgentFrame>,
@@ -242,7 +245,7 @@ pub struct Session {
     pub hello: Hello,
     inbox: Vec<AgentFrame>,
     /// The latest status of each task.
-    pub latest: BTreeMap<TaskId, StatusReport>,
+    pub latest: Latest,
     /// What the agent's machine has, if it has said so since its hello.
     pub machine: Option<tepui_types::AgentInfo>,
     /// Whether statuses are answered with `Recorded`.
@@ -327,11 +330,20 @@ impl Session {
         self.latest[task].clone()
     }
 
-    pub async fn until_all(&mut self, done: impl Fn(&BTreeMap<TaskId, StatusReport>) -> bool) {
+    pub async fn until_all(&mut self, done: impl Fn(&Latest) -> bool) {
         let deadline = tokio::time::Instant::now() + DEADLINE;
         while !done(&self.latest) {
             self.hear(deadline).await;
         }
+    }
+
+    /// The same, for what may take longer: whether it was seen in that time.
+    pub async fn is_seen(&mut self, done: impl Fn(&Latest) -> bool) -> bool {
+        let end = tokio::time::Instant::now() + DEADLINE;
+        while !done(&self.latest) && tokio::time::Instant::now() < end {
+            self.hear(end + DEADLINE).await;
+        }
+        done(&self.latest)
     }
 
     /// Waits until the agent has said that of its machine.

@@ -68,6 +68,8 @@ pub const HEALTH_CHECK_FAILED: &str = "health-check-failed";
 pub const EXECUTOR_TERMINATED: &str = "executor-terminated";
 /// Its executor could not be started.
 pub const EXECUTOR_FAILED: &str = "executor-failed";
+/// Its executor does not understand its agent: they are of different releases.
+pub const EXECUTOR_UNFIT: &str = "executor-unfit";
 /// The agent has no room for more tasks: its disk is full, or its machine short of memory or processes.
 pub const AGENT_FULL: &str = "agent-full";
 /// Someone asked for its end.
