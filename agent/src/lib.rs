@@ -10,6 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::serve::ListenerExt as _;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use tepui_folder::{FolderError, Format, Hold};
 use tepui_types::agent::AgentInfo;
@@ -141,7 +142,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
     } = restore(&layout, config.sandbox_sizes)?;
     let metrics = Arc::new(Metrics::new());
     let (listener, address) = listen(config.listen).await?;
-    let client = reqwest::Client::builder()
+    let client = reqwest::Client::builder();
+    let client = tepui_lifeline::watched_and_given_up(client)
         // Masters speak plain HTTP: a machine without certificates is as good as any.
         .tls_certs_only([])
         .no_proxy()
@@ -199,6 +201,11 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
     let beside = Beside::new(events.clone());
     let checker = Checker::new(layout.clone(), events.clone(), beside.clone());
 
+    let listener = listener.tap_io(|connection| {
+        if let Err(error) = tepui_lifeline::watch(connection) {
+            tracing::debug!(%error, "a connection is not watched");
+        }
+    });
     let serve = axum::serve(listener, http::router(metrics.clone()));
     tokio::spawn(async move { serve.await });
     let collect = Arc::new(Notify::new());

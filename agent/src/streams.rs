@@ -43,7 +43,7 @@ const PROBE: Duration = Duration::from_secs(5);
 pub const MAX_STREAMS: usize = 256;
 /// A reader that takes nothing for so long is taken for gone. A person who has stopped their terminal
 /// to read may take minutes.
-const STALL: Duration = Duration::from_secs(300);
+const STALL: Duration = tepui_lifeline::PATIENCE;
 
 /// One stream to be served.
 #[derive(Debug)]

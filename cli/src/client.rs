@@ -186,7 +186,8 @@ impl Client {
     /// commas.
     pub fn new(masters: &str, token: Option<String>) -> Result<Self> {
         let bases: Vec<_> = masters.split(',').map(parse_base).collect::<Result<_>>()?;
-        let http = reqwest::Client::builder()
+        let http = reqwest::Client::builder();
+        let http = tepui_lifeline::watched(http)
             // Masters speak plain HTTP: a machine without certificates is as good as any.
             .tls_certs_only([])
             // A proxy of the environment is for the web; a cluster is reached directly.

@@ -23,6 +23,7 @@ pub mod artifacts;
 pub mod attempts;
 pub mod backup;
 pub mod body;
+pub mod caller;
 pub mod candidate;
 pub mod cluster;
 pub mod dashboard;

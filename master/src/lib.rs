@@ -182,7 +182,7 @@ impl Running {
         let peers = Peers::new(shared_token.as_deref())?;
         let waiting = http::candidate::router(candidacy.clone(), identities.clone());
         let door = Door::new(waiting);
-        let listener = listener.tap_io(send_at_once);
+        let listener = listener.tap_io(prepare);
         let service = door.service();
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
@@ -249,10 +249,13 @@ async fn bind(config: &Config) -> anyhow::Result<TcpListener> {
 }
 
 /// Small frames go out at once: with Nagle's algorithm each effect would wait
-/// for the acknowledgement of the one before.
-fn send_at_once(connection: &mut TcpStream) {
+/// for the acknowledgement of the one before. And who goes without a word is found out.
+fn prepare(connection: &mut TcpStream) {
     if let Err(error) = connection.set_nodelay(true) {
         tracing::debug!(%error, "a connection keeps Nagle's algorithm");
+    }
+    if let Err(error) = tepui_lifeline::watch(connection) {
+        tracing::debug!(%error, "a connection is not watched");
     }
 }
 

@@ -109,7 +109,9 @@ async fn send(
         path,
         form,
     });
-    let mut bytes = master.sessions.open_stream(task.agent, request).await?;
+    let bytes = master.sessions.open_stream(task.agent, request).await?;
+    // Of an empty file nothing comes at all.
+    let mut bytes = bytes.fuse();
     // What cannot be had is said before anything is sent.
     let first = match bytes.next().await {
         Some(first) => Some(Ok(first?)),

@@ -16,13 +16,12 @@ use axum::response::Response;
 use bytes::Bytes;
 use futures::stream::{self, Stream};
 use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 use tepui_types::wire::agent::LEADER_HEADER;
 use tokio::sync::watch;
 
 use crate::Master;
 use crate::http::error::ApiError;
-use crate::http::stale;
+use crate::http::{caller, stale};
 use crate::proposals::ProposeError;
 use crate::raft::Leadership;
 
@@ -152,7 +151,7 @@ async fn pass_on(
 }
 
 /// Joins a caller's connection with the leader's, which both have changed protocols.
-fn join(caller: OnUpgrade, leader: reqwest::Response) -> Response {
+fn join(upgrade: OnUpgrade, leader: reqwest::Response) -> Response {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     for name in [header::UPGRADE, header::CONNECTION] {
@@ -161,14 +160,10 @@ fn join(caller: OnUpgrade, leader: reqwest::Response) -> Response {
         }
     }
     tokio::spawn(async move {
-        match tokio::try_join!(async { caller.await.map_err(io::Error::other) }, async {
+        match tokio::try_join!(async { upgrade.await.map_err(io::Error::other) }, async {
             leader.upgrade().await.map_err(io::Error::other)
         }) {
-            Ok((caller, mut leader)) => {
-                // Either may go at any time; the other then reads an end.
-                let mut caller = TokioIo::new(caller);
-                let _ = tokio::io::copy_bidirectional(&mut caller, &mut leader).await;
-            }
+            Ok((caller, mut leader)) => caller::join(caller, &mut leader).await,
             Err(error) => tracing::debug!(%error, "a connection that was passed on broke off"),
         }
     });

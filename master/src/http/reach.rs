@@ -9,7 +9,6 @@ use axum::Extension;
 use axum::extract::{FromRequest, Request, State as Extract};
 use axum::response::Response;
 use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tepui_types::api::problem::Problem;
@@ -21,6 +20,7 @@ use tepui_types::{Principal, TaskId};
 
 use crate::Master;
 use crate::agents::{check_upgrade, switching};
+use crate::http::caller;
 use crate::http::error::ApiError;
 use crate::http::request::{ApiJson, ApiPath, ApiQuery, read};
 use crate::http::tasks::find_task;
@@ -150,11 +150,7 @@ async fn join(
     let mut agent = master.sessions.open_channel(task.agent, wanted).await?;
     tokio::spawn(async move {
         match upgrade.await {
-            Ok(caller) => {
-                // Either may go at any time; the other then reads an end.
-                let mut caller = TokioIo::new(caller);
-                let _ = tokio::io::copy_bidirectional(&mut caller, &mut agent).await;
-            }
+            Ok(caller) => caller::join(caller, &mut agent).await,
             Err(error) => tracing::debug!(%error, "a caller's upgrade failed"),
         }
     });

@@ -27,7 +27,7 @@ pub struct Peers {
 impl Peers {
     /// With the token that all masters of the cluster share, if they do.
     pub fn new(token: Option<&str>) -> Result<Self, PeersError> {
-        let client = reqwest::Client::builder()
+        let client = tepui_lifeline::watched(reqwest::Client::builder())
             // Masters speak plain HTTP: a machine without certificates is as good as any.
             .tls_certs_only([])
             .connect_timeout(CONNECT_TIMEOUT)
