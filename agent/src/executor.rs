@@ -37,7 +37,7 @@ use crate::sandbox::Layout;
 
 pub use remains::read_exits;
 
-use hang_ups::{End, HangUps, Verdict};
+use hang_ups::{BRIEF, End, HangUps, Verdict};
 use messages::{Door, Message, admit, write_messages};
 
 mod hang_ups;
@@ -333,8 +333,9 @@ impl Connection {
                     let begun = clock.elapsed();
                     let end = self.talk(stream).await;
                     let now = clock.elapsed();
-                    let verdict = hang_ups.on_end(end, now.saturating_sub(begun), now);
-                    if hang_ups.is_none() {
+                    let lasted = now.saturating_sub(begun);
+                    let verdict = hang_ups.on_end(end, lasted, now);
+                    if lasted >= BRIEF && end != End::Silent {
                         pause = RETRY.0;
                     }
                     if verdict != Verdict::Fit {

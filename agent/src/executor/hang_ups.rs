@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-/// A connection that was shorter is no reason to try again at once, and was of no use.
-const BRIEF: Duration = Duration::from_secs(1);
+/// A connection that was shorter was of no use, and is no reason to try again at once.
+pub const BRIEF: Duration = Duration::from_secs(1);
 /// So many of those in a row are said: a process that ends soon after its only task has one.
 const SAID: u32 = 8;
 /// How long that may go on. Whoever replaces the programs one after another and starts the agent anew is
@@ -64,11 +64,6 @@ impl HangUps {
         }
     }
 
-    /// Whether the last connection was no such.
-    pub fn is_none(&self) -> bool {
-        self.count == 0
-    }
-
     /// Whether they are news: there were not as many before.
     pub fn is_news(&self) -> bool {
         self.count == SAID
@@ -105,9 +100,7 @@ mod tests {
                 hang_ups.on_end(End::HungUp, SHORT, secs(1));
             }
             assert_eq!(hang_ups.on_end(End::Silent, secs(9), secs(1)), Verdict::Fit);
-            assert!(!hang_ups.is_none());
             assert_eq!(hang_ups.on_end(end, lasted, secs(2)), Verdict::Fit);
-            assert!(hang_ups.is_none());
             assert_eq!(hang_ups.on_end(End::HungUp, SHORT, secs(3)), Verdict::Fit);
         }
     }

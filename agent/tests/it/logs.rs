@@ -6,9 +6,9 @@ use std::sync::Arc;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tepui_types::api::file::FileList;
-use tepui_types::command::{CommandOptions, LogPolicy};
+use tepui_types::command::{CommandOptions, CommandStdin, LogPolicy};
 use tepui_types::wire::agent::TaskLaunch;
-use tepui_types::wire::stream::{FileForm, FileRequest, StreamRequest};
+use tepui_types::wire::stream::{AttachRequest, ClientFrame, FileForm, FileRequest, StreamRequest};
 use tepui_types::{Bytes, TaskState, Workload};
 
 use crate::master::{FakeMaster, eventually, shell};
@@ -169,6 +169,7 @@ fn rotating(name: &str, script: &str, max_bytes: u64, files: u32) -> TaskLaunch 
     let max_bytes = Bytes(max_bytes);
     command.options = Some(Box::new(CommandOptions {
         logs: Some(LogPolicy { max_bytes, files }),
+        stdin: CommandStdin::Open,
         ..CommandOptions::default()
     }));
     task
@@ -228,6 +229,43 @@ async fn who_comes_back_to_rotated_output_goes_on_with_the_next_byte() {
     };
     assert!(begins as usize > at && all[begins as usize..] == stream.text);
     assert!(stream.text.len() > 8192);
+}
+
+#[tokio::test]
+async fn who_attaches_to_rotated_output_is_told_where_it_begins() {
+    let mut master = FakeMaster::start().await;
+    let agent = AgentProcess::start(&master);
+    let mut session = master.session().await;
+    let script = "seq 1 20000; touch ../done; read line; echo end";
+    let task = rotating("a", script, 8192, 3);
+    session.launch(&task).await;
+    session.until(&task.task, TaskState::Running).await;
+    // What a pipe holds of it is less than what was rotated away.
+    let done = agent.layout().task(&task.task).join("done");
+    session
+        .meanwhile(eventually("all is written", || done.exists()))
+        .await;
+    let all = numbers(20_000) + "end\n";
+    for (id, is_end) in [(5, false), (6, true)] {
+        let request = AttachRequest {
+            task: task.task.clone(),
+            terminal: None,
+        };
+        session.open(id, StreamRequest::Attach(request)).await;
+        let mut stream = session.meanwhile(master.stream(id)).await;
+        stream
+            .until(|stream| stream.text.ends_with("\n20000\n"))
+            .await;
+        if is_end {
+            stream.say(ClientFrame::Data(b"\n".to_vec())).await;
+            stream.until(|stream| stream.end.is_some()).await;
+        }
+        // The first may have seen some that was rotated away since.
+        let (begins, from) = *stream.places.last().unwrap();
+        let (begins, text) = (begins as usize, &stream.text[from..]);
+        assert!(begins > 0 && all[begins..begins + text.len()] == *text);
+    }
+    session.until(&task.task, TaskState::Finished).await;
 }
 
 #[tokio::test]
