@@ -1,9 +1,10 @@
 //! A command of a task in this process: what runs of it, and where.
 //!
 //! Idle → Starting (in a container, which takes a while) → Running → Draining (its first process has
-//! ended, or its start has failed; what that left behind is being killed) → Idle, and perhaps again. It never waits for anything, and decides nothing: that is
-//! [`supervision`](crate::supervision)'s. What outlives one of its runs (its outputs, its root file
-//! system, its part of the cgroup) stays until its task has ended.
+//! ended, or its start has failed; what that left behind is being killed) → Idle, and perhaps again. It
+//! never waits for anything, and decides nothing: that is [`supervision`](crate::supervision)'s. What
+//! outlives one of its runs (its outputs, its root file system, its part of the cgroup) stays until its
+//! task has ended.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
