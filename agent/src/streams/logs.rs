@@ -1,8 +1,11 @@
 //! A task's output: its files from where it was asked to and, if it is to be followed, on until the
 //! task has ended and all was sent.
 
+use std::io;
 use std::time::Duration;
 
+use tepui_executor::packs::{self, Packed};
+use tepui_types::TaskId;
 use tepui_types::ids::is_label;
 use tepui_types::wire::stream::{LogRequest, StreamFrame};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -28,21 +31,42 @@ pub(super) async fn serve<C: AsyncRead + AsyncWrite>(
         return Err(refused("no-member", format!("`{name}` names no command")));
     }
     let path = layout.output(&request.task, member, request.output);
-    let output = Output::alone(&path, request.output);
+    let mut output = Output::alone(&path, request.output);
     let ended = ended.filter(|_| request.follow);
-    copy(sender, reader, output, request.offset, ended).await?;
+    let is_over = ended.as_ref().is_none_or(CancellationToken::is_cancelled);
+    let end = output.open(request.offset).await?;
+    let mut from = request.offset;
+    if end > 0 || !is_over {
+        copy(sender, reader, &mut output, end, ended).await?;
+        // What was not there yet is not from before.
+        from = i64::try_from(output.at()).unwrap_or(i64::MAX);
+    }
+    if output.has_none()
+        && let Some(packed) = packed(layout, &request.task).await?
+    {
+        let bytes = packed.output(request.output);
+        output.send_packed(sender, bytes, from).await?;
+    }
+    output.tell_place(sender).await?;
     sender.send(StreamFrame::End).await
 }
 
-/// Sends what is there from `offset`; until its end, or until `ended` and then to its end.
+/// What is packed of a task's outputs.
+pub(super) async fn packed(layout: &Layout, task: &TaskId) -> Result<Option<Packed>, StreamError> {
+    let (folder, task) = (layout.packs(), task.clone());
+    let found = tokio::task::spawn_blocking(move || packs::find(&folder, &task));
+    let found = found.await.map_err(io::Error::other).flatten();
+    found.map_err(|error| refused("output-unreadable", error.to_string()))
+}
+
+/// Sends what comes next; until that end, or until `ended` and then to its end.
 async fn copy<C: AsyncRead + AsyncWrite>(
     sender: &mut Sender<'_, C>,
     mut reader: Reader<C>,
-    mut output: Output,
-    offset: i64,
+    output: &mut Output,
+    end: u64,
     ended: Option<CancellationToken>,
 ) -> Result<(), StreamError> {
-    let end = output.open(offset).await?;
     if ended.is_none() {
         // Of a task that writes faster than it is read, this would have no end: it ends where the
         // output did when it was asked for.
@@ -94,8 +118,9 @@ mod tests {
             metrics: &metrics,
             patience: Duration::from_millis(20),
         };
-        let output = Output::alone(&path, stream::Output::Stdout);
-        let copied = copy(&mut sender, Reader(read), output, 0, None).await;
+        let mut output = Output::alone(&path, stream::Output::Stdout);
+        let end = output.open(0).await.unwrap();
+        let copied = copy(&mut sender, Reader(read), &mut output, end, None).await;
         assert!(matches!(copied, Err(StreamError::Stalled(_))), "{copied:?}");
     }
 
@@ -115,9 +140,10 @@ mod tests {
         };
         let offset = -1 - MAX_CHUNK as i64;
         let mut file = std::fs::File::options().append(true).open(&path).unwrap();
-        let output = Output::alone(&path, stream::Output::Stdout);
+        let mut output = Output::alone(&path, stream::Output::Stdout);
+        let end = output.open(offset).await.unwrap();
         let copying = async move {
-            copy(&mut sender, Reader(read), output, offset, None)
+            copy(&mut sender, Reader(read), &mut output, end, None)
                 .await
                 .is_ok()
         };

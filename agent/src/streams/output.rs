@@ -98,12 +98,47 @@ impl Output {
         self.until = Some(place);
     }
 
-    /// Says where the next byte is, unless that is known.
+    /// Says where the next byte is, unless it was said where one is.
     pub(super) async fn tell_place<C: AsyncRead + AsyncWrite>(
         &mut self,
         sender: &mut Sender<'_, C>,
     ) -> Result<(), StreamError> {
-        self.tell(sender, self.at).await
+        match self.told {
+            Some(_) => Ok(()),
+            None => self.tell(sender, self.at).await,
+        }
+    }
+
+    /// The place of what is sent next.
+    pub(super) fn at(&self) -> u64 {
+        self.at
+    }
+
+    /// Whether there is no file of it.
+    pub(super) fn has_none(&self) -> bool {
+        self.part.is_none()
+    }
+
+    /// Sends what comes from there on of an output that is no file; from the end when that is negative.
+    pub(super) async fn send_packed<C: AsyncRead + AsyncWrite>(
+        &mut self,
+        sender: &mut Sender<'_, C>,
+        all: &[u8],
+        from: i64,
+    ) -> Result<(), StreamError> {
+        let before_end = |bytes| all.len().saturating_sub(bytes);
+        let skip = match usize::try_from(from) {
+            Ok(skip) => skip.min(all.len()),
+            Err(_) => before_end(usize::try_from(from.unsigned_abs()).unwrap_or(usize::MAX)),
+        };
+        self.at = self.at.max(skip as u64);
+        for bytes in all[skip..].chunks(MAX_CHUNK) {
+            self.tell(sender, self.at).await?;
+            sender.send((self.frame)(bytes.to_vec())).await?;
+            self.at += bytes.len() as u64;
+            self.told = Some(self.at);
+        }
+        Ok(())
     }
 
     /// Sends the next bytes; false if there are none now.
