@@ -245,10 +245,11 @@ fn expired_packs(packs: Vec<Listed>, keep: Keep, now: SystemTime) -> Vec<PathBuf
     packs.into_iter().enumerate().filter_map(goes).collect()
 }
 
-/// One that cannot be read has nothing of anybody.
+/// One that cannot be read now stays until it is looked at again.
 fn has_any(pack: &Path, held: &HashSet<TaskId>) -> bool {
-    let packed = packs::read(pack).unwrap_or_default();
-    packed.iter().any(|packed| held.contains(&packed.task))
+    packs::read(pack).map_or(true, |packed| {
+        packed.iter().any(|packed| held.contains(&packed.task))
+    })
 }
 
 #[cfg(test)]

@@ -168,14 +168,10 @@ async fn run(means: &Means, stream: &str, job: StreamJob) -> Result<(), StreamEr
         metrics: &means.metrics,
         patience: STALL,
     };
-    let mut subject = job.subject;
-    if let Some(task) = task_of(&job.request).filter(|_| !subject.is_known) {
-        subject.is_known = logs::packed(&means.layout, task).await?.is_some();
-    }
-    let gone = task_of(&job.request).filter(|_| !subject.is_known);
-    let gone = gone.map(|task| format!("the agent has nothing of {task} any more"));
+    let subject = job.subject;
+    let gone = gone(means, &subject, &job.request).await;
     let served = match job.request {
-        _ if let Some(message) = gone => Err(refused("task-gone", message)),
+        _ if let Err(gone) = gone => Err(gone),
         StreamRequest::Logs(request) => {
             let reader = Reader(read);
             logs::serve(&mut sender, reader, &means.layout, subject.ended, request).await
@@ -204,6 +200,24 @@ async fn run(means: &Means, stream: &str, job: StreamJob) -> Result<(), StreamEr
         sender.send(StreamFrame::Failed(reason.clone())).await?;
     }
     served
+}
+
+/// Refuses what is asked of a task of which there is nothing, neither a folder nor an output in a pack.
+async fn gone(
+    means: &Means,
+    subject: &Subject,
+    request: &StreamRequest,
+) -> Result<(), StreamError> {
+    let Some(task) = task_of(request).filter(|_| !subject.is_known) else {
+        return Ok(());
+    };
+    match logs::packed(&means.layout, task).await? {
+        Some(_) => Ok(()),
+        None => {
+            let message = format!("the agent has nothing of {task} any more");
+            Err(refused("task-gone", message))
+        }
+    }
 }
 
 /// What the caller of a stream that goes both ways says.

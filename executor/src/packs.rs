@@ -8,7 +8,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -22,11 +22,11 @@ use crate::records;
 /// Bytes of both outputs of a task together: more is worth a file.
 pub const MOST: usize = 4 * 1024;
 /// Since its last change no process writes to a pack any more.
-pub const SETTLED: Duration = Duration::from_secs(120);
+pub const SETTLED: Duration = Duration::from_secs(40);
 /// Bytes after which another pack is begun: what is read in a millisecond to find one task.
 const PACK_BYTES: u64 = 1024 * 1024;
 /// How long one pack is written to: well below [`SETTLED`].
-const STRETCH: Duration = Duration::from_secs(30);
+const STRETCH: Duration = Duration::from_secs(10);
 /// What names of packs end with.
 const SUFFIX: &str = "pack";
 
@@ -95,11 +95,9 @@ impl Packer {
             Some(pack) => pack,
             None => self.begin(&mut open.next)?,
         };
-        // A half-written record would hide those that follow it: after an error there is another pack.
-        pack.file.write_all(&record)?;
-        pack.len += record.len() as u64;
+        let written = pack.append(&record);
         open.pack = Some(pack);
-        Ok(())
+        written
     }
 
     #[expect(
@@ -129,8 +127,21 @@ impl Packer {
 }
 
 impl Pack {
+    /// One that was taken away is none, as when a clock was set forward.
     fn takes_more(&self) -> bool {
-        self.len < PACK_BYTES && self.begun.elapsed() < STRETCH
+        let is_there = || self.file.metadata().is_ok_and(|file| file.nlink() > 0);
+        self.len < PACK_BYTES && self.begun.elapsed() < STRETCH && is_there()
+    }
+
+    fn append(&mut self, record: &[u8]) -> io::Result<()> {
+        let written = self.file.write_all(record);
+        match written {
+            Ok(()) => self.len += record.len() as u64,
+            // A half-written record would hide those that follow it: if it stays, there is another pack.
+            Err(_) if self.file.set_len(self.len).is_err() => self.len = PACK_BYTES,
+            Err(_) => {}
+        }
+        written
     }
 }
 
@@ -174,21 +185,25 @@ pub fn read(path: &Path) -> io::Result<Vec<Packed>> {
 /// What `task` wrote, if it is in a pack of `folder`.
 ///
 /// # Errors
-/// When a pack cannot be read that is there.
+/// When it was not found, and a pack cannot be read that is there.
 pub fn find(folder: &Path, task: &TaskId) -> io::Result<Option<Packed>> {
+    // A record begins with its task.
+    let begins = postcard::to_stdvec(task).map_err(io::Error::other)?;
+    let mut unread = None;
     for pack in list(folder) {
-        let bytes = match fs::read(&pack.path) {
-            Ok(bytes) => bytes,
+        match fs::read(&pack.path) {
+            Ok(bytes) => {
+                let found = records::find(&bytes, &begins);
+                if found.is_some() {
+                    return Ok(found);
+                }
+            }
             // Removed meanwhile.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(error),
-        };
-        let found = records::decode(&bytes).find(|packed: &Packed| packed.task == *task);
-        if found.is_some() {
-            return Ok(found);
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => unread = Some(error),
         }
     }
-    Ok(None)
+    unread.map_or(Ok(None), Err)
 }
 
 #[cfg(test)]
@@ -244,6 +259,39 @@ mod tests {
                 .iter()
                 .all(|pack| pack.bytes < PACK_BYTES + 2 * MOST as u64)
         );
+    }
+
+    #[test]
+    fn a_pack_that_was_taken_away_is_written_to_no_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let packer = Packer::new(dir.path().into(), "e1".into());
+        packer.add(&packed(1, "one")).unwrap();
+        fs::remove_file(&list(dir.path())[0].path).unwrap();
+        packer.add(&packed(2, "two")).unwrap();
+        assert!(find(dir.path(), &packed(2, "").task).unwrap().is_some());
+    }
+
+    #[test]
+    fn what_a_full_disk_refuses_leaves_neither_half_a_record_nor_another_pack() {
+        let dir = tempfile::tempdir().unwrap();
+        let packer = Packer::new(dir.path().into(), "e1".into());
+        packer.add(&packed(1, "one")).unwrap();
+        let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let whole = {
+            let mut open = packer.open.lock().unwrap();
+            let pack = open.pack.as_mut().unwrap();
+            std::mem::replace(&mut pack.file, full)
+        };
+        // The device cannot be cut either: there is another pack.
+        packer.add(&packed(2, "two")).unwrap_err();
+        drop(whole);
+        packer.add(&packed(3, "three")).unwrap();
+        let is_there = |number| {
+            find(dir.path(), &packed(number, "").task)
+                .unwrap()
+                .is_some()
+        };
+        assert_eq!([1, 2, 3].map(is_there), [true, false, true]);
     }
 
     #[test]

@@ -14,10 +14,12 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tepui_types::Digest;
-use tepui_types::wire::executor::VERSION;
-use tepui_types::wire::{LENGTH_BYTES, frame_len, parse};
+use tepui_types::wire::{LENGTH_BYTES, frame, frame_len, parse};
 
-use crate::protocol::{self, ProtocolError};
+use crate::protocol::ProtocolError;
+
+/// The version of every record: one of the files' own, for they outlive the connection's.
+const VERSION: u8 = 1;
 
 /// Bytes of checksum after each frame: the first of its SHA-256.
 const CHECKSUM_BYTES: usize = 8;
@@ -179,7 +181,7 @@ fn open(path: &Path) -> io::Result<File> {
 /// # Errors
 /// [`ProtocolError::TooLarge`] alone.
 pub fn encode<T: Serialize>(record: &T) -> Result<Vec<u8>, ProtocolError> {
-    let mut bytes = protocol::encode(record)?;
+    let mut bytes = frame(VERSION, record)?;
     let sum = checksum(&bytes);
     bytes.extend_from_slice(&sum);
     Ok(bytes)
@@ -195,7 +197,7 @@ fn encode_all<'a, T: Record + 'a>(
     Ok(bytes)
 }
 
-fn checksum(frame: &[u8]) -> [u8; CHECKSUM_BYTES] {
+fn checksum(frame: &[u8]) -> Sum {
     let digest = Digest::of(frame).0;
     std::array::from_fn(|place| digest[place])
 }
@@ -223,15 +225,38 @@ pub fn decode<T: DeserializeOwned>(mut bytes: &[u8]) -> impl Iterator<Item = T> 
     })
 }
 
+/// The first record in `bytes` whose own bytes begin with these. Others are passed over without a look at
+/// their sums.
+pub fn find<T: DeserializeOwned>(mut bytes: &[u8], begins: &[u8]) -> Option<T> {
+    loop {
+        let (frame, sum, rest) = split(bytes)?;
+        // Behind its length and its version.
+        let is_wanted = frame.get(LENGTH_BYTES + 1..)?.starts_with(begins);
+        if is_wanted {
+            return checked(frame, sum);
+        }
+        bytes = rest;
+    }
+}
+
 fn next<T: DeserializeOwned>(bytes: &[u8]) -> Option<(T, &[u8])> {
+    let (frame, sum, rest) = split(bytes)?;
+    Some((checked(frame, sum)?, rest))
+}
+
+type Sum = [u8; CHECKSUM_BYTES];
+
+fn split(bytes: &[u8]) -> Option<(&[u8], &Sum, &[u8])> {
     let header = bytes.first_chunk::<LENGTH_BYTES>()?;
     let frame_bytes = LENGTH_BYTES + frame_len(*header).ok()?;
     let (frame, rest) = bytes.split_at_checked(frame_bytes)?;
     let (sum, rest) = rest.split_first_chunk::<CHECKSUM_BYTES>()?;
-    if *sum != checksum(frame) {
-        return None;
-    }
-    Some((parse(VERSION, &frame[LENGTH_BYTES..]).ok()?, rest))
+    Some((frame, sum, rest))
+}
+
+fn checked<T: DeserializeOwned>(frame: &[u8], sum: &Sum) -> Option<T> {
+    let is_whole = *sum == checksum(frame);
+    is_whole.then(|| parse(VERSION, &frame[LENGTH_BYTES..]).ok())?
 }
 
 #[cfg(test)]

@@ -5,8 +5,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::check::{Check, Checks, Probe};
-use crate::command::MAIN;
+use crate::check::{Checks, Probe};
+use crate::command::{CompanionRole, MAIN};
+use crate::container::Network;
 use crate::fetch::Fetch;
 
 mod life;
@@ -313,15 +314,49 @@ pub enum Workload {
 }
 
 impl Workload {
-    /// Whether one of its commands has this name.
-    fn has_member(&self, name: &str) -> bool {
-        match self {
-            Self::Wasm(_) => false,
-            Self::Command(command) => {
-                let mut companions = command.companions().iter();
-                name == MAIN || companions.any(|companion| companion.name == name)
+    /// Refuses checks that cannot be made of it.
+    fn check(&self, checks: &Checks) -> Result<(), String> {
+        for (_, check) in checks.all() {
+            match (&check.probe, self) {
+                (Probe::Command(_), Self::Wasm(_)) => {
+                    let why =
+                        "no command runs beside a WebAssembly program: probe it by http or tcp";
+                    return Err(why.into());
+                }
+                (Probe::Command(probe), Self::Command(command)) => {
+                    command.check_beside(probe.member.as_deref().unwrap_or(MAIN))?;
+                }
+                (Probe::Http(_) | Probe::Tcp(_), Self::Command(command)) if command.is_apart() => {
+                    let why =
+                        "nobody reaches a task whose network is `none`: check it by a command";
+                    return Err(why.into());
+                }
+                (Probe::Http(_) | Probe::Tcp(_), _) => {}
             }
         }
+        Ok(())
+    }
+}
+
+impl CommandWorkload {
+    /// Refuses a check beside one of its commands that is not there, or not while the task runs.
+    fn check_beside(&self, name: &str) -> Result<(), String> {
+        let companion = self.companions().iter().find(|one| one.name == name);
+        match companion.map(|companion| companion.role) {
+            Some(CompanionRole::Init) => Err(format!(
+                "`{name}` has ended when the task runs: check the command, or a companion beside it"
+            )),
+            None if name != MAIN => Err(format!(
+                "`{name}` is none of the task's commands: name a companion, or leave `member` out"
+            )),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Whether it has a network with nothing but itself.
+    fn is_apart(&self) -> bool {
+        let container = self.container.as_ref();
+        container.is_some_and(|container| container.network == Network::None)
     }
 }
 
@@ -377,26 +412,8 @@ impl TaskSpec {
         }
         self.partition.validate()?;
         if let Some(checks) = &self.checks {
-            checks.validate().map_err(|why| format!("checks: {why}"))?;
-            let runs = |check: &Check| matches!(check.probe, Probe::Command(_));
-            let is_wasm = matches!(self.workload, Workload::Wasm(_));
-            if is_wasm && checks.all().any(|(_, check)| runs(check)) {
-                return Err(
-                    "checks: no command runs beside a WebAssembly program: probe it by http or \
-                            tcp"
-                    .into(),
-                );
-            }
-            let mut probed = checks.all().filter_map(|(_, check)| match &check.probe {
-                Probe::Command(command) => command.member.as_deref(),
-                Probe::Http(_) | Probe::Tcp(_) => None,
-            });
-            if let Some(name) = probed.find(|name| !self.workload.has_member(name)) {
-                return Err(format!(
-                    "checks: `{name}` is none of the task's commands: name a companion, or leave \
-                     `member` out"
-                ));
-            }
+            let valid = checks.validate().and_then(|()| self.workload.check(checks));
+            valid.map_err(|why| format!("checks: {why}"))?;
         }
         if !(-Self::MAX_PRIORITY..=Self::MAX_PRIORITY).contains(&self.priority) {
             let most = Self::MAX_PRIORITY;
@@ -469,6 +486,35 @@ mod tests {
         {
             assert!(state.may_become(TaskState::Finished), "{state}");
             assert!(!state.may_become(state), "{state}");
+        }
+    }
+
+    #[test]
+    fn checks_that_cannot_be_made_of_a_task_are_refused() {
+        let command = |rest: &str| format!(r#"{{"command": {{"argv": ["true"], {rest}}}}}"#);
+        let companions = r#""container": {"image": "web:1"}, "options": {"companions": [
+            {"name": "fill", "role": "init", "container": {"image": "web:1"}},
+            {"name": "side", "container": {"image": "web:1"}}]}"#;
+        let apart = r#""container": {"image": "web:1", "network": "none"}"#;
+        let beside =
+            |name: &str| format!(r#"{{"command": {{"argv": ["x"], "member": "{name}"}}}}"#);
+        let http = || r#"{"http": {"port": 80}}"#.to_owned();
+        for (rest, probe, why) in [
+            (companions, beside("side"), ""),
+            (companions, beside("main"), ""),
+            (companions, http(), ""),
+            (companions, beside("fill"), "`fill` has ended"),
+            (companions, beside("other"), "`other` is none"),
+            (apart, http(), "check it by a command"),
+        ] {
+            let workload = serde_json::from_str(&command(rest)).unwrap();
+            let mut spec = TaskSpec::new(workload);
+            let checks = format!(r#"{{"health": {{"probe": {probe}}}}}"#);
+            spec.checks = Some(serde_json::from_str(&checks).unwrap());
+            match spec.validate() {
+                Ok(()) => assert_eq!(why, "", "{probe}"),
+                Err(said) => assert!(!why.is_empty() && said.contains(why), "{said}"),
+            }
         }
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tepui_executor::packs::{self, Packed};
 use tepui_types::TaskId;
+use tepui_types::command::MAIN;
 use tepui_types::ids::is_label;
 use tepui_types::wire::stream::{LogRequest, StreamFrame};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -32,6 +33,9 @@ pub(super) async fn serve<C: AsyncRead + AsyncWrite>(
     }
     let path = layout.output(&request.task, member, request.output);
     let mut output = Output::alone(&path, request.output);
+    // What a task that lives has said is in files alone, and so is what companions say.
+    let may_be_packed = member.is_none_or(|name| name == MAIN)
+        && (request.follow || ended.as_ref().is_none_or(CancellationToken::is_cancelled));
     let ended = ended.filter(|_| request.follow);
     let is_over = ended.as_ref().is_none_or(CancellationToken::is_cancelled);
     let end = output.open(request.offset).await?;
@@ -41,7 +45,8 @@ pub(super) async fn serve<C: AsyncRead + AsyncWrite>(
         // What was not there yet is not from before.
         from = i64::try_from(output.at()).unwrap_or(i64::MAX);
     }
-    if output.has_none()
+    if may_be_packed
+        && output.has_none()
         && let Some(packed) = packed(layout, &request.task).await?
     {
         let bytes = packed.output(request.output);

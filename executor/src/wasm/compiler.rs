@@ -5,8 +5,9 @@
 //! map. Where a program is refused, its standard output is the [`Reason`].
 
 use std::fs::File;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{ExitCode, Stdio};
+use std::process::{ExitCode, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -64,7 +65,7 @@ pub async fn compile(
             "it took more than {} s",
             PATIENCE.as_secs()
         ))),
-        Outcome::Crashed(status) if status.code().is_some() => {
+        Outcome::Crashed(status) if !is_of_its_own(status) => {
             Err(failed(format!("its compiler ended with {status}: {said}")))
         }
         // What ends it so is in the program.
@@ -72,6 +73,21 @@ pub async fn compile(
             "its compiler ended with {status}: make it smaller. {said}"
         )))),
     }
+}
+
+/// Whether a signal ended it that comes of what it does, and not of others or of a machine that is short of
+/// memory.
+fn is_of_its_own(status: ExitStatus) -> bool {
+    let faults = [
+        libc::SIGSEGV,
+        libc::SIGABRT,
+        libc::SIGBUS,
+        libc::SIGILL,
+        libc::SIGFPE,
+    ];
+    status
+        .signal()
+        .is_some_and(|signal| faults.contains(&signal))
 }
 
 /// All that the process does; its arguments follow [`ARGUMENT`].

@@ -142,9 +142,11 @@ impl Guest {
     /// the task leaves behind and little.
     pub fn finish_outputs(&self) {
         let packer = self.host.packer.as_ref();
-        let most = packer.map_or(0, |_| packs::MOST / 2);
+        let most = packer.map_or(0, |_| packs::MOST);
         let left = match (packer, self.stdout.finish(most), self.stderr.finish(most)) {
-            (Some(packer), Some(stdout), Some(stderr)) if self.left_no_files() => {
+            (Some(packer), Some(stdout), Some(stderr))
+                if stdout.len() + stderr.len() <= packs::MOST && self.left_no_files() =>
+            {
                 self.pack(packer, stdout, stderr)
             }
             (_, stdout, stderr) => Some((stdout.unwrap_or_default(), stderr.unwrap_or_default())),

@@ -36,6 +36,8 @@ pub enum Turn {
 #[derive(Debug)]
 pub struct Share {
     guarantee: Bucket,
+    /// Whether that was asked for: what is given besides is owed to nobody.
+    is_promised: bool,
     ceiling: Option<Bucket>,
     /// What holds it to less than that for now.
     throttle: Option<Bucket>,
@@ -45,6 +47,8 @@ impl Share {
     /// Full buckets: a task that starts is not held up.
     pub fn new(guarantee: MilliCpus, ceiling: Option<MilliCpus>, now: Duration) -> Self {
         Self {
+            // What has no more than that is given a little, and has asked for nothing.
+            is_promised: ceiling.is_none_or(|most| most > guarantee),
             guarantee: Bucket::full(guarantee, now),
             ceiling: ceiling.map(|rate| Bucket::full(rate, now)),
             throttle: None,
@@ -69,6 +73,7 @@ impl Share {
         }
         let own = &mut self.guarantee;
         match own.has_some(now) {
+            true if !self.is_promised => Turn::Within(now + PERIOD),
             true if own.level > own.brim() => Turn::Owed,
             true => Turn::Within(own.reaches_at(own.brim() + 1)),
             false => Turn::Beyond(own.filled_at()),
@@ -258,6 +263,13 @@ mod tests {
     }
 
     #[test]
+    fn who_asked_for_nothing_takes_nothing_of_others() {
+        let mut wishes = vec![wish(1000, None, 20)];
+        wishes.extend((0..10).map(|_| wish(100, Some(100), 20)));
+        about(simulate(wishes)[0], 1000);
+    }
+
+    #[test]
     fn spare_time_is_taken_unless_there_is_a_ceiling() {
         about(simulate(vec![wish(100, None, 20)])[0], 1000);
         about(simulate(vec![wish(100, Some(100), 20)])[0], 110);
@@ -326,7 +338,7 @@ mod tests {
         let Turn::Over(until) = least.turn(TICK) else {
             panic!("a bucket of nothing is empty");
         };
-        assert_eq!(least.turn(until), Turn::Owed);
+        assert!(matches!(least.turn(until), Turn::Within(_)));
         let mut most = Share::new(MilliCpus(u64::MAX), None, Duration::ZERO);
         most.charge(RUN, TICK);
         assert!(matches!(most.turn(TICK), Turn::Within(_)));

@@ -179,15 +179,17 @@ fn files_are_in_the_sandbox_and_nowhere_else() {
 #[test]
 fn small_outputs_are_packed_and_large_ones_are_files() {
     let mut executor = Executor::wasm();
-    for (name, program, is_packed) in [
-        ("small", programs::component(0), true),
-        ("large", programs::writes_pages(1), false),
-    ] {
-        executor.launch(Builder::wasm(name, program));
+    let mut is_packed = |name: &str, program: &[u8]| {
+        executor.launch(Builder::wasm(name, program.to_vec()));
         check(&executor.end(name), "finished", "", Some(0), "");
+        let is_packed = executor.packed(name, "stderr").is_ok();
         assert_eq!(executor.task_dir(name).exists(), !is_packed, "{name}");
-        assert_eq!(executor.packed(name, "stderr").is_ok(), is_packed, "{name}");
-    }
+        is_packed
+    };
+    // One that takes long between two writes has a file: a busy machine may make any of them take long.
+    let small = programs::component(0);
+    assert!((0..50).any(|attempt| is_packed(&format!("small-{attempt}"), &small)));
+    assert!(!is_packed("large", &programs::writes_pages(2)));
 }
 
 #[test]
