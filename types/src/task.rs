@@ -492,9 +492,10 @@ mod tests {
     #[test]
     fn checks_that_cannot_be_made_of_a_task_are_refused() {
         let command = |rest: &str| format!(r#"{{"command": {{"argv": ["true"], {rest}}}}}"#);
-        let companions = r#""container": {"image": "web:1"}, "options": {"companions": [
-            {"name": "fill", "role": "init", "container": {"image": "web:1"}},
-            {"name": "side", "container": {"image": "web:1"}}]}"#;
+        let image = r#""container": {"image": "web:1"}"#;
+        let fill = format!(r#"{{"name": "fill", "role": "init", {image}}}"#);
+        let side = format!(r#"{{"name": "side", {image}}}"#);
+        let companions = &format!(r#"{image}, "options": {{"companions": [{fill}, {side}]}}"#);
         let apart = r#""container": {"image": "web:1", "network": "none"}"#;
         let beside =
             |name: &str| format!(r#"{{"command": {{"argv": ["x"], "member": "{name}"}}}}"#);

@@ -9,6 +9,8 @@ use std::path::Path;
 use tepui_executor::cgroup::{CgroupError, Counters, Counts, Group, Reach};
 use tepui_types::Bytes;
 use tepui_types::command::IoLimits;
+use tepui_types::task::Workload;
+use tepui_types::wire::executor::ExecutorLaunch;
 
 /// The names of shares begin with this: the kernel has a file `tasks` in each cgroup.
 const PREFIX: &str = "m-";
@@ -79,4 +81,13 @@ impl Share {
     pub fn kill(&self) {
         self.group.kill();
     }
+}
+
+/// What its command asks of the disk under its sandbox.
+pub fn io_of(launch: &ExecutorLaunch) -> Option<(&IoLimits, &Path)> {
+    let Workload::Command(command) = &launch.launch.spec.workload else {
+        return None;
+    };
+    let io = command.options.as_ref()?.io.as_ref()?;
+    Some((io, Path::new(&launch.sandbox)))
 }

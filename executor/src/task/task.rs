@@ -14,7 +14,6 @@ use nix::unistd::Pid;
 use tepui_executor::cgroup::{Counts, Limits, Reach};
 use tepui_executor::log;
 use tepui_executor::startup::Startup;
-use tepui_types::command::IoLimits;
 use tepui_types::task::{TaskUsage, Workload, reason};
 use tepui_types::wire::executor::{ExecutorLaunch, RunBeside, TaskUpdate};
 use tepui_types::{MilliCpus, Reason, TaskId, TaskState};
@@ -26,6 +25,7 @@ use crate::group::TaskGroup;
 use crate::input::Input;
 use crate::member::{Draining, Ground, Member, RunEnd};
 use crate::outputs::Outputs;
+use crate::share;
 use crate::shared::Shared;
 use crate::supervision::{Action, Supervision};
 use crate::userns::UserNamespace;
@@ -235,8 +235,11 @@ impl Task {
         self.prepare(startup)?;
         if let Some(group) = self.group.as_ref().filter(|_| self.members.len() > 1) {
             let name = self.supervision.name(number);
-            let share =
-                self.members[number].make_share(group.path(), name, io_of(&self.launches[0]));
+            let share = self.members[number].make_share(
+                group.path(),
+                name,
+                share::io_of(&self.launches[0]),
+            );
             share.map_err(|error| failed(error.to_string()))?;
         }
         let (restarts, last) = self.supervision.past(number);
@@ -589,15 +592,6 @@ impl Task {
             log::say(format_args!("the cgroup {} stays", group.path()));
         }
     }
-}
-
-/// What its command asks of the disk under its sandbox.
-fn io_of(launch: &ExecutorLaunch) -> Option<(&IoLimits, &Path)> {
-    let Workload::Command(command) = &launch.launch.spec.workload else {
-        return None;
-    };
-    let io = command.options.as_ref()?.io.as_ref()?;
-    Some((io, Path::new(&launch.sandbox)))
 }
 
 fn failed(message: String) -> Reason {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Read};
+use std::io::Read;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use tepui_executor::output::DEFAULT_LIMIT;
 use tepui_executor::privileges::Privileges;
 use tepui_executor::runtime::Runtime;
 use tepui_executor::spawn::{Spawn, connect, spawn};
-use tepui_executor::{cgroup, identity, packs, protocol};
+use tepui_executor::{cgroup, identity, protocol};
 use tepui_types::resources::PortRanges;
 use tepui_types::task::{CommandWorkload, TaskSpec, WasmWorkload, Workload};
 use tepui_types::wire::agent::TaskLaunch;
@@ -30,6 +30,8 @@ use tepui_types::{
 // Benchmarks have this file at another place.
 #[path = "env/beside.rs"]
 mod beside;
+#[path = "env/packed.rs"]
+mod packed;
 
 /// How long anything may take on a busy machine before a test gives up.
 pub const DEADLINE: Duration = Duration::from_secs(60);
@@ -178,22 +180,9 @@ impl Executor {
 
     /// What a task wrote.
     pub fn output(&self, name: &str, stream: &str) -> String {
-        let file = fs::read(self.task_dir(name).join(stream));
-        let bytes = file.or_else(|_| self.packed(name, stream));
+        let bytes =
+            fs::read(self.task_dir(name).join(stream)).or_else(|_| self.packed(name, stream));
         String::from_utf8(bytes.unwrap_or_default()).unwrap_or_default()
-    }
-
-    /// An output as it is in a pack.
-    pub fn packed(&self, name: &str, stream: &str) -> io::Result<Vec<u8>> {
-        let packed = packs::find(&self.packs(), &task(name))?;
-        let outputs = packed.map(|packed| [packed.stdout, packed.stderr]);
-        let [stdout, stderr] = outputs.ok_or(io::ErrorKind::NotFound)?;
-        Ok(if stream == "stdout" { stdout } else { stderr })
-    }
-
-    /// Where it packs small outputs.
-    pub fn packs(&self) -> PathBuf {
-        self.root.path().join("packs")
     }
 
     /// Sends one frame.

@@ -424,6 +424,7 @@ impl World {
             Action::Clear(id) => {
                 machine.executors.remove(&id);
             }
+            Action::End(_) => return Err("every process is of this release".into()),
         }
         Ok(())
     }
