@@ -221,7 +221,10 @@ impl Prepared<'_> {
         let Some(mapped) = self.mapped else {
             return Ok((uid, gid));
         };
-        let owner = mapped.users.of_machine(uid, gid);
+        let groups = account.groups.iter();
+        let known = groups.map(|group| mapped.users.of_machine(uid, *group));
+        let known: Result<Vec<_>, _> = known.collect();
+        let owner = known.and_then(|_| mapped.users.of_machine(uid, gid));
         owner.map_err(|why| Reason::new(reason::COMMAND_FAILED, why))
     }
 

@@ -214,6 +214,8 @@ pub fn run(
     let attempt = Attempt::begin(|| {
         let entered = outside.enter();
         let entered = entered.map_err(|error| format!("its network and users: {error}"));
+        // While `/proc` is the machine's.
+        process::be_no_dearer();
         let started = entered.and_then(|()| match &startup.runtime {
             Runtime::BuiltIn => {
                 run_by_built_in(startup, dir, outside.users, run, stdio, has_terminal)
@@ -349,12 +351,13 @@ impl Executor for Entry {
 
 impl Entry {
     fn execute(&self, spec: &Spec) -> Result<std::convert::Infallible, String> {
-        process::begin_anew().map_err(|error| format!("its signals: {error}"))?;
+        // First: nothing is done as the machine's root among the container's files.
         if let Some(users) = self.users {
             // SAFETY: it is open in this process until it executes its program.
             let users = unsafe { BorrowedFd::borrow_raw(users) };
             userns::join(users).map_err(|error| format!("its users: {error}"))?;
         }
+        process::begin_anew().map_err(|error| format!("its signals: {error}"))?;
         let (path, args, env) = Self::program(spec)?;
         if self.has_terminal {
             process::take_terminal().map_err(|error| format!("its terminal: {error}"))?;
