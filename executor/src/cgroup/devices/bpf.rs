@@ -65,7 +65,14 @@ struct Query {
     ids: u64,
     count: u32,
     _unused: u32,
+    program_attach_flags: u64,
+    link_ids: u64,
+    link_attach_flags: u64,
+    revision: u64,
 }
+
+/// From Linux 6.17 on the kernel writes `revision`, however short the attributes are said to be.
+const _: () = assert!(size_of::<Query>() == 64);
 
 #[repr(C)]
 #[derive(Default)]
@@ -129,7 +136,8 @@ fn attached(cgroup: &File) -> io::Result<Vec<u32>> {
         count: MAX_PROGRAMS as u32,
         ..Query::default()
     };
-    // SAFETY: the kernel writes at most `count` numbers, for which there is room until the call returns.
+    // SAFETY: the kernel writes at most `count` numbers, for which there is room until the call returns;
+    // of the attributes it writes `attach_flags`, `count` and `revision`, all of which `Query` has.
     unsafe { bpf(PROG_QUERY, &mut attributes) }?;
     let count = usize::try_from(attributes.count).unwrap_or(MAX_PROGRAMS);
     Ok(ids.into_iter().take(count).collect())
@@ -164,11 +172,12 @@ fn number(fd: RawFd) -> io::Result<u32> {
 /// Calls the kernel.
 ///
 /// # Safety
-/// `attributes` must be those of the command as `union bpf_attr` has them, and what they point to must be
-/// there until this returns, for the kernel to read or to write as the command does.
+/// `attributes` must be those of the command as `union bpf_attr` has them, as far as the kernel may write
+/// to them, which it does whatever size it is told; and what they point to must be there until this
+/// returns, for the kernel to read or to write as the command does.
 unsafe fn bpf<T>(command: libc::c_long, attributes: &mut T) -> io::Result<RawFd> {
     let attributes: *mut T = attributes;
-    // SAFETY: the caller vouches for what they hold, and their size is told.
+    // SAFETY: the caller vouches for what they hold and that all that the kernel writes is in them.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, attributes, size_of::<T>()) };
     if result < 0 {
         return Err(io::Error::last_os_error());
