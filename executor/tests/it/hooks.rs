@@ -12,11 +12,10 @@ use tepui_types::wire::executor::{
 use crate::containers::{IMAGE, finished, image, runtimes};
 use crate::env::{Builder, Executor, check, eventually};
 
-const POINTS: [(&str, HookPoint); 6] = [
+const POINTS: [(&str, HookPoint); 5] = [
     ("prestart", HookPoint::Prestart),
     ("createRuntime", HookPoint::CreateRuntime),
     ("createContainer", HookPoint::CreateContainer),
-    ("startContainer", HookPoint::StartContainer),
     ("poststart", HookPoint::Poststart),
     ("poststop", HookPoint::Poststop),
 ];
@@ -41,15 +40,10 @@ fn folder(text: &str) -> tempfile::TempDir {
 /// That hook at one point: its arguments are where it records, and the point's name.
 fn hook(dir: &Path, name: &str, point: HookPoint, timeout_s: u32) -> DeviceHook {
     let text = |path: &Path| path.to_str().unwrap().to_owned();
-    let (path, records) = match point {
-        // What it writes there is the container's own.
-        HookPoint::StartContainer => (format!("{INSIDE}/hook"), "/srv".to_owned()),
-        _ => (text(&dir.join("hook")), text(&dir.join("records"))),
-    };
     DeviceHook {
         point,
-        path,
-        args: vec!["hook".into(), records, name.into()],
+        path: text(&dir.join("hook")),
+        args: vec!["hook".into(), text(&dir.join("records")), name.into()],
         env: vec![
             ("SAID".into(), "hello".into()),
             ("PATH".into(), "/usr/bin:/bin".into()),
@@ -87,21 +81,18 @@ fn hooks_for_devices_run_around_the_start_and_after_the_end() {
         let hooks = POINTS.map(|(name, point)| hook(dir.path(), name, point, 20));
         // The program runs before `poststart` does.
         let script = format!(
-            "cat /srv/order; until test -e {INSIDE}/records/poststart; do sleep 0.02; done; \
+            "until test -e {INSIDE}/records/poststart; do sleep 0.02; done; \
              touch {INSIDE}/records/x 2>/dev/null && echo written; true"
         );
         let end = run(&mut executor, dir.path(), hooks.into(), &script);
         finished(&executor, &end);
         let out = executor.output("task", "stdout");
-        assert_eq!(out, "startContainer hello\n");
+        assert_eq!(out, "", "it wrote to the machine's folder");
         let order = fs::read_to_string(dir.path().join("records/order")).unwrap();
         let all = "prestart hello\ncreateRuntime hello\ncreateContainer hello\npoststart hello\n\
                    poststop hello\n";
         assert_eq!(order, all);
         for (name, point) in POINTS {
-            if point == HookPoint::StartContainer {
-                continue;
-            }
             let state = fs::read(dir.path().join("records").join(name)).unwrap();
             let state: serde_json::Value = serde_json::from_slice(&state).unwrap();
             assert_eq!(state["id"], "task", "{name} {state}");

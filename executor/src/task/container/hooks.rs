@@ -1,7 +1,7 @@
 //! Programs of the machine that are run around a container's start and end, for the devices that it was
 //! given.
 //!
-//! Their agent has seen to it that they are its operator's. The runtime runs them, each within its time,
+//! Their agent has seen to it that they are its operator's, and that none is to run in the container. The runtime runs them, each within its time,
 //! and gives them the container's state (JSON) to read. Those that come after the end are run from here,
 //! for no runtime is told of an end: all that it would remove goes with the task.
 
@@ -31,7 +31,6 @@ pub fn of(given: Option<&LocalDevices>) -> Result<Option<Hooks>, OciSpecError> {
         .prestart(at(HookPoint::Prestart)?)
         .create_runtime(at(HookPoint::CreateRuntime)?)
         .create_container(at(HookPoint::CreateContainer)?)
-        .start_container(at(HookPoint::StartContainer)?)
         .poststart(at(HookPoint::Poststart)?)
         .poststop(at(HookPoint::Poststop)?);
     hooks.build().map(Some)
