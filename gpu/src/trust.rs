@@ -2,15 +2,14 @@
 //! run with the agent's rights.
 //!
 //! Of a file, where links lead, and of every folder above it, nobody but root, or whoever the agent runs
-//! as, may be the owner or may write there.
+//! as, may be the owner or may write there. The links themselves may be anybody's, so what was looked at is
+//! used by its real path, never by the one that has led there.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// Others may write.
-const WRITABLE: u32 = 0o002;
-/// The group may.
-const GROUP_WRITABLE: u32 = 0o020;
+/// A group or others may write. Who is in a group changes without a trace on the file.
+const WRITABLE: u32 = 0o022;
 /// In such a folder nobody takes away what is another's.
 const STICKY: u32 = 0o1000;
 
@@ -42,11 +41,12 @@ pub enum Distrust {
     Writable(PathBuf),
 }
 
-/// Looks at a file and at all that leads there.
+/// Looks at a file and at all folders above it. The answer is its real path: nobody else can have that lead
+/// elsewhere.
 ///
 /// # Errors
 /// Says what is wrong, and with which part.
-pub fn check_trust(path: &Path) -> Result<(), Distrust> {
+pub fn check_trust(path: &Path) -> Result<PathBuf, Distrust> {
     let look = |source| Distrust::Look {
         path: path.to_owned(),
         source,
@@ -54,7 +54,7 @@ pub fn check_trust(path: &Path) -> Result<(), Distrust> {
     let real = path.canonicalize().map_err(look)?;
     let own = rustix::process::geteuid().as_raw();
     for (number, part) in real.ancestors().enumerate() {
-        let found = part.metadata().map_err(look)?;
+        let found = part.symlink_metadata().map_err(look)?;
         if number == 0 && !found.is_file() {
             return Err(Distrust::NoFile(path.to_owned()));
         }
@@ -65,14 +65,11 @@ pub fn check_trust(path: &Path) -> Result<(), Distrust> {
             });
         }
         let is_shared = found.is_dir() && found.mode() & STICKY != 0;
-        // Whoever is in root's group is trusted as root.
-        let is_writable = found.mode() & WRITABLE != 0
-            || (found.mode() & GROUP_WRITABLE != 0 && found.gid() != 0);
-        if is_writable && !is_shared {
+        if found.mode() & WRITABLE != 0 && !is_shared {
             return Err(Distrust::Writable(part.to_owned()));
         }
     }
-    Ok(())
+    Ok(real)
 }
 
 #[cfg(test)]
@@ -99,14 +96,20 @@ mod tests {
         let link = place.path().join("link");
         symlink(&file, &link).unwrap();
         let told = |path: &Path| check_trust(path).map_err(|error| error.to_string());
-        assert_eq!((told(&file), told(&link)), (Ok(()), Ok(())));
-        set(&file, 0o757);
-        assert!(told(&link).unwrap_err().contains("may write"));
+        let real = file.canonicalize().unwrap();
+        assert_eq!(
+            (told(&file), told(&link)),
+            (Ok(real.clone()), Ok(real.clone()))
+        );
+        for mode in [0o757, 0o775] {
+            set(&file, mode);
+            assert!(told(&link).unwrap_err().contains("may write"), "{mode:o}");
+        }
         set(&file, 0o755);
         set(&folder, 0o777);
         assert!(told(&file).unwrap_err().contains("bin: `chmod go-w`"));
         set(&folder, 0o1777);
-        assert_eq!(told(&file), Ok(()), "as in /tmp");
+        assert_eq!(told(&file), Ok(real), "as in /tmp");
         assert!(told(&folder).unwrap_err().contains("is not a file"));
         let gone = told(&folder.join("gone")).unwrap_err();
         assert!(gone.contains("cannot be looked at"), "{gone}");

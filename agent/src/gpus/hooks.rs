@@ -3,7 +3,8 @@
 //!
 //! They run with the rights of what makes containers, so each has to be as the machine's operator has
 //! installed it; where somebody else could have written it, the container is refused. So it is where one
-//! would run in the container, with the image's own libraries and before system calls are filtered.
+//! would run in the container, with the image's own libraries and before system calls are filtered. Links
+//! on the way to it may be anybody's: what is run is what they led to when it was looked at.
 
 use std::path::Path;
 
@@ -38,7 +39,7 @@ pub(super) fn of(edits: &ContainerEdits) -> Result<Vec<DeviceHook>, String> {
                  of the description, or have it run at `createContainer`"
             ));
         }
-        check_trust(&hook.path).map_err(|error| {
+        let real = check_trust(&hook.path).map_err(|error| {
             let error = anyhow::Error::from(error);
             format!("its GPU's description (CDI) wants {path} to be run: {error:#}")
         })?;
@@ -48,8 +49,11 @@ pub(super) fn of(edits: &ContainerEdits) -> Result<Vec<DeviceHook>, String> {
         };
         Ok(DeviceHook {
             point: hook.point,
-            path: text(&hook.path)?,
-            args: hook.args.clone(),
+            path: text(&real)?,
+            args: match hook.args.as_slice() {
+                [] => vec![text(&hook.path)?],
+                args => args.to_vec(),
+            },
             env: hook.env.clone(),
             timeout_s: hook.timeout_s.unwrap_or(most).min(most),
         })
@@ -65,7 +69,7 @@ fn text(path: &Path) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use std::fs::{self, Permissions};
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     use tepui_gpu::Hook;
 
@@ -112,6 +116,24 @@ mod tests {
         assert!(why.contains("chmod go-w"), "{why}");
         let why = refused(vec![any(); MOST + 1]);
         assert!(why.contains("names 257 programs"), "{why}");
+    }
+
+    #[test]
+    fn what_is_run_is_where_links_led_when_it_was_looked_at() {
+        let place = tempfile::tempdir().unwrap();
+        let program = place.path().join("nvidia-cdi-hook");
+        fs::write(&program, "").unwrap();
+        fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+        let link = place.path().join("hook");
+        symlink(&program, &link).unwrap();
+        let real = program.canonicalize().unwrap();
+        let mut named = hook(HookPoint::CreateContainer, &link, None);
+        let found = of(&edits(vec![named.clone()])).unwrap();
+        assert_eq!(Path::new(&found[0].path), real);
+        assert_eq!(found[0].args, ["hook", "links"]);
+        named.args.clear();
+        let found = of(&edits(vec![named])).unwrap();
+        assert_eq!(found[0].args, [link.to_str().unwrap()]);
     }
 
     #[test]

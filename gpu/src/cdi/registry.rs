@@ -137,8 +137,7 @@ impl Registry {
             });
         }
         for path in paths.into_iter().take(MAX_FILES) {
-            let file = read(&path).and_then(|text| CdiFile::parse(&path, &text));
-            match file.and_then(trusted) {
+            match load(&path) {
                 Ok(file) => self.add(first, file),
                 Err(error) => self.problems.push(error),
             }
@@ -160,14 +159,18 @@ impl Registry {
     }
 }
 
-/// Hooks run with the agent's rights: who could write them must have those.
-fn trusted(file: CdiFile) -> Result<CdiFile, CdiError> {
-    match file.has_hooks().then(|| check_trust(&file.path)) {
-        None | Some(Ok(())) => Ok(file),
-        Some(Err(why)) => Err(CdiError::Hooks {
+/// Hooks run with the agent's rights: who could write them must have those. It is looked at before it is
+/// read, and by its real path, so that what is read is what was trusted.
+fn load(path: &Path) -> Result<CdiFile, CdiError> {
+    let trusted = check_trust(path);
+    let text = read(trusted.as_deref().unwrap_or(path))?;
+    let file = CdiFile::parse(path, &text)?;
+    match trusted {
+        Err(why) if file.has_hooks() => Err(CdiError::Hooks {
             path: file.path,
             why,
         }),
+        Ok(_) | Err(_) => Ok(file),
     }
 }
 
