@@ -88,7 +88,8 @@ impl Gpus {
             }
         };
         if !has_container {
-            let edits = self.native(gpus, &DriverFiles::read_nodes());
+            let files = DriverFiles::read_nodes().map_err(failed)?;
+            let edits = self.native(gpus, &files);
             return Ok(Some(LocalDevices {
                 env: edits.map_err(failed)?.env,
                 ..LocalDevices::default()
@@ -106,7 +107,7 @@ impl Gpus {
                 .unwrap_or_default();
             tracing::warn!(why, "a description of devices (CDI) is not used: {problem}");
         }
-        let files = DriverFiles::read();
+        let files = DriverFiles::read().map_err(failed)?;
         let assigner = self.assigner(&files, &registry);
         let edits = assigner.container(gpus, &MachineNodes).map_err(failed)?;
         devices_of(edits).map(Some).map_err(refused)

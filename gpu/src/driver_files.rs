@@ -4,11 +4,12 @@
 //! it is pure. Nodes come and go with drivers, so it is read when a container is made, not kept.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read};
+use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::edits::NodeKind;
+use crate::error::GpuError;
 use crate::libraries::driver_libraries;
 use crate::nodes::{MachineNodes, Node, Nodes};
 
@@ -36,58 +37,82 @@ pub struct DriverFiles {
 
 impl DriverFiles {
     /// Looks at this machine. What is not there is left out, as without a driver.
-    pub fn read() -> Self {
-        let found = Self::read_nodes();
+    ///
+    /// # Errors
+    /// As [`DriverFiles::read_nodes`].
+    pub fn read() -> Result<Self, GpuError> {
+        let found = Self::read_nodes()?;
         if found.nodes.is_empty() {
-            return found;
+            return Ok(found);
         }
         let cache = linker_cache().unwrap_or_else(|error| {
             tracing::warn!(%error, "`ldconfig -p` does not tell the machine's libraries");
             String::new()
         });
         let programs = PROGRAMS.iter().map(PathBuf::from);
-        Self {
+        Ok(Self {
             libraries: driver_libraries(&cache),
             programs: programs.filter(|path| path.is_file()).collect(),
             ..found
-        }
+        })
     }
 
     /// The nodes and what leads into instances, without asking where libraries are: native tasks have
     /// the machine's.
-    pub fn read_nodes() -> Self {
-        let nodes = nodes(Path::new("/dev"));
+    ///
+    /// # Errors
+    /// Names what is there and cannot be looked at: who keeps tasks from the others' nodes must know of all.
+    pub fn read_nodes() -> Result<Self, GpuError> {
+        let nodes = nodes(Path::new("/dev"))?;
         if nodes.is_empty() {
-            return Self::default();
+            return Ok(Self::default());
         }
-        let minors = read_list(Path::new(MIG_MINORS)).unwrap_or_default();
-        Self {
+        let minors = present(Path::new(MIG_MINORS), read_list(Path::new(MIG_MINORS)))?;
+        Ok(Self {
             nodes,
-            mig_minors: mig_minors(&minors),
+            mig_minors: mig_minors(&minors.unwrap_or_default()),
             ..Self::default()
-        }
+        })
     }
 }
 
 /// The nodes of GPUs below `/dev`, or below a folder like it. The paths are those in `/dev`.
-pub(crate) fn nodes(dev: &Path) -> BTreeMap<PathBuf, Node> {
+pub(crate) fn nodes(dev: &Path) -> Result<BTreeMap<PathBuf, Node>, GpuError> {
     let mut found = BTreeMap::new();
     for folder in ["", "nvidia-caps", "dri"] {
-        let entries = std::fs::read_dir(dev.join(folder));
-        for entry in entries.into_iter().flatten().flatten() {
+        let place = dev.join(folder);
+        let entries = present(&place, std::fs::read_dir(&place))?;
+        for entry in entries.into_iter().flatten() {
+            let Some(entry) = present(&place, entry)? else {
+                continue;
+            };
             let (path, name) = (entry.path(), entry.file_name());
             if !name.to_str().is_some_and(|name| is_gpu(folder, name)) {
                 continue;
             }
-            match MachineNodes.node(&path) {
-                Ok(node) if node.kind == NodeKind::Char => {
-                    found.insert(Path::new("/dev").join(folder).join(name), node);
-                }
-                Ok(_) | Err(_) => {}
+            let node = match MachineNodes.node(&path) {
+                // It is no device.
+                Err(error) if error.kind() == ErrorKind::Other => None,
+                node => present(&path, node)?,
+            };
+            if let Some(node) = node.filter(|node| node.kind == NodeKind::Char) {
+                found.insert(Path::new("/dev").join(folder).join(name), node);
             }
         }
     }
-    found
+    Ok(found)
+}
+
+/// What is not there, or not any more, is an ordinary case.
+fn present<T>(path: &Path, looked: io::Result<T>) -> Result<Option<T>, GpuError> {
+    match looked {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(GpuError::Look {
+            path: path.to_owned(),
+            source,
+        }),
+    }
 }
 
 fn is_gpu(folder: &str, name: &str) -> bool {
@@ -183,7 +208,7 @@ mod tests {
         }
         std::fs::write(dev.path().join("nvidia3"), "no node").unwrap();
         std::os::unix::fs::symlink("nvidia0", dev.path().join("nvidia4")).unwrap();
-        let found = nodes(dev.path());
+        let found = nodes(dev.path()).unwrap();
         let found: Vec<_> = found
             .iter()
             .map(|(path, node)| (path.to_str().unwrap(), node.major, node.minor))
@@ -198,6 +223,15 @@ mod tests {
                 ("/dev/nvidiactl", 195, 255),
             ]
         );
+    }
+
+    #[test]
+    fn nodes_that_cannot_be_listed_are_not_taken_for_none() {
+        let dev = tempfile::tempdir().unwrap();
+        assert_eq!(nodes(dev.path()).unwrap(), BTreeMap::new());
+        std::fs::write(dev.path().join("dri"), "no folder").unwrap();
+        let error = nodes(dev.path()).unwrap_err().to_string();
+        assert!(error.contains("dri cannot be looked at"), "{error}");
     }
 
     #[test]

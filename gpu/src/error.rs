@@ -27,6 +27,15 @@ pub enum GpuError {
         "the device node {0} is not there: load the driver, and run `nvidia-modprobe -u -c 0` for NVIDIA's"
     )]
     MissingNode(PathBuf),
+    /// It is not known which nodes there are, or where they lead.
+    #[error("{path} cannot be looked at")]
+    Look {
+        /// Which folder, node or list.
+        path: PathBuf,
+        /// What happened.
+        #[source]
+        source: std::io::Error,
+    },
     /// The driver made no access file for an instance.
     #[error(
         "the driver knows no way into instance `{0}`: it may have been removed; restart the agent to look for gpus anew"

@@ -8,12 +8,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tepui_executor::cgroup::devices::{self, DeviceAccess, DeviceKind, DevicePolicy, DeviceRule};
-use tepui_gpu::{DriverFiles, NodeKind};
+use tepui_gpu::{DriverFiles, GpuError, NodeKind};
 use tepui_types::task::reason;
 use tepui_types::wire::executor::{ExecutorLaunch, LocalDevices, TaskUpdate, ToExecutor};
 use tepui_types::{Reason, TaskState, Workload};
 
 use super::Gpus;
+
+/// Why it is not known what a task is to be kept from.
+const NO_NODES: &str = "no device node of theirs is in /dev: load the driver, or restart the agent if they \
+                        are gone for good";
 
 /// The guard of an agent with GPUs.
 #[derive(Debug)]
@@ -59,7 +63,8 @@ impl Guard {
         let (this, outer) = (self.clone(), outer.to_owned());
         let own = launch.launch.resources.gpus.clone();
         let held = tokio::task::spawn_blocking(move || {
-            this.hold(&outer, &own, &DriverFiles::read_nodes())
+            let files = DriverFiles::read_nodes().map_err(chain)?;
+            this.hold(&outer, &own, &files)
         });
         let held = held.await.unwrap_or_else(|error| Err(error.to_string()));
         let env = held.map_err(|why| refusal(launch, &why))?;
@@ -87,8 +92,12 @@ impl Guard {
         // What an operator has named by hand is no device.
         let mut own = own.clone();
         own.retain(|id, _| self.gpus.inventory.get(id).is_some());
-        let edits = self.gpus.native(&own, files);
-        let edits = edits.map_err(|error| format!("{:#}", anyhow::Error::from(error)))?;
+        let edits = self.gpus.native(&own, files).map_err(chain)?;
+        let has_all = own.len() == self.gpus.inventory.gpus.len();
+        if edits.rules.is_empty() && !has_all {
+            // Rules are of nodes, which may be made at any time.
+            return Err(NO_NODES.into());
+        }
         let policy = DevicePolicy {
             allow_others: true,
             rules: edits.rules.iter().filter_map(rule).collect(),
@@ -96,6 +105,10 @@ impl Guard {
         devices::restrict(cgroup, &policy).map_err(|error| error.to_string())?;
         Ok(edits.env)
     }
+}
+
+fn chain(error: GpuError) -> String {
+    format!("{:#}", anyhow::Error::from(error))
 }
 
 fn is_native(launch: &ExecutorLaunch) -> bool {
@@ -219,6 +232,13 @@ mod tests {
             guard().admit(nowhere, &mut other).await.unwrap();
             assert_eq!(other, before);
         }
+    }
+
+    #[test]
+    fn where_no_node_is_known_nothing_is_taken_for_harmless() {
+        let files = DriverFiles::default();
+        let why = guard().hold("tepui", &BTreeMap::new(), &files);
+        assert_eq!(why, Err(NO_NODES.to_owned()));
     }
 
     #[test]
