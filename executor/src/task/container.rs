@@ -7,6 +7,7 @@
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
+use tepui_executor::cgroup::CgroupError;
 use tepui_executor::runtime::Runtime;
 use tepui_executor::startup::Startup;
 use tepui_executor::{cgroup, log};
@@ -134,7 +135,7 @@ impl Prepared<'_> {
             root::make_folders(&root, &workdir, owner.unwrap_or_default())
                 .map_err(failed("working folder"))?;
         }
-        self.guard_devices(&startup.runtime);
+        self.guard_devices(&startup.runtime)?;
         let start = runtime::Start {
             runtime: &startup.runtime,
             privileges: startup.privileges,
@@ -152,16 +153,14 @@ impl Prepared<'_> {
     }
 
     /// Keeps it from devices where the runtime would not: the built-in one knows v1's controller alone.
-    /// Where the kernel refuses that, it has its own `/dev` and few privileges, as is.
-    fn guard_devices(&self, runtime: &Runtime) {
+    fn guard_devices(&self, runtime: &Runtime) -> Result<(), Reason> {
         if *runtime != Runtime::BuiltIn || !cgroup::devices::is_without_controller() {
-            return;
+            return Ok(());
         }
         let policy = devices::policy(self.launch.devices.as_deref());
-        if let Err(error) = cgroup::devices::restrict(self.cgroup, &policy) {
-            log::say(format_args!(
-                "nothing but privileges keeps the container from devices: {error}"
-            ));
+        match cgroup::devices::restrict(self.cgroup, &policy) {
+            Ok(()) => Ok(()),
+            Err(error) => go_unguarded(&error),
         }
     }
 
@@ -249,6 +248,23 @@ pub fn outside<'a>(
     }
 }
 
+/// Where the kernel refuses to keep a container from devices, it has its own `/dev` and few privileges, as
+/// is. What is wrong with the rules themselves is no word of the kernel's.
+fn go_unguarded(error: &CgroupError) -> Result<(), Reason> {
+    match error {
+        CgroupError::Refused { .. } => {
+            log::say(format_args!(
+                "nothing but privileges keeps the container from devices: {error}"
+            ));
+            Ok(())
+        }
+        _ => Err(Reason::new(
+            reason::CONTAINER_REFUSED,
+            format!("the container's devices: {error}"),
+        )),
+    }
+}
+
 /// What the machine cannot is no failure.
 fn failed(what: &'static str) -> impl Fn(io::Error) -> Reason {
     move |error| {
@@ -262,4 +278,22 @@ fn failed(what: &'static str) -> impl Fn(io::Error) -> Reason {
 
 fn executor_failed(message: String) -> Reason {
     Reason::new(reason::EXECUTOR_FAILED, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_goes_unguarded_by_the_kernels_word_alone() {
+        let refused = CgroupError::Refused {
+            step: "load a program for devices",
+            path: "/sys/fs/cgroup/a".into(),
+            message: "Operation not permitted".into(),
+        };
+        assert_eq!(go_unguarded(&refused), Ok(()));
+        let why = go_unguarded(&CgroupError::DeviceRules(501)).unwrap_err();
+        assert_eq!(why.code, reason::CONTAINER_REFUSED);
+        assert!(why.message.contains("501"), "{why:?}");
+    }
 }
