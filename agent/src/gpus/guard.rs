@@ -122,7 +122,8 @@ fn refusal(launch: &ExecutorLaunch, why: &str) -> TaskUpdate {
     let message = format!("it cannot be kept from the GPUs of others: {why}");
     TaskUpdate {
         task: launch.launch.task.clone(),
-        state: TaskState::Failed,
+        // The machine is to blame, and it may run elsewhere.
+        state: TaskState::Dropped,
         reason: Some(Reason::new(reason::EXECUTOR_FAILED, message)),
         exit_code: None,
         usage: None,
@@ -224,7 +225,7 @@ mod tests {
         // No folder has such a name.
         let nowhere = "tepui-\0";
         let refused = guard().admit(nowhere, &mut launch(None)).await.unwrap_err();
-        assert_eq!(refused.state, TaskState::Failed);
+        assert_eq!(refused.state, TaskState::Dropped);
         let why = refused.reason.unwrap().message;
         assert!(why.contains("cannot be kept from the GPUs"), "{why}");
         for mut other in [launch(Some(Container::default())), ToExecutor::Retire] {
