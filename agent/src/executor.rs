@@ -175,6 +175,7 @@ impl Supervisor {
             id,
             dir: self.layout.executor(id),
             cgroup: self.layout.executor_cgroup(id),
+            task_cgroup: self.layout.task_cgroup(id),
             cgroups: self.layout.cgroups_of(id).collect(),
             door: self
                 .template
@@ -306,7 +307,9 @@ struct Connection {
     dir: PathBuf,
     /// Its own.
     cgroup: Option<String>,
-    /// Its own and its tasks'.
+    /// Where what its tasks use is counted.
+    task_cgroup: Option<String>,
+    /// Its tasks' and its own, which are cleared away with it.
     cgroups: Vec<String>,
     door: Option<Door>,
     token: u128,
@@ -419,8 +422,10 @@ impl Connection {
     /// Clears away what the dead process left, and tells what that was.
     async fn clear_remains(&self) -> Death {
         let (id, dir) = (self.id, self.dir.clone());
-        let cgroups = self.cgroups.clone();
-        let cleared = tokio::task::spawn_blocking(move || remains::clear(id, &dir, cgroups));
+        let (of_tasks, cgroups) = (self.task_cgroup.clone(), self.cgroups.clone());
+        let cleared = tokio::task::spawn_blocking(move || {
+            remains::clear(id, &dir, of_tasks.as_deref(), cgroups)
+        });
         cleared.await.unwrap_or_else(|error| {
             tracing::error!(executor = %id, %error, "reading exit records broke off");
             Default::default()

@@ -17,10 +17,16 @@ use crate::cgroups;
 const LAST_WORDS: u64 = 512;
 
 /// Ends what the process left running in its cgroups, its tasks' first, so that what its tasks had is
-/// free when their end is told; and tells what it wrote down. Blocks.
-pub(super) fn clear(id: ExecutorId, dir: &Path, cgroups: Vec<String>) -> Death {
+/// free when their end is told; and tells what it wrote down. What its tasks use is counted in the cgroup
+/// `of_tasks`, which is one of those or below it. Blocks.
+pub(super) fn clear(
+    id: ExecutorId,
+    dir: &Path,
+    of_tasks: Option<&str>,
+    cgroups: Vec<String>,
+) -> Death {
     // What they use until they are killed is not told.
-    let used = used(id, dir, cgroups.first());
+    let used = used(id, dir, of_tasks);
     cgroups::clear(cgroups);
     Death {
         exits: read_exits(dir, id),
@@ -39,7 +45,7 @@ pub fn read_exits(dir: &Path, id: ExecutorId) -> Vec<TaskUpdate> {
 }
 
 /// What its tasks had used, as far as it noted that or the cgroup has counted it.
-fn used(id: ExecutorId, dir: &Path, cgroup: Option<&String>) -> BTreeMap<TaskId, TaskUsage> {
+fn used(id: ExecutorId, dir: &Path, cgroup: Option<&str>) -> BTreeMap<TaskId, TaskUsage> {
     let known = usage::read(dir).unwrap_or_else(|error| {
         tracing::warn!(executor = %id, %error, "what tasks have used cannot be read");
         usage::Known::default()
