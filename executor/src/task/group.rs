@@ -211,16 +211,28 @@ impl TaskGroup {
 
     /// Whether nothing of the task is left in it or to be reaped.
     pub fn is_quiet(&self) -> bool {
-        let is_empty = || match self.counters.is_populated() {
+        !processes::any_left() && self.is_empty()
+    }
+
+    fn is_empty(&self) -> bool {
+        match self.counters.is_populated() {
             Some(is_populated) => !is_populated,
             None => self.group.is_empty(),
-        };
-        !processes::any_left() && is_empty()
+        }
     }
 
     /// Ends all that runs in it, once.
     pub fn kill(&self) {
         self.group.kill();
+    }
+
+    /// The same, and once nothing runs in it, ends what has come from the task and is elsewhere: what hooks
+    /// of its container leave running is in this process's own cgroup.
+    pub fn kill_with_strays(&self) {
+        match self.is_empty() {
+            true => processes::kill_descendants(),
+            false => self.group.kill(),
+        }
     }
 
     /// The task has ended. `Ok` once nothing of it is left, with the cgroup if the next task may

@@ -492,6 +492,11 @@ impl Member {
         }
     }
 
+    /// Whether a helper, which is not in its cgroup, is at work for it: as it starts, or after its end.
+    pub fn is_helped(&self) -> bool {
+        self.is_starting() || self.farewell.is_some()
+    }
+
     /// Whether what was killed beside it was killed with it, and that is no end of the task: its run
     /// has ended, or may have. With the first process of a PID namespace the others are reaped before.
     pub fn may_take_along(&self) -> bool {

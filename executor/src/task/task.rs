@@ -260,10 +260,9 @@ impl Task {
 
     /// Kills all of a member.
     fn force(&self, number: usize) {
-        match (self.members[number].share(), &self.group) {
-            (Some(share), _) => share.kill(),
-            (None, Some(group)) => group.kill(),
-            (None, None) => processes::kill_descendants(),
+        match self.members[number].share() {
+            Some(share) => share.kill(),
+            None => self.kill_all(),
         }
     }
 
@@ -572,8 +571,10 @@ impl Task {
     }
 
     fn kill_all(&self) {
+        let is_helped = self.members.iter().any(Member::is_helped);
         match &self.group {
-            Some(group) => group.kill(),
+            Some(group) if is_helped => group.kill(),
+            Some(group) => group.kill_with_strays(),
             None => processes::kill_descendants(),
         }
     }

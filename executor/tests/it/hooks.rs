@@ -143,6 +143,25 @@ fn a_hook_that_fails_or_hangs_is_the_end_of_its_container() {
 }
 
 #[test]
+fn what_a_hook_leaves_running_goes_with_its_task() {
+    let Some(mut executor) = Executor::container(Runtime::BuiltIn) else {
+        return;
+    };
+    let dir = folder("#!/bin/sh\nsleep 10000 & echo $! > \"$1/$2\"\n");
+    let points = [POINTS[1], POINTS[4]];
+    let hooks = points.map(|(name, point)| hook(dir.path(), name, point, 20));
+    let end = run(&mut executor, dir.path(), hooks.into(), "echo ran");
+    finished(&executor, &end);
+    for (name, _) in points {
+        let pid = fs::read_to_string(dir.path().join("records").join(name)).unwrap();
+        let process = Path::new("/proc").join(pid.trim());
+        assert!(!process.exists(), "{name}");
+    }
+    let log = fs::read_to_string(executor.dir().join("log")).unwrap();
+    assert!(!log.contains("stays"), "{log}");
+}
+
+#[test]
 fn what_hangs_after_the_end_does_not_hold_it_up() {
     let Some(mut executor) = Executor::container(Runtime::BuiltIn) else {
         return;
