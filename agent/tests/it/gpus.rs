@@ -1,10 +1,14 @@
 //! Tasks with GPUs and without, on a machine that seems to have two of AMD's: in the agent's own mounts,
 //! sysfs tells of them, their nodes lead to what any program may read, and a vendor's file describes them.
 
-use nix::unistd::geteuid;
+use std::sync::Arc;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, geteuid};
 use tepui_executor::cgroup::devices;
-use tepui_types::TaskState;
+use tepui_types::command::CommandOptions;
 use tepui_types::wire::agent::TaskLaunch;
+use tepui_types::{TaskState, Workload};
 
 use crate::containers::can_contain;
 use crate::master::{FakeMaster, Session, contained, shell};
@@ -56,6 +60,8 @@ const IDS: [&str; 2] = ["GPU-0000000000000001", "GPU-0000000000000002"];
 const LOOK: &str = "for node in kfd dri/renderD128 dri/renderD129; do \
                     head -c 1 /dev/$node > /dev/null 2>&1 && echo $node; done; \
                     echo \"${ROCR_VISIBLE_DEVICES-none} ${CUDA_VISIBLE_DEVICES-unset}\"";
+
+const WORK: &str = "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done";
 
 fn with(name: &str, gpus: &[&str]) -> TaskLaunch {
     let mut task = shell(name, LOOK);
@@ -135,4 +141,34 @@ async fn a_container_has_what_its_gpus_vendor_says_with_hooks() {
         let expected = format!("kfd dri/renderD{node} none unset amd links ");
         assert_eq!(seen(&agent, &mut session, &task).await, expected);
     }
+}
+
+#[tokio::test]
+async fn a_dead_executors_task_is_charged_nothing_of_the_one_before_it() {
+    if !can_be_here() {
+        return;
+    }
+    let mut master = FakeMaster::start().await;
+    let agent = AgentProcess::start_on(&master, MACHINE, &["--config", "/dev/agent.toml"]);
+    let mut session = master.session().await;
+    let mut first = shell("first", WORK);
+    if let Workload::Command(command) = &mut Arc::make_mut(&mut first.spec).workload {
+        // No other task gets its cgroup, but the one around that counts both.
+        command.options = Some(Box::new(CommandOptions {
+            cpuset: Some("0".into()),
+            ..CommandOptions::default()
+        }));
+    }
+    session.launch(&first).await;
+    let end = session.until(&first.task, TaskState::Finished).await;
+    let first = end.usage.unwrap().cpu_micros;
+    let second = shell("second", "sleep 1000");
+    session.launch(&second).await;
+    session.until(&second.task, TaskState::Running).await;
+    let executors = agent.executors();
+    assert_eq!(executors.len(), 1, "it has the process of the first");
+    kill(Pid::from_raw(executors[0].pid), Signal::SIGKILL).unwrap();
+    let end = session.until(&second.task, TaskState::Failed).await;
+    let told = end.usage.unwrap().cpu_micros;
+    assert!(told < first / 2, "{told} after {first}");
 }
