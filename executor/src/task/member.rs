@@ -73,8 +73,8 @@ pub struct Member {
     root: Option<PathBuf>,
     /// What is run when its container has gone.
     after: Vec<DeviceHook>,
-    /// That, as long as it runs; its task's end does not wait longer for it than for anything else that is
-    /// left.
+    /// That, as long as it runs; neither its task's end nor its own next run waits longer for it than for
+    /// anything else that is left.
     farewell: Option<Attempt>,
 }
 

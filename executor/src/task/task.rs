@@ -471,9 +471,9 @@ impl Task {
     fn drain(&mut self, number: usize, draining: Draining, now: Instant) {
         let of_task = self.account();
         let is_late = now.duration_since(draining.since) > DRAIN_PATIENCE;
-        let share = self.members[number].share();
-        let is_drained = match (share, self.members[number].may_return(), &self.group) {
-            (Some(share), ..) => share.is_empty(),
+        let member = &self.members[number];
+        let is_drained = match (member.share(), member.may_return(), &self.group) {
+            (Some(share), ..) => share.is_empty() && !member.is_helped(),
             (None, true, Some(group)) => group.is_quiet(),
             (None, true, None) => !processes::any_left(),
             // It is the whole task.

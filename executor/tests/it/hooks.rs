@@ -162,6 +162,37 @@ fn what_a_hook_leaves_running_goes_with_its_task() {
 }
 
 #[test]
+fn a_command_with_companions_comes_back_after_the_last_hook_of_its_end() {
+    let Some(mut executor) = Executor::container(Runtime::BuiltIn) else {
+        return;
+    };
+    let dir = folder(
+        "#!/bin/sh\ncd \"$1\"\ncase $2 in\n\
+         createRuntime) ! test -e leaving || echo overlap >> order ;;\n\
+         poststop) touch leaving; sleep 1; rm -f leaving; echo left >> order ;;\n\
+         esac\n",
+    );
+    let hooks = [POINTS[1], POINTS[4]];
+    let hooks = hooks.map(|(name, point)| hook(dir.path(), name, point, 20));
+    let life = format!(
+        r#"{{"restart": {{"most": 1, "backoff_ms": 1}}, "companions": [{{"name": "beside",
+            "role": "sidecar", "argv": ["sleep", "10000"], "container": {IMAGE}}}]}}"#
+    );
+    let layers = tempfile::tempdir().unwrap();
+    let image = image(layers.path(), ImageConfig::default());
+    let builder = Builder::script("task", "exit 3")
+        .container(IMAGE)
+        .life(&life);
+    let builder = builder.image(image.clone()).other_image("test", image);
+    executor.launch(builder.devices(devices(dir.path(), hooks.into())));
+    let end = executor.end("task");
+    check(&end, "failed", "exit-code", Some(3), "");
+    let order = fs::read_to_string(dir.path().join("records/order")).unwrap();
+    assert!(order.starts_with("left\nleft\n"), "{order}");
+    assert!(!order.contains("overlap"), "{order}");
+}
+
+#[test]
 fn what_hangs_after_the_end_does_not_hold_it_up() {
     let Some(mut executor) = Executor::container(Runtime::BuiltIn) else {
         return;
