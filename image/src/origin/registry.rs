@@ -2,8 +2,8 @@
 //!
 //! Mirrors are asked first, in their order, then the registry itself; the round is tried anew, with
 //! growing pauses, while the registry failed in a way that may pass. A registry that wants to know who
-//! asks is told where its own answer says how, and with what the operator gave for it alone: what a
-//! server that it redirects to wants is not answered. Nothing is read further than it may be long.
+//! asks is told as its own answer says, and with what the operator gave for it alone: what a server that
+//! it redirects to wants is not answered. Nothing is read further than it may be long.
 
 mod challenge;
 mod host;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::header::{ACCEPT, RANGE};
+use reqwest::header::{ACCEPT, HeaderMap, RANGE};
 use reqwest::{RequestBuilder, Response, StatusCode, Url};
 use tepui_transfer::{
     AskError, Client, Draft, Pace, Reach, Sink, Unreachable, blocking, chain, continues,
@@ -202,9 +202,7 @@ impl Registry {
         let url = url.map_err(|why| self.unavailable(host, path, &why))?;
         let mut grant = host.granted();
         let mut response = self.try_get(host, path, &url, from, &grant).await?;
-        if response.status() == StatusCode::UNAUTHORIZED
-            && let Some(new) = self.sign_in(host, path, &url, &response, &grant).await?
-        {
+        if let Some(new) = self.sign_in(host, path, &response, &url, &grant).await? {
             grant = new;
             response = self.try_get(host, path, &url, from, &grant).await?;
         }
@@ -259,13 +257,13 @@ impl Registry {
         }
     }
 
-    /// What lets us in after this answer, if we know and have not tried it.
+    /// What lets us in after this answer to `url`, if we know and have not tried it.
     async fn sign_in(
         &self,
         host: &Host,
         path: &str,
-        url: &Url,
         answer: &Response,
+        url: &Url,
         tried: &Grant,
     ) -> Result<Option<Grant>, ImageError> {
         // Another server's challenge is none of this registry's, and its tokens are not for it.
@@ -274,16 +272,52 @@ impl Registry {
         if is_other || matches!(host.credentials, Credentials::Token(_)) {
             return Ok(None);
         }
-        let challenge = Challenge::of(answer.headers());
+        match (answer.status(), &host.credentials, tried) {
+            (StatusCode::UNAUTHORIZED, ..) => {
+                self.answer_to(host, path, answer.headers(), tried).await
+            }
+            // So some answer strangers, for what they do have.
+            (
+                StatusCode::FORBIDDEN | StatusCode::NOT_FOUND | StatusCode::TOO_MANY_REQUESTS,
+                Credentials::Password(..),
+                Grant::Anybody,
+            ) => match self.root(host, path, url).await {
+                Some(root) => self.answer_to(host, path, root.headers(), tried).await,
+                None => Ok(None),
+            },
+            _ => Ok(None),
+        }
+    }
+
+    /// What the registry itself answers, if that says how it lets whom in.
+    async fn root(&self, host: &Host, path: &str, url: &Url) -> Option<Response> {
+        let mut root = url.clone();
+        root.set_path("/v2/");
+        let answer = self.send(host, path, root, |request| request).await.ok()?;
+        let is_its_own = answer.url().origin() == url.origin();
+        let is_known = matches!(answer.status(), StatusCode::OK | StatusCode::UNAUTHORIZED);
+        (is_its_own && is_known).then_some(answer)
+    }
+
+    /// What a challenge wants, if we have it and it is not what was tried. The registry gets its
+    /// password also where it says nothing that we understand: there are such, and it is theirs.
+    async fn answer_to(
+        &self,
+        host: &Host,
+        path: &str,
+        headers: &HeaderMap,
+        tried: &Grant,
+    ) -> Result<Option<Grant>, ImageError> {
+        let challenge = Challenge::of(headers);
         let challenge = challenge.map_err(|why| self.not_signed_in(host, path, why))?;
         match (challenge, &host.credentials) {
-            (Some(Challenge::Basic), Credentials::Password(username, password)) => {
-                let is_new = !matches!(tried, Grant::Basic(..));
-                Ok(is_new.then(|| Grant::Basic(username.clone(), password.clone())))
-            }
             (Some(Challenge::Bearer(realm)), _) => {
                 let token = self.token(host, path, &realm).await?;
                 Ok(Some(Grant::Bearer(token)))
+            }
+            (Some(Challenge::Basic) | None, Credentials::Password(username, password)) => {
+                let is_new = !matches!(tried, Grant::Basic(..));
+                Ok(is_new.then(|| Grant::Basic(username.clone(), password.clone())))
             }
             (Some(Challenge::Basic) | None, _) => Ok(None),
         }

@@ -324,3 +324,104 @@ async fn a_realm_that_sends_no_token_is_given_up() {
         assert!(error.to_string().contains(said), "{answer}: {error}");
     }
 }
+
+#[tokio::test]
+async fn a_password_is_shown_where_the_challenge_says_nothing_that_is_understood() {
+    let world = World::new();
+    let folder = layout(&world);
+    for challenge in [
+        "",
+        "www-authenticate: Negotiate\r\n",
+        "www-authenticate: Basic realm=My Registry\r\n",
+        "www-authenticate: Basic realm=\"Gerätehaus\"\r\n",
+        "www-authenticate: Bearer service=x\r\nwww-authenticate: Basic realm=x\r\n",
+        "www-authenticate: Bearer realm=x, Basic realm=x\r\n",
+    ] {
+        let layers = folder.clone();
+        let server = OddServer::start(move |request: &Request, _| match request.has(PASSWORD) {
+            true => good(&layers, request),
+            false => Answer::Status(401, challenge.into()),
+        })
+        .await;
+        let stranger = world.open(plain([&*server.address])).await;
+        let refused = pull(&stranger, &image(&server)).await;
+        assert_eq!(code(refused), "image-unauthorized", "{challenge}");
+        let with = |password| known(plain([&*server.address]), &server, password);
+        let wrong = world.open(with("wrong")).await;
+        let refused = pull(&wrong, &image(&server)).await;
+        assert_eq!(code(refused), "image-unauthorized", "{challenge}");
+        assert_eq!(server.requests("/manifests/").len(), 1 + 2, "shown once");
+        let images = world.open(with("secret")).await;
+        let pulled = pull(&images, &image(&server)).await;
+        pulled.unwrap_or_else(|error| panic!("{challenge}: {error}"));
+    }
+}
+
+#[tokio::test]
+async fn a_password_is_shown_to_a_registry_that_hides_what_it_has_from_strangers() {
+    let world = World::new();
+    let folder = layout(&world);
+    for hidden in [403, 404, 429] {
+        for root in ["bearer", "basic", "open"] {
+            let layers = folder.clone();
+            let server = OddServer::start(move |request: &Request, _| {
+                let is_known = match root {
+                    "bearer" => request.has("authorization: bearer mine"),
+                    _ => request.has(PASSWORD),
+                };
+                match (&*request.path, root) {
+                    (path, _) if path.starts_with("/token") => match request.has(PASSWORD) {
+                        true => Answer::Body(br#"{"token":"mine"}"#.to_vec()),
+                        false => Answer::Status(401, String::new()),
+                    },
+                    ("/v2/", "bearer") => wants_token(&format!("http://{}/token", request.host())),
+                    ("/v2/", "basic") => {
+                        Answer::Status(401, "www-authenticate: Basic realm=x\r\n".into())
+                    }
+                    _ if is_known => good(&layers, request),
+                    ("/v2/", _) => Answer::Body(Vec::new()),
+                    _ => Answer::Status(hidden, String::new()),
+                }
+            })
+            .await;
+            let asked = || server.requests("").into_iter();
+            let roots = || asked().filter(|request| request.path == "/v2/").count();
+            let stranger = world.open(plain([&*server.address])).await;
+            pull(&stranger, &image(&server)).await.unwrap_err();
+            assert_eq!(roots(), 0, "there is no password");
+            let config = known(plain([&*server.address]), &server, "secret");
+            let images = world.open(config).await;
+            let pulled = pull(&images, &image(&server)).await;
+            pulled.unwrap_or_else(|error| panic!("{hidden} {root}: {error}"));
+            assert_eq!(roots(), 1, "{hidden} {root}");
+            let missing = format!("{}/x@sha256:{:064}", server.address, 0);
+            let missing = pull(&images, &missing.parse().unwrap()).await;
+            assert_eq!(code(missing), "image-unknown", "{hidden} {root}");
+            assert_eq!(roots(), 2, "{hidden} {root}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_registry_has_not_is_unknown_where_its_root_says_nothing() {
+    let world = World::new();
+    let thief = tokens().await;
+    let realm = format!("http://{}/token", thief.address);
+    let other = OddServer::start(move |_: &Request, _| wants_token(&realm)).await;
+    let there = other.address.clone();
+    for status in [302, 404, 500] {
+        let location = format!("location: http://{there}/\r\n");
+        let server = OddServer::start(move |request: &Request, _| match &*request.path {
+            "/v2/" => Answer::Status(status, location.clone()),
+            _ => Answer::Status(404, String::new()),
+        })
+        .await;
+        let config = plain([&*server.address, &other.address, &thief.address]);
+        let config = known(config, &server, "secret");
+        let unknown = pull(&world.open(config).await, &image(&server)).await;
+        assert_eq!(code(unknown), "image-unknown", "{status}");
+        let asked = [server.requests(""), other.requests("")].concat();
+        assert!(asked.iter().all(|request| !request.has("authorization")));
+    }
+    assert!(thief.requests("").is_empty());
+}

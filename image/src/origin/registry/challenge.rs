@@ -35,13 +35,14 @@ pub(super) struct Realm {
 }
 
 impl Challenge {
-    /// What an answer wants, if we know how: a token rather than a password.
+    /// What an answer wants, if we know how: a token rather than a password. Fails where tokens alone
+    /// are wanted and nobody knows whence.
     pub fn of(headers: &HeaderMap) -> Result<Option<Self>, String> {
         let headers = headers.get_all(WWW_AUTHENTICATE).into_iter();
         let texts = headers.filter_map(|header| header.to_str().ok());
         // What is no challenge is passed over.
         let challenges = texts.flat_map(|text| ChallengeParser::new(text).filter_map(Result::ok));
-        let mut found = None;
+        let (mut is_basic, mut failure) = (false, None);
         for challenge in challenges {
             let parameter = |name: &str| {
                 let mut all = challenge.params.iter();
@@ -49,14 +50,18 @@ impl Challenge {
                 found.map(|(_, value)| value.to_unescaped())
             };
             if challenge.scheme.eq_ignore_ascii_case("bearer") {
-                let realm = Realm::new(parameter("realm"), parameter("service"))?;
-                return Ok(Some(Self::Bearer(realm)));
+                match Realm::new(parameter("realm"), parameter("service")) {
+                    Ok(realm) => return Ok(Some(Self::Bearer(realm))),
+                    Err(why) => failure = Some(why),
+                }
             }
-            if challenge.scheme.eq_ignore_ascii_case("basic") {
-                found = Some(Self::Basic);
-            }
+            is_basic |= challenge.scheme.eq_ignore_ascii_case("basic");
         }
-        Ok(found)
+        match failure {
+            _ if is_basic => Ok(Some(Self::Basic)),
+            Some(why) => Err(why),
+            None => Ok(None),
+        }
     }
 }
 
@@ -165,7 +170,13 @@ mod tests {
             assert_eq!(realm.place(), "https://a.example");
             assert_eq!(realm.service.as_deref(), Some("the \"x\""));
         }
-        assert_eq!(challenge(&["basic realm=x"]), Ok(Some(Challenge::Basic)));
+        for lines in [
+            &["basic realm=x"] as &[_],
+            &["Basic realm=x", "Bearer realm=x"],
+            &["Bearer service=x, Basic realm=x"],
+        ] {
+            assert_eq!(challenge(lines), Ok(Some(Challenge::Basic)), "{lines:?}");
+        }
         for lines in [&[] as &[_], &["Negotiate"], &["=,="]] {
             assert_eq!(challenge(lines), Ok(None), "{lines:?}");
         }
