@@ -1,6 +1,6 @@
 //! Where servers may send us: never out of TLS, and never to anything but a server.
 
-use reqwest::header::LOCATION;
+use reqwest::header::{HeaderValue, LOCATION};
 use reqwest::{Response, StatusCode, Url};
 
 /// As far as browsers follow.
@@ -17,7 +17,13 @@ pub(crate) fn leads_to(response: &Response) -> Option<Url> {
             | StatusCode::PERMANENT_REDIRECT
     );
     let location = response.headers().get(LOCATION).filter(|_| is_redirect)?;
-    response.url().join(location.to_str().ok()?).ok()
+    target(response.url(), location)
+}
+
+/// Servers write what is not ASCII as it is, against RFC 3986, and browsers follow.
+fn target(from: &Url, location: &HeaderValue) -> Option<Url> {
+    let location = str::from_utf8(location.as_bytes()).ok()?;
+    from.join(location).ok()
 }
 
 /// Why it is not followed after those before, if it is not.
@@ -40,6 +46,26 @@ mod tests {
 
     fn url(text: &str) -> Url {
         text.parse().unwrap()
+    }
+
+    #[test]
+    fn redirects_may_be_relative_and_have_more_than_ascii() {
+        for (location, expected) in [
+            (&b"/x/y"[..], Some("https://a/x/y")),
+            (
+                "/f\u{fc}r/\u{65e5}?q=\u{e4}".as_bytes(),
+                Some("https://a/f%C3%BCr/%E6%97%A5?q=%C3%A4"),
+            ),
+            (
+                "https://b\u{fc}.example/".as_bytes(),
+                Some("https://xn--b-eha.example/"),
+            ),
+            (b"/f\xfcr", None),
+        ] {
+            let header = HeaderValue::from_bytes(location).unwrap();
+            let found = target(&url("https://a/b/c"), &header);
+            assert_eq!(found, expected.map(url), "{header:?}");
+        }
     }
 
     #[test]
