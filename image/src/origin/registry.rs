@@ -335,7 +335,8 @@ impl Registry {
             Credentials::Nobody | Credentials::Token(_) => request,
         };
         let url = realm.url(&host.repository);
-        let response = self.send(host, path, url, with).await?;
+        let response = self.send(host, path, url, with).await;
+        let response = response.map_err(|error| realm_failed(realm, error))?;
         match response.status() {
             StatusCode::OK => {}
             status if status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS => {
@@ -346,7 +347,8 @@ impl Registry {
                 return Err(self.unavailable(host, path, &why));
             }
         }
-        let bytes = self.read(host, path, response, MAX_TOKEN_BYTES).await?;
+        let bytes = self.read(host, path, response, MAX_TOKEN_BYTES).await;
+        let bytes = bytes.map_err(|error| realm_failed(realm, error))?;
         let bytes = bytes.ok_or_else(|| {
             fail(format!(
                 "{}, where it has tokens, sends more than {MAX_TOKEN_BYTES} bytes for one",
@@ -422,6 +424,18 @@ impl Registry {
     fn stalled(&self, host: &Host, path: &str) -> ImageError {
         let why = format!("it sent nothing for {:?}", self.config.stall);
         self.unavailable(host, path, &why)
+    }
+}
+
+/// Says of an error that the registry is well, and where it has tokens is not.
+fn realm_failed(realm: &Realm, error: ImageError) -> ImageError {
+    match error {
+        ImageError::Unavailable { what, place, why } => ImageError::Unavailable {
+            what,
+            place,
+            why: format!("{}, where it has tokens, fails: {why}", realm.place()),
+        },
+        other => other,
     }
 }
 

@@ -298,7 +298,12 @@ async fn a_realm_that_sends_no_token_is_given_up() {
     for (answer, expected, said) in [
         ("endless", "image-sign-in", "sends more than"),
         ("<html>", "image-sign-in", "no token comes"),
-        ("silence", "image-unavailable", "sent nothing"),
+        (
+            "silence",
+            "image-unavailable",
+            "where it has tokens, fails: it sent nothing",
+        ),
+        ("cut", "image-unavailable", "where it has tokens, fails"),
         (
             "503",
             "image-unavailable",
@@ -309,6 +314,7 @@ async fn a_realm_that_sends_no_token_is_given_up() {
         let realm = OddServer::start(move |_: &Request, _| match answer {
             "endless" => Answer::Endless,
             "silence" => Answer::Silence,
+            "cut" => Answer::Cut(br#"{"token":"mine"}"#.to_vec(), 5),
             status if status.len() == 3 => Answer::Status(status.parse().unwrap(), String::new()),
             body => Answer::Body(body.into()),
         })
@@ -323,6 +329,20 @@ async fn a_realm_that_sends_no_token_is_given_up() {
         assert_eq!(error.code(), expected, "{answer}: {error}");
         assert!(error.to_string().contains(said), "{answer}: {error}");
     }
+}
+
+#[tokio::test]
+async fn a_realm_that_is_down_is_named_and_not_its_registry() {
+    let world = World::new();
+    let folder = layout(&world);
+    let down = format!("127.0.0.1:{}", Neighbour::new().port());
+    let server = registry(folder, format!("http://{down}/token")).await;
+    let config = plain([&*server.address, &down]);
+    let error = pull(&world.open(config).await, &image(&server)).await;
+    let error = error.unwrap_err();
+    assert_eq!(error.code(), "image-unavailable", "{error}");
+    let named = format!("http://{down}, where it has tokens, fails");
+    assert!(error.to_string().contains(&named), "{error}");
 }
 
 #[tokio::test]
