@@ -30,7 +30,7 @@ use checks::CheckOptions;
 use companions::CompanionOptions;
 use container::ContainerOptions;
 use life::LifeOptions;
-use program::{image, is_archive, is_program};
+use program::{MAIN, image, is_archive, is_program};
 use wasm::WasmFlags;
 use watch::Watch;
 
@@ -345,7 +345,7 @@ async fn program(options: &Options, client: &Client) -> Result<Workload> {
             let artifact = artifact::upload(&path, client).await?;
             format!("artifact:{artifact}").parse()
         }
-        false => image(&path)?.parse::<ImageRef>(),
+        false => image(&path, &MAIN)?.parse::<ImageRef>(),
     };
     let image = image.map_err(|why| {
         let shown = path.display();

@@ -1,10 +1,14 @@
 //! What runs with a command in one task, as flags say it.
 
+use std::path::Path;
+
 use anyhow::Result;
 use clap::Args;
 use tepui_types::ImageRef;
 use tepui_types::command::{Companion, CompanionRole};
 use tepui_types::container::Container;
+
+use super::program::{self, Standing};
 
 /// How a companion is written.
 const FORM: &str = "write NAME=IMAGE, with its arguments behind it, or NAME=-- COMMAND LINE";
@@ -79,7 +83,13 @@ fn companion(text: &str, role: CompanionRole) -> Result<Companion, String> {
         Some((image, argv)) if image != "--" => (Some(image), argv),
         _ => return Err(FORM.into()),
     };
-    let image = image.map(|image| {
+    let image = image.map(|word| {
+        let standing = Standing {
+            no_file: "a file, and companions run images of registries",
+            dashes: &format!("{name}=--"),
+        };
+        let image = program::image(Path::new(word), &standing);
+        let image = image.map_err(|why| why.to_string())?;
         let parsed = image.parse::<ImageRef>();
         parsed.map_err(|why| format!("`{image}` is no image ({why}): {FORM}"))
     });
@@ -113,6 +123,10 @@ mod tests {
         let proxy = sidecar("proxy=localhost:5000/proxy:1").unwrap();
         assert_eq!((proxy.role, proxy.argv.len()), (CompanionRole::Sidecar, 0));
 
+        let here = sidecar("proxy=oci://r.example/proxy:1").unwrap();
+        let image = here.container.unwrap().image.unwrap();
+        assert_eq!(image, "r.example/proxy:1".parse().unwrap());
+
         let worker = peer("worker=-- work --env A=b").unwrap();
         assert_eq!(worker.role, CompanionRole::Peer);
         assert_eq!(worker.argv, ["work", "--env", "A=b"]);
@@ -121,9 +135,17 @@ mod tests {
 
     #[test]
     fn what_is_no_companion_is_told_how_one_is_written() {
-        for text in ["proxy", "proxy=", "proxy=--", "proxy=/bin/sh"] {
+        for text in ["proxy", "proxy=", "proxy=--", "proxy=A:b:c"] {
             let error = sidecar(text).unwrap_err();
             assert!(error.contains("NAME=IMAGE"), "{text}: {error}");
+        }
+        for text in ["fill=cp -r /srv/data .", "fill=/bin/cp x", "fill=./fill"] {
+            let error = init(text).unwrap_err();
+            let word = text["fill=".len()..].split(' ').next().unwrap();
+            assert!(
+                error.contains(&format!("fill=-- {word} …")),
+                "{text}: {error}"
+            );
         }
         let error = peer("a=b 'c").unwrap_err();
         assert!(error.contains("quote"), "{error}");

@@ -5,8 +5,24 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
+/// Where a word stands, as messages need to know.
+#[derive(Debug)]
+pub struct Standing<'a> {
+    /// What a file there is not.
+    pub no_file: &'a str,
+    /// How a command of the agents' machines begins there.
+    pub dashes: &'a str,
+}
+
+/// The first word of `tepui run`.
+pub const MAIN: Standing<'static> = Standing {
+    no_file: "neither a WebAssembly program nor an archive of an image",
+    dashes: "tepui run --",
+};
+
 /// What a word names that is no file of a program or an archive.
-pub fn image(path: &Path) -> Result<&str> {
+pub fn image<'a>(path: &'a Path, standing: &Standing<'_>) -> Result<&'a str> {
+    let Standing { no_file, dashes } = standing;
     let text = path.to_str();
     let text = text.with_context(|| format!("{} is not UTF-8", path.display()))?;
     if let Some(name) = after_scheme(text) {
@@ -15,14 +31,13 @@ pub fn image(path: &Path) -> Result<&str> {
     let looks_like_a_file = text.starts_with(['.', '/']) || path.exists();
     anyhow::ensure!(
         !looks_like_a_file,
-        "{text} is neither a WebAssembly program nor an archive of an image; a command of the \
-         agents' machines comes after two dashes: tepui run -- {text} …"
+        "{text} is {no_file}; a command of the agents' machines comes after two dashes: {dashes} {text} …"
     );
     let is_bare = !text.contains(['/', ':', '@']);
     anyhow::ensure!(
         !(is_bare && is_command_here(text)),
         "{text} is a command of this machine: one of the agents' machines comes after two dashes \
-         (tepui run -- {text} …), and an image of that name has its tag: {text}:latest"
+         ({dashes} {text} …), and an image of that name has its tag: {text}:latest"
     );
     Ok(text)
 }
