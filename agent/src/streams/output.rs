@@ -155,6 +155,10 @@ impl Output {
         });
         let count = count.min(left);
         if count == 0 {
+            // What is left out up to there would look as if it had never been.
+            if let Some(until) = self.until.filter(|until| self.told < Some(*until)) {
+                self.tell(sender, begins.min(until)).await?;
+            }
             return Ok(false);
         }
         self.tell(sender, begins).await?;
@@ -330,6 +334,7 @@ mod tests {
     use tepui_types::wire::stream::Output::Stdout;
 
     use super::*;
+    use crate::frames::FrameReader;
 
     /// Those of a task: complete ones by their places, and the newest.
     fn write(path: &Path, complete: &[(u64, &str)], newest: &str) {
@@ -412,6 +417,42 @@ mod tests {
         rotate(&path, 24, "seven");
         let missed = [piece(14, "four "), piece(24, "six seven")].concat();
         assert_eq!(all(&mut output).await, missed);
+    }
+
+    #[tokio::test]
+    async fn a_reader_hears_of_it_when_all_up_to_where_it_stops_was_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("stdout");
+        write(&path, &[(0, "abc"), (3, "def")], "ghi");
+        let (ours, theirs) = tokio::io::duplex(MAX_CHUNK);
+        let (read, write_half) = tokio::io::split(ours);
+        let metrics = crate::metrics::Metrics::new();
+        let mut sender = Sender {
+            write: write_half,
+            metrics: &metrics,
+            patience: crate::streams::STALL,
+        };
+        let mut output = Output::alone(&path, Stdout);
+        let end = output.open(0).await.unwrap();
+        output.stop_at(end);
+        output.tell_place(&mut sender).await.unwrap();
+        assert!(output.send(&mut sender).await.unwrap());
+        rotate(&path, 6, "jkl");
+        rotate(&path, 9, "mno");
+        for begins in [0, 3, 6] {
+            fs::remove_file(parts::complete(&path, begins)).unwrap();
+        }
+        assert!(!output.send(&mut sender).await.unwrap());
+        assert!(!output.send(&mut sender).await.unwrap());
+        drop((read, sender));
+        let mut frames = FrameReader::<_, StreamFrame>::new(theirs, stream::VERSION);
+        let mut said = Vec::new();
+        while let Ok(Some(batch)) = frames.next_batch().await {
+            said.extend(batch);
+        }
+        let begins = |at| StreamFrame::Begins { output: Stdout, at };
+        let sent = StreamFrame::Data(b"abc".to_vec());
+        assert_eq!(said, [begins(0), sent, begins(9)]);
     }
 
     #[tokio::test]
