@@ -81,6 +81,9 @@ impl Latest {
             if later < self.files {
                 let is_new = later < begun;
                 done = done.and_then(|()| self.write(portion.bytes(), is_new && later > 0));
+                if is_new {
+                    done = done.and_then(|()| self.make_room(later.max(1)));
+                }
             }
             done.map_err(|error| (lost, error))?;
             self.end += portion.bytes().len() as u64;
@@ -100,7 +103,8 @@ impl Latest {
     }
 
     /// Nothing more comes into the present file. The oldest go, to make room for so many new ones: after
-    /// the present one has its name, or it could be taken for the first.
+    /// the present one has its name, or it could be taken for the first. The last one stays until the
+    /// next is made: who finds no file at all takes the output for empty.
     fn complete_present(&mut self, begun: usize) -> io::Result<()> {
         match fs::rename(&self.path, parts::complete(&self.path, self.begins)) {
             Ok(()) => self.complete.push_back(self.begins),
@@ -108,7 +112,12 @@ impl Latest {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
-        while self.complete.len() > self.files.saturating_sub(begun) {
+        self.make_room(begun.min(self.files.saturating_sub(1)))
+    }
+
+    /// The oldest complete files go, so that there may be so many others.
+    fn make_room(&mut self, others: usize) -> io::Result<()> {
+        while self.complete.len() > self.files.saturating_sub(others) {
             let Some(oldest) = self.complete.pop_front() else {
                 break;
             };
@@ -132,5 +141,31 @@ impl Latest {
             none => none.insert(append_to(&self.path)?),
         };
         file.write_all(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reader_finds_a_file_at_every_moment_and_never_too_many() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("stdout");
+        let mut latest = Latest::open(&path, Bytes(4), 3).unwrap();
+        assert!(!latest.keep(b"abcd").unwrap());
+        // More new ones than are kept.
+        latest.complete_present(7).unwrap();
+        assert_eq!(parts::list(&path).unwrap(), [0]);
+        let mut latest = Latest::open(&path, Bytes(4), 3).unwrap();
+        assert!(latest.keep(b"efgh").is_ok());
+        for begun in 1..=7_usize {
+            let bytes = b"ijklmnopqrstuvwxyzABCDEFGHIJ";
+            assert!(latest.keep(&bytes[..4 * begun]).unwrap());
+            let all = parts::list(&path).unwrap();
+            assert_eq!(all.len(), 2, "and the present one, after {begun} at once");
+            assert_eq!(all[1] + 4, latest.begins);
+            assert_eq!(fs::read(&path).unwrap(), bytes[4 * begun - 4..4 * begun]);
+        }
     }
 }
