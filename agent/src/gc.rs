@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use tepui_executor::output::parts;
 use tepui_executor::packs::{self, Listed, SETTLED};
 use tepui_image::{Images, Retention};
 use tepui_quota::BoundsError;
@@ -197,8 +198,7 @@ fn list(tasks: &Path) -> Vec<Folder> {
     let folder = |entry: std::fs::DirEntry| {
         let path = entry.path();
         let folder = path.metadata().ok()?;
-        let outputs = [path.join("stdout"), path.join("stderr")];
-        let outputs: Vec<_> = outputs.iter().flat_map(|path| path.metadata()).collect();
+        let outputs: Vec<_> = outputs(&path).flat_map(|path| path.metadata()).collect();
         let all = outputs.iter().chain([&folder]);
         Some(Folder {
             task: entry.file_name().to_str()?.parse().ok()?,
@@ -208,6 +208,23 @@ fn list(tasks: &Path) -> Vec<Folder> {
         })
     };
     entries.filter_map(folder).collect()
+}
+
+/// The files of the outputs of a task and of its companions, where there are any.
+fn outputs(task: &Path) -> impl Iterator<Item = PathBuf> {
+    let members = std::fs::read_dir(task.join("members"));
+    let members = members.into_iter().flatten().flatten();
+    let folders = std::iter::once(task.to_owned()).chain(members.map(|member| member.path()));
+    let streams = folders.flat_map(|folder| ["stdout", "stderr"].map(|name| folder.join(name)));
+    streams.flat_map(|stream| {
+        let complete = parts::list(&stream).unwrap_or_default();
+        let mut files: Vec<_> = complete
+            .into_iter()
+            .map(|begins| parts::complete(&stream, begins))
+            .collect();
+        files.push(stream);
+        files
+    })
 }
 
 /// The folders that go.
@@ -429,10 +446,20 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("f1.a.0")).unwrap();
         std::fs::write(dir.path().join("f1.a.0/stdout"), "four").unwrap();
+        // What was rotated, and what companions have said, takes room as well.
+        let member = dir.path().join("f1.a.0/members/proxy");
+        std::fs::create_dir_all(&member).unwrap();
+        std::fs::write(member.join("stdout"), "thirty").unwrap();
+        for (stream, bytes) in [
+            (dir.path().join("f1.a.0/stderr"), 100),
+            (member.join("stderr"), 1_000),
+        ] {
+            std::fs::write(parts::complete(&stream, 7), vec![b'x'; bytes]).unwrap();
+        }
         std::fs::create_dir(dir.path().join("not a task")).unwrap();
         let listed = list(dir.path());
         assert_eq!(listed.len(), 1);
         assert_eq!(listed[0].task, "f1.a.0".parse().unwrap());
-        assert_eq!(listed[0].bytes, 4);
+        assert_eq!(listed[0].bytes, 4 + 6 + 100 + 1_000);
     }
 }
