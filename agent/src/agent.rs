@@ -554,6 +554,7 @@ impl Agent {
                     known.ended += usize::from(before.keeper().is_some());
                 }
                 self.keep_or_retire(out, executor);
+                self.end_unfit(out, executor);
             }
             Stage::Ended(_) => {}
         }

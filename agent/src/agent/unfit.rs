@@ -60,10 +60,11 @@ impl Agent {
         self.end(out, report);
     }
 
-    /// Ends a process that is given up, once nothing runs there.
+    /// Ends a process that is given up, once nothing runs there, and says so once.
     pub(super) fn end_unfit(&self, out: &mut Vec<Action>, id: ExecutorId) {
         let executor = self.executors.get(id);
-        if executor.is_some_and(|it| it.unfit.is_some() && it.living.is_empty()) {
+        let is_done = executor.is_some_and(|it| it.unfit.is_some() && it.living.is_empty());
+        if is_done && !out.contains(&Action::End(id)) {
             out.push(Action::End(id));
         }
     }
