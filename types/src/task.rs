@@ -495,7 +495,8 @@ mod tests {
         let image = r#""container": {"image": "web:1"}"#;
         let fill = format!(r#"{{"name": "fill", "role": "init", {image}}}"#);
         let side = format!(r#"{{"name": "side", {image}}}"#);
-        let companions = &format!(r#"{image}, "options": {{"companions": [{fill}, {side}]}}"#);
+        let companions = format!(r#"{image}, "options": {{"companions": [{fill}, {side}]}}"#);
+        let companions = companions.as_str();
         let apart = r#""container": {"image": "web:1", "network": "none"}"#;
         let beside =
             |name: &str| format!(r#"{{"command": {{"argv": ["x"], "member": "{name}"}}}}"#);
