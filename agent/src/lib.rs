@@ -225,6 +225,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
     let gauge = Gauge {
         layout: layout.clone(),
         disk_use: disk_use.clone(),
+        disks: disks.clone(),
         events: events.clone(),
     };
     let sizes = Sizes {

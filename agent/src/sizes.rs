@@ -340,7 +340,6 @@ impl Duty {
     }
 
     fn tell_use(&self, running: &[Running]) {
-        // Of the others nobody asks.
         let compared = running
             .iter()
             .filter(|one| !one.launch.revocable.is_empty());

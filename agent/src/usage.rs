@@ -4,17 +4,18 @@
 //! alone knows, and is asked for those that are wanted.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tepui_executor::cgroup::{Group, Reach};
+use tepui_executor::cgroup::{self, Group, Reach};
 use tepui_executor::usage;
-use tepui_types::TaskId;
 use tepui_types::api::list::MAX_LIMIT;
 use tepui_types::api::usage::{UsageList, UsageView, Used};
 use tepui_types::resources::ResourceRequest;
 use tepui_types::wire::agent::TaskLaunch;
 use tepui_types::wire::executor::TaskMeasure;
 use tepui_types::wire::stream::UsageRequest;
+use tepui_types::{Bytes, TaskId};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
@@ -22,6 +23,7 @@ use crate::agent::{ExecutorId, Place, Running};
 use crate::event_loop::{Event, census};
 use crate::sandbox::Layout;
 use crate::sizes::DiskUse;
+use crate::task_disks::TaskDisks;
 use crate::uptime;
 
 /// How long an executor may take to answer: it has little to do for it. Of the tasks of one that does
@@ -44,8 +46,10 @@ pub struct Question {
 pub struct Gauge {
     /// Where cgroups and executors' folders are.
     pub layout: Layout,
-    /// What tasks have on the disk.
+    /// What tasks have on the disk, as far as it is measured.
     pub disk_use: DiskUse,
+    /// Where the kernel counts it.
+    pub disks: Arc<TaskDisks>,
     /// The loop.
     pub events: mpsc::Sender<Event>,
 }
@@ -78,19 +82,28 @@ impl Gauge {
                 Place::Within(executor) => within.entry(*executor).or_default().push(task),
             }
         }
-        let layout = self.layout.clone();
+        let tasks: Vec<TaskId> = running.iter().map(|one| one.launch.task.clone()).collect();
+        let (layout, disks) = (self.layout.clone(), self.disks.clone());
         let reading = tokio::task::spawn_blocking(move || {
             let read = |(task, executor, path): (TaskId, ExecutorId, String)| {
                 let used = read_group(&layout, &task, executor, &path)?;
                 Some((task, used))
             };
-            grouped.into_iter().filter_map(read).collect::<Vec<_>>()
+            let counted = |task: TaskId| {
+                let bytes = disks.used(&task)?;
+                Some((task, bytes))
+            };
+            let grouped: Vec<_> = grouped.into_iter().filter_map(read).collect();
+            let counted: HashMap<TaskId, Bytes> = tasks.into_iter().filter_map(counted).collect();
+            (grouped, counted)
         });
         let mut used = self.ask(within).await;
         // One that breaks off has read nothing.
-        used.extend(reading.await.unwrap_or_default());
+        let (grouped, counted) = reading.await.unwrap_or_default();
+        used.extend(grouped);
         for (task, used) in &mut used {
-            used.disk_bytes = self.disk_use.of(task).map(|bytes| bytes.0);
+            let bytes = counted.get(task).copied();
+            used.disk_bytes = bytes.or_else(|| self.disk_use.of(task)).map(|it| it.0);
         }
         used
     }
@@ -163,10 +176,15 @@ fn read_group(layout: &Layout, task: &TaskId, executor: ExecutorId, path: &str) 
     }
     let group = Group::open(path, Reach::All).ok()?;
     let at_ms = uptime::now_ms();
-    let counted = group.usage();
-    Some(Used {
+    command(at_ms, group.usage(), before.cpu_micros)
+}
+
+/// One that has counted nothing is not there: a task's has had its processes.
+fn command(at_ms: u64, counted: cgroup::Usage, cpu_micros_before: u64) -> Option<Used> {
+    let is_there = (counted.cpu_micros, counted.mem_bytes, counted.pids) != (0, 0, 0);
+    is_there.then(|| Used {
         at_ms,
-        cpu_micros: counted.cpu_micros.saturating_sub(before.cpu_micros),
+        cpu_micros: counted.cpu_micros.saturating_sub(cpu_micros_before),
         mem_bytes: counted.mem_bytes,
         mem_peak_bytes: counted.mem_peak_bytes,
         disk_bytes: None,
@@ -244,6 +262,17 @@ mod tests {
         assert_eq!((names(&none), more), (vec![], false));
         let (one, more) = piece(all(), &UsageRequest::Task(id("d")));
         assert_eq!((names(&one), more), (vec!["d"], false));
+    }
+
+    #[test]
+    fn of_a_cgroup_that_is_not_there_nothing_is_told() {
+        assert_eq!(command(1, cgroup::Usage::default(), 0), None);
+        let counted = cgroup::Usage {
+            cpu_micros: 7,
+            ..Default::default()
+        };
+        let used = command(1, counted, 5).unwrap();
+        assert_eq!((used.cpu_micros, used.pids), (2, Some(0)));
     }
 
     #[test]

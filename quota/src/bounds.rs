@@ -186,7 +186,8 @@ impl Bounds {
     /// [shown](Self::show), and opened again.
     ///
     /// # Errors
-    /// [`BoundsError::InUse`] where somebody has something of it open; then it is as it was.
+    /// [`BoundsError::InUse`] where somebody has something of it open; then it stays mounted, and what
+    /// was free in it may have been given back already.
     pub fn rest(&self, name: &str) -> Result<(), BoundsError> {
         let (entry, _hold) = self.entry(name)?;
         let record = ready(name, &entry)?;

@@ -1,8 +1,8 @@
 //! A file that holds a file system (ext4): made, checked, grown.
 //!
 //! Room is set aside for all of it when it is made: a disk that is promised twice fails tasks that
-//! are within their sizes, or loses what they wrote. Nothing gives that room back either: blocks are
-//! not discarded. A persistent one has a journal, so that it is whole after a power cut; a sandbox,
+//! are within their sizes, or loses what they wrote. Nothing gives that room back while
+//! it is used: blocks are not discarded, and what is free goes when it is laid to rest. A persistent one has a journal, so that it is whole after a power cut; a sandbox,
 //! whose task does not survive one, has none, and is mended as well as can be.
 
 use std::fs::{File, OpenOptions};

@@ -10,14 +10,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, openat2, statat};
-use tepui_types::Reason;
 use tepui_types::api::file::{FileEntry, FileKind, FileList, MAX_ENTRIES};
 use tepui_types::wire::stream::{FileForm, FileRequest, MAX_CHUNK, StreamFrame};
+use tepui_types::{Reason, TaskId};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
 use super::{Sender, StreamError, refused};
-use crate::task_disks::TaskDisks;
+use crate::task_disks::{Shown, TaskDisks};
 
 /// Chunks that wait for the reader.
 const QUEUE: usize = 4;
@@ -32,9 +32,9 @@ pub(super) async fn serve<C: AsyncRead + AsyncWrite>(
     let (chunks, mut queue) = mpsc::channel::<Vec<u8>>(QUEUE);
     let disks = disks.clone();
     let reading = tokio::task::spawn_blocking(move || {
-        let sandbox = disks.show(&request.task)?;
+        let (_shown, root) = enter(&disks, &request.task)?;
         let mut to = BufWriter::with_capacity(MAX_CHUNK, Chunks { chunks });
-        read(sandbox.path(), &request, &mut to)
+        read(root, &request, &mut to)
     });
     while let Some(chunk) = queue.recv().await {
         sender.send(StreamFrame::Data(chunk)).await?;
@@ -46,7 +46,18 @@ pub(super) async fn serve<C: AsyncRead + AsyncWrite>(
     }
 }
 
-fn read(sandbox: &Path, request: &FileRequest, to: &mut Buffered) -> Result<(), Reason> {
+/// Opens a sandbox. One whose task ends between the two steps is laid to rest, and then shown again.
+fn enter(disks: &Arc<TaskDisks>, task: &TaskId) -> Result<(Shown, io::Result<OwnedFd>), Reason> {
+    let mut shown = disks.show(task)?;
+    let mut root = open_root(shown.path());
+    if matches!(&root, Err(error) if error.kind() == io::ErrorKind::NotFound) {
+        shown = disks.show(task)?;
+        root = open_root(shown.path());
+    }
+    Ok((shown, root))
+}
+
+fn read(root: io::Result<OwnedFd>, request: &FileRequest, to: &mut Buffered) -> Result<(), Reason> {
     let path = match request.path.trim_matches('/') {
         "" => Path::new("."),
         path => Path::new(path),
@@ -59,7 +70,7 @@ fn read(sandbox: &Path, request: &FileRequest, to: &mut Buffered) -> Result<(), 
         let message = format!("`{}` of the sandbox: {}", path.display(), said(&error));
         Reason::new(code, message)
     };
-    let root = match open_root(sandbox) {
+    let root = match root {
         // A task that left nothing there has no sandbox.
         Err(error) if error.kind() == io::ErrorKind::NotFound && path == Path::new(".") => {
             return send_nothing(request.form, to).map_err(failed);

@@ -100,6 +100,22 @@ fn kill_executors(agent: &AgentProcess) {
 }
 
 #[tokio::test]
+async fn what_a_task_has_in_an_enforced_sandbox_is_told() {
+    if !has_cgroups() || !crate::volumes::can_enforce() {
+        return;
+    }
+    let master = FakeMaster::start().await;
+    let _agent = AgentProcess::start_with(&master, &["--sandbox-sizes", "enforced"]);
+    let mut looks = Looks::start(master).await;
+    let mut task = shell("full", "head -c 4194304 /dev/zero > file; exec sleep 1000");
+    task.resources.disk = Bytes::mib(32);
+    looks.run(&[&task]).await;
+    let has_all = |used: &Used| used.disk_bytes.is_some_and(|bytes| bytes >= 4 << 20);
+    let used = looks.until(&task.task, has_all).await;
+    assert!(used.disk_bytes < Some(32 << 20), "{used:?}");
+}
+
+#[tokio::test]
 async fn what_commands_containers_and_programs_use_is_told_while_they_run() {
     if !has_cgroups() {
         return;

@@ -2,7 +2,7 @@
 //!
 //! The server holds a meter of each task, from before its program is there to its end.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 
 use tepui_types::task::TaskUsage;
@@ -43,6 +43,8 @@ pub struct Stir {
 impl Stir {
     /// A task has used something. Cheap where that is known: it is said after every poll.
     pub fn note(&self) {
+        // Either this sees that it was settled, or who settles sees what was used: see `settle`.
+        fence(Ordering::SeqCst);
         if !self.is_stirred.load(Ordering::Relaxed) && !self.is_stirred.swap(true, Ordering::AcqRel)
         {
             self.told.notify_one();
@@ -56,7 +58,9 @@ impl Stir {
 
     /// What has been used so far is about to be noted.
     pub fn settle(&self) {
-        self.is_stirred.store(false, Ordering::Release);
+        self.is_stirred.swap(false, Ordering::SeqCst);
+        // What is read from now on is read after that.
+        fence(Ordering::SeqCst);
     }
 }
 

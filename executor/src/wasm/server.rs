@@ -79,9 +79,14 @@ struct Entry {
 }
 
 impl Entry {
-    /// Whether it has begun, and runs.
-    fn is_metered(&self) -> bool {
-        self.noted != TaskUsage::default() && !self.update.state.is_terminal()
+    /// What it has used, if it is to be noted: with all that run, or because there is more to note.
+    fn to_note(&self, is_with_all: bool) -> Option<TaskUsage> {
+        let (usage, _) = self.meter.read()?;
+        let is_due = match is_with_all {
+            true => usage != TaskUsage::default() && !self.update.state.is_terminal(),
+            false => usage != self.noted,
+        };
+        is_due.then_some(usage)
     }
 }
 
@@ -379,29 +384,27 @@ impl Server {
         self.note_at = None;
         // Before it is read: what is used meanwhile is noted the next time.
         self.host.stir.settle();
-        let mut moved = Vec::new();
-        for (id, entry) in &mut self.tasks {
-            let Some((usage, _)) = entry
-                .meter
-                .read()
-                .filter(|(usage, _)| *usage != entry.noted)
-            else {
-                continue;
-            };
-            entry.noted = usage;
-            moved.push((id.clone(), usage));
-        }
-        let noted = match self.usage.has_outgrown() {
-            true => {
-                let running = self.tasks.iter().filter(|(_, entry)| entry.is_metered());
-                let all = running.map(|(id, entry)| (id.clone(), entry.noted));
-                self.usage.replace([&UsageRecord::Used(all.collect())])
-            }
-            false if moved.is_empty() => Ok(()),
-            false => self.usage.append([&UsageRecord::Used(moved)]),
+        let has_outgrown = self.usage.has_outgrown();
+        let to_note = |(id, entry): (&TaskId, &Entry)| {
+            let usage = entry.to_note(has_outgrown)?;
+            Some((id.clone(), usage))
         };
-        if let Err(error) = noted {
+        let used: Vec<_> = self.tasks.iter().filter_map(to_note).collect();
+        let written = match has_outgrown {
+            true => self.usage.replace([&UsageRecord::Used(used.clone())]),
+            false if used.is_empty() => Ok(()),
+            false => self.usage.append([&UsageRecord::Used(used.clone())]),
+        };
+        if let Err(error) = written {
             tracing::warn!(error = %anyhow::Error::from(error), "what tasks have used is not noted");
+            // Also if none of them uses anything from now on.
+            self.note_at = Some(Instant::now() + NOTING);
+            return;
+        }
+        for (id, usage) in used {
+            if let Some(entry) = self.tasks.get_mut(&id) {
+                entry.noted = usage;
+            }
         }
     }
 
