@@ -69,7 +69,7 @@ async fn what_a_container_cannot_have_is_said_in_words() {
         ),
         (
             r#"{"image": "localhost:1/nothing"}"#.to_owned(),
-            "image-unavailable",
+            "image-address-refused",
             "localhost:1",
         ),
         (
