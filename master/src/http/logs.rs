@@ -77,13 +77,15 @@ pub async fn follow(
         Some(Piece::Place(at)) => Some(*at),
         Some(Piece::Bytes(_)) | None => None,
     };
+    // A place that comes late is compared with what was asked for.
+    let next = begins.or_else(|| u64::try_from(query.offset).ok());
     let pieces = stream::iter(first.map(Ok)).chain(pieces);
     let headers = [
         (header::CONTENT_TYPE, "application/octet-stream"),
         // Output of a task is not a page of ours.
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     ];
-    let body = Body::from_stream(bytes_of(pieces, query.exact));
+    let body = Body::from_stream(bytes_of(pieces, next, query.exact));
     let mut response = (headers, body).into_response();
     if let Some(begins) = begins {
         let name = HeaderName::from_static(OFFSET_HEADER);
@@ -94,12 +96,13 @@ pub async fn follow(
     Ok(response)
 }
 
-/// The bytes of these, with a line where some are left out, or up to there.
+/// The bytes of these, of which the first is at `next` where that is known, with a line where some are
+/// left out, or up to there.
 fn bytes_of(
     pieces: impl Stream<Item = Result<Piece, StreamError>>,
+    mut next: Option<u64>,
     exact: bool,
 ) -> impl Stream<Item = Result<Bytes, StreamError>> {
-    let mut next: Option<u64> = None;
     let mut in_line = false;
     pieces.filter_map(move |piece| {
         future::ready(match piece {
@@ -129,8 +132,8 @@ fn notice(missed: u64, in_line: bool) -> Bytes {
 mod tests {
     use super::*;
 
-    async fn said(pieces: Vec<Piece>, exact: bool) -> (String, Option<String>) {
-        let bytes = bytes_of(stream::iter(pieces.into_iter().map(Ok)), exact);
+    async fn said(pieces: Vec<Piece>, next: Option<u64>, exact: bool) -> (String, Option<String>) {
+        let bytes = bytes_of(stream::iter(pieces.into_iter().map(Ok)), next, exact);
         let all: Vec<_> = bytes.collect().await;
         let (mut text, mut error) = (String::new(), None);
         for bytes in all {
@@ -157,11 +160,29 @@ mod tests {
 
     #[tokio::test]
     async fn what_was_rotated_away_is_said_in_a_line_or_the_answer_breaks_off() {
-        let (text, error) = said(pieces(), false).await;
+        let (text, error) = said(pieces(), None, false).await;
         let notice = "\n[tepui: 100 bytes were rotated away before they were read]\n";
         assert_eq!((text, error), (format!("one\ntw{notice}four\n"), None));
-        let (text, error) = said(pieces(), true).await;
+        let (text, error) = said(pieces(), None, true).await;
         assert_eq!(text, "one\ntw");
         assert!(error.unwrap().starts_with("100 bytes were rotated away"));
+    }
+
+    #[tokio::test]
+    async fn a_place_that_comes_late_is_compared_with_what_was_asked_for() {
+        let missed = |first: u64| format!("{} bytes were rotated away", 10 - first);
+        let (text, error) = said(pieces(), Some(3), false).await;
+        assert!(
+            text.starts_with(&format!("[tepui: {}", missed(3))),
+            "{text}"
+        );
+        assert_eq!(error, None);
+        // The answer ends with the first error.
+        let cut = pieces().into_iter().take(3).collect();
+        let (text, error) = said(cut, Some(3), true).await;
+        assert_eq!(text, "");
+        assert!(error.unwrap().starts_with(&missed(3)));
+        let (text, _) = said(pieces(), Some(10), false).await;
+        assert!(text.starts_with("one\n"), "{text}");
     }
 }
