@@ -18,7 +18,6 @@ use std::time::{Duration, SystemTime};
 
 use master::{FakeMaster, Session, shell, wasm};
 use process::AgentProcess;
-use tepui_executor::packs;
 use tepui_types::wire::agent::{AgentEffect, AgentFrame, MasterFrame, TaskLaunch};
 use tepui_types::{Bytes, Digest, MilliCpus, TaskState};
 use tokio::time::Instant;
@@ -131,8 +130,7 @@ async fn end_to_end() {
         let sent = SystemTime::now();
         session.launch(&launch).await;
         session.until(&launch.task, TaskState::Finished).await;
-        let packed = packs::find(&agent.layout().packs(), &launch.task).unwrap();
-        let stdout = packed.unwrap().stdout;
+        let stdout = agent.written(&launch.task);
         let began = Duration::from_nanos(u64::from_le_bytes(stdout.try_into().unwrap()));
         let sent = sent.duration_since(SystemTime::UNIX_EPOCH).unwrap();
         if place >= WARM_UP {

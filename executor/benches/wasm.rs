@@ -103,7 +103,7 @@ fn first_instruction() {
         connection.write_all(&frame).unwrap();
         let end = executor.end(&name);
         assert_eq!(end.state, TaskState::Finished, "{:?}", end.reason);
-        let stdout = executor.packed(&name, "stdout").unwrap();
+        let stdout = executor.written(&name, "stdout").unwrap();
         let began = u64::from_le_bytes(stdout.try_into().unwrap());
         let sent = sent.duration_since(SystemTime::UNIX_EPOCH).unwrap();
         let took = Duration::from_nanos(began).saturating_sub(sent);

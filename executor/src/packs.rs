@@ -7,7 +7,7 @@
 //! last changed more than [`SETTLED`] ago may be removed by anybody.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -134,14 +134,14 @@ impl Pack {
     }
 
     fn append(&mut self, record: &[u8]) -> io::Result<()> {
-        let written = self.file.write_all(record);
-        match written {
-            Ok(()) => self.len += record.len() as u64,
-            // A half-written record would hide those that follow it: if it stays, there is another pack.
-            Err(_) if self.file.set_len(self.len).is_err() => self.len = PACK_BYTES,
-            Err(_) => {}
-        }
-        written
+        let appended = records::append(&mut self.file, &mut self.len, record);
+        appended.map_err(|(error, is_whole)| {
+            if !is_whole {
+                // Another pack comes after what is left of it.
+                self.len = PACK_BYTES;
+            }
+            error
+        })
     }
 }
 

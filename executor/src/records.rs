@@ -119,21 +119,11 @@ impl<T: Record> Log<T> {
         T: 'a,
     {
         let bytes = encode_all(records)?;
-        match self.file.write_all(&bytes) {
-            Ok(()) => {
-                self.len += bytes.len() as u64;
-                Ok(())
-            }
-            Err(source) => {
-                // A half-written record would hide those that follow it. If
-                // cutting it off fails too, the reader stops there.
-                let _ = self.file.set_len(self.len);
-                Err(RecordsError::Append {
-                    path: self.path.clone(),
-                    source,
-                })
-            }
-        }
+        // If half of one stays, the reader stops there.
+        append(&mut self.file, &mut self.len, &bytes).map_err(|(source, _)| RecordsError::Append {
+            path: self.path.clone(),
+            source,
+        })
     }
 
     /// Whether most of the file may be of tasks that are forgotten.
@@ -168,6 +158,22 @@ impl<T: Record> Log<T> {
         self.len = bytes.len() as u64;
         self.replace_at = T::FLOOR.max(self.len.saturating_mul(4));
         Ok(())
+    }
+}
+
+/// Appends records to a file of that length. A half-written one would hide those that follow it: it is cut
+/// off, and the error says whether it could be.
+pub(crate) fn append(
+    file: &mut File,
+    len: &mut u64,
+    bytes: &[u8],
+) -> Result<(), (io::Error, bool)> {
+    match file.write_all(bytes) {
+        Ok(()) => {
+            *len += bytes.len() as u64;
+            Ok(())
+        }
+        Err(error) => Err((error, file.set_len(*len).is_ok())),
     }
 }
 

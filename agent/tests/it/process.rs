@@ -124,10 +124,15 @@ impl AgentProcess {
 
     /// A task's standard output, from its file or out of a pack.
     pub fn stdout(&self, task: &TaskId) -> String {
+        String::from_utf8(self.written(task)).unwrap()
+    }
+
+    /// The same, byte by byte.
+    pub fn written(&self, task: &TaskId) -> Vec<u8> {
         let file = std::fs::read(self.layout().output(task, None, stream::Output::Stdout));
         let packed = || packs::find(&self.layout().packs(), task).ok().flatten();
         let bytes = file.ok().or_else(|| Some(packed()?.stdout));
-        String::from_utf8(bytes.unwrap_or_default()).unwrap()
+        bytes.unwrap_or_default()
     }
 
     pub fn pid(&self) -> Pid {

@@ -180,9 +180,8 @@ impl Executor {
 
     /// What a task wrote.
     pub fn output(&self, name: &str, stream: &str) -> String {
-        let bytes =
-            fs::read(self.task_dir(name).join(stream)).or_else(|_| self.packed(name, stream));
-        String::from_utf8(bytes.unwrap_or_default()).unwrap_or_default()
+        let bytes = self.written(name, stream).unwrap_or_default();
+        String::from_utf8(bytes).unwrap_or_default()
     }
 
     /// Sends one frame.
