@@ -62,6 +62,8 @@ pub struct TaskDisks {
     uses: Mutex<BTreeMap<TaskId, Use>>,
     /// Held while one is mounted to be read, or laid to rest.
     moving: Mutex<()>,
+    /// Held by the one who removes what is at rest: two would make room for one twice.
+    clearing: Mutex<()>,
     /// For those that are being made.
     makers: Semaphore,
 }
@@ -141,6 +143,7 @@ impl TaskDisks {
             bounds,
             is_enforced,
             moving: Mutex::default(),
+            clearing: Mutex::default(),
             makers: Semaphore::new(MAKERS),
         });
         let sweeping = this.clone();
@@ -224,12 +227,6 @@ impl TaskDisks {
         match self.uses().get_mut(task) {
             Some(of) if *of == Use::Task => *of = Use::None,
             _ => return,
-        }
-        match remove_folder(&self.layout.task_disk(task).join(LAYERS)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::debug!(%task, %error, "a container's files go with its disk");
-            }
-            _ => {}
         }
         self.rest(task, 0);
     }
@@ -330,28 +327,10 @@ impl TaskDisks {
     fn make_in_room(&self, launch: &TaskLaunch) -> Result<bool, BoundsError> {
         let task = &launch.task;
         let mut made = self.make_once(launch);
-        if let Err(BoundsError::Full {
-            wanted,
-            free,
-            headroom,
-            ..
-        }) = &made
-        {
-            let missing = (wanted.0.saturating_add(headroom.0)).saturating_sub(free.0);
+        if matches!(made, Err(BoundsError::Full { .. })) {
             // Those that have just ended have all of their room still.
             self.lay_to_rest(0);
-            made = self.make_once(launch);
-            for oldest in self.at_rest(Bytes(missing))? {
-                if !matches!(made, Err(BoundsError::Full { .. })) {
-                    break;
-                }
-                tracing::info!(
-                    task = oldest.name,
-                    "what was in its sandbox goes: others need the room"
-                );
-                self.bounds.remove(&oldest.name)?;
-                made = self.make_once(launch);
-            }
+            made = self.make_in_cleared_room(launch);
         }
         match made {
             Ok(made) => {
@@ -367,6 +346,30 @@ impl TaskDisks {
         }
     }
 
+    /// Makes a disk, and removes others that are at rest where it lacks room.
+    fn make_in_cleared_room(&self, launch: &TaskLaunch) -> Result<Bounded, BoundsError> {
+        let _clearing = self.clearing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut made = self.make_once(launch);
+        let Some(missing) = missing(&made) else {
+            return made;
+        };
+        for oldest in self.at_rest(missing)? {
+            tracing::info!(
+                task = oldest.name,
+                "what was in its sandbox goes: others need the room"
+            );
+            if let Err(error) = self.bounds.remove(&oldest.name) {
+                tracing::warn!(task = oldest.name, "its disk stays: {}", said(error));
+                continue;
+            }
+            made = self.make_once(launch);
+            if !matches!(made, Err(BoundsError::Full { .. })) {
+                break;
+            }
+        }
+        made
+    }
+
     fn make_once(&self, launch: &TaskLaunch) -> Result<Bounded, BoundsError> {
         self.bounds.make(&Wanted {
             name: &launch.task.to_string(),
@@ -377,7 +380,8 @@ impl TaskDisks {
         })
     }
 
-    /// The disks that nobody needs, that first which was written to or shown longest ago; none if all of them together have less than that.
+    /// The disks that nobody needs, that first which was written to or shown longest ago; none if all of
+    /// them together have less than that.
     fn at_rest(&self, least: Bytes) -> Result<Vec<Kept>, BoundsError> {
         let mut kept = self.bounds.kept()?;
         {
@@ -430,6 +434,7 @@ impl TaskDisks {
         if !self.is_due(task, linger_ms) {
             return;
         }
+        self.remove_layers(task);
         let _moving = self.moving();
         // Somebody may have come to read it.
         if !self.is_due(task, linger_ms) {
@@ -443,6 +448,16 @@ impl TaskDisks {
             Err(error) => tracing::warn!(%task, "its disk stays mounted: {}", said(error)),
         }
         self.uses().remove(task);
+    }
+
+    /// What a task's containers wrote over their images is for nobody after its end.
+    fn remove_layers(&self, task: &TaskId) {
+        match remove_folder(&self.layout.task_disk(task).join(LAYERS)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::debug!(%task, %error, "a container's files go with its disk");
+            }
+            _ => {}
+        }
     }
 
     fn is_due(&self, task: &TaskId, linger_ms: u64) -> bool {
@@ -505,6 +520,21 @@ fn link_to(folder: &Path, link: &Path) -> io::Result<()> {
         }
         linked => linked,
     }
+}
+
+/// What there is too little for a disk, if it is room that it lacks.
+fn missing(made: &Result<Bounded, BoundsError>) -> Option<Bytes> {
+    let Err(BoundsError::Full {
+        wanted,
+        free,
+        headroom,
+        ..
+    }) = made
+    else {
+        return None;
+    };
+    let needed = wanted.0.saturating_add(headroom.0);
+    Some(Bytes(needed.saturating_sub(free.0)))
 }
 
 /// Why a task is not begun here: another agent may have what it needs.

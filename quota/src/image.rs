@@ -116,9 +116,11 @@ struct TrimRange {
 const FITRIM: libc::Ioctl = 0xc018_5879;
 const _: () = assert!(size_of::<TrimRange>() == 24);
 
-/// Gives back the room of all blocks that are free in the file system that is mounted there.
+/// Gives back the room of all blocks that are free in the file system that is mounted there. What was
+/// written and has no blocks yet gets them first: their room would be gone, and with it what was written.
 pub(crate) fn trim(at: &Path) -> io::Result<()> {
     let folder = File::open(at)?;
+    rustix::fs::syncfs(&folder)?;
     let mut range = TrimRange {
         start: 0,
         len: u64::MAX,

@@ -10,6 +10,7 @@ use nix::mount::{MntFlags, umount2};
 use tepui_agent::sandbox::Layout;
 use tepui_agent::sizes::SandboxSizes;
 use tepui_agent::task_disks::TaskDisks;
+use tepui_agent::volumes::headroom;
 use tepui_quota::Enforce;
 use tepui_types::task::reason;
 use tepui_types::wire::agent::TaskLaunch;
@@ -423,6 +424,38 @@ fn what_ended_tasks_have_left_makes_way_and_what_was_looked_at_goes_last() {
 }
 
 #[test]
+fn what_a_task_has_left_that_has_just_ended_makes_way_too() {
+    if !can_enforce() {
+        return;
+    }
+    let small = Small::new(Bytes::mib(144));
+    let layout = small.layout();
+    let disks = small.disks(&[]);
+    let [mut a, mut b] = ["a", "b"].map(|name| with_disk(shell(name, "true")));
+    // There is room for one of them, and not for what the other leaves.
+    let room = free(&layout).0 - headroom(layout.dir()).0;
+    for task in [&mut a, &mut b] {
+        task.resources.disk = Bytes(room - (8 << 20));
+    }
+    make(&disks, &a).unwrap();
+    write(&layout, &a, 24 << 20);
+    // It ends while no agent looks, so it has all of its room still.
+    drop(disks);
+    let disks = small.disks(&[]);
+    let below = real(layout.tasks());
+    assert_eq!(mounts_below(&below).len(), 1);
+    wait("the other is made", || match make(&disks, &b) {
+        Ok(()) => true,
+        // Another test's process may have its mount for a moment.
+        Err(why) => {
+            assert_eq!(mounts_below(&below).len(), 1, "{why}");
+            false
+        }
+    });
+    assert!(disks.show(&a.task).is_err());
+}
+
+#[test]
 fn no_more_than_some_are_mounted_to_be_read_and_those_that_nobody_reads_make_way() {
     if !can_enforce() {
         return;
@@ -479,6 +512,29 @@ fn no_more_than_some_are_mounted_to_be_read_and_those_that_nobody_reads_make_way
 }
 
 #[test]
+fn what_containers_wrote_over_their_images_goes_also_when_the_agent_was_killed_at_their_end() {
+    if !can_enforce() {
+        return;
+    }
+    let small = Small::new(Bytes::mib(96));
+    let layout = small.layout();
+    let task = with_disk(shell("a", "true"));
+    let disks = small.disks(&[]);
+    make(&disks, &task).unwrap();
+    write(&layout, &task, 1);
+    let layers = layout.task_disk(&task.task).join("layers");
+    std::fs::create_dir_all(layers.join("main/upper/folder")).unwrap();
+    drop(disks);
+
+    let again = small.disks(&[]);
+    rested(&again, &layout, 0);
+    let shown = again.show(&task.task).unwrap();
+    assert!(shown.path().join("file").exists() && !layers.exists());
+    drop(shown);
+    rested(&again, &layout, 0);
+}
+
+#[test]
 fn a_task_that_was_released_while_its_disk_was_made_leaves_nothing_mounted() {
     if !can_enforce() {
         return;
@@ -486,17 +542,23 @@ fn a_task_that_was_released_while_its_disk_was_made_leaves_nothing_mounted() {
     let small = Small::new(Bytes::mib(160));
     let layout = small.layout();
     let disks = small.disks(&[]);
-    let (task, other) = (with_disk(shell("a", "true")), with_disk(shell("b", "true")));
     let released = CancellationToken::new();
-    std::thread::scope(|scope| {
-        let making = scope.spawn(|| disks.make(&task, &released));
-        while !making.is_finished() {
+    // Its end comes before its disk is begun, or while that is made.
+    for name in ["a", "b", "c", "d"] {
+        let task = with_disk(shell(name, "true"));
+        let released = CancellationToken::new();
+        std::thread::scope(|scope| {
+            let making = scope.spawn(|| disks.make(&task, &released));
+            wait("it is being made", || disks.keep(&task.task));
             released.cancel();
             disks.end(&task.task);
-            std::thread::yield_now();
-        }
-        making.join().unwrap().unwrap();
-    });
+            making.join().unwrap().unwrap();
+        });
+        rested(&disks, &layout, 0);
+        assert!(layout.task_disk(&task.task).exists(), "it was made");
+    }
+    released.cancel();
+    let other = with_disk(shell("e", "true"));
     disks.make(&other, &released).unwrap();
     rested(&disks, &layout, 0);
     assert!(!layout.task_disk(&other.task).exists());
