@@ -44,6 +44,8 @@ mod idmapped;
 mod input;
 #[path = "../task/latest.rs"]
 mod latest;
+#[path = "../task/container/limits.rs"]
+mod limits;
 #[path = "../task/lookup.rs"]
 mod lookup;
 #[path = "../task/member.rs"]

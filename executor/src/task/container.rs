@@ -12,7 +12,7 @@ use tepui_executor::runtime::Runtime;
 use tepui_executor::startup::Startup;
 use tepui_executor::{cgroup, log};
 use tepui_types::Reason;
-use tepui_types::container::{Container, Namespace};
+use tepui_types::container::{Container, Namespace, Userns};
 use tepui_types::task::{CommandWorkload, reason};
 use tepui_types::wire::executor::ExecutorLaunch;
 
@@ -80,6 +80,9 @@ impl Prepared<'_> {
         let image = self.launch.image.as_deref();
         if self.container.image.is_some() && image.is_none() {
             return Err(executor_failed("its image was not prepared".into()));
+        }
+        if self.container.userns == Userns::Private && self.mapped.is_none() {
+            return Err(executor_failed("its users were not prepared".into()));
         }
         let stop_signal = image.and_then(|image| image.config.stop_signal.as_deref());
         let stop_signal = stop_signal.map_or(Ok(StopSignal::TERM), StopSignal::named);

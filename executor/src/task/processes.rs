@@ -39,6 +39,7 @@ pub fn usage() -> TaskUsage {
         mem_peak_bytes: u64::try_from(usage.max_rss())
             .unwrap_or(0)
             .saturating_mul(1024),
+        instances: None,
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
+use rustix::thread::CapabilitySet;
 use tepui_executor::runtime::Runtime;
 use tepui_types::task::TaskState;
 use tepui_types::wire::executor::{
@@ -255,6 +256,44 @@ fn what_runs_beside_it_is_among_its_users() {
         assert_eq!(groups.split_whitespace().collect::<Vec<_>>(), ["Groups:"]);
         executor.kill("task", 0);
         assert!(executor.ran(1).is_err());
+        assert_eq!(executor.end("task").state, TaskState::Killed);
+    }
+}
+
+#[test]
+fn limits_may_be_above_those_of_its_executor() {
+    let capabilities = rustix::thread::capabilities(None).unwrap().effective;
+    let may_raise = capabilities.contains(CapabilitySet::SYS_RESOURCE);
+    for (mut executor, dir) in executors() {
+        executor.restore_files(libc::rlimit {
+            rlim_cur: 256,
+            rlim_max: 300,
+        });
+        let container = r#"{"image": "test", "userns": "private",
+                            "rlimits": {"nofile": {"soft": 500, "hard": 600}}}"#;
+        let look = "ulimit -n; ulimit -Hn";
+        let text = format!("{look}; while true; do sleep 0.05; done");
+        executor.launch(script(dir.path(), container, USERS, &text));
+        if !may_raise {
+            let why = "RLIMIT_NOFILE cannot be 600: its agent may give 300 at most";
+            check(
+                &executor.end("task"),
+                "error",
+                "container-refused",
+                None,
+                why,
+            );
+            continue;
+        }
+        assert_eq!(executor.update().state, TaskState::Running);
+        let said = || executor.output("task", "stdout");
+        eventually("it has said so", || said() == "500\n600\n");
+        let text = format!("({look}) > $TEPUI_SANDBOX/beside");
+        executor.run_beside(1, "task", &["sh", "-c", &text], 10_000);
+        assert_eq!(executor.ran(1), Ok(0));
+        let beside = fs::read_to_string(sandbox(&executor).join("beside")).unwrap();
+        assert_eq!(beside, "500\n600\n");
+        executor.kill("task", 0);
         assert_eq!(executor.end("task").state, TaskState::Killed);
     }
 }

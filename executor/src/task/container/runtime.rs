@@ -30,7 +30,7 @@ use crate::attempt::Attempt;
 use crate::beside::Stdio;
 use crate::program::Program;
 use crate::userns::UserNamespace;
-use crate::{command, lookup, process, userns};
+use crate::{command, limits, lookup, process, userns};
 
 /// The one container of a folder.
 pub const ID: &str = "task";
@@ -38,6 +38,8 @@ pub const ID: &str = "task";
 pub const STATE: &str = "runtime";
 /// What the container is made of, in that folder.
 pub const BUNDLE: &str = "bundle";
+/// Its specification, in there.
+const SPEC: &str = "config.json";
 /// What a runtime's complaint is cut to, in bytes.
 const MAX_COMPLAINT: u64 = 1024;
 
@@ -77,6 +79,17 @@ impl Outside<'_> {
         Ok(())
     }
 
+    /// The same beside the container of that folder, which may have more than this process.
+    fn enter_beside(&self, dir: &Path) -> Result<(), String> {
+        let entered = self.enter();
+        entered.map_err(|error| format!("its network and users: {error}"))?;
+        if self.users.is_none() {
+            return Ok(());
+        }
+        let spec = Spec::load(dir.join(BUNDLE).join(SPEC));
+        limits::raise(&spec.map_err(|error| chain(&error))?)
+    }
+
     /// Lets their root open these once more, as by `/dev/stdout`.
     fn give(&self, stdio: &[OwnedFd; 3]) -> io::Result<()> {
         let Some(users) = self.users else {
@@ -110,11 +123,12 @@ pub fn start(start: Start<'_>, spec: &Spec, dir: &Path) -> Result<Attempt, Reaso
     let bundle = dir.join(BUNDLE);
     std::fs::create_dir_all(&bundle).map_err(|error| failed(error.to_string()))?;
     forget(dir).map_err(|error| failed(error.to_string()))?;
-    let saved = spec.save(bundle.join("config.json"));
+    let saved = spec.save(bundle.join(SPEC));
     saved.map_err(|error| failed(error.to_string()))?;
     let attempt = Attempt::begin(|| {
         let entered = start.outside.enter();
         entered.map_err(|error| failed(error.to_string()))?;
+        limits::raise(spec).map_err(|why| Reason::new(reason::CONTAINER_REFUSED, why))?;
         // Root of a container with users of its own may not say so itself.
         process::be_no_dearer();
         match start.runtime {
@@ -212,8 +226,7 @@ pub fn run(
         outside.give(&stdio).map_err(failed)?;
     }
     let attempt = Attempt::begin(|| {
-        let entered = outside.enter();
-        let entered = entered.map_err(|error| format!("its network and users: {error}"));
+        let entered = outside.enter_beside(dir);
         // While `/proc` is the machine's.
         process::be_no_dearer();
         let started = entered.and_then(|()| match &startup.runtime {
