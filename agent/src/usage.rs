@@ -189,6 +189,7 @@ fn command(at_ms: u64, counted: cgroup::Usage, cpu_micros_before: u64) -> Option
         mem_peak_bytes: counted.mem_peak_bytes,
         disk_bytes: None,
         pids: Some(counted.pids),
+        instances: None,
     })
 }
 
@@ -200,6 +201,7 @@ fn program(at_ms: u64, measure: &TaskMeasure) -> Used {
         mem_peak_bytes: measure.usage.mem_peak_bytes,
         disk_bytes: None,
         pids: None,
+        instances: measure.usage.instances,
     }
 }
 

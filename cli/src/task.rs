@@ -239,7 +239,8 @@ fn add_usage(fields: &mut Fields, usage: Usage) {
                 .add("memory", bytes(used.mem_bytes))
                 .add("memory peak", bytes(used.mem_peak_bytes))
                 .maybe("disk", used.disk_bytes.map(bytes))
-                .maybe("processes", used.pids);
+                .maybe("processes", used.pids)
+                .maybe("instances", used.instances);
         }
         Ok(None) => {
             fields.add(
@@ -278,7 +279,8 @@ fn show(task: &TaskView, usage: Option<Usage>) -> Result<()> {
     if let Some(usage) = &task.status.usage {
         fields
             .add("cpu time", output::span(usage.cpu_micros / 1000))
-            .add("memory peak", tepui_types::Bytes(usage.mem_peak_bytes));
+            .add("memory peak", tepui_types::Bytes(usage.mem_peak_bytes))
+            .maybe("instances", usage.instances);
     } else if let Some(usage) = usage {
         add_usage(&mut fields, usage);
     }

@@ -289,6 +289,7 @@ mod tests {
             mem_peak_bytes: mem_bytes,
             disk_bytes: None,
             pids: Some(3),
+            instances: None,
         });
         let view = UsageView {
             id: format!("f1.{name}.0").parse().unwrap(),

@@ -55,6 +55,7 @@ mod tests {
         TaskUsage {
             cpu_micros,
             mem_peak_bytes: 7,
+            instances: Some(1),
         }
     }
 

@@ -142,8 +142,14 @@ async fn what_commands_containers_and_programs_use_is_told_while_they_run() {
         let later = looks.until(&task.task, later).await;
         assert!(later.mem_peak_bytes >= later.mem_bytes, "{later:?}");
         match task.task.name.as_str() {
-            "c-program" => assert_eq!((later.pids, later.mem_bytes), (None, 65_536)),
-            _ => assert!(later.pids >= Some(2), "{later:?}"),
+            "c-program" => {
+                assert_eq!((later.pids, later.mem_bytes), (None, 65_536));
+                assert_eq!(later.instances, Some(1));
+            }
+            _ => {
+                assert!(later.pids >= Some(2), "{later:?}");
+                assert_eq!(later.instances, None);
+            }
         }
     }
     // The disk is measured every now and then.

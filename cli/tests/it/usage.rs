@@ -32,7 +32,7 @@ fn usage(name: &str, at_ms: u64, cpu_micros: u64) -> Value {
         "id": format!("f1.{name}.0"), "framework_name": "batch", "given": given,
         "used": {
             "at_ms": at_ms, "cpu_micros": cpu_micros, "mem_bytes": 3 << 20,
-            "mem_peak_bytes": 5 << 20, "disk_bytes": null, "pids": 2,
+            "mem_peak_bytes": 5 << 20, "disk_bytes": null, "pids": 2, "instances": null,
         },
     })
 }

@@ -191,6 +191,7 @@ fn frames_keep_their_bytes() {
                         usage: Some(task::TaskUsage {
                             cpu_micros: 1,
                             mem_peak_bytes: 2,
+                            instances: None,
                         }),
                         members: Vec::new(),
                     }],

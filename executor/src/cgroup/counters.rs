@@ -101,6 +101,7 @@ impl Counters {
             usage: TaskUsage {
                 cpu_micros: cpu.unwrap_or(0),
                 mem_peak_bytes: self.peak.as_ref().and_then(number).unwrap_or(0),
+                instances: None,
             },
             oom_kills: count(&self.oom, "oom_kill").unwrap_or(0),
             refused_pids: count(&self.pids, "max").unwrap_or(0),
@@ -167,6 +168,7 @@ mod tests {
             usage: TaskUsage {
                 cpu_micros,
                 mem_peak_bytes,
+                instances: None,
             },
             oom_kills,
             refused_pids: 1,

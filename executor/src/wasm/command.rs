@@ -43,13 +43,19 @@ pub async fn run(guest: &Guest, command: Command<'_>, kill: &Kill) -> Verdict {
                 memory: guest.limiter(),
             };
             let mut store = guest.store(state, |state| &mut state.memory);
-            let run = guest.cpu.charge(run_module(code, &mut store));
+            let run = guest
+                .counters
+                .cpu
+                .charge(run_module(guest, code, &mut store));
             let result = drive(guest, kill, run).await;
             judge(result, kill, &store.data().memory)
         }
         Command::Component(code) => {
             let mut store = guest.store(guest.component_state(wasi), |state| &mut state.memory);
-            let run = guest.cpu.charge(run_component(code, &mut store));
+            let run = guest
+                .counters
+                .cpu
+                .charge(run_component(guest, code, &mut store));
             let result = drive(guest, kill, run).await;
             judge(result, kill, &store.data().memory)
         }
@@ -73,16 +79,23 @@ fn judge(result: Option<Ended>, kill: &Kill, memory: &MemoryLimiter) -> Verdict 
     }
 }
 
-async fn run_module(code: &InstancePre<ModuleState>, store: &mut Store<ModuleState>) -> Ended {
+async fn run_module(
+    guest: &Guest,
+    code: &InstancePre<ModuleState>,
+    store: &mut Store<ModuleState>,
+) -> Ended {
     let instance = code.instantiate_async(store.as_context_mut()).await?;
+    guest.counters.add_instance();
     let start = instance.get_typed_func::<(), ()>(store.as_context_mut(), "_start")?;
     start.call_async(store, ()).await.map(Ok)
 }
 
 async fn run_component(
+    guest: &Guest,
     code: &CommandPre<ComponentState>,
     store: &mut Store<ComponentState>,
 ) -> Ended {
     let command = code.instantiate_async(store.as_context_mut()).await?;
+    guest.counters.add_instance();
     command.wasi_cli_run().call_run(store).await
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use tepui_executor::cgroup::limits::{Limits, memory_of};
 use tepui_executor::environment;
 use tepui_executor::packs::{self, Packed, Packer};
-use tepui_types::task::{TaskUsage, WasmWorkload, reason};
+use tepui_types::task::{WasmWorkload, reason};
 use tepui_types::wasm::Stdin;
 use tepui_types::wire::agent::TaskLaunch;
 use tepui_types::wire::executor::ExecutorLaunch;
@@ -27,6 +27,7 @@ use crate::disk::Disk;
 use crate::files::{Files, NAMES};
 use crate::host::Host;
 use crate::limits::{Memory, MemoryLimiter};
+use crate::meter::Counters;
 use crate::module_files::FIRST_FOLDER;
 use crate::network::Network;
 use crate::outgoing::Outgoing;
@@ -55,10 +56,8 @@ pub struct Guest {
     pub stdout: Output,
     /// Its standard error.
     pub stderr: Output,
-    /// The memory of its instances.
-    pub memory: Arc<Memory>,
-    /// Their processor time.
-    pub cpu: Cpu,
+    /// What its instances take.
+    pub counters: Counters,
     /// What its sandbox may take of the disk, if that has a limit.
     disk: Option<Arc<Disk>>,
     environment: Vec<(String, String)>,
@@ -85,9 +84,11 @@ impl Guest {
         Self {
             stdout,
             stderr,
-            memory: Memory::new(memory_of(&prepared.launch.resources)),
+            counters: Counters::new(
+                cpu_of(&host, &prepared.launch.resources, throttle),
+                Memory::new(memory_of(&prepared.launch.resources)),
+            ),
             disk: disk_of(&prepared),
-            cpu: cpu_of(&host, &prepared.launch.resources, throttle),
             environment: environment.into_iter().collect(),
             outgoing: Outgoing::new(network.clone()),
             network,
@@ -192,14 +193,6 @@ impl Guest {
         Some((packed.stdout, packed.stderr))
     }
 
-    /// What all its instances used.
-    pub fn usage(&self) -> TaskUsage {
-        TaskUsage {
-            cpu_micros: self.cpu.micros(),
-            mem_peak_bytes: self.memory.peak().0,
-        }
-    }
-
     /// The WASI of any instance.
     pub fn wasi(&self) -> Result<WasiCtxBuilder, Reason> {
         let mut wasi = WasiCtxBuilder::new();
@@ -236,7 +229,7 @@ impl Guest {
 
     /// The part of the task's memory that one more instance has.
     pub fn limiter(&self) -> MemoryLimiter {
-        MemoryLimiter::new(self.memory.clone())
+        MemoryLimiter::new(self.counters.memory.clone())
     }
 
     /// What an instance of a component can reach that has this WASI.

@@ -2,7 +2,7 @@
 //!
 //! The server holds a meter of each task, from before its program is there to its end.
 
-use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 
 use tepui_types::task::TaskUsage;
@@ -11,25 +11,58 @@ use tokio::sync::Notify;
 use crate::cpu::Cpu;
 use crate::limits::Memory;
 
+/// What all instances of a task take together.
+#[derive(Clone)]
+pub struct Counters {
+    /// Processor time.
+    pub cpu: Cpu,
+    /// Memory.
+    pub memory: Arc<Memory>,
+    /// How many there have been.
+    instances: Arc<AtomicU32>,
+}
+
+impl Counters {
+    /// Of a task that has had no instance.
+    pub fn new(cpu: Cpu, memory: Arc<Memory>) -> Self {
+        let instances = Arc::default();
+        Self {
+            cpu,
+            memory,
+            instances,
+        }
+    }
+
+    /// There is one more instance.
+    pub fn add_instance(&self) {
+        self.instances.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What has been used so far.
+    pub fn usage(&self) -> TaskUsage {
+        TaskUsage {
+            cpu_micros: self.cpu.micros(),
+            mem_peak_bytes: self.memory.peak().0,
+            instances: Some(self.instances.load(Ordering::Relaxed)),
+        }
+    }
+}
+
 /// Shared by whoever runs the task and whoever is asked.
 #[derive(Clone, Default)]
-pub struct Meter(Arc<OnceLock<(Cpu, Arc<Memory>)>>);
+pub struct Meter(Arc<OnceLock<Counters>>);
 
 impl Meter {
     /// From now on these count.
-    pub fn begin(&self, cpu: Cpu, memory: Arc<Memory>) {
+    pub fn begin(&self, counters: Counters) {
         // A task begins once.
-        let _ = self.0.set((cpu, memory));
+        let _ = self.0.set(counters);
     }
 
     /// What has been used so far, and the memory that is in use now, in bytes; none before it has begun.
     pub fn read(&self) -> Option<(TaskUsage, u64)> {
-        let (cpu, memory) = self.0.get()?;
-        let usage = TaskUsage {
-            cpu_micros: cpu.micros(),
-            mem_peak_bytes: memory.peak().0,
-        };
-        Some((usage, memory.used().0))
+        let counters = self.0.get()?;
+        Some((counters.usage(), counters.memory.used().0))
     }
 }
 

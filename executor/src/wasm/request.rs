@@ -49,7 +49,9 @@ pub async fn answer(service: &Arc<Service>, request: Request<Incoming>) -> Respo
     };
     let (sender, receiver) = oneshot::channel();
     let running = run(service.clone(), request, sender, slot, deadline);
-    let running = service.requests.spawn(service.guest.cpu.charge(running));
+    let running = service
+        .requests
+        .spawn(service.guest.counters.cpu.charge(running));
     match receiver.await {
         Ok(Ok(response)) => return response,
         Ok(Err(error)) => {
@@ -138,12 +140,15 @@ async fn instantiate(service: &Service) -> Result<Instance<'_>, String> {
     let place = guest.host.request_places.acquire().await;
     let place = place.map_err(|closed| closed.to_string())?;
     loop {
-        let mut released = pin!(guest.memory.released().notified());
+        let mut released = pin!(guest.counters.memory.released().notified());
         released.as_mut().enable();
         let wasi = guest.wasi().map_err(|reason| reason.message)?;
         let mut store = guest.store(guest.component_state(wasi), |state| &mut state.memory);
         let error = match service.code.instantiate_async(&mut store).await {
-            Ok(proxy) => return Ok((store, proxy, place)),
+            Ok(proxy) => {
+                guest.counters.add_instance();
+                return Ok((store, proxy, place));
+            }
             Err(error) => error,
         };
         let memory = &mut store.data_mut().memory;

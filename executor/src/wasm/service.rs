@@ -156,7 +156,7 @@ async fn accept(
             accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
                 Ok((stream, _)) => {
                     let connection = serve(service.clone(), stream);
-                    connections.spawn(service.guest.cpu.charge(connection));
+                    connections.spawn(service.guest.counters.cpu.charge(connection));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a service's connection was not accepted");

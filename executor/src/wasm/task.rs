@@ -49,7 +49,7 @@ pub async fn run(
     let (verdict, usage) = match started {
         Ok((program, workload)) => {
             let guest = Arc::new(Guest::new(host, launch, workload, program, throttle));
-            meter.begin(guest.cpu.clone(), guest.memory.clone());
+            meter.begin(guest.counters.clone());
             let (verdict, usage) = run_guest(&guest, &kill).await;
             (verdict, Some(usage))
         }
@@ -76,7 +76,7 @@ async fn run_guest(guest: &Arc<Guest>, kill: &Kill) -> (Verdict, TaskUsage) {
         Code::Service(code) => Box::pin(service::run(guest, code, kill)).await,
     };
     guest.finish_outputs();
-    (verdict, guest.usage())
+    (verdict, guest.counters.usage())
 }
 
 async fn prepare(

@@ -103,6 +103,7 @@ fn a_service_answers_on_its_port_until_it_is_killed() {
         usage.cpu_micros > 0 && usage.mem_peak_bytes >= 65_536,
         "{usage:?}"
     );
+    assert_eq!(usage.instances, Some(2));
     assert!(TcpStream::connect(web.address).is_err());
 }
 

@@ -23,6 +23,7 @@ fn a_core_module_runs_to_its_end_with_output_and_usage() {
         usage.cpu_micros > 0 && usage.mem_peak_bytes >= 65_536,
         "{usage:?}"
     );
+    assert_eq!(usage.instances, Some(1));
 }
 
 #[test]

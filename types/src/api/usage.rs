@@ -40,6 +40,8 @@ pub struct Used {
     pub disk_bytes: Option<u64>,
     /// Its processes and threads, where it has some of its own.
     pub pids: Option<u64>,
+    /// How often its program was instantiated, if that is WebAssembly: a service's once for each request.
+    pub instances: Option<u32>,
 }
 
 impl Used {
@@ -77,6 +79,7 @@ mod tests {
             mem_peak_bytes: 0,
             disk_bytes: None,
             pids: None,
+            instances: None,
         };
         let first = look(5_000, 1_000_000);
         assert_eq!(

@@ -17,6 +17,8 @@ pub struct TaskUsage {
     pub cpu_micros: u64,
     /// The most memory it had at once, in bytes.
     pub mem_peak_bytes: u64,
+    /// How often its program was instantiated, if that is WebAssembly: a service's once for each request.
+    pub instances: Option<u32>,
 }
 
 /// The latest that the log knows of a task.

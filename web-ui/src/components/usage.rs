@@ -46,11 +46,23 @@ pub fn UsageNow(
             let bytes = Bytes(bytes).to_string();
             view! { <span>"has " <strong>{bytes}</strong> " on the disk"</span> }
         });
+        let instances = used.instances.map(instances);
         Some(view! {
             {cpus}
             <span>"has " <strong>{Bytes(used.mem_bytes).to_string()}</strong>
                 " of " {given.mem.to_string()} " memory"</span>
             {disk}
+            {instances}
         })
     }
+}
+
+/// How often a program was instantiated.
+pub fn instances(count: u32) -> impl IntoView {
+    let noun = if count == 1 {
+        " instance"
+    } else {
+        " instances"
+    };
+    view! { <span>"had " <strong>{count}</strong> {noun}</span> }
 }

@@ -20,7 +20,7 @@ use crate::components::table::Detail;
 use crate::components::task_state::{ReasonText, StatePill, task_state};
 use crate::components::task_table::took;
 use crate::components::time::{Ago, Elapsed};
-use crate::components::usage::UsageNow;
+use crate::components::usage::{UsageNow, instances};
 use crate::feed::Feed;
 use crate::live::Topic;
 
@@ -100,6 +100,7 @@ fn Status(task: Signal<TaskView>) -> impl IntoView {
                 <span>
                     "at most " <strong>{Bytes(usage.mem_peak_bytes).to_string()}</strong> " of memory"
                 </span>
+                {usage.instances.map(instances)}
             }
         })
     };

@@ -109,6 +109,7 @@ fn what_tasks_had_used_is_told_when_their_executor_is_lost() {
     let usage = |cpu_micros| TaskUsage {
         cpu_micros,
         mem_peak_bytes: 1,
+        instances: None,
     };
     let ended = TaskUpdate {
         usage: Some(usage(9)),
