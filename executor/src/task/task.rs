@@ -222,13 +222,16 @@ impl Task {
         self.supervision.on_started(number, now);
     }
 
-    /// Looks whether those that are being started run.
-    fn take_answers(&mut self, reaped: Option<Pid>, now: Instant) {
+    /// Looks whether those that are being started run; true where one has begun to.
+    fn take_answers(&mut self, reaped: Option<Pid>, now: Instant) -> bool {
+        let mut is_news = false;
         for number in 0..self.members.len() {
             if self.members[number].on_answer(reaped, now) {
                 self.on_started(number, now);
+                is_news = true;
             }
         }
+        is_news
     }
 
     fn start(&mut self, number: usize, startup: &Startup, now: Instant) -> Result<(), Reason> {
@@ -436,12 +439,14 @@ impl Task {
     /// A process was reaped; true when the task has now ended.
     pub fn on_exit(&mut self, status: WaitStatus, startup: &Startup) -> bool {
         let now = Instant::now();
-        self.take_answers(status.pid(), now);
+        // What was to be done once it runs, as to stop it, has waited for that.
+        let has_begun = self.take_answers(status.pid(), now);
         let mut members = self.members.iter_mut();
         if let Some(number) = members.position(|member| member.on_exit(status, now)) {
             self.supervision.on_exited(number);
         }
-        let is_waiting = matches!(self.phase, Phase::Clearing { .. })
+        let is_waiting = has_begun
+            || matches!(self.phase, Phase::Clearing { .. })
             || self
                 .members
                 .iter()

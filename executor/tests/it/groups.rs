@@ -220,11 +220,15 @@ fn a_kill_ends_the_command_before_its_sidecars_and_all_within_its_grace() {
         return;
     };
     // One that does not care is made to end, and so is what comes after it.
-    let deaf = "trap '' TERM; touch up; while true; do sleep 0.05; done";
-    let companions = [companion("proxy", "sidecar", deaf, "")];
-    executor.launch(group(dir.path(), deaf, &companions));
-    let up = executor.task_dir("task").join("sandbox/up");
-    eventually("it runs", || up.exists());
+    let deaf = |file| format!("trap '' TERM; touch {file}; while true; do sleep 0.05; done");
+    let companions = [companion("proxy", "sidecar", &deaf("proxy"), "")];
+    executor.launch(group(dir.path(), &deaf("up"), &companions));
+    let sandbox_dir = executor.task_dir("task").join("sandbox");
+    eventually("both run", || {
+        ["up", "proxy"]
+            .iter()
+            .all(|file| sandbox_dir.join(file).exists())
+    });
     executor.kill("task", 50);
     check(
         &executor.end("task"),
