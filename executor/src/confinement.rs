@@ -119,6 +119,15 @@ pub fn capability_names() -> impl Iterator<Item = &'static str> {
     KEPT.iter_names().map(|(name, _)| name)
 }
 
+/// Names of those that this process has, which tasks have that are not confined.
+///
+/// # Errors
+/// When the kernel does not say.
+pub fn own_capability_names() -> io::Result<impl Iterator<Item = &'static str>> {
+    let own = rustix::thread::capabilities(None)?.permitted;
+    Ok(own.iter_names().map(|(name, _)| name))
+}
+
 /// Names of the system calls that are refused whatever their arguments are.
 pub fn refused_names() -> impl Iterator<Item = &'static str> {
     let names = REFUSED.iter().map(|(_, name)| *name);

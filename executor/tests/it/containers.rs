@@ -48,7 +48,7 @@ pub fn image(dir: &Path, config: ImageConfig) -> LocalImage {
 }
 
 /// What a script in a container of that image writes, and its end.
-fn run_in(
+pub fn run_in(
     executor: &mut Executor,
     container: &str,
     config: ImageConfig,

@@ -94,9 +94,12 @@ impl Executor {
 
     /// One for a container, made by this runtime; none where the machine does not let us.
     pub fn container(runtime: Runtime) -> Option<Self> {
+        Self::container_with(Privileges::default(), runtime)
+    }
+
+    fn container_with(privileges: Privileges, runtime: Runtime) -> Option<Self> {
         let group = Some(new_group()?);
         let limit = DEFAULT_LIMIT;
-        let privileges = Privileges::default();
         Some(Self::start_with(
             NATIVE,
             group,
@@ -105,6 +108,11 @@ impl Executor {
             Some(&runtime),
             None,
         ))
+    }
+
+    /// The same, whose tasks have all privileges.
+    pub fn container_with_all_privileges(runtime: Runtime) -> Option<Self> {
+        Self::container_with(Privileges::All, runtime)
     }
 
     /// One for WebAssembly.

@@ -1,5 +1,8 @@
 //! What native commands may do on their machine.
 
+use tepui_types::wire::executor::ImageConfig;
+
+use crate::containers::{finished, run_in, runtimes};
 use crate::env::{Builder, Executor, check};
 
 /// A field of proc_pid_status(5) as a command sees it.
@@ -57,4 +60,28 @@ fn where_an_operator_says_so_a_command_has_all_that_its_agent_has() {
     let own = std::fs::read_to_string("/proc/self/status").unwrap();
     let own = own.lines().find_map(|line| line.strip_prefix("CapBnd:"));
     assert_eq!(field(&mut executor, "bound", "CapBnd"), own.unwrap().trim());
+}
+
+#[test]
+fn a_container_has_all_of_it_as_well_if_it_runs_as_root() {
+    for runtime in runtimes() {
+        for user in ["root", "web"] {
+            let executor = Executor::container_with_all_privileges(runtime.clone());
+            let Some(mut executor) = executor else {
+                return;
+            };
+            let path = format!("/proc/{}/status", executor.identity.pid);
+            let own = std::fs::read_to_string(path).unwrap();
+            let own = own.lines().find_map(|line| line.strip_prefix("CapPrm:"));
+            let has = match user {
+                "root" => own.unwrap().trim(),
+                _ => "0000000000000000",
+            };
+            let container = format!(r#"{{"image": "test", "user": "{user}"}}"#);
+            let script = "busybox grep CapEff: /proc/self/status";
+            let (end, out) = run_in(&mut executor, &container, ImageConfig::default(), script);
+            finished(&executor, &end);
+            assert_eq!(out.split_whitespace().last(), Some(has), "{user}");
+        }
+    }
 }

@@ -200,19 +200,30 @@ fn process(plan: &Plan<'_>, words: Vec<String>) -> Result<Process, OciSpecError>
         .cwd(plan.workdir())
         .no_new_privileges(true)
         .rlimits(rlimits(plan.container)?);
-    if plan.privileges == Privileges::Confined {
-        let names = confinement::capability_names().filter(|_| account.uid == 0);
-        let kept: Result<HashSet<Capability>, _> = names.map(str::parse).collect();
-        let kept = kept.map_err(|error| OciSpecError::Other(error.to_string()))?;
-        let capabilities = LinuxCapabilitiesBuilder::default()
-            .bounding(kept.clone())
-            .effective(kept.clone())
-            .permitted(kept)
-            .inheritable(HashSet::new())
-            .ambient(HashSet::new());
-        process = process.capabilities(capabilities.build()?);
-    }
+    let kept = capabilities(plan)?;
+    let capabilities = LinuxCapabilitiesBuilder::default()
+        .bounding(kept.clone())
+        .effective(kept.clone())
+        .permitted(kept)
+        .inheritable(HashSet::new())
+        .ambient(HashSet::new());
+    process = process.capabilities(capabilities.build()?);
     process.build()
+}
+
+/// What root may do; other users have none.
+fn capabilities(plan: &Plan<'_>) -> Result<HashSet<Capability>, OciSpecError> {
+    let names: Vec<_> = match plan.privileges {
+        _ if plan.account.uid != 0 => Vec::new(),
+        Privileges::Confined => confinement::capability_names().collect(),
+        Privileges::All => {
+            let own = confinement::own_capability_names();
+            own.map_err(OciSpecError::Io)?.collect()
+        }
+    };
+    let names = names.into_iter().map(str::parse::<Capability>);
+    let kept: Result<_, _> = names.collect();
+    kept.map_err(|error| OciSpecError::Other(error.to_string()))
 }
 
 fn rlimits(container: &Container) -> Result<Vec<PosixRlimit>, OciSpecError> {
