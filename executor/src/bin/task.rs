@@ -32,6 +32,8 @@ mod container;
 mod devices;
 #[path = "../task/container/files.rs"]
 mod files;
+#[path = "../task/folder.rs"]
+mod folder;
 #[path = "../task/fullness.rs"]
 mod fullness;
 #[path = "../task/group.rs"]
@@ -74,6 +76,8 @@ mod shared;
 mod signals;
 #[path = "../task/container/sources.rs"]
 mod sources;
+#[path = "../task/spare.rs"]
+mod spare;
 #[path = "../task/container/spec.rs"]
 mod spec;
 #[path = "../task/stdio.rs"]

@@ -21,6 +21,7 @@ use tepui_types::task::reason;
 use tepui_types::wire::executor::VolumeFolder;
 
 use crate::beside::Stdio;
+use crate::folder::{self, SpareFolder};
 use crate::lookup;
 use crate::process::{Newborn, Program, StartError, c_strings};
 use crate::stdio::{CommandStdio, Theirs};
@@ -40,6 +41,8 @@ pub struct Prepared<'a> {
     pub stdin: CommandStdin,
     /// What is kept of each of its outputs.
     pub keep: Keep,
+    /// A folder that may be its own.
+    pub folder: Option<SpareFolder>,
 }
 
 /// Where commands of a task run, on the machine as it is.
@@ -143,8 +146,9 @@ impl Scene {
 
 impl Prepared<'_> {
     /// Starts it in that process. Its working folder is made when absent; its output goes beside it.
-    pub fn start(self, newborn: Newborn) -> Result<(Pid, CommandStdio), Reason> {
-        let made = self.make_folder();
+    pub fn start(mut self, newborn: Newborn) -> Result<(Pid, CommandStdio), Reason> {
+        let spare = self.folder.take();
+        let made = self.make_folder(spare);
         let stdio = made.map_err(|error| {
             let sandbox = self.scene.sandbox.display();
             executor_failed(format!("the sandbox {sandbox} could not be made: {error}"))
@@ -160,14 +164,16 @@ impl Prepared<'_> {
             .start(self.argv, files, theirs.is_terminal, newborn)
     }
 
-    fn make_folder(&self) -> io::Result<CommandStdio> {
+    fn make_folder(&self, spare: Option<SpareFolder>) -> io::Result<CommandStdio> {
         let sandbox = self.scene.sandbox.as_path();
         let beside = sandbox.parent().unwrap_or(sandbox);
-        let mut builder = DirBuilder::new();
-        builder.recursive(true).mode(0o755);
-        // The outer one first: looking for it from within costs a call more.
-        builder.create(beside)?;
-        builder.create(sandbox)?;
+        if !spare.is_some_and(|spare| spare.give(beside)) {
+            let mut builder = DirBuilder::new();
+            builder.recursive(true).mode(folder::MODE);
+            // The outer one first: looking for it from within costs a call more.
+            builder.create(beside)?;
+            builder.create(sandbox)?;
+        }
         for volume in self.volumes {
             tepui_executor::volume::link(sandbox, volume)?;
         }

@@ -31,6 +31,7 @@ use crate::beside::{Begun, NotRun, Stdio};
 use crate::cast::Role;
 use crate::command::{Prepared, Scene};
 use crate::container::Mapped;
+use crate::folder::SpareFolder;
 use crate::group::TaskGroup;
 use crate::input::Input;
 use crate::outputs::Outputs;
@@ -136,6 +137,8 @@ pub struct Ground<'a> {
     pub shared: Option<&'a mut Shared>,
     /// Their users, where those are none of the machine's own.
     pub users: Option<&'a UserNamespace>,
+    /// A folder that may be its own.
+    pub folder: Option<SpareFolder>,
     /// A line for people that comes before what it writes.
     pub notice: Option<String>,
 }
@@ -243,6 +246,7 @@ impl Member {
             volumes: &launch.volumes,
             stdin: command.stdin(),
             keep: Keep::of(command, startup.output_limit),
+            folder: ground.folder,
         };
         let child = match self.theirs_again(ground.notice) {
             Some(theirs) => prepared.start_again(&theirs.map_err(stdio_failed)?, newborn)?,
@@ -379,6 +383,11 @@ impl Member {
             }
             Place::Nowhere => Err(NotRun::Now),
         }
+    }
+
+    /// Whether it has run, and in no container.
+    pub fn is_on_machine(&self) -> bool {
+        matches!(self.place, Place::Machine(_))
     }
 
     /// Since when it has run without an end, if it runs.

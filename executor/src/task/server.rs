@@ -28,8 +28,8 @@ use tepui_types::{Reason, TaskId, TaskState};
 use crate::beside::Beside;
 use crate::callers::Callers;
 use crate::connection::Connection;
-use crate::group::TaskGroup;
 use crate::outputs::Outputs;
+use crate::spare::Spare;
 use crate::task::Task;
 
 #[path = "server/inputs.rs"]
@@ -74,8 +74,8 @@ pub struct Server {
     say_at: Option<Instant>,
     /// When that was done last.
     said_at: Option<Instant>,
-    /// The cgroup of the one before, for the next.
-    spare: Option<TaskGroup>,
+    /// What the next may have of the one before.
+    spare: Spare,
     /// Ends that the agent has not told to forget.
     ended: BTreeMap<TaskId, TaskUpdate>,
     /// Whether something of an earlier task is left that would not end.
@@ -119,7 +119,7 @@ impl Server {
             callers: Callers::default(),
             say_at: None,
             said_at: None,
-            spare: None,
+            spare: Spare::default(),
             ended: BTreeMap::new(),
             is_worn: false,
             idle_since: Instant::now(),
@@ -157,9 +157,7 @@ impl Server {
             self.on_deadlines(Instant::now());
             self.take_input();
         }
-        if let Some(group) = self.spare.take() {
-            group.discard();
-        }
+        std::mem::take(&mut self.spare).discard();
         if let Some(group) = self.startup.cgroup.take() {
             // Left to the agent when it fails; nothing runs in it any more.
             let _ = group.leave();
@@ -377,13 +375,11 @@ impl Server {
         };
         (self.say_at, self.said_at) = (None, None);
         self.is_worn |= task.is_left_over();
-        self.spare = task.take_group();
+        self.spare = task.take_spare(&self.startup);
         self.end_input();
         self.keep_end(task.into_update());
-        if let Some(group) = &mut self.spare
-            && !self.retiring
-        {
-            group.expect_next();
+        if !self.retiring {
+            self.spare.expect_next();
         }
     }
 
@@ -548,7 +544,8 @@ impl Server {
         if self.retiring {
             return self.refuse(&launch, "this executor is ending");
         }
-        let task = Task::launch(launch, &self.startup, self.spare.take());
+        let spare = std::mem::take(&mut self.spare);
+        let task = Task::launch(launch, &self.startup, spare);
         if task.has_ended() {
             self.task = Some(task);
             return self.on_end();

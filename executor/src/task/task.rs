@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use tepui_executor::cgroup::{Counts, Limits, Reach};
 use tepui_executor::log;
 use tepui_executor::startup::Startup;
-use tepui_types::task::{TaskUsage, Workload, reason};
+use tepui_types::task::{Workload, reason};
 use tepui_types::wire::executor::{ExecutorLaunch, RunBeside, TaskUpdate};
 use tepui_types::{MilliCpus, Reason, TaskId, TaskState};
 
@@ -27,10 +27,14 @@ use crate::member::{Draining, Ground, Member, RunEnd};
 use crate::outputs::Outputs;
 use crate::share;
 use crate::shared::Shared;
+use crate::spare::Spare;
 use crate::supervision::{Action, Supervision};
 use crate::userns::UserNamespace;
-use crate::verdict::{self, Facts, Verdict};
+use crate::verdict::{self, Facts};
 use crate::{container, member, processes};
+
+#[path = "task/clearing.rs"]
+mod clearing;
 
 /// How often the killing is repeated until nothing is left.
 const DRAIN_INTERVAL: Duration = Duration::from_millis(2);
@@ -47,8 +51,8 @@ pub struct Task {
     has_begun: bool,
     /// Until nothing of it is left in it.
     group: Option<TaskGroup>,
-    /// From then on, if the next task may have it.
-    spare: Option<TaskGroup>,
+    /// Of the task before; from its own end on, for the next.
+    spare: Spare,
     limits: Limits,
     kill_grace_ms: u64,
     supervision: Supervision,
@@ -83,9 +87,9 @@ enum Phase {
 }
 
 impl Task {
-    /// Starts what `launch` describes, in the cgroup of the task before if there is one; a task that
-    /// cannot be started is one that has ended.
-    pub fn launch(launch: ExecutorLaunch, startup: &Startup, earlier: Option<TaskGroup>) -> Self {
+    /// Starts what `launch` describes, with what is left of the task before; a task that cannot be
+    /// started is one that has ended.
+    pub fn launch(launch: ExecutorLaunch, startup: &Startup, spare: Spare) -> Self {
         let task = &launch.launch;
         let pids = match &task.spec.workload {
             Workload::Command(command) => command.pids,
@@ -116,7 +120,7 @@ impl Task {
             has_news: false,
             has_begun: false,
             group: None,
-            spare: earlier,
+            spare,
             limits,
             kill_grace_ms,
             supervision: Supervision::new(watched, grace),
@@ -158,12 +162,12 @@ impl Task {
             (None, None) => Reach::Needed,
             _ => Reach::All,
         };
-        if let Some(earlier) = self.spare.take_if(|_| restrictive.is_some()) {
+        if let Some(earlier) = self.spare.group.take_if(|_| restrictive.is_some()) {
             // It is not in all hierarchies.
             earlier.discard();
         }
         if let Some(path) = &launch.cgroup {
-            let group = TaskGroup::prepare(self.spare.take(), path, self.limits, reach);
+            let group = TaskGroup::prepare(self.spare.group.take(), path, self.limits, reach);
             let group = self
                 .group
                 .insert(group.map_err(|error| failed(error.to_string()))?);
@@ -256,6 +260,7 @@ impl Task {
             group: self.group.as_mut(),
             shared: self.shared.as_mut(),
             users: self.users.as_ref(),
+            folder: self.spare.folder.take(),
             notice,
         };
         self.members[number].start(ground, now)
@@ -352,22 +357,12 @@ impl Task {
         self.has_begun
     }
 
-    /// Whether it has ended and something of it would not.
-    pub fn is_left_over(&self) -> bool {
-        self.has_ended() && self.group.is_some()
-    }
-
     /// Lets it have no more of the processors than this, or all that it was given; without a cgroup
     /// nothing holds it.
     pub fn throttle(&mut self, most: Option<MilliCpus>) {
         if let Some(group) = &mut self.group {
             group.throttle(most).unwrap_or_else(log::say);
         }
-    }
-
-    /// Its cgroup, after its end, if nothing was left in it.
-    pub fn take_group(&mut self) -> Option<TaskGroup> {
-        self.spare.take()
     }
 
     /// Whether it has come to its end.
@@ -521,81 +516,6 @@ impl Task {
                 next: now,
                 account: of_task,
             };
-        }
-    }
-
-    /// Its members have ended: kills what is left of it, until there is nothing.
-    fn clear(&mut self, verdict: Verdict, now: Instant) -> bool {
-        let (since, account) = match self.phase {
-            Phase::Clearing { since, account, .. } => (since, account),
-            _ => (now, self.account()),
-        };
-        if self.is_gone() || now.duration_since(since) > DRAIN_PATIENCE {
-            self.end(verdict, Some(account.usage));
-            return true;
-        }
-        self.kill_all();
-        self.phase = Phase::Clearing {
-            since,
-            next: now + DRAIN_INTERVAL,
-            account: self.account(),
-        };
-        false
-    }
-
-    /// Whether nothing of it is left; then its cgroup is another's, or removed.
-    fn is_gone(&mut self) -> bool {
-        if self.is_gone {
-            return true;
-        }
-        self.is_gone = match self.group.take() {
-            None => !processes::any_left(),
-            Some(group) => match group.clear() {
-                Ok(spare) => {
-                    self.spare = spare;
-                    true
-                }
-                Err(group) => {
-                    self.group = Some(*group);
-                    false
-                }
-            },
-        };
-        self.is_gone
-    }
-
-    /// What its processes have used and run into.
-    fn account(&mut self) -> Counts {
-        match &mut self.group {
-            Some(group) => group.counts(),
-            None => Counts {
-                usage: processes::usage(),
-                ..Counts::default()
-            },
-        }
-    }
-
-    fn kill_all(&self) {
-        let is_helped = self.members.iter().any(Member::is_helped);
-        match &self.group {
-            Some(group) if is_helped => group.kill(),
-            Some(group) => group.kill_with_strays(),
-            None => processes::kill_descendants(),
-        }
-    }
-
-    fn end(&mut self, verdict: Verdict, usage: Option<TaskUsage>) {
-        for member in &mut self.members {
-            member.finish();
-        }
-        self.update.state = verdict.state;
-        self.update.reason = verdict.reason;
-        self.update.exit_code = verdict.exit_code;
-        self.update.usage = usage;
-        self.phase = Phase::Ended;
-        // The agent ends what is left when this process is gone.
-        if let Some(group) = &self.group {
-            log::say(format_args!("the cgroup {} stays", group.path()));
         }
     }
 }

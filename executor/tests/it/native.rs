@@ -274,6 +274,40 @@ fn an_executor_runs_one_task_after_another_and_keeps_their_ends() {
 }
 
 #[test]
+fn a_task_that_leaves_nothing_gives_its_folder_to_the_next_one() {
+    let mut executor = Executor::native();
+    let kept = executor.dir().join("folder");
+    let mut run = |name: &str, script: &str| {
+        executor.launch(Builder::script(name, script));
+        check(&executor.end(name), "finished", "", Some(0), "");
+        executor.task_dir(name)
+    };
+    assert!(!run("silent", "true").exists());
+    assert!(kept.join("sandbox").exists());
+    let look = "[ $(stat -c %a .) = 755 ] && [ -z \"$(ls -A . )\" ] && [ $(ls -A ..) = sandbox ]";
+    let loud = run("loud", &format!("{look} && echo > file"));
+    assert!(!kept.exists());
+    assert_eq!(fs::read(loud.join("sandbox/file")).unwrap(), b"\n");
+    // What was done to these is for nobody else.
+    for (name, script) in [
+        ("closed", "chmod 700 ."),
+        ("beside", "touch ../file"),
+        ("gone", "rmdir $PWD"),
+    ] {
+        assert!(run(name, script).exists(), "{name}");
+        assert!(!kept.exists(), "{name}");
+    }
+    run("last", look);
+    assert!(kept.exists());
+    executor.send(&ToExecutor::Retire);
+    for name in ["silent", "loud", "closed", "beside", "gone", "last"] {
+        executor.send(&ToExecutor::Forget(task(name)));
+    }
+    executor.gone();
+    assert!(!kept.exists());
+}
+
+#[test]
 fn commands_beside_a_task_share_its_sandbox_and_end_with_it() {
     let mut executor = Executor::native();
     let script = "echo here > mark; while true; do sleep 0.05; done";
