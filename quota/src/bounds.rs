@@ -78,7 +78,7 @@ impl Bounds {
         if Projects::of(place)?.is_some() {
             return Ok(Support::Project);
         }
-        let ready = can_make_images().and_then(|()| self.places.share_all());
+        let ready = can_make_images(place).and_then(|()| self.places.share_all());
         match ready {
             Ok(()) => Ok(Support::Image),
             Err(error) if error.cannot_enforce() => Ok(Support::Measured(error)),
@@ -318,7 +318,7 @@ impl Bounds {
             let (bytes, least) = (wanted.bytes, LEAST);
             return Err(BoundsError::TooSmall { bytes, least });
         }
-        can_make_images()?;
+        can_make_images(&at)?;
         self.places.share_of(&at)?;
         // It is looked at again when it is set aside: until then, others may take it.
         self.check_room(bytes)?;

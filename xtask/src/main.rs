@@ -41,8 +41,9 @@ Usage: cargo xtask COMMAND
   sim --seeds N [--from S]
                  run so many seeds of the simulation of a whole cluster
   vm [--debug] [FILTER...]
-                 run the executor's tests in a virtual machine with cgroup v2 alone;
-                 --debug builds the executor alone, quickly, for who works on it
+                 run tests of the executor (with cgroup v2 alone) and of enforced sizes (with
+                 project quotas) in a virtual machine; --debug builds the two crates alone,
+                 quickly, for who works on them
   tidy           check the house rules that no compiler checks
 
 Builds go to $CARGO_TARGET_DIR, or to target/ in the checkout.";

@@ -120,10 +120,10 @@ pub const TEST: [Need; 15] = [
 ];
 
 /// What only the virtual machine needs; its kernel is not installed.
-pub const VM: [Need; 3] = [
+pub const VM: [Need; 4] = [
     Need {
         package: "qemu-system-x86",
-        purpose: "emulates a machine with cgroup v2 alone",
+        purpose: "emulates a machine with a kernel of its own",
         present: || process::exists("qemu-system-x86_64"),
     },
     Need {
@@ -134,12 +134,20 @@ pub const VM: [Need; 3] = [
     Need {
         package: "e2fsprogs",
         purpose: "makes its disk",
-        present: || {
-            let folders = ["/usr/sbin", "/sbin"].map(Path::new);
-            process::exists("mke2fs") || folders.iter().any(|f| f.join("mke2fs").exists())
-        },
+        present: || exists_for_root("mke2fs"),
+    },
+    Need {
+        package: "xfsprogs",
+        purpose: "makes a disk with quotas in it",
+        present: || exists_for_root("mkfs.xfs"),
     },
 ];
+
+/// Whether there is a program, also where only root's PATH leads.
+fn exists_for_root(program: &str) -> bool {
+    let folders = ["/usr/sbin", "/sbin"].map(Path::new);
+    process::exists(program) || folders.iter().any(|f| f.join(program).exists())
+}
 
 /// Installs those packages that are missing, or says how to.
 pub fn ensure(needs: &[Need]) -> Result<()> {

@@ -3,6 +3,7 @@
 //! One image has one loop device, whoever has it mounted: two would write over each other.
 
 use std::fs::{self, File, Metadata};
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::Duration;
@@ -245,8 +246,11 @@ fn is_given_back(path: &Path) -> Result<bool, BoundsError> {
 
 /// Whether a file system may be made larger under its users.
 pub(super) fn grows_online() -> bool {
-    rustix::thread::capabilities(None)
-        .is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_RESOURCE))
+    is_capable_of(CapabilitySet::SYS_RESOURCE)
+}
+
+fn is_capable_of(capability: CapabilitySet) -> bool {
+    rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(capability))
 }
 
 fn look_at(path: &Path) -> Result<Metadata, BoundsError> {
@@ -258,8 +262,15 @@ fn open_image(path: &Path) -> Result<File, BoundsError> {
     file.map_err(|source| BoundsError::io("open", path, source))
 }
 
-/// Sees that this machine has all that images take.
-pub(super) fn can_make_images() -> Result<(), BoundsError> {
+/// Sees that this machine has all that images in a place take. Nothing has to be mounted for a place
+/// that is shared already, so whether that may be done is asked.
+pub(super) fn can_make_images(place: &Path) -> Result<(), BoundsError> {
+    if !is_capable_of(CapabilitySet::SYS_ADMIN) {
+        return Err(BoundsError::NotPermitted {
+            path: place.to_owned(),
+            source: io::ErrorKind::PermissionDenied.into(),
+        });
+    }
     program::find("mkfs.ext4")?;
     program::find("e2fsck")?;
     program::find("resize2fs")?;

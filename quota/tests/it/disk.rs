@@ -23,26 +23,20 @@ pub struct TestDisk {
 }
 
 impl TestDisk {
-    /// One for images; none, said aloud, where nothing can be mounted.
+    /// One for images; none where nothing can be mounted.
     pub fn new() -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().to_owned();
         let disk = Self { dir, root };
         match disk.bounds().prepare().unwrap() {
-            Support::Measured(why) => {
-                eprintln!("skipped: {why}");
-                None
-            }
+            Support::Measured(why) => none(&why.to_string()),
             Support::Image => Some(disk),
             // All of these are about images.
-            Support::Project => {
-                eprintln!("skipped: this disk has project quotas");
-                None
-            }
+            Support::Project => none("this disk has project quotas"),
         }
     }
 
-    /// One with project quotas, of this kind; none, said aloud, where there are none.
+    /// One with project quotas, of this kind; none where there are none.
     pub fn with_projects(kind: &str) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("disk");
@@ -75,8 +69,7 @@ impl TestDisk {
                 Ok(output) => String::from_utf8_lossy(&output.stderr).into_owned(),
                 Err(error) => error.to_string(),
             };
-            eprintln!("skipped: no {kind} with project quotas can be had: {why}");
-            return None;
+            return none(&format!("no {kind} with project quotas can be had: {why}"));
         }
         assert!(matches!(disk.bounds().prepare().unwrap(), Support::Project));
         Some(disk)
@@ -160,6 +153,14 @@ impl Drop for TestDisk {
             let _ = umount2(&self.root, MntFlags::MNT_DETACH);
         }
     }
+}
+
+/// No disk, and this is why; it is said aloud. Where `TEPUI_TEST_DISKS` is `needed`, it fails the test.
+fn none(why: &str) -> Option<TestDisk> {
+    let needed = std::env::var_os("TEPUI_TEST_DISKS").is_some_and(|v| v == "needed");
+    assert!(!needed, "no disk: {why}");
+    eprintln!("skipped: {why}");
+    None
 }
 
 pub fn bounds_in(dir: &Path, headroom: Bytes) -> Bounds {

@@ -1,6 +1,6 @@
-//! The virtual machine's disk: an ext4 file system with busybox, the executor and its tests.
+//! The virtual machine's disk: an ext4 file system with busybox, the tests and what they run.
 //!
-//! Everything compiled lies where it lies on the host, for tests find the executors by the path that
+//! Everything lies where it lies on the host, for tests find the executors by the path that
 //! they were compiled with. It is a disk, and no file system in memory, so that rates of disks can be
 //! set. It is made anew each time.
 
@@ -12,10 +12,10 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use super::console;
 use super::kernel::Kernel;
-use super::{Binaries, console};
+use super::suite::Chosen;
 use crate::process;
-use crate::workspace::Workspace;
 
 /// What is free on it for the tests, in MiB; the file has holes there.
 const FREE_MIB: u64 = 1024;
@@ -41,16 +41,26 @@ const FILES: [(&str, &str); 3] = [
     ("etc/group", "root:x:0:\nnogroup:x:65534:\n"),
     ("etc/hosts", "127.0.0.1 localhost\n"),
 ];
+/// Programs of the host that tests start: file systems are made, checked and grown with them, and
+/// busybox's `mount` knows too little.
+const PROGRAMS: [&str; 7] = [
+    "mkfs.ext4",
+    "mkfs.xfs",
+    "e2fsck",
+    "resize2fs",
+    "mount",
+    "unshare",
+    "du",
+];
 /// A second container runtime, which the tests use where they find it.
 const RUNC: &str = "/usr/sbin/runc";
 
-/// Makes it in that folder, with a first program that runs the tests that the filters name.
+/// Makes it in that folder, with a first program that runs the tests. Those start the `programs`.
 pub fn make(
     folder: &Path,
-    workspace: &Workspace,
     kernel: &Kernel,
-    binaries: &Binaries,
-    filters: &[&str],
+    programs: &[PathBuf],
+    tests: &[Chosen<'_>],
 ) -> Result<PathBuf> {
     let root = folder.join("root");
     remove(&root)?;
@@ -60,23 +70,25 @@ pub fn make(
     for (name, text) in FILES {
         write(&root.join(name), text)?;
     }
-    let busybox = process::output(Command::new("sh").args(["-c", "command -v busybox"]))?;
-    copy(Path::new(&busybox), &root.join("bin/busybox"))?;
-    let mut programs = vec![binaries.tests.clone()];
-    programs.extend(binaries.executors.iter().cloned());
+    copy(&host_program("busybox")?, &root.join("bin/busybox"))?;
+    let mut programs = programs.to_vec();
+    for name in PROGRAMS {
+        programs.push(host_program(name)?);
+    }
     programs.extend(Path::new(RUNC).exists().then(|| PathBuf::from(RUNC)));
+    programs.extend(tests.iter().map(|tests| tests.program.to_owned()));
     let libraries = libraries(&programs)?;
     for file in programs.into_iter().chain(libraries) {
         copy(&file, &within(&root, &file))?;
     }
     for module in &kernel.modules {
-        let name = module.file_name().unwrap_or_default();
-        copy(module, &root.join("modules").join(name))?;
+        copy(module, &within(&root, module))?;
     }
-    let at = workspace.root.join("executor");
-    create_folder(&within(&root, &at))?;
+    for tests in tests {
+        create_folder(&within(&root, tests.at))?;
+    }
     let init = root.join("init");
-    write(&init, &init_script(&at, &binaries.tests, filters))?;
+    write(&init, &init_script(&kernel.modules, tests))?;
     fs::set_permissions(&init, fs::Permissions::from_mode(0o755))
         .with_context(|| format!("failed to make {} executable", init.display()))?;
     let image = folder.join("disk.img");
@@ -87,7 +99,10 @@ pub fn make(
 
 /// The first program: mounts what a machine has and runs the tests. It enables no controller for the
 /// cgroups below the root: on a machine that was just started nobody has, and executors must.
-fn init_script(at: &Path, tests: &Path, filters: &[&str]) -> String {
+fn init_script(modules: &[PathBuf], tests: &[Chosen<'_>]) -> String {
+    let quoted = |module: &PathBuf| format!("'{}'", module.display());
+    let modules: Vec<String> = modules.iter().map(quoted).collect();
+    let tests: Vec<String> = tests.iter().map(test_lines).collect();
     format!(
         r#"#!/bin/busybox sh
 /bin/busybox --install -s /bin
@@ -102,24 +117,45 @@ mount -t tmpfs none /dev/shm
 mount -t tmpfs none /run
 mount -t cgroup2 none /sys/fs/cgroup
 mount --make-rshared /
-for module in /modules/*.ko; do insmod $module; done
+for module in {modules}; do insmod "$module"; done
 echo bfq > /sys/block/nvme0n1/queue/scheduler
 ip link set lo up
 ulimit -n 4096
 chmod 1777 /tmp /var/tmp /dev/shm
-cd '{at}'
 echo "controllers: $(cat /sys/fs/cgroup/cgroup.controllers)"
-export RUST_TEST_THREADS=2 TEPUI_TEST_CGROUPS=needed
-'{tests}' {filters}
-echo "{exit}$?"
-sync
+export RUST_TEST_THREADS=2 TEPUI_TEST_CGROUPS=needed TEPUI_TEST_DISKS=needed
+{tests}sync
 poweroff -f
 "#,
-        at = at.display(),
-        tests = tests.display(),
-        filters = filters.join(" "),
-        exit = console::EXIT,
+        modules = modules.join(" "),
+        tests = tests.concat(),
     )
+}
+
+/// What of the script runs one suite, and says how that ended.
+fn test_lines(tests: &Chosen<'_>) -> String {
+    format!(
+        "cd '{}'\n'{}' {}\necho \"{}$?\"\n",
+        tests.at.display(),
+        tests.program.display(),
+        tests.filters.join(" "),
+        console::EXIT,
+    )
+}
+
+/// Finds a program of the host.
+fn host_program(name: &str) -> Result<PathBuf> {
+    let mut find = Command::new("sh");
+    find.args(["-c", &format!("command -v {name}")]);
+    let found = process::output(with_sbin(&mut find));
+    let found = found.with_context(|| format!("this machine has no {name}"))?;
+    Ok(PathBuf::from(found))
+}
+
+/// Debian keeps programs of administrators where only root's PATH leads.
+fn with_sbin(command: &mut Command) -> &mut Command {
+    let path = std::env::var("PATH").unwrap_or_default();
+    command.env("PATH", format!("{path}:/usr/sbin:/sbin"))
 }
 
 /// The shared libraries of these programs, their loader among them.
@@ -155,15 +191,7 @@ fn pack(root: &Path, image: &Path) -> Result<()> {
         fs::remove_file(image).with_context(|| format!("failed to remove {}", image.display()))?;
     }
     let mut mke2fs = Command::new("mke2fs");
-    // Debian keeps it where only root's PATH leads.
-    mke2fs.env(
-        "PATH",
-        format!(
-            "{}:/usr/sbin:/sbin",
-            std::env::var("PATH").unwrap_or_default()
-        ),
-    );
-    mke2fs
+    with_sbin(&mut mke2fs)
         .args(["-q", "-t", "ext4", "-E", "root_owner=0:0", "-d"])
         .arg(root)
         .arg(image);

@@ -12,9 +12,18 @@ use crate::{process, say, setup};
 
 /// The package that depends on the newest kernel.
 const PACKAGE: &str = "linux-image-cloud-amd64";
-/// Modules that the tests need, below a kernel's folder of modules: the file system of containers,
-/// and the disk scheduler that knows shares.
-const MODULES: [&str; 2] = ["kernel/fs/overlayfs/overlay.ko", "kernel/block/bfq.ko"];
+/// Modules that the tests need, below a kernel's folder of modules, each after those that it needs: the
+/// file system of containers, the disk scheduler that knows shares, disks in files, ext4's quotas, and
+/// xfs.
+const MODULES: [&str; 7] = [
+    "kernel/fs/overlayfs/overlay.ko",
+    "kernel/block/bfq.ko",
+    "kernel/drivers/block/loop.ko",
+    "kernel/fs/quota/quota_tree.ko",
+    "kernel/fs/quota/quota_v2.ko",
+    "kernel/lib/libcrc32c.ko",
+    "kernel/fs/xfs/xfs.ko",
+];
 
 /// A kernel and those of its modules that the tests need.
 #[derive(Debug)]
