@@ -14,7 +14,7 @@ use tepui_types::agent::AgentInfo;
 use tepui_types::wire::agent::{AgentFrame, Hello, MAX_BATCH, MasterFrame};
 use tepui_types::wire::executor::ToExecutor;
 use tepui_types::wire::stream::StreamRequest;
-use tepui_types::{Digest, Reason, Resources, TaskId, task::reason};
+use tepui_types::{Digest, Reason, TaskId, task::reason};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -45,6 +45,7 @@ mod actions;
 mod beside;
 mod event;
 mod inputs;
+mod machine;
 mod measures;
 
 /// Events that wait. Whoever sends more waits itself: executors' connections
@@ -239,7 +240,7 @@ impl EventLoop {
             Event::Spoken(speech) => self.on_speech(speech),
             Event::CallerLeft(caller) => self.on_caller_left(caller),
             Event::Lends(resources) => self.lend(*resources),
-            Event::MayLaunch(launches) => self.parts.agent.on_may_launch(launches),
+            Event::MayLaunch(launches) => self.on_may_launch(launches),
             Event::Share(percent) => self.parts.agent.on_share(&mut self.out, percent),
             Event::CensusWanted(answer) => drop(answer.send(self.parts.agent.running())),
             Event::HeldWanted(answer) => {
@@ -377,40 +378,6 @@ impl EventLoop {
                 MasterFrame::Heard(sent_ms) => self.parts.agent.on_contact(sent_ms),
             }
         }
-    }
-
-    /// Tells the master what the machine lends now; who connects later is told with the introduction.
-    fn lend(&mut self, resources: Resources) {
-        tracing::info!(%resources, "what is lent has changed");
-        self.parts.info.resources = resources;
-        self.is_info_due = true;
-    }
-
-    fn send_info(&mut self) {
-        let Some(outbox) = self.outbox.as_ref().filter(|_| self.is_info_due) else {
-            return;
-        };
-        // One that is full is tried again at the next round, a tick away at most.
-        let frame = AgentFrame::Machine(Box::new(self.parts.info.clone()));
-        self.is_info_due = outbox.try_send(frame).is_err();
-    }
-
-    /// Looks whether more tasks can be recorded, and says so when that changes.
-    fn look_for_room(&mut self) {
-        let is_full = !self.parts.journal.has_room();
-        if is_full != self.is_full {
-            let dir = self.parts.layout.dir().display();
-            match is_full {
-                true => tracing::warn!(
-                    %dir,
-                    "the disk is full: new tasks are refused, so that they run elsewhere, until \
-                     there is room"
-                ),
-                false => tracing::info!(%dir, "there is room on the disk again: tasks are taken"),
-            }
-        }
-        self.is_full = is_full;
-        self.parts.agent.on_room(!is_full);
     }
 
     fn on_executor(&mut self, id: ExecutorId, event: ExecutorEvent) {

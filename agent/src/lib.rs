@@ -129,6 +129,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
         resources: config.special.lay(resources)?,
         attributes: attributes.into(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        full: None,
     };
     info.validate().map_err(AgentError::Config)?;
     tracing::info!(resources = %info.resources, dir = %layout.dir().display(), "starting");

@@ -297,6 +297,7 @@ fn show(agent: &AgentView, format: Format) -> Result<()> {
         )
         .maybe("gone since", agent.gone_since.map(output::instant))
         .maybe("offers nothing", agent.short.as_deref().map(lacking))
+        .maybe("takes nothing", agent.full.as_ref())
         .add("tasks", agent.tasks);
     for task in &agent.held_tasks {
         fields.add("holds", task);

@@ -78,6 +78,7 @@ pub fn offerable_of(settings: &Settings, record: &Agent) -> Result<Resources, Re
         AgentStatus::Deactivated => "is deactivated",
         AgentStatus::Draining | AgentStatus::Drained => "is being drained",
         AgentStatus::Gone => "is gone",
+        AgentStatus::Full => "has no room on its machine",
     };
     Err(Reason::new(
         reason::AGENT_UNAVAILABLE,

@@ -25,6 +25,9 @@ pub struct AgentInfo {
     pub attributes: Attributes,
     /// The agent's release.
     pub version: String,
+    /// Why it takes no new task now; none while it does.
+    #[serde(default)]
+    pub full: Option<String>,
 }
 
 impl AgentInfo {
@@ -72,6 +75,8 @@ pub enum AgentStatus {
     Drained,
     /// An operator has said that it never comes back.
     Gone,
+    /// Not offered while its machine has no room; its tasks go on.
+    Full,
 }
 
 impl AgentStatus {
@@ -84,6 +89,7 @@ impl AgentStatus {
             Self::Draining => "draining",
             Self::Drained => "drained",
             Self::Gone => "gone",
+            Self::Full => "full",
         }
     }
 }
@@ -100,6 +106,7 @@ mod tests {
             resources: Resources::default(),
             attributes: BTreeMap::from([("zone".into(), "a".into())]).into(),
             version: "0".into(),
+            full: None,
         };
         assert_eq!(info.validate(), Ok(()));
         let long = "x".repeat(AgentInfo::MAX_ENCODED);

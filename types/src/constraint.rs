@@ -249,6 +249,7 @@ mod tests {
             resources: Resources::default(),
             attributes: BTreeMap::from([("zone".into(), "eu-a".into())]).into(),
             version: "0".into(),
+            full: None,
         }
     }
 

@@ -21,25 +21,27 @@ impl Agent {
 
     /// Why a task that is new cannot be taken now.
     pub(super) fn unfit(&self, launch: &TaskLaunch) -> Option<Reason> {
-        if self.is_full {
-            let message = "the disk of the agent's data folder is full: it takes no tasks until \
-                           there is room";
-            return Some(Reason::new(reason::AGENT_FULL, message));
+        if let Some(why) = self.full() {
+            return Some(Reason::new(reason::AGENT_FULL, why));
         }
-        let (code, message) = match self.launches {
-            Launches::All => return None,
-            Launches::FirmOnly if launch.revocable.is_empty() => return None,
-            Launches::FirmOnly => (
-                reason::UNDER_PRESSURE,
-                "the agent's machine lends nothing that may be taken back now",
-            ),
-            Launches::Nothing => (
-                reason::AGENT_FULL,
-                "the agent's machine is short of memory, processes or disk: it takes no tasks \
-                 until there is room",
-            ),
-        };
-        Some(Reason::new(code, message))
+        let is_lent = self.launches == Launches::FirmOnly && !launch.revocable.is_empty();
+        is_lent.then(|| {
+            let message = "the agent's machine lends nothing that may be taken back now";
+            Reason::new(reason::UNDER_PRESSURE, message)
+        })
+    }
+
+    /// Why no new task at all is taken now; none while some are.
+    pub fn full(&self) -> Option<&'static str> {
+        if self.is_full {
+            return Some(
+                "the disk of the agent's data folder is full: it takes no tasks until there is room",
+            );
+        }
+        (self.launches == Launches::Nothing).then_some(
+            "the agent's machine is short of memory, processes or disk: it takes no tasks until \
+             there is room",
+        )
     }
 
     /// Nothing is recorded of a refused task, and nothing was done for it: an agent that starts anew

@@ -111,6 +111,7 @@ impl FakeMaster {
                 resources: Resources::default(),
                 attributes: Default::default(),
                 version: String::new(),
+                full: None,
             },
             tasks: Vec::new(),
         };

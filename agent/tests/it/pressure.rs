@@ -108,6 +108,10 @@ async fn on_a_full_disk_the_task_with_most_of_it_is_ended_also_where_no_size_is_
     for launch in [&firm, &less] {
         assert_eq!(session.latest[&launch.task].state, TaskState::Running);
     }
+    // Nothing is offered of it until there is room again, which what has ended still takes.
+    session
+        .until_machine(|machine| machine.full.is_some())
+        .await;
 }
 
 #[tokio::test]

@@ -191,6 +191,7 @@ pub fn machine(cpus: u64, gib: u64, zone: u64) -> AgentInfo {
         ])
         .into(),
         version: "0.1.0".into(),
+        full: None,
     }
 }
 

@@ -30,6 +30,7 @@ impl Trace {
                 resources,
                 attributes: BTreeMap::from([("model".to_owned(), text(row, 4)?)]).into(),
                 version: "0".into(),
+                full: None,
             })
         });
         let tasks = rows(&folder.join("openb_pod_list_default.csv"))?;

@@ -62,6 +62,7 @@ impl Agent {
     /// How it stands, in one word.
     pub fn standing(&self) -> AgentStatus {
         match (self.status, &self.mode) {
+            (AgentStatus::Active, Mode::Open) if self.info.full.is_some() => AgentStatus::Full,
             (AgentStatus::Active, Mode::Open) => AgentStatus::Active,
             (AgentStatus::Active, Mode::Deactivated) => AgentStatus::Deactivated,
             (AgentStatus::Active, Mode::Draining(_)) => AgentStatus::Draining,

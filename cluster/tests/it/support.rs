@@ -142,6 +142,7 @@ pub fn machine(cpus: u64, gib: u64) -> AgentInfo {
         },
         attributes: Default::default(),
         version: "0.1.0".into(),
+        full: None,
     }
 }
 

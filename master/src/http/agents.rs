@@ -225,6 +225,7 @@ fn view(master: &Master, agent: &Agent) -> AgentView {
         connected: master.sessions.connected(agent.id),
         total: agent.total().clone(),
         short: agent.short().map(str::to_owned),
+        full: agent.info.full.clone(),
         used: agent.used.clone(),
         offered: master
             .offers

@@ -194,6 +194,7 @@ impl Master {
             },
             attributes: Default::default(),
             version: "0".into(),
+            full: None,
         };
         self.submit(Command::RegisterAgent {
             nonce: 1,

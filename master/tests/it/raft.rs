@@ -204,6 +204,7 @@ async fn the_mailbox_holds_what_this_term_changed() {
             resources: Resources::default(),
             attributes: Default::default(),
             version: "0".into(),
+            full: None,
         };
         let body = Command::RegisterAgent {
             nonce,

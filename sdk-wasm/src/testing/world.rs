@@ -183,6 +183,7 @@ impl State {
             resources: self.agents.get(&agent).cloned().unwrap_or_default(),
             attributes: self.attributes_of(agent),
             version: String::new(),
+            full: None,
         }
     }
 

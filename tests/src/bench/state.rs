@@ -182,6 +182,7 @@ fn machine(number: u64, tasks: u64) -> AgentInfo {
         resources: amounts(tasks),
         attributes: Default::default(),
         version: env!("CARGO_PKG_VERSION").into(),
+        full: None,
     }
 }
 

@@ -99,6 +99,7 @@ fn info(agent: usize) -> AgentInfo {
         },
         attributes: Default::default(),
         version: "0.1.0".into(),
+        full: None,
     }
 }
 

@@ -36,6 +36,9 @@ pub struct AgentView {
     /// again, it is offered to nobody.
     #[serde(default)]
     pub short: Option<String>,
+    /// Why it takes no new task now, as of a machine that is short of memory; none while it does.
+    #[serde(default)]
+    pub full: Option<String>,
     /// What its tasks have.
     pub used: Resources,
     /// What is held in outstanding offers.

@@ -68,7 +68,9 @@ pub fn agent_state(status: AgentStatus, is_connected: bool) -> (Tone, &'static s
         AgentStatus::Active if is_connected => (Tone::Good, "active"),
         AgentStatus::Active => (Tone::Warning, "reconnecting"),
         AgentStatus::Unreachable => (Tone::Bad, status.as_str()),
-        AgentStatus::Deactivated | AgentStatus::Draining => (Tone::Warning, status.as_str()),
+        AgentStatus::Deactivated | AgentStatus::Draining | AgentStatus::Full => {
+            (Tone::Warning, status.as_str())
+        }
         AgentStatus::Drained | AgentStatus::Gone => (Tone::Quiet, status.as_str()),
     }
 }

@@ -71,7 +71,10 @@ fn Operations(id: Memo<String>, agent: Feed<AgentView>) -> impl IntoView {
     let is = move |wanted: fn(&AgentView) -> bool| {
         agent.data.with(|view| view.as_ref().is_some_and(wanted))
     };
-    let is_open = move || is(|view| view.drain.is_none() && view.status == AgentStatus::Active);
+    let is_open = move || {
+        let is_part = |status| matches!(status, AgentStatus::Active | AgentStatus::Full);
+        is(|view| view.drain.is_none() && is_part(view.status))
+    };
     let is_closed =
         move || is(|view| view.drain.is_some() || view.status == AgentStatus::Deactivated);
     let is_there = move || is(|view| view.status != AgentStatus::Gone);
@@ -191,6 +194,9 @@ fn AgentDetails(agent: Signal<AgentView>) -> impl IntoView {
                     "It has less than is reserved on it: "
                     {move || agent.with(|agent| agent.short.clone())}
                 </Detail>
+            </Show>
+            <Show when=move || agent.with(|agent| agent.full.is_some())>
+                <Detail term="Takes nothing">{move || agent.with(|agent| agent.full.clone())}</Detail>
             </Show>
             <Detail term="Hostname">{move || agent.read().hostname.clone()}</Detail>
             <Detail term="Living tasks">{move || agent.read().tasks}</Detail>

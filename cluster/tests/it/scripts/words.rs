@@ -66,7 +66,7 @@ pub fn spec_of<'a>(words: &[&'a str]) -> (Vec<&'a str>, Arc<TaskSpec>) {
     (others, Arc::new(spec))
 }
 
-/// A machine of this name: `@zone=a` is an attribute, the rest what it has.
+/// A machine of this name: `@zone=a` is an attribute, `full` that it takes nothing, the rest what it has.
 pub fn named(name: &str, words: &[&str]) -> AgentInfo {
     let (attributes, rest): (Vec<&str>, Vec<&str>) =
         words.iter().partition(|word| word.starts_with('@'));
@@ -74,12 +74,14 @@ pub fn named(name: &str, words: &[&str]) -> AgentInfo {
         let (name, value) = word[1..].split_once('=').unwrap();
         (name.to_owned(), value.to_owned())
     });
+    let (full, rest): (Vec<&str>, Vec<&str>) = rest.into_iter().partition(|word| *word == "full");
     AgentInfo {
         address: None,
         hostname: name.into(),
         resources: lent(&rest),
         attributes: Arc::new(attributes.collect()),
         version: "0.1.0".into(),
+        full: full.first().map(|_| "its disk is full".into()),
     }
 }
 

@@ -46,6 +46,7 @@ impl Cluster {
                 resources: resources(4000),
                 attributes: Default::default(),
                 version: "0".into(),
+                full: None,
             },
             tasks: Vec::new(),
         });

@@ -181,6 +181,7 @@ impl Agent {
                 },
                 attributes: Default::default(),
                 version: env!("CARGO_PKG_VERSION").into(),
+                full: None,
             },
             tasks: self.reports.values().cloned().collect(),
         }
