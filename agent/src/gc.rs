@@ -15,10 +15,11 @@ use std::time::{Duration, SystemTime};
 use tepui_executor::output::parts;
 use tepui_executor::packs::{self, Listed, SETTLED};
 use tepui_image::{Images, Retention};
+use tepui_pressure::Strain;
 use tepui_quota::BoundsError;
 use tepui_tree::remove_folder;
 use tepui_types::{Bytes, Digest, TaskId};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::event_loop::Event;
 use crate::sandbox::Layout;
@@ -68,28 +69,58 @@ const SHORT: Keep = Keep {
     images: Bytes(0),
     image_age: Duration::from_secs(3600),
 };
+/// While the next thing to go would be a task that runs: nothing, the oldest first, for as long as that is
+/// so.
+const CRITICAL: Keep = Keep {
+    folders: 0,
+    output: Bytes(0),
+    packs: Bytes(0),
+    age: Duration::ZERO,
+    ..SHORT
+};
 /// How often all is looked through.
 const INTERVAL: Duration = Duration::from_secs(60);
-/// How often at most, however full the disk is.
-const PAUSE: Duration = Duration::from_secs(10);
+/// How often at most, however full the disk is: before a second task is ended for it.
+const PAUSE: Duration = Duration::from_secs(5);
 
-/// Looks through everything for as long as the event loop lives, and more strictly whenever `short`
-/// says that the disk is nearly full.
+impl Keep {
+    fn on_disk(strain: Strain) -> Self {
+        match strain {
+            Strain::Calm => USUAL,
+            Strain::Tight | Strain::Short => SHORT,
+            Strain::Critical => CRITICAL,
+        }
+    }
+}
+
+/// Looks through everything for as long as the event loop lives, and more strictly whenever `strain` says
+/// that the disk is nearly full.
 pub async fn run(
     layout: Layout,
     images: Images,
     disks: Arc<TaskDisks>,
-    short: Arc<Notify>,
+    mut strain: watch::Receiver<Strain>,
     events: mpsc::Sender<Event>,
 ) {
     while !events.is_closed() {
-        let keep = match tokio::time::timeout(INTERVAL, short.notified()).await {
-            Ok(()) => SHORT,
-            Err(_) => USUAL,
+        let short = async {
+            let seen = strain.wait_for(|strain| *strain > Strain::Calm).await;
+            seen.map(|strain| *strain)
         };
-        let remove = disks.clone();
+        let seen = match tokio::time::timeout(INTERVAL, short).await {
+            Ok(Ok(strain)) => strain,
+            Ok(Err(_)) => {
+                // sleep: nobody watches the disk on this machine.
+                tokio::time::sleep(INTERVAL).await;
+                Strain::Calm
+            }
+            Err(_) => Strain::Calm,
+        };
+        let keep = Keep::on_disk(seen);
+        let (remove, now) = (disks.clone(), strain.clone());
         let remove = move |task: &TaskId| remove.remove(task);
-        collect_outputs(&layout, keep, remove, &events).await;
+        let is_enough = move || seen == Strain::Critical && *now.borrow() < seen;
+        collect_outputs(&layout, keep, remove, is_enough, &events).await;
         collect_artifacts(layout.artifacts(), keep.artifacts, &events).await;
         collect_images(&images, keep).await;
         // sleep: the next look may be asked for at once.
@@ -123,6 +154,7 @@ async fn collect_outputs(
     layout: &Layout,
     keep: Keep,
     remove_disk: impl Fn(&TaskId) -> Result<(), BoundsError> + Send + 'static,
+    is_enough: impl Fn() -> bool + Send + 'static,
     events: &mpsc::Sender<Event>,
 ) {
     let (tasks, packs) = (layout.tasks(), layout.packs());
@@ -139,6 +171,9 @@ async fn collect_outputs(
     let _ = tokio::task::spawn_blocking(move || {
         let now = SystemTime::now();
         for (task, path) in expired(folders, &held, keep, now) {
+            if is_enough() {
+                return;
+            }
             // Its folder is not empty as long as that is there.
             if let Err(error) = remove_disk(&task) {
                 let error = anyhow::Error::from(error);
@@ -227,7 +262,7 @@ fn outputs(task: &Path) -> impl Iterator<Item = PathBuf> {
     })
 }
 
-/// The folders that go.
+/// The folders that go, the oldest first.
 fn expired(
     mut folders: Vec<Folder>,
     held: &HashSet<TaskId>,
@@ -246,7 +281,9 @@ fn expired(
         (position >= keep.folders || bytes > keep.output.0 || is_old(&folder))
             .then_some((folder.task, folder.path))
     };
-    folders.into_iter().enumerate().filter_map(goes).collect()
+    let mut gone: Vec<_> = folders.into_iter().enumerate().filter_map(goes).collect();
+    gone.reverse();
+    gone
 }
 
 /// The packs that go, unless they have something of a task that is held.
@@ -303,7 +340,7 @@ mod tests {
         let gone = paths(expired(folders.clone(), &held, USUAL, now));
         assert_eq!(
             gone,
-            [PathBuf::from("f1.t.1000"), PathBuf::from("f1.t.5000")]
+            [PathBuf::from("f1.t.5000"), PathBuf::from("f1.t.1000")]
         );
         folders.truncate(3);
         folders.push(folder(7, week + 1, now));
@@ -323,6 +360,17 @@ mod tests {
         assert_eq!(gone.len(), 10);
         let old = vec![folder(1, hour + 5, now)];
         assert_eq!(expired(old, &HashSet::new(), SHORT, now).len(), 1);
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "any time will do")]
+    fn nothing_but_what_is_held_is_kept_before_a_task_that_runs_goes() {
+        let now = SystemTime::now();
+        let folders: Vec<_> = (0..3).map(|number| folder(number, number, now)).collect();
+        let held = HashSet::from([folders[1].task.clone()]);
+        let gone = expired(folders, &held, Keep::on_disk(Strain::Critical), now);
+        let oldest_first = ["f1.t.2", "f1.t.0"].map(PathBuf::from);
+        assert_eq!(paths(gone), oldest_first);
     }
 
     #[test]
@@ -395,7 +443,7 @@ mod tests {
             told.lock().unwrap().push(task.to_string());
             Ok(())
         };
-        let collected = collect_outputs(&layout, USUAL, remove_disk, &events);
+        let collected = collect_outputs(&layout, USUAL, remove_disk, || false, &events);
         tokio::join!(collected, answer);
         assert_eq!(*removed.lock().unwrap(), ["f1.old.0"]);
         assert!(!old.exists() && held.exists());

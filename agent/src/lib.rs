@@ -16,7 +16,7 @@ use tepui_folder::{FolderError, Format, Hold};
 use tepui_types::agent::AgentInfo;
 use tepui_types::{Bytes, TaskId};
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -209,12 +209,12 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
     });
     let serve = axum::serve(listener, http::router(metrics.clone()));
     tokio::spawn(async move { serve.await });
-    let collect = Arc::new(Notify::new());
+    let (disk, strain) = watch::channel(tepui_pressure::Strain::Calm);
     tokio::spawn(gc::run(
         layout.clone(),
         containers.images().clone(),
         disks.clone(),
-        collect.clone(),
+        strain,
         events.clone(),
     ));
     tokio::spawn(volumes::health::watch(
@@ -242,7 +242,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
         layout: layout.clone(),
         lent: info.resources.clone(),
         slack: config.special.slack(),
-        collect,
+        disk,
         disk_use,
         events: events.clone(),
     };

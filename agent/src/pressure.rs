@@ -6,12 +6,11 @@
 //! told what is lent; executors let tasks on it have less, one of those at a time is ended, launches
 //! are held back, old files are collected.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tepui_pressure::{Amounts, Decision, Launches, Readings, Sources, Strain, Strains, Watch};
 use tepui_types::{Reason, Resources, task::reason};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{mpsc, watch};
 
 use crate::agent::{Running, WHOLE_SHARE};
 use crate::event_loop::{Event, census};
@@ -37,8 +36,8 @@ pub struct Pressure {
     pub lent: Resources,
     /// How much of what firm tasks leave unused is lent at most.
     pub slack: Amounts,
-    /// Told when what nobody needs is to be removed.
-    pub collect: Arc<Notify>,
+    /// Told how short the disk is: what nobody needs is removed then.
+    pub disk: watch::Sender<Strain>,
     /// What tasks have on the disk.
     pub disk_use: DiskUse,
     /// The loop.
@@ -160,9 +159,10 @@ impl Duty {
         if before.map(|before| before.strains) != Some(decision.strains) {
             say(&decision);
         }
-        if decision.collect {
-            self.pressure.collect.notify_one();
-        }
+        let disk = decision.strains.disk;
+        self.pressure
+            .disk
+            .send_if_modified(|told| std::mem::replace(told, disk) != disk);
         if let Some(end) = &decision.end {
             let why = Reason::new(reason::UNDER_PRESSURE, end.cause.to_string());
             events.send(Event::Unwell(end.task.clone(), why)).await?;

@@ -83,8 +83,6 @@ pub struct Decision {
     pub share_percent: u8,
     /// What may be launched.
     pub launches: Launches,
-    /// Whether to remove now what nobody needs: old sandboxes, images, artifacts.
-    pub collect: bool,
     /// A task that is to end now. It is said once.
     pub end: Option<End>,
 }
@@ -172,7 +170,6 @@ impl Relief {
             strains: self.strains,
             share_percent,
             launches,
-            collect: disk >= Strain::Tight,
             end: self.end(now, causes.map(|(_, cause)| cause), tasks),
         }
     }

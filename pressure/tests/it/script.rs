@@ -202,7 +202,11 @@ fn show(decision: &Decision) -> String {
         true => "calm".into(),
         false => strained.join(" "),
     };
-    let collect = if decision.collect { ", collect" } else { "" };
+    let collect = if decision.strains.disk > tepui_pressure::Strain::Calm {
+        ", collect"
+    } else {
+        ""
+    };
     format!(
         "{strained}, share {}%, launch {:?}{collect}",
         decision.share_percent, decision.launches
