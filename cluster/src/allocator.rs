@@ -42,6 +42,7 @@ mod shadow;
 mod shares;
 pub(crate) mod tally;
 mod traits;
+mod volumes;
 
 use agents::Agents;
 use filters::Filters;

@@ -21,6 +21,8 @@ pub(crate) struct Waiting<'a> {
     pub behind_gang: u64,
     /// The quota that keeps its role from it.
     pub quota: Option<String>,
+    /// Agents on which it fits and that have the volumes which it names, or what keeps it from those.
+    pub volumes: Result<Option<u64>, String>,
 }
 
 impl Waiting<'_> {
@@ -33,8 +35,10 @@ impl Waiting<'_> {
         let mut explanation = Explanation {
             summary: String::new(),
             agents: counts.agents,
-            fitting: counts
-                .fitting
+            fitting: self
+                .volumes
+                .as_ref()
+                .map_or(0, |with_volumes| with_volumes.unwrap_or(counts.fitting))
                 .saturating_sub(self.filtered + self.withheld + self.behind_gang),
             busy: counts.busy(self.request),
             largest: too_small
@@ -54,6 +58,7 @@ impl Waiting<'_> {
             filtered: self.filtered,
             held: counts.held,
             quota: self.quota,
+            volumes: self.volumes.err(),
         };
         explanation.summary = summarize(&explanation);
         explanation
@@ -64,6 +69,10 @@ fn summarize(explanation: &Explanation) -> String {
     let total = explanation.agents;
     if total == 0 {
         return "no agent has registered yet".into();
+    }
+    if let Some(why) = &explanation.volumes {
+        // It runs nowhere else.
+        return why.clone();
     }
     let mut parts = Vec::new();
     parts.extend(explanation.quota.clone());

@@ -10,6 +10,7 @@ use super::Allocator;
 use super::demands::{Rules, Shape};
 use super::members::MemberId;
 use super::quota::cut;
+use super::volumes;
 use crate::explain::Waiting;
 use crate::state::State;
 use crate::state::agents::Agent;
@@ -47,9 +48,15 @@ impl Allocator {
             let mut counts = agents.tally(&shape);
             let role = owner.map_or_else(Role::default, |owner| owner.role_of(demand).clone());
             let nothing = Resources::default();
-            for agent in agents.pooled().filter_map(|agent| state.agent(agent)) {
+            let pooled = || agents.pooled().filter_map(|agent| state.agent(agent));
+            for agent in pooled() {
                 agents.recount(&mut counts, &shape, &role, settings, agent, &nothing);
             }
+            let usable = |agent: &Agent| {
+                let free = agents.offerable(settings, agent, &nothing);
+                free.usable_by(&role, shape.revocable).into_owned()
+            };
+            let volumes = volumes::fitting(state, pooled(), &shape, &role, usable);
             let waiting = Waiting {
                 request,
                 counts,
@@ -57,6 +64,7 @@ impl Allocator {
                 withheld: 0,
                 behind_gang: 0,
                 quota: None,
+                volumes,
             };
             return waiting.explain(|name| agents.largest(name));
         }
@@ -78,8 +86,13 @@ impl Allocator {
             self.agents
                 .recount(&mut counts, &shape, &role, settings, agent, &held);
         }
+        let pooled = self.agents.pooled();
+        let pooled = pooled.filter_map(|agent| state.agent(agent));
+        let usable = |agent: &Agent| self.usable(state, member, agent, &shape);
+        let volumes = volumes::fitting(state, pooled, &shape, &role, usable);
         let waiting = Waiting {
             request,
+            volumes,
             filtered: self.filtered(state, member, &shape),
             withheld: self.withheld(state, member, &shape, in_gang),
             behind_gang: self.behind_gang(state, member, &shape),

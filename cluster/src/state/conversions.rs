@@ -200,6 +200,11 @@ impl State {
         else {
             return None;
         };
+        self.user_of(agent, volume)
+    }
+
+    /// A living task that has this volume of an agent.
+    pub(crate) fn user_of(&self, agent: &Agent, volume: &str) -> Option<String> {
         let tasks = agent.tasks.iter();
         let mut tasks = tasks.filter_map(|operation| self.tasks.get(operation));
         let user = tasks.find(|task| task.resources.pools.volume(volume).is_some());

@@ -446,11 +446,18 @@ pub fn explanation_out(explanation: Explanation) -> cluster::Explanation {
     ];
     let counts = counts.into_iter().filter(|(_, count)| *count > 0);
     let counts = counts.map(|(name, count)| (name, count.to_string()));
-    let quota = explanation.quota.map(|quota| ("quota", quota));
-    let extensions = counts.chain(quota).map(|(name, value)| types::Extension {
-        name: name.into(),
-        value,
-    });
+    let sentences = [
+        ("quota", explanation.quota),
+        ("volumes", explanation.volumes),
+    ];
+    let sentences = sentences.into_iter();
+    let sentences = sentences.filter_map(|(name, words)| Some((name, words?)));
+    let extensions = counts
+        .chain(sentences)
+        .map(|(name, value)| types::Extension {
+            name: name.into(),
+            value,
+        });
     let extensions = extensions.collect();
     cluster::Explanation {
         summary: explanation.summary,

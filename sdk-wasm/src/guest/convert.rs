@@ -331,6 +331,7 @@ pub fn explanation(explanation: cluster::Explanation) -> Explanation {
         disallowed: count("disallowed"),
         lacking: count("lacking"),
         quota: more("quota"),
+        volumes: more("volumes"),
         summary: explanation.summary,
         agents: explanation.agents,
         fitting: explanation.fitting,

@@ -111,4 +111,7 @@ pub struct Explanation {
     /// The limit of a role, or the guarantees of others, that keep it from what is free.
     #[serde(default)]
     pub quota: Option<String>,
+    /// What keeps it from the volumes that it names.
+    #[serde(default)]
+    pub volumes: Option<String>,
 }
