@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::agent::{Running, WHOLE_SHARE};
 use crate::event_loop::{Event, census};
+use crate::pools::revocable_of;
 use crate::sandbox::Layout;
 use crate::sizes::DiskUse;
 use crate::uptime;
@@ -62,6 +63,12 @@ struct Outcome {
 }
 
 impl Pressure {
+    /// Whether anything of the machine may be taken back.
+    fn lends_anything(&self) -> bool {
+        let nothing = Amounts::default();
+        self.slack != nothing || revocable_of(&self.lent) != nothing
+    }
+
     /// Looks at the machine for as long as the event loop lives.
     pub async fn run(self) {
         let events = self.events.clone();
@@ -157,7 +164,7 @@ impl Duty {
             events.send(Event::Share(share(&decision))).await?;
         }
         if before.map(|before| before.strains) != Some(decision.strains) {
-            say(&decision);
+            self.say(&decision);
         }
         let disk = decision.strains.disk;
         self.pressure
@@ -170,18 +177,21 @@ impl Duty {
         self.last = Some(decision);
         Ok(())
     }
-}
 
-fn say(decision: &Decision) {
-    let strains = decision.strains;
-    match strains.worst() {
-        Strain::Calm => tracing::debug!(?strains, "the machine has enough of everything"),
-        Strain::Tight => tracing::info!(?strains, "what is lent makes way"),
-        Strain::Short | Strain::Critical => {
-            tracing::warn!(
-                ?strains,
-                "the machine is short of something: nothing more is started"
-            );
+    fn say(&self, decision: &Decision) {
+        let strains = decision.strains;
+        match strains.worst() {
+            Strain::Calm => tracing::debug!(?strains, "the machine has enough of everything"),
+            Strain::Tight if !self.pressure.lends_anything() => {
+                tracing::debug!(?strains, "the machine is short of something");
+            }
+            Strain::Tight => tracing::info!(?strains, "what is lent makes way"),
+            Strain::Short | Strain::Critical => {
+                tracing::warn!(
+                    ?strains,
+                    "the machine is short of something: nothing more is started"
+                );
+            }
         }
     }
 }

@@ -63,6 +63,7 @@ pub(crate) fn create(path: &Path) -> Result<(), NamespaceError> {
     on_a_thread(|| {
         unshare(CloneFlags::CLONE_NEWNET)?;
         loopback_up()?;
+        open_ports()?;
         mount(
             Some(OWN),
             path,
@@ -114,6 +115,14 @@ fn on_a_thread<T: Send>(run: impl FnOnce() -> io::Result<T> + Send) -> io::Resul
         let panicked = |_| Err(io::Error::other("its thread panicked"));
         thread.join().unwrap_or_else(panicked)
     })
+}
+
+/// Lets whoever is in the calling thread's namespace have any of its ports, and send echo requests: both
+/// are its own, and need no privilege there, as other container engines have it.
+fn open_ports() -> io::Result<()> {
+    let ipv4 = Path::new("/proc/sys/net/ipv4");
+    fs::write(ipv4.join("ip_unprivileged_port_start"), "0")?;
+    fs::write(ipv4.join("ping_group_range"), "0 2147483647")
 }
 
 /// Brings the calling thread's `lo` up; it gets its addresses by that.

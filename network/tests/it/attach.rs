@@ -48,6 +48,25 @@ fn attachments_reach_each_other_their_host_and_themselves() {
 }
 
 #[test]
+fn every_user_of_an_attachment_may_have_any_of_its_ports() {
+    on_a_host(|host| {
+        host.bridge("web", "1.0.0", &[]);
+        let networks = host.networks();
+        let one = networks.attach(attach("one", "web")).unwrap();
+        let bound = within(&one.netns, || {
+            // Of this thread alone.
+            let nobody = rustix::thread::Uid::from_raw(65534);
+            rustix::thread::set_thread_res_uid(nobody, nobody, nobody).unwrap();
+            std::net::TcpListener::bind(("0.0.0.0", 80)).map(drop)
+        });
+        bound.unwrap();
+        let least = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
+        let of_host = std::fs::read_to_string(least).unwrap();
+        assert_ne!(of_host.trim(), "0");
+    });
+}
+
+#[test]
 fn what_an_attachment_has_is_told() {
     on_a_host(|host| {
         for (name, version) in [("old", "0.3.1"), ("middle", "0.4.0"), ("new", "1.0.0")] {
