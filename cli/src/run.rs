@@ -17,9 +17,7 @@ use tepui_types::api::job::{JobRequest, JobView, MAX_COUNT};
 use tepui_types::constraint::{Constraint, Constraints};
 use tepui_types::resources::{Amounts, ResourceRequest};
 use tepui_types::task::{CommandWorkload, WasmWorkload};
-use tepui_types::{
-    Bytes, Gang, ImageRef, MilliCpus, PartitionPolicy, Role, TaskState, WasmOptions, Workload,
-};
+use tepui_types::{Bytes, Gang, ImageRef, MilliCpus, PartitionPolicy, Role, WasmOptions, Workload};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::client::{BATCH, Client, Jobs};
@@ -39,6 +37,7 @@ mod companions;
 mod container;
 mod life;
 mod program;
+mod verdict;
 mod wasm;
 mod watch;
 
@@ -265,7 +264,9 @@ pub async fn run(
         }
     };
     let job = match ended {
-        Ok(job) => job,
+        Ok(Some(job)) => job,
+        // Whoever left it has seen what there was to see.
+        Ok(None) => return Ok(ExitCode::SUCCESS),
         Err(error) => {
             // Nobody reads what it writes: as with any program in a pipe, that ends it.
             if crate::is_broken_pipe(&error) {
@@ -277,22 +278,22 @@ pub async fn run(
     if format == Format::Json {
         output::json(&job)?;
     }
-    let verdict = verdict(&job);
+    let verdict = verdict::say(&job, &jobs).await;
     Ok(interrupted.get().map_or(verdict, ExitCode::from))
 }
 
-/// Waits for the job's end, and shows on the way what there is to see.
+/// Waits for the job's end, and shows on the way what there is to see; none if it was left before.
 async fn wait(
     name: &str,
     job: JobView,
     jobs: &Jobs<'_>,
     format: Format,
     is_attached: bool,
-) -> Result<JobView> {
+) -> Result<Option<JobView>> {
     let mut watch = Watch::new(name, jobs, is_attached);
     match job.count {
         1 => watch.one(job, format == Format::Table).await,
-        _ => watch.many(job).await,
+        _ => watch.many(job).await.map(Some),
     }
 }
 
@@ -391,49 +392,6 @@ fn texts(words: &[OsString]) -> Result<Vec<String>> {
     words.iter().map(text).collect()
 }
 
-/// What this process ends with; says on stderr what a code cannot.
-fn verdict(job: &JobView) -> ExitCode {
-    if job.count > 1 {
-        output::note(&format!(
-            "tepui: job {}: {}",
-            job.name,
-            crate::job::counts(job)
-        ));
-        if let (Some(reason), true) = (&job.reason, job.failed > 0) {
-            output::note(&format!("tepui: {reason}"));
-        }
-        return match job.finished == job.count {
-            true => ExitCode::SUCCESS,
-            false => ExitCode::FAILURE,
-        };
-    }
-    let (state, code) = match &job.task {
-        Some(task) => (task.state, task.exit_code),
-        None => (TaskState::Killed, None),
-    };
-    match (state, code) {
-        (TaskState::Finished, code) => ExitCode::from(low_byte(code.unwrap_or(0))),
-        (TaskState::Failed, Some(code)) if code != 0 => ExitCode::from(low_byte(code)),
-        _ => {
-            let reason = job.reason.as_ref().map(|reason| format!(": {reason}"));
-            output::note(&format!(
-                "tepui: job {} ended as {state}{}",
-                job.name,
-                reason.unwrap_or_default()
-            ));
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// An exit code as the shell can have it; no failure becomes a success.
-fn low_byte(code: i32) -> u8 {
-    match u8::try_from(code) {
-        Ok(code) => code,
-        Err(_) => u8::try_from(code & 0xff).unwrap_or(1).max(1),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -526,13 +484,5 @@ mod tests {
         assert!(Line::try_parse_from(["run", "--count", "0", "a.wasm"]).is_err());
         assert!(Line::try_parse_from(["run", "--priority", "1001", "a.wasm"]).is_err());
         assert!(Line::try_parse_from(["run", "--priority", "-5", "a.wasm"]).is_ok());
-    }
-
-    #[test]
-    fn no_failure_becomes_a_success() {
-        assert_eq!(low_byte(3), 3);
-        assert_eq!(low_byte(256), 1);
-        assert_eq!(low_byte(-1), 255);
-        assert_eq!(low_byte(i32::MIN), 1);
     }
 }

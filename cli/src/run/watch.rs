@@ -58,8 +58,9 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Follows a job of one task to its end; copies its output if `copied`.
-    pub async fn one(&mut self, mut job: JobView, copied: bool) -> Result<JobView> {
+    /// Follows a job of one task to its end; copies its output if `copied`. None if whoever typed has
+    /// left it.
+    pub async fn one(&mut self, mut job: JobView, copied: bool) -> Result<Option<JobView>> {
         let mut shown: Option<TaskId> = None;
         loop {
             let task = job.task.as_ref().map(|task| &task.id);
@@ -68,12 +69,12 @@ impl<'a> Watch<'a> {
                 if !self.is_attached {
                     self.show(&task, Seen::default()).await?;
                 } else if !self.attach(&task).await? {
-                    return Ok(job);
+                    return Ok(None);
                 }
                 shown = Some(task);
                 self.pause = SHORTEST_PAUSE;
             } else if is_over(&job) {
-                return Ok(job);
+                return Ok(Some(job));
             } else {
                 self.say_why(&job).await?;
                 self.rest().await;

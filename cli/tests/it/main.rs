@@ -6,6 +6,8 @@ mod master;
 /// What a command line does that goes on for a while.
 mod process;
 
+/// What comes of a job that has ended, or was left.
+mod endings;
 /// Input of a task, over connections that break and attempts that fail.
 mod inputs;
 /// A task's output.
