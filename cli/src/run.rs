@@ -28,7 +28,7 @@ use checks::CheckOptions;
 use companions::CompanionOptions;
 use container::ContainerOptions;
 use life::LifeOptions;
-use program::{MAIN, image, is_archive, is_program};
+use program::{MAIN, image, is_archive, is_program, refuse_folder};
 use wasm::WasmFlags;
 use watch::Watch;
 
@@ -139,12 +139,8 @@ pub struct Options {
     /// A WebAssembly program with its arguments; an image with those that follow its entrypoint
     /// (`busybox:1.36 sh -c …`, or an archive of one), which may be a WebAssembly program, too; or,
     /// after two dashes, a command of the agents' machines
-    #[arg(
-        required = true,
-        trailing_var_arg = true,
-        allow_hyphen_values = true,
-        value_name = "PROGRAM"
-    )]
+    // What begins with a dash before it is an option, and all that follows is the program's.
+    #[arg(required = true, trailing_var_arg = true, value_name = "PROGRAM")]
     words: Vec<OsString>,
     #[command(flatten)]
     container: ContainerOptions,
@@ -341,6 +337,7 @@ async fn program(options: &Options, client: &Client) -> Result<Workload> {
             ..WasmWorkload::new(artifact)
         }));
     }
+    refuse_folder(&path)?;
     let image = match is_archive(&path)? {
         true => {
             let artifact = artifact::upload(&path, client).await?;
@@ -429,6 +426,19 @@ mod tests {
             ["a.wasm", "--count", "7", "-v", "--", "z"]
         );
         assert_eq!(options.count, 3);
+    }
+
+    #[test]
+    fn a_mistyped_option_is_no_program() {
+        let refused = |line: &str| {
+            let parsed = Line::try_parse_from(line.split(' '));
+            parsed.unwrap_err().to_string()
+        };
+        let error = refused("run --memry 5 -- true");
+        assert!(error.contains("unexpected argument '--memry'"), "{error}");
+        assert!(error.contains("'--mem'"), "{error}");
+        let error = refused("run --cpus 1 -x a.wasm");
+        assert!(error.contains("unexpected argument '-x'"), "{error}");
     }
 
     #[test]

@@ -10,6 +10,8 @@ mod process;
 mod endings;
 /// Input of a task, over connections that break and attempts that fail.
 mod inputs;
+/// Several tasks that are to end.
+mod kills;
 /// A task's output.
 mod logs;
 /// Ports that lead to those of a task.
