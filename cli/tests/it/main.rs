@@ -6,6 +6,8 @@ mod master;
 /// What a command line does that goes on for a while.
 mod process;
 
+/// A cluster of this machine, and what a killed one leaves.
+mod dev;
 /// What comes of a job that has ended, or was left.
 mod endings;
 /// Input of a task, over connections that break and attempts that fail.
