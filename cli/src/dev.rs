@@ -265,7 +265,7 @@ impl Cluster {
             .iter()
             .map(|agent| agent.folder().to_owned())
             .collect();
-        let ended = leftovers::end_tasks(&folders).await;
+        let ended = leftovers::stop_tasks(&folders).await;
         join_all(self.masters.iter_mut().map(|part| part.stop(STOP_TIMEOUT))).await;
         ended.context("some tasks of the stopped cluster may still run")
     }

@@ -101,6 +101,20 @@ pub async fn end_tasks(agents: &[PathBuf]) -> Result<()> {
     Ok(())
 }
 
+/// Ends all of that, and leaves word of it for the next process of each agent: its tasks have not
+/// failed, but were stopped with it.
+pub async fn stop_tasks(agents: &[PathBuf]) -> Result<()> {
+    end_tasks(agents).await?;
+    for file in agents.iter().map(|agent| agent.join("stopped")) {
+        match fs::write(&file, "") {
+            // An agent that never came up has no folder, and no tasks.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            written => written.with_context(|| format!("failed to write {}", file.display()))?,
+        }
+    }
+    Ok(())
+}
+
 /// What a round of [`end_once`] has found.
 #[derive(Debug, thiserror::Error)]
 #[error("processes {processes:?} do not end, or control groups {groups:?} stay")]
@@ -116,6 +130,9 @@ pub struct Left {
 /// # Errors
 /// When there was something to end.
 pub fn end_once(agents: &[PathBuf]) -> Result<(), Left> {
+    // These first, or they would note that their tasks were killed.
+    let executors = agents.iter().flat_map(|agent| executors(agent));
+    executors.for_each(kill_process);
     let processes: BTreeSet<i32> = agents.iter().flat_map(|agent| processes(agent)).collect();
     processes.iter().copied().for_each(kill_process);
     let groups = agents.iter().flat_map(|agent| cgroups(agent));

@@ -39,7 +39,7 @@ pub async fn take_over(folder: &Folder, agents: u16) -> Result<()> {
         .collect();
     let mut others = folder.agents();
     others.retain(|agent| !kept.contains(agent));
-    leftovers::end_tasks(&others).await
+    leftovers::stop_tasks(&others).await
 }
 
 /// Stops the cluster of a folder, whether its `tepui dev` runs or was killed.
@@ -52,7 +52,7 @@ pub async fn stop(place: &Path) -> Result<()> {
         bail!("the tepui dev of {shown} does not end: see what it says, or end it with kill -9");
     };
     let ended = end_parts(&folder).await?;
-    let tasks = leftovers::end_tasks(&folder.agents()).await;
+    let tasks = leftovers::stop_tasks(&folder.agents()).await;
     tasks.with_context(|| format!("some tasks of {shown} may still run"))?;
     output::line(&match (was_asked, ended.is_empty()) {
         (true, _) => format!("the cluster of {shown} is stopped"),
