@@ -8,7 +8,7 @@ use crate::master::{Master, job, task};
 use crate::process::{OnTerminal, Tepui};
 
 /// Answers whatever is asked of a job, its tasks and their output.
-async fn answer(master: &Master, job: &Value, task: &Value) -> ! {
+pub async fn answer(master: &Master, job: &Value, task: &Value) -> ! {
     loop {
         let request = master.request().await;
         let line = request.line.clone();
@@ -35,7 +35,7 @@ async fn ending(args: &[&str], job: &Value, task: &Value) -> (Option<i32>, Strin
 }
 
 /// A job whose task has failed for that reason, of which its record has a part.
-fn failed(code: i32, why: &str, part: &str, whole: &str) -> (Value, Value) {
+pub fn failed(code: i32, why: &str, part: &str, whole: &str) -> (Value, Value) {
     let mut job = job(0, "failed");
     let mut task = task(0, CommandStdin::Nothing);
     (job["active"], job["failed"]) = (json!(0), json!(1));

@@ -12,6 +12,8 @@ mod dev;
 mod endings;
 /// Input of a task, over connections that break and attempts that fail.
 mod inputs;
+/// Jobs that are written down.
+mod jobs;
 /// Several tasks that are to end.
 mod kills;
 /// A task's output.

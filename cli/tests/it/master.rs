@@ -35,6 +35,8 @@ pub struct Request {
     connection: TcpStream,
     /// Its method and its path.
     pub line: String,
+    /// What it carries.
+    pub body: Vec<u8>,
 }
 
 /// A connection that goes both ways.
@@ -61,12 +63,15 @@ impl Master {
         let head = String::from_utf8(head).unwrap().to_lowercase();
         let length = head.split("content-length: ").nth(1);
         let length = length.map_or(0, |rest| rest.lines().next().unwrap().parse().unwrap());
-        within(connection.read_exact(&mut vec![0; length]))
-            .await
-            .unwrap();
+        let mut body = vec![0; length];
+        within(connection.read_exact(&mut body)).await.unwrap();
         let words: Vec<&str> = head.split(' ').take(2).collect();
         let line = words.join(" ");
-        Request { connection, line }
+        Request {
+            connection,
+            line,
+            body,
+        }
     }
 
     /// The next request with that in its line; whoever asks meanwhile how the task or its job is hears
