@@ -24,7 +24,7 @@ pub async fn say(job: &JobView, jobs: &Jobs<'_>) -> ExitCode {
     if job.count > 1 {
         output::note(&format!("tepui: job {}: {}", job.name, job::counts(job)));
         if let (Some(reason), true) = (&job.reason, job.failed > 0) {
-            output::note(&format!("tepui: {}", of_array(job, reason, jobs).await));
+            output::note(&format!("tepui: {}", whole(job, reason, jobs).await));
         }
         return match job.finished == job.count {
             true => ExitCode::SUCCESS,
@@ -38,9 +38,9 @@ pub async fn say(job: &JobView, jobs: &Jobs<'_>) -> ExitCode {
             .task
             .as_ref()
             .map_or(TaskState::Killed, |task| task.state);
-        let why = match (why, &job.task) {
-            (Some(why), Some(task)) => Some(of_task(why, task, jobs).await),
-            (why, _) => why.cloned(),
+        let why = match why {
+            Some(why) => Some(whole(job, why, jobs).await),
+            None => None,
         };
         let why = why.map_or_else(String::new, |why| format!(": {why}"));
         output::note(&format!("tepui: job {} ended as {state}{why}", job.name));
@@ -74,6 +74,15 @@ fn is_plain_exit(why: &Reason) -> bool {
         .iter()
         .filter_map(|plain| why.message.strip_prefix(plain));
     why.code == reason::EXIT_CODE && rest.any(|rest| rest.parse::<i32>().is_ok())
+}
+
+/// A job's reason as the task has it that gave it, if that can be had.
+pub async fn whole(job: &JobView, why: &Reason, jobs: &Jobs<'_>) -> Reason {
+    match (job.count, &job.task) {
+        (1, Some(task)) => of_task(why, task, jobs).await,
+        (1, None) => why.clone(),
+        _ => of_array(job, why, jobs).await,
+    }
 }
 
 /// The reason as the job's task has it, if it can be had.

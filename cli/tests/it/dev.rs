@@ -87,12 +87,10 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        for note in std::fs::read_dir(self.home().join("processes"))
-            .into_iter()
-            .flatten()
-        {
-            leftovers::living(&note.unwrap().path()).map(leftovers::kill_process);
-        }
+        let notes = std::fs::read_dir(self.home().join("processes"));
+        let notes = notes.into_iter().flatten().flatten();
+        let living = notes.filter_map(|note| leftovers::living(&note.path()));
+        living.for_each(leftovers::kill_process);
     }
 }
 

@@ -15,6 +15,10 @@ pub async fn answer(master: &Master, job: &Value, task: &Value) -> ! {
         match () {
             () if line.contains("/jobs") => request.json(job).await,
             () if line.contains("/logs/") => request.bytes(b"").await,
+            () if line.contains("/v1/demands") => {
+                let page = json!({"items": [], "next": null, "index": 1, "total": 0});
+                request.json(&page).await;
+            }
             () if line.contains("/v1/tasks?") => {
                 let page = json!({"items": [task], "next": null, "index": 1, "total": 1});
                 request.json(&page).await;
@@ -81,6 +85,23 @@ async fn of_an_array_the_reason_is_told_whole_too() {
     let (code, said) = ending(&args, &job, &task).await;
     assert_eq!(code, Some(1));
     assert!(said.contains(&format!("task 1: {whole}")), "{said}");
+}
+
+#[tokio::test]
+async fn why_a_task_is_run_again_is_told_whole_too() {
+    let whole = "it is full: ask for more";
+    let (mut job, task) = failed(1, "disk-limit", "it is […]", whole);
+    (job["state"], job["failed"], job["waiting"]) = (json!("running"), json!(0), json!(1));
+    let master = Master::start().await;
+    let mut tepui = Tepui::start_heard(&master, &["run", "--restarts", "9", "--", "dd"]);
+    let said = tokio::select! {
+        said = tepui.complaint() => said,
+        never = answer(&master, &job, &task) => never,
+    };
+    assert_eq!(
+        said,
+        format!("tepui: job t waits: to run again what ended: {whole}\n")
+    );
 }
 
 #[tokio::test]

@@ -119,6 +119,14 @@ impl Tepui {
         line
     }
 
+    /// The first line that it says beside its output.
+    pub async fn complaint(&mut self) -> String {
+        let mut said = BufReader::new(self.child.stderr.take().unwrap());
+        let mut line = String::new();
+        within(said.read_line(&mut line)).await.unwrap();
+        line
+    }
+
     /// All that it still prints, and says beside it; it has to succeed.
     pub async fn both(mut self) -> (String, String) {
         let mut said = self.child.stderr.take().unwrap();
