@@ -7,17 +7,18 @@
 //! recorded before anything is done for it, it is handed to at most one
 //! executor process, and it is forgotten only when the log has its end.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use tepui_pressure::Launches;
-use tepui_types::task::{TaskUsage, reason};
+use tepui_types::task::reason;
 use tepui_types::wire::agent::{AgentEffect, StatusReport, TaskLaunch, VolumeList};
 use tepui_types::wire::executor::{ProcessIdentity, TaskUpdate, ToExecutor};
 use tepui_types::{Digest, Reason, TaskId, TaskState};
 
 pub use census::{Place, Running};
 pub use containers::has_disk;
+pub use deaths::Death;
 pub use executors::{Executor, ExecutorId, ExecutorKind, Phase, TrustDomain, token};
 pub use programs::as_program;
 pub use status_updates::Urgency;
@@ -29,12 +30,13 @@ use crate::sandbox::Layout;
 use artifacts::Artifact;
 use executors::Executors;
 use status_updates::StatusUpdates;
-use tasks::{MAX_PLACEMENTS, Stage, Tasks};
+use tasks::{Stage, Tasks};
 
 mod artifacts;
 mod census;
 mod checks;
 mod containers;
+mod deaths;
 mod executors;
 mod placement;
 mod programs;
@@ -82,20 +84,6 @@ pub enum Action {
     Ended(TaskId, TaskState),
 }
 
-/// What a dead process left.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Death {
-    /// The ends that it wrote down.
-    pub exits: Vec<TaskUpdate>,
-    /// Whether it went because it had nothing to do: a task that it never spoke
-    /// of cannot have run there.
-    pub left: bool,
-    /// The end of its log.
-    pub last_words: String,
-    /// What its tasks had used that it did not see the end of, as far as that is known; of others, too.
-    pub used: BTreeMap<TaskId, TaskUsage>,
-}
-
 /// Effects of a leader that is no longer the newest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("effects of term {found} came after term {newest} was seen")]
@@ -114,6 +102,8 @@ pub struct Agent {
     statuses: StatusUpdates,
     executors: Executors,
     artifacts: HashMap<Digest, Artifact>,
+    /// Whether whoever stopped the last process of this agent has ended its tasks, too.
+    was_stopped: bool,
     /// Whether there is no room to record more tasks.
     is_full: bool,
     /// Whether the kernel keeps the sizes of sandboxes.
@@ -136,6 +126,7 @@ impl Agent {
             statuses: StatusUpdates::default(),
             executors: Executors::default(),
             artifacts: HashMap::new(),
+            was_stopped: false,
             is_full: false,
             are_disks_kept: false,
             launches: Launches::All,
@@ -431,72 +422,6 @@ impl Agent {
     /// A process lives, but the connection to it broke; the shell reconnects.
     pub fn on_detached(&mut self, id: ExecutorId) {
         self.executors.detach(id);
-    }
-
-    /// A process could not be started: the machine is to blame, and its tasks may
-    /// run elsewhere.
-    pub fn on_executor_failed(&mut self, out: &mut Vec<Action>, id: ExecutorId, why: &Reason) {
-        let Some(executor) = self.executors.remove(id) else {
-            return;
-        };
-        for task in executor.living {
-            self.end(out, report(&task, TaskState::Dropped, Some(why.clone())));
-        }
-        out.push(Action::Record(Record::ExecutorGone(id)));
-        out.push(Action::Clear(id));
-    }
-
-    /// A process is dead.
-    pub fn on_executor_lost(&mut self, out: &mut Vec<Action>, id: ExecutorId, death: Death) {
-        let Death {
-            exits,
-            left,
-            last_words,
-            used,
-        } = death;
-        self.on_updates(out, id, exits);
-        let Some(executor) = self.executors.remove(id) else {
-            return;
-        };
-        let mut elsewhere = Vec::new();
-        for task_id in executor.living {
-            let Some(task) = self.tasks.get_mut(&task_id) else {
-                continue;
-            };
-            let may_have_run = match task.stage {
-                Stage::Handed { acknowledged, .. } => acknowledged || !left,
-                Stage::Fetching | Stage::Placed(_) | Stage::Ended(_) => false,
-            };
-            if may_have_run {
-                let mut message = "its executor process ended under it".to_owned();
-                if !last_words.is_empty() {
-                    message = format!("{message}; it had said: {last_words}");
-                }
-                let why = Reason::new(reason::EXECUTOR_TERMINATED, message);
-                let report = report(&task_id, TaskState::Failed, Some(why));
-                let usage = used.get(&task_id).copied();
-                self.end(out, StatusReport { usage, ..report });
-            } else if task.placements >= MAX_PLACEMENTS {
-                let why = Reason::new(
-                    reason::EXECUTOR_FAILED,
-                    format!("{MAX_PLACEMENTS} executor processes ended before they took it"),
-                );
-                self.end(out, report(&task_id, TaskState::Dropped, Some(why)));
-            } else if let Some(grace) = task.kill {
-                tracing::debug!(task = %task_id, grace, "its executor left before the kill");
-                let why = Reason::new(reason::KILL_REQUESTED, "it was killed before it started");
-                self.end(out, report(&task_id, TaskState::Killed, Some(why)));
-            } else {
-                elsewhere.push(task_id);
-            }
-        }
-        // After the ends, or a torn journal would run the ended ones again; and before the others
-        // are handed over, or it would have them in two processes.
-        out.push(Action::Record(Record::ExecutorGone(id)));
-        out.push(Action::Clear(id));
-        for task_id in elsewhere {
-            self.place(out, &task_id);
-        }
     }
 
     /// Time has passed; `now_ms` is of the clock that heartbeats are sent by.

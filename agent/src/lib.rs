@@ -339,6 +339,16 @@ fn remove_stale_address(layout: &Layout) -> Result<(), FolderError> {
     }
 }
 
+/// Whether the tasks of the last process were ended with it. Told once: those of this one are not.
+fn take_stop(layout: &Layout) -> Result<bool, FolderError> {
+    let path = layout.stopped();
+    match std::fs::remove_file(&path) {
+        Ok(()) => Ok(true),
+        Err(source) if source.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(source) => Err(FolderError::io("remove", &path, source)),
+    }
+}
+
 async fn listen(address: std::net::SocketAddr) -> Result<(TcpListener, String), AgentError> {
     let failed = |source| AgentError::Listen { address, source };
     let listener = TcpListener::bind(address).await.map_err(failed)?;
@@ -360,6 +370,9 @@ fn restore(layout: &Layout, sandboxes: SandboxSizes) -> Result<Restored, AgentEr
     let boot_id = boot_id.trim().to_owned();
     let records = Journal::read(&layout.checkpoint())?;
     let (mut agent, last_boot) = Agent::restore(layout.clone(), records);
+    if take_stop(layout)? {
+        agent.on_stopped();
+    }
     agent.keep_disks(sandboxes == SandboxSizes::Enforced);
     // Where nothing is known, the time without a word begins now.
     let contact = contact::read(layout, &boot_id).filter(|ms| *ms <= uptime::now_ms());

@@ -104,6 +104,12 @@ impl Layout {
         self.dir.join("address")
     }
 
+    /// Left by whoever has stopped the agent and ended all its tasks with it, such as `tepui dev`, for
+    /// the next one.
+    pub fn stopped(&self) -> PathBuf {
+        self.dir.join("stopped")
+    }
+
     /// When the masters were last known to hear the agent.
     pub fn contact(&self) -> PathBuf {
         self.dir.join("contact")

@@ -7,7 +7,6 @@
 //! the folder for the next time.
 
 use std::ffi::OsString;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -21,16 +20,17 @@ use tokio::time::Instant;
 use crate::client::Client;
 use crate::output;
 
+use addresses::DEFAULT_PORT;
 use folder::Folder;
 use part::Part;
 
+mod addresses;
+mod earlier;
 mod folder;
 mod frameworks;
 mod machine;
 mod part;
 
-/// Where `tepui` looks for a master when it is told nothing.
-const DEFAULT_PORT: u16 = 5050;
 /// How long master and agents may take to serve. Far above what they need, for
 /// loaded machines.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
@@ -65,15 +65,23 @@ pub struct Options {
     /// Every *.wasm in it is deployed as a framework [default: beside this program]
     #[arg(long, value_name = "DIR")]
     frameworks: Option<PathBuf>,
+    /// Stop the cluster of this folder, with its tasks, whether its `tepui dev` still runs or was
+    /// killed, and start none
+    #[arg(long, conflicts_with_all = ["masters", "agents", "port", "frameworks"])]
+    stop: bool,
 }
 
 /// Starts a cluster, keeps it up until Ctrl-C, and stops it.
 pub async fn run(options: Options) -> Result<()> {
+    let place = folder::place(options.dir.as_deref())?;
+    if options.stop {
+        return earlier::stop(&place).await;
+    }
     let begun = Instant::now();
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
-    let mut cluster = Cluster::prepare(&options)?;
+    let mut cluster = Cluster::prepare(&options, &place).await?;
     let result = tokio::select! {
         result = cluster.serve(begun) => result,
         _ = interrupt.recv() => Ok(()),
@@ -103,7 +111,7 @@ struct Cluster {
 impl Cluster {
     /// Checks all that can be checked beforehand, and ends what an earlier
     /// `tepui dev` of this folder left behind.
-    fn prepare(options: &Options) -> Result<Self> {
+    async fn prepare(options: &Options, place: &Path) -> Result<Self> {
         let here = std::env::current_exe().context("failed to find this program's own file")?;
         let programs = here
             .parent()
@@ -122,9 +130,16 @@ impl Cluster {
                 "tepui: {masters} masters outlive no more than {fewer} would: a majority must stay"
             ));
         }
-        let folder = Folder::open(options.dir.clone())?;
-        let addresses = addresses(options.masters, options.port, &folder)?;
         let master = program(&programs, "tepui-master")?;
+        let agent = program(&programs, "tepui-agent")?;
+        if !place.exists() {
+            // What cannot be started leaves no new folder.
+            addresses::find(options.masters, options.port, place)?;
+        }
+        let folder = Folder::open(place)?;
+        earlier::take_over(&folder, options.agents).await?;
+        let addresses = addresses::find(options.masters, options.port, folder.path())?;
+        addresses::remember(&addresses, folder.path())?;
         let names = (1..).map(|number| match options.masters {
             1 => "master".to_owned(),
             _ => format!("master-{number}"),
@@ -135,9 +150,8 @@ impl Cluster {
             part
         });
         let masters = masters.collect();
-        let agent = program(&programs, "tepui-agent")?;
         let agents = (1..=options.agents)
-            .map(|number| Part::new(&format!("agent-{number}"), agent.clone(), &folder))
+            .map(|number| Part::new(&folder::agent(number), agent.clone(), &folder))
             .collect();
         Ok(Self {
             folder,
@@ -251,62 +265,10 @@ impl Cluster {
             .iter()
             .map(|agent| agent.folder().to_owned())
             .collect();
-        let ended = leftovers::end_tasks(&folders).await;
+        let ended = leftovers::stop_tasks(&folders).await;
         join_all(self.masters.iter_mut().map(|part| part.stop(STOP_TIMEOUT))).await;
         ended.context("some tasks of the stopped cluster may still run")
     }
-}
-
-/// Where the masters listen: known beforehand, since each is told of the others, and the same as
-/// the last time if any will do, since they look for each other there. An address in use by another
-/// master would take our agents in.
-fn addresses(masters: u16, port: Option<u16>, folder: &Folder) -> Result<Vec<String>> {
-    let path = folder.path().join("addresses");
-    let known = std::fs::read_to_string(&path).unwrap_or_default();
-    let known: Vec<_> = known.lines().map(str::to_owned).collect();
-    // One alone may go anywhere.
-    if masters == 1 || known.len() != usize::from(masters) {
-        return bind(masters, port.unwrap_or(DEFAULT_PORT), &path);
-    }
-    let is_first = |port: u16| port == 0 || known[0].ends_with(&format!(":{port}"));
-    if port.is_some_and(|port| !is_first(port)) {
-        bail!(
-            "the masters of {} look for each other at {}: leave --port out, or name another folder \
-             with --dir",
-            folder.path().display(),
-            known.join(", ")
-        );
-    }
-    for address in &known {
-        TcpListener::bind(address)
-            .with_context(|| format!("{address} is not free, where a master of this folder was"))?;
-    }
-    Ok(known)
-}
-
-/// Finds free addresses, and remembers them.
-fn bind(masters: u16, port: u16, path: &Path) -> Result<Vec<String>> {
-    let mut bound = Vec::new();
-    for number in 0..masters {
-        let port = match port {
-            0 => 0,
-            port => port.checked_add(number).with_context(|| {
-                format!(
-                    "{masters} masters have no ports from {port} on: give a lower one with --port"
-                )
-            })?,
-        };
-        // All are held until each has its own.
-        bound.push(TcpListener::bind(("127.0.0.1", port)).with_context(|| {
-            format!("port {port} is not free: give another with --port, or --port 0 for any")
-        })?);
-    }
-    let addresses = bound.iter().map(|listener| listener.local_addr());
-    let addresses = addresses.collect::<std::io::Result<Vec<_>>>()?;
-    let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
-    std::fs::write(path, addresses.join("\n"))
-        .with_context(|| format!("failed to write {}", path.display()))?;
-    Ok(addresses)
 }
 
 fn master_args(part: &Part, address: &str, addresses: &[String]) -> Vec<OsString> {

@@ -39,12 +39,7 @@ pub struct ExecOptions {
     /// The task's id such as f1.hello.0, or its name for the newest of that name
     task: String,
     /// The program and its arguments
-    #[arg(
-        required = true,
-        trailing_var_arg = true,
-        allow_hyphen_values = true,
-        value_name = "COMMAND"
-    )]
+    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     command: Vec<String>,
 }
 

@@ -1,11 +1,17 @@
 //! `tepui job`: what the built-in framework `batch`, or another of its kind, was given to run.
 
-use anyhow::Result;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use tepui_types::api::job::{JobState, JobView};
 
 use crate::client::{BATCH, Client, Jobs};
 use crate::output::{self, Columns, Fields, Format};
+use crate::run::follow;
+
+mod document;
 
 /// Whose jobs, and what is done with them.
 #[derive(Debug, Args)]
@@ -20,6 +26,15 @@ pub struct Options {
 /// What can be done with jobs.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Hand over a job that is written down, and print its name
+    Submit {
+        /// A JSON document as `POST /frameworks/batch/jobs` takes it (`JobRequest` in
+        /// /v1/openapi.json); - for standard input
+        file: PathBuf,
+        /// Wait for its end as `tepui run` does, and exit with its task's code
+        #[arg(long)]
+        wait: bool,
+    },
     /// Show all jobs that the framework remembers
     List,
     /// Show all that is known of a job
@@ -35,9 +50,10 @@ pub enum Command {
 }
 
 /// Runs one of the commands.
-pub async fn run(options: Options, client: &Client, format: Format) -> Result<()> {
+pub async fn run(options: Options, client: &Client, format: Format) -> Result<ExitCode> {
     let jobs = client.jobs_of(&options.framework);
     match options.command {
+        Command::Submit { file, wait } => return submit(&file, wait, &jobs, format).await,
         Command::List => list(&jobs, format).await,
         Command::Show { job } => {
             let view = jobs.get(&job).await?;
@@ -55,7 +71,23 @@ pub async fn run(options: Options, client: &Client, format: Format) -> Result<()
                 }
             }
         }
+    }?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn submit(file: &Path, waits: bool, jobs: &Jobs<'_>, format: Format) -> Result<ExitCode> {
+    let request = document::read(file)?;
+    let job = jobs.submit(&request).await;
+    let job = job.context("the job was not accepted")?;
+    if waits {
+        output::note(&format!("tepui: job {} is submitted", job.name));
+        return follow::to_the_end(job, jobs, format, false).await;
     }
+    match format {
+        Format::Json => output::json(&job)?,
+        Format::Table => output::line(&job.name)?,
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// A job's state in a word.

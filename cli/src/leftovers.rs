@@ -9,7 +9,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -58,6 +58,37 @@ pub async fn end_process(file: &Path) -> Result<()> {
     Ok(())
 }
 
+/// The process whose identity a file holds, if it still runs.
+pub fn living(file: &Path) -> Option<i32> {
+    let text = fs::read_to_string(file).ok()?;
+    let identity = serde_json::from_str::<ProcessIdentity>(&text).ok()?;
+    is_alive(&identity).then_some(identity.pid)
+}
+
+/// The master that was told to listen there, and its data folder.
+pub fn master_at(address: &str) -> Option<(i32, PathBuf)> {
+    let value = |words: &[&[u8]], flag: &str| {
+        let at = words.iter().position(|word| *word == flag.as_bytes())?;
+        words.get(at + 1).map(|value| value.to_vec())
+    };
+    let pids = everyone("cmdline", |words| {
+        is_program(words, b"tepui-master")
+            && value(words, "--listen").is_some_and(|listens| listens == address.as_bytes())
+    });
+    let pid = *pids.first()?;
+    let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let words: Vec<_> = line.split(|byte| *byte == 0).collect();
+    let dir = value(&words, "--dir")?;
+    Some((pid, PathBuf::from(std::ffi::OsString::from_vec(dir))))
+}
+
+/// Whether a command line is of a program whose name begins so.
+fn is_program(words: &[&[u8]], name: &[u8]) -> bool {
+    let program = words.first().copied().unwrap_or_default();
+    let program = program.rsplit(|byte| *byte == b'/').next();
+    program.is_some_and(|program| program.starts_with(name))
+}
+
 /// Ends all executors and tasks of these agents, and removes their cgroups.
 pub async fn end_tasks(agents: &[PathBuf]) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
@@ -66,6 +97,20 @@ pub async fn end_tasks(agents: &[PathBuf]) -> Result<()> {
             bail!("{left}");
         }
         tokio::time::sleep(LOOK).await;
+    }
+    Ok(())
+}
+
+/// Ends all of that, and leaves word of it for the next process of each agent: its tasks have not
+/// failed, but were stopped with it.
+pub async fn stop_tasks(agents: &[PathBuf]) -> Result<()> {
+    end_tasks(agents).await?;
+    for file in agents.iter().map(|agent| agent.join("stopped")) {
+        match fs::write(&file, "") {
+            // An agent that never came up has no folder, and no tasks.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            written => written.with_context(|| format!("failed to write {}", file.display()))?,
+        }
     }
     Ok(())
 }
@@ -85,6 +130,9 @@ pub struct Left {
 /// # Errors
 /// When there was something to end.
 pub fn end_once(agents: &[PathBuf]) -> Result<(), Left> {
+    // These first, or they would note that their tasks were killed.
+    let executors = agents.iter().flat_map(|agent| executors(agent));
+    executors.for_each(kill_process);
     let processes: BTreeSet<i32> = agents.iter().flat_map(|agent| processes(agent)).collect();
     processes.iter().copied().for_each(kill_process);
     let groups = agents.iter().flat_map(|agent| cgroups(agent));
@@ -128,10 +176,7 @@ pub fn executors(agent: &Path) -> Vec<i32> {
 fn starting(agent: &Path) -> Vec<i32> {
     let folder = inside(agent);
     everyone("cmdline", |words| {
-        let program = words.first().copied().unwrap_or_default();
-        let program = program.rsplit(|byte| *byte == b'/').next();
-        program.is_some_and(|program| program.starts_with(b"tepui-executor-"))
-            && words.iter().any(|word| word.starts_with(&folder))
+        is_program(words, b"tepui-executor-") && words.iter().any(|word| word.starts_with(&folder))
     })
 }
 

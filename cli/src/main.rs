@@ -177,7 +177,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             let line: Vec<_> = std::env::args_os().collect();
             return run::run(*options, &line, &client, format).await;
         }
-        Command::Job(options) => job::run(options, &client, format).await?,
+        Command::Job(options) => return job::run(options, &client, format).await,
         Command::Task(command) => task::run(command, &client, format).await?,
         Command::Top(options) => top::run(options, &client, format).await?,
         Command::Exec(options) => return exec::exec(options, &client).await,

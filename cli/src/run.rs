@@ -5,7 +5,6 @@
 //! code; of an array, the count of ended tasks is shown. Ctrl-C asks for the
 //! job's end, and a second one leaves it to itself.
 
-use std::cell::Cell;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,16 +12,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use tepui_types::api::job::{JobRequest, JobView, MAX_COUNT};
+use tepui_types::api::job::{JobRequest, MAX_COUNT};
 use tepui_types::constraint::{Constraint, Constraints};
 use tepui_types::resources::{Amounts, ResourceRequest};
 use tepui_types::task::{CommandWorkload, WasmWorkload};
-use tepui_types::{
-    Bytes, Gang, ImageRef, MilliCpus, PartitionPolicy, Role, TaskState, WasmOptions, Workload,
-};
-use tokio::signal::unix::{SignalKind, signal};
+use tepui_types::{Bytes, Gang, ImageRef, MilliCpus, PartitionPolicy, Role, WasmOptions, Workload};
 
-use crate::client::{BATCH, Client, Jobs};
+use crate::client::{BATCH, Client};
 use crate::output::{self, Format};
 use crate::{amounts, artifact};
 
@@ -30,22 +26,18 @@ use checks::CheckOptions;
 use companions::CompanionOptions;
 use container::ContainerOptions;
 use life::LifeOptions;
-use program::{MAIN, image, is_archive, is_program};
+use program::{MAIN, image, is_archive, is_program, refuse_folder};
 use wasm::WasmFlags;
-use watch::Watch;
 
 mod checks;
 mod companions;
 mod container;
+pub mod follow;
 mod life;
 mod program;
+mod verdict;
 mod wasm;
 mod watch;
-
-/// What a shell says of a program that SIGINT (Ctrl-C) ended: 128 and the signal's number.
-const INTERRUPTED: u8 = 130;
-/// The same of SIGTERM.
-const TERMINATED: u8 = 143;
 
 /// Headings of `tepui run --help`.
 const RESOURCES: &str = "Resources";
@@ -140,12 +132,8 @@ pub struct Options {
     /// A WebAssembly program with its arguments; an image with those that follow its entrypoint
     /// (`busybox:1.36 sh -c …`, or an archive of one), which may be a WebAssembly program, too; or,
     /// after two dashes, a command of the agents' machines
-    #[arg(
-        required = true,
-        trailing_var_arg = true,
-        allow_hyphen_values = true,
-        value_name = "PROGRAM"
-    )]
+    // What begins with a dash before it is an option, and all that follows is the program's.
+    #[arg(required = true, trailing_var_arg = true, value_name = "PROGRAM")]
     words: Vec<OsString>,
     #[command(flatten)]
     container: ContainerOptions,
@@ -256,65 +244,7 @@ pub async fn run(
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let name = job.name.clone();
-    let interrupted = Cell::new(None);
-    let ended = tokio::select! {
-        ended = wait(&name, job, &jobs, format, is_attached) => ended,
-        left = interrupts(&name, &jobs, &interrupted) => {
-            return Ok(ExitCode::from(left?));
-        }
-    };
-    let job = match ended {
-        Ok(job) => job,
-        Err(error) => {
-            // Nobody reads what it writes: as with any program in a pipe, that ends it.
-            if crate::is_broken_pipe(&error) {
-                jobs.kill(&name).await?;
-            }
-            return Err(error);
-        }
-    };
-    if format == Format::Json {
-        output::json(&job)?;
-    }
-    let verdict = verdict(&job);
-    Ok(interrupted.get().map_or(verdict, ExitCode::from))
-}
-
-/// Waits for the job's end, and shows on the way what there is to see.
-async fn wait(
-    name: &str,
-    job: JobView,
-    jobs: &Jobs<'_>,
-    format: Format,
-    is_attached: bool,
-) -> Result<JobView> {
-    let mut watch = Watch::new(name, jobs, is_attached);
-    match job.count {
-        1 => watch.one(job, format == Format::Table).await,
-        _ => watch.many(job).await,
-    }
-}
-
-/// Ends with the second Ctrl-C, with the code to exit with; the first asks for the job's end.
-async fn interrupts(name: &str, jobs: &Jobs<'_>, code: &Cell<Option<u8>>) -> Result<u8> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    loop {
-        let signal = tokio::select! {
-            _ = interrupt.recv() => INTERRUPTED,
-            _ = terminate.recv() => TERMINATED,
-        };
-        if code.replace(Some(signal)).is_some() {
-            return Ok(signal);
-        }
-        output::note(&format!(
-            "tepui: ending job {name}; Ctrl-C again leaves it to end by itself"
-        ));
-        if let Err(error) = jobs.kill(name).await {
-            output::note(&format!("tepui: job {name} could not be ended: {error}"));
-        }
-    }
+    follow::to_the_end(job, &jobs, format, is_attached).await
 }
 
 /// A WebAssembly program or an archive of an image, brought to the cluster; or an image that the
@@ -340,6 +270,7 @@ async fn program(options: &Options, client: &Client) -> Result<Workload> {
             ..WasmWorkload::new(artifact)
         }));
     }
+    refuse_folder(&path)?;
     let image = match is_archive(&path)? {
         true => {
             let artifact = artifact::upload(&path, client).await?;
@@ -391,49 +322,6 @@ fn texts(words: &[OsString]) -> Result<Vec<String>> {
     words.iter().map(text).collect()
 }
 
-/// What this process ends with; says on stderr what a code cannot.
-fn verdict(job: &JobView) -> ExitCode {
-    if job.count > 1 {
-        output::note(&format!(
-            "tepui: job {}: {}",
-            job.name,
-            crate::job::counts(job)
-        ));
-        if let (Some(reason), true) = (&job.reason, job.failed > 0) {
-            output::note(&format!("tepui: {reason}"));
-        }
-        return match job.finished == job.count {
-            true => ExitCode::SUCCESS,
-            false => ExitCode::FAILURE,
-        };
-    }
-    let (state, code) = match &job.task {
-        Some(task) => (task.state, task.exit_code),
-        None => (TaskState::Killed, None),
-    };
-    match (state, code) {
-        (TaskState::Finished, code) => ExitCode::from(low_byte(code.unwrap_or(0))),
-        (TaskState::Failed, Some(code)) if code != 0 => ExitCode::from(low_byte(code)),
-        _ => {
-            let reason = job.reason.as_ref().map(|reason| format!(": {reason}"));
-            output::note(&format!(
-                "tepui: job {} ended as {state}{}",
-                job.name,
-                reason.unwrap_or_default()
-            ));
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// An exit code as the shell can have it; no failure becomes a success.
-fn low_byte(code: i32) -> u8 {
-    match u8::try_from(code) {
-        Ok(code) => code,
-        Err(_) => u8::try_from(code & 0xff).unwrap_or(1).max(1),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -471,6 +359,19 @@ mod tests {
             ["a.wasm", "--count", "7", "-v", "--", "z"]
         );
         assert_eq!(options.count, 3);
+    }
+
+    #[test]
+    fn a_mistyped_option_is_no_program() {
+        let refused = |line: &str| {
+            let parsed = Line::try_parse_from(line.split(' '));
+            parsed.unwrap_err().to_string()
+        };
+        let error = refused("run --memry 5 -- true");
+        assert!(error.contains("unexpected argument '--memry'"), "{error}");
+        assert!(error.contains("'--mem'"), "{error}");
+        let error = refused("run --cpus 1 -x a.wasm");
+        assert!(error.contains("unexpected argument '-x'"), "{error}");
     }
 
     #[test]
@@ -526,13 +427,5 @@ mod tests {
         assert!(Line::try_parse_from(["run", "--count", "0", "a.wasm"]).is_err());
         assert!(Line::try_parse_from(["run", "--priority", "1001", "a.wasm"]).is_err());
         assert!(Line::try_parse_from(["run", "--priority", "-5", "a.wasm"]).is_ok());
-    }
-
-    #[test]
-    fn no_failure_becomes_a_success() {
-        assert_eq!(low_byte(3), 3);
-        assert_eq!(low_byte(256), 1);
-        assert_eq!(low_byte(-1), 255);
-        assert_eq!(low_byte(i32::MIN), 1);
     }
 }

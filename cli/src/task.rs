@@ -94,10 +94,11 @@ pub enum Command {
         #[arg(long, value_name = "FILE")]
         to: Option<std::path::PathBuf>,
     },
-    /// Ask for a task's end
+    /// Ask for the end of tasks
     Kill {
-        /// Its id such as f1.hello.0, or its name for the newest of that name
-        task: String,
+        /// Their ids such as f1.hello.0, or names for the newest of each name
+        #[arg(required = true, value_name = "TASK")]
+        tasks: Vec<String>,
         /// How long it may take to end by itself, in place of its own grace
         #[arg(long, value_parser = amounts::duration, value_name = "SPAN")]
         grace: Option<Duration>,
@@ -170,16 +171,41 @@ pub async fn run(command: Command, client: &Client, format: Format) -> Result<()
         Command::Download { task, path, to } => {
             files::download(&find(&task, client).await?, &path, to, client).await
         }
-        Command::Kill { task, grace } => {
-            let id = find(&task, client).await?;
+        Command::Kill { tasks, grace } => {
             let grace_ms = grace.map(|grace| u64::try_from(grace.as_millis()).unwrap_or(u64::MAX));
-            let view = client.kill_task(&id, &KillRequest { grace_ms }).await?;
-            match format {
-                Format::Json => output::json(&view),
-                Format::Table => output::line(&format!("{id} is {}", view.status.state)),
+            kill(&tasks, &KillRequest { grace_ms }, client, format).await
+        }
+    }
+}
+
+/// Asks for the end of each. Who names one that is not there has none of them ended.
+async fn kill(
+    tasks: &[String],
+    request: &KillRequest,
+    client: &Client,
+    format: Format,
+) -> Result<()> {
+    let mut ids = Vec::new();
+    for task in tasks {
+        ids.push(find(task, client).await?);
+    }
+    let mut failed = None;
+    for id in ids {
+        match client.kill_task(&id, request).await {
+            Ok(view) => match format {
+                Format::Json => output::json(&view)?,
+                Format::Table => output::line(&format!("{id} is {}", view.status.state))?,
+            },
+            // The others are to end all the same.
+            Err(error) => {
+                let error = anyhow::Error::from(error).context(format!("{id} is not ended"));
+                if let Some(earlier) = failed.replace(error) {
+                    output::note(&format!("error: {earlier:#}"));
+                }
             }
         }
     }
+    failed.map_or(Ok(()), Err)
 }
 
 async fn list(filter: &TaskFilter, all: bool, client: &Client, format: Format) -> Result<()> {
@@ -378,7 +404,6 @@ fn cut(text: &str, most: usize) -> String {
     format!("{kept}…")
 }
 
-/// The task that a person means: by its id, or the newest of a name.
 /// Whether what it reads comes from a terminal.
 pub fn has_terminal(workload: &Workload) -> bool {
     match workload {

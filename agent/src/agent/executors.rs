@@ -115,7 +115,7 @@ pub struct Executor {
     pub unfit: Option<Reason>,
     /// Whether an earlier agent started it, perhaps one of an earlier release: it
     /// gets no new tasks.
-    is_found: bool,
+    pub is_found: bool,
     idle_since_ms: Option<u64>,
 }
 

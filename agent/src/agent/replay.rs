@@ -11,7 +11,7 @@ use tepui_types::{Reason, TaskState};
 
 use super::executors::ExecutorId;
 use super::tasks::Stage;
-use super::{Action, Agent, report};
+use super::{Action, Agent, deaths, report};
 use crate::checkpoint::Record;
 use crate::sandbox::Layout;
 
@@ -134,7 +134,11 @@ impl Agent {
         let living: Vec<_> = living.map(|(id, _)| id.clone()).collect();
         for id in living {
             let why = Reason::new(reason::AGENT_REBOOTED, "its agent's machine was restarted");
-            self.end(out, report(&id, TaskState::Gone, Some(why)));
+            let report = match self.was_stopped {
+                true => deaths::stopped(&id),
+                false => report(&id, TaskState::Gone, Some(why)),
+            };
+            self.end(out, report);
         }
         let gone: Vec<ExecutorId> = self.executors.iter().map(|(id, _)| id).collect();
         for id in gone {

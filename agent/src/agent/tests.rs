@@ -1,11 +1,13 @@
 //! The pure core against scripts and against random histories.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tepui_pressure::Launches;
-use tepui_types::task::{CommandWorkload, TaskSpec, WasmWorkload};
+use tepui_types::task::{CommandWorkload, TaskSpec, TaskUsage, WasmWorkload};
 use tepui_types::{FrameworkId, OperationId, Resources, Role, TaskName, Workload};
 
+use super::tasks::MAX_PLACEMENTS;
 use super::*;
 
 mod artifacts;
@@ -336,6 +338,26 @@ fn exit_records_of_a_dead_executor_are_the_truth() {
     let why = reports[1].reason.as_ref().unwrap();
     assert_eq!(why.code, reason::EXECUTOR_TERMINATED);
     assert!(why.message.contains("out of luck"), "{why}");
+}
+
+#[test]
+fn what_was_ended_with_its_agent_has_not_failed() {
+    let mut bench = Bench::new();
+    bench.launch(native("a"));
+    bench.attach(0, vec![]);
+    bench.update(0, "a", TaskState::Running);
+    bench.restart();
+    bench.agent.on_stopped();
+    bench.lost(0, vec![], false);
+    let why = |bench: &Bench, at: usize| bench.agent.hello_tasks()[at].reason.clone().unwrap();
+    assert_eq!(bench.agent.hello_tasks()[0].state, TaskState::Killed);
+    assert_eq!(why(&bench, 0).code, reason::KILL_REQUESTED);
+    // What runs from now on was not.
+    bench.launch(native("b"));
+    bench.attach(1, vec![]);
+    bench.update(1, "b", TaskState::Running);
+    bench.lost(1, vec![], false);
+    assert_eq!(why(&bench, 1).code, reason::EXECUTOR_TERMINATED);
 }
 
 #[test]

@@ -114,6 +114,27 @@ async fn exit_record_speaks_for_an_executor_that_died_too() {
 }
 
 #[tokio::test]
+async fn what_was_ended_with_its_agent_is_told_as_killed() {
+    let mut master = FakeMaster::start().await;
+    let mut agent = AgentProcess::start(&master);
+    let mut session = master.session().await;
+    let task = shell("a", WAIT_FOR_GO);
+    session.launch(&task).await;
+    session.until(&task.task, TaskState::Running).await;
+    let executor = agent.executors().remove(0);
+    agent.kill();
+    kill(Pid::from_raw(executor.pid), Signal::SIGKILL).unwrap();
+    eventually("the executor is dead", || !is_alive(executor.pid)).await;
+    std::fs::write(agent.layout().stopped(), "").unwrap();
+    agent.start_again(&master);
+    let mut session = master.session().await;
+    let report = session.until(&task.task, TaskState::Killed).await;
+    let why = report.reason.unwrap();
+    assert!(why.message.contains("its agent was stopped"), "{why}");
+    assert!(!agent.layout().stopped().exists(), "it is told once");
+}
+
+#[tokio::test]
 async fn killed_executor_names_itself_and_leaves_no_process() {
     let mut master = FakeMaster::start().await;
     let agent = AgentProcess::start(&master);

@@ -186,7 +186,7 @@ mod tests {
 
     fn part(program: &str, args: &[&str]) -> (tempfile::TempDir, Part) {
         let dir = tempfile::tempdir().unwrap();
-        let folder = Folder::open(Some(dir.path().join("dev"))).unwrap();
+        let folder = Folder::open(&dir.path().join("dev")).unwrap();
         let mut part = Part::new("part", program.into(), &folder);
         part.set_args(args.iter().map(OsString::from));
         (dir, part)

@@ -4,7 +4,10 @@
 use anyhow::{Context, Result};
 use clap::Args;
 use tepui_types::command::{CommandOptions, CommandStdin, LogPolicy, Restart, RestartAfter};
-use tepui_types::{Bytes, Fetch, WasmOptions};
+use tepui_types::{Bytes, Digest, Fetch, WasmOptions};
+
+/// How the sum of what is fetched is written.
+const SUM: &str = "write `#sha256:` and 64 hexadecimal digits behind the URL";
 
 /// What is done for a task.
 #[derive(Debug, Default, Args)]
@@ -17,14 +20,15 @@ pub struct LifeOptions {
     #[arg(short = 't', long = "terminal")]
     has_terminal: bool,
     /// Have a file in the sandbox: a http, https or file URL, or an artifact's digest, with another
-    /// name in front where it is to have one; again for more
-    #[arg(long, value_parser = fetched, value_name = "[PATH=]URL")]
+    /// name in front where it is to have one, and `#sha256:…` behind a URL whose bytes must be those;
+    /// again for more
+    #[arg(long, value_parser = fetched, value_name = "[PATH=]URL[#sha256:HEX]")]
     fetch: Vec<Fetch>,
     /// The same, and it can be executed
-    #[arg(long, value_parser = fetched, value_name = "[PATH=]URL")]
+    #[arg(long, value_parser = fetched, value_name = "[PATH=]URL[#sha256:HEX]")]
     fetch_program: Vec<Fetch>,
     /// Have what an archive (tar or zip) holds in the sandbox, or in a folder of it; again for more
-    #[arg(long, value_parser = fetched, value_name = "[PATH=]URL")]
+    #[arg(long, value_parser = fetched, value_name = "[PATH=]URL[#sha256:HEX]")]
     unpack: Vec<Fetch>,
     /// Start a command again where it is, after a `failure` or after `any` end
     #[arg(long, value_parser = after, value_name = "WHEN")]
@@ -106,12 +110,37 @@ impl LifeOptions {
 
 fn fetched(text: &str) -> Result<Fetch, String> {
     // A URL may hold `=`, a path may not hold `:`.
-    match text.split_once('=') {
-        Some((path, from)) if !path.contains(':') => Ok(Fetch {
-            path: Some(path.to_owned()),
-            ..Fetch::new(from)
-        }),
-        _ => Ok(Fetch::new(text)),
+    let (path, from) = match text.split_once('=') {
+        Some((path, from)) if !path.contains(':') => (Some(path.to_owned()), from),
+        _ => (None, text),
+    };
+    let (from, digest) = match from.split_once('#') {
+        Some((url, fragment)) => match digest(fragment)? {
+            Some(digest) => (url, Some(digest)),
+            None => (from, None),
+        },
+        None => (from, None),
+    };
+    Ok(Fetch {
+        path,
+        digest,
+        ..Fetch::new(from)
+    })
+}
+
+/// The digest that a URL's fragment says, if it is meant to be one. A sum that nobody would look at is
+/// refused.
+fn digest(fragment: &str) -> Result<Option<Digest>, String> {
+    let (kind, sum) = fragment.split_once([':', '=']).unwrap_or((fragment, ""));
+    match kind.to_ascii_lowercase().as_str() {
+        "sha256" => {
+            let digest = format!("sha256:{sum}").parse::<Digest>();
+            digest.map(Some).map_err(|why| why.to_string())
+        }
+        "md5" | "sha1" | "sha224" | "sha384" | "sha512" => {
+            Err(format!("`{kind}` is not compared: {SUM}"))
+        }
+        _ => Ok(None),
     }
 }
 
@@ -137,6 +166,36 @@ mod tests {
         let named = fetched("bin/a=https://example.org/a?b=c").unwrap();
         assert_eq!(named.path.as_deref(), Some("bin/a"));
         assert_eq!(named.from, "https://example.org/a?b=c");
+    }
+
+    #[test]
+    fn what_is_fetched_may_have_to_have_a_digest() {
+        let digest = Digest::of(b"x");
+        let url = "https://example.org/a?b=c";
+        for text in [
+            format!("{url}#{digest}"),
+            format!("{url}#{}", digest.to_string().replace(':', "=")),
+        ] {
+            let fetch = fetched(&text).unwrap();
+            assert_eq!((fetch.from.as_str(), fetch.digest), (url, Some(digest)));
+        }
+        let named = fetched(&format!("bin/a={url}#{digest}")).unwrap();
+        assert_eq!(
+            (named.path.as_deref(), named.digest),
+            (Some("bin/a"), Some(digest))
+        );
+        let artifact = fetched(&format!("a={digest}")).unwrap();
+        assert_eq!((artifact.from, artifact.digest), (digest.to_string(), None));
+        let fragment = fetched("https://example.org/a#page=2").unwrap();
+        assert_eq!(fragment.from, "https://example.org/a#page=2");
+        for (sum, hint) in [
+            ("sha256:12", "64 hexadecimal digits"),
+            ("sha256", "64 hexadecimal digits"),
+            ("md5=12", "`md5` is not compared"),
+        ] {
+            let error = fetched(&format!("{url}#{sum}")).unwrap_err();
+            assert!(error.contains(hint), "{error}");
+        }
     }
 
     #[test]

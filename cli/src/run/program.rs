@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 /// Where a word stands, as messages need to know.
 #[derive(Debug)]
@@ -57,6 +57,28 @@ fn is_command_here(name: &str) -> bool {
     std::env::split_paths(&path).any(|folder| folder.join(name).is_file())
 }
 
+/// Refuses a folder, which is brought nowhere, with the name of what it may be.
+pub fn refuse_folder(path: &Path) -> Result<()> {
+    let shown = path.display();
+    match (path.is_dir(), path.join("oci-layout").is_file()) {
+        (false, _) => Ok(()),
+        (true, true) => {
+            let whole = std::path::absolute(path)
+                .with_context(|| format!("{shown} cannot be named from the root"))?;
+            bail!(
+                "{shown} is a folder with an image in it, which an agent whose machine has that \
+                 folder, too, runs as oci-layout:{}; others run an archive of it (tar -C {shown} -cf \
+                 image.tar .)",
+                whole.display()
+            )
+        }
+        (true, false) => bail!(
+            "{shown} is a folder, and no image is in it (it has no file `oci-layout`): name a \
+             WebAssembly program, an archive of an image, or an image"
+        ),
+    }
+}
+
 /// Whether a file is an archive, plain or compressed by gzip: `docker save` and skopeo make them.
 pub fn is_archive(path: &Path) -> Result<bool> {
     let Ok(file) = std::fs::File::open(path) else {
@@ -103,6 +125,20 @@ mod tests {
         assert!(is_program(&named).unwrap());
         assert!(!is_program(Path::new("echo")).unwrap());
         assert!(is_program(&folder.path().join("none.wasm")).is_err());
+    }
+
+    #[test]
+    fn a_folder_is_refused_with_the_name_of_what_is_in_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = refuse_folder(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("no image is in it"), "{error}");
+        let layout = folder.path().join("oci-layout");
+        std::fs::write(&layout, "{}").unwrap();
+        let error = refuse_folder(folder.path()).unwrap_err().to_string();
+        let name = format!("oci-layout:{}", folder.path().display());
+        assert!(error.contains(&name), "{error}");
+        assert!(refuse_folder(&layout).is_ok());
+        assert!(refuse_folder(Path::new("busybox:1.36")).is_ok());
     }
 
     #[test]

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use anyhow::Result;
 use tepui_types::api::job::{JobState, JobView};
-use tepui_types::{TaskId, TaskState};
+use tepui_types::{Reason, TaskId, TaskState};
 use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
+use super::verdict;
 use crate::client::{Client, ClientError, Jobs, LogStream, TaskFilter};
 use crate::exec::{self, Seen};
 use crate::job;
@@ -36,6 +37,8 @@ pub struct Watch<'a> {
     since: Instant,
     pause: Duration,
     said: String,
+    /// The last reason of the job that was said, and the whole of it.
+    whole: Option<(Reason, Reason)>,
     looked: Instant,
     /// Whether what is typed here goes to the task.
     is_attached: bool,
@@ -52,14 +55,16 @@ impl<'a> Watch<'a> {
             since: Instant::now(),
             pause: SHORTEST_PAUSE,
             said: String::new(),
+            whole: None,
             looked: Instant::now(),
             is_attached,
             stdin: Stdin::new(),
         }
     }
 
-    /// Follows a job of one task to its end; copies its output if `copied`.
-    pub async fn one(&mut self, mut job: JobView, copied: bool) -> Result<JobView> {
+    /// Follows a job of one task to its end; copies its output if `copied`. None if whoever typed has
+    /// left it.
+    pub async fn one(&mut self, mut job: JobView, copied: bool) -> Result<Option<JobView>> {
         let mut shown: Option<TaskId> = None;
         loop {
             let task = job.task.as_ref().map(|task| &task.id);
@@ -68,12 +73,12 @@ impl<'a> Watch<'a> {
                 if !self.is_attached {
                     self.show(&task, Seen::default()).await?;
                 } else if !self.attach(&task).await? {
-                    return Ok(job);
+                    return Ok(None);
                 }
                 shown = Some(task);
                 self.pause = SHORTEST_PAUSE;
             } else if is_over(&job) {
-                return Ok(job);
+                return Ok(Some(job));
             } else {
                 self.say_why(&job).await?;
                 self.rest().await;
@@ -116,12 +121,28 @@ impl<'a> Watch<'a> {
             .find(|demand| demand.framework_name == framework && demand.key == self.name)
             .map(|demand| demand.explanation.summary);
         let explained = explained.filter(|why| !why.is_empty());
-        let reason = job.reason.as_ref();
-        let again = reason.map(|reason| format!("to run again what ended: {}", reason.message));
-        if let Some(why) = explained.or(again) {
-            self.say(format!("tepui: job {} waits: {why}", self.name));
-        }
+        let why = match (explained, &job.reason) {
+            (Some(why), _) => why,
+            (None, Some(why)) => {
+                let why = self.whole(job, why).await;
+                format!("to run again what ended: {}", why.message)
+            }
+            (None, None) => return Ok(()),
+        };
+        self.say(format!("tepui: job {} waits: {why}", self.name));
         Ok(())
+    }
+
+    /// A job's reason as its task has it, asked for once.
+    async fn whole(&mut self, job: &JobView, why: &Reason) -> Reason {
+        match &self.whole {
+            Some((known, whole)) if known == why => whole.clone(),
+            _ => {
+                let whole = verdict::whole(job, why, self.jobs).await;
+                self.whole = Some((why.clone(), whole.clone()));
+                whole
+            }
+        }
     }
 
     /// Says that a task is out of reach, which no patience of this program ends.

@@ -6,8 +6,16 @@ mod master;
 /// What a command line does that goes on for a while.
 mod process;
 
+/// A cluster of this machine, and what a killed one leaves.
+mod dev;
+/// What comes of a job that has ended, or was left.
+mod endings;
 /// Input of a task, over connections that break and attempts that fail.
 mod inputs;
+/// Jobs that are written down.
+mod jobs;
+/// Several tasks that are to end.
+mod kills;
 /// A task's output.
 mod logs;
 /// Ports that lead to those of a task.

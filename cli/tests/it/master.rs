@@ -26,6 +26,8 @@ pub async fn within<T>(future: impl Future<Output = T>) -> T {
 pub struct Master {
     listener: TcpListener,
     pub url: String,
+    /// What its task reads.
+    pub stdin: CommandStdin,
 }
 
 /// A request that was not answered yet.
@@ -33,6 +35,8 @@ pub struct Request {
     connection: TcpStream,
     /// Its method and its path.
     pub line: String,
+    /// What it carries.
+    pub body: Vec<u8>,
 }
 
 /// A connection that goes both ways.
@@ -42,7 +46,11 @@ impl Master {
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        Self { listener, url }
+        Self {
+            listener,
+            url,
+            stdin: CommandStdin::Open,
+        }
     }
 
     /// The next request.
@@ -55,12 +63,15 @@ impl Master {
         let head = String::from_utf8(head).unwrap().to_lowercase();
         let length = head.split("content-length: ").nth(1);
         let length = length.map_or(0, |rest| rest.lines().next().unwrap().parse().unwrap());
-        within(connection.read_exact(&mut vec![0; length]))
-            .await
-            .unwrap();
+        let mut body = vec![0; length];
+        within(connection.read_exact(&mut body)).await.unwrap();
         let words: Vec<&str> = head.split(' ').take(2).collect();
         let line = words.join(" ");
-        Request { connection, line }
+        Request {
+            connection,
+            line,
+            body,
+        }
     }
 
     /// The next request with that in its line; whoever asks meanwhile how the task or its job is hears
@@ -79,7 +90,7 @@ impl Master {
             );
             let answer = match is_of_job {
                 true => job(attempt, "running"),
-                false => task(attempt),
+                false => task(attempt, self.stdin),
             };
             request.json(&answer).await;
         }
@@ -92,11 +103,24 @@ impl Request {
         self.bytes(body.to_string().as_bytes()).await;
     }
 
+    /// Answers with a problem.
+    pub async fn refuse(self, status: u16, detail: &str) {
+        let problem = json!({
+            "type": "about:blank", "title": "no", "status": status, "code": "refused",
+            "detail": detail,
+        });
+        self.answer(status, problem.to_string().as_bytes()).await;
+    }
+
     /// Answers with bytes.
-    pub async fn bytes(mut self, body: &[u8]) {
+    pub async fn bytes(self, body: &[u8]) {
+        self.answer(200, body).await;
+    }
+
+    async fn answer(mut self, status: u16, body: &[u8]) {
         let length = body.len();
         let head = format!(
-            "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: application/json\r\n\
+            "HTTP/1.1 {status} So\r\nConnection: close\r\nContent-Type: application/json\r\n\
              Content-Length: {length}\r\n\r\n"
         );
         self.connection.write_all(head.as_bytes()).await.unwrap();
@@ -159,10 +183,10 @@ pub fn id(attempt: u64) -> TaskId {
 }
 
 /// A task that reads what it is sent.
-fn task(attempt: u64) -> serde_json::Value {
+pub fn task(attempt: u64, stdin: CommandStdin) -> serde_json::Value {
     let mut command = CommandWorkload::new(vec!["cat".into()]);
     command.options = Some(Box::new(CommandOptions {
-        stdin: CommandStdin::Open,
+        stdin,
         ..CommandOptions::default()
     }));
     json!({

@@ -331,6 +331,7 @@ async fn dev_says_what_keeps_it_from_starting() -> Result {
         let said = text(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{args:?}: {said}");
         assert!(said.contains(word), "{args:?}: {said}");
+        assert!(!std::path::Path::new(&home).exists(), "{args:?}");
     }
     assert_eq!(
         cluster.client().agents().await?.len(),
@@ -398,14 +399,10 @@ async fn dev_raises_a_cluster_and_leaves_nothing_behind() -> Result {
 async fn dev_takes_over_from_one_that_was_killed() -> Result {
     let dir = tempfile::Builder::new().prefix("tepui-test-").tempdir()?;
     let home = dir.path().join("dev");
-    let mut args: Vec<std::ffi::OsString> = vec!["dev".into(), "--agents".into(), "1".into()];
-    args.extend([
-        "--port".into(),
-        "0".into(),
-        "--dir".into(),
-        home.clone().into(),
-    ]);
-    let start = |log: &str| {
+    let start = |log: &str, port: &str| {
+        let args = ["dev", "--agents", "1", "--port", port, "--dir"];
+        let mut args: Vec<_> = args.iter().map(Into::into).collect();
+        args.push(home.clone().into());
         Process::spawn(
             "dev",
             &process::program("tepui")?,
@@ -422,15 +419,19 @@ async fn dev_takes_over_from_one_that_was_killed() -> Result {
         let url = std::fs::read_to_string(home.join("master/address"))?;
         Client::new(url.trim())
     };
-    let mut first = start("first.log")?;
+    let mut first = start("first.log", "0")?;
     let client = runs(&first).await?;
     client
         .submit(&Job::command(["sleep", "600"]).name("steady"))
         .await?;
     let id = client.running("steady").await;
+    let address = std::fs::read_to_string(home.join("master/address"))?;
+    let port = address.trim().rsplit(':').next().context("a port")?;
     first.kill();
-    let mut second = start("second.log")?;
+    // The first one's master is still there.
+    let mut second = start("second.log", port)?;
     let client = runs(&second).await?;
+    assert!(second.log().contains("master (pid"), "{}", second.log());
     assert_eq!(
         client.task(&id).await?.status.state,
         TaskState::Running,
