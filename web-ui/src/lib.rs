@@ -11,3 +11,4 @@ pub mod log_buffer;
 pub mod query;
 pub mod role_form;
 pub mod settings_form;
+pub mod windows;

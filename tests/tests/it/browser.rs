@@ -51,6 +51,45 @@ async fn a_command_is_submitted_in_the_form_and_its_output_read_on_the_page() ->
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn maintenance_is_told_before_it_begins() -> Result {
+    let plan = Cluster::new().without_batch();
+    let cluster = plan.resources("cpus=2,mem=1GiB,licenses=3").start().await?;
+    let client = cluster.client();
+    let agent = client.agent("agent-0").await?.id;
+    let hour = 3_600_000;
+    let start = client.agent("agent-0").await?.registered_at.0 + 100 * hour;
+    let window = client
+        .request(Method::POST, "/v1/maintenance")
+        .json(&serde_json::json!({
+            "agents": [agent], "start": start, "duration_ms": hour, "note": "new disks"
+        }));
+    let answer = client.send(window).await?;
+    assert_eq!(answer.status, 201, "{}", answer.text());
+    let browser = Browser::start().await?;
+    for (page, said) in [
+        ("/agents".to_owned(), vec!["maintenance in 4 d"]),
+        (
+            format!("/agents/{agent}"),
+            vec!["new disks", "drained in 4 d", "licenses: 0 of 3 used"],
+        ),
+    ] {
+        let page = format!("{}{page}", cluster.url());
+        browser.page().goto(&page).await?;
+        for text in said {
+            eventually(text, async || {
+                let main = browser.page().find(Locator::Css("main")).await?;
+                let main = main.text().await?;
+                ensure!(main.contains(text), "{main:?}");
+                anyhow::Ok(())
+            })
+            .await;
+        }
+    }
+    browser.close().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_agent_is_deactivated_and_used_again_on_its_page() -> Result {
     let cluster = Cluster::new().without_batch().start().await?;
     let client = cluster.client();
