@@ -4,7 +4,7 @@ use anyhow::{Context, ensure};
 use fantoccini::Locator;
 use reqwest::Method;
 use tepui_tests::browser::Browser;
-use tepui_tests::{Cluster, eventually};
+use tepui_tests::{Cluster, Job, eventually};
 use tepui_types::AgentStatus;
 use tepui_types::api::role::RoleView;
 use tepui_types::setting::Settings;
@@ -84,6 +84,52 @@ async fn maintenance_is_told_before_it_begins() -> Result {
             })
             .await;
         }
+    }
+    browser.close().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_opened_folder_has_the_focus_and_a_name_that_is_no_text_no_link() -> Result {
+    let cluster = Cluster::new().start().await?;
+    let script = r#"mkdir sub; touch sub/inside "$(printf 'bad\377name')" ready"#;
+    let client = cluster.client();
+    client.submit(&Job::shell(script).name("files")).await?;
+    let task = client.ended("files").await.task.context("it has a task")?;
+    let browser = Browser::start().await?;
+    let page = format!("{}/tasks/{}", cluster.url(), task.id);
+    browser.page().goto(&page).await?;
+    click(&browser, "#task-files").await?;
+    browser.element("a[download=ready]").await?;
+    let bad = "//tr[contains(., 'bad') and contains(., 'as tar') and not(.//a)]";
+    browser.page().find(Locator::XPath(bad)).await?;
+    let folder = "//td/button[normalize-space()='sub/']";
+    let folder = browser.page().find(Locator::XPath(folder)).await?;
+    folder.click().await?;
+    browser.element("a[download=inside]").await?;
+    let focus = "return document.activeElement.innerText";
+    let focus = browser.page().execute(focus, Vec::new()).await?;
+    let focus = focus.as_str().unwrap_or_default();
+    assert!(focus.starts_with("sandbox / sub /"), "{focus}");
+    browser.close().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_phone_every_place_can_be_seen_and_pressed() -> Result {
+    let cluster = Cluster::new().agents(0).without_batch().start().await?;
+    let browser = Browser::start().await?;
+    browser.page().set_window_size(500, 800).await?;
+    browser.page().goto(cluster.url()).await?;
+    for place in ["masters", "settings", "agents", "submit"] {
+        // A click on what lies under something else is refused.
+        click(&browser, &format!("#nav-{place}")).await?;
+        eventually(place, async || {
+            let url = browser.page().current_url().await?;
+            ensure!(url.path() == format!("/{place}"), "{url}");
+            anyhow::Ok(())
+        })
+        .await;
     }
     browser.close().await?;
     Ok(())
