@@ -8,6 +8,8 @@ pub mod amounts;
 pub mod argv;
 pub mod job_form;
 pub mod log_buffer;
+pub mod log_source;
+pub mod program;
 pub mod query;
 pub mod role_form;
 pub mod settings_form;
