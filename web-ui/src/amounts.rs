@@ -3,6 +3,8 @@
 //! Every number that a page shows goes through here, so that one amount looks
 //! the same everywhere. Units: thousandths, bytes, milliseconds.
 
+use tepui_types::resources::ResourceRequest;
+
 /// A whole number in groups of three: `12,345`.
 pub fn count(number: u64) -> String {
     let digits = number.to_string();
@@ -83,6 +85,38 @@ pub fn age(millis: u64) -> String {
         3600..=86_399 => format!("{} h ago", seconds / 3600),
         _ => format!("{} d ago", seconds / 86_400),
     }
+}
+
+/// How long until something is, in one unit: `now`, `in 12 s`, `in 3 d`.
+pub fn ahead(millis: u64) -> String {
+    let seconds = millis / 1000;
+    match seconds {
+        0 => "now".into(),
+        1..=59 => format!("in {seconds} s"),
+        60..=3599 => format!("in {} min", seconds / 60),
+        3600..=86_399 => format!("in {} h", seconds / 3600),
+        _ => format!("in {} d", seconds / 86_400),
+    }
+}
+
+/// What there is of resources with names of their own, one a line: `licenses: 1 of 3 used`.
+pub fn named(
+    used: &ResourceRequest,
+    offered: &ResourceRequest,
+    total: &ResourceRequest,
+) -> Vec<String> {
+    let said = |name: &String| {
+        let held = match offered.amount(name) {
+            0 => String::new(),
+            _ => format!(", {} on offer", offered.show(name)),
+        };
+        format!(
+            "{name}: {} of {} used{held}",
+            used.show(name),
+            total.show(name)
+        )
+    };
+    total.custom.keys().map(said).collect()
 }
 
 /// Processor time from microseconds: `312 µs`, `1.8 ms`, then as [`duration`].
@@ -181,5 +215,33 @@ mod tests {
         for (micros, text) in cases {
             assert_eq!(cpu_time(micros), text);
         }
+    }
+
+    #[test]
+    fn what_is_to_come_has_one_unit() {
+        let cases = [
+            (0, "now"),
+            (999, "now"),
+            (12_000, "in 12 s"),
+            (3_599_000, "in 59 min"),
+            (7_200_000, "in 2 h"),
+            (172_800_000, "in 2 d"),
+        ];
+        for (millis, text) in cases {
+            assert_eq!(ahead(millis), text);
+        }
+    }
+
+    #[test]
+    fn resources_of_an_operators_own_are_told_by_name() {
+        let amounts = |json: &str| serde_json::from_str::<ResourceRequest>(json).unwrap();
+        let total =
+            amounts(r#"{"cpus_milli": 1000, "custom_milli": {"fast": 500, "licenses": 3000}}"#);
+        let used = amounts(r#"{"custom_milli": {"licenses": 1000}}"#);
+        let offered = amounts(r#"{"custom_milli": {"fast": 500}}"#);
+        assert_eq!(
+            named(&used, &offered, &total),
+            ["fast: 0 of 0.5 used, 0.5 on offer", "licenses: 1 of 3 used"]
+        );
     }
 }

@@ -3,6 +3,8 @@
 //! Filters of the task list stand in the page's own address, so that a view
 //! can be sent to someone and survives a reload; the same text goes to the API.
 
+use tepui_types::api::task::TaskView;
+
 /// `text` with everything escaped that is not plain in every part of a URL.
 pub fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
@@ -28,6 +30,16 @@ pub fn with_query(path: &str, parameters: &[(&str, &str)]) -> String {
         url.push_str(&escape(value));
     }
     url
+}
+
+/// The job of the built-in framework that a task is of: called as it, or as it and the task's number.
+pub fn job_of(task: &TaskView) -> Option<&str> {
+    let name = task.id.name.as_str();
+    let job = match task.array_index {
+        None => Some(name),
+        Some(index) => name.strip_suffix(&format!("-{index}")),
+    };
+    job.filter(|_| task.framework_name == "batch")
 }
 
 /// Which tasks are wanted; empty text filters nothing.
@@ -70,6 +82,23 @@ mod tests {
     fn what_is_not_plain_is_escaped() {
         assert_eq!(escape("f1.hello-7.0"), "f1.hello-7.0");
         assert_eq!(escape("a b&c=/é"), "a%20b%26c%3D%2F%C3%A9");
+    }
+
+    #[test]
+    fn a_task_belongs_to_the_job_that_it_is_called_after() {
+        let task = |framework: &str, name: &str, index: &str| {
+            let json = format!(
+                r#"{{"id": "f1.{name}.0", "framework_name": "{framework}", "role": "*", "agent": "a1",
+                    "hostname": "h", "status": {{"state": "running", "time": 1}}, "resources": {{}},
+                    "spec": {{"workload": {{"command": {{"argv": ["true"]}}}}}}, "array_index": {index},
+                    "launched_at": 1, "revision": 1}}"#
+            );
+            serde_json::from_str::<TaskView>(&json).unwrap()
+        };
+        assert_eq!(job_of(&task("batch", "web-3", "null")), Some("web-3"));
+        assert_eq!(job_of(&task("batch", "web-3", "3")), Some("web"));
+        assert_eq!(job_of(&task("batch", "web-3", "4")), None);
+        assert_eq!(job_of(&task("cron", "web", "null")), None);
     }
 
     #[test]

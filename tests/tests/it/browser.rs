@@ -4,7 +4,7 @@ use anyhow::{Context, ensure};
 use fantoccini::Locator;
 use reqwest::Method;
 use tepui_tests::browser::Browser;
-use tepui_tests::{Cluster, eventually};
+use tepui_tests::{Cluster, Job, eventually};
 use tepui_types::AgentStatus;
 use tepui_types::api::role::RoleView;
 use tepui_types::setting::Settings;
@@ -46,6 +46,142 @@ async fn a_command_is_submitted_in_the_form_and_its_output_read_on_the_page() ->
             .starts_with(cluster.url())
     );
     assert_eq!(tasks.len(), 1, "{tasks:?}");
+    browser.close().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_failed_task_and_its_companion_wrote_is_found_on_their_pages() -> Result {
+    let cluster = Cluster::new().start().await?;
+    let mut job =
+        Job::shell("while ! test -e beside; do sleep 0.05; done; echo bad luck >&2; exit 1");
+    job = job.name("pod");
+    job.companions(
+        r#"[{"name": "helper", "argv": ["sh", "-c", "echo helps; touch beside; sleep 1000"]}]"#,
+    );
+    let client = cluster.client();
+    client.submit(&job).await?;
+    let task = client.ended("pod").await.task.context("it has a task")?;
+    let browser = Browser::start().await?;
+    let shows = async |text: &str| {
+        eventually(text, async || {
+            let output = browser.page().find(Locator::Css("#log-output")).await?;
+            let output = output.text().await?;
+            ensure!(output.contains(text), "{output:?}");
+            anyhow::Ok(())
+        })
+        .await;
+    };
+    for page in [format!("tasks/{}", task.id), "jobs/pod".to_owned()] {
+        let page = format!("{}/{page}", cluster.url());
+        browser.page().goto(&page).await?;
+        // Nothing is on standard output.
+        shows("bad luck").await;
+        let members = browser.element("#log-member").await?;
+        members.select_by_value("helper").await?;
+        shows("helps").await;
+        members.select_by_value("main").await?;
+        shows("bad luck").await;
+        click(&browser, "#log-tab-stdout").await?;
+        eventually("the empty output says where something is", async || {
+            let phase = browser.element(".log-phase").await?.text().await?;
+            ensure!(phase.contains("look at stderr"), "{phase:?}");
+            anyhow::Ok(())
+        })
+        .await;
+    }
+    // Who ran with it is told after its end, and its job can be gone to.
+    let page = format!("{}/tasks/{}", cluster.url(), task.id);
+    browser.page().goto(&page).await?;
+    let status = browser.element("section.status").await?.text().await?;
+    assert!(status.contains("were helper (beside it)"), "{status}");
+    click(&browser, "dl a[href='/jobs/pod']").await?;
+    browser.element("#job-state").await?;
+    browser.close().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_opened_folder_has_the_focus_and_a_name_that_is_no_text_no_link() -> Result {
+    let cluster = Cluster::new().start().await?;
+    let script = r#"mkdir sub; touch sub/inside "$(printf 'bad\377name')" ready"#;
+    let client = cluster.client();
+    client.submit(&Job::shell(script).name("files")).await?;
+    let task = client.ended("files").await.task.context("it has a task")?;
+    let browser = Browser::start().await?;
+    let page = format!("{}/tasks/{}", cluster.url(), task.id);
+    browser.page().goto(&page).await?;
+    click(&browser, "#task-files").await?;
+    browser.element("a[download=ready]").await?;
+    let bad = "//tr[contains(., 'bad') and contains(., 'as tar') and not(.//a)]";
+    browser.page().find(Locator::XPath(bad)).await?;
+    let folder = "//td/button[normalize-space()='sub/']";
+    let folder = browser.page().find(Locator::XPath(folder)).await?;
+    folder.click().await?;
+    browser.element("a[download=inside]").await?;
+    let focus = "return document.activeElement.innerText";
+    let focus = browser.page().execute(focus, Vec::new()).await?;
+    let focus = focus.as_str().unwrap_or_default();
+    assert!(focus.starts_with("sandbox / sub /"), "{focus}");
+    browser.close().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_phone_every_place_can_be_seen_and_pressed() -> Result {
+    let cluster = Cluster::new().agents(0).without_batch().start().await?;
+    let browser = Browser::start().await?;
+    browser.page().set_window_size(500, 800).await?;
+    browser.page().goto(cluster.url()).await?;
+    for place in ["masters", "settings", "agents", "submit"] {
+        // A click on what lies under something else is refused.
+        click(&browser, &format!("#nav-{place}")).await?;
+        eventually(place, async || {
+            let url = browser.page().current_url().await?;
+            ensure!(url.path() == format!("/{place}"), "{url}");
+            anyhow::Ok(())
+        })
+        .await;
+    }
+    browser.close().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn maintenance_is_told_before_it_begins() -> Result {
+    let plan = Cluster::new().without_batch();
+    let cluster = plan.resources("cpus=2,mem=1GiB,licenses=3").start().await?;
+    let client = cluster.client();
+    let agent = client.agent("agent-0").await?.id;
+    let hour = 3_600_000;
+    let start = client.agent("agent-0").await?.registered_at.0 + 100 * hour;
+    let window = client
+        .request(Method::POST, "/v1/maintenance")
+        .json(&serde_json::json!({
+            "agents": [agent], "start": start, "duration_ms": hour, "note": "new disks"
+        }));
+    let answer = client.send(window).await?;
+    assert_eq!(answer.status, 201, "{}", answer.text());
+    let browser = Browser::start().await?;
+    for (page, said) in [
+        ("/agents".to_owned(), vec!["maintenance in 4 d"]),
+        (
+            format!("/agents/{agent}"),
+            vec!["new disks", "drained in 4 d", "licenses: 0 of 3 used"],
+        ),
+    ] {
+        let page = format!("{}{page}", cluster.url());
+        browser.page().goto(&page).await?;
+        for text in said {
+            eventually(text, async || {
+                let main = browser.page().find(Locator::Css("main")).await?;
+                let main = main.text().await?;
+                ensure!(main.contains(text), "{main:?}");
+                anyhow::Ok(())
+            })
+            .await;
+        }
+    }
     browser.close().await?;
     Ok(())
 }

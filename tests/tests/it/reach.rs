@@ -83,6 +83,14 @@ async fn a_user_looks_into_a_task_that_runs() -> Result {
     );
     let printed = ok(&cluster, &["task", "cat", "work", "folder/file"]).await?;
     assert_eq!(printed, "inside\n");
+    // How long a file is that has not been read nobody says; least of all that it is empty.
+    let file = format!("/v1/tasks/{id}/files/folder/file?form=bytes");
+    for index in 0..3 {
+        let url = format!("{}{file}", cluster.url_of_master(index));
+        let head = reqwest::Client::new().head(url).send().await?;
+        assert_eq!(head.status(), 200);
+        assert_eq!(head.headers().get("content-length"), None);
+    }
     let place = tempfile::tempdir()?;
     let to = place.path().join("folder.tar");
     let to_text = to.to_str().expect("a path of text");

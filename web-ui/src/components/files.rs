@@ -1,5 +1,6 @@
 //! What is in a task's sandbox: folders to walk through, files to have.
 
+use leptos::html;
 use leptos::prelude::*;
 use tepui_types::api::file::{FileEntry, FileKind, FileList};
 use tepui_types::{Bytes, Timestamp};
@@ -13,8 +14,29 @@ use crate::feed::Feed;
 const COLUMNS: &[Column] = &[
     column("Name", ""),
     column("Size", "number"),
-    column("Changed", "medium-up"),
+    column("Changed", "number medium-up"),
 ];
+
+/// The folder that is shown.
+#[derive(Clone, Copy)]
+struct Folder {
+    /// Below the sandbox.
+    path: RwSignal<String>,
+    /// Where the page names it.
+    place: NodeRef<html::P>,
+}
+
+impl Folder {
+    /// Shows another one. What was pressed goes with the old one, so the focus goes to where the new
+    /// one is named, which is also brought into view.
+    fn open(self, path: String) {
+        self.path.set(path);
+        if let Some(place) = self.place.get_untracked() {
+            // It fails only for elements that are not in the page.
+            let _ = place.focus();
+        }
+    }
+}
 
 /// The sandbox of the task of that id. It is looked into only once someone wants that: each look is a
 /// connection with the task's agent.
@@ -24,17 +46,20 @@ pub fn Files(
     id: Memo<String>,
 ) -> impl IntoView {
     let is_open = RwSignal::new(false);
-    let folder = RwSignal::new(String::new());
+    let folder = Folder {
+        path: RwSignal::new(String::new()),
+        place: NodeRef::new(),
+    };
     let list = Feed::<FileList>::new(&[], move || {
         is_open
             .get()
-            .then(|| address(&id.get(), &folder.get(), "list"))
+            .then(|| address(&id.get(), &folder.path.get(), "list"))
     });
     let toggle = move |_| is_open.update(|is_open| *is_open = !*is_open);
     view! {
         <section aria-labelledby="task-files-title">
             <h2 id="task-files-title">"Files"</h2>
-            <p>
+            <p class="above-table">
                 <button
                     type="button"
                     class="button small"
@@ -69,9 +94,9 @@ pub fn Files(
 
 /// The way to the folder that is shown, each part of which leads back to itself.
 #[component]
-fn Where(id: Memo<String>, folder: RwSignal<String>) -> impl IntoView {
+fn Where(id: Memo<String>, folder: Folder) -> impl IntoView {
     let parts = move || {
-        let path = folder.get();
+        let path = folder.path.get();
         let mut above = String::new();
         let mut parts = vec![("sandbox".to_owned(), String::new())];
         for part in path.split('/').filter(|part| !part.is_empty()) {
@@ -82,17 +107,17 @@ fn Where(id: Memo<String>, folder: RwSignal<String>) -> impl IntoView {
             .into_iter()
             .map(|(name, path)| {
                 view! {
-                    <button type="button" class="link" on:click=move |_| folder.set(path.clone())>{name}</button>
+                    <button type="button" class="link" on:click=move |_| folder.open(path.clone())>{name}</button>
                     " / "
                 }
             })
             .collect_view()
     };
     view! {
-        <p>
+        <p class="above-table" node_ref=folder.place tabindex="-1">
             {parts}
             <a
-                href=move || address(&id.get(), &folder.get(), "tar")
+                href=move || address(&id.get(), &folder.path.get(), "tar")
                 download=move || format!("{}.tar", id.get())
             >
                 "download as tar"
@@ -101,12 +126,20 @@ fn Where(id: Memo<String>, folder: RwSignal<String>) -> impl IntoView {
     }
 }
 
-fn row(id: Memo<String>, folder: RwSignal<String>, entry: FileEntry) -> impl IntoView {
-    let path = join(&folder.get_untracked(), &entry.name);
+fn row(id: Memo<String>, folder: Folder, entry: FileEntry) -> impl IntoView {
+    let path = join(&folder.path.get_untracked(), &entry.name);
     let name = match entry.kind {
+        // Its name here is not the one that it has.
+        FileKind::File | FileKind::Folder if entry.name.contains(char::REPLACEMENT_CHARACTER) => {
+            view! {
+                <span>{entry.name.clone()}</span>
+                <span class="sub">"no text in UTF-8: it comes with its folder, as tar"</span>
+            }
+            .into_any()
+        }
         FileKind::Folder => {
             let label = format!("{}/", entry.name);
-            view! { <button type="button" class="link" on:click=move |_| folder.set(path.clone())>{label}</button> }
+            view! { <button type="button" class="link" on:click=move |_| folder.open(path.clone())>{label}</button> }
                 .into_any()
         }
         FileKind::File => {
@@ -121,7 +154,7 @@ fn row(id: Memo<String>, folder: RwSignal<String>, entry: FileEntry) -> impl Int
         <tr>
             <td class="break">{name}</td>
             <td class="number">{size}</td>
-            <td class="medium-up"><Ago time=Timestamp(entry.modified_ms)/></td>
+            <td class="number medium-up"><Ago time=Timestamp(entry.modified_ms)/></td>
         </tr>
     }
 }

@@ -3,7 +3,9 @@
 //! One request follows the log; its bytes become text nodes of a `<pre>`, at
 //! most a mebibyte of them (see `log_buffer`). When the connection breaks the
 //! end of the log is asked for again, and replaces what stands there once it
-//! comes. While nobody sees the page nothing is followed.
+//! comes. While nobody sees the page nothing is followed. Where nothing was
+//! written to the output that is shown, and something to the other one, that
+//! one is shown, unless someone chose (see `log_source`).
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -14,6 +16,7 @@ use leptos::prelude::*;
 use leptos::task::spawn_local;
 use tepui_types::{TaskId, TaskState};
 use tepui_web::log_buffer::{self, Edit, LogBuffer};
+use tepui_web::log_source::{Output, Source};
 use web_sys::{AbortSignal, HtmlElement, Text};
 
 use crate::api::{self, ApiError};
@@ -25,24 +28,6 @@ const RETRY_MS: i32 = 2_000;
 const SOON_MS: i32 = 400;
 /// Nearer than this to its end, in pixels, the view keeps following.
 const AT_END: i32 = 12;
-
-/// The two outputs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Output {
-    Stdout,
-    Stderr,
-}
-
-impl Output {
-    const ALL: [Self; 2] = [Self::Stdout, Self::Stderr];
-
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Stdout => "stdout",
-            Self::Stderr => "stderr",
-        }
-    }
-}
 
 /// What is happening to the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,8 +45,11 @@ enum Phase {
 /// The signals of a view.
 #[derive(Debug, Clone, Copy)]
 struct View {
+    source: RwSignal<Source>,
     phase: RwSignal<Phase>,
     is_empty: RwSignal<bool>,
+    /// Whether the other output of the command is known to hold something.
+    other_has_some: RwSignal<bool>,
     has_dropped: RwSignal<bool>,
     is_at_end: RwSignal<bool>,
 }
@@ -74,40 +62,51 @@ pub fn LogView(
     /// How far it is.
     #[prop(into)]
     state: Signal<TaskState>,
+    /// Its commands, where there are several.
+    #[prop(into)]
+    members: Signal<Vec<String>>,
 ) -> impl IntoView {
     let live = expect_context::<Live>();
-    let output = RwSignal::new(Output::Stdout);
     let wraps = RwSignal::new(true);
     let retry = Trigger::new();
     let pre = NodeRef::<html::Pre>::new();
     let view = View {
+        source: RwSignal::new(Source::default()),
         phase: RwSignal::new(Phase::Following),
         is_empty: RwSignal::new(true),
+        other_has_some: RwSignal::new(false),
         has_dropped: RwSignal::new(false),
         is_at_end: RwSignal::new(true),
     };
-    let path = {
-        let task = task.clone();
-        move |output: Output| format!("/v1/tasks/{task}/logs/{}", output.as_str())
-    };
     let has_ended = Memo::new(move |_| state.get().is_terminal());
-    follow(
-        FollowInput {
-            live,
-            view,
-            output,
-            retry,
-            pre,
-            has_ended,
-        },
-        path.clone(),
-    );
-    let file = move || format!("{task}-{}.txt", output.get().as_str());
+    let is_unheard = Memo::new(move |_| state.get() == TaskState::Unreachable);
+    // The connection of an agent that was away may be a dead one.
+    Effect::new(move |was_unheard: Option<bool>| {
+        let is_unheard = is_unheard.get();
+        if was_unheard == Some(true) && !is_unheard {
+            retry.notify();
+        }
+        is_unheard
+    });
+    follow(FollowInput {
+        live,
+        task: task.clone(),
+        view,
+        retry,
+        pre,
+        has_ended,
+    });
+    let file = {
+        let task = task.clone();
+        move || view.source.read().file(&task)
+    };
+    let href = move || view.source.read().path(&task, &[]);
     view! {
         <section class="card log" aria-label="Logs">
             <div class="log-head">
-                <LogTabs output=output/>
-                <LogPhase view=view/>
+                <MemberChoice source=view.source members=members/>
+                <LogTabs source=view.source/>
+                <LogPhase view=view is_unheard=is_unheard/>
                 <div class="log-tools">
                     <label class="check">
                         <input
@@ -117,7 +116,7 @@ pub fn LogView(
                         />
                         "Wrap"
                     </label>
-                    <a class="button small" href=move || path(output.get()) download=file>
+                    <a class="button small" href=href download=file>
                         "Download"
                     </a>
                 </div>
@@ -127,14 +126,41 @@ pub fn LogView(
                     "Only the last 1 MiB is shown. Download the log to see all of it."
                 </p>
             </Show>
-            <LogText pre=pre view=view output=output wraps=wraps/>
+            <LogText pre=pre view=view wraps=wraps/>
             <LogError view=view retry=retry/>
         </section>
     }
 }
 
+/// Whose output is shown; nothing where a task is one command.
 #[component]
-fn LogTabs(output: RwSignal<Output>) -> impl IntoView {
+fn MemberChoice(source: RwSignal<Source>, members: Signal<Vec<String>>) -> impl IntoView {
+    // The task is read again and again; who its commands are does not change.
+    let members = Memo::new(move |_| members.get());
+    let options = move || {
+        let option = |member: String| {
+            let value = member.clone();
+            let is_shown = move || source.read().member == value;
+            view! { <option value=member.clone() prop:selected=is_shown>{member.clone()}</option> }
+        };
+        members.get().into_iter().map(option).collect_view()
+    };
+    view! {
+        <Show when=move || members.with(|members| !members.is_empty())>
+            <select
+                id="log-member"
+                class="log-member"
+                aria-label="Which command"
+                on:change:target=move |event| source.set(Source::of(&event.target().value()))
+            >
+                {options}
+            </select>
+        </Show>
+    }
+}
+
+#[component]
+fn LogTabs(source: RwSignal<Source>) -> impl IntoView {
     let tabs = Output::ALL.map(|tab| {
         view! {
             <button
@@ -142,8 +168,8 @@ fn LogTabs(output: RwSignal<Output>) -> impl IntoView {
                 role="tab"
                 id=format!("log-tab-{}", tab.as_str())
                 aria-controls="log-output"
-                aria-selected=move || (output.get() == tab).to_string()
-                on:click=move |_| output.set(tab)
+                aria-selected=move || (source.read().output == tab).to_string()
+                on:click=move |_| source.update(|source| *source = source.chosen(tab))
             >
                 {tab.as_str()}
             </button>
@@ -158,12 +184,7 @@ fn LogTabs(output: RwSignal<Output>) -> impl IntoView {
 
 /// The text itself; it follows its end until someone scrolls away from there.
 #[component]
-fn LogText(
-    pre: NodeRef<html::Pre>,
-    view: View,
-    output: RwSignal<Output>,
-    wraps: RwSignal<bool>,
-) -> impl IntoView {
+fn LogText(pre: NodeRef<html::Pre>, view: View, wraps: RwSignal<bool>) -> impl IntoView {
     let on_scroll = move |_| {
         if let Some(pre) = pre.get_untracked() {
             let is_at_end = pre.scroll_top() + pre.client_height() + AT_END >= pre.scroll_height();
@@ -187,7 +208,7 @@ fn LogText(
                 tabindex="0"
                 role="log"
                 aria-live="off"
-                aria-label=move || output.get().as_str()
+                aria-label=move || view.source.read().output.as_str()
                 on:scroll=on_scroll
             ></pre>
             <Show when=move || !view.is_at_end.get()>
@@ -215,14 +236,29 @@ fn LogError(view: View, retry: Trigger) -> impl IntoView {
 }
 
 #[component]
-fn LogPhase(view: View) -> impl IntoView {
+fn LogPhase(view: View, is_unheard: Memo<bool>) -> impl IntoView {
+    let nothing = move || {
+        let output = view.source.read().output;
+        match view.other_has_some.get() {
+            true => format!(
+                "ended, nothing on {}: look at {}",
+                output.as_str(),
+                output.other().as_str()
+            ),
+            false => "ended, nothing was written".into(),
+        }
+    };
     let words = move || match (view.phase.get(), view.is_empty.get()) {
-        (Phase::Waiting, _) => ("tone-pending", "waiting for the task"),
-        (Phase::Following, true) => ("tone-active", "following, nothing yet"),
-        (Phase::Following, false) => ("tone-active", "following"),
-        (Phase::Complete, true) => ("tone-quiet", "ended, nothing was written"),
-        (Phase::Complete, false) => ("tone-quiet", "complete"),
-        (Phase::Failed(_), _) => ("tone-bad", "cannot be read"),
+        (Phase::Waiting, _) => ("tone-pending", "waiting for the task".to_owned()),
+        (Phase::Following, _) if is_unheard.get() => (
+            "tone-warning",
+            "stands still, its agent is not heard of".into(),
+        ),
+        (Phase::Following, true) => ("tone-active", "following, nothing yet".into()),
+        (Phase::Following, false) => ("tone-active", "following".into()),
+        (Phase::Complete, true) => ("tone-quiet", nothing()),
+        (Phase::Complete, false) => ("tone-quiet", "complete".into()),
+        (Phase::Failed(_), _) => ("tone-bad", "cannot be read".into()),
     };
     view! {
         <span class=move || format!("log-phase {}", words().0) role="status">
@@ -232,64 +268,91 @@ fn LogPhase(view: View) -> impl IntoView {
 }
 
 /// What following needs.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct FollowInput {
     live: Live,
+    task: TaskId,
     view: View,
-    output: RwSignal<Output>,
     retry: Trigger,
     pre: NodeRef<html::Pre>,
     has_ended: Memo<bool>,
 }
 
 /// Follows the chosen output while the view is there and seen.
-fn follow(input: FollowInput, path: impl Fn(Output) -> String + 'static) {
+fn follow(input: FollowInput) {
     let FollowInput {
         live,
+        task,
         view,
-        output,
         retry,
         pre,
         has_ended,
     } = input;
-    let shown_output = Cell::new(None);
+    let shown = RefCell::new(None::<Source>);
     Effect::new(move |_| {
         retry.track();
-        let output = output.get();
+        let source = view.source.get();
         let is_visible = live.visible.get();
         let Some(pre) = pre.get() else { return };
         let is_complete = view.phase.get_untracked() == Phase::Complete;
-        let is_other = shown_output.replace(Some(output)) != Some(output);
+        let before = shown.replace(Some(source.clone()));
+        let is_other = before.is_none_or(|before| !before.is_same_as(&source));
         if !is_visible || (is_complete && !is_other) {
             return;
         }
         if is_other {
             pre.set_text_content(None);
             view.is_empty.set(true);
+            view.other_has_some.set(false);
             view.is_at_end.set(true);
         }
         view.phase.set(Phase::Following);
         let Some(signal) = api::abort_on_cleanup() else {
             return;
         };
-        spawn_local(run(
-            path(output),
-            Page::new(pre.into(), view),
-            signal,
-            has_ended,
-        ));
+        let page = Page::new(pre.into(), view);
+        let task = task.clone();
+        spawn_local(async move {
+            run(&source, &task, &page, &signal, has_ended).await;
+            if !signal.aborted() && view.is_empty.get_untracked() {
+                look_at_other(&source, &task, view, &signal).await;
+            }
+        });
     });
 }
 
+/// Shows the other output where that one has something, or says that it has.
+async fn look_at_other(source: &Source, task: &TaskId, view: View, signal: &AbortSignal) {
+    let other = source.chosen(source.output.other());
+    let has_some = Cell::new(false);
+    // One byte tells; what cannot be had now is not worth a notice beside an empty log.
+    let path = other.path(task, &[("offset", "-1")]);
+    let read = api::stream(&path, signal, |_| has_some.set(true)).await;
+    if read.is_err() || signal.aborted() || !has_some.get() {
+        return;
+    }
+    match source.in_place_of_nothing() {
+        Some(next) => view.source.set(next),
+        None => view.other_has_some.set(true),
+    }
+}
+
 /// Reads until the log is complete or `signal` aborts.
-async fn run(path: String, page: Page, signal: AbortSignal, has_ended: Memo<bool>) {
+async fn run(
+    source: &Source,
+    task: &TaskId,
+    page: &Page,
+    signal: &AbortSignal,
+    has_ended: Memo<bool>,
+) {
     // The end of the log: all of it, when it is shorter.
-    let url = format!("{path}?offset=-{}&follow=true", log_buffer::MAX_BYTES);
+    let offset = format!("-{}", log_buffer::MAX_BYTES);
+    let url = source.path(task, &[("offset", &offset), ("follow", "true")]);
     let task_ended = || has_ended.try_get_untracked().unwrap_or(true);
     loop {
         let knew_end = task_ended();
         page.begin();
-        let outcome = api::stream(&url, &signal, |bytes| page.push(bytes)).await;
+        let outcome = api::stream(&url, signal, |bytes| page.push(bytes)).await;
         if signal.aborted() {
             return;
         }
@@ -314,7 +377,7 @@ async fn run(path: String, page: Page, signal: AbortSignal, has_ended: Memo<bool
         if signal.aborted() {
             return;
         }
-        if outcome_is_final(&page, task_ended()) {
+        if outcome_is_final(page, task_ended()) {
             page.view.phase.set(Phase::Complete);
             return;
         }

@@ -97,7 +97,7 @@ pub fn Nav() -> impl IntoView {
                 <span>"Tepui"</span>
             </a>
             <nav aria-label="Main">
-                {places}
+                <div class="places">{places}</div>
                 <A href="/submit" attr:id="nav-submit" attr:class="nav-submit">
                     <Icon path="M8 3v10M3 8h10"/>
                     <span>"Submit"</span>

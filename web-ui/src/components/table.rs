@@ -51,17 +51,18 @@ pub fn Table(
 /// Rows by key: a row is made once for each key, and its signal follows the
 /// item of that key, so that focus and selection stay where they are.
 #[component]
-pub fn Rows<T, K, V>(
+pub fn Rows<T, K, V, R>(
     /// The items, in order.
     #[prop(into)]
     items: Signal<Vec<T>>,
     /// What tells one from another.
     key: fn(&T) -> K,
     /// Makes a row.
-    row: fn(Signal<T>) -> V,
+    row: R,
 ) -> impl IntoView
 where
     T: Data,
+    R: Fn(Signal<T>) -> V + Clone + Send + Sync + 'static,
     K: Eq + Hash + Clone + Send + Sync + 'static,
     V: IntoView + 'static,
 {

@@ -1,9 +1,9 @@
 //! Tasks in a table; a row leads to its task's page.
 
 use leptos::prelude::*;
+use tepui_types::Timestamp;
 use tepui_types::api::task::TaskView;
-use tepui_types::{Timestamp, Workload};
-use tepui_web::argv;
+use tepui_web::program;
 
 use crate::components::table::{Column, Rows, Table, column};
 use crate::components::task_state::{StatePill, task_state};
@@ -63,8 +63,8 @@ fn TaskRow(task: Signal<TaskView>) -> impl IntoView {
                 {move || why().map(|why| view! { <span class="sub">{why}</span> })}
             </td>
             <td class="wide-only">
-                <code class="clip" title=program_text(&first.spec.workload)>
-                    {program_text(&first.spec.workload)}
+                <code class="clip" title=program::line(&first.spec.workload)>
+                    {program::line(&first.spec.workload)}
                 </code>
             </td>
             <td class="medium-up">{first.framework_name}</td>
@@ -90,16 +90,4 @@ pub fn took(task: &TaskView) -> (Option<Timestamp>, Option<Timestamp>) {
         task.started_at.or(task.ended_at.map(|_| task.launched_at)),
         task.ended_at,
     )
-}
-
-/// What a task runs, in one line.
-pub fn program_text(workload: &Workload) -> String {
-    match workload {
-        Workload::Command(command) => argv::join(&command.argv),
-        Workload::Wasm(wasm) => {
-            let short: String = wasm.artifact.hex().chars().take(12).collect();
-            let args = argv::join(&wasm.args);
-            format!("wasm:{short} {args}").trim_end().to_owned()
-        }
-    }
 }

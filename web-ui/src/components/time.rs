@@ -21,6 +21,21 @@ pub fn Ago(
     }
 }
 
+/// How long until something is; the exact time is its title.
+#[component]
+pub fn Ahead(
+    /// When it will be.
+    #[prop(into)]
+    time: Signal<Timestamp>,
+) -> impl IntoView {
+    let live = expect_context::<Live>();
+    let text =
+        Memo::new(move |_| amounts::ahead(time.get().millis_since(Timestamp(live.now.get()))));
+    view! {
+        <time datetime=move || iso(time.get()) title=move || exact(time.get())>{text}</time>
+    }
+}
+
 /// How long something has taken since `from`, until `to` if that is known.
 #[component]
 pub fn Elapsed(

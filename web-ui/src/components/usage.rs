@@ -4,16 +4,21 @@ use std::time::Duration;
 
 use leptos::prelude::*;
 use tepui_types::api::usage::{UsageView, Used};
-use tepui_types::{Bytes, MilliCpus};
+use tepui_types::{Bytes, MilliCpus, Timestamp};
 use tepui_web::{amounts, query};
 
+use crate::components::time::Ago;
 use crate::feed::Feed;
+use crate::live::{self, Live};
 
 /// Between two looks: often enough to see a task work, and little for its agent.
 const POLL: Duration = Duration::from_secs(3);
 
-/// A look, and what was taken of the processors since the one before.
-type Look = (Used, Option<MilliCpus>);
+/// From this age on a look is told with it, in milliseconds: some in a row have failed.
+const OLD_MS: u64 = 10_000;
+
+/// A look, what was taken of the processors since the one before, and when it came.
+type Look = (Used, Option<MilliCpus>, Timestamp);
 
 /// What the task uses; nothing where that is not known.
 #[component]
@@ -29,12 +34,17 @@ pub fn UsageNow(
     let look = Memo::new(move |before: Option<&Option<Look>>| {
         let used = usage.data.with(|usage| usage.as_ref()?.used)?;
         let before = before.copied().flatten();
-        let cpus = before.and_then(|(before, cpus)| used.cpus_since(&before).or(cpus));
-        Some((used, cpus))
+        let cpus = before.and_then(|(before, cpus, _)| used.cpus_since(&before).or(cpus));
+        Some((used, cpus, Timestamp(live::now())))
+    });
+    let now = expect_context::<Live>().now;
+    let is_old = Memo::new(move |_| {
+        let seen = look.get().map(|(_, _, seen)| seen);
+        seen.is_some_and(|seen| Timestamp(now.get()).millis_since(seen) >= OLD_MS)
     });
     let given = move || usage.data.with(|usage| Some(usage.as_ref()?.given.clone()));
     move || {
-        let ((used, cpus), given) = look.get().zip(given())?;
+        let ((used, cpus, seen), given) = look.get().zip(given())?;
         let cpus = cpus.map(|cpus| {
             let (cpus, given) = (
                 amounts::processors(cpus.0),
@@ -47,12 +57,16 @@ pub fn UsageNow(
             view! { <span>"has " <strong>{bytes}</strong> " on the disk"</span> }
         });
         let instances = used.instances.map(instances);
+        let age = is_old
+            .get()
+            .then(|| view! { <span class="muted"><Ago time=seen/></span> });
         Some(view! {
             {cpus}
             <span>"has " <strong>{Bytes(used.mem_bytes).to_string()}</strong>
                 " of " {given.mem.to_string()} " memory"</span>
             {disk}
             {instances}
+            {age}
         })
     }
 }

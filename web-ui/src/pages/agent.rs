@@ -5,7 +5,10 @@ use leptos_router::hooks::use_params_map;
 use tepui_types::AgentStatus;
 use tepui_types::api::agent::AgentView;
 use tepui_types::api::list::Page;
+use tepui_types::api::maintenance::WindowView;
 use tepui_types::api::task::TaskView;
+use tepui_types::resources::ResourceRequest;
+use tepui_web::amounts;
 use tepui_web::query::{self, TaskFilter};
 
 use crate::api::{self, ApiError, IdempotencyKey};
@@ -17,10 +20,10 @@ use crate::components::set_aside::SetAside;
 use crate::components::table::Detail;
 use crate::components::task_state::{StatePill, agent_state};
 use crate::components::task_table::TaskTable;
-use crate::components::time::Ago;
+use crate::components::time::{Ago, Ahead, exact};
 use crate::feed::Feed;
 use crate::live::Topic;
-use crate::pages::agents::agent_share;
+use crate::pages::agents::{Windows, agent_share, windows};
 
 /// The most tasks shown here; the task list has the rest.
 const TASKS_SHOWN: &str = "50";
@@ -40,12 +43,13 @@ pub fn AgentPage() -> impl IntoView {
     let tasks = Feed::<Page<TaskView>>::new(&[Topic::Tasks], move || {
         Some(filter().applied_to("/v1/tasks", &[("limit", TASKS_SHOWN)]))
     });
+    let windows = windows();
     view! {
         <PageHead title=Signal::derive(move || format!("Agent {}", id.get())) above=("/agents", "Agents")>
             <Operations id=id agent=agent/>
         </PageHead>
         <Loaded feed=agent let:agent>
-            <AgentDetails agent=agent/>
+            <AgentDetails agent=agent windows=windows/>
             <SetAside agent=agent/>
         </Loaded>
         <section aria-labelledby="agent-tasks-title">
@@ -144,8 +148,21 @@ fn drain_text(agent: &AgentView) -> Option<String> {
     ))
 }
 
+/// A window that has not begun.
+fn window(window: WindowView) -> impl IntoView {
+    let span = format!("{} to {}", exact(window.start), exact(window.end));
+    let note = Some(window.note).filter(|note| !note.is_empty());
+    let note = note.map(|note| format!(": {note}"));
+    view! {
+        <li>
+            {span} {note}
+            <span class="sub">"drained " <Ahead time=window.drains_at/></span>
+        </li>
+    }
+}
+
 #[component]
-fn AgentDetails(agent: Signal<AgentView>) -> impl IntoView {
+fn AgentDetails(agent: Signal<AgentView>, windows: Windows) -> impl IntoView {
     let state =
         Signal::derive(move || agent.with(|agent| agent_state(agent.status, agent.connected)));
     let shown = Memo::new(move |_| {
@@ -180,6 +197,22 @@ fn AgentDetails(agent: Signal<AgentView>) -> impl IntoView {
             }
         })
     };
+    let named = move || {
+        let named = agent.with(|agent| {
+            let [used, offered, total] =
+                [&agent.used, &agent.offered, &agent.total].map(ResourceRequest::from);
+            amounts::named(&used, &offered, &total)
+        });
+        let lines = named.into_iter().map(|line| view! { <li>{line}</li> });
+        view! { <ul class="plain">{lines.collect_view()}</ul> }
+    };
+    let has_named = move || {
+        let of_its_own = |agent: &AgentView| !ResourceRequest::from(&agent.total).custom.is_empty();
+        agent.with(of_its_own)
+    };
+    let id = agent.get_untracked().id;
+    let planned = Memo::new(move |_| windows.planned(id));
+    let maintenance = move || planned.get().into_iter().map(window).collect_view();
     view! {
         <div class="cards">{cards}</div>
         <dl class="card details">
@@ -188,6 +221,11 @@ fn AgentDetails(agent: Signal<AgentView>) -> impl IntoView {
             </Detail>
             <Show when=move || agent.with(|agent| agent.drain.is_some())>
                 <Detail term="Drain">{move || agent.with(drain_text)}</Detail>
+            </Show>
+            <Show when=move || planned.with(|planned| !planned.is_empty())>
+                <Detail term="Maintenance">
+                    <ul class="plain">{maintenance}</ul>
+                </Detail>
             </Show>
             <Show when=move || agent.with(|agent| agent.short.is_some())>
                 <Detail term="Offers nothing">
@@ -201,6 +239,9 @@ fn AgentDetails(agent: Signal<AgentView>) -> impl IntoView {
             <Detail term="Hostname">{move || agent.read().hostname.clone()}</Detail>
             <Detail term="Living tasks">{move || agent.read().tasks}</Detail>
             <Detail term="Ports">{ports}</Detail>
+            <Show when=has_named>
+                <Detail term="Other resources">{named}</Detail>
+            </Show>
             <Detail term="Attributes">{attributes}</Detail>
             <Detail term="Release">{move || agent.read().version.clone()}</Detail>
             <Detail term="Registered">

@@ -1,17 +1,19 @@
 //! The machines, and how full each is.
 
 use leptos::prelude::*;
+use tepui_types::AgentId;
 use tepui_types::api::agent::AgentView;
 use tepui_types::api::list::Page;
+use tepui_types::api::maintenance::WindowView;
 use tepui_types::resources::ResourceRequest;
-use tepui_web::amounts;
+use tepui_web::{amounts, windows};
 
 use crate::app::PageHead;
 use crate::components::loaded::{Empty, Loaded};
 use crate::components::resource_bar::{BarCell, Resource, Share};
 use crate::components::table::{Column, Rows, Table, column};
 use crate::components::task_state::{StatePill, agent_state};
-use crate::components::time::Ago;
+use crate::components::time::{Ago, Ahead};
 use crate::feed::Feed;
 use crate::live::Topic;
 
@@ -31,6 +33,7 @@ pub fn AgentsPage() -> impl IntoView {
     let agents = Feed::<Page<AgentView>>::new(&[Topic::Agents, Topic::Tasks], || {
         Some("/v1/agents?limit=1000".into())
     });
+    let windows = windows();
     view! {
         <PageHead title="Agents".to_owned()/>
         <Loaded feed=agents let:page>
@@ -48,7 +51,7 @@ pub fn AgentsPage() -> impl IntoView {
                     <Rows
                         items=Signal::derive(move || page.get().items)
                         key=|agent: &AgentView| agent.id
-                        row=|agent| view! { <AgentRow agent=agent/> }
+                        row=move |agent| view! { <AgentRow agent=agent windows=windows/> }
                     />
                 </Table>
                 <Show when=move || page.with(|page| page.next.is_some())>
@@ -60,8 +63,14 @@ pub fn AgentsPage() -> impl IntoView {
 }
 
 #[component]
-fn AgentRow(agent: Signal<AgentView>) -> impl IntoView {
+fn AgentRow(agent: Signal<AgentView>, windows: Windows) -> impl IntoView {
     let first = agent.get_untracked();
+    let next = Memo::new(move |_| windows.planned(first.id).into_iter().next());
+    let maintenance = move || {
+        next.get().map(|window| view! {
+            <span class="sub" title=window.note>"maintenance " <Ahead time=window.drains_at/></span>
+        })
+    };
     let state =
         Signal::derive(move || agent.with(|agent| agent_state(agent.status, agent.connected)));
     let share = move |resource| agent_share(agent, resource);
@@ -76,6 +85,7 @@ fn AgentRow(agent: Signal<AgentView>) -> impl IntoView {
             <td>
                 <StatePill state=state/>
                 <span class="sub">{move || agent.with(drain_left)}</span>
+                {maintenance}
             </td>
             <td class="bar-column">
                 <BarCell resource=Resource::Cpus share=share(Resource::Cpus)/>
@@ -91,6 +101,27 @@ fn AgentRow(agent: Signal<AgentView>) -> impl IntoView {
                 <Ago time=Signal::derive(move || agent.read().registered_at)/>
             </td>
         </tr>
+    }
+}
+
+/// The windows of maintenance, as the cluster has them.
+#[derive(Clone, Copy)]
+pub struct Windows(Feed<Page<WindowView>>);
+
+/// Follows them.
+pub fn windows() -> Windows {
+    Windows(Feed::new(&[Topic::Agents], || {
+        Some("/v1/maintenance".into())
+    }))
+}
+
+impl Windows {
+    /// Those of an agent that have not begun.
+    pub fn planned(self, agent: AgentId) -> Vec<WindowView> {
+        let of_agent = |page: &Page<WindowView>| windows::planned(&page.items, agent);
+        self.0
+            .data
+            .with(|page| page.as_ref().map(of_agent).unwrap_or_default())
     }
 }
 

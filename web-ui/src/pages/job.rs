@@ -9,8 +9,8 @@ use tepui_types::api::job::{JobState, JobTask, JobView};
 use tepui_types::api::list::Page;
 use tepui_types::api::task::TaskView;
 use tepui_types::{TaskId, TaskState};
-use tepui_web::amounts;
 use tepui_web::query::{self, TaskFilter};
+use tepui_web::{amounts, program};
 
 use crate::api;
 use crate::app::PageHead;
@@ -196,6 +196,11 @@ fn TaskOutput(id: TaskId, job: Signal<JobView>) -> impl IntoView {
             .with(|task| task.as_ref().and_then(|task| task.status.exit_code));
         code.map(|code| view! { <span>"exit code " <strong class="number">{code}</strong></span> })
     };
+    let members = Signal::derive(move || {
+        let members = |task: &TaskView| program::members(&task.spec);
+        task.data
+            .with(|task| task.as_ref().map(members).unwrap_or_default())
+    });
     view! {
         <div class="section-head">
             <h2>
@@ -208,7 +213,7 @@ fn TaskOutput(id: TaskId, job: Signal<JobView>) -> impl IntoView {
                 </span>
             </div>
         </div>
-        <LogView task=id state=state/>
+        <LogView task=id state=state members=members/>
     }
 }
 

@@ -1,14 +1,11 @@
 //! One task: how far it came and why, what it has and used, and its output.
 
-use std::collections::BTreeMap;
-
 use leptos::prelude::*;
 use leptos_router::hooks::use_params_map;
 use tepui_types::api::task::{KillRequest, TaskAttempt, TaskHistory, TaskView};
-use tepui_types::container::Network;
-use tepui_types::task::TaskSpec;
-use tepui_types::{Bytes, Container, TaskState, Workload};
-use tepui_web::{amounts, argv, query};
+use tepui_types::task::MemberStatus;
+use tepui_types::{Bytes, TaskState};
+use tepui_web::{amounts, program, query};
 
 use crate::api;
 use crate::app::PageHead;
@@ -23,6 +20,9 @@ use crate::components::time::{Ago, Elapsed};
 use crate::components::usage::{UsageNow, instances};
 use crate::feed::Feed;
 use crate::live::Topic;
+use spec::Program;
+
+mod spec;
 
 /// The page.
 #[component]
@@ -65,11 +65,12 @@ pub fn TaskPage() -> impl IntoView {
             <LogView
                 task=view.get_untracked().id
                 state=Signal::derive(move || view.read().status.state)
+                members=Signal::derive(move || program::members(&view.read().spec))
             />
             <TaskDetails task=view/>
             <Files id=id/>
             <History id=id/>
-            <Program spec=view.get_untracked().spec/>
+            <Program task=view.get_untracked()/>
         </Loaded>
     }
 }
@@ -110,30 +111,28 @@ fn Status(task: Signal<TaskView>) -> impl IntoView {
         matches!(state, TaskState::Running | TaskState::Killing)
     });
     let signs = move || {
-        let signs = task.read().status.signs.clone();
-        signs.map(|signs| {
-            let addresses: Vec<_> = signs.addresses.iter().map(ToString::to_string).collect();
-            let addresses = (!addresses.is_empty()).then(|| {
-                view! { <p>"reached at " <strong>{addresses.join(", ")}</strong></p> }
-            });
-            let checks = signs
-                .checks
-                .iter()
-                .map(|check| view! { <p>{check.to_string()}</p> });
-            let members = signs.members.iter().map(|member| {
-                let restarts = match member.restarts {
-                    0 => String::new(),
-                    1 => ", started again once".to_owned(),
-                    count => format!(", started again {count} times"),
-                };
-                let message = match member.message.as_str() {
-                    "" => String::new(),
-                    message => format!(": {message}"),
-                };
-                let (name, state) = (member.name.clone(), member.state.as_str());
-                view! { <p><strong>{name}</strong> " is " {state} {restarts} {message}</p> }
-            });
-            view! { {addresses} {checks.collect_view()} {members.collect_view()} }
+        let signs = task.read().status.signs.clone().unwrap_or_default();
+        let addresses: Vec<_> = signs.addresses.iter().map(ToString::to_string).collect();
+        let addresses = (!addresses.is_empty()).then(|| {
+            view! { <p>"reached at " <strong>{addresses.join(", ")}</strong></p> }
+        });
+        let checks = signs
+            .checks
+            .iter()
+            .map(|check| view! { <p>{check.to_string()}</p> });
+        let members = signs.members.iter().map(member);
+        view! { {addresses} {checks.collect_view()} {members.collect_view()} }
+    };
+    // How its commands are is told while it lives; who they were stays.
+    let companions = move || {
+        let task = task.read();
+        let is_told = !task.status.state.is_terminal() || task.status.signs.is_some();
+        let names: Vec<_> = program::companions(&task.spec)
+            .iter()
+            .map(|companion| format!("{} ({})", companion.name, program::role(companion.role)))
+            .collect();
+        (!is_told && !names.is_empty()).then(|| {
+            view! { <p class="muted">"its companions were " {names.join(", ")}</p> }
         })
     };
     view! {
@@ -157,8 +156,23 @@ fn Status(task: Signal<TaskView>) -> impl IntoView {
             </div>
             {reason}
             {signs}
+            {companions}
         </section>
     }
+}
+
+fn member(member: &MemberStatus) -> impl IntoView + use<> {
+    let restarts = match member.restarts {
+        0 => String::new(),
+        1 => ", started again once".to_owned(),
+        count => format!(", started again {count} times"),
+    };
+    let message = match member.message.as_str() {
+        "" => String::new(),
+        message => format!(": {message}"),
+    };
+    let (name, state) = (member.name.clone(), member.state.as_str());
+    view! { <p><strong>{name}</strong> " is " {state} {restarts} {message}</p> }
 }
 
 #[component]
@@ -171,6 +185,10 @@ fn TaskDetails(task: Signal<TaskView>) -> impl IntoView {
             None => view! { <span class="muted">"not yet"</span> }.into_any(),
         }
     };
+    let job = query::job_of(&first).map(|job| {
+        let (href, job) = (format!("/jobs/{}", query::escape(job)), job.to_owned());
+        view! { <Detail term="Job"><a href=href>{job}</a></Detail> }
+    });
     let array_index = first.array_index.map(|index| {
         view! { <Detail term="Array index">{index}</Detail> }
     });
@@ -184,6 +202,7 @@ fn TaskDetails(task: Signal<TaskView>) -> impl IntoView {
                 <Detail term="Framework">
                     <a href=format!("/frameworks/{}", first.id.framework)>{first.framework_name}</a>
                 </Detail>
+                {job}
                 <Detail term="Role">{first.role.to_string()}</Detail>
                 <Detail term="Agent">
                     <a href=format!("/agents/{}", first.agent)>{first.agent.to_string()}</a>
@@ -210,7 +229,11 @@ fn History(id: Memo<String>) -> impl IntoView {
         <section aria-labelledby="task-history-title">
             <h2 id="task-history-title">"History"</h2>
             <Loaded feed=history let:view>
-                {move || view.get().attempts.into_iter().map(attempt).collect_view()}
+                {move || {
+                    let shown = id.get();
+                    let attempts = view.get().attempts.into_iter();
+                    attempts.map(|one| attempt(one, &shown)).collect_view()
+                }}
                 {move || view.read().more.then(|| view! {
                     <p class="muted">"Older attempts are not listed."</p>
                 })}
@@ -219,7 +242,13 @@ fn History(id: Memo<String>) -> impl IntoView {
     }
 }
 
-fn attempt(attempt: TaskAttempt) -> impl IntoView {
+fn attempt(attempt: TaskAttempt, shown: &str) -> impl IntoView + use<> {
+    let number = attempt.id.attempt;
+    let id = attempt.id.to_string();
+    let number = match id == shown {
+        true => view! { <strong class="number">{number}</strong> }.into_any(),
+        false => view! { <a class="number" href=format!("/tasks/{id}")>{number}</a> }.into_any(),
+    };
     let offer = attempt
         .chosen
         .map(|chosen| format!(" by offer {} ({} at hand)", chosen.offer, chosen.among));
@@ -247,7 +276,7 @@ fn attempt(attempt: TaskAttempt) -> impl IntoView {
     view! {
         <div class="card attempt">
             <p>
-                "Attempt " <strong class="number">{attempt.id.attempt}</strong> " on "
+                "Attempt " {number} " on "
                 <a href=format!("/agents/{}", attempt.agent)>{attempt.agent.to_string()}</a>
                 " "
                 <span class="muted">{attempt.hostname} {offer} {forgotten}</span>
@@ -255,112 +284,4 @@ fn attempt(attempt: TaskAttempt) -> impl IntoView {
             <ol class="plain steps">{steps}</ol>
         </div>
     }
-}
-
-#[component]
-fn Program(spec: TaskSpec) -> impl IntoView {
-    let environment = pairs(spec.env());
-    let labels = pairs(&spec.labels);
-    let user = if spec.user.is_empty() {
-        "–".to_owned()
-    } else {
-        spec.user
-    };
-    view! {
-        <section aria-labelledby="task-program-title">
-            <h2 id="task-program-title">"Program"</h2>
-            <dl class="card details">
-                {workload_details(spec.workload)}
-                <Detail term="Environment">{environment}</Detail>
-                <Detail term="Labels">{labels}</Detail>
-                <Detail term="Grace when killed">{amounts::duration(spec.kill_grace_ms)}</Detail>
-                <Detail term="While its agent is away">{spec.partition.to_string()}</Detail>
-                {spec.time_limit_ms.map(|millis| view! {
-                    <Detail term="Time limit">{amounts::duration(millis)}</Detail>
-                })}
-                <Detail term="Priority">{spec.priority}</Detail>
-                <Detail term="On behalf of">{user}</Detail>
-            </dl>
-        </section>
-    }
-}
-
-fn container_details(container: Container) -> AnyView {
-    let image = container.image.as_ref();
-    let root = image.map_or("the machine's tree".to_owned(), ToString::to_string);
-    let network = match &container.network {
-        Network::Host => "the machine's".to_owned(),
-        Network::None => "none".to_owned(),
-        Network::Named(network) => network.name.clone(),
-    };
-    let user = container
-        .user
-        .map(|user| view! { <Detail term="User in it">{user}</Detail> });
-    view! {
-        <Detail term="Container">
-            <code class="break">{root}</code>
-            {container.read_only.then_some(", read-only")}
-        </Detail>
-        <Detail term="Network">{network}</Detail>
-        {user}
-    }
-    .into_any()
-}
-
-fn workload_details(workload: Workload) -> AnyView {
-    match workload {
-        Workload::Command(command) => {
-            let pids = command.pids.map(|pids| {
-                view! { <Detail term="Most processes">{pids}</Detail> }
-            });
-            let container = command
-                .container
-                .map(|container| container_details(*container));
-            view! {
-                <Detail term="Command">
-                    <code class="break">{argv::join(&command.argv)}</code>
-                </Detail>
-                {container}
-                {pids}
-            }
-            .into_any()
-        }
-        Workload::Wasm(wasm) => {
-            let args = if wasm.args.is_empty() {
-                none()
-            } else {
-                code(argv::join(&wasm.args))
-            };
-            let href = format!("/v1/artifacts/{}", wasm.artifact);
-            let file = format!("{}.wasm", wasm.artifact.hex());
-            view! {
-                <Detail term="WebAssembly">
-                    <a href=href download=file>
-                        {code(wasm.artifact.to_string())}
-                    </a>
-                </Detail>
-                <Detail term="Arguments">{args}</Detail>
-            }
-            .into_any()
-        }
-    }
-}
-
-fn pairs(pairs: &BTreeMap<String, String>) -> AnyView {
-    if pairs.is_empty() {
-        return none();
-    }
-    let lines: Vec<_> = pairs
-        .iter()
-        .map(|(name, value)| view! { <li>{code(format!("{name}={value}"))}</li> })
-        .collect();
-    view! { <ul class="plain">{lines}</ul> }.into_any()
-}
-
-fn code(text: String) -> AnyView {
-    view! { <code class="break">{text}</code> }.into_any()
-}
-
-fn none() -> AnyView {
-    view! { <span class="muted">"none"</span> }.into_any()
 }
