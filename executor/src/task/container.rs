@@ -5,6 +5,7 @@
 //! task, and it ends after them.
 
 use std::io::{self, ErrorKind};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use tepui_executor::cgroup::CgroupError;
@@ -25,7 +26,7 @@ use crate::spec::Plan;
 use crate::stdio::Theirs;
 use crate::userns::UserNamespace;
 use crate::users::Account;
-use crate::{devices, files, places, root, runtime, spec, users};
+use crate::{devices, files, places, root, runtime, shared, spec, users};
 
 /// Where a container with an image finds its sandbox.
 pub const SANDBOX: &str = "/mnt/tepui/sandbox";
@@ -110,6 +111,8 @@ impl Prepared<'_> {
         };
         let shown = sources.of(self.container)?;
         let places = self.places().map_err(failed("sandbox and volumes"))?;
+        let own = self.own_network().map_err(failed("network"))?;
+        let network = self.shared.as_deref().and_then(Shared::network);
         let plan = Plan {
             launch: self.launch,
             command: self.command,
@@ -122,6 +125,7 @@ impl Prepared<'_> {
             hidden: startup.dir.parent().unwrap_or(&startup.dir),
             privileges: startup.privileges,
             shared: self.shared.as_deref(),
+            network: network.or(own.as_ref()),
             runtime: &startup.runtime,
             places: &places,
             users: self.users(),
@@ -146,7 +150,10 @@ impl Prepared<'_> {
             has_terminal: theirs.is_terminal,
             outside: outside(self.launch, self.users()),
         };
-        let init = runtime::start(start, &spec, self.dir)?;
+        let mut init = runtime::start(start, &spec, self.dir)?;
+        if let Some(own) = own {
+            init.keep(own);
+        }
         Ok(Started {
             init,
             stop_signal,
@@ -194,6 +201,14 @@ impl Prepared<'_> {
             tepui_executor::volume::give(volume, uid, gid).map_err(failed("volume"))?;
         }
         Ok(())
+    }
+
+    /// The one that no other container has, where it is to have loopback alone.
+    fn own_network(&self) -> io::Result<Option<OwnedFd>> {
+        match self.shared {
+            Some(_) => Ok(None),
+            None => shared::network_of(self.container, self.users()),
+        }
     }
 
     fn users(&self) -> Option<&UserNamespace> {

@@ -263,6 +263,22 @@ fn mounts_limits_and_the_network_are_as_asked() {
 }
 
 #[test]
+fn a_network_of_its_own_has_loopback() {
+    for runtime in runtimes() {
+        let Some(mut executor) = Executor::container(runtime) else {
+            return;
+        };
+        let container = r#"{"image": "test", "network": "none"}"#;
+        // Nobody listens there, which is for the network to say.
+        let script = "ls /sys/class/net; cat /sys/class/net/lo/flags; busybox nc 127.0.0.1 9 2>&1";
+        let (end, out) = run_in(&mut executor, container, ImageConfig::default(), script);
+        assert_eq!(end.exit_code, Some(1), "{:?} {out}", end.reason);
+        assert!(out.starts_with("lo\n0x9\n"), "{out}");
+        assert!(out.contains("refused"), "{out}");
+    }
+}
+
+#[test]
 fn what_cannot_be_executed_is_said_in_words() {
     let cases = [
         (
