@@ -279,6 +279,47 @@ fn a_network_of_its_own_has_loopback() {
 }
 
 #[test]
+fn the_machines_tree_is_a_root_whichever_namespaces_are_the_machines() {
+    let cases = [
+        "{}",
+        r#"{"read_only": true}"#,
+        r#"{"share": ["pid", "ipc", "uts"]}"#,
+        r#"{"share": ["pid"], "network": "none"}"#,
+    ];
+    for runtime in runtimes() {
+        for container in cases {
+            let Some(mut executor) = Executor::container(runtime.clone()) else {
+                return;
+            };
+            // Nothing but its own is mounted there, and it shows what is the container's.
+            let script = "for kind in proc sysfs; do grep -c \" - $kind $kind \" /proc/self/mountinfo; \
+                          done; LC_ALL=C ls /sys/class/net; test -e /proc/$$/fd && echo own";
+            executor.launch(Builder::script("task", script).container(container));
+            let end = executor.end("task");
+            finished(&executor, &end);
+            let out = executor.output("task", "stdout");
+            let devices = match container.contains("none") {
+                true => "lo\n".to_owned(),
+                false => devices_of_machine(),
+            };
+            assert!(
+                out.ends_with(&format!("{devices}own\n")),
+                "{container}: {out}"
+            );
+        }
+    }
+}
+
+/// As `ls` shows them.
+fn devices_of_machine() -> String {
+    let entries = fs::read_dir("/sys/class/net").unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<_> = names.collect();
+    names.sort();
+    names.join("\n") + "\n"
+}
+
+#[test]
 fn what_cannot_be_executed_is_said_in_words() {
     let cases = [
         (

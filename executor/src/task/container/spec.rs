@@ -180,13 +180,13 @@ fn build(
         .process(process(plan, words)?)
         .mounts(mounts(plan, files, shown)?)
         .linux(linux(plan)?);
-    if !plan.shares(Namespace::Uts) {
-        spec = spec.hostname(plan.hostname());
-    }
     if let Some(hooks) = hooks::of(plan.launch.devices.as_deref())? {
         spec = spec.hooks(hooks);
     }
-    spec.build()
+    let mut spec = spec.build()?;
+    // The builder has a name of its own.
+    spec.set_hostname((!plan.shares(Namespace::Uts)).then(|| plan.hostname()));
+    Ok(spec)
 }
 
 fn process(plan: &Plan<'_>, words: Vec<String>) -> Result<Process, OciSpecError> {
