@@ -15,19 +15,23 @@ use std::sync::OnceLock;
 
 use nix::unistd::Pid;
 use tepui_executor::output::Keep;
-use tepui_types::Reason;
 use tepui_types::command::CommandStdin;
 use tepui_types::task::reason;
 use tepui_types::wire::executor::VolumeFolder;
+use tepui_types::{Bytes, Reason};
 
 use crate::beside::Stdio;
 use crate::folder::{self, SpareFolder};
 use crate::lookup;
 use crate::process::{Newborn, Program, StartError, c_strings};
 use crate::stdio::{CommandStdio, Theirs};
+use crate::verdict;
 
 /// The search path of a command that brings none.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The longest argument that execve(2) takes (MAX_ARG_STRLEN).
+const MAX_ARGUMENT: usize = 128 * 1024;
 
 /// A command with all that it gets.
 pub struct Prepared<'a> {
@@ -50,26 +54,19 @@ pub struct Prepared<'a> {
 pub struct Scene {
     env: BTreeMap<String, String>,
     sandbox: PathBuf,
-    dies_with_executor: bool,
+    /// The memory of their cgroup; without one they end with this process.
+    mem: Option<Bytes>,
 }
 
 impl Scene {
-    /// With the environment that a task asked for and its `TEPUI_…` names, in its sandbox. Without a
-    /// cgroup a command ends with this process.
-    pub fn new(
-        mut env: BTreeMap<String, String>,
-        sandbox: PathBuf,
-        dies_with_executor: bool,
-    ) -> Self {
+    /// With the environment that a task asked for and its `TEPUI_…` names, in its sandbox, and in its
+    /// cgroup if that has so much memory.
+    pub fn new(mut env: BTreeMap<String, String>, sandbox: PathBuf, mem: Option<Bytes>) -> Self {
         env.entry("PATH".into())
             .or_insert_with(|| DEFAULT_PATH.into());
         let home = sandbox.display().to_string();
         env.entry("HOME".into()).or_insert(home);
-        Self {
-            env,
-            sandbox,
-            dies_with_executor,
-        }
+        Self { env, sandbox, mem }
     }
 
     /// Starts a command in that process, beside the task.
@@ -113,10 +110,15 @@ impl Scene {
         match newborn.execute(&program) {
             // Reaped by the server, which reaps everyone.
             Ok(pid) => Ok(pid),
-            Err(StartError::Program(error)) => {
-                Err(command_failed(lookup::not_executable(&path, error)))
-            }
-            Err(error) => Err(executor_failed(format!("the command's process: {error}"))),
+            Err(error) => Err(self.not_started(error, &program, &path)),
+        }
+    }
+
+    fn not_started(&self, error: StartError, program: &Program<'_>, path: &Path) -> Reason {
+        match (self.mem, error) {
+            (Some(mem), error) if is_for_memory(&error, program) => verdict::too_little(mem),
+            (_, StartError::Program(error)) => command_failed(lookup::not_executable(path, error)),
+            (_, error) => executor_failed(format!("the command's process: {error}")),
         }
     }
 
@@ -138,7 +140,7 @@ impl Scene {
             env: c_strings(variables)?,
             dir: text(&self.sandbox)?,
             stdio,
-            dies_with_executor: self.dies_with_executor,
+            dies_with_executor: self.mem.is_none(),
             has_terminal,
         })
     }
@@ -178,6 +180,18 @@ impl Prepared<'_> {
             tepui_executor::volume::link(sandbox, volume)?;
         }
         CommandStdio::make(self.stdin, beside, self.keep)
+    }
+}
+
+/// Whether that was for want of memory. execve(2) says of arguments that there is no room for, too, that
+/// they are too long, though it takes what is no longer than a single one may be.
+fn is_for_memory(error: &StartError, program: &Program<'_>) -> bool {
+    let words = program.argv.iter().chain(&program.env);
+    let length: usize = words.map(|word| word.as_bytes_with_nul().len()).sum();
+    match error.source().raw_os_error() {
+        Some(libc::ENOMEM) => true,
+        Some(libc::E2BIG) => length < MAX_ARGUMENT,
+        _ => false,
     }
 }
 

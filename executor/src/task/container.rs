@@ -12,10 +12,10 @@ use tepui_executor::cgroup::CgroupError;
 use tepui_executor::runtime::Runtime;
 use tepui_executor::startup::Startup;
 use tepui_executor::{cgroup, log};
-use tepui_types::Reason;
 use tepui_types::container::{Container, Namespace, Userns};
 use tepui_types::task::{CommandWorkload, reason};
 use tepui_types::wire::executor::ExecutorLaunch;
+use tepui_types::{Bytes, Reason};
 
 use crate::attempt::Attempt;
 use crate::places::Places;
@@ -41,6 +41,8 @@ pub struct Prepared<'a> {
     pub container: &'a Container,
     /// The cgroup that it joins, which is there.
     pub cgroup: &'a str,
+    /// The memory that it may have there.
+    pub mem: Bytes,
     /// The folder of its root and its files.
     pub beside: &'a Path,
     /// The folder of what its runtime notes.
@@ -145,6 +147,7 @@ impl Prepared<'_> {
         self.guard_devices(&startup.runtime)?;
         let start = runtime::Start {
             runtime: &startup.runtime,
+            mem: self.mem,
             privileges: startup.privileges,
             stdio: theirs.files,
             has_terminal: theirs.is_terminal,

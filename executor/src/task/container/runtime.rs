@@ -22,9 +22,9 @@ use tepui_executor::confinement;
 use tepui_executor::privileges::Privileges;
 use tepui_executor::runtime::Runtime;
 use tepui_executor::startup::Startup;
-use tepui_types::Reason;
 use tepui_types::task::reason;
 use tepui_types::wire::executor::RunBeside;
+use tepui_types::{Bytes, Reason};
 
 use crate::attempt::Attempt;
 use crate::beside::Stdio;
@@ -43,10 +43,17 @@ const SPEC: &str = "config.json";
 /// What a runtime's complaint is cut to, in bytes.
 const MAX_COMPLAINT: u64 = 1024;
 
+/// With less memory than this a container may have too little to be started: runtimes need some MiB.
+const SCARCE: Bytes = Bytes::mib(64);
+/// Where the kernel counts, among others, whom it has killed for memory.
+const COUNTS: &str = "/proc/vmstat";
+
 /// How a container is started.
 pub struct Start<'a> {
     /// By whom.
     pub runtime: &'a Runtime,
+    /// With how much memory.
+    pub mem: Bytes,
     /// Whether it is confined.
     pub privileges: Privileges,
     /// What it reads and writes by.
@@ -131,7 +138,8 @@ pub fn start(start: Start<'_>, spec: &Spec, dir: &Path) -> Result<Attempt, Reaso
         limits::raise(spec).map_err(|why| Reason::new(reason::CONTAINER_REFUSED, why))?;
         // Root of a container with users of its own may not say so itself.
         process::be_no_dearer();
-        match start.runtime {
+        let before = (start.mem < SCARCE).then(killed_for_memory);
+        let started = match start.runtime {
             Runtime::BuiltIn => built_in(
                 &bundle,
                 dir,
@@ -143,9 +151,25 @@ pub fn start(start: Start<'_>, spec: &Spec, dir: &Path) -> Result<Attempt, Reaso
                 let program = Program { path, dir };
                 program.start(&bundle, start.stdio).map_err(failed)
             }
-        }
+        };
+        started.map_err(|why| match before {
+            // With a container that they cannot start, runtimes remove its cgroup and what that counted.
+            Some(before) if why.code == reason::EXECUTOR_FAILED && killed_for_memory() > before => {
+                Reason::new(reason::MEMORY_LIMIT, why.message)
+            }
+            _ => why,
+        })
     });
     attempt.map_err(|error| failed(error.to_string()))
+}
+
+/// How many processes the kernel has killed for memory on the whole machine.
+fn killed_for_memory() -> u64 {
+    let counts = std::fs::read_to_string(COUNTS).unwrap_or_default();
+    let count = counts
+        .lines()
+        .find_map(|line| line.strip_prefix("oom_kill "));
+    count.and_then(|count| count.parse().ok()).unwrap_or(0)
 }
 
 /// Takes away what was noted of the container's run before.
