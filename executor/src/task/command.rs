@@ -20,9 +20,9 @@ use tepui_types::task::reason;
 use tepui_types::wire::executor::VolumeFolder;
 use tepui_types::{Bytes, Reason};
 
-use crate::beside::Stdio;
+use crate::beside::{Begun, Stdio};
 use crate::folder::{self, SpareFolder};
-use crate::lookup;
+use crate::lookup::{self, Unfit};
 use crate::process::{Newborn, Program, StartError, c_strings};
 use crate::stdio::{CommandStdio, Theirs};
 use crate::verdict;
@@ -70,7 +70,25 @@ impl Scene {
     }
 
     /// Starts a command in that process, beside the task.
+    ///
+    /// # Errors
+    /// Says what kept it from that, where that is not the command's own doing.
     pub fn run(
+        &self,
+        argv: &[String],
+        env: &[(String, String)],
+        stdio: Stdio,
+        newborn: Newborn,
+    ) -> Result<Begun, String> {
+        let stderr = stdio.stderr().map_err(|error| error.to_string())?;
+        match self.start_beside(argv, env, stdio, newborn) {
+            Ok(pid) => Ok(Begun::Runs(pid)),
+            Err(reason) if lookup::exit_code(&reason).is_some() => Ok(Begun::Unfit(reason, stderr)),
+            Err(reason) => Err(reason.message),
+        }
+    }
+
+    fn start_beside(
         &self,
         argv: &[String],
         env: &[(String, String)],
@@ -100,7 +118,7 @@ impl Scene {
             &self.sandbox,
             "the agent's machine",
         );
-        let path = path.map_err(command_failed)?;
+        let path = path.map_err(Unfit::into_reason)?;
         let program = self.program(argv, &path, stdio, has_terminal);
         let program = program.map_err(|_| {
             command_failed(
@@ -117,7 +135,7 @@ impl Scene {
     fn not_started(&self, error: StartError, program: &Program<'_>, path: &Path) -> Reason {
         match (self.mem, error) {
             (Some(mem), error) if is_for_memory(&error, program) => verdict::too_little(mem),
-            (_, StartError::Program(error)) => command_failed(lookup::not_executable(path, error)),
+            (_, StartError::Program(error)) => lookup::not_executable(path, error).into_reason(),
             (_, error) => executor_failed(format!("the command's process: {error}")),
         }
     }
@@ -162,8 +180,10 @@ impl Prepared<'_> {
     /// Starts it where it has run before.
     pub fn start_again(&self, theirs: &Theirs, newborn: Newborn) -> Result<Pid, Reason> {
         let files = theirs.files.each_ref().map(AsFd::as_fd);
-        self.scene
-            .start(self.argv, files, theirs.is_terminal, newborn)
+        let started = self
+            .scene
+            .start(self.argv, files, theirs.is_terminal, newborn);
+        started.map_err(lookup::of_task)
     }
 
     fn make_folder(&self, spare: Option<SpareFolder>) -> io::Result<CommandStdio> {

@@ -372,14 +372,10 @@ impl Member {
             return Err(NotRun::Now);
         }
         match &self.place {
-            Place::Container(dir) => {
-                let attempt = runtime::run(startup, dir, outside, run, stdio)?;
-                Ok(Begun::Attempted(attempt))
-            }
+            Place::Container(dir) => Ok(runtime::run(startup, dir, outside, run, stdio)?),
             Place::Machine(scene) => {
                 let newborn = group.map_or_else(|| Newborn::to_be_made(&[]), TaskGroup::newborn);
-                let started = scene.run(&run.argv, &run.env, stdio, newborn);
-                Ok(Begun::Runs(started.map_err(|reason| reason.message)?))
+                Ok(scene.run(&run.argv, &run.env, stdio, newborn)?)
             }
             Place::Nowhere => Err(NotRun::Now),
         }

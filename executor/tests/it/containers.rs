@@ -320,6 +320,38 @@ fn devices_of_machine() -> String {
 }
 
 #[test]
+fn another_runtime_says_what_cannot_be_executed_in_its_own_words() {
+    let others = runtimes().into_iter();
+    for runtime in others.filter(|runtime| *runtime != Runtime::BuiltIn) {
+        for (program, words) in [
+            (
+                "no-such-program",
+                "exec: \"no-such-program\": executable file not found",
+            ),
+            (
+                "/no/such",
+                "exec: \"/no/such\": stat /no/such: no such file",
+            ),
+            ("/etc/motd", "exec: \"/etc/motd\": permission denied"),
+        ] {
+            let Some(mut executor) = Executor::container(runtime.clone()) else {
+                return;
+            };
+            let dir = tempfile::tempdir().unwrap();
+            let image = image(dir.path(), ImageConfig::default());
+            executor.launch(
+                Builder::command("task", &[program])
+                    .container(IMAGE)
+                    .image(image),
+            );
+            let end = executor.end("task");
+            check(&end, "error", "command-failed", None, words);
+            assert!(end.reason.unwrap().message.starts_with("exec: "));
+        }
+    }
+}
+
+#[test]
 fn what_cannot_be_executed_is_said_in_words() {
     let cases = [
         (
