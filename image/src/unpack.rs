@@ -228,9 +228,12 @@ impl Layer<'_> {
     }
 }
 
-/// A path in the layer, as its author writes it.
+/// A path in the layer, as its author writes it: an absolute one begins at the layer's root, which is
+/// where others that unpack layers begin it.
 fn clean(name: &[u8]) -> Result<PathBuf, UnpackError> {
-    tepui_tree::clean(name).map_err(|why| {
+    let below = name.iter().position(|byte| *byte != b'/');
+    let below = &name[below.unwrap_or(name.len())..];
+    tepui_tree::clean(below).map_err(|why| {
         let name = String::from_utf8_lossy(name);
         UnpackError::Invalid(format!("{name:?}: {why}"))
     })

@@ -26,7 +26,7 @@ impl ImageLayout {
         umoci(&["init", "--layout", text(&layout)]);
         let image = format!("{}:shell", layout.display());
         umoci(&["new", "--image", &image]);
-        umoci(&["insert", "--image", &image, text(&root.join("bin")), "/bin"]);
+        umoci(&["insert", "--image", &image, text(&root), "/"]);
         let command = [
             "--config.cmd",
             "sh",

@@ -7,8 +7,11 @@ use tepui_types::resources::PortRanges;
 use tepui_types::task::reason;
 use tepui_types::wire::agent::TaskLaunch;
 
-use crate::master::{FakeMaster, shell};
+use crate::containers::can_contain;
+use crate::images::ImageLayout;
+use crate::master::{FakeMaster, contained, shell};
 use crate::process::AgentProcess;
+use crate::runtimes::{self, RUNC};
 
 /// The ports that an agent lends unless it is told otherwise.
 const LENT: std::ops::Range<u16> = 31_000..32_000;
@@ -70,4 +73,52 @@ async fn where_the_operator_says_so_tasks_listen_on_their_own_ports_alone() {
     let why = report.reason.unwrap();
     assert_eq!(why.code, reason::PORT_FOREIGN);
     assert!(why.message.contains("--ports"), "{why}");
+}
+
+#[tokio::test]
+async fn a_container_in_the_machines_network_is_ended_for_others_ports() {
+    if can_contain() {
+        on_others_ports(&[]).await;
+    }
+}
+
+#[tokio::test]
+async fn so_is_one_that_runc_has_made() {
+    if runtimes::can_run() {
+        on_others_ports(&["--oci-runtime", RUNC]).await;
+    }
+}
+
+/// Of an image or of the machine's tree: ended. Where the network is its own, all ports are.
+async fn on_others_ports(options: &'static [&'static str]) {
+    let image = ImageLayout::make();
+    let mut master = FakeMaster::start().await;
+    let _agent = AgentProcess::start_with(&master, options);
+    let mut session = master.session().await;
+    let ports = free_ports(LENT.rev(), 3);
+    let image = format!(r#"{{"image": "{}"}}"#, image.name());
+    let alone = image.replace('}', r#", "network": "none"}"#);
+    let listens = |name: &str, container: &str, on: u16| {
+        let port = on.to_string();
+        let mut task = contained(name, container, &["/bin/busybox", "nc", "-l", "-p", &port]);
+        task.resources.ports = PortRanges::from_range(ports[0], ports[0]);
+        task
+    };
+    let own = listens("own", &image, ports[0]);
+    let apart = listens("apart", &alone, ports[1]);
+    let taken = listens("taken", &image, ports[1]);
+    let isolated = listens("isolated", r#"{"network": "host"}"#, ports[2]);
+    for launch in [&own, &apart, &taken, &isolated] {
+        session.launch(launch).await;
+    }
+    for (launch, port) in [(&taken, ports[1]), (&isolated, ports[2])] {
+        let report = session.until(&launch.task, TaskState::Failed).await;
+        let why = report.reason.unwrap();
+        assert_eq!(why.code, reason::PORT_FOREIGN, "{why}");
+        assert!(why.message.contains(&port.to_string()), "{why}");
+    }
+    for launch in [own, apart] {
+        let report = &session.latest[&launch.task];
+        assert_eq!(report.state, TaskState::Running, "{report:?}");
+    }
 }

@@ -10,9 +10,9 @@ use crate::master::{FakeMaster, Session, contained, eventually};
 use crate::process::AgentProcess;
 
 /// Debian's.
-const RUNC: &str = "/usr/sbin/runc";
+pub const RUNC: &str = "/usr/sbin/runc";
 
-fn can_run() -> bool {
+pub fn can_run() -> bool {
     let is_there = std::path::Path::new(RUNC).exists();
     if !is_there {
         eprintln!("skipped: there is no {RUNC}; apt-get install runc");

@@ -3,6 +3,7 @@
 //! `cgroup.kill` where the kernel has it; else everything is frozen, killed and
 //! thawed, so that nothing forks itself out of the way.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -31,12 +32,11 @@ impl Group {
         self.freeze(false);
     }
 
-    /// The numbers of the processes in it and below it, in no order; some may have ended meanwhile.
-    pub fn processes(&self) -> Vec<i32> {
-        self.dirs
-            .last()
-            .map(|dir| processes_below(dir))
-            .unwrap_or_default()
+    /// The numbers of the processes in it and below it, in whichever hierarchy; some may have ended
+    /// meanwhile. libcontainer's are in v1's alone where there are both.
+    pub fn processes(&self) -> BTreeSet<i32> {
+        let all = self.dirs.iter();
+        all.flat_map(|dir| processes_below(dir)).collect()
     }
 
     /// Whether no process is left in it or below it.

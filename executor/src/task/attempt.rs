@@ -10,7 +10,7 @@
 
 use std::collections::HashSet;
 use std::io::{self, ErrorKind, PipeReader, PipeWriter, Read, Write, pipe};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
@@ -42,6 +42,8 @@ pub struct Attempt {
     guard: Pid,
     answers: PipeReader,
     is_over: bool,
+    /// What a helper looks for among this process's open files.
+    kept: Option<OwnedFd>,
 }
 
 impl Attempt {
@@ -59,9 +61,15 @@ impl Attempt {
                 guard: child,
                 answers,
                 is_over: false,
+                kept: None,
             }),
             ForkResult::Child => guard(executor, start, answer),
         }
+    }
+
+    /// Keeps that open for as long as this is kept.
+    pub fn keep(&mut self, file: OwnedFd) {
+        self.kept = Some(file);
     }
 
     /// What has become of it, once that is known.

@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
@@ -15,7 +16,7 @@ use tepui_types::Reason;
 use tepui_types::wire::executor::{FromExecutor, RunBeside, RunIo};
 
 use crate::attempt::{self, Attempt, LAST_PATIENCE, PATIENCE};
-use crate::command;
+use crate::{command, lookup};
 
 /// What a command with a limit may take to begin, besides: a busy machine makes a container's process in
 /// a second or two.
@@ -73,6 +74,17 @@ impl Stdio {
         matches!(self, Self::Terminal(_))
     }
 
+    /// Where it writes what is wrong, once more, if somebody reads that.
+    ///
+    /// # Errors
+    /// When the system gives no more descriptors.
+    pub fn stderr(&self) -> io::Result<Option<OwnedFd>> {
+        match self {
+            Self::Nothing => Ok(None),
+            Self::Pipes([.., stderr]) | Self::Terminal(stderr) => stderr.try_clone().map(Some),
+        }
+    }
+
     /// The three descriptors.
     ///
     /// # Errors
@@ -94,8 +106,10 @@ impl Stdio {
 pub enum Begun {
     /// It runs.
     Runs(Pid),
-    /// It is being started.
-    Attempted(Attempt),
+    /// It is being started; where it can be told what is wrong with it, unless its runtime does so.
+    Attempted(Attempt, Option<OwnedFd>),
+    /// It is no program, for a reason that [`lookup`] knows, and there it can be told.
+    Unfit(Reason, Option<OwnedFd>),
 }
 
 /// Those that run, or are being started.
@@ -108,6 +122,7 @@ pub struct Beside {
 struct Starting {
     command: Command,
     attempt: Attempt,
+    stderr: Option<OwnedFd>,
     begun: Instant,
     give_up_at: Instant,
     /// It is ended as soon as it runs.
@@ -135,8 +150,8 @@ impl Beside {
         }
     }
 
-    /// One has begun.
-    pub fn add(&mut self, begun: Begun, run: &RunBeside, now: Instant) {
+    /// One has begun, or will not; then that is to be said.
+    pub fn add(&mut self, begun: Begun, run: &RunBeside, now: Instant) -> Option<FromExecutor> {
         let timeout = run.timeout_ms.map(Duration::from_millis);
         let command = Command {
             id: run.id,
@@ -148,14 +163,17 @@ impl Beside {
             Begun::Runs(pid) => {
                 self.running.insert(pid, command);
             }
-            Begun::Attempted(attempt) => self.starting.push(Starting {
+            Begun::Unfit(reason, stderr) => return Some(command.not_run(reason, stderr)),
+            Begun::Attempted(attempt, stderr) => self.starting.push(Starting {
                 command,
                 attempt,
+                stderr,
                 begun: now,
                 give_up_at: now + PATIENCE,
                 is_abandoned: false,
             }),
         }
+        None
     }
 
     /// What can be read when one has been started, or has not.
@@ -264,7 +282,7 @@ impl Beside {
                 Some(Err(_)) if starting.command.is_cut_short(is_along) => {
                     said.push(FromExecutor::NotNow(starting.command.id));
                 }
-                Some(Err(reason)) => said.push(starting.command.ran(Err(reason.message))),
+                Some(Err(reason)) => said.push(starting.command.not_run(reason, starting.stderr)),
                 Some(Ok(pid)) => {
                     if starting.is_abandoned {
                         end(pid);
@@ -324,11 +342,31 @@ impl Command {
         }
     }
 
+    /// What a person ran is answered as a shell would: in its own output, and by a code.
+    fn not_run(&self, reason: Reason, stderr: Option<OwnedFd>) -> FromExecutor {
+        let code = lookup::exit_code(&reason).filter(|_| self.limit.is_none());
+        let Some(code) = code else {
+            return self.ran(Err(reason.message));
+        };
+        if let Some(stderr) = stderr {
+            say(&stderr, &reason.message);
+        }
+        self.ran(Ok(code))
+    }
+
     fn ran(&self, result: Result<i32, String>) -> FromExecutor {
         FromExecutor::Ran {
             id: self.id,
             result,
         }
+    }
+}
+
+/// Writes a line, if there is room for it: nothing is waited for.
+fn say(to: &OwnedFd, line: &str) {
+    let mut room = [PollFd::new(to.as_fd(), PollFlags::POLLOUT)];
+    if poll(&mut room, PollTimeout::ZERO) == Ok(1) {
+        let _ = nix::unistd::write(to, format!("tepui: {line}\n").as_bytes());
     }
 }
 

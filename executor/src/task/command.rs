@@ -15,19 +15,23 @@ use std::sync::OnceLock;
 
 use nix::unistd::Pid;
 use tepui_executor::output::Keep;
-use tepui_types::Reason;
 use tepui_types::command::CommandStdin;
 use tepui_types::task::reason;
 use tepui_types::wire::executor::VolumeFolder;
+use tepui_types::{Bytes, Reason};
 
-use crate::beside::Stdio;
+use crate::beside::{Begun, Stdio};
 use crate::folder::{self, SpareFolder};
-use crate::lookup;
+use crate::lookup::{self, Unfit};
 use crate::process::{Newborn, Program, StartError, c_strings};
 use crate::stdio::{CommandStdio, Theirs};
+use crate::verdict;
 
 /// The search path of a command that brings none.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The longest argument that execve(2) takes (MAX_ARG_STRLEN).
+const MAX_ARGUMENT: usize = 128 * 1024;
 
 /// A command with all that it gets.
 pub struct Prepared<'a> {
@@ -50,30 +54,41 @@ pub struct Prepared<'a> {
 pub struct Scene {
     env: BTreeMap<String, String>,
     sandbox: PathBuf,
-    dies_with_executor: bool,
+    /// The memory of their cgroup; without one they end with this process.
+    mem: Option<Bytes>,
 }
 
 impl Scene {
-    /// With the environment that a task asked for and its `TEPUI_…` names, in its sandbox. Without a
-    /// cgroup a command ends with this process.
-    pub fn new(
-        mut env: BTreeMap<String, String>,
-        sandbox: PathBuf,
-        dies_with_executor: bool,
-    ) -> Self {
+    /// With the environment that a task asked for and its `TEPUI_…` names, in its sandbox, and in its
+    /// cgroup if that has so much memory.
+    pub fn new(mut env: BTreeMap<String, String>, sandbox: PathBuf, mem: Option<Bytes>) -> Self {
         env.entry("PATH".into())
             .or_insert_with(|| DEFAULT_PATH.into());
         let home = sandbox.display().to_string();
         env.entry("HOME".into()).or_insert(home);
-        Self {
-            env,
-            sandbox,
-            dies_with_executor,
-        }
+        Self { env, sandbox, mem }
     }
 
     /// Starts a command in that process, beside the task.
+    ///
+    /// # Errors
+    /// Says what kept it from that, where that is not the command's own doing.
     pub fn run(
+        &self,
+        argv: &[String],
+        env: &[(String, String)],
+        stdio: Stdio,
+        newborn: Newborn,
+    ) -> Result<Begun, String> {
+        let stderr = stdio.stderr().map_err(|error| error.to_string())?;
+        match self.start_beside(argv, env, stdio, newborn) {
+            Ok(pid) => Ok(Begun::Runs(pid)),
+            Err(reason) if lookup::exit_code(&reason).is_some() => Ok(Begun::Unfit(reason, stderr)),
+            Err(reason) => Err(reason.message),
+        }
+    }
+
+    fn start_beside(
         &self,
         argv: &[String],
         env: &[(String, String)],
@@ -103,7 +118,7 @@ impl Scene {
             &self.sandbox,
             "the agent's machine",
         );
-        let path = path.map_err(command_failed)?;
+        let path = path.map_err(Unfit::into_reason)?;
         let program = self.program(argv, &path, stdio, has_terminal);
         let program = program.map_err(|_| {
             command_failed(
@@ -113,10 +128,15 @@ impl Scene {
         match newborn.execute(&program) {
             // Reaped by the server, which reaps everyone.
             Ok(pid) => Ok(pid),
-            Err(StartError::Program(error)) => {
-                Err(command_failed(lookup::not_executable(&path, error)))
-            }
-            Err(error) => Err(executor_failed(format!("the command's process: {error}"))),
+            Err(error) => Err(self.not_started(error, &program, &path)),
+        }
+    }
+
+    fn not_started(&self, error: StartError, program: &Program<'_>, path: &Path) -> Reason {
+        match (self.mem, error) {
+            (Some(mem), error) if is_for_memory(&error, program) => verdict::too_little(mem),
+            (_, StartError::Program(error)) => lookup::not_executable(path, error).into_reason(),
+            (_, error) => executor_failed(format!("the command's process: {error}")),
         }
     }
 
@@ -138,7 +158,7 @@ impl Scene {
             env: c_strings(variables)?,
             dir: text(&self.sandbox)?,
             stdio,
-            dies_with_executor: self.dies_with_executor,
+            dies_with_executor: self.mem.is_none(),
             has_terminal,
         })
     }
@@ -160,8 +180,10 @@ impl Prepared<'_> {
     /// Starts it where it has run before.
     pub fn start_again(&self, theirs: &Theirs, newborn: Newborn) -> Result<Pid, Reason> {
         let files = theirs.files.each_ref().map(AsFd::as_fd);
-        self.scene
-            .start(self.argv, files, theirs.is_terminal, newborn)
+        let started = self
+            .scene
+            .start(self.argv, files, theirs.is_terminal, newborn);
+        started.map_err(lookup::of_task)
     }
 
     fn make_folder(&self, spare: Option<SpareFolder>) -> io::Result<CommandStdio> {
@@ -178,6 +200,18 @@ impl Prepared<'_> {
             tepui_executor::volume::link(sandbox, volume)?;
         }
         CommandStdio::make(self.stdin, beside, self.keep)
+    }
+}
+
+/// Whether that was for want of memory. execve(2) says of arguments that there is no room for, too, that
+/// they are too long, though it takes what is no longer than a single one may be.
+fn is_for_memory(error: &StartError, program: &Program<'_>) -> bool {
+    let words = program.argv.iter().chain(&program.env);
+    let length: usize = words.map(|word| word.as_bytes_with_nul().len()).sum();
+    match error.source().raw_os_error() {
+        Some(libc::ENOMEM) => true,
+        Some(libc::E2BIG) => length < MAX_ARGUMENT,
+        _ => false,
     }
 }
 

@@ -5,16 +5,17 @@
 //! task, and it ends after them.
 
 use std::io::{self, ErrorKind};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use tepui_executor::cgroup::CgroupError;
 use tepui_executor::runtime::Runtime;
 use tepui_executor::startup::Startup;
 use tepui_executor::{cgroup, log};
-use tepui_types::Reason;
 use tepui_types::container::{Container, Namespace, Userns};
 use tepui_types::task::{CommandWorkload, reason};
 use tepui_types::wire::executor::ExecutorLaunch;
+use tepui_types::{Bytes, Reason};
 
 use crate::attempt::Attempt;
 use crate::places::Places;
@@ -25,7 +26,7 @@ use crate::spec::Plan;
 use crate::stdio::Theirs;
 use crate::userns::UserNamespace;
 use crate::users::Account;
-use crate::{devices, files, places, root, runtime, spec, users};
+use crate::{devices, files, places, root, runtime, shared, spec, users};
 
 /// Where a container with an image finds its sandbox.
 pub const SANDBOX: &str = "/mnt/tepui/sandbox";
@@ -40,6 +41,8 @@ pub struct Prepared<'a> {
     pub container: &'a Container,
     /// The cgroup that it joins, which is there.
     pub cgroup: &'a str,
+    /// The memory that it may have there.
+    pub mem: Bytes,
     /// The folder of its root and its files.
     pub beside: &'a Path,
     /// The folder of what its runtime notes.
@@ -110,6 +113,8 @@ impl Prepared<'_> {
         };
         let shown = sources.of(self.container)?;
         let places = self.places().map_err(failed("sandbox and volumes"))?;
+        let own = self.own_network().map_err(failed("network"))?;
+        let network = self.shared.as_deref().and_then(Shared::network);
         let plan = Plan {
             launch: self.launch,
             command: self.command,
@@ -122,6 +127,7 @@ impl Prepared<'_> {
             hidden: startup.dir.parent().unwrap_or(&startup.dir),
             privileges: startup.privileges,
             shared: self.shared.as_deref(),
+            network: network.or(own.as_ref()),
             runtime: &startup.runtime,
             places: &places,
             users: self.users(),
@@ -141,12 +147,16 @@ impl Prepared<'_> {
         self.guard_devices(&startup.runtime)?;
         let start = runtime::Start {
             runtime: &startup.runtime,
+            mem: self.mem,
             privileges: startup.privileges,
             stdio: theirs.files,
             has_terminal: theirs.is_terminal,
             outside: outside(self.launch, self.users()),
         };
-        let init = runtime::start(start, &spec, self.dir)?;
+        let mut init = runtime::start(start, &spec, self.dir)?;
+        if let Some(own) = own {
+            init.keep(own);
+        }
         Ok(Started {
             init,
             stop_signal,
@@ -194,6 +204,14 @@ impl Prepared<'_> {
             tepui_executor::volume::give(volume, uid, gid).map_err(failed("volume"))?;
         }
         Ok(())
+    }
+
+    /// The one that no other container has, where it is to have loopback alone.
+    fn own_network(&self) -> io::Result<Option<OwnedFd>> {
+        match self.shared {
+            Some(_) => Ok(None),
+            None => shared::network_of(self.container, self.users()),
+        }
     }
 
     fn users(&self) -> Option<&UserNamespace> {

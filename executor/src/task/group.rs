@@ -14,7 +14,7 @@ use tepui_executor::records::RecordsError;
 use tepui_executor::usage::UsageLog;
 use tepui_types::command::CommandOptions;
 use tepui_types::wire::executor::UsageRecord;
-use tepui_types::{MilliCpus, TaskId};
+use tepui_types::{Bytes, MilliCpus, TaskId};
 
 use crate::process::{Newborn, StartError};
 use crate::processes;
@@ -22,6 +22,10 @@ use crate::processes;
 /// How much memory an earlier task may have left to the next, in bytes: what the kernel frees
 /// late, and a little of the page cache.
 const LEFT_BEHIND: u64 = 1024 * 1024;
+
+/// With less memory than this a task may have too little to be started: more than a program's arguments
+/// and environment (6 MiB), what else execve(2) needs, and what an earlier task has left.
+const SCARCE: Bytes = Bytes::mib(16);
 
 /// The cgroup and what of it stays open.
 pub struct TaskGroup {
@@ -94,6 +98,10 @@ impl TaskGroup {
     fn renew(mut self, limits: Limits) -> Option<Self> {
         // Nothing has run in it since.
         self.before = self.latest;
+        if limits.mem < SCARCE {
+            // It must not be in there when that counts.
+            self.newborn = None;
+        }
         let used = self.before.usage.cpu_micros;
         let renewed = if self.limits != limits || self.is_throttled {
             self.group.limit(&limits)
@@ -179,9 +187,13 @@ impl TaskGroup {
         self.group.path()
     }
 
-    /// Lets the next task's process enter, if the kernel makes one now. To enter takes a while.
+    /// Lets the next task's process enter, if there is memory for it and the kernel makes one now. To enter
+    /// takes a while.
     pub fn expect_next(&mut self) {
-        self.newborn = Newborn::make(&self.entrances).ok();
+        let is_scarce = self.limits.mem < SCARCE;
+        self.newborn = (!is_scarce)
+            .then(|| Newborn::make(&self.entrances).ok())
+            .flatten();
     }
 
     /// A process that is in it, or is about to be before it executes anything.
@@ -190,17 +202,20 @@ impl TaskGroup {
     /// When the kernel makes no process more.
     pub fn take_newborn(&mut self) -> Result<Newborn, StartError> {
         match self.newborn.take() {
+            _ if self.limits.mem < SCARCE => Ok(Newborn::to_be_made(&self.entrances)),
             Some(newborn) if newborn.is_alive() => Ok(newborn),
             _ => Newborn::make(&self.entrances),
         }
     }
 
-    /// One more process beside the task's first.
-    ///
-    /// # Errors
-    /// When the kernel makes no process more.
-    pub fn newborn(&self) -> Result<Newborn, StartError> {
-        Newborn::make(&self.entrances)
+    /// One more process beside the task's first, which may have used up its memory.
+    pub fn newborn(&self) -> Newborn {
+        Newborn::to_be_made(&self.entrances)
+    }
+
+    /// The memory that its task may have.
+    pub fn mem(&self) -> Bytes {
+        self.limits.mem
     }
 
     /// What the task's processes have used and run into.

@@ -16,6 +16,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::WaitStatus;
 use nix::unistd::{Pid, getpid};
 use tepui_executor::cgroup::CgroupError;
+use tepui_executor::cgroup::limits::memory_of;
 use tepui_executor::environment;
 use tepui_executor::log;
 use tepui_executor::output::Keep;
@@ -229,7 +230,7 @@ impl Member {
                 "argv is empty: name the program",
             ));
         }
-        let has_group = ground.group.is_some();
+        let mem = ground.group.as_deref().map(TaskGroup::mem);
         // It enters its cgroup while its folder is made.
         let newborn = match ground.group {
             Some(group) => group.take_newborn(),
@@ -239,7 +240,7 @@ impl Member {
         let mut env = environment::of(task, startup.agent, &launch.sandbox);
         let given = launch.devices.iter().flat_map(|given| &given.env);
         env.extend(given.cloned());
-        let scene = Scene::new(env, PathBuf::from(&launch.sandbox), !has_group);
+        let scene = Scene::new(env, PathBuf::from(&launch.sandbox), mem);
         let prepared = Prepared {
             argv: &command.argv,
             scene: &scene,
@@ -292,6 +293,9 @@ impl Member {
             command,
             container,
             cgroup,
+            mem: self
+                .mem
+                .unwrap_or_else(|| memory_of(&launch.launch.resources)),
             beside: &beside,
             dir: &dir,
             root: self.root.as_deref(),
@@ -368,18 +372,10 @@ impl Member {
             return Err(NotRun::Now);
         }
         match &self.place {
-            Place::Container(dir) => {
-                let attempt = runtime::run(startup, dir, outside, run, stdio)?;
-                Ok(Begun::Attempted(attempt))
-            }
+            Place::Container(dir) => Ok(runtime::run(startup, dir, outside, run, stdio)?),
             Place::Machine(scene) => {
-                let newborn = match group {
-                    Some(group) => group.newborn(),
-                    None => Newborn::make(&[]),
-                };
-                let newborn = newborn.map_err(|error| error.to_string())?;
-                let started = scene.run(&run.argv, &run.env, stdio, newborn);
-                Ok(Begun::Runs(started.map_err(|reason| reason.message)?))
+                let newborn = group.map_or_else(|| Newborn::to_be_made(&[]), TaskGroup::newborn);
+                Ok(scene.run(&run.argv, &run.env, stdio, newborn)?)
             }
             Place::Nowhere => Err(NotRun::Now),
         }

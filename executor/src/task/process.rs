@@ -33,9 +33,10 @@ const END_PATIENCE: futex::Timespec = futex::Timespec {
     tv_nsec: 0,
 };
 
-/// A process that waits for its program. Dropped before, it ends.
+/// A process that waits for its program, or will be. Dropped before, it ends.
 pub struct Newborn {
-    pid: Pid,
+    /// Once it was made.
+    pid: Option<Pid>,
     /// Freed only when it has let go of it.
     shared: NonNull<Shared>,
     has_executed: bool,
@@ -73,6 +74,15 @@ pub enum StartError {
     /// The program cannot be executed.
     #[error("{0}")]
     Program(io::Error),
+}
+
+impl StartError {
+    /// What the system says.
+    pub fn source(&self) -> &io::Error {
+        match self {
+            Self::Process { source, .. } | Self::Program(source) => source,
+        }
+    }
 }
 
 /// Text as the system takes it.
@@ -128,8 +138,14 @@ impl Newborn {
     /// # Errors
     /// When the kernel makes no process more.
     pub fn make(entrances: &[File]) -> Result<Self, StartError> {
-        let mut stack = Box::<[u128]>::new_uninit_slice(STACK / size_of::<u128>());
-        let top = stack.as_mut_ptr_range().end;
+        let mut this = Self::to_be_made(entrances);
+        this.clone_off(0)?;
+        Ok(this)
+    }
+
+    /// One that is made only when it is told its program, and waited for: it cannot be chosen to be
+    /// killed for memory, and this process with it.
+    pub fn to_be_made(entrances: &[File]) -> Self {
         let shared = Box::new(Shared {
             tid: AtomicU32::new(0),
             is_told: AtomicU32::new(0),
@@ -139,9 +155,16 @@ impl Newborn {
             entrances: entrances.iter().map(AsRawFd::as_raw_fd).collect(),
             ignored: ignored_signals(),
             is_dear: is_dear_to_the_oom_killer(),
-            _stack: stack,
+            stack: UnsafeCell::new(Box::new_uninit_slice(STACK / size_of::<u128>())),
         });
-        let shared = NonNull::from(Box::leak(shared));
+        Self {
+            pid: None,
+            shared: NonNull::from(Box::leak(shared)),
+            has_executed: false,
+        }
+    }
+
+    fn clone_off(&mut self, more: c_int) -> Result<Pid, StartError> {
         let flags = libc::CLONE_VM
             | libc::CLONE_FILES
             | libc::CLONE_PARENT_SETTID
@@ -152,26 +175,20 @@ impl Newborn {
         // ended. `be_born` makes system calls alone, allocates nothing and does not unwind. It has
         // this thread's errno, so while this thread runs too, it calls what knows no errno.
         let pid = unsafe {
-            let tid = shared.as_ref().tid.as_ptr();
+            let top = (*self.shared().stack.get()).as_mut_ptr_range().end;
+            let tid = self.shared().tid.as_ptr();
             let none = ptr::null_mut::<c_void>();
-            let argument = shared.as_ptr().cast();
-            libc::clone(be_born, top.cast(), flags, argument, tid, none, tid)
+            let argument = self.shared.as_ptr().cast();
+            libc::clone(be_born, top.cast(), flags | more, argument, tid, none, tid)
         };
         if pid < 0 {
-            let source = io::Error::last_os_error();
-            // SAFETY: it came from a Box, and there is no process that knows it.
-            drop(unsafe { Box::from_raw(shared.as_ptr()) });
-            let step = "make a process";
+            let (step, source) = ("make a process", io::Error::last_os_error());
             return Err(StartError::Process { step, source });
         }
-        Ok(Self {
-            pid: Pid::from_raw(pid),
-            shared,
-            has_executed: false,
-        })
+        Ok(*self.pid.insert(Pid::from_raw(pid)))
     }
 
-    /// Whether it still waits, or will.
+    /// Whether it was made and waits, or will.
     pub fn is_alive(&self) -> bool {
         self.shared().tid.load(Ordering::Acquire) != 0
     }
@@ -195,13 +212,19 @@ impl Newborn {
         // SAFETY: the other process reads it only once `is_told` is set.
         unsafe { *shared.told.get() = Some(told) };
         shared.is_told.store(1, Ordering::Release);
-        let _ = futex::wake(&shared.is_told, futex::Flags::PRIVATE, 1);
+        let pid = match self.pid {
+            Some(pid) => {
+                let _ = futex::wake(&shared.is_told, futex::Flags::PRIVATE, 1);
+                pid
+            }
+            None => self.clone_off(libc::CLONE_VFORK)?,
+        };
         self.wait_until_it_lets_go(None);
         // SAFETY: the other process no longer has this memory.
-        let failure = unsafe { *shared.failure.get() };
+        let failure = unsafe { *self.shared().failure.get() };
         let Some((step, errno)) = failure else {
             self.has_executed = true;
-            return Ok(self.pid);
+            return Ok(pid);
         };
         let source = io::Error::from_raw_os_error(errno);
         Err(match step {
@@ -234,16 +257,16 @@ impl Newborn {
 
 impl Drop for Newborn {
     fn drop(&mut self) {
-        if self.is_alive() {
-            let _ = kill(self.pid, Signal::SIGKILL);
+        if let Some(pid) = self.pid.filter(|_| self.is_alive()) {
+            let _ = kill(pid, Signal::SIGKILL);
         }
         if !self.wait_until_it_lets_go(Some(&END_PATIENCE)) {
             // It is frozen. What it may still use is never freed.
             return;
         }
-        if !self.has_executed {
+        if let Some(pid) = self.pid.filter(|_| !self.has_executed) {
             // Who else waits for children may have reaped it.
-            let _ = waitpid(self.pid, None);
+            let _ = waitpid(pid, None);
         }
         // SAFETY: it came from a Box, and the other process has let go of it.
         drop(unsafe { Box::from_raw(self.shared.as_ptr()) });
@@ -269,7 +292,8 @@ struct Shared {
     /// An agent under nohup or in a shell's background ignores signals.
     ignored: &'static [c_int],
     is_dear: bool,
-    _stack: Box<[MaybeUninit<u128>]>,
+    /// The other process's alone.
+    stack: UnsafeCell<Box<[MaybeUninit<u128>]>>,
 }
 
 /// A program, as the system takes it.

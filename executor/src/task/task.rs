@@ -485,30 +485,32 @@ impl Task {
         }
         let member = &mut self.members[number];
         member.set_idle();
-        let status = match draining.end {
-            RunEnd::Exited(status) => status,
-            RunEnd::Refused(reason) => return self.supervision.on_refused(number, reason, now),
-        };
+        let of_run = of_task.since(std::mem::replace(&mut self.before, of_task));
         let (counts, mem) = match member.share() {
             Some(share) => (share.counts(), share.mem()),
-            None => (of_task.since(self.before), None),
+            None => (of_run, None),
+        };
+        let mem = mem.unwrap_or(self.limits.mem);
+        let status = match draining.end {
+            RunEnd::Exited(status) => status,
+            RunEnd::Refused(reason) => {
+                let reason = verdict::refused(reason, counts.oom_kills, mem);
+                return self.supervision.on_refused(number, reason, now);
+            }
         };
         let launch = &self.launches[number];
         let facts = Facts {
             status,
             oom_kills: counts.oom_kills,
             // The bound is the task's, and newer kernels count it there (v2).
-            refused_pids: counts
-                .refused_pids
-                .max(of_task.since(self.before).refused_pids),
-            mem: mem.unwrap_or(self.limits.mem),
+            refused_pids: counts.refused_pids.max(of_run.refused_pids),
+            mem,
             pids: self.limits.pids,
             full_disk: fullness::given_if_full(
                 Path::new(&launch.sandbox),
                 launch.launch.resources.disk,
             ),
         };
-        self.before = of_task;
         self.supervision.on_ended(number, verdict::of(&facts), now);
         if self.supervision.is_over() {
             self.phase = Phase::Clearing {

@@ -82,6 +82,23 @@ fn failure(facts: &Facts, how: &str, exit_code: Option<i32>) -> Reason {
     }
 }
 
+/// Why a command was not started, which may be that processes of it were killed for memory: whoever starts
+/// it often knows no more than that they are gone.
+pub fn refused(reason: Reason, oom_kills: u64, mem: Bytes) -> Reason {
+    match (oom_kills, reason.code.as_str()) {
+        (1.., _) | (_, reason::MEMORY_LIMIT) => too_little(mem),
+        (0, _) => reason,
+    }
+}
+
+/// The reason of what has too little memory to be started.
+pub fn too_little(mem: Bytes) -> Reason {
+    let message = format!(
+        "its memory limit of {mem} is too small to start the command: ask for more (`--mem`)"
+    );
+    Reason::new(reason::MEMORY_LIMIT, message)
+}
+
 /// The reason of an end that was asked for by that code; `how` is how the command itself ended, if
 /// it had begun.
 pub fn asked_for(code: &str, how: Option<&str>) -> Reason {
@@ -190,6 +207,15 @@ mod tests {
         );
         check(full(exited(3)), "disk-limit", &message);
         assert_eq!(of(&full(exited(0))).reason, None);
+    }
+
+    #[test]
+    fn a_start_that_was_killed_for_memory_says_so() {
+        let lost = Reason::new(reason::EXECUTOR_FAILED, "BrokenChannel");
+        assert_eq!(refused(lost.clone(), 0, Bytes::mib(1)), lost);
+        let killed = refused(lost, 2, Bytes(64 * 1024));
+        assert_eq!(killed.code, reason::MEMORY_LIMIT);
+        assert!(killed.message.contains("64 KiB is too small"), "{killed}");
     }
 
     #[test]

@@ -97,6 +97,62 @@ fn a_command_beside_a_task_reads_and_writes_by_pipes() {
 }
 
 #[test]
+fn a_command_beside_a_task_that_is_no_program_says_so_as_a_shell_does() {
+    for mut host in hosts() {
+        let executor = &mut host.executor;
+        for (argv, code, words) in [
+            ("no-such-program", 127, "not found"),
+            ("/no/such/program", 127, "o such file or directory"),
+            ("/etc/passwd", 126, "ermission denied"),
+            ("/etc", 126, ""),
+        ] {
+            let (stdin, _to) = io::pipe().unwrap();
+            let (mut out, stdout) = io::pipe().unwrap();
+            let (mut err, stderr) = io::pipe().unwrap();
+            let files = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
+            run(executor, 1, &[argv], RunIo::Pipes, &files);
+            drop((stdin, stdout, stderr));
+            assert_eq!(executor.ran(1), Ok(code), "{argv}");
+            let mut said = String::new();
+            err.read_to_string(&mut said).unwrap();
+            assert!(said.contains(words), "{said}");
+            // Once, and not as a log has it.
+            assert_eq!(said.lines().count(), 1, "{said}");
+            assert_eq!(
+                said.matches(argv).count(),
+                said.matches("stat ").count() + 1,
+                "{said}"
+            );
+            assert!(!said.contains("level"), "{said}");
+            said.clear();
+            out.read_to_string(&mut said).unwrap();
+            assert_eq!(said, "");
+        }
+        let pty = openpty(None, None).unwrap();
+        run(
+            executor,
+            2,
+            &["no-such-program"],
+            RunIo::Terminal,
+            &[pty.slave.as_fd()],
+        );
+        assert_eq!(executor.ran(2), Ok(127));
+        let mut line = [0; 200];
+        let length = File::from(pty.master).read(&mut line).unwrap();
+        let line = String::from_utf8_lossy(&line[..length]);
+        assert!(line.contains("no-such-program"), "{line}");
+        // A check that cannot be made has no code.
+        executor.run_beside(3, "task", &["no-such-program"], 60_000);
+        let why = executor.ran(3).unwrap_err();
+        assert!(
+            why.contains("no-such-program") && !why.contains("level"),
+            "{why}"
+        );
+        host.end();
+    }
+}
+
+#[test]
 fn a_command_beside_a_task_is_controlled_by_its_terminal() {
     for mut host in hosts() {
         let executor = &mut host.executor;

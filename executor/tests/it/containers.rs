@@ -263,6 +263,95 @@ fn mounts_limits_and_the_network_are_as_asked() {
 }
 
 #[test]
+fn a_network_of_its_own_has_loopback() {
+    for runtime in runtimes() {
+        let Some(mut executor) = Executor::container(runtime) else {
+            return;
+        };
+        let container = r#"{"image": "test", "network": "none"}"#;
+        // Nobody listens there, which is for the network to say.
+        let script = "ls /sys/class/net; cat /sys/class/net/lo/flags; busybox nc 127.0.0.1 9 2>&1";
+        let (end, out) = run_in(&mut executor, container, ImageConfig::default(), script);
+        assert_eq!(end.exit_code, Some(1), "{:?} {out}", end.reason);
+        assert!(out.starts_with("lo\n0x9\n"), "{out}");
+        assert!(out.contains("refused"), "{out}");
+    }
+}
+
+#[test]
+fn the_machines_tree_is_a_root_whichever_namespaces_are_the_machines() {
+    let cases = [
+        "{}",
+        r#"{"read_only": true}"#,
+        r#"{"share": ["pid", "ipc", "uts"]}"#,
+        r#"{"share": ["pid"], "network": "none"}"#,
+    ];
+    for runtime in runtimes() {
+        for container in cases {
+            let Some(mut executor) = Executor::container(runtime.clone()) else {
+                return;
+            };
+            // Nothing but its own is mounted there, and it shows what is the container's.
+            let script = "for kind in proc sysfs; do grep -c \" - $kind $kind \" /proc/self/mountinfo; \
+                          done; LC_ALL=C ls /sys/class/net; test -e /proc/$$/fd && echo own";
+            executor.launch(Builder::script("task", script).container(container));
+            let end = executor.end("task");
+            finished(&executor, &end);
+            let out = executor.output("task", "stdout");
+            let devices = match container.contains("none") {
+                true => "lo\n".to_owned(),
+                false => devices_of_machine(),
+            };
+            assert!(
+                out.ends_with(&format!("{devices}own\n")),
+                "{container}: {out}"
+            );
+        }
+    }
+}
+
+/// As `ls` shows them.
+fn devices_of_machine() -> String {
+    let entries = fs::read_dir("/sys/class/net").unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<_> = names.collect();
+    names.sort();
+    names.join("\n") + "\n"
+}
+
+#[test]
+fn another_runtime_says_what_cannot_be_executed_in_its_own_words() {
+    let others = runtimes().into_iter();
+    for runtime in others.filter(|runtime| *runtime != Runtime::BuiltIn) {
+        for (program, words) in [
+            (
+                "no-such-program",
+                "exec: \"no-such-program\": executable file not found",
+            ),
+            (
+                "/no/such",
+                "exec: \"/no/such\": stat /no/such: no such file",
+            ),
+            ("/etc/motd", "exec: \"/etc/motd\": permission denied"),
+        ] {
+            let Some(mut executor) = Executor::container(runtime.clone()) else {
+                return;
+            };
+            let dir = tempfile::tempdir().unwrap();
+            let image = image(dir.path(), ImageConfig::default());
+            executor.launch(
+                Builder::command("task", &[program])
+                    .container(IMAGE)
+                    .image(image),
+            );
+            let end = executor.end("task");
+            check(&end, "error", "command-failed", None, words);
+            assert!(end.reason.unwrap().message.starts_with("exec: "));
+        }
+    }
+}
+
+#[test]
 fn what_cannot_be_executed_is_said_in_words() {
     let cases = [
         (

@@ -26,6 +26,7 @@ mod prepared;
 mod privileges;
 mod programs;
 mod restarts;
+mod scarce;
 mod services;
 mod shares;
 mod sockets;

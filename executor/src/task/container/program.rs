@@ -10,8 +10,12 @@ use std::process::{Command, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde::Deserialize;
+use tepui_types::Reason;
+use tepui_types::task::reason;
 use tepui_types::wire::executor::RunBeside;
 
+use crate::lookup::{self, Unfit};
 use crate::runtime::{ID, STATE};
 
 /// A runtime, and the folder of what it notes.
@@ -24,7 +28,21 @@ pub struct Program<'a> {
 
 impl Program<'_> {
     /// Starts the container of that bundle.
-    pub fn start(&self, bundle: &Path, stdio: [OwnedFd; 3]) -> Result<Pid, String> {
+    ///
+    /// # Errors
+    /// In the runtime's words; of a command that is no program as of any other.
+    pub fn start(&self, bundle: &Path, stdio: [OwnedFd; 3]) -> Result<Pid, Reason> {
+        let started = self.create_and_start(bundle, stdio);
+        started.map_err(|failure| match unfit(&failure.said) {
+            Some(unfit) => lookup::of_task(unfit.into_reason()),
+            None => {
+                let message = format!("the container's runtime: {failure}");
+                Reason::new(reason::EXECUTOR_FAILED, message)
+            }
+        })
+    }
+
+    fn create_and_start(&self, bundle: &Path, stdio: [OwnedFd; 3]) -> Result<Pid, Failure> {
         let pid_file = self.dir.join("pid");
         let log = self.dir.join("runtime.log");
         let mut create = self.verb("create", &log);
@@ -44,7 +62,10 @@ impl Program<'_> {
 
     /// Starts a command in the container. A terminal does not control it: that is one which the
     /// runtime has made itself.
-    pub fn run(&self, run: &RunBeside, stdio: [OwnedFd; 3]) -> Result<Pid, String> {
+    ///
+    /// # Errors
+    /// As of [`Program::start`].
+    pub fn run(&self, run: &RunBeside, stdio: [OwnedFd; 3]) -> Result<Pid, Reason> {
         // Others may be started at the same time.
         let files = Files::of_this_process(self.dir);
         let mut exec = self.verb("exec", &files.log);
@@ -53,19 +74,23 @@ impl Program<'_> {
             exec.arg("--env").arg(format!("{name}={value}"));
         }
         exec.arg(ID).args(&run.argv);
-        call(exec, &files.log, stdio)?;
-        read_pid(&files.pid)
+        let called = call(exec, &files.log, stdio).and_then(|()| read_pid(&files.pid));
+        called.map_err(|failure| match unfit(&failure.said) {
+            Some(unfit) => unfit.into_reason(),
+            None => Reason::new(reason::COMMAND_FAILED, failure.to_string()),
+        })
     }
 
     fn verb(&self, verb: &str, log: &Path) -> Command {
         let mut command = Command::new(self.path);
         command.arg("--root").arg(self.dir.join(STATE));
-        command.arg("--log").arg(log).arg(verb);
+        command.arg("--log").arg(log);
+        command.args(["--log-format", "json", verb]);
         command
     }
 
-    fn nothing(&self) -> Result<[OwnedFd; 3], String> {
-        let one = || crate::runtime::nothing().map_err(|reason| reason.message);
+    fn nothing(&self) -> Result<[OwnedFd; 3], Failure> {
+        let one = || crate::runtime::nothing().map_err(|reason| Failure::of(reason.message));
         Ok([one()?, one()?, one()?])
     }
 }
@@ -95,12 +120,46 @@ impl Drop for Files {
     }
 }
 
+/// That a runtime did not do what it was called for.
+#[derive(Debug, Default)]
+struct Failure {
+    /// What this process knows of it.
+    how: String,
+    /// What the runtime says, if anything.
+    said: String,
+}
+
+impl Failure {
+    fn of(how: impl Into<String>) -> Self {
+        let how = how.into();
+        Self {
+            how,
+            said: String::new(),
+        }
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.said.as_str() {
+            "" => f.write_str(&self.how),
+            said => f.write_str(said),
+        }
+    }
+}
+
+/// A line of the log.
+#[derive(Deserialize)]
+struct Line {
+    msg: String,
+}
+
 /// Calls it; what it says when it fails stands at the end of its log.
 fn call(
     mut command: Command,
     log: &Path,
     [stdin, stdout, stderr]: [OwnedFd; 3],
-) -> Result<(), String> {
+) -> Result<(), Failure> {
     command.stdin(Stdio::from(stdin));
     command
         .stdout(Stdio::from(stdout))
@@ -108,18 +167,72 @@ fn call(
     let name = command.get_program().to_string_lossy().into_owned();
     let status = command
         .status()
-        .map_err(|error| format!("{name}: {error}"))?;
+        .map_err(|error| Failure::of(format!("{name}: {error}")))?;
     if status.success() {
         return Ok(());
     }
-    let said = std::fs::read_to_string(log).unwrap_or_default();
-    let said = said.trim().lines().last().unwrap_or_default();
-    Err(format!("{name} failed ({status}): {said}"))
+    let log = std::fs::read_to_string(log).unwrap_or_default();
+    Err(Failure {
+        how: format!("{name} failed ({status})"),
+        said: last_word(&log),
+    })
 }
 
-fn read_pid(path: &Path) -> Result<Pid, String> {
+/// What the last line says; a runtime that writes no JSON says it plainly.
+fn last_word(log: &str) -> String {
+    let line = log.trim().lines().last().unwrap_or_default();
+    let parsed = serde_json::from_str::<Line>(line);
+    parsed.map_or_else(|_| line.to_owned(), |line| line.msg)
+}
+
+/// What is wrong with the command that was to be executed, if it is that: runtimes written in Go say it
+/// in the words of its `os/exec`.
+fn unfit(said: &str) -> Option<Unfit> {
+    let at = said.find("exec: \"")?;
+    let why = said[at..].to_owned();
+    let is_missing = ["executable file not found", "no such file or directory"];
+    match is_missing.iter().any(|words| why.contains(words)) {
+        true => Some(Unfit::Missing(why)),
+        false => Some(Unfit::NotExecutable(why)),
+    }
+}
+
+fn read_pid(path: &Path) -> Result<Pid, Failure> {
     let pid = std::fs::read_to_string(path).ok();
     let pid = pid.and_then(|pid| pid.trim().parse().ok());
-    let pid = pid.ok_or("the runtime did not say which process it has made")?;
-    Ok(Pid::from_raw(pid))
+    let missing = "the runtime did not say which process it has made";
+    pid.map(Pid::from_raw).ok_or_else(|| Failure::of(missing))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_is_read_in_json_and_plain() {
+        let json = "{\"level\":\"warning\",\"msg\":\"slow\",\"time\":\"t\"}\n\
+                    {\"level\":\"error\",\"msg\":\"no \\\"such\\\"\",\"time\":\"t\"}\n";
+        assert_eq!(last_word(json), "no \"such\"");
+        assert_eq!(last_word("time=t msg=x\n"), "time=t msg=x");
+        assert_eq!(last_word(""), "");
+    }
+
+    #[test]
+    fn a_command_that_is_no_program_is_told_from_other_failures() {
+        let runc = |words: &str| {
+            unfit(&format!(
+                "runc create failed: unable to start container process: {words}"
+            ))
+        };
+        let missing = "exec: \"a\": executable file not found in $PATH";
+        assert_eq!(runc(missing), Some(Unfit::Missing(missing.into())));
+        let missing = "exec: \"/a/b\": stat /a/b: no such file or directory";
+        assert_eq!(runc(missing), Some(Unfit::Missing(missing.into())));
+        let refused = "exec: \"/srv\": permission denied";
+        assert_eq!(runc(refused), Some(Unfit::NotExecutable(refused.into())));
+        assert_eq!(
+            runc("error mounting \"sysfs\": no such file or directory"),
+            None
+        );
+    }
 }

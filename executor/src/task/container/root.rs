@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, chown, symlink};
 use std::path::{Component, Path, PathBuf};
 
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, ResolveFlags, Uid};
 
@@ -25,6 +25,10 @@ const UPPER: &str = "upper";
 const WORK: &str = "work";
 /// Short names of all those, for the kernel takes one page of options.
 const LINKS: &str = "links";
+
+/// What a container has mounted anew, and the machine's are not to be below: where a namespace is the
+/// machine's, so is the file system of it, and the kernel does not mount that upon itself.
+const OWN: [&str; 2] = ["proc", "sys"];
 
 /// Has its own mounts from now on: those of the machine still come in, none go out.
 pub fn leave_mounts() -> io::Result<()> {
@@ -156,6 +160,10 @@ pub fn of_machine(beside: &Path, read_only: bool) -> io::Result<PathBuf> {
         MsFlags::MS_BIND | MsFlags::MS_REC,
         NONE,
     )?;
+    for own in OWN {
+        // Where nothing is mounted, nothing is in the way.
+        let _ = umount2(&root.join(own), MntFlags::MNT_DETACH);
+    }
     if read_only {
         add_attributes(&root, libc::MOUNT_ATTR_RDONLY, 0)?;
     }

@@ -22,12 +22,13 @@ use tepui_executor::confinement;
 use tepui_executor::privileges::Privileges;
 use tepui_executor::runtime::Runtime;
 use tepui_executor::startup::Startup;
-use tepui_types::Reason;
 use tepui_types::task::reason;
 use tepui_types::wire::executor::RunBeside;
+use tepui_types::{Bytes, Reason};
 
 use crate::attempt::Attempt;
-use crate::beside::Stdio;
+use crate::beside::{Begun, Stdio};
+use crate::lookup::Unfit;
 use crate::program::Program;
 use crate::userns::UserNamespace;
 use crate::{command, limits, lookup, process, userns};
@@ -43,10 +44,17 @@ const SPEC: &str = "config.json";
 /// What a runtime's complaint is cut to, in bytes.
 const MAX_COMPLAINT: u64 = 1024;
 
+/// With less memory than this a container may have too little to be started: runtimes need some MiB.
+const SCARCE: Bytes = Bytes::mib(64);
+/// Where the kernel counts, among others, whom it has killed for memory.
+const COUNTS: &str = "/proc/vmstat";
+
 /// How a container is started.
 pub struct Start<'a> {
     /// By whom.
     pub runtime: &'a Runtime,
+    /// With how much memory.
+    pub mem: Bytes,
     /// Whether it is confined.
     pub privileges: Privileges,
     /// What it reads and writes by.
@@ -131,7 +139,8 @@ pub fn start(start: Start<'_>, spec: &Spec, dir: &Path) -> Result<Attempt, Reaso
         limits::raise(spec).map_err(|why| Reason::new(reason::CONTAINER_REFUSED, why))?;
         // Root of a container with users of its own may not say so itself.
         process::be_no_dearer();
-        match start.runtime {
+        let before = (start.mem < SCARCE).then(killed_for_memory);
+        let started = match start.runtime {
             Runtime::BuiltIn => built_in(
                 &bundle,
                 dir,
@@ -141,11 +150,27 @@ pub fn start(start: Start<'_>, spec: &Spec, dir: &Path) -> Result<Attempt, Reaso
             ),
             Runtime::Program(path) => {
                 let program = Program { path, dir };
-                program.start(&bundle, start.stdio).map_err(failed)
+                program.start(&bundle, start.stdio)
             }
-        }
+        };
+        started.map_err(|why| match before {
+            // With a container that they cannot start, runtimes remove its cgroup and what that counted.
+            Some(before) if why.code == reason::EXECUTOR_FAILED && killed_for_memory() > before => {
+                Reason::new(reason::MEMORY_LIMIT, why.message)
+            }
+            _ => why,
+        })
     });
     attempt.map_err(|error| failed(error.to_string()))
+}
+
+/// How many processes the kernel has killed for memory on the whole machine.
+fn killed_for_memory() -> u64 {
+    let counts = std::fs::read_to_string(COUNTS).unwrap_or_default();
+    let count = counts
+        .lines()
+        .find_map(|line| line.strip_prefix("oom_kill "));
+    count.and_then(|count| count.parse().ok()).unwrap_or(0)
 }
 
 /// Takes away what was noted of the container's run before.
@@ -193,10 +218,8 @@ fn built_in(
     drop(complain);
     let complaint = read_complaint(complaints);
     match (started, complaint) {
-        (_, Ok(complaint)) if !complaint.is_empty() => {
-            Err(Reason::new(reason::COMMAND_FAILED, complaint))
-        }
-        (Ok(container), Ok(_)) => match container.pid() {
+        (_, Ok(Some(complaint))) => Err(lookup::of_task(complaint)),
+        (Ok(container), Ok(None)) => match container.pid() {
             Some(pid) => Ok(Pid::from_raw(pid.as_raw())),
             None => Err(failed(&io::Error::other("it has no process"))),
         },
@@ -218,8 +241,13 @@ pub fn run(
     outside: Outside<'_>,
     run: &RunBeside,
     stdio: Stdio,
-) -> Result<Attempt, String> {
+) -> Result<Begun, String> {
     let failed = |error: io::Error| format!("its output: {error}");
+    let stderr = match startup.runtime {
+        Runtime::BuiltIn => stdio.stderr().map_err(failed)?,
+        // It is given that, and says there itself why it fails.
+        Runtime::Program(_) => None,
+    };
     let (has_terminal, is_nothing) = (stdio.is_terminal(), matches!(stdio, Stdio::Nothing));
     let stdio = stdio.into_three().map_err(failed)?;
     if !is_nothing {
@@ -229,15 +257,16 @@ pub fn run(
         let entered = outside.enter_beside(dir);
         // While `/proc` is the machine's.
         process::be_no_dearer();
-        let started = entered.and_then(|()| match &startup.runtime {
+        entered.map_err(|why| Reason::new(reason::COMMAND_FAILED, why))?;
+        match &startup.runtime {
             Runtime::BuiltIn => {
                 run_by_built_in(startup, dir, outside.users, run, stdio, has_terminal)
             }
             Runtime::Program(path) => Program { path, dir }.run(run, stdio),
-        });
-        started.map_err(|why| Reason::new(reason::COMMAND_FAILED, why))
+        }
     });
-    attempt.map_err(|error| format!("its helper: {error}"))
+    let attempt = attempt.map_err(|error| format!("its helper: {error}"))?;
+    Ok(Begun::Attempted(attempt, stderr))
 }
 
 fn run_by_built_in(
@@ -247,8 +276,9 @@ fn run_by_built_in(
     run: &RunBeside,
     [stdin, stdout, stderr]: [OwnedFd; 3],
     has_terminal: bool,
-) -> Result<Pid, String> {
-    let (complaints, complain) = io::pipe().map_err(|error| error.to_string())?;
+) -> Result<Pid, Reason> {
+    let failed = |error: &dyn std::error::Error| Reason::new(reason::COMMAND_FAILED, chain(error));
+    let (complaints, complain) = io::pipe().map_err(|error| failed(&error))?;
     let entry = Entry {
         privileges: startup.privileges,
         complain: complain.as_raw_fd(),
@@ -257,7 +287,7 @@ fn run_by_built_in(
     };
     let builder = ContainerBuilder::new(ID.to_owned(), SyscallType::default())
         .with_root_path(dir.join(STATE))
-        .map_err(|error| chain(&error))?
+        .map_err(|error| failed(&error))?
         .with_executor(entry)
         .with_stdin(stdin)
         .with_stdout(stdout)
@@ -268,22 +298,22 @@ fn run_by_built_in(
         .with_env(run.env.iter().cloned().collect());
     let started = builder.with_detach(true).build();
     drop(complain);
-    if let Some(complaint) = read_complaint(complaints)
-        .ok()
-        .filter(|text| !text.is_empty())
-    {
+    if let Ok(Some(complaint)) = read_complaint(complaints) {
         return Err(complaint);
     }
-    let pid = started.map_err(|error| chain(&error))?;
+    let pid = started.map_err(|error| failed(&error))?;
     Ok(Pid::from_raw(pid.as_raw()))
 }
 
 /// Waits until nobody can complain any more: the program is being executed, or its process gone. How
 /// long that may take is for who waits for the helper.
-fn read_complaint(complaints: PipeReader) -> io::Result<String> {
+fn read_complaint(complaints: PipeReader) -> io::Result<Option<Reason>> {
     let mut bytes = Vec::new();
     complaints.take(MAX_COMPLAINT).read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    let text = String::from_utf8_lossy(&bytes);
+    Ok(text
+        .split_once('\n')
+        .map(|(code, why)| Reason::new(code, why)))
 }
 
 /// What an error says, with all that is behind it.
@@ -310,15 +340,16 @@ struct Entry {
 }
 
 impl Entry {
-    fn complain(&self, what: &str) {
+    fn complain(&self, why: &Reason) {
         // SAFETY: it is open in this process until it executes its program.
         let to = unsafe { BorrowedFd::borrow_raw(self.complain) };
+        let line = format!("{}\n{}", why.code, why.message);
         let _ = to
             .try_clone_to_owned()
-            .map(|to| PipeWriter::from(to).write_all(what.as_bytes()));
+            .map(|to| PipeWriter::from(to).write_all(line.as_bytes()));
     }
 
-    fn program(spec: &Spec) -> Result<(PathBuf, &[String], &[String]), String> {
+    fn program(spec: &Spec) -> Result<(PathBuf, &[String], &[String]), Reason> {
         let process = spec.process().as_ref();
         let args = process
             .and_then(|process| process.args().as_deref())
@@ -329,10 +360,10 @@ impl Entry {
         let path = env
             .iter()
             .find_map(|variable| variable.strip_prefix("PATH="));
-        let name = args.first().ok_or("there is no program")?;
+        let name = args.first().ok_or_else(|| refused("there is no program"))?;
         let workdir = process.map_or(Path::new("/"), |process| process.cwd());
-        let found = lookup::program(name, path.unwrap_or_default(), workdir, "the container")?;
-        Ok((found, args, env))
+        let found = lookup::program(name, path.unwrap_or_default(), workdir, "the container");
+        Ok((found.map_err(Unfit::into_reason)?, args, env))
     }
 }
 
@@ -340,7 +371,7 @@ impl Executor for Entry {
     fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
         Self::program(spec).map(drop).map_err(|why| {
             self.complain(&why);
-            ExecutorValidationError::ArgValidationError(why)
+            ExecutorValidationError::ArgValidationError(why.message)
         })
     }
 
@@ -358,32 +389,43 @@ impl Executor for Entry {
             Err(why) => why,
         };
         self.complain(&why);
-        Err(ExecutorError::Other(why))
+        Err(ExecutorError::Other(why.message))
     }
 }
 
 impl Entry {
-    fn execute(&self, spec: &Spec) -> Result<std::convert::Infallible, String> {
+    fn execute(&self, spec: &Spec) -> Result<std::convert::Infallible, Reason> {
+        self.prepare()?;
+        let (path, args, env) = Self::program(spec)?;
+        if self.has_terminal {
+            let taken = process::take_terminal();
+            taken.map_err(|error| refused(format!("its terminal: {error}")))?;
+        }
+        if self.privileges == Privileges::Confined {
+            confinement::confine().map_err(|error| refused(chain(&error)))?;
+        }
+        let texts = |texts: &[String]| process::c_strings(texts.iter().map(String::as_str));
+        let nul = |_| refused("a NUL is in its arguments or its environment");
+        let path_text = process::c_strings([path.to_string_lossy().as_ref()]).map_err(nul)?;
+        let (args, env) = (texts(args).map_err(nul)?, texts(env).map_err(nul)?);
+        let path_text = path_text.first();
+        let path_text = path_text.ok_or_else(|| refused("there is no program"))?;
+        let executed = nix::unistd::execve(path_text, &args, &env);
+        executed.map_err(|errno| lookup::not_executable(&path, errno.into()).into_reason())
+    }
+
+    /// What comes before its program is looked for.
+    fn prepare(&self) -> Result<(), Reason> {
         // First: nothing is done as the machine's root among the container's files.
         if let Some(users) = self.users {
             // SAFETY: it is open in this process until it executes its program.
             let users = unsafe { BorrowedFd::borrow_raw(users) };
-            userns::join(users).map_err(|error| format!("its users: {error}"))?;
+            userns::join(users).map_err(|error| refused(format!("its users: {error}")))?;
         }
-        process::begin_anew().map_err(|error| format!("its signals: {error}"))?;
-        let (path, args, env) = Self::program(spec)?;
-        if self.has_terminal {
-            process::take_terminal().map_err(|error| format!("its terminal: {error}"))?;
-        }
-        if self.privileges == Privileges::Confined {
-            confinement::confine().map_err(|error| chain(&error))?;
-        }
-        let texts = |texts: &[String]| process::c_strings(texts.iter().map(String::as_str));
-        let nul = |_| "a NUL is in its arguments or its environment".to_owned();
-        let path_text = process::c_strings([path.to_string_lossy().as_ref()]).map_err(nul)?;
-        let (args, env) = (texts(args).map_err(nul)?, texts(env).map_err(nul)?);
-        let path_text = path_text.first().ok_or("there is no program")?;
-        nix::unistd::execve(path_text, &args, &env)
-            .map_err(|errno| lookup::not_executable(&path, errno.into()))
+        process::begin_anew().map_err(|error| refused(format!("its signals: {error}")))
     }
+}
+
+fn refused(why: impl Into<String>) -> Reason {
+    Reason::new(reason::COMMAND_FAILED, why)
 }

@@ -70,11 +70,7 @@ impl Shared {
         let named = || Ok(sethostname(hostname)?);
         let uts = is_own(Namespace::Uts).then(|| made(CloneFlags::CLONE_NEWUTS, "uts", named));
         let (ipc, uts) = (ipc.transpose()?, uts.transpose()?);
-        let network = match container.network {
-            Network::None => Some(made(CloneFlags::CLONE_NEWNET, "net", loopback_up)?),
-            // The machine's, or one that the agent has made.
-            Network::Host | Network::Named(_) => None,
-        };
+        let network = network_of(container, None)?;
         let shm = || make_shm(beside.join(SHM), (0, 0));
         let shm = ipc.is_some().then(shm).transpose()?;
         Ok(Self {
@@ -90,15 +86,8 @@ impl Shared {
     fn of_users(container: &Container, hostname: &str, users: &UserNamespace) -> io::Result<Self> {
         let flags = CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
         let [ipc, uts] = users.found(flags, ["ipc", "uts"], || Ok(sethostname(hostname)?))?;
-        let network = match container.network {
-            Network::None => {
-                let [network] = users.found(CloneFlags::CLONE_NEWNET, ["net"], loopback_up)?;
-                Some(network)
-            }
-            Network::Host | Network::Named(_) => None,
-        };
         Ok(Self {
-            network,
+            network: network_of(container, Some(users))?,
             ipc: Some(ipc),
             uts: Some(uts),
             shm: Some(make_shm(users.stage(SHM_STAGE), users.root())?),
@@ -141,6 +130,24 @@ impl Shared {
         }
         self.owner = Some((uid, gid));
         Ok(())
+    }
+}
+
+/// A network with loopback alone, where the container asks for that: the runtimes leave it down, or do
+/// not, as they like.
+pub fn network_of(
+    container: &Container,
+    users: Option<&UserNamespace>,
+) -> io::Result<Option<OwnedFd>> {
+    let flag = CloneFlags::CLONE_NEWNET;
+    match (&container.network, users) {
+        // The machine's, or one that the agent has made.
+        (Network::Host | Network::Named(_), _) => Ok(None),
+        (Network::None, None) => made(flag, "net", loopback_up).map(Some),
+        (Network::None, Some(users)) => {
+            let [network] = users.found(flag, ["net"], loopback_up)?;
+            Ok(Some(network))
+        }
     }
 }
 

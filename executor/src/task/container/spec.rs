@@ -5,6 +5,7 @@
 //! hidden; its capabilities and system calls are those of every confined task of this agent.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use oci_spec::OciSpecError;
@@ -57,6 +58,8 @@ pub struct Plan<'a> {
     pub privileges: Privileges,
     /// What it has in common with other containers of its task.
     pub shared: Option<&'a Shared>,
+    /// Its network, where that has loopback alone.
+    pub network: Option<&'a OwnedFd>,
     /// Who makes it.
     pub runtime: &'a Runtime,
     /// Where that finds what is its task's.
@@ -177,13 +180,13 @@ fn build(
         .process(process(plan, words)?)
         .mounts(mounts(plan, files, shown)?)
         .linux(linux(plan)?);
-    if !plan.shares(Namespace::Uts) {
-        spec = spec.hostname(plan.hostname());
-    }
     if let Some(hooks) = hooks::of(plan.launch.devices.as_deref())? {
         spec = spec.hooks(hooks);
     }
-    spec.build()
+    let mut spec = spec.build()?;
+    // The builder has a name of its own.
+    spec.set_hostname((!plan.shares(Namespace::Uts)).then(|| plan.hostname()));
+    Ok(spec)
 }
 
 fn process(plan: &Plan<'_>, words: Vec<String>) -> Result<Process, OciSpecError> {
@@ -454,10 +457,7 @@ fn namespaces(plan: &Plan<'_>) -> Result<Vec<LinuxNamespace>, OciSpecError> {
         // Their root may not join what is the machine's: who starts the runtime has done so.
         (Some(_), _) if plan.users.is_some() => None,
         (Some(network), _) => Some(Some(PathBuf::from(&network.namespace))),
-        (None, Network::None) => {
-            let shared = plan.shared.and_then(Shared::network);
-            Some(shared.map(|file| path_of(plan.runtime, file)))
-        }
+        (None, Network::None) => Some(plan.network.map(|file| path_of(plan.runtime, file))),
         (None, Network::Host | Network::Named(_)) => None,
     };
     if let Some(path) = network {

@@ -29,7 +29,11 @@ impl Server {
         };
         let id = run.id;
         match started {
-            Ok(begun) => self.beside.add(begun, run, Instant::now()),
+            Ok(begun) => {
+                if let Some(said) = self.beside.add(begun, run, Instant::now()) {
+                    self.tell(&said);
+                }
+            }
             Err(NotRun::Now) => self.tell(&FromExecutor::NotNow(id)),
             Err(NotRun::Refused(why)) => {
                 let result = Err(why);
