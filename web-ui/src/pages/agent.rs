@@ -76,8 +76,10 @@ fn Operations(id: Memo<String>, agent: Feed<AgentView>) -> impl IntoView {
         agent.data.with(|view| view.as_ref().is_some_and(wanted))
     };
     let is_open = move || {
-        let is_part = |status| matches!(status, AgentStatus::Active | AgentStatus::Full);
-        is(|view| view.drain.is_none() && is_part(view.status))
+        is(|view| {
+            let takes_part = matches!(view.status, AgentStatus::Active | AgentStatus::Full);
+            view.drain.is_none() && takes_part
+        })
     };
     let is_closed =
         move || is(|view| view.drain.is_some() || view.status == AgentStatus::Deactivated);
