@@ -90,6 +90,7 @@ fn neighbour(address: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
     use std::os::unix::process::CommandExt;
     use std::process::{Command, Stdio};
 
@@ -104,12 +105,16 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let mut master = Command::new("sh")
             .arg0("/somewhere/tepui-master")
-            .args(["-c", "read line", "_", "--dir"])
+            .args(["-c", "echo; read line", "_", "--dir"])
             .arg(folder.join("master"))
             .args(["--listen", &address.to_string()])
             .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
             .spawn()
             .unwrap();
+        // Before it executes that, it has no command line yet.
+        let said = master.stdout.as_mut().unwrap();
+        said.read_exact(&mut [0]).unwrap();
         let error = find(1, Some(address.port()), parent.path()).unwrap_err();
         let stop = format!("tepui dev --stop --dir {}", folder.display());
         master.kill().unwrap();

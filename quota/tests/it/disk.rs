@@ -14,7 +14,7 @@ use tepui_quota::{Bounds, Enforce, Life, Settings, Support, Wanted};
 use tepui_types::Bytes;
 
 /// How long is waited for the kernel to be done with a device: much longer than it takes.
-const DEADLINE: Duration = Duration::from_secs(60);
+pub const DEADLINE: Duration = Duration::from_secs(60);
 
 pub struct TestDisk {
     dir: TempDir,
