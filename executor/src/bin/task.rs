@@ -86,6 +86,8 @@ mod stdio;
 mod supervision;
 #[path = "../task/task.rs"]
 mod task;
+#[path = "../task/container/tenant.rs"]
+mod tenant;
 #[path = "../task/container/userns.rs"]
 mod userns;
 #[path = "../task/container/users.rs"]

@@ -299,6 +299,27 @@ fn limits_may_be_above_those_of_its_executor() {
 }
 
 #[test]
+fn what_runs_beside_a_container_has_its_limits_whosever_its_users_are() {
+    for userns in ["private", "host"] {
+        for (mut executor, dir) in executors() {
+            let limits = r#"{"nofile": {"soft": 77, "hard": 78}}"#;
+            let container =
+                format!(r#"{{"image": "test", "userns": "{userns}", "rlimits": {limits}}}"#);
+            let text = "while true; do sleep 0.05; done";
+            executor.launch(script(dir.path(), &container, USERS, text));
+            assert_eq!(executor.update().state, TaskState::Running);
+            let look = "(ulimit -n; ulimit -Hn) > $TEPUI_SANDBOX/beside";
+            executor.run_beside(1, "task", &["sh", "-c", look], 10_000);
+            assert_eq!(executor.ran(1), Ok(0));
+            let beside = fs::read_to_string(sandbox(&executor).join("beside")).unwrap();
+            assert_eq!(beside, "77\n78\n", "{userns}");
+            executor.kill("task", 0);
+            assert_eq!(executor.end("task").state, TaskState::Killed);
+        }
+    }
+}
+
+#[test]
 fn a_container_that_is_started_again_finds_its_files() {
     for (mut executor, dir) in executors() {
         let text =

@@ -30,6 +30,7 @@ use crate::attempt::Attempt;
 use crate::beside::{Begun, Stdio};
 use crate::lookup::Unfit;
 use crate::program::Program;
+use crate::tenant::Tenant;
 use crate::userns::UserNamespace;
 use crate::{command, limits, lookup, process, userns};
 
@@ -40,7 +41,7 @@ pub const STATE: &str = "runtime";
 /// What the container is made of, in that folder.
 pub const BUNDLE: &str = "bundle";
 /// Its specification, in there.
-const SPEC: &str = "config.json";
+pub const SPEC: &str = "config.json";
 /// What a runtime's complaint is cut to, in bytes.
 const MAX_COMPLAINT: u64 = 1024;
 
@@ -292,10 +293,8 @@ fn run_by_built_in(
         .with_stdin(stdin)
         .with_stdout(stdout)
         .with_stderr(stderr);
-    let builder = builder
-        .as_tenant()
-        .with_container_args(run.argv.clone())
-        .with_env(run.env.iter().cloned().collect());
+    let tenant = Tenant::of(dir, run).map_err(|error| failed(&error))?;
+    let builder = builder.as_tenant().with_process(Some(tenant.path()));
     let started = builder.with_detach(true).build();
     drop(complain);
     if let Ok(Some(complaint)) = read_complaint(complaints) {
