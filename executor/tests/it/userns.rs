@@ -260,6 +260,13 @@ fn what_runs_beside_it_is_among_its_users() {
     }
 }
 
+/// Whether `ulimit` tells of these limits. The soft one may be the hard one: runc's own runtime raises it,
+/// at the wrong moment now and then.
+fn has_limits(said: &str, [soft, hard]: [&str; 2]) -> bool {
+    let said: Vec<_> = said.split_whitespace().collect();
+    matches!(said[..], [is_soft, is_hard] if is_hard == hard && (is_soft == soft || is_soft == hard))
+}
+
 #[test]
 fn limits_may_be_above_those_of_its_executor() {
     let capabilities = rustix::thread::capabilities(None).unwrap().effective;
@@ -287,12 +294,12 @@ fn limits_may_be_above_those_of_its_executor() {
         }
         assert_eq!(executor.update().state, TaskState::Running);
         let said = || executor.output("task", "stdout");
-        eventually("it has said so", || said() == "500\n600\n");
+        eventually("it has said so", || has_limits(&said(), ["500", "600"]));
         let text = format!("({look}) > $TEPUI_SANDBOX/beside");
         executor.run_beside(1, "task", &["sh", "-c", &text], 10_000);
         assert_eq!(executor.ran(1), Ok(0));
         let beside = fs::read_to_string(sandbox(&executor).join("beside")).unwrap();
-        assert_eq!(beside, "500\n600\n");
+        assert!(has_limits(&beside, ["500", "600"]), "{beside}");
         executor.kill("task", 0);
         assert_eq!(executor.end("task").state, TaskState::Killed);
     }
@@ -312,7 +319,7 @@ fn what_runs_beside_a_container_has_its_limits_whosever_its_users_are() {
             executor.run_beside(1, "task", &["sh", "-c", look], 10_000);
             assert_eq!(executor.ran(1), Ok(0));
             let beside = fs::read_to_string(sandbox(&executor).join("beside")).unwrap();
-            assert_eq!(beside, "77\n78\n", "{userns}");
+            assert!(has_limits(&beside, ["77", "78"]), "{userns} {beside}");
             executor.kill("task", 0);
             assert_eq!(executor.end("task").state, TaskState::Killed);
         }
