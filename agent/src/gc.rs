@@ -293,7 +293,9 @@ fn expired_packs(packs: Vec<Listed>, keep: Keep, now: SystemTime) -> Vec<PathBuf
     let goes = |(position, pack): (usize, Listed)| {
         bytes = bytes.saturating_add(pack.bytes);
         let has_no_room = position >= keep.folders || bytes > keep.packs.0;
-        let goes = (has_no_room && age(&pack) > SETTLED) || age(&pack) > keep.age;
+        // Before that, somebody may still write to it.
+        let is_settled = age(&pack) > SETTLED;
+        let goes = is_settled && (has_no_room || age(&pack) > keep.age);
         goes.then_some(pack.path)
     };
     packs.into_iter().enumerate().filter_map(goes).collect()
@@ -459,15 +461,20 @@ mod tests {
             changed: now - Duration::from_secs(age_secs),
         };
         let settled = SETTLED.as_secs() + 1;
-        let gone = |ages: &[u64]| {
+        let packs = |ages: &[u64]| {
             let packs = ages.iter().enumerate();
             let packs = packs.map(|(number, age)| pack(number as u64, *age));
-            expired_packs(packs.collect(), USUAL, now).len()
+            packs.collect::<Vec<_>>()
         };
-        assert_eq!(gone(&[0, settled]), 0);
-        assert_eq!(gone(&[0, 1, settled, settled]), 2);
-        assert_eq!(gone(&[0, 0, 0, 0]), 0, "somebody may still write to them");
-        assert_eq!(gone(&[USUAL.age.as_secs() + 1]), 1);
+        let gone_of = |keep, ages: &[u64]| expired_packs(packs(ages), keep, now).len();
+        assert_eq!(gone_of(USUAL, &[0, settled]), 0);
+        assert_eq!(gone_of(USUAL, &[0, 1, settled, settled]), 2);
+        assert_eq!(gone_of(USUAL, &[USUAL.age.as_secs() + 1]), 1);
+        for keep in [USUAL, SHORT, CRITICAL] {
+            let fresh = gone_of(keep, &[0, 1, 1, 1]);
+            assert_eq!(fresh, 0, "somebody may still write to them");
+        }
+        assert_eq!(gone_of(CRITICAL, &[1, settled]), 1);
     }
 
     #[test]
