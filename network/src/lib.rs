@@ -13,6 +13,7 @@ mod cidr;
 mod cni;
 mod dns;
 mod error;
+mod firewall;
 mod id;
 mod list;
 mod namespace;

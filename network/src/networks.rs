@@ -14,6 +14,7 @@ use serde_json::Value;
 use crate::attachment::{Attach, Attachment};
 use crate::cni;
 use crate::error::NetworkError;
+use crate::firewall;
 use crate::id::AttachmentId;
 use crate::list::{self, Configured, NetworkList};
 use crate::namespace;
@@ -313,6 +314,7 @@ impl Networks {
         };
         let netns = folder.netns();
         let gone = verb == Verb::Del && !namespace::is_alive(&netns);
+        let _turn = firewall::Turn::wanted_by(plugin_name(record, plugin), verb);
         self.plugins.call(&Call {
             verb,
             plugin: plugin_name(record, plugin),

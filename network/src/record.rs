@@ -182,7 +182,7 @@ fn absent(error: io::Error) -> io::Result<()> {
 }
 
 /// Locks the file; true if another has it locked for longer than this.
-fn held_after(file: &File, patience: Duration) -> io::Result<bool> {
+pub(crate) fn held_after(file: &File, patience: Duration) -> io::Result<bool> {
     let deadline = Instant::now() + patience;
     loop {
         match file.try_lock() {

@@ -248,3 +248,30 @@ fn many_attach_and_detach_at_once() {
         assert!(!host.rules().iter().any(|rule| rule.contains("task-")));
     });
 }
+
+/// Two agents of one machine, as `tepui dev` has them, each with an attachment that is its first.
+#[test]
+fn a_chain_that_all_share_is_made_once() {
+    on_a_host(|host| {
+        // As `portmap` does it, with a second between its look and what it makes.
+        // sleep: so that who does not wait for its turn looks in between.
+        let script = format!(
+            "[ $CNI_COMMAND = ADD ] && ! [ -e {chain} ] && {{ sleep 1; mkdir {chain} || exit 1; }}
+             echo '{{\"cniVersion\": \"1.0.0\"}}'",
+            chain = host.path("chain").display()
+        );
+        host.plugin("portmap", &script);
+        host.list("web", "1.0.0", PORTMAP);
+        let start = Barrier::new(2);
+        std::thread::scope(|scope| {
+            for name in ["one", "two"] {
+                let start = &start;
+                scope.spawn(move || {
+                    let networks = host.networks();
+                    start.wait();
+                    networks.attach(attach(name, "web")).unwrap();
+                });
+            }
+        });
+    });
+}
