@@ -170,7 +170,7 @@ pub fn list(folder: &Path) -> Vec<Listed> {
         })
     };
     let mut packs: Vec<_> = entries.filter_map(listed).collect();
-    packs.sort_by(|one, other| other.changed.cmp(&one.changed));
+    packs.sort_by_key(|pack| std::cmp::Reverse(pack.changed));
     packs
 }
 

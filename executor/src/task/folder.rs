@@ -136,21 +136,22 @@ mod tests {
         let (_dir, beside) = made();
         assert!(is_as_made(&beside).unwrap());
         let sandbox = beside.join("sandbox");
-        let changes: [(&str, &dyn Fn(&Path)); 5] = [
-            ("a file beside", &|beside| {
+        type Change = fn(&Path);
+        let changes: [(&str, Change); 5] = [
+            ("a file beside", |beside| {
                 fs::write(beside.join("stdout"), "").unwrap();
             }),
-            ("a hidden file", &|beside| {
+            ("a hidden file", |beside| {
                 fs::write(beside.join("sandbox/.x"), "").unwrap();
             }),
-            ("permissions", &|beside| {
+            ("permissions", |beside| {
                 let mode = fs::Permissions::from_mode(0o1755);
                 fs::set_permissions(beside.join("sandbox"), mode).unwrap();
             }),
-            ("no sandbox", &|beside| {
+            ("no sandbox", |beside| {
                 fs::remove_dir(beside.join("sandbox")).unwrap();
             }),
-            ("a link", &|beside| {
+            ("a link", |beside| {
                 fs::rename(beside.join("sandbox"), beside.with_extension("x")).unwrap();
                 symlink(beside.with_extension("x"), beside.join("sandbox")).unwrap();
             }),

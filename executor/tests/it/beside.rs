@@ -14,6 +14,7 @@ use tepui_types::wire::executor::{FromExecutor, ImageConfig, RunBeside, RunIo, T
 
 use crate::containers::{IMAGE, image, runtimes};
 use crate::env::{Builder, Executor, check, eventually, task};
+use crate::userns::USERS;
 
 /// A task that runs, on the machine as it is or in a container.
 struct Host {
@@ -94,6 +95,69 @@ fn a_command_beside_a_task_reads_and_writes_by_pipes() {
         assert_eq!(said, "yes\n");
         host.end();
     }
+}
+
+#[test]
+fn a_command_beside_a_container_is_its_user_in_its_working_folder() {
+    let config = || ImageConfig {
+        user: "web".into(),
+        working_dir: "/srv/deep".into(),
+        ..ImageConfig::default()
+    };
+    let both = |one: Runtime| [(one.clone(), "host"), (one, "private")];
+    for (runtime, userns) in runtimes().into_iter().flat_map(both) {
+        let Some(mut executor) = Executor::container(runtime) else {
+            return;
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let mut builder = Builder::script("task", "while true; do sleep 0.05; done")
+            .container(&format!(r#"{{"image": "test", "userns": "{userns}"}}"#))
+            .image(image(dir.path(), config()));
+        builder.users = Some(USERS);
+        executor.launch(builder);
+        assert_eq!(executor.update().state, TaskState::Running);
+
+        let (stdin, _to) = io::pipe().unwrap();
+        let (mut out, stdout) = io::pipe().unwrap();
+        let (_err, stderr) = io::pipe().unwrap();
+        // It opens once more what it is given, and may write where the container's user may.
+        let script = "(id -u; id -g; id -G; pwd; echo $HOME; busybox grep CapEff /proc/self/status) \
+                      > /dev/stdout; touch $TEPUI_SANDBOX/own && ! touch /bin/own";
+        let files = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
+        let argv = ["sh", "-c", script];
+        run(&mut executor, 1, &argv, RunIo::Pipes, &files);
+        assert_eq!(executor.ran(1), Ok(0));
+        drop((stdin, stdout, stderr));
+        let mut said = String::new();
+        out.read_to_string(&mut said).unwrap();
+        let words: Vec<_> = said.split_whitespace().collect();
+        let none = "0000000000000000";
+        let own = ["33", "34", "34", "40", "/srv/deep", "/srv", "CapEff:", none];
+        assert_eq!(words, own, "{userns}");
+        executor.kill("task", 0);
+        assert_eq!(executor.end("task").state, TaskState::Killed);
+    }
+}
+
+#[test]
+fn a_command_beside_a_container_without_its_working_folder_says_so() {
+    let Some(mut executor) = Executor::container(Runtime::BuiltIn) else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let text = "cd /; busybox rmdir /srv/deep; while true; do sleep 0.05; done";
+    let container = r#"{"image": "test", "workdir": "/srv/deep"}"#;
+    let builder = Builder::script("task", text).container(container);
+    executor.launch(builder.image(image(dir.path(), ImageConfig::default())));
+    assert_eq!(executor.update().state, TaskState::Running);
+    let missing = "the container's working folder /srv/deep: No such file";
+    eventually("it is told", || {
+        executor.run_beside(1, "task", &["true"], 10_000);
+        let ran = executor.ran(1);
+        ran.is_err_and(|why| why.contains(missing))
+    });
+    executor.kill("task", 0);
+    assert_eq!(executor.end("task").state, TaskState::Killed);
 }
 
 #[test]

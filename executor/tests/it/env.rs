@@ -369,7 +369,7 @@ pub fn cgroups() -> bool {
 }
 
 /// Waits for `condition`.
-pub fn eventually(what: &str, condition: impl Fn() -> bool) {
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + DEADLINE;
     while !condition() {
         assert!(Instant::now() < deadline, "not in time: {what}");

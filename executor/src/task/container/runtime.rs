@@ -17,7 +17,7 @@ use libcontainer::workload::{
 };
 use nix::sched::{CloneFlags, setns};
 use nix::unistd::{Pid, setgroups};
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{Spec, User};
 use tepui_executor::confinement;
 use tepui_executor::privileges::Privileges;
 use tepui_executor::runtime::Runtime;
@@ -30,9 +30,9 @@ use crate::attempt::Attempt;
 use crate::beside::{Begun, Stdio};
 use crate::lookup::Unfit;
 use crate::program::Program;
-use crate::tenant::Tenant;
+use crate::tenant::{Joins, Tenant};
 use crate::userns::UserNamespace;
-use crate::{command, limits, lookup, process, userns};
+use crate::{command, limits, lookup, process, tenant, userns};
 
 /// The one container of a folder.
 pub const ID: &str = "task";
@@ -89,24 +89,25 @@ impl Outside<'_> {
     }
 
     /// The same beside the container of that folder, which may have more than this process.
-    fn enter_beside(&self, dir: &Path) -> Result<(), String> {
+    fn enter_beside(&self, spec: &Spec) -> Result<(), String> {
         let entered = self.enter();
         entered.map_err(|error| format!("its network and users: {error}"))?;
-        if self.users.is_none() {
-            return Ok(());
+        match self.users {
+            Some(_) => limits::raise(spec),
+            None => Ok(()),
         }
-        let spec = Spec::load(dir.join(BUNDLE).join(SPEC));
-        limits::raise(&spec.map_err(|error| chain(&error))?)
     }
 
-    /// Lets their root open these once more, as by `/dev/stdout`.
-    fn give(&self, stdio: &[OwnedFd; 3]) -> io::Result<()> {
-        let Some(users) = self.users else {
-            return Ok(());
+    /// Lets its user open these once more, as by `/dev/stdout`.
+    fn give(&self, stdio: &[OwnedFd; 3], user: &User) -> Result<(), String> {
+        let own = (user.uid(), user.gid());
+        let (uid, gid) = match self.users {
+            Some(users) => users.of_machine(own.0, own.1)?,
+            None => own,
         };
-        let (uid, gid) = users.root();
         let mut files = stdio.iter();
-        files.try_for_each(|file| fchown(file, Some(uid), Some(gid)))
+        let given = files.try_for_each(|file| fchown(file, Some(uid), Some(gid)));
+        given.map_err(|error| format!("its output: {error}"))
     }
 }
 
@@ -198,7 +199,7 @@ fn built_in(
         privileges,
         complain: complain.as_raw_fd(),
         has_terminal,
-        users: None,
+        joins: None,
     };
     let builder = ContainerBuilder::new(ID.to_owned(), SyscallType::default())
         .with_root_path(dir.join(STATE))
@@ -235,7 +236,7 @@ pub fn nothing() -> Result<OwnedFd, Reason> {
     nothing.map_err(|error| Reason::new(reason::EXECUTOR_FAILED, format!("/dev/null: {error}")))
 }
 
-/// Starts a command in the container of that folder, which runs.
+/// Starts a command in the container of that folder, which runs: as its user, in its working folder.
 pub fn run(
     startup: &Startup,
     dir: &Path,
@@ -249,19 +250,22 @@ pub fn run(
         // It is given that, and says there itself why it fails.
         Runtime::Program(_) => None,
     };
+    let spec = Spec::load(dir.join(BUNDLE).join(SPEC)).map_err(|error| chain(&error))?;
     let (has_terminal, is_nothing) = (stdio.is_terminal(), matches!(stdio, Stdio::Nothing));
     let stdio = stdio.into_three().map_err(failed)?;
     if !is_nothing {
-        outside.give(&stdio).map_err(failed)?;
+        outside.give(&stdio, &tenant::user(&spec))?;
     }
     let attempt = Attempt::begin(|| {
-        let entered = outside.enter_beside(dir);
+        let entered = outside.enter_beside(&spec);
         // While `/proc` is the machine's.
         process::be_no_dearer();
         entered.map_err(|why| Reason::new(reason::COMMAND_FAILED, why))?;
         match &startup.runtime {
             Runtime::BuiltIn => {
-                run_by_built_in(startup, dir, outside.users, run, stdio, has_terminal)
+                let tenant = Tenant::of(&spec, run, outside.users);
+                let tenant = tenant.map_err(|error| command_failed(&error))?;
+                run_by_built_in(startup, dir, tenant, stdio, has_terminal)
             }
             Runtime::Program(path) => Program { path, dir }.run(run, stdio),
         }
@@ -273,34 +277,34 @@ pub fn run(
 fn run_by_built_in(
     startup: &Startup,
     dir: &Path,
-    users: Option<&UserNamespace>,
-    run: &RunBeside,
+    tenant: Tenant,
     [stdin, stdout, stderr]: [OwnedFd; 3],
     has_terminal: bool,
 ) -> Result<Pid, Reason> {
-    let failed = |error: &dyn std::error::Error| Reason::new(reason::COMMAND_FAILED, chain(error));
-    let (complaints, complain) = io::pipe().map_err(|error| failed(&error))?;
+    let (complaints, complain) = io::pipe().map_err(|error| command_failed(&error))?;
     let entry = Entry {
         privileges: startup.privileges,
         complain: complain.as_raw_fd(),
         has_terminal,
-        users: users.map(|users| users.file().as_raw_fd()),
+        joins: tenant.joins(),
     };
     let builder = ContainerBuilder::new(ID.to_owned(), SyscallType::default())
         .with_root_path(dir.join(STATE))
-        .map_err(|error| failed(&error))?
+        .map_err(|error| command_failed(&error))?
         .with_executor(entry)
         .with_stdin(stdin)
         .with_stdout(stdout)
         .with_stderr(stderr);
-    let tenant = Tenant::of(dir, run).map_err(|error| failed(&error))?;
     let builder = builder.as_tenant().with_process(Some(tenant.path()));
     let started = builder.with_detach(true).build();
     drop(complain);
     if let Ok(Some(complaint)) = read_complaint(complaints) {
         return Err(complaint);
     }
-    let pid = started.map_err(|error| failed(&error))?;
+    let pid = started.map_err(|error| match tenant.lacks_workdir(dir) {
+        Some(why) => refused(why),
+        None => command_failed(&error),
+    })?;
     Ok(Pid::from_raw(pid.as_raw()))
 }
 
@@ -334,8 +338,8 @@ struct Entry {
     complain: std::os::fd::RawFd,
     /// Whether its standard input is a terminal, which is to control it.
     has_terminal: bool,
-    /// The user namespace that it is still to join: libcontainer has no command beside a container do so.
-    users: Option<std::os::fd::RawFd>,
+    /// The users that it is still to be among.
+    joins: Option<Joins>,
 }
 
 impl Entry {
@@ -416,13 +420,18 @@ impl Entry {
     /// What comes before its program is looked for.
     fn prepare(&self) -> Result<(), Reason> {
         // First: nothing is done as the machine's root among the container's files.
-        if let Some(users) = self.users {
+        if let Some(joins) = &self.joins {
             // SAFETY: it is open in this process until it executes its program.
-            let users = unsafe { BorrowedFd::borrow_raw(users) };
-            userns::join(users).map_err(|error| refused(format!("its users: {error}")))?;
+            let users = unsafe { BorrowedFd::borrow_raw(joins.users) };
+            let joined = userns::join(users, &joins.user);
+            joined.map_err(|error| refused(format!("its users: {error}")))?;
         }
         process::begin_anew().map_err(|error| refused(format!("its signals: {error}")))
     }
+}
+
+fn command_failed(error: &dyn std::error::Error) -> Reason {
+    Reason::new(reason::COMMAND_FAILED, chain(error))
 }
 
 fn refused(why: impl Into<String>) -> Reason {

@@ -1,39 +1,85 @@
 //! A command beside a container, as the OCI runtime specification describes a process.
 //!
-//! Left to itself, libcontainer gives it what a specification has by default: other limits than the
-//! container's.
+//! Left to itself, libcontainer gives it what a specification has by default: another user and other
+//! limits than the container's. And it has none join a user namespace.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
+use libcontainer::container::Container;
 use oci_spec::OciSpecError;
-use oci_spec::runtime::{Process, ProcessBuilder, Spec};
+use oci_spec::runtime::{Process, ProcessBuilder, Spec, User};
 use rustix::fs::MemfdFlags;
 use tepui_types::wire::executor::RunBeside;
 
-use crate::runtime::{BUNDLE, SPEC};
+use crate::root;
+use crate::runtime::{ID, STATE};
+use crate::userns::UserNamespace;
 
-/// Its description, which can be read until this is dropped.
-pub struct Tenant(OwnedFd);
+/// The command.
+pub struct Tenant {
+    /// Its description, which can be read until this is dropped.
+    file: OwnedFd,
+    joins: Option<Joins>,
+    workdir: PathBuf,
+}
+
+/// The users that it is still to be among when libcontainer has done its part.
+#[derive(Clone)]
+pub struct Joins {
+    /// Their namespace.
+    pub users: RawFd,
+    /// Which of them it is.
+    pub user: User,
+}
 
 impl Tenant {
-    /// That of a command beside the container in `dir`.
+    /// That beside a container of this specification, which may have users of its own.
     ///
     /// # Errors
-    /// When the container's specification cannot be read.
-    pub fn of(dir: &Path, run: &RunBeside) -> Result<Self, OciSpecError> {
-        let spec = Spec::load(dir.join(BUNDLE).join(SPEC))?;
-        let process = process(&spec, run)?;
-        let text = serde_json::to_vec(&process)?;
-        Ok(Self(in_memory(&text)?))
+    /// When it cannot be written.
+    pub fn of(
+        spec: &Spec,
+        run: &RunBeside,
+        users: Option<&UserNamespace>,
+    ) -> Result<Self, OciSpecError> {
+        let (user, joins) = match users {
+            None => (user(spec), None),
+            Some(users) => {
+                let users = users.file().as_raw_fd();
+                let user = user(spec);
+                (User::default(), Some(Joins { users, user }))
+            }
+        };
+        let process = process(spec, run, user)?;
+        Ok(Self {
+            file: in_memory(&serde_json::to_vec(&process)?)?,
+            joins,
+            workdir: process.cwd().clone(),
+        })
+    }
+
+    /// Whom it joins.
+    pub fn joins(&self) -> Option<Joins> {
+        self.joins.clone()
+    }
+
+    /// Why it cannot be in its working folder, where the container of that folder has it no more: all
+    /// that libcontainer says is that a system call failed.
+    pub fn lacks_workdir(&self, dir: &Path) -> Option<String> {
+        let container = Container::load(dir.join(STATE).join(ID)).ok()?;
+        let root = format!("/proc/{}/root", container.pid()?);
+        let error = root::open(Path::new(&root), &self.workdir).err()?;
+        let workdir = self.workdir.display();
+        Some(format!("the container's working folder {workdir}: {error}"))
     }
 
     /// Where this process finds it.
     pub fn path(&self) -> PathBuf {
-        format!("/proc/self/fd/{}", self.0.as_raw_fd()).into()
+        format!("/proc/self/fd/{}", self.file.as_raw_fd()).into()
     }
 }
 
@@ -43,8 +89,14 @@ fn in_memory(text: &[u8]) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
-/// The container's environment, capabilities and limits; as its root, in the root folder.
-fn process(spec: &Spec, run: &RunBeside) -> Result<Process, OciSpecError> {
+/// As whom a container of this specification runs.
+pub fn user(spec: &Spec) -> User {
+    let process = spec.process().as_ref();
+    process.map_or_else(User::default, |process| process.user().clone())
+}
+
+/// The container's working folder, environment, capabilities and limits.
+fn process(spec: &Spec, run: &RunBeside, user: User) -> Result<Process, OciSpecError> {
     let own = spec.process().clone().unwrap_or_default();
     let variables = own.env().iter().flatten();
     let mut env: BTreeMap<_, _> = variables
@@ -55,8 +107,10 @@ fn process(spec: &Spec, run: &RunBeside) -> Result<Process, OciSpecError> {
     let env = env.iter().map(|(name, value)| format!("{name}={value}"));
     let env: Vec<_> = env.collect();
     let mut process = ProcessBuilder::default()
+        .user(user)
         .args(run.argv.clone())
         .env(env)
+        .cwd(own.cwd())
         .no_new_privileges(own.no_new_privileges().unwrap_or(true))
         .rlimits(own.rlimits().clone().unwrap_or_default());
     if let Some(capabilities) = own.capabilities() {
@@ -67,13 +121,13 @@ fn process(spec: &Spec, run: &RunBeside) -> Result<Process, OciSpecError> {
 
 #[cfg(test)]
 mod tests {
-    use oci_spec::runtime::{PosixRlimitBuilder, PosixRlimitType, SpecBuilder};
+    use oci_spec::runtime::{PosixRlimitBuilder, PosixRlimitType, SpecBuilder, UserBuilder};
     use tepui_types::wire::executor::RunIo;
 
     use super::*;
 
     #[test]
-    fn a_command_beside_a_container_has_its_limits_and_environment() {
+    fn a_command_beside_a_container_has_what_that_has() {
         let limit = PosixRlimitBuilder::default()
             .typ(PosixRlimitType::RlimitNofile)
             .soft(5_u64)
@@ -83,6 +137,8 @@ mod tests {
         let own = ProcessBuilder::default()
             .env(["A=1", "B=2"].map(str::to_owned))
             .rlimits([limit])
+            .user(UserBuilder::default().uid(33_u32).build().unwrap())
+            .cwd("/srv")
             .build()
             .unwrap();
         let spec = SpecBuilder::default().process(own).build().unwrap();
@@ -95,10 +151,12 @@ mod tests {
             timeout_ms: None,
             io: RunIo::Nothing,
         };
-        let process = process(&spec, &run).unwrap();
+        let process = process(&spec, &run, user(&spec)).unwrap();
         let env = process.env().clone().unwrap();
         assert_eq!(env, ["A=1", "B=3=4"]);
         assert_eq!(process.rlimits().clone().unwrap(), [limit]);
+        assert_eq!(process.user().uid(), 33);
+        assert_eq!(process.cwd(), Path::new("/srv"));
         assert_eq!(process.args().clone().unwrap(), ["true"]);
     }
 }

@@ -16,7 +16,8 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 use nix::sys::wait::waitpid;
-use nix::unistd::{ForkResult, Gid, Pid, Uid, fork, setresgid, setresuid};
+use nix::unistd::{ForkResult, Gid, Pid, Uid, fork, setgroups, setresgid, setresuid};
+use oci_spec::runtime::User;
 use tepui_types::Reason;
 use tepui_types::container::{Container, Userns};
 use tepui_types::task::reason;
@@ -136,15 +137,18 @@ impl UserNamespace {
     }
 }
 
-/// Has this process, which has one thread, be the root of that namespace from now on.
+/// Has this process, which has one thread, be that user of that namespace from now on.
 ///
 /// # Errors
 /// When the kernel refuses.
-pub fn join(users: BorrowedFd<'_>) -> io::Result<()> {
+pub fn join(users: BorrowedFd<'_>, user: &User) -> io::Result<()> {
     setns(users, CloneFlags::CLONE_NEWUSER)?;
-    let root = (Uid::from_raw(0), Gid::from_raw(0));
-    setresgid(root.1, root.1, root.1)?;
-    Ok(setresuid(root.0, root.0, root.0)?)
+    let (uid, gid) = (Uid::from_raw(user.uid()), Gid::from_raw(user.gid()));
+    let groups = user.additional_gids().iter().flatten();
+    let groups: Vec<_> = groups.copied().map(Gid::from_raw).collect();
+    setgroups(&groups)?;
+    setresgid(gid, gid, gid)?;
+    Ok(setresuid(uid, uid, uid)?)
 }
 
 /// A process that is in new namespaces, until they are open elsewhere; ended and reaped when dropped.
