@@ -115,7 +115,8 @@ impl Duty {
     fn look(&mut self, readings: &Readings, running: &[Running]) -> Outcome {
         let now = Duration::from_millis(uptime::now_ms());
         let is_due = self.sampled.is_none_or(|last| now >= last + SAMPLE);
-        let samples = is_due && self.pressure.slack != Amounts::default();
+        let lends_slack = self.pressure.slack != Amounts::default();
+        let samples = is_due && lends_slack;
         if samples {
             self.sampled = Some(now);
         }
@@ -126,6 +127,7 @@ impl Duty {
         let wanted = match samples {
             true => Wanted::All,
             false if self.may_end_one(readings) => Wanted::Revocable,
+            false if lends_slack => Wanted::New,
             false => Wanted::Names,
         };
         let mut tasks = self.meter.look(now, layout, running, wanted);

@@ -23,6 +23,9 @@ const OLDEST: Duration = Duration::from_secs(30);
 pub enum Wanted {
     /// Which tasks there are: that costs nothing.
     Names,
+    /// What those have used until now that may be ended and are new: when all are measured, their use
+    /// is known.
+    New,
     /// What those use that may be ended: the others' use helps nobody now.
     Revocable,
     /// What all use.
@@ -70,13 +73,14 @@ impl Meter {
             shared.is_revocable |= !one.launch.revocable.is_empty();
         }
         self.counted.retain(|_, (then, _)| now <= *then + OLDEST);
-        let asked = groups.iter_mut().filter(|(_, shared)| match wanted {
-            Wanted::Names => false,
-            Wanted::Revocable => shared.is_revocable,
-            Wanted::All => true,
-        });
-        for (path, shared) in asked {
-            if let Ok(group) = Group::open(path, Reach::All) {
+        for (path, shared) in &mut groups {
+            let is_asked = match wanted {
+                Wanted::Names => false,
+                Wanted::New => shared.is_revocable && !self.counted.contains_key(path),
+                Wanted::Revocable => shared.is_revocable,
+                Wanted::All => true,
+            };
+            if is_asked && let Ok(group) = Group::open(path, Reach::All) {
                 let usage = group.usage();
                 let used = self.count(now, path, usage);
                 // Who is to end must be known at the first look; what is lent waits for a rate.

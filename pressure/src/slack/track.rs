@@ -104,7 +104,8 @@ impl Track {
         let steps = steps_within(room, look.most);
         let is_clear = steps >= self.steps + RISE_STEPS || steps == STEPS;
         let is_quiet = look.at.saturating_sub(changed) >= caution.quiet;
-        if steps < self.steps || (steps > self.steps && is_clear && is_quiet) {
+        let may_rise = is_clear && is_quiet && look.revocable_use().is_some();
+        if steps < self.steps || (steps > self.steps && may_rise) {
             (self.steps, self.changed) = (steps, Some(look.at));
         }
     }
@@ -147,13 +148,29 @@ impl Track {
     /// The peak of what is not free for tasks on what is lent, as the machine itself tells it.
     fn elsewhere(&mut self, caution: &Caution, look: &Look<'_>) -> u64 {
         let Some(idle) = look.idle else { return 0 };
-        let lent = look.tasks.values().filter(|task| task.revocable);
-        // What such a task has above what is its own can be taken back, also what it was not lent.
-        let lent = lent.map(|task| task.used.unwrap_or(0).saturating_sub(task.firm));
-        let theirs = lent.fold(idle, u64::saturating_add);
-        let used = look.capacity.saturating_sub(theirs);
-        let peak = self.machine.get_or_insert(Peak::new(used, look.at));
-        peak.observe(used, look.at, caution.half_life)
+        let own = |theirs: u64| look.capacity.saturating_sub(idle.saturating_add(theirs));
+        match (look.revocable_use(), &mut self.machine) {
+            (Some(theirs), machine) => {
+                let used = own(theirs);
+                let peak = machine.get_or_insert(Peak::new(used, look.at));
+                peak.observe(used, look.at, caution.half_life)
+            }
+            // The first seconds of a task on what is lent are none of the machine's own use, which
+            // would count for as long as a peak lasts: what was known before holds.
+            (None, Some(peak)) => peak.at_least(),
+            (None, None) => own(0),
+        }
+    }
+}
+
+impl Look<'_> {
+    /// What tasks on what is lent use above what is their own: it can be taken back, also what they were
+    /// not lent. None if one of them was not measured yet.
+    fn revocable_use(&self) -> Option<u64> {
+        let mut theirs = self.tasks.values().filter(|task| task.revocable);
+        theirs.try_fold(0_u64, |sum, task| {
+            Some(sum.saturating_add(task.used?.saturating_sub(task.firm)))
+        })
     }
 }
 
@@ -172,7 +189,11 @@ impl Peak {
         self.value = used_now + excess * (-halves).exp2();
         self.at = self.at.max(at);
         // A float rounds amounts above 2^53; the peak is never below the use.
-        (self.value.ceil() as u64).max(used)
+        self.at_least().max(used)
+    }
+
+    fn at_least(&self) -> u64 {
+        self.value.ceil() as u64
     }
 }
 

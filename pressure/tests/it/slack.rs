@@ -133,6 +133,31 @@ fn what_the_machine_does_outside_of_tasks_is_not_lent() {
 }
 
 #[test]
+fn the_first_seconds_of_a_task_on_what_is_lent_are_not_the_machine_s_own() {
+    let (mut estimator, end) = settled(&whole(10, 10));
+    let at = |at, is_measured: bool| {
+        let mut sample = sample(at, whole(10, 10));
+        let mut batch = revocable("batch", amounts(4_000, 100), amounts(9_000, 100));
+        if !is_measured {
+            batch.used = None;
+        }
+        sample.tasks.push(batch);
+        sample.idle = Some(amounts(500, 9_000));
+        sample
+    };
+    let mut idle = sample(end, whole(10, 10));
+    idle.idle = Some(amounts(9_900, 9_900));
+    estimator.observe(&idle);
+    let lent = estimator.lent();
+    assert_eq!(lent.cpus.0, 5_000);
+    // It spins, and nobody knows yet that it is the one who does.
+    for (seconds, is_measured) in [(1, false), (11, true), (21, true)] {
+        estimator.observe(&at(end + seconds, is_measured));
+        assert_eq!(estimator.lent(), lent, "after {seconds} s");
+    }
+}
+
+#[test]
 fn a_pressed_machine_lends_no_more_than_is_out() {
     let (mut estimator, end) = settled(&whole(10, 10));
     let mut pressed = sample(end, whole(10, 10));
@@ -187,18 +212,25 @@ fn any_sample() -> impl Strategy<Value = (u64, Sample)> {
 
 /// The amounts of one resource, whichever it is.
 struct One {
+    before: u64,
     lent: u64,
     most: u64,
     capacity: u64,
     firm_use: u64,
     given: u64,
     idle: u64,
-    lent_use: u64,
+    /// Of tasks on what is lent; none if that of one is not known.
+    lent_use: Option<u64>,
     out: u64,
     margin: u64,
 }
 
-fn one(sample: &Sample, lent: Amounts, amount: fn(Amounts) -> u64, margin_percent: u64) -> One {
+fn one(
+    sample: &Sample,
+    [before, lent]: [Amounts; 2],
+    amount: fn(Amounts) -> u64,
+    margin_percent: u64,
+) -> One {
     let uses = |task: &RunningTask| {
         let used = task.used.map(|used| Amounts {
             cpus: used.cpus,
@@ -212,12 +244,10 @@ fn one(sample: &Sample, lent: Amounts, amount: fn(Amounts) -> u64, margin_percen
         _ => amount(task.holding.firm),
     });
     let revocable = tasks().filter(|task| task.holding.revocable);
-    let lent_use = revocable.map(|task| {
-        uses(task)
-            .unwrap_or(0)
-            .saturating_sub(amount(task.holding.firm))
-    });
+    let lent_use =
+        revocable.map(|task| Some(uses(task)?.saturating_sub(amount(task.holding.firm))));
     One {
+        before: amount(before),
         lent: amount(lent),
         most: amount(MOST),
         capacity: amount(sample.capacity),
@@ -245,14 +275,18 @@ proptest! {
             let lent = estimator.lent();
             prop_assert_eq!(told.unwrap_or(before), lent);
             for one in [
-                one(&sample, lent, |amounts| amounts.cpus.0, 10),
-                one(&sample, lent, |amounts| amounts.mem.0, 20),
+                one(&sample, [before, lent], |amounts| amounts.cpus.0, 10),
+                one(&sample, [before, lent], |amounts| amounts.mem.0, 20),
             ] {
                 prop_assert!(one.lent <= one.most);
                 let idle = one.given.min(one.capacity).saturating_sub(one.firm_use);
                 prop_assert!(one.lent <= idle.saturating_sub(one.margin));
-                let free = (one.idle + one.lent_use).min(one.capacity);
-                prop_assert!(one.lent <= free.saturating_sub(one.margin));
+                if let Some(lent_use) = one.lent_use {
+                    let free = (one.idle + lent_use).min(one.capacity);
+                    prop_assert!(one.lent <= free.saturating_sub(one.margin));
+                } else {
+                    prop_assert!(one.lent <= one.before);
+                }
                 prop_assert!(!sample.pressed || one.lent <= one.out);
             }
         }
