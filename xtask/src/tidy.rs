@@ -218,8 +218,8 @@ mod tests {
 
     #[test]
     fn the_checkout_keeps_the_house_rules() {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-        let findings = check(root).unwrap();
+        // Tests run in their package's folder.
+        let findings = check(Path::new("..")).unwrap();
         assert!(findings.is_empty(), "\n{}", findings.join("\n"));
     }
 

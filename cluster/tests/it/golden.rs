@@ -4,7 +4,7 @@
 //! that are there alone; a difference means that stored or sent bytes have
 //! changed, which needs a new version.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use tepui_cluster::{Command, Envelope, State, TurnKind};
 use tepui_types::constraint::{Constraint, Constraints, Test};
@@ -17,9 +17,8 @@ use tepui_types::*;
 use crate::support::*;
 
 fn check(name: &str, bytes: &[u8]) {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("../tests/golden/0.1")
-        .join(name);
+    // Tests run in their package's folder.
+    let path = Path::new("../tests/golden/0.1").join(name);
     if std::env::var_os("UPDATE_GOLDEN").is_some() && !path.exists() {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(&path, bytes).unwrap();

@@ -442,7 +442,8 @@ impl Stage {
 
 /// Plays a file; every title begins a new cluster.
 fn check(name: &str) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/testdata");
+    // Tests run in their package's folder.
+    let folder = Path::new("tests/it/testdata");
     let path = folder.join(name).with_extension("txt");
     let text = std::fs::read_to_string(&path).unwrap();
     let mut stage = Stage::new();

@@ -24,9 +24,8 @@ pub const DISK_MIB: u64 = 100 * 1024;
 
 /// Checks every scenario of a file in `testdata`.
 pub fn check(name: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("testdata")
-        .join(name);
+    // Tests run in their package's folder.
+    let path = Path::new("testdata").join(name);
     let text = std::fs::read_to_string(&path).unwrap();
     let mut machine = Machine::default();
     let blocks: Vec<_> = text.trim_end().split("\n\n").collect();
