@@ -1,10 +1,11 @@
 //! Short tasks a second, from the request for an array until all of it is counted.
 
+use std::time::Duration;
+
 use anyhow::{Result, bail};
 use tepui_types::api::job::{JobState, JobView};
 use tokio::time::Instant;
 
-use super::LOOK;
 use crate::bench::{Row, Samples};
 use crate::cluster::Cluster;
 use crate::job::Job;
@@ -15,6 +16,8 @@ const GUEST: &str = "tasks/exit-code.wasm";
 /// Tasks of the array.
 const ARRAY: u32 = 5_000;
 const ARRAY_RUNS: usize = 3;
+/// Between two looks at a job, which takes seconds: more of them would be work of their own.
+const LOOK: Duration = Duration::from_millis(20);
 /// Native tasks of the array, and the agent that runs two at a time.
 const NATIVE: u32 = 2_000;
 const TWO_SLOTS: &str = "cpus=2,mem=4GiB,disk=1GiB,ports=31000-31099";
