@@ -20,6 +20,7 @@ use crate::folder::Identity;
 mod entry;
 pub mod keys;
 pub mod log;
+mod recent;
 mod rocks;
 pub mod snapshot;
 pub mod watermark;

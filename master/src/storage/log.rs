@@ -11,6 +11,7 @@ use raft::eraftpb::{ConfState, Entry, HardState, Snapshot, SnapshotMetadata};
 use raft::{GetEntriesContext, RaftState};
 use serde::{Deserialize, Serialize};
 
+use super::recent::Recent;
 use super::snapshot::{self, SnapshotRecord};
 use super::watermark::Mark;
 use super::{Batch, Direction, Durability, Family, Scan, Storage, entry, keys};
@@ -103,6 +104,7 @@ pub struct LogStore {
     storage: Storage,
     truncated: Truncated,
     last: u64,
+    recent: Recent,
     /// Where each term begins, from the truncated entry's on: terms never need a read.
     terms: Vec<Truncated>,
     hard_state: HardState,
@@ -141,6 +143,7 @@ impl LogStore {
             storage,
             truncated,
             last,
+            recent: Recent::default(),
             terms,
             hard_state,
             is_commit_written: true,
@@ -239,6 +242,7 @@ impl LogStore {
             push_term(&mut self.terms, entry.index, entry.term);
         }
         self.last = last.index;
+        self.recent.append(entries);
     }
 
     fn set_hard_state(&mut self, batch: &mut Batch, state: &HardState) {
@@ -286,6 +290,7 @@ impl LogStore {
         self.members = snapshot.members.clone();
         self.truncated = truncated;
         self.last = index;
+        self.recent.clear();
         self.terms = vec![truncated];
         self.snapshot = snapshot;
         self.storage.set_mark(self.mark())
@@ -323,6 +328,9 @@ impl LogStore {
     }
 
     fn read(&self, low: u64, high: u64, max_bytes: u64) -> Result<Vec<Entry>, StorageError> {
+        if let Some(entries) = self.recent.read(low, high, max_bytes) {
+            return Ok(entries);
+        }
         let mut entries = Vec::new();
         let mut bytes = 0;
         let mut next = low;
@@ -332,7 +340,7 @@ impl LogStore {
                     return Ok(Scan::Stop);
                 }
                 let entry = entry::decode(next, value)?;
-                bytes += entry.data.len() as u64 + ENTRY_OVERHEAD_BYTES;
+                bytes += entry_bytes(&entry);
                 if bytes > max_bytes && !entries.is_empty() {
                     return Ok(Scan::Stop);
                 }
@@ -413,6 +421,11 @@ impl raft::Storage for LogStore {
             metadata: Some(metadata),
         })
     }
+}
+
+/// What an entry counts where bytes are limited.
+pub(super) fn entry_bytes(entry: &Entry) -> u64 {
+    entry.data.len() as u64 + ENTRY_OVERHEAD_BYTES
 }
 
 fn to_raft(error: StorageError) -> raft::Error {
