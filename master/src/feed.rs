@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tepui_types::api::event::{Event, Sequence};
+use tepui_types::api::event::{Event, EventBody, Sequence};
 use tokio::sync::watch;
 
 /// Events kept: some ten seconds of a busy cluster, minutes of an ordinary one; about 20 MiB.
@@ -31,6 +31,8 @@ struct Shared {
     retained: Mutex<Retained>,
     /// Position after the newest event.
     end: watch::Sender<u64>,
+    /// That programs may have changed.
+    programs: watch::Sender<()>,
 }
 
 struct Retained {
@@ -52,7 +54,14 @@ impl Feed {
         Self(Arc::new(Shared {
             retained,
             end: watch::Sender::new(0),
+            programs: watch::Sender::new(()),
         }))
+    }
+
+    /// Told whenever artifacts or frameworks have come, gone or changed, and when that may have been
+    /// missed: for who follows nothing else, and is not to be woken for every task.
+    pub fn programs(&self) -> watch::Receiver<()> {
+        self.0.programs.subscribe()
     }
 
     /// Watches events after `after`; those from now on if it is not given.
@@ -87,12 +96,14 @@ impl Feed {
         retained.events.clear();
         retained.floor = floor;
         self.0.end.send_replace(retained.first);
+        self.0.programs.send_replace(());
     }
 
     pub(crate) fn publish(&self, events: Vec<Event>) {
         if events.is_empty() {
             return;
         }
+        let are_programs = events.iter().any(is_of_program);
         let mut retained = self.0.retained();
         retained.events.extend(events);
         while retained.events.len() > RETAINED
@@ -101,10 +112,21 @@ impl Feed {
             retained.first += 1;
             retained.floor = oldest.sequence;
         }
-        self.0
-            .end
-            .send_replace(retained.first + retained.events.len() as u64);
+        let end = retained.first + retained.events.len() as u64;
+        // Whoever is woken takes the lock at once.
+        drop(retained);
+        self.0.end.send_replace(end);
+        if are_programs {
+            self.0.programs.send_replace(());
+        }
     }
+}
+
+fn is_of_program(event: &Event) -> bool {
+    matches!(
+        event.body,
+        EventBody::Artifact { .. } | EventBody::Framework { .. }
+    )
 }
 
 impl Shared {
@@ -147,7 +169,6 @@ impl Subscription {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tepui_types::api::event::EventBody;
     use tepui_types::{Digest, Timestamp};
 
     fn event(index: u64, ordinal: u32) -> Event {
@@ -207,5 +228,29 @@ mod tests {
         assert!(feed.subscribe(sequence(7, 0)).is_err());
         let mut exact = feed.subscribe(sequence(8, 0)).unwrap();
         assert_eq!(exact.next().await.unwrap().len(), BATCH);
+    }
+
+    #[tokio::test]
+    async fn who_follows_programs_is_not_woken_for_tasks() {
+        let feed = Feed::new(Sequence {
+            index: 0,
+            ordinal: 0,
+        });
+        let mut programs = feed.programs();
+        let agent = EventBody::Agent {
+            agent: tepui_types::AgentId(1),
+            status: tepui_types::AgentStatus::Active,
+        };
+        feed.publish(vec![Event {
+            body: agent,
+            ..event(1, 0)
+        }]);
+        assert!(!programs.has_changed().unwrap());
+        feed.publish(vec![event(2, 0)]);
+        assert!(programs.has_changed().unwrap());
+        programs.mark_unchanged();
+        // What came with another master's image may be anything.
+        feed.restart(sequence(9, 0).unwrap());
+        assert!(programs.has_changed().unwrap());
     }
 }

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use reqwest::Method;
-use tepui_types::api::event::EventBody;
 use tepui_types::{Digest, NodeId};
 use tokio::time::timeout;
 use tokio_util::io::ReaderStream;
@@ -150,30 +149,24 @@ impl Source {
     }
 }
 
-/// Fetches whatever the log names and this master lacks; runs until it is dropped.
+/// Fetches whatever the log names and this master lacks; runs until it is dropped. What could not be
+/// had is tried again when others come.
 pub async fn keep_up(artifacts: Artifacts, view: View, feed: Feed) {
+    let mut changes = feed.programs();
     loop {
         // From here on nothing is missed: what came before is in the state.
-        let Ok(mut events) = feed.subscribe(None) else {
-            continue;
-        };
+        changes.mark_unchanged();
         let known: Vec<Digest> = view.load().artifacts.keys().copied().collect();
         for digest in known {
-            bring(&artifacts, digest).await;
-        }
-        while let Ok(events) = events.next().await {
-            for event in events {
-                if let EventBody::Artifact { digest } = event.body {
-                    bring(&artifacts, digest).await;
-                }
+            if !artifacts.contains(digest)
+                && let Err(error) = artifacts.open(digest).await
+            {
+                tracing::warn!(%error, %digest, "an artifact is not to be had");
             }
         }
-    }
-}
-
-async fn bring(artifacts: &Artifacts, digest: Digest) {
-    if let Err(error) = artifacts.open(digest).await {
-        tracing::warn!(%error, %digest, "an artifact is not to be had");
+        if changes.changed().await.is_err() {
+            return;
+        }
     }
 }
 

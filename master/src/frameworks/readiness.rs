@@ -4,7 +4,6 @@
 use std::collections::BTreeSet;
 
 use tepui_types::Digest;
-use tepui_types::api::event::EventBody;
 
 use super::Frameworks;
 use crate::feed::Feed;
@@ -13,18 +12,14 @@ use crate::view::View;
 /// Compiles what the state's frameworks are made of, now and whenever one is deployed; runs until it
 /// is dropped.
 pub async fn keep_ready(frameworks: Frameworks, view: View, feed: Feed) {
+    let mut changes = feed.programs();
     let mut ready = BTreeSet::new();
     loop {
         // From here on nothing is missed: what came before is in the state.
-        let Ok(mut events) = feed.subscribe(None) else {
-            continue;
-        };
+        changes.mark_unchanged();
         compile_all(&frameworks, &view, &mut ready).await;
-        while let Ok(events) = events.next().await {
-            let is_framework = |body: &EventBody| matches!(body, EventBody::Framework { .. });
-            if events.iter().any(|event| is_framework(&event.body)) {
-                compile_all(&frameworks, &view, &mut ready).await;
-            }
+        if changes.changed().await.is_err() {
+            return;
         }
     }
 }
