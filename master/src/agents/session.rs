@@ -1,6 +1,7 @@
 //! One agent's connection: frames become commands, effects become frames.
 
 use std::convert::Infallible;
+use std::future;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -14,7 +15,7 @@ use tepui_types::wire::{self, MAX_FRAME};
 use tepui_types::{AgentId, AgentStatus, Principal, Reason, task::reason};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_util::codec::{Framed, LengthDelimitedCodec};
 
 use crate::Master;
@@ -22,6 +23,11 @@ use crate::proposals::{ProposeError, Request};
 
 /// How long an agent may take to introduce itself.
 const HELLO_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long news that hurries nobody waits for other frames to go with: when a task's end is recorded,
+/// what runs next in its place usually comes within a turn of its framework, and agent and executor are
+/// woken once for both.
+const PATIENCE: Duration = Duration::from_millis(5);
 
 /// Heartbeats after which an agent's process counts as gone, when another one asks to take its place.
 const MISSED_HEARTBEATS: u32 = 3;
@@ -214,18 +220,36 @@ async fn write<C: AsyncRead + AsyncWrite + Unpin>(
     sink.flush().await?;
     let mut heartbeat = interval(Duration::from_millis(master.config.heartbeat_ms));
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut flush_at = None;
     loop {
         tokio::select! {
             frame = frames.recv() => {
-                sink.feed(encode(&frame.ok_or(SessionError::Replaced)?)?).await?;
+                let mut next = Some(frame.ok_or(SessionError::Replaced)?);
+                let mut hurries = false;
                 // More that is ready goes out with it.
-                while let Ok(frame) = frames.try_recv() {
+                while let Some(frame) = next {
+                    hurries |= !matches!(frame, MasterFrame::Recorded(_));
                     sink.feed(encode(&frame)?).await?;
+                    next = frames.try_recv().ok();
                 }
-                sink.flush().await?;
+                if !hurries {
+                    flush_at.get_or_insert_with(|| Instant::now() + PATIENCE);
+                    continue;
+                }
             }
-            _ = heartbeat.tick() => sink.send(encode(&MasterFrame::Heartbeat)?).await?,
+            () = until(flush_at) => {}
+            _ = heartbeat.tick() => sink.feed(encode(&MasterFrame::Heartbeat)?).await?,
         }
+        sink.flush().await?;
+        flush_at = None;
+    }
+}
+
+/// Never, if there is no such time.
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => future::pending().await,
     }
 }
 
