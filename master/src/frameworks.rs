@@ -327,7 +327,7 @@ impl Actors {
         let handle = self.running.entry(framework).or_insert_with(|| {
             let (mail, logs) = (Arc::<Mail>::default(), Logs::default());
             let actor = Actor::new(framework, term, host.clone(), mail.clone(), logs.clone());
-            let task = host.engine.runtime().spawn(actor.run());
+            let task = host.engine.spawn(actor.run());
             Handle { mail, logs, task }
         });
         Some(handle)

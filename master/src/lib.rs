@@ -121,10 +121,18 @@ pub struct Master {
 /// Runs a master until SIGTERM or SIGINT.
 pub fn run(config: Config) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers())
         .enable_all()
         .build()
         .context("failed to start the runtime")?;
     runtime.block_on(serve(config))
+}
+
+/// Threads for connections and the leader's loop. The log, guests and the database have their own, and
+/// threads that wake each other to share little work take time from those.
+fn workers() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    processors.div_ceil(2)
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {

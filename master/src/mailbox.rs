@@ -91,7 +91,10 @@ impl Mailbox {
             return;
         }
         inner.delivery.merge(effects, changes);
-        if !inner.delivery.is_empty() {
+        let is_filled = !inner.delivery.is_empty();
+        // Whoever is woken takes the lock at once.
+        drop(inner);
+        if is_filled {
             self.0.filled.notify_one();
         }
     }

@@ -1,8 +1,9 @@
 //! Where guests run: wasmtime, the threads for it, and the clock that stops them.
 //!
-//! Guests have a runtime of their own, so that one that spins delays neither
+//! Guests have threads of their own, so that one that spins delays neither
 //! HTTP nor agents. A thread advances wasmtime's epoch every millisecond while
-//! any guest runs and sleeps otherwise; at each tick a guest yields its thread.
+//! any guest runs, looks now and then whether one does for a moment after, and
+//! sleeps otherwise; at each tick a guest yields its thread.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -10,6 +11,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use tokio::runtime::{Builder, Runtime};
+use tokio::task::JoinHandle as Task;
 use wasmtime::component::{HasSelf, Linker};
 
 use super::bindings::Framework;
@@ -18,8 +21,14 @@ use super::host::HostState;
 
 /// How long a guest may keep its thread.
 const TICK: Duration = Duration::from_millis(1);
-/// Threads for guests: a turn is short, and two that spin leave two.
-const MAX_THREADS: usize = 4;
+/// How often is looked for guests after the last one: waking the thread for each of many short turns
+/// would cost more than they do. A guest that spins keeps its thread so much longer at first.
+const LULL: Duration = Duration::from_millis(5);
+/// So many looks that found nobody, and the thread sleeps until it is woken.
+const LULLS: u32 = 20;
+/// Threads for guests, each with its own frameworks: among threads that take each other's work, every
+/// turn would wake two. A turn is short, and two that spin leave two.
+const THREADS: usize = 4;
 
 /// The framework host could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -41,7 +50,8 @@ pub struct Engine {
     linker: Linker<HostState>,
     ticker: Arc<Ticker>,
     ticking: Option<JoinHandle<()>>,
-    runtime: Option<tokio::runtime::Runtime>,
+    /// One for each thread.
+    runtimes: Vec<Runtime>,
 }
 
 impl Engine {
@@ -49,18 +59,9 @@ impl Engine {
     pub fn new() -> Result<Self, EngineError> {
         let wasmtime = wasmtime::Engine::new(&config()).map_err(EngineError::Wasmtime)?;
         let linker = link(&wasmtime).map_err(EngineError::Wasmtime)?;
-        let threads = std::thread::available_parallelism()
-            .map_or(1, usize::from)
-            .min(MAX_THREADS);
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(threads)
-            .thread_name("framework")
-            // Otherwise spinning guests keep timers waiting for many ticks.
-            .event_interval(1)
-            .global_queue_interval(1)
-            .enable_time()
-            .build()
-            .map_err(EngineError::Thread)?;
+        let runtimes = (0..THREADS).map(|_| one_thread());
+        let runtimes: Result<_, _> = runtimes.collect();
+        let runtimes = runtimes.map_err(EngineError::Thread)?;
         let ticker = Arc::new(Ticker::default());
         let ticking = std::thread::Builder::new()
             .name("epoch".into())
@@ -74,7 +75,7 @@ impl Engine {
             linker,
             ticker,
             ticking: Some(ticking),
-            runtime: Some(runtime),
+            runtimes,
         })
     }
 
@@ -88,18 +89,22 @@ impl Engine {
         &self.linker
     }
 
-    /// The runtime for guests.
-    pub fn runtime(&self) -> &tokio::runtime::Runtime {
-        // invariant: only `drop` takes it.
-        self.runtime
-            .as_ref()
-            .expect("the runtime lives as long as the engine")
+    /// Runs what drives a guest, on the thread that has fewest of them.
+    pub fn spawn<F>(&self, actor: F) -> Task<F::Output>
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        let load = |runtime: &&Runtime| runtime.metrics().num_alive_tasks();
+        let runtime = self.runtimes.iter().min_by_key(load);
+        // invariant: there is one at least, until this is dropped.
+        runtime.expect("threads for guests").spawn(actor)
     }
 
     /// Runs a guest: the epoch advances until the future is done or dropped.
     pub async fn ticking<F: Future>(&self, guest: F) -> F::Output {
         let running = Running(&self.ticker);
-        if running.0.running.fetch_add(1, Ordering::AcqRel) == 0
+        if running.0.running.fetch_add(1, Ordering::SeqCst) == 0
+            && self.ticker.sleeps.load(Ordering::SeqCst)
             && let Some(thread) = &self.ticking
         {
             thread.thread().unpark();
@@ -110,11 +115,11 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
+        for runtime in self.runtimes.drain(..) {
             // The engine may be dropped by a task, which cannot wait for threads.
             runtime.shutdown_background();
         }
-        self.ticker.stopped.store(true, Ordering::Release);
+        self.ticker.stopped.store(true, Ordering::SeqCst);
         if let Some(thread) = self.ticking.take() {
             thread.thread().unpark();
             // It ends within a tick; a panic in it has been printed already.
@@ -133,6 +138,18 @@ pub fn config() -> wasmtime::Config {
     config
 }
 
+/// A runtime of one thread.
+fn one_thread() -> std::io::Result<Runtime> {
+    Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("framework")
+        // Otherwise spinning guests keep timers waiting for many ticks.
+        .event_interval(1)
+        .global_queue_interval(1)
+        .enable_time()
+        .build()
+}
+
 fn link(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<HostState>> {
     let mut linker = Linker::new(engine);
     Framework::add_to_linker::<HostState, HasSelf<HostState>>(&mut linker, |state| state)?;
@@ -143,21 +160,38 @@ fn link(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<HostState>> {
 #[derive(Debug, Default)]
 struct Ticker {
     running: AtomicUsize,
+    /// Whether its thread is to be woken for the first guest.
+    sleeps: AtomicBool,
     stopped: AtomicBool,
 }
 
 impl Ticker {
     fn run(&self, engine: &wasmtime::Engine) {
+        let mut lulls = 0;
         while !self.stopped.load(Ordering::Acquire) {
-            if self.running.load(Ordering::Acquire) == 0 {
-                // Whoever starts the first guest wakes this thread; a wake that
-                // comes before the park is kept.
-                std::thread::park();
-            } else {
+            if self.running.load(Ordering::SeqCst) > 0 {
+                lulls = 0;
                 std::thread::park_timeout(TICK);
                 engine.increment_epoch();
+            } else if lulls < LULLS {
+                lulls += 1;
+                std::thread::park_timeout(LULL);
+            } else {
+                self.sleep();
+                lulls = 0;
             }
         }
+    }
+
+    /// Until a guest is started, or all is over.
+    fn sleep(&self) {
+        self.sleeps.store(true, Ordering::SeqCst);
+        // Whoever starts the first guest counts it, and then looks whether to wake this thread: one of
+        // the two sees the other. A wake that comes before the park is kept.
+        if self.running.load(Ordering::SeqCst) == 0 && !self.stopped.load(Ordering::SeqCst) {
+            std::thread::park();
+        }
+        self.sleeps.store(false, Ordering::SeqCst);
     }
 }
 

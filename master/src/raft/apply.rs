@@ -1,9 +1,9 @@
 //! Applies committed entries and tells everyone.
 //!
 //! Owned by the log's thread. For each batch, in this order: every command is applied to the state;
-//! forgotten tasks and the commit are written down; the view is published; those who wait get
-//! their outcomes; watchers and the leader's loop get the rest. So whoever has an outcome finds it
-//! in the view, and a task is always either in the state or in the history.
+//! forgotten tasks and the commit are written down; the view is published; the leader's loop gets what
+//! agents and frameworks wait for; those who wait get their outcomes; watchers get the rest. So whoever
+//! has an outcome finds it in the view, and a task is always either in the state or in the history.
 
 use raft::eraftpb::{Entry, EntryType};
 use tepui_cluster::effect::Archived;
@@ -109,9 +109,9 @@ impl Applier {
     /// Tells everyone.
     pub fn publish(&self, consequences: Consequences) {
         self.view.publish(self.state.clone(), self.applied);
-        consequences.answers.into_iter().for_each(Answer::send);
-        self.feed.publish(consequences.events);
         self.mailbox
             .deliver(consequences.effects, consequences.changes);
+        consequences.answers.into_iter().for_each(Answer::send);
+        self.feed.publish(consequences.events);
     }
 }

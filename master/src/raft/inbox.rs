@@ -2,7 +2,8 @@
 //!
 //! Everyone may put something in without waiting; only the log's thread takes out. Proposals that
 //! gather while it is busy come out as one batch, and so do readers and peers' messages: that is
-//! the group commit.
+//! the group commit. Whoever has put something in wakes it after the lock is free: it would wait for
+//! that, else.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::mem;
@@ -131,6 +132,7 @@ impl Inbox {
         };
         let mut waiting = self.open()?;
         waiting.proposals.push(proposal, bytes)?;
+        drop(waiting);
         self.filled.notify_one();
         Ok(())
     }
@@ -142,6 +144,7 @@ impl Inbox {
             return Err(ProposeError::QueueFull);
         }
         waiting.readers.push(reader);
+        drop(waiting);
         self.filled.notify_one();
         Ok(())
     }
@@ -153,6 +156,7 @@ impl Inbox {
             return Err(ProposeError::QueueFull);
         }
         waiting.orders.push_back(order);
+        drop(waiting);
         self.filled.notify_one();
         Ok(())
     }
@@ -167,6 +171,7 @@ impl Inbox {
                 waiting.messages.push(message);
             }
         }
+        drop(waiting);
         self.filled.notify_one();
     }
 
