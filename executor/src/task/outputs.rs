@@ -34,6 +34,9 @@ const LOUD_PIPE: i32 = 1024 * 1024;
 /// How long a pipe is left alone that was found empty: nothing to who follows
 /// the output, and at most a thousand wakeups a second.
 const REST: Duration = Duration::from_millis(1);
+/// The same for a new one: short commands have ended by then, and are not held up at their end to have
+/// it seen that they closed their streams. What they wrote is taken in with that end.
+const FIRST_REST: Duration = Duration::from_millis(2);
 
 /// Both streams.
 pub struct Outputs {
@@ -153,7 +156,7 @@ impl Stream {
             path,
             file: None,
             has_begun_files: false,
-            rests_until: Instant::now(),
+            rests_until: Instant::now() + FIRST_REST,
             is_large: false,
         })
     }
