@@ -149,17 +149,18 @@ impl Track {
     fn elsewhere(&mut self, caution: &Caution, look: &Look<'_>) -> u64 {
         let Some(idle) = look.idle else { return 0 };
         let own = |theirs: u64| look.capacity.saturating_sub(idle.saturating_add(theirs));
-        match (look.revocable_use(), &mut self.machine) {
-            (Some(theirs), machine) => {
-                let used = own(theirs);
-                let peak = machine.get_or_insert(Peak::new(used, look.at));
-                peak.observe(used, look.at, caution.half_life)
-            }
+        let used = match (look.revocable_use(), &self.machine) {
+            (Some(theirs), _) => own(theirs),
             // The first seconds of a task on what is lent are none of the machine's own use, which
-            // would count for as long as a peak lasts: what was known before holds.
-            (None, Some(peak)) => peak.at_least(),
-            (None, None) => own(0),
-        }
+            // would count for as long as a peak lasts: what was known before holds for a while.
+            (None, Some(peak)) if peak.is_of_late(look.at, caution.quiet) => {
+                return peak.at_least();
+            }
+            (None, None) => return own(0),
+            (None, Some(_)) => own(0),
+        };
+        let peak = self.machine.get_or_insert(Peak::new(used, look.at));
+        peak.observe(used, look.at, caution.half_life)
     }
 }
 
@@ -190,6 +191,11 @@ impl Peak {
         self.at = self.at.max(at);
         // A float rounds amounts above 2^53; the peak is never below the use.
         self.at_least().max(used)
+    }
+
+    /// Whether something was observed within that time.
+    fn is_of_late(&self, now: Duration, within: Duration) -> bool {
+        now.saturating_sub(self.at) < within
     }
 
     fn at_least(&self) -> u64 {

@@ -155,6 +155,12 @@ fn the_first_seconds_of_a_task_on_what_is_lent_are_not_the_machine_s_own() {
         estimator.observe(&at(end + seconds, is_measured));
         assert_eq!(estimator.lent(), lent, "after {seconds} s");
     }
+    // Where one or another is new all the time, use by others does not go unseen for long.
+    for (seconds, is_kept) in [(31, true), (71, true), (81, false)] {
+        estimator.observe(&at(end + seconds, false));
+        let kept = estimator.lent().cpus.0 == 5_000;
+        assert_eq!(kept, is_kept, "after {seconds} s");
+    }
 }
 
 #[test]

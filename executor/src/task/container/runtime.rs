@@ -41,7 +41,7 @@ pub const STATE: &str = "runtime";
 /// What the container is made of, in that folder.
 pub const BUNDLE: &str = "bundle";
 /// Its specification, in there.
-pub const SPEC: &str = "config.json";
+const SPEC: &str = "config.json";
 /// What a runtime's complaint is cut to, in bytes.
 const MAX_COMPLAINT: u64 = 1024;
 
@@ -88,7 +88,7 @@ impl Outside<'_> {
         Ok(())
     }
 
-    /// The same beside the container of that folder, which may have more than this process.
+    /// The same beside a container of that specification, which may have more than this process.
     fn enter_beside(&self, spec: &Spec) -> Result<(), String> {
         let entered = self.enter();
         entered.map_err(|error| format!("its network and users: {error}"))?;
@@ -250,7 +250,8 @@ pub fn run(
         // It is given that, and says there itself why it fails.
         Runtime::Program(_) => None,
     };
-    let spec = Spec::load(dir.join(BUNDLE).join(SPEC)).map_err(|error| chain(&error))?;
+    let spec = Spec::load(dir.join(BUNDLE).join(SPEC));
+    let spec = spec.map_err(|error| format!("its container's specification: {}", chain(&error)))?;
     let (has_terminal, is_nothing) = (stdio.is_terminal(), matches!(stdio, Stdio::Nothing));
     let stdio = stdio.into_three().map_err(failed)?;
     if !is_nothing {

@@ -51,6 +51,7 @@ impl Tenant {
             Some(users) => {
                 let users = users.file().as_raw_fd();
                 let user = user(spec);
+                // Root of the machine, until it is among them.
                 (User::default(), Some(Joins { users, user }))
             }
         };
