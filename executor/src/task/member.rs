@@ -394,6 +394,14 @@ impl Member {
         }
     }
 
+    /// Its first process, if it runs.
+    pub fn child(&self) -> Option<Pid> {
+        match self.phase {
+            Phase::Running { child, .. } => Some(child),
+            Phase::Idle | Phase::Starting(_) | Phase::Draining(_) => None,
+        }
+    }
+
     /// Whether it is being started.
     pub fn is_starting(&self) -> bool {
         matches!(self.phase, Phase::Starting(_))
@@ -448,7 +456,7 @@ impl Member {
             starting.until = starting.until.min(now + LAST_PATIENCE);
             starting.is_stopped = true;
         }
-        let Phase::Running { child, .. } = self.phase else {
+        let Some(child) = self.child() else {
             return;
         };
         let group = Pid::from_raw(-child.as_raw());

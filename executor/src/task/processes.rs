@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::str::FromStr;
 
 use nix::errno::Errno;
 use nix::sys::resource::{UsageWho, getrusage};
@@ -67,9 +68,21 @@ pub fn descendants(root: Pid) -> Vec<Pid> {
     found.into_iter().map(Pid::from_raw).collect()
 }
 
-/// Field 4 of proc_pid_stat(5), behind the name in parentheses.
+/// Whether it has begun to end, or has ended: it closes its files some time before it can be waited for.
+pub fn is_ending(pid: Pid) -> bool {
+    /// Of `include/linux/sched.h` in Linux; never changed.
+    const PF_EXITING: u32 = 4;
+    stat(pid.as_raw(), 9).is_none_or(|flags: u32| flags & PF_EXITING != 0)
+}
+
 fn parent_of(pid: i32) -> Option<i32> {
+    stat(pid, 4)
+}
+
+/// That field of proc_pid_stat(5), which is behind the name in parentheses.
+fn stat<T: FromStr>(pid: i32, field: usize) -> Option<T> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, fields) = stat.rsplit_once(')')?;
-    fields.split_ascii_whitespace().nth(1)?.parse().ok()
+    let text = fields.split_ascii_whitespace().nth(field - 3)?;
+    text.parse().ok()
 }

@@ -393,10 +393,10 @@ impl Task {
         self.members.first_mut()?.input()
     }
 
-    /// Whether its command runs now.
+    /// Whether its command runs now, and has not begun to end.
     pub fn does_command_run(&self) -> bool {
-        let first = self.members.first();
-        first.is_some_and(|member| member.running_since().is_some())
+        let child = self.members.first().and_then(Member::child);
+        child.is_some_and(|child| !processes::is_ending(child))
     }
 
     /// What can be written to when it has read, if something waits for that.

@@ -14,8 +14,9 @@ use crate::env::{Builder, Executor, check, eventually, task};
 
 /// The shell of the images; Debian's busybox-static.
 const BUSYBOX: &str = "/bin/busybox";
-const TOOLS: [&str; 12] = [
+const TOOLS: [&str; 13] = [
     "sh", "cat", "echo", "ls", "sleep", "id", "mount", "mknod", "kill", "touch", "hostname", "pwd",
+    "true",
 ];
 
 /// An image of two layers below `dir`: the shell and users, then what the second adds.

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
 use tepui_executor::runtime::Runtime;
 use tepui_types::TaskState;
 use tepui_types::wire::executor::{FromExecutor, ImageConfig, ToExecutor};
@@ -124,6 +126,63 @@ fn callers_of_a_task_that_ends_or_has_closed_its_input_do_not_wait() {
         }
     }
     assert!(told > 0);
+}
+
+/// A process of the machine that is held between its end and its being waited for, by who traces it.
+struct Held(Pid);
+
+impl Held {
+    fn hold(pid: Pid) -> Self {
+        // SAFETY: the request has no address and no options, and touches no memory of ours.
+        let done = unsafe { libc::ptrace(libc::PTRACE_SEIZE, pid.as_raw(), 0, 0) };
+        assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+        Self(pid)
+    }
+
+    fn let_go(self) {
+        waitpid(self.0, Some(WaitPidFlag::__WALL)).unwrap();
+    }
+}
+
+#[test]
+fn a_command_that_is_killed_has_not_closed_its_input() {
+    let Some(mut executor) = Executor::container(Runtime::BuiltIn) else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let builder = Builder::script("t", "sleep 1000 & echo on; wait").container(IMAGE);
+    let image = image(dir.path(), ImageConfig::default());
+    executor.launch(builder.life(OPEN).image(image));
+    eventually("it runs", || executor.output("t", "stdout") == "on\n");
+    let first = children_of(executor.identity.pid)
+        .into_iter()
+        .find(|pid| !children_of(*pid).is_empty())
+        .unwrap();
+    // The first process of a container closes its files, then waits for all others.
+    let held = Held::hold(Pid::from_raw(children_of(first)[0]));
+    let taken = fill(&mut executor, 1, 0);
+    executor.kill("t", 0);
+    eventually("its files are closed", || {
+        std::fs::read_dir(format!("/proc/{first}/fd")).is_ok_and(|files| files.count() == 0)
+    });
+    // It has looked at its input when it has answered twice.
+    for stranger in [8, 9] {
+        executor.type_in("stranger", stranger, 0, b"x");
+        assert!(!executor.took(stranger));
+    }
+    held.let_go();
+    assert!(!executor.took(1), "{taken}");
+    assert_eq!(executor.end("t").state, TaskState::Killed);
+}
+
+/// As far as they are there now.
+fn children_of(pid: i32) -> Vec<i32> {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+    let children = children.unwrap_or_default();
+    children
+        .split_ascii_whitespace()
+        .map(|pid| pid.parse().unwrap())
+        .collect()
 }
 
 #[test]

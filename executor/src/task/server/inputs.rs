@@ -62,10 +62,9 @@ impl Server {
 /// Whose command does not run has not begun, or has not closed its input of its own will: what is sent
 /// then may be another attempt's.
 fn room_of(task: &mut Task) -> Room {
-    let runs = task.does_command_run();
     let room = task.input().map_or(Room::Never, |input| input.room());
     match room {
-        Room::Never if !runs => Room::Later,
+        Room::Never if !task.does_command_run() => Room::Later,
         room => room,
     }
 }
