@@ -10,6 +10,8 @@ use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+pub mod turn;
+
 const FORMAT: &str = "format";
 const LOCK: &str = "lock";
 

@@ -314,7 +314,7 @@ impl Networks {
         };
         let netns = folder.netns();
         let gone = verb == Verb::Del && !namespace::is_alive(&netns);
-        let _turn = firewall::Turn::wanted_by(plugin_name(record, plugin), verb);
+        let _turn = firewall::turn_of(plugin_name(record, plugin), verb);
         self.plugins.call(&Call {
             verb,
             plugin: plugin_name(record, plugin),

@@ -5,17 +5,16 @@
 //! that they start keep locked. The list is recorded as it was when the attachment began: it is
 //! detached by that, whatever has become of the configuration since.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokio::time::Instant;
+use tepui_folder::turn;
 
 use crate::attachment::{Attach, Attachment};
 use crate::error::NetworkError;
@@ -30,8 +29,6 @@ const VERSION: u32 = 1;
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How long is waited for it after it was killed: longer than any system call should take.
 const ORPHANS: Duration = Duration::from_secs(10);
-/// How often is looked whether they have ended.
-const LOOK: Duration = Duration::from_millis(10);
 
 /// An attachment as it is recorded.
 #[derive(Debug, Serialize, Deserialize)]
@@ -141,10 +138,10 @@ impl Folder {
         let mut options = OpenOptions::new();
         let options = options.write(true).create(true).truncate(false);
         let file = options.open(&path).map_err(io)?;
-        if held_after(&file, PATIENCE).map_err(io)? {
+        if !turn::lock(&file, PATIENCE).map_err(io)? {
             let killed = orphans::kill_holders(&path).map_err(io)?;
             tracing::warn!(path = %path.display(), killed, "a dead agent's plugins went on");
-            if held_after(&file, ORPHANS).map_err(io)? {
+            if !turn::lock(&file, ORPHANS).map_err(io)? {
                 // What cannot be killed is no reason never to detach.
                 tracing::warn!(path = %path.display(), "a plugin's process goes on; not waiting");
             }
@@ -179,25 +176,4 @@ fn absent(error: io::Error) -> io::Result<()> {
         io::ErrorKind::NotFound => Ok(()),
         _ => Err(error),
     }
-}
-
-/// Locks the file; true if another has it locked for longer than this.
-pub(crate) fn held_after(file: &File, patience: Duration) -> io::Result<bool> {
-    let deadline = Instant::now() + patience;
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(false),
-            Err(TryLockError::WouldBlock) if Instant::now() < deadline => pause(),
-            Err(TryLockError::WouldBlock) => return Ok(true),
-            Err(TryLockError::Error(error)) => return Err(error),
-        }
-    }
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "flock(2) knows no time limit; this thread may block"
-)]
-fn pause() {
-    thread::sleep(LOOK);
 }
