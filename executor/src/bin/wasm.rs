@@ -71,8 +71,6 @@ mod share;
 mod task;
 #[path = "../wasm/throttle.rs"]
 mod throttle;
-#[path = "../wasm/ticker.rs"]
-mod ticker;
 #[path = "../wasm/tls.rs"]
 mod tls;
 #[path = "../wasm/verdict.rs"]

@@ -10,28 +10,28 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures::task::AtomicWaker;
+use tepui_epoch::Clock;
 use tepui_types::MilliCpus;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::line::{Line, Right, SeatId};
 use crate::share::{Share, Turn};
 use crate::throttle::Throttle;
-use crate::ticker::{self, Ticker};
 
 /// What all tasks of the process ask.
 pub struct Gate {
     started: Instant,
     line: Mutex<Line<Arc<AtomicWaker>>>,
-    ticker: Ticker,
+    clock: Clock,
 }
 
 impl Gate {
     /// A gate to so many threads, whose guests yield to that clock.
-    pub fn new(threads: usize, ticker: Ticker) -> Arc<Self> {
+    pub fn new(threads: usize, clock: Clock) -> Arc<Self> {
         Arc::new(Self {
             started: Instant::now(),
             line: Mutex::new(Line::new(threads)),
-            ticker,
+            clock,
         })
     }
 
@@ -90,7 +90,7 @@ impl Account {
     /// One of its futures was woken; if there is no thread for it, others yield.
     pub fn woken(&self, seat: SeatId) {
         if self.gate.line().woken(seat, || self.right()) {
-            self.gate.ticker.interrupt();
+            self.gate.clock.interrupt();
         }
     }
 
@@ -116,7 +116,7 @@ pub struct Place {
 pub struct Running<'a> {
     account: &'a Account,
     seat: SeatId,
-    _ticks: ticker::Running<'a>,
+    _ticks: tepui_epoch::Running<'a>,
 }
 
 impl Place {
@@ -154,7 +154,7 @@ impl Place {
                 return Poll::Ready(Running {
                     account,
                     seat: self.seat,
-                    _ticks: account.gate.ticker.run(),
+                    _ticks: account.gate.clock.run(),
                 });
             }
             // Its own time comes, whatever others do.

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 use std::thread::available_parallelism;
+use std::time::Duration;
 
+use tepui_epoch::{Clock, Pace};
 use tepui_executor::packs::Packer;
 use tepui_executor::startup::Startup;
 use tepui_types::wire::executor::TaskUpdate;
@@ -15,7 +17,15 @@ use crate::gate::Gate;
 use crate::meter::Stir;
 use crate::output::Flusher;
 use crate::programs::Programs;
-use crate::ticker::Ticker;
+
+/// How long a guest runs before others on its thread have their turn: many short tasks are over by then,
+/// and spinning ones cost 500 switches a second.
+const EPOCH: Duration = Duration::from_millis(2);
+const PACE: Pace = Pace {
+    epoch: EPOCH,
+    look: EPOCH,
+    looks: 10,
+};
 
 /// Engine, programs, places and ways out.
 pub struct Host {
@@ -51,7 +61,7 @@ impl Host {
         // As many as the guests' runtime has.
         let threads = available_parallelism().map_or(1, usize::from);
         Ok(Self {
-            gate: Gate::new(threads, Ticker::start(engine.clone())?),
+            gate: Gate::new(threads, Clock::start(engine.clone(), PACE)?),
             stir: Arc::default(),
             programs: Programs::new(engine.clone(), startup.code_cache.clone())
                 .map_err(prepare_failed)?,

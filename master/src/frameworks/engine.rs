@@ -1,16 +1,12 @@
 //! Where guests run: wasmtime, the threads for it, and the clock that stops them.
 //!
 //! Guests have threads of their own, so that one that spins delays neither
-//! HTTP nor agents. A thread advances wasmtime's epoch every millisecond while
-//! any guest runs, looks now and then whether one does for a moment after, and
-//! sleeps otherwise; at each tick a guest yields its thread.
+//! HTTP nor agents, and leave them to each other by a clock.
 
 use std::future::Future;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
+use tepui_epoch::{Clock, Pace};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle as Task;
 use wasmtime::component::{HasSelf, Linker};
@@ -20,12 +16,11 @@ use super::code::CodeError;
 use super::host::HostState;
 
 /// How long a guest may keep its thread.
-const TICK: Duration = Duration::from_millis(1);
-/// How often is looked for guests after the last one: waking the thread for each of many short turns
-/// would cost more than they do. A guest that spins keeps its thread so much longer at first.
-const LULL: Duration = Duration::from_millis(5);
-/// So many looks that found nobody, and the thread sleeps until it is woken.
-const LULLS: u32 = 20;
+const PACE: Pace = Pace {
+    epoch: Duration::from_millis(1),
+    look: Duration::from_millis(5),
+    looks: 20,
+};
 /// Threads for guests, each with its own frameworks: among threads that take each other's work, every
 /// turn would wake two. A turn is short, and two that spin leave two.
 const THREADS: usize = 4;
@@ -48,8 +43,7 @@ pub enum EngineError {
 pub struct Engine {
     wasmtime: wasmtime::Engine,
     linker: Linker<HostState>,
-    ticker: Arc<Ticker>,
-    ticking: Option<JoinHandle<()>>,
+    clock: Clock,
     /// One for each thread.
     runtimes: Vec<Runtime>,
 }
@@ -62,19 +56,11 @@ impl Engine {
         let runtimes = (0..THREADS).map(|_| one_thread());
         let runtimes: Result<_, _> = runtimes.collect();
         let runtimes = runtimes.map_err(EngineError::Thread)?;
-        let ticker = Arc::new(Ticker::default());
-        let ticking = std::thread::Builder::new()
-            .name("epoch".into())
-            .spawn({
-                let (ticker, wasmtime) = (ticker.clone(), wasmtime.clone());
-                move || ticker.run(&wasmtime)
-            })
-            .map_err(EngineError::Thread)?;
+        let clock = Clock::start(wasmtime.clone(), PACE).map_err(EngineError::Thread)?;
         Ok(Self {
             wasmtime,
             linker,
-            ticker,
-            ticking: Some(ticking),
+            clock,
             runtimes,
         })
     }
@@ -100,15 +86,9 @@ impl Engine {
         runtime.expect("threads for guests").spawn(actor)
     }
 
-    /// Runs a guest: the epoch advances until the future is done or dropped.
+    /// Runs a guest: epochs pass until the future is done or dropped.
     pub async fn ticking<F: Future>(&self, guest: F) -> F::Output {
-        let running = Running(&self.ticker);
-        if running.0.running.fetch_add(1, Ordering::SeqCst) == 0
-            && self.ticker.sleeps.load(Ordering::SeqCst)
-            && let Some(thread) = &self.ticking
-        {
-            thread.thread().unpark();
-        }
+        let _running = self.clock.run();
         guest.await
     }
 }
@@ -118,12 +98,6 @@ impl Drop for Engine {
         for runtime in self.runtimes.drain(..) {
             // The engine may be dropped by a task, which cannot wait for threads.
             runtime.shutdown_background();
-        }
-        self.ticker.stopped.store(true, Ordering::SeqCst);
-        if let Some(thread) = self.ticking.take() {
-            thread.thread().unpark();
-            // It ends within a tick; a panic in it has been printed already.
-            drop(thread.join());
         }
     }
 }
@@ -155,51 +129,4 @@ fn link(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<HostState>> {
     Framework::add_to_linker::<HostState, HasSelf<HostState>>(&mut linker, |state| state)?;
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     Ok(linker)
-}
-
-#[derive(Debug, Default)]
-struct Ticker {
-    running: AtomicUsize,
-    /// Whether its thread is to be woken for the first guest.
-    sleeps: AtomicBool,
-    stopped: AtomicBool,
-}
-
-impl Ticker {
-    fn run(&self, engine: &wasmtime::Engine) {
-        let mut lulls = 0;
-        while !self.stopped.load(Ordering::Acquire) {
-            if self.running.load(Ordering::SeqCst) > 0 {
-                lulls = 0;
-                std::thread::park_timeout(TICK);
-                engine.increment_epoch();
-            } else if lulls < LULLS {
-                lulls += 1;
-                std::thread::park_timeout(LULL);
-            } else {
-                self.sleep();
-                lulls = 0;
-            }
-        }
-    }
-
-    /// Until a guest is started, or all is over.
-    fn sleep(&self) {
-        self.sleeps.store(true, Ordering::SeqCst);
-        // Whoever starts the first guest counts it, and then looks whether to wake this thread: one of
-        // the two sees the other. A wake that comes before the park is kept.
-        if self.running.load(Ordering::SeqCst) == 0 && !self.stopped.load(Ordering::SeqCst) {
-            std::thread::park();
-        }
-        self.sleeps.store(false, Ordering::SeqCst);
-    }
-}
-
-/// Counts a guest as running until it is dropped.
-struct Running<'a>(&'a Ticker);
-
-impl Drop for Running<'_> {
-    fn drop(&mut self) {
-        self.0.running.fetch_sub(1, Ordering::AcqRel);
-    }
 }
