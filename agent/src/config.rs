@@ -21,8 +21,7 @@ use crate::gpus::GpuConfig;
 use crate::pools::{DiskSettings, Special};
 use crate::ports::TaskPorts;
 use crate::resources::{ResourceOverrides, parse_bytes};
-use crate::sizes::SandboxSizes;
-use crate::volumes::VolumeSizes;
+use crate::sizes::Keeping;
 
 pub use containers::ContainerSettings;
 
@@ -63,9 +62,9 @@ pub struct Settings {
     /// Where tasks may listen in the machine's own network.
     pub task_ports: Option<TaskPorts>,
     /// How the sizes of volumes are kept.
-    pub volume_sizes: Option<VolumeSizes>,
+    pub volume_sizes: Option<Keeping>,
     /// How the sizes of sandboxes are kept.
-    pub sandbox_sizes: Option<SandboxSizes>,
+    pub sandbox_sizes: Option<Keeping>,
     /// What containers may have, and where their images come from.
     pub containers: Option<ContainerSettings>,
     /// What may be fetched into sandboxes.
@@ -155,9 +154,9 @@ pub struct Config {
     /// Where tasks may listen in the machine's own network.
     pub task_ports: TaskPorts,
     /// How the sizes of volumes are kept.
-    pub volume_sizes: VolumeSizes,
+    pub volume_sizes: Keeping,
     /// How the sizes of sandboxes are kept.
-    pub sandbox_sizes: SandboxSizes,
+    pub sandbox_sizes: Keeping,
     /// Who makes containers.
     pub runtime: Runtime,
     /// What containers may have, and where their images come from.
@@ -387,12 +386,8 @@ mod tests {
         // The example's file is on no machine that runs this.
         assert!(output_limit.is_some() && task_privileges.is_some() && token_file.is_none());
         assert_eq!(task_ports, Some(TaskPorts::default()), "as the file says");
-        assert_eq!(
-            volume_sizes,
-            Some(VolumeSizes::default()),
-            "as the file says"
-        );
-        assert_eq!(sandbox_sizes, Some(SandboxSizes::default()));
+        assert_eq!(volume_sizes, Some(Keeping::default()), "as the file says");
+        assert_eq!(sandbox_sizes, Some(Keeping::default()));
         let config = Config::new(settings).unwrap();
         assert_eq!(config.output_limit, DEFAULT_LIMIT, "as the file says of it");
         assert_eq!(config.masters, ["http://127.0.0.1:5050"]);

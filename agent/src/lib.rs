@@ -37,7 +37,7 @@ use crate::masters::Masters;
 use crate::metrics::Metrics;
 use crate::pressure::Pressure;
 use crate::sandbox::Layout;
-use crate::sizes::{DiskUse, SandboxSizes, Sizes};
+use crate::sizes::{DiskUse, Keeping, Sizes};
 use crate::task_disks::TaskDisks;
 use crate::usage::Gauge;
 use crate::volumes::Volumes;
@@ -109,7 +109,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
     let gpus = Arc::new(gpus.unwrap_or_default());
     let guard = Guard::new(&gpus, layout.cgroup().is_some()).map(Arc::new);
     let layout = layout.with_guard(guard.is_some());
-    let is_set_aside = config.sandbox_sizes == SandboxSizes::Enforced;
+    let is_set_aside = config.sandbox_sizes == Keeping::Enforced;
     // A task that was given all of the disk could not have it: some of it stays free.
     let headroom = match is_set_aside {
         true => volumes::headroom(&config.dir),
@@ -364,7 +364,7 @@ struct Restored {
 }
 
 /// What the folder remembers, in a fresh journal.
-fn restore(layout: &Layout, sandboxes: SandboxSizes) -> Result<Restored, AgentError> {
+fn restore(layout: &Layout, sandboxes: Keeping) -> Result<Restored, AgentError> {
     let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
         .map_err(|source| AgentError::System("read the machine's boot id", source))?;
     let boot_id = boot_id.trim().to_owned();
@@ -373,7 +373,7 @@ fn restore(layout: &Layout, sandboxes: SandboxSizes) -> Result<Restored, AgentEr
     if take_stop(layout)? {
         agent.on_stopped();
     }
-    agent.keep_disks(sandboxes == SandboxSizes::Enforced);
+    agent.keep_disks(sandboxes == Keeping::Enforced);
     // Where nothing is known, the time without a word begins now.
     let contact = contact::read(layout, &boot_id).filter(|ms| *ms <= uptime::now_ms());
     agent.on_contact(contact.unwrap_or_else(uptime::now_ms));

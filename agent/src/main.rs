@@ -12,8 +12,7 @@ use tepui_agent::config::{Config, ContainerSettings, Settings, parse_attributes}
 use tepui_agent::containers::UserPool;
 use tepui_agent::pools::DiskSettings;
 use tepui_agent::ports::TaskPorts;
-use tepui_agent::sizes::SandboxSizes;
-use tepui_agent::volumes::VolumeSizes;
+use tepui_agent::sizes::Keeping;
 use tepui_fetch::{FetchConfig, Network};
 use tepui_image::ImagesConfig;
 use tokio::signal::unix::{SignalKind, signal};
@@ -83,12 +82,12 @@ struct Arguments {
     /// absent), nothing more can be written where this machine can do that (`enforced`, for volumes that
     /// are made from then on), or not at all (`unlimited`).
     #[arg(long, value_name = "HOW")]
-    volume_sizes: Option<VolumeSizes>,
+    volume_sizes: Option<Keeping>,
     /// How the sizes of sandboxes are kept of native tasks and containers that were given a part of the
     /// disk: who is over it is ended (`measured`, when absent), nothing more can be written where this
     /// machine can do that (`enforced`), or not at all (`unlimited`).
     #[arg(long, value_name = "HOW")]
-    sandbox_sizes: Option<SandboxSizes>,
+    sandbox_sizes: Option<Keeping>,
     /// A file or folder of the machine that containers may mount, with what is below it; may be
     /// given more than once. None when absent.
     #[arg(long, value_name = "PATH")]

@@ -44,20 +44,20 @@ const NO_LIMIT: Limit = Limit {
     inodes: None,
 };
 
-/// How the sizes of sandboxes are kept.
+/// How the sizes of sandboxes are kept, or those of volumes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum SandboxSizes {
-    /// By the kernel, where the machine can, of tasks that begin from then on; the others are measured.
+pub enum Keeping {
+    /// By the kernel, where the machine can, of what is new from then on; the others are measured.
     Enforced,
-    /// By ending the task of one that is over it.
+    /// By ending the tasks of one that is over it.
     #[default]
     Measured,
     /// Not at all.
     Unlimited,
 }
 
-impl FromStr for SandboxSizes {
+impl FromStr for Keeping {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -125,7 +125,7 @@ pub struct Sizes {
     /// Where volumes are.
     pub volumes: Arc<Volumes>,
     /// What is done with sandboxes.
-    pub sandboxes: SandboxSizes,
+    pub sandboxes: Keeping,
     /// Those whose sizes the kernel keeps.
     pub disks: Arc<TaskDisks>,
     /// Told what tasks have.
@@ -227,7 +227,7 @@ impl Sizes {
         let Workload::Command(command) = &launch.spec.workload else {
             return None;
         };
-        let is_unlimited = self.sandboxes == SandboxSizes::Unlimited;
+        let is_unlimited = self.sandboxes == Keeping::Unlimited;
         let is_compared =
             !launch.revocable.is_empty() && (!is_unlimited || self.disk_use.is_wanted());
         let limit = match launch.resources.disk {
@@ -274,7 +274,7 @@ impl Duty {
             disk_use,
             ..
         } = &self.sizes;
-        *sandboxes == SandboxSizes::Unlimited
+        *sandboxes == Keeping::Unlimited
             && volumes.are_unlimited()
             && !disk_use.is_wanted()
             && self.subjects.is_empty()
@@ -398,7 +398,6 @@ mod tests {
 
     use super::*;
     use crate::agent::{ExecutorId, Place};
-    use crate::volumes::VolumeSizes;
 
     fn launch(name: &str, disk: Bytes) -> TaskLaunch {
         let command = CommandWorkload::new(vec!["true".into()]);
@@ -431,7 +430,7 @@ mod tests {
         }
     }
 
-    fn duty(dir: &Path, sandboxes: SandboxSizes, sizes: VolumeSizes) -> Duty {
+    fn duty(dir: &Path, sandboxes: Keeping, sizes: Keeping) -> Duty {
         let layout = Layout::new(dir.to_owned());
         let volumes = Volumes::open(&layout, sizes).unwrap();
         let disks = TaskDisks::open(&layout, sandboxes, &HashSet::new()).unwrap();
@@ -448,7 +447,7 @@ mod tests {
     #[test]
     fn who_has_too_much_is_told_what_and_the_others_are_left_alone() {
         let dir = tempfile::tempdir().unwrap();
-        let mut duty = duty(dir.path(), SandboxSizes::Measured, VolumeSizes::Measured);
+        let mut duty = duty(dir.path(), Keeping::Measured, Keeping::Measured);
         let mut on_volume = launch("on-volume", Bytes(0));
         on_volume.volumes.push(TaskVolume {
             made_by: on_volume.operation,
@@ -509,7 +508,7 @@ mod tests {
     #[test]
     fn where_no_size_is_kept_who_may_be_ended_is_measured_while_the_disk_is_short() {
         let dir = tempfile::tempdir().unwrap();
-        let unlimited = (SandboxSizes::Unlimited, VolumeSizes::Unlimited);
+        let unlimited = (Keeping::Unlimited, Keeping::Unlimited);
         let mut duty = duty(dir.path(), unlimited.0, unlimited.1);
         let revocable = TaskLaunch {
             revocable: Resources {
@@ -541,7 +540,7 @@ mod tests {
     #[test]
     fn nothing_is_measured_where_the_operator_says_so() {
         let dir = tempfile::tempdir().unwrap();
-        let unlimited = (SandboxSizes::Unlimited, VolumeSizes::Unlimited);
+        let unlimited = (Keeping::Unlimited, Keeping::Unlimited);
         let duty = duty(dir.path(), unlimited.0, unlimited.1);
         let mut launch = launch("a", Bytes(1));
         launch.volumes.push(TaskVolume {
@@ -555,9 +554,9 @@ mod tests {
 
     #[test]
     fn a_setting_is_named_by_a_word() {
-        assert_eq!("measured".parse(), Ok(SandboxSizes::Measured));
-        assert_eq!("enforced".parse(), Ok(SandboxSizes::Enforced));
-        let error = "hard".parse::<SandboxSizes>().unwrap_err();
+        assert_eq!("measured".parse(), Ok(Keeping::Measured));
+        assert_eq!("enforced".parse(), Ok(Keeping::Enforced));
+        let error = "hard".parse::<Keeping>().unwrap_err();
         assert!(error.contains("`unlimited`"), "{error}");
     }
 }

@@ -31,7 +31,7 @@ use crate::agent::has_disk;
 use crate::error::AgentError;
 use crate::event_loop::Event;
 use crate::sandbox::Layout;
-use crate::sizes::SandboxSizes;
+use crate::sizes::Keeping;
 use crate::uptime;
 use crate::volumes::headroom;
 
@@ -113,7 +113,7 @@ impl TaskDisks {
     /// Where the agent's disk cannot be written to.
     pub fn open(
         layout: &Layout,
-        sizes: SandboxSizes,
+        sizes: Keeping,
         living: &HashSet<TaskId>,
     ) -> Result<Arc<Self>, AgentError> {
         let bounds = Bounds::new(Settings {
@@ -125,7 +125,7 @@ impl TaskDisks {
         });
         let bounds = bounds.map_err(AgentError::TaskDisks)?;
         let kept = bounds.kept().map_err(AgentError::TaskDisks)?;
-        let is_enforced = sizes == SandboxSizes::Enforced;
+        let is_enforced = sizes == Keeping::Enforced;
         if (is_enforced || !kept.is_empty())
             && let Support::Measured(error) = bounds.prepare().map_err(AgentError::TaskDisks)?
         {

@@ -8,10 +8,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::Arc;
 
-use serde::Deserialize;
 use tepui_quota::{Bounds, BoundsError, Enforce, Life, Mounts, Settings, Support, Wanted};
 use tepui_tree::remove_folder;
 use tepui_types::task::reason;
@@ -20,6 +18,7 @@ use tepui_types::{Bytes, OperationId, Reason};
 
 use crate::error::AgentError;
 use crate::sandbox::Layout;
+use crate::sizes::Keeping;
 
 pub mod health;
 
@@ -34,38 +33,10 @@ const HEADROOM: Bytes = Bytes::mib(512);
 const SHORT_PART: u64 = 20;
 const SHORT: Bytes = Bytes::gib(2);
 
-/// How the sizes of volumes are kept.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum VolumeSizes {
-    /// By the kernel, where the machine can, for those that are new; the others by being measured.
-    Enforced,
-    /// By ending the tasks of one that is over its size.
-    #[default]
-    Measured,
-    /// Not at all.
-    Unlimited,
-}
-
-impl FromStr for VolumeSizes {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "enforced" => Ok(Self::Enforced),
-            "measured" => Ok(Self::Measured),
-            "unlimited" => Ok(Self::Unlimited),
-            _ => Err(format!(
-                "`{text}` is not `enforced`, `measured` or `unlimited`"
-            )),
-        }
-    }
-}
-
 /// All volumes of this agent.
 #[derive(Debug)]
 pub struct Volumes {
-    sizes: VolumeSizes,
+    sizes: Keeping,
     /// By the disk's name; none is the one with the data folder.
     disks: BTreeMap<Option<String>, VolumeDisk>,
 }
@@ -83,7 +54,7 @@ impl Volumes {
     ///
     /// # Errors
     /// Where a disk cannot be written to.
-    pub fn open(layout: &Layout, sizes: VolumeSizes) -> Result<Arc<Self>, AgentError> {
+    pub fn open(layout: &Layout, sizes: Keeping) -> Result<Arc<Self>, AgentError> {
         let mut disks = BTreeMap::new();
         for (id, folder, store) in layout.volume_disks() {
             let disk = VolumeDisk::open(folder, store, sizes);
@@ -119,9 +90,7 @@ impl Volumes {
     /// Where a volume lies whose size is to be kept by measuring it. Blocks.
     pub fn measured(&self, volume: &TaskVolume) -> Option<PathBuf> {
         let disk = self.disks.get(&volume.disk)?;
-        volume
-            .bytes
-            .filter(|_| self.sizes != VolumeSizes::Unlimited)?;
+        volume.bytes.filter(|_| self.sizes != Keeping::Unlimited)?;
         let name = volume.made_by.to_string();
         let is_plain = matches!(disk.bounds.usage(&name), Err(BoundsError::Unknown(_)));
         is_plain.then(|| disk.folder.join(name))
@@ -140,7 +109,7 @@ impl Volumes {
 
     /// Whether no size is kept.
     pub fn are_unlimited(&self) -> bool {
-        self.sizes == VolumeSizes::Unlimited
+        self.sizes == Keeping::Unlimited
     }
 
     /// Removes what is stored in volumes that are not in the list, on a thread of its own.
@@ -155,7 +124,7 @@ impl Volumes {
 }
 
 impl VolumeDisk {
-    fn open(folder: PathBuf, store: PathBuf, sizes: VolumeSizes) -> Result<Self, BoundsError> {
+    fn open(folder: PathBuf, store: PathBuf, sizes: Keeping) -> Result<Self, BoundsError> {
         let bounds = Bounds::new(Settings {
             store: store.clone(),
             places: vec![folder.clone()],
@@ -164,7 +133,7 @@ impl VolumeDisk {
             remove_folder,
         })?;
         let has_some = std::fs::read_dir(&store).is_ok_and(|mut it| it.next().is_some());
-        if (sizes == VolumeSizes::Enforced || has_some)
+        if (sizes == Keeping::Enforced || has_some)
             && let Support::Measured(error) = bounds.prepare()?
         {
             let (path, error) = (folder.display(), anyhow::Error::from(error));
@@ -185,7 +154,7 @@ impl VolumeDisk {
         swept.unwrap_or_default().into_iter().collect()
     }
 
-    fn make_ready(&self, volume: &TaskVolume, sizes: VolumeSizes) -> Result<(), BoundsError> {
+    fn make_ready(&self, volume: &TaskVolume, sizes: Keeping) -> Result<(), BoundsError> {
         let name = volume.made_by.to_string();
         match (self.bounds.open(&name), volume.bytes) {
             // Its executor would make another one, and what is stored would seem to be lost.
@@ -204,7 +173,7 @@ impl VolumeDisk {
                 }
             }
             (Ok(_), _) => Ok(()),
-            (Err(BoundsError::Unknown(_)), Some(bytes)) if sizes == VolumeSizes::Enforced => {
+            (Err(BoundsError::Unknown(_)), Some(bytes)) if sizes == Keeping::Enforced => {
                 self.make(&name, bytes)
             }
             // A plain folder, which its executor makes.
@@ -356,12 +325,5 @@ mod tests {
             assert!(dir.path().join(name).is_dir(), "{name}");
         }
         assert!(set_aside(&dir.path().join("none"), &list, &bounded).is_empty());
-    }
-
-    #[test]
-    fn a_setting_is_named_by_a_word() {
-        assert_eq!("enforced".parse(), Ok(VolumeSizes::Enforced));
-        let error = "hard".parse::<VolumeSizes>().unwrap_err();
-        assert!(error.contains("`measured`"), "{error}");
     }
 }

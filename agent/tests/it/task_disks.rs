@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use nix::mount::{MntFlags, umount2};
 use tepui_agent::sandbox::Layout;
-use tepui_agent::sizes::SandboxSizes;
+use tepui_agent::sizes::Keeping;
 use tepui_agent::task_disks::TaskDisks;
 use tepui_agent::volumes::headroom;
 use tepui_quota::Enforce;
@@ -346,7 +346,7 @@ impl Small {
     fn disks(&self, living: &[&TaskLaunch]) -> Arc<TaskDisks> {
         self.layout().create().unwrap();
         let living: HashSet<TaskId> = living.iter().map(|it| it.task.clone()).collect();
-        TaskDisks::open(&self.layout(), SandboxSizes::Enforced, &living).unwrap()
+        TaskDisks::open(&self.layout(), Keeping::Enforced, &living).unwrap()
     }
 }
 
@@ -464,7 +464,7 @@ fn no_more_than_some_are_mounted_to_be_read_and_those_that_nobody_reads_make_way
     let place = tempfile::tempdir().unwrap();
     let layout = Layout::new(place.path().join("agent"));
     layout.create().unwrap();
-    let disks = TaskDisks::open(&layout, SandboxSizes::Enforced, &HashSet::new()).unwrap();
+    let disks = TaskDisks::open(&layout, Keeping::Enforced, &HashSet::new()).unwrap();
     let tasks = (0..=MOST).map(|number| with_disk(shell(&format!("t{number}"), "true")));
     let tasks: Vec<TaskLaunch> = tasks.collect();
     let checked = std::panic::catch_unwind(|| {
@@ -501,7 +501,7 @@ fn no_more_than_some_are_mounted_to_be_read_and_those_that_nobody_reads_make_way
         );
         // Or when somebody has removed those.
         std::fs::remove_file(layout.sandbox(&tasks[1].task)).unwrap();
-        let again = TaskDisks::open(&layout, SandboxSizes::Measured, &HashSet::new());
+        let again = TaskDisks::open(&layout, Keeping::Measured, &HashSet::new());
         wait("the disk is removed", || {
             !layout.task_disk(&tasks[1].task).exists()
         });

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, umount2};
 use tepui_agent::sandbox::Layout;
-use tepui_agent::volumes::{VolumeSizes, Volumes};
+use tepui_agent::sizes::Keeping;
+use tepui_agent::volumes::Volumes;
 use tepui_quota::Support;
 use tepui_types::task::reason;
 use tepui_types::wire::agent::{AgentEffect, TaskLaunch, TaskVolume, VolumeList};
@@ -270,7 +271,7 @@ fn a_volume_whose_folder_was_moved_is_not_begun_anew() {
     let place = Place(tempfile::tempdir().unwrap());
     let layout = place.layout();
     let task = with_volume(shell("a", "true"), 9, Bytes::mib(32));
-    let open = |layout: &Layout| Volumes::open(layout, VolumeSizes::Enforced).unwrap();
+    let open = |layout: &Layout| Volumes::open(layout, Keeping::Enforced).unwrap();
     open(&layout).make_ready(&task.volumes).unwrap();
     let file = layout.volume(&task.volumes[0]).join("file");
     std::fs::write(&file, "kept").unwrap();
@@ -298,7 +299,7 @@ fn a_volume_on_another_disk_is_kept_there_with_its_room() {
     let layout = place.layout().with_disks(disks.into(), 7);
     let mut task = with_volume(shell("a", "true"), 9, Bytes::mib(32));
     task.volumes[0].disk = Some("large".into());
-    let volumes = Volumes::open(&layout, VolumeSizes::Enforced).unwrap();
+    let volumes = Volumes::open(&layout, Keeping::Enforced).unwrap();
     let there: Vec<_> = layout.volume_disks().collect();
     let (_, folder, store) = &there[1];
     let made = volumes.make_ready(&task.volumes);
