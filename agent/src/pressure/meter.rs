@@ -32,6 +32,18 @@ pub enum Wanted {
     All,
 }
 
+impl Wanted {
+    /// Whether a cgroup is looked at, by whether its tasks may be ended and whether it was counted before.
+    fn asks(self, is_revocable: bool, is_counted: bool) -> bool {
+        match self {
+            Self::Names => false,
+            Self::New => is_revocable && !is_counted,
+            Self::Revocable => is_revocable,
+            Self::All => true,
+        }
+    }
+}
+
 /// Remembers what was counted when it last looked.
 #[derive(Debug, Default)]
 pub struct Meter {
@@ -74,13 +86,10 @@ impl Meter {
         }
         self.counted.retain(|_, (then, _)| now <= *then + OLDEST);
         for (path, shared) in &mut groups {
-            let is_asked = match wanted {
-                Wanted::Names => false,
-                Wanted::New => shared.is_revocable && !self.counted.contains_key(path),
-                Wanted::Revocable => shared.is_revocable,
-                Wanted::All => true,
-            };
-            if is_asked && let Ok(group) = Group::open(path, Reach::All) {
+            let is_counted = self.counted.contains_key(path);
+            if wanted.asks(shared.is_revocable, is_counted)
+                && let Ok(group) = Group::open(path, Reach::All)
+            {
                 let usage = group.usage();
                 let used = self.count(now, path, usage);
                 // Who is to end must be known at the first look; what is lent waits for a rate.
@@ -198,6 +207,18 @@ mod tests {
         meter.look(second(140), &layout, &[], Wanted::Names);
         meter.look(second(141), &layout, &[], Wanted::Names);
         assert_eq!(meter.count(second(142), "one", at(2_000_000)), None);
+    }
+
+    #[test]
+    fn who_is_new_and_may_be_ended_is_counted_once_before_all_are() {
+        let asked = |wanted: Wanted| {
+            [(true, false), (true, true), (false, false), (false, true)]
+                .map(|(is_revocable, is_counted)| wanted.asks(is_revocable, is_counted))
+        };
+        assert_eq!(asked(Wanted::Names), [false; 4]);
+        assert_eq!(asked(Wanted::New), [true, false, false, false]);
+        assert_eq!(asked(Wanted::Revocable), [true, true, false, false]);
+        assert_eq!(asked(Wanted::All), [true; 4]);
     }
 
     #[test]
