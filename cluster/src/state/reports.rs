@@ -3,6 +3,8 @@
 //! A report that is late, repeated or out of order changes nothing, and is
 //! answered all the same: the agent sends a state until the log has it.
 
+use std::sync::Arc;
+
 use tepui_types::wire::agent::{AgentEffect, StatusReport};
 use tepui_types::{AgentId, TaskId, TaskState, TaskStatus};
 
@@ -10,6 +12,7 @@ use crate::effect::Effect;
 use crate::outcome::{Accepted, Outcome, Rejection};
 use crate::state::State;
 use crate::state::context::Context;
+use crate::state::tasks::Task;
 
 impl State {
     pub(super) fn report_tasks(
@@ -41,19 +44,32 @@ impl State {
         }
     }
 
+    /// What ends those of an agent's tasks that it has beyond the log's: the log knows of no such task, or
+    /// that it has ended, and whatever still runs there is not ours to keep. Who registers has no session
+    /// yet when that is told of first.
+    pub fn ends_beyond<'a>(
+        &self,
+        agent: AgentId,
+        tasks: impl IntoIterator<Item = &'a TaskId>,
+    ) -> Vec<AgentEffect> {
+        let tasks = tasks.into_iter();
+        let beyond = tasks
+            .filter(|task| !self.is_of_lost_time(task) && self.living_on(agent, task).is_none());
+        beyond.map(kill_at_once).collect()
+    }
+
+    fn living_on(&self, agent: AgentId, task: &TaskId) -> Option<&Arc<Task>> {
+        let known = self.task(task).filter(|task| task.agent == agent);
+        known.filter(|task| task.is_living())
+    }
+
     fn take_report(&mut self, context: &mut Context, agent: AgentId, report: &StatusReport) {
         if self.is_of_lost_time(&report.task) {
             return self.hold(context, agent, report);
         }
-        let known = self.task(&report.task).filter(|task| task.agent == agent);
-        let Some(task) = known.filter(|task| task.is_living()) else {
-            // The log knows of no such task, or that it has ended: whatever
-            // still runs there is not ours to keep.
+        let Some(task) = self.living_on(agent, &report.task) else {
             if !report.state.is_terminal() {
-                let kill = AgentEffect::Kill {
-                    task: report.task.clone(),
-                    grace_ms: 0,
-                };
+                let kill = kill_at_once(&report.task);
                 context.effects.push(Effect::Agent(agent, kill));
             }
             return;
@@ -81,6 +97,13 @@ impl State {
             time: context.now,
         };
         self.set_status(context, operation, status);
+    }
+}
+
+fn kill_at_once(task: &TaskId) -> AgentEffect {
+    AgentEffect::Kill {
+        task: task.clone(),
+        grace_ms: 0,
     }
 }
 

@@ -12,7 +12,7 @@ use tepui_types::wire::agent::{
     AgentFrame, Hello, MAX_BATCH, MasterFrame, StatusReport, VERSION, Welcome, effect_batches,
 };
 use tepui_types::wire::{self, MAX_FRAME};
-use tepui_types::{AgentId, AgentStatus, Principal, Reason, task::reason};
+use tepui_types::{AgentId, AgentStatus, Principal, Reason, TaskId, task::reason};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
@@ -64,14 +64,18 @@ pub async fn serve<C: AsyncRead + AsyncWrite + Unpin>(master: &Master, connectio
         .max_frame_length(MAX_FRAME)
         .new_codec();
     let mut connection = Framed::new(connection, codec);
-    let (agent, process) = match greet(master, &mut connection).await {
-        Ok(known) => known,
+    let Greeted {
+        agent,
+        process,
+        tasks,
+    } = match greet(master, &mut connection).await {
+        Ok(greeted) => greeted,
         Err(error) => return tracing::info!(%error, "an agent was turned away"),
     };
     let (number, frames) = master.sessions.open(agent, process);
     master.offers.note_presence(agent, &master.sessions);
     tracing::info!(%agent, session = number, "agent connected");
-    let error = match run(master, agent, connection, frames).await {
+    let error = match run(master, agent, tasks, connection, frames).await {
         Ok(never) => match never {},
         Err(error) => error,
     };
@@ -80,16 +84,27 @@ pub async fn serve<C: AsyncRead + AsyncWrite + Unpin>(master: &Master, connectio
     tracing::info!(%agent, session = number, %error, "agent disconnected");
 }
 
-/// From the first frame to the welcome: which agent it is, and which process of it.
+/// Who has registered.
+struct Greeted {
+    agent: AgentId,
+    /// Which process of it.
+    process: u128,
+    /// What runs there, as it says.
+    tasks: Vec<TaskId>,
+}
+
+/// From the first frame to the welcome.
 async fn greet<C: AsyncRead + AsyncWrite + Unpin>(
     master: &Master,
     connection: &mut Connection<C>,
-) -> Result<(AgentId, u128), SessionError> {
+) -> Result<Greeted, SessionError> {
     let first = timeout(HELLO_DEADLINE, next_frame(connection));
     let AgentFrame::Hello(hello) = first.await.map_err(|_| SessionError::Silent)?? else {
         return Err(SessionError::Unexpected);
     };
     let process = hello.process;
+    let living = hello.tasks.iter().filter(|task| !task.state.is_terminal());
+    let tasks = living.map(|task| task.task.clone()).collect();
     match register(master, hello).await {
         Ok(agent) => {
             let state = master.view.load();
@@ -102,7 +117,11 @@ async fn greet<C: AsyncRead + AsyncWrite + Unpin>(
                 timeout_ms: master.config.agent_timeout_ms,
             };
             send(connection, &MasterFrame::Welcome(welcome)).await?;
-            Ok((agent, process))
+            Ok(Greeted {
+                agent,
+                process,
+                tasks,
+            })
         }
         Err((reason, retry)) => {
             let refusal = MasterFrame::Refused {
@@ -187,12 +206,13 @@ fn refuse_second(master: &Master, hello: &Hello) -> Result<(), (Reason, bool)> {
 async fn run<C: AsyncRead + AsyncWrite + Unpin>(
     master: &Master,
     agent: AgentId,
+    tasks: Vec<TaskId>,
     connection: Connection<C>,
     frames: mpsc::Receiver<MasterFrame>,
 ) -> Result<Infallible, SessionError> {
     let (sink, stream) = connection.split();
     tokio::select! {
-        ended = write(master, agent, sink, frames) => ended,
+        ended = write(master, agent, tasks, sink, frames) => ended,
         ended = read(master, agent, stream) => ended,
     }
 }
@@ -200,6 +220,7 @@ async fn run<C: AsyncRead + AsyncWrite + Unpin>(
 async fn write<C: AsyncRead + AsyncWrite + Unpin>(
     master: &Master,
     agent: AgentId,
+    tasks: Vec<TaskId>,
     mut sink: SplitSink<Connection<C>, Bytes>,
     mut frames: mpsc::Receiver<MasterFrame>,
 ) -> Result<Infallible, SessionError> {
@@ -212,7 +233,11 @@ async fn write<C: AsyncRead + AsyncWrite + Unpin>(
         return Err(SessionError::Replaced);
     }
     // Whatever was committed for this agent while it had no session.
-    for effects in effect_batches(state.owed_to(agent)) {
+    let mut owed = state.owed_to(agent);
+    owed.extend(state.ends_beyond(agent, &tasks));
+    // The session may last for long, and they be many.
+    drop(tasks);
+    for effects in effect_batches(owed) {
         let term = master.sessions.term();
         sink.feed(encode(&MasterFrame::Effects { term, effects })?)
             .await?;

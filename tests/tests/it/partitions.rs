@@ -1,6 +1,8 @@
 //! Agents that are not heard of, and what their tasks wish for that case.
 
 use anyhow::{Context, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tepui_cli::leftovers;
 use tepui_tests::cluster::Plan;
 use tepui_tests::{Client, Cluster, Job, eventually};
@@ -77,6 +79,16 @@ async fn time_of(client: &Client, task: &TaskId, state: TaskState) -> anyhow::Re
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_task_is_replaced_after_its_time_and_its_copy_ends_when_its_agent_is_back() -> Result {
+    replace_and_end(false).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_ends_also_when_its_agents_process_was_there_all_the_while() -> Result {
+    replace_and_end(true).await
+}
+
+/// A task is replaced while its agent is away, killed or only hanging, and the copy ends after that.
+async fn replace_and_end(hangs: bool) -> Result {
     let mut cluster = impatient(2).start().await?;
     let client = cluster.client().clone();
     let after_ms = 1_000;
@@ -85,7 +97,11 @@ async fn a_task_is_replaced_after_its_time_and_its_copy_ends_when_its_agent_is_b
     let waits = client.submit(&patient().name("waits").count(8)).await?;
     let before = client.running(&job.name).await;
     let index = place_of(&client, &before).await?;
-    cluster.kill_agent(index);
+    let pid = Pid::from_raw(cluster.agent_pid(index)?);
+    match hangs {
+        true => kill(pid, Signal::SIGSTOP)?,
+        false => cluster.kill_agent(index),
+    }
     let after = moved(&client, &job.name, &before).await;
     assert_ne!(place_of(&client, &after).await?, index);
     let status = client.task(&before).await?.status;
@@ -98,7 +114,10 @@ async fn a_task_is_replaced_after_its_time_and_its_copy_ends_when_its_agent_is_b
     assert_eq!((job.active, job.restarts), (8, 0), "by default: {job:?}");
 
     let copies = leftovers::executors(&cluster.agent_dir(index)).len();
-    cluster.start_agent(index).await?;
+    match hangs {
+        true => kill(pid, Signal::SIGCONT)?,
+        false => cluster.start_agent(index).await?,
+    }
     eventually(
         "the copy has ended, and no other task",
         async || match leftovers::executors(&cluster.agent_dir(index)).len() {
