@@ -15,7 +15,7 @@ use tepui_types::wire::stream::{
     VERSION,
 };
 use tepui_types::{Reason, TaskId};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadHalf, WriteHalf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -44,6 +44,8 @@ pub const MAX_STREAMS: usize = 256;
 /// A reader that takes nothing for so long is taken for gone. A person who has stopped their terminal
 /// to read may take minutes.
 const STALL: Duration = tepui_lifeline::PATIENCE;
+/// How long the other side may go on to speak when all was said to it.
+const FAREWELL: Duration = Duration::from_secs(10);
 
 /// One stream to be served.
 #[derive(Debug)]
@@ -162,7 +164,7 @@ pub async fn serve(means: Means, job: StreamJob) {
 async fn run(means: &Means, stream: &str, job: StreamJob) -> Result<(), StreamError> {
     let path = format!("{STREAM_PATH}{stream}");
     let connection = means.dialer.dial(&path, UPGRADE).await?;
-    let (read, write) = tokio::io::split(connection);
+    let (mut read, write) = tokio::io::split(connection);
     let mut sender = Sender {
         write,
         metrics: &means.metrics,
@@ -173,33 +175,45 @@ async fn run(means: &Means, stream: &str, job: StreamJob) -> Result<(), StreamEr
     let served = match job.request {
         _ if let Err(gone) = gone => Err(gone),
         StreamRequest::Logs(request) => {
-            let reader = Reader(read);
+            let reader = Reader(&mut read);
             logs::serve(&mut sender, reader, &means.layout, subject.ended, request).await
         }
         StreamRequest::Files(request) => files::serve(&mut sender, &means.disks, request).await,
         StreamRequest::Usage(request) => usage::serve(&mut sender, means, &subject, request).await,
         StreamRequest::Exec(request) => {
-            let frames = FrameReader::new(read, VERSION);
+            let frames = FrameReader::new(&mut read, VERSION);
             exec::serve(&mut sender, frames, means, &subject, request).await
         }
         StreamRequest::Attach(request) => {
-            let frames = FrameReader::new(read, VERSION);
+            let frames = FrameReader::new(&mut read, VERSION);
             let caller = job.stream;
             attach::serve(&mut sender, frames, means, subject, (caller, request)).await
         }
         StreamRequest::Forward(request) => {
-            let frames = FrameReader::new(read, VERSION);
+            let frames = FrameReader::new(&mut read, VERSION);
             forward::serve(&mut sender, frames, &subject, request).await
         }
         StreamRequest::Datagrams(request) => {
-            let frames = FrameReader::new(read, VERSION);
+            let frames = FrameReader::new(&mut read, VERSION);
             datagrams::serve(&mut sender, frames, &subject, request).await
         }
     };
     if let Err(StreamError::Refused(reason)) = &served {
         sender.send(StreamFrame::Failed(reason.clone())).await?;
     }
+    part(read, sender.write).await;
     served
+}
+
+/// Lets the other side take all that was said. It may still be speaking, and a connection that is closed
+/// before that was read is reset: what is on its way to the other side would be lost.
+async fn part<C: AsyncRead + AsyncWrite>(mut read: ReadHalf<C>, mut write: WriteHalf<C>) {
+    let parted = async {
+        write.shutdown().await?;
+        tokio::io::copy(&mut read, &mut tokio::io::sink()).await
+    };
+    // One that has gone has taken what it wanted.
+    let _ = tokio::time::timeout(FAREWELL, parted).await;
 }
 
 /// Refuses what is asked of a task of which there is nothing, neither a folder nor an output in a pack.
@@ -221,7 +235,7 @@ async fn gone(
 }
 
 /// What the caller of a stream that goes both ways says.
-type ClientFrames<C> = FrameReader<ReadHalf<C>, ClientFrame>;
+type ClientFrames<'a, C> = FrameReader<&'a mut ReadHalf<C>, ClientFrame>;
 
 struct Sender<'a, C> {
     write: WriteHalf<C>,
@@ -244,9 +258,9 @@ impl<C: AsyncRead + AsyncWrite> Sender<'_, C> {
 }
 
 /// The other side of a stream that goes one way: it has nothing to say.
-struct Reader<C>(ReadHalf<C>);
+struct Reader<'a, C>(&'a mut ReadHalf<C>);
 
-impl<C: AsyncRead + AsyncWrite> Reader<C> {
+impl<C: AsyncRead + AsyncWrite> Reader<'_, C> {
     /// Returns when it has hung up.
     async fn hung_up(&mut self) {
         let mut byte = [0; 1];

@@ -171,10 +171,16 @@ async fn pass(connection: TcpStream, way: &Way, port: u16) -> Result<()> {
     let (mut receiver, mut sender) = way.client.channel(&path, &()).await?;
     let (mut read, mut write) = connection.into_split();
     let is_said = CancellationToken::new();
+    // Both directions are, as the task has it.
+    let is_over = CancellationToken::new();
     let outward = async {
         let mut chunk = vec![0; MAX_CHUNK];
         loop {
-            match read.read(&mut chunk).await? {
+            let read = tokio::select! {
+                read = read.read(&mut chunk) => read?,
+                () = is_over.cancelled() => return Ok(()),
+            };
+            match read {
                 0 => break,
                 count => {
                     let frame = ClientFrame::Data(chunk[..count].to_vec());
@@ -195,17 +201,13 @@ async fn pass(connection: TcpStream, way: &Way, port: u16) -> Result<()> {
             }
         }
         write.shutdown().await?;
-        // It is heard until then whether the task's agent is still there.
+        // It may still be sent something, unless it hangs up.
+        let hung_up = async { while receiver.next().await.is_ok() {} };
         tokio::select! {
-            () = is_said.cancelled() => Ok(()),
-            error = async {
-                loop {
-                    if let Err(error) = receiver.next().await {
-                        return error;
-                    }
-                }
-            } => Err(anyhow::Error::from(error)),
+            () = is_said.cancelled() => {}
+            () = hung_up => is_over.cancel(),
         }
+        Ok(())
     };
     tokio::try_join!(outward, inward)?;
     Ok(())

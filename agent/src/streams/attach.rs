@@ -35,7 +35,7 @@ const END_PATIENCE: Duration = Duration::from_secs(2);
 
 pub(super) async fn serve<C: AsyncRead + AsyncWrite>(
     sender: &mut Sender<'_, C>,
-    mut frames: ClientFrames<C>,
+    mut frames: ClientFrames<'_, C>,
     means: &Means,
     subject: Subject,
     (caller, request): (u128, AttachRequest),

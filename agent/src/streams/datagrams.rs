@@ -13,7 +13,7 @@ const PAUSE: std::time::Duration = std::time::Duration::from_millis(10);
 
 pub(super) async fn serve<C: AsyncRead + AsyncWrite>(
     sender: &mut Sender<'_, C>,
-    mut frames: ClientFrames<C>,
+    mut frames: ClientFrames<'_, C>,
     subject: &Subject,
     request: ForwardRequest,
 ) -> Result<(), StreamError> {

@@ -29,7 +29,7 @@ const END_OF_TRANSMISSION: u8 = 4;
 
 pub(super) async fn serve<C: AsyncRead + AsyncWrite>(
     sender: &mut Sender<'_, C>,
-    mut frames: ClientFrames<C>,
+    mut frames: ClientFrames<'_, C>,
     means: &Means,
     subject: &Subject,
     request: ExecRequest,

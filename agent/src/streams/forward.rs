@@ -13,7 +13,7 @@ use super::{ClientFrames, PROBE, Sender, StreamError, Subject, refused};
 
 pub(super) async fn serve<C: AsyncRead + AsyncWrite>(
     sender: &mut Sender<'_, C>,
-    mut frames: ClientFrames<C>,
+    mut frames: ClientFrames<'_, C>,
     subject: &Subject,
     request: ForwardRequest,
 ) -> Result<(), StreamError> {
@@ -37,8 +37,12 @@ pub(super) async fn serve<C: AsyncRead + AsyncWrite>(
                         StreamFrame::End
                     }
                     Ok(count) => StreamFrame::Data(chunk[..count].to_vec()),
-                    // The task wants no more of it.
-                    Err(_) => return Err(StreamError::Gone),
+                    // The task wants no more of it, either way.
+                    Err(_) => {
+                        is_open = false;
+                        is_said.cancel();
+                        StreamFrame::End
+                    }
                 },
                 () = is_said.cancelled(), if !is_open => return Ok(()),
                 // Tells whether the caller is still there.

@@ -22,7 +22,7 @@ const POLL: Duration = Duration::from_millis(25);
 
 pub(super) async fn serve<C: AsyncRead + AsyncWrite>(
     sender: &mut Sender<'_, C>,
-    reader: Reader<C>,
+    reader: Reader<'_, C>,
     layout: &Layout,
     ended: Option<CancellationToken>,
     request: LogRequest,
@@ -67,7 +67,7 @@ pub(super) async fn packed(layout: &Layout, task: &TaskId) -> Result<Option<Pack
 /// Sends what comes next; until that end, or until `ended` and then to its end.
 async fn copy<C: AsyncRead + AsyncWrite>(
     sender: &mut Sender<'_, C>,
-    mut reader: Reader<C>,
+    mut reader: Reader<'_, C>,
     output: &mut Output,
     end: u64,
     ended: Option<CancellationToken>,
@@ -116,7 +116,7 @@ mod tests {
         std::fs::write(&path, vec![b'x'; 4 * MAX_CHUNK]).unwrap();
         // The reader's end lives and holds a little.
         let (ours, _theirs) = tokio::io::duplex(16);
-        let (read, write) = tokio::io::split(ours);
+        let (mut read, write) = tokio::io::split(ours);
         let metrics = Metrics::new();
         let mut sender = Sender {
             write,
@@ -125,7 +125,7 @@ mod tests {
         };
         let mut output = Output::alone(&path, stream::Output::Stdout);
         let end = output.open(0).await.unwrap();
-        let copied = copy(&mut sender, Reader(read), &mut output, end, None).await;
+        let copied = copy(&mut sender, Reader(&mut read), &mut output, end, None).await;
         assert!(matches!(copied, Err(StreamError::Stalled(_))), "{copied:?}");
     }
 
@@ -136,7 +136,7 @@ mod tests {
         std::fs::write(&path, vec![b'x'; 3 * MAX_CHUNK]).unwrap();
         // The reader's end takes one frame at most before it is read.
         let (ours, mut theirs) = tokio::io::duplex(MAX_CHUNK);
-        let (read, write) = tokio::io::split(ours);
+        let (mut read, write) = tokio::io::split(ours);
         let metrics = Metrics::new();
         let mut sender = Sender {
             write,
@@ -148,7 +148,7 @@ mod tests {
         let mut output = Output::alone(&path, stream::Output::Stdout);
         let end = output.open(offset).await.unwrap();
         let copying = async move {
-            copy(&mut sender, Reader(read), &mut output, end, None)
+            copy(&mut sender, Reader(&mut read), &mut output, end, None)
                 .await
                 .is_ok()
         };

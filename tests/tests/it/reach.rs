@@ -24,9 +24,14 @@ async fn typed(master: &str, args: &[&str], input: &'static str) -> anyhow::Resu
     let running = move || {
         let mut child = command.spawn()?;
         let mut stdin = child.stdin.take().expect("it is piped");
-        std::io::Write::write_all(&mut stdin, input.as_bytes())?;
-        drop(stdin);
-        child.wait_with_output()
+        // It need not read all of it.
+        let writing = std::thread::spawn(move || {
+            let _ = std::io::Write::write_all(&mut stdin, input.as_bytes());
+        });
+        let output = child.wait_with_output();
+        // It has hung up.
+        let _ = writing.join();
+        output
     };
     Ok(tokio::task::spawn_blocking(running).await??)
 }
@@ -71,6 +76,9 @@ async fn a_user_looks_into_a_task_that_runs() -> Result {
     let why = refused(&cluster, &["exec", "-t", "work", "sh"]).await?;
     assert!(why.contains("needs a terminal"), "{why}");
 
+    let why = refused(&cluster, &["task", "logs", "--member", "typo", "work"]).await?;
+    assert!(why.contains("it has main"), "{why}");
+
     let listed = ok(&cluster, &["task", "files", "work"]).await?;
     assert!(
         listed.contains("folder/") && listed.contains("ready"),
@@ -113,6 +121,27 @@ async fn a_user_looks_into_a_task_that_runs() -> Result {
     // What it left can be had still.
     let printed = ok(&cluster, &["task", "cat", "work", "folder/file"]).await?;
     assert_eq!(printed, "inside\n");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_command_says_is_whole_when_it_does_not_read_all_that_it_is_sent() -> Result {
+    let cluster = Cluster::new().masters(3).start().await?;
+    cluster
+        .client()
+        .submit(&Job::shell(WAITING).name("work"))
+        .await?;
+    cluster.client().running("work").await;
+    // More than what lies between the two takes in.
+    let input: &'static str = "x".repeat(30_000_000).leak();
+    let script = "head -c 3000000 /dev/zero; exit 5";
+    for round in 0..6 {
+        let args = ["exec", "-i", "work", "sh", "-c", script];
+        let output = typed(&cluster.url_of_master(round % 3), &args, input).await?;
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(5), "{error}");
+        assert_eq!(output.stdout.len(), 3_000_000, "{error}");
+    }
     Ok(())
 }
 
