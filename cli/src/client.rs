@@ -38,10 +38,12 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 /// How long a master may take to be reached before the next one is asked.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// How often a master that has not answered yet is asked for its health, where there are others.
+/// How often a master that has not answered yet is asked for its health.
 const LOOK: Duration = Duration::from_secs(1);
 /// How long that answer may take before the master is taken to hang.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
+/// The same where there is no other to be asked.
+const LAST_LOOK_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long one answer may take where it is not a stream. Above the ten
 /// seconds of wall clock that a framework's turn may take, and its queue.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
@@ -98,7 +100,10 @@ pub enum ClientError {
         source: reqwest::Error,
     },
     /// It hangs.
-    #[error("the master at {url} does not answer")]
+    #[error(
+        "the master at {url} takes connections and does not answer: its process hangs, or its machine \
+         is very busy"
+    )]
     Silent {
         /// The address.
         url: String,
@@ -293,6 +298,7 @@ impl Client {
         };
         let mut pause = FIRST_PAUSE;
         let mut tries = 0;
+        let mut refusal = None;
         loop {
             tries += 1;
             let mut request = self.request(method.clone(), path);
@@ -315,7 +321,7 @@ impl Client {
                 silent = self.until_silent() => Err(silent),
             };
             let (error, wait) = match answer {
-                Err(silent) => (silent, Some(Duration::ZERO)),
+                Err(silent) => (silent, (self.bases.len() > 1).then_some(Duration::ZERO)),
                 Ok(Ok(response)) => {
                     self.reached.store(true, Ordering::Relaxed);
                     if response.status().is_success() {
@@ -342,7 +348,12 @@ impl Client {
                 Some(wait) if tries < MAX_TRIES.max(self.bases.len() + 2) => {
                     tokio::time::sleep(wait).await
                 }
+                // That some are away says less than what another has said.
+                _ if error.is_connection() => return Err(refusal.unwrap_or(error)),
                 _ => return Err(error),
+            }
+            if !error.is_connection() {
+                refusal = Some(error);
             }
             if tries.is_multiple_of(self.bases.len()) {
                 pause *= 2;
@@ -364,18 +375,16 @@ impl Client {
         Err(self.refusal(&Method::GET, path, response).await)
     }
 
-    /// Ends when the master that is asked hangs and another one can be asked, which then is.
+    /// Ends when the master that is asked hangs; another one, if there is one, is asked from then on.
     async fn until_silent(&self) -> ClientError {
-        if self.bases.len() == 1 {
-            return std::future::pending().await;
-        }
         let url = self.base().to_owned();
+        let patience = match self.bases.len() {
+            1 => LAST_LOOK_TIMEOUT,
+            _ => LOOK_TIMEOUT,
+        };
         loop {
             tokio::time::sleep(LOOK).await;
-            let health = self
-                .http
-                .get(format!("{url}/healthz"))
-                .timeout(LOOK_TIMEOUT);
+            let health = self.http.get(format!("{url}/healthz")).timeout(patience);
             if health.send().await.is_err_and(|error| error.is_timeout()) {
                 self.pass_over();
                 return ClientError::Silent { url };

@@ -18,6 +18,8 @@ mod jobs;
 mod kills;
 /// A task's output.
 mod logs;
+/// Masters that do not answer, or cannot.
+mod masters;
 /// Ports that lead to those of a task.
 mod ports;
 /// What tasks use.

@@ -53,8 +53,18 @@ impl Master {
         }
     }
 
-    /// The next request.
+    /// The next request. Whoever asks for its health, since it takes its time, hears that it has it.
     pub async fn request(&self) -> Request {
+        loop {
+            let request = self.any_request().await;
+            match request.line.ends_with("/healthz") {
+                true => request.bytes(b"{}").await,
+                false => return request,
+            }
+        }
+    }
+
+    async fn any_request(&self) -> Request {
         let (mut connection, _) = within(self.listener.accept()).await.unwrap();
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
@@ -103,7 +113,7 @@ impl Request {
         self.bytes(body.to_string().as_bytes()).await;
     }
 
-    /// Answers with a problem.
+    /// Answers with a problem, which may be over when it is asked again.
     pub async fn refuse(self, status: u16, detail: &str) {
         let problem = json!({
             "type": "about:blank", "title": "no", "status": status, "code": "refused",
@@ -121,7 +131,7 @@ impl Request {
         let length = body.len();
         let head = format!(
             "HTTP/1.1 {status} So\r\nConnection: close\r\nContent-Type: application/json\r\n\
-             Content-Length: {length}\r\n\r\n"
+             Retry-After: 0\r\nContent-Length: {length}\r\n\r\n"
         );
         self.connection.write_all(head.as_bytes()).await.unwrap();
         self.connection.write_all(body).await.unwrap();
