@@ -117,6 +117,7 @@ pub enum Begun {
 pub struct Beside {
     starting: Vec<Starting>,
     running: HashMap<Pid, Command>,
+    kills: u64,
 }
 
 struct Starting {
@@ -260,6 +261,7 @@ impl Beside {
         };
         let mut said = self.take_answers(|attempt| attempt.answer_before(pid), &is_along);
         if let Some(command) = self.running.remove(&pid) {
+            self.kills += u64::from(command.was_killed(status));
             let is_killed = matches!(status, WaitStatus::Signaled(_, Signal::SIGKILL, _));
             said.push(match is_killed && command.is_cut_short(is_along) {
                 true => FromExecutor::NotNow(command.id),
@@ -267,6 +269,11 @@ impl Beside {
             });
         }
         said
+    }
+
+    /// How many were killed by somebody else since the last call.
+    pub fn take_kills(&mut self) -> u64 {
+        std::mem::take(&mut self.kills)
     }
 
     fn take_answers(
@@ -326,6 +333,16 @@ impl Command {
     /// Whether it is a check that was not made to its end, of which nothing follows.
     fn is_cut_short(&self, is_along: impl Fn(Option<&str>) -> bool) -> bool {
         self.limit.is_some() && !self.is_overdue && is_along(self.member.as_deref())
+    }
+
+    /// Whether somebody else has killed it, or something of it that its shell has waited for.
+    fn was_killed(&self, status: WaitStatus) -> bool {
+        const KILLED: i32 = 128 + Signal::SIGKILL as i32;
+        let is_killed = matches!(
+            status,
+            WaitStatus::Signaled(_, Signal::SIGKILL, _) | WaitStatus::Exited(_, KILLED)
+        );
+        is_killed && !self.is_overdue
     }
 
     fn end(&self, status: WaitStatus) -> Result<i32, String> {

@@ -305,7 +305,11 @@ impl Server {
                         .beside
                         .on_exit(status, runs::may_take_along(&self.task));
                     self.tell_all(said);
-                    let task = self.task.as_mut();
+                    let kills = self.beside.take_kills();
+                    let mut task = self.task.as_mut();
+                    if let Some(task) = task.as_mut().filter(|_| kills > 0) {
+                        task.forgive_kills(kills);
+                    }
                     if task.is_some_and(|task| task.on_exit(status, &self.startup)) {
                         self.on_end();
                     }

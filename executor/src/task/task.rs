@@ -399,6 +399,12 @@ impl Task {
         child.is_some_and(|child| !processes::is_ending(child))
     }
 
+    /// So many commands beside it were killed: if that was for memory, the task's own end is not.
+    pub fn forgive_kills(&mut self, most: u64) {
+        let kills = self.account().oom_kills;
+        self.before.oom_kills = kills.min(self.before.oom_kills + most);
+    }
+
     /// What can be written to when it has read, if something waits for that.
     pub fn input_fd(&self) -> Option<BorrowedFd<'_>> {
         self.members.first()?.input_fd()

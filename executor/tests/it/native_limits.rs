@@ -55,6 +55,22 @@ fn more_memory_than_allowed_is_reported_as_such() {
 }
 
 #[test]
+fn a_command_beside_a_task_that_takes_too_much_memory_is_not_the_tasks_end() {
+    if !cgroups() {
+        return;
+    }
+    let mut executor = Executor::native();
+    let script = "while ! test -e go; do sleep 0.01; done; exit 3";
+    executor.launch(Builder::script("t", script).mem(Bytes::mib(24)));
+    executor.run_beside(1, "t", &["tail", "/dev/zero"], 60_000);
+    assert_eq!(executor.ran(1), Err("SIGKILL ended it".into()));
+    executor.run_beside(2, "t", &["sh", "-c", "tail /dev/zero; exit $?"], 60_000);
+    assert_eq!(executor.ran(2), Ok(137));
+    std::fs::write(executor.task_dir("t").join("sandbox/go"), "").unwrap();
+    check(&executor.end("t"), "failed", "exit-code", Some(3), "");
+}
+
+#[test]
 fn more_processes_than_allowed_are_refused_and_named() {
     if !cgroups() {
         return;
