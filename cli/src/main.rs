@@ -57,7 +57,8 @@ struct Cli {
         value_name = "URL"
     )]
     master: String,
-    /// Take what the asked master has, also where no majority can be asked; it says how old that is
+    /// Read what the asked master has, also where no majority can be asked; it says how old that is.
+    /// Changes, jobs and what agents are asked need a leader all the same
     #[arg(long, global = true)]
     stale: bool,
     /// Who asks, where that is not the operator at this machine

@@ -237,6 +237,12 @@ impl CommandWorkload {
         options.map_or(&[], |options| options.companions.as_slice())
     }
 
+    /// The names of the commands of its task, its own first.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        let theirs = self.companions().iter().map(|it| it.name.as_str());
+        std::iter::once(MAIN).chain(theirs)
+    }
+
     /// All containers of its task, its own first.
     pub fn containers(&self) -> impl Iterator<Item = &Container> {
         let companions = self.companions().iter();

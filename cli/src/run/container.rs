@@ -34,7 +34,7 @@ pub struct ContainerOptions {
     /// Keep all but mounts, volumes, the sandbox and /tmp from being written to
     #[arg(long)]
     read_only: bool,
-    /// Keep this path from being written to; again for more
+    /// Keep this path from being written to, and what is below it from being executed; again for more
     #[arg(long, value_name = "PATH")]
     read_only_path: Vec<String>,
     /// Mount a file or folder of the machine that its agent allows, or of the sandbox where FROM is not

@@ -212,7 +212,13 @@ pub fn find<'a>(state: &'a State, id: &str) -> Result<&'a Arc<Framework>, ApiErr
             .ok()
             .and_then(|id| state.framework(id))
     });
-    found.ok_or_else(|| ApiError::NotFound(format!("there is no framework `{id}`")))
+    found.ok_or_else(|| {
+        ApiError::NotFound(format!(
+            "there is no framework `{id}`: `tepui framework list` names those that there are, and \
+             `tepui framework deploy NAME FILE` brings one in (`batch` is `frameworks/batch.wasm` of the \
+             release)"
+        ))
+    })
 }
 
 fn view(master: &Master, framework: &Framework) -> FrameworkView {

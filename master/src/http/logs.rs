@@ -11,10 +11,11 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::stream::{self, Stream, StreamExt};
 use serde::Deserialize;
-use tepui_types::TaskId;
 use tepui_types::api::log::OFFSET_HEADER;
 use tepui_types::api::problem::Problem;
+use tepui_types::command::MAIN;
 use tepui_types::wire::stream::{LogRequest, Output};
+use tepui_types::{TaskId, Workload};
 
 use crate::Master;
 use crate::agents::streams::{Piece, StreamError};
@@ -61,6 +62,9 @@ pub async fn follow(
     ApiQuery(query): ApiQuery<LogQuery>,
 ) -> Result<Response, ApiError> {
     let task = find_task(&master, &*read(&master).await?, &id)?;
+    if let Some(member) = &query.member {
+        check_member(&task.spec.workload, member)?;
+    }
     let request = LogRequest {
         task: id,
         member: query.member,
@@ -94,6 +98,20 @@ pub async fn follow(
             .insert(name, HeaderValue::from(begins));
     }
     Ok(response)
+}
+
+fn check_member(workload: &Workload, member: &str) -> Result<(), ApiError> {
+    let names: Vec<&str> = match workload {
+        Workload::Command(command) => command.names().collect(),
+        Workload::Wasm(_) => vec![MAIN],
+    };
+    match names.contains(&member) {
+        true => Ok(()),
+        false => Err(ApiError::NotFound(format!(
+            "the task has no command `{member}`; it has {}",
+            names.join(", ")
+        ))),
+    }
 }
 
 /// The bytes of these, of which the first is at `next` where that is known, with a line where some are

@@ -29,7 +29,7 @@ pub struct Members {
     pub learners: Vec<NodeId>,
     /// This master's applied index.
     pub applied: u64,
-    /// What the leader knows of each; empty elsewhere.
+    /// What the leader knows of each; elsewhere this master alone.
     pub progress: Vec<MemberProgress>,
     /// Milliseconds by which the clocks that it has heard of lately are ahead of most others.
     pub clocks: BTreeMap<NodeId, i64>,
@@ -254,7 +254,13 @@ impl<W: World> Member<W> {
                     state_agrees: self.state_agrees(*id),
                 })
                 .collect(),
-            _ => Vec::new(),
+            // Of others it knows nothing.
+            _ => vec![MemberProgress {
+                id: NodeId(raft.id),
+                matched: self.applier.applied,
+                active: true,
+                state_agrees: None,
+            }],
         };
         Members {
             voters: ids(&members.voters),
