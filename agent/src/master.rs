@@ -185,6 +185,7 @@ pub async fn run(dialer: &Dialer, events: &mpsc::Sender<Event>) {
     let mut pause = RETRY.0;
     let mut was_up = true;
     let mut last_leader = None;
+    let mut last_refusal = None;
     loop {
         let mut welcomed = false;
         let begun = Instant::now();
@@ -201,7 +202,13 @@ pub async fn run(dialer: &Dialer, events: &mpsc::Sender<Event>) {
         }
         let leader = error.leader().map(str::to_owned);
         let is_silent = matches!(error, SessionError::Silent(_));
-        // The first failure tells why; that it goes on is no news.
+        let refusal = match &error {
+            SessionError::Refused(reason, _) => Some(reason.code.clone()),
+            _ => None,
+        };
+        let is_refused_anew = refusal.is_some() && refusal != last_refusal;
+        last_refusal = refusal.or(last_refusal).filter(|_| !welcomed);
+        // The first failure tells why, and the first refusal; that it goes on is no news.
         let message = format!("{:#}", anyhow::Error::from(error));
         if welcomed {
             // A master that welcomes and hangs up at once is not called more often.
@@ -210,7 +217,7 @@ pub async fn run(dialer: &Dialer, events: &mpsc::Sender<Event>) {
             }
             let _ = events.send(Event::MasterLost).await;
         }
-        if welcomed || was_up {
+        if welcomed || was_up || is_refused_anew {
             tracing::warn!(
                 master = dialer.master(),
                 "no session with the master; trying again: {message}"

@@ -62,6 +62,8 @@ struct Session {
     number: u64,
     /// The agent's process, as it drew it.
     process: u128,
+    /// Another process that asks for its place, and since when.
+    rival: Option<(u128, Instant)>,
     frames: mpsc::Sender<MasterFrame>,
 }
 
@@ -173,6 +175,7 @@ impl Sessions {
         let session = Session {
             number,
             process,
+            rival: None,
             frames,
         };
         table.sessions.insert(agent, session);
@@ -191,13 +194,21 @@ impl Sessions {
         }
     }
 
-    /// Whether another process of the agent has a session, and was heard of in `window`.
-    fn is_taken(&self, agent: AgentId, process: u128, window: Duration) -> bool {
-        let table = self.lock();
-        let session = table.sessions.get(&agent);
-        let heard = table.heard.get(&agent);
-        session.is_some_and(|session| session.process != process)
-            && heard.is_some_and(|heard| heard.elapsed() < window)
+    /// For how long this process has asked for the place of another one of the agent; none unless that
+    /// has a session, and was heard of in `window`.
+    fn has_asked_for(&self, agent: AgentId, process: u128, window: Duration) -> Option<Duration> {
+        let mut table = self.lock();
+        let heard = table.heard.get(&agent)?;
+        let is_heard = heard.elapsed() < window;
+        let session = table.sessions.get_mut(&agent)?;
+        if !is_heard || session.process == process {
+            return None;
+        }
+        let rival = session.rival.filter(|(rival, _)| *rival == process);
+        let (_, since) = *session
+            .rival
+            .insert(rival.unwrap_or((process, Instant::now())));
+        Some(since.elapsed())
     }
 
     /// Lets an agent know which of its heartbeats was heard.

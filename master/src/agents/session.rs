@@ -32,6 +32,9 @@ const PATIENCE: Duration = Duration::from_millis(5);
 /// Heartbeats after which an agent's process counts as gone, when another one asks to take its place.
 const MISSED_HEARTBEATS: u32 = 3;
 
+/// So many times that long another one may ask for its place while it is heard of.
+const RIVAL_WINDOWS: u32 = 4;
+
 /// Why a session ends.
 #[derive(Debug, thiserror::Error)]
 enum SessionError {
@@ -181,13 +184,19 @@ async fn register(master: &Master, hello: Hello) -> Result<AgentId, (Reason, boo
 
 /// Refuses an agent that is connected already, from another process: it runs on a copy of the
 /// other's folder, and would end the other's tasks. Where that is what is left of a machine that
-/// died, it is soon silent, and the agent is let in when it asks again.
+/// died, it is soon silent, and the agent is let in when it asks again; where it goes on to be heard,
+/// the refusal is final, or the copy would take over when the other is slow one day.
 fn refuse_second(master: &Master, hello: &Hello) -> Result<(), (Reason, bool)> {
     let state = master.view.load();
     let agent = hello.agent.or_else(|| state.agent_of_folder(hello.nonce));
     let window = Duration::from_millis(master.config.heartbeat_ms) * MISSED_HEARTBEATS;
-    let is_taken = |agent: &AgentId| master.sessions.is_taken(*agent, hello.process, window);
-    let Some(agent) = agent.filter(is_taken) else {
+    let asked = agent.and_then(|agent| {
+        let asked = master
+            .sessions
+            .has_asked_for(agent, hello.process, window)?;
+        Some((agent, asked))
+    });
+    let Some((agent, asked)) = asked else {
         return Ok(());
     };
     let hostname = state
@@ -198,7 +207,8 @@ fn refuse_second(master: &Master, hello: &Hello) -> Result<(), (Reason, bool)> {
          of the other's, start it with an empty folder",
         hostname.unwrap_or_default()
     );
-    Err((Reason::new("agent-twice", why), true))
+    let may_ask_again = asked < window * RIVAL_WINDOWS;
+    Err((Reason::new("agent-twice", why), may_ask_again))
 }
 
 /// Both directions at once, so that a status that waits for its commit holds no

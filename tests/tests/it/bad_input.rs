@@ -429,10 +429,17 @@ async fn an_agent_on_a_copy_of_a_folder_is_told_so_and_ends_nothing() -> Result 
     ];
     let args: Vec<OsString> = args.iter().map(OsString::from).collect();
     let program = process::program("tepui-agent")?;
-    let second = Process::spawn("copy", &program, &args, &dir.join("copy.log"))?;
+    let mut second = Process::spawn("copy", &program, &args, &dir.join("copy.log"))?;
     eventually("the copy is told", async || {
         let log = second.log();
         anyhow::ensure!(log.contains("is a copy"), "{log}");
+        Ok(())
+    })
+    .await;
+    // The first one is heard of all the while.
+    eventually("the copy has ended", async || {
+        let status = second.ended().context("it asks again")?;
+        anyhow::ensure!(!status.success(), "{status}");
         Ok(())
     })
     .await;
