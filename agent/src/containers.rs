@@ -20,7 +20,6 @@ use tepui_types::wire::agent::TaskLaunch;
 use tepui_types::wire::executor::UserRange;
 use tepui_types::{Reason, TaskId, Workload};
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::{Prepared, as_program};
@@ -33,14 +32,13 @@ use crate::sandboxes::Sandboxes;
 use crate::task_disks::TaskDisks;
 use crate::volumes::Volumes;
 use attachments::Attachments;
+use progress::Teller;
 pub use users::UserPool;
 
 mod attachments;
 mod images;
+mod progress;
 mod users;
-
-/// How often it is told how far a pull is; each is an entry of the log.
-const PROGRESS: Duration = Duration::from_secs(2);
 
 /// What an operator allows containers, and where what they need comes from.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -242,10 +240,9 @@ impl Containers {
             None => self.gpus.devices(launch)?,
         }
         .map(Arc::new);
-        let progress = Throttle::new(&self.events, &launch.task);
-        self.sandboxes
-            .fill(launch, |far| progress.say(|| far))
-            .await?;
+        let teller = Teller::new(&self.events, &launch.task);
+        let filling = self.sandboxes.fill(launch, |far| teller.say(|| far));
+        teller.while_doing(filling).await?;
         Ok(prepared)
     }
 
@@ -377,34 +374,6 @@ impl Containers {
 
     fn jobs(&self) -> MutexGuard<'_, HashMap<TaskId, Job>> {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Tells how far a task's preparation is, and not too often.
-struct Throttle<'a> {
-    events: &'a mpsc::Sender<Event>,
-    task: &'a TaskId,
-    next: Mutex<Instant>,
-}
-
-impl<'a> Throttle<'a> {
-    fn new(events: &'a mpsc::Sender<Event>, task: &'a TaskId) -> Self {
-        Self {
-            events,
-            task,
-            next: Mutex::new(Instant::now() + PROGRESS),
-        }
-    }
-
-    fn say(&self, how_far: impl FnOnce() -> Reason) {
-        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        if now >= *next {
-            *next = now + PROGRESS;
-            // Where the loop is behind, the next word says more.
-            let event = Event::Preparing(self.task.clone(), how_far());
-            let _ = self.events.try_send(event);
-        }
     }
 }
 

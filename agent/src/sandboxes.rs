@@ -75,6 +75,13 @@ impl Sandboxes {
             owner: None,
             limit,
         };
+        // Of one that does not answer nothing more may come.
+        let from = fetch.iter().map(|one| one.from.as_str());
+        let asked = format!(
+            "filling the sandbox from {}",
+            from.collect::<Vec<_>>().join(", ")
+        );
+        progress(Reason::new(reason::PREPARING, asked));
         let filled = self
             .fetcher
             .fetch(&request, |far| progress(said(&far)))

@@ -13,7 +13,8 @@ use tepui_types::wire::agent::TaskLaunch;
 use tepui_types::wire::executor::{ImageConfig, LocalImage};
 use tepui_types::{Bytes, ImageRef, PullPolicy, Reason, TaskId};
 
-use super::{Containers, Throttle};
+use super::Containers;
+use super::progress::Teller;
 use crate::agent::{LocalProgram, Prepared, as_program};
 
 impl Containers {
@@ -70,16 +71,19 @@ impl Containers {
         name: &ImageRef,
         pull: PullPolicy,
     ) -> Result<Pulled, Reason> {
-        let throttle = Throttle::new(&self.events, task);
-        let progress = |progress| throttle.say(|| pulling(name, progress));
+        let teller = Teller::new(&self.events, task);
+        let progress = |progress| teller.say(|| pulling(name, progress));
         let pulled = match name.source() {
             ImageSource::Artifact(digest) => {
                 self.fetcher.fetch(digest).await?;
                 let path = self.layout.artifact(&digest);
-                self.images.archive(name, &path, progress).await
+                let pulling = self.images.archive(name, &path, progress);
+                teller.while_doing(pulling).await
             }
             ImageSource::Registry(_) | ImageSource::Layout { .. } => {
-                self.images.pull(name, pull, progress).await
+                teller
+                    .while_doing(self.images.pull(name, pull, progress))
+                    .await
             }
         };
         let pulled = pulled.map_err(|error| {
