@@ -148,7 +148,14 @@ impl FromStr for Constraint {
                 None => (text, Test::Exists),
             },
         };
-        if attribute.is_empty() || attribute.starts_with('!') {
+        // What others write is taken for the name of an attribute that no agent has.
+        let is_foreign = |sign: char| sign.is_whitespace() || "<>()".contains(sign);
+        let is_doubled = matches!(&test, Test::Equals(value) if value.starts_with('='));
+        if attribute.is_empty()
+            || attribute.starts_with('!')
+            || attribute.contains(is_foreign)
+            || is_doubled
+        {
             return Err(ParseConstraintError(text.to_owned()));
         }
         let attribute = attribute.to_owned();
@@ -337,7 +344,18 @@ mod tests {
             let attribute = name.into();
             assert_eq!(text.parse(), Ok(Constraint { attribute, test }), "{text}");
         }
-        for text in ["", "=a", "!", "!=a", "!zone=a", "~x"] {
+        for text in [
+            "",
+            "=a",
+            "!",
+            "!=a",
+            "!zone=a",
+            "~x",
+            "cpu>2",
+            "cpu>=2",
+            "zone==a",
+            "zone in (a,b)",
+        ] {
             assert!(text.parse::<Constraint>().is_err(), "{text}");
         }
     }

@@ -40,6 +40,11 @@ pub enum FetchError {
     /// It has another one by now, or none for us.
     #[error("the other master answered {0}")]
     Status(StatusCode),
+    /// It has another token.
+    #[error(
+        "the other master does not know this one's token: start both with the same (--token-file)"
+    )]
+    OtherToken,
     /// It took too long.
     #[error("nothing came for {} s", PATIENCE.as_secs())]
     Slow,
@@ -106,8 +111,10 @@ pub async fn fetch(
     };
     let response = timeout(PATIENCE, peers.request(Method::GET, url, &path).send());
     let response = response.await.map_err(|_| FetchError::Slow)??;
-    if !response.status().is_success() {
-        return Err(FetchError::Status(response.status()));
+    match response.status() {
+        StatusCode::UNAUTHORIZED => return Err(FetchError::OtherToken),
+        status if !status.is_success() => return Err(FetchError::Status(status)),
+        _ => {}
     }
     let codec = LengthDelimitedCodec::builder()
         .little_endian()
