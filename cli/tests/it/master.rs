@@ -113,7 +113,7 @@ impl Request {
         self.bytes(body.to_string().as_bytes()).await;
     }
 
-    /// Answers with a problem, which may be over when it is asked again.
+    /// Answers with a problem; one of status 503 is asked again at once.
     pub async fn refuse(self, status: u16, detail: &str) {
         let problem = json!({
             "type": "about:blank", "title": "no", "status": status, "code": "refused",

@@ -306,11 +306,14 @@ impl Server {
                         .on_exit(status, runs::may_take_along(&self.task));
                     self.tell_all(said);
                     let kills = self.beside.take_kills();
-                    let mut task = self.task.as_mut();
-                    if let Some(task) = task.as_mut().filter(|_| kills > 0) {
-                        task.forgive_kills(kills);
-                    }
-                    if task.is_some_and(|task| task.on_exit(status, &self.startup)) {
+                    let task = self.task.as_mut();
+                    let ends = |task: &mut Task| {
+                        if kills > 0 {
+                            task.forgive_kills(kills);
+                        }
+                        task.on_exit(status, &self.startup)
+                    };
+                    if task.is_some_and(ends) {
                         self.on_end();
                     }
                 }

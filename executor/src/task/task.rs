@@ -399,8 +399,12 @@ impl Task {
         child.is_some_and(|child| !processes::is_ending(child))
     }
 
-    /// So many commands beside it were killed: if that was for memory, the task's own end is not.
+    /// So many commands beside it were killed: if that was for memory, the task's own end is not. Once its
+    /// command ends, they are killed with it.
     pub fn forgive_kills(&mut self, most: u64) {
+        if !self.does_command_run() {
+            return;
+        }
         let kills = self.account().oom_kills;
         self.before.oom_kills = kills.min(self.before.oom_kills + most);
     }

@@ -71,6 +71,23 @@ fn a_command_beside_a_task_that_takes_too_much_memory_is_not_the_tasks_end() {
 }
 
 #[test]
+fn what_ran_beside_a_task_and_was_killed_with_it_is_not_what_it_is_excused_by() {
+    if !cgroups() {
+        return;
+    }
+    let mut executor = Executor::native();
+    let script = "while ! test -e go; do sleep 0.01; done; exec tail /dev/zero";
+    executor.launch(Builder::script("t", script).mem(Bytes::mib(24)));
+    let beside = "touch begun; exec sleep 1000";
+    executor.run_beside(1, "t", &["sh", "-c", beside], 60_000);
+    let sandbox = executor.task_dir("t").join("sandbox");
+    eventually("it runs beside the task", || sandbox.join("begun").exists());
+    std::fs::write(sandbox.join("go"), "").unwrap();
+    assert_eq!(executor.ran(1), Err("SIGKILL ended it".into()));
+    check(&executor.end("t"), "failed", "memory-limit", None, "24 MiB");
+}
+
+#[test]
 fn more_processes_than_allowed_are_refused_and_named() {
     if !cgroups() {
         return;
