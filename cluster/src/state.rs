@@ -46,6 +46,7 @@ pub mod roles;
 pub mod settings;
 pub mod snapshot;
 pub mod specs;
+pub mod successors;
 pub mod sums;
 pub mod tasks;
 pub mod turns;

@@ -241,6 +241,8 @@ mod tests {
             resources: Resources::default(),
             array_index: None,
             chosen: None,
+            after: None,
+            next: None,
             life: Default::default(),
             status: TaskStatus {
                 state: TaskState::Finished,

@@ -17,7 +17,7 @@ use tepui_types::{
 };
 
 use crate::error::Error;
-use crate::task::{GangLaunch, Launch, Task, TaskId, TaskSpec};
+use crate::task::{GangLaunch, Launch, Successor, Task, TaskId, TaskSpec};
 
 /// A key and its value in the store.
 pub type Pair = (String, Vec<u8>);
@@ -94,6 +94,12 @@ pub trait Host {
         spec: &TaskSpec,
         tasks: &[Launch],
     ) -> Result<Vec<TaskId>, Error>;
+    fn launch_after(
+        &mut self,
+        after: &TaskId,
+        spec: &TaskSpec,
+        tasks: &[Successor],
+    ) -> Result<Vec<TaskId>, Error>;
     fn decline(&mut self, offers: &[OfferId], refuse_ms: Option<u64>) -> Result<(), Error>;
     fn demand_gang(&mut self, key: &str, gang: Option<&Gang>) -> Result<(), Error>;
     fn launch_gang(
@@ -157,6 +163,21 @@ impl<'a> Context<'a> {
         tasks: &[Launch],
     ) -> Result<Vec<TaskId>, Error> {
         self.host.accept(offer, spec, tasks)
+    }
+
+    /// Launches tasks to run after one of this framework's, one after another, each in the place of the
+    /// one before: on its agent, with its resources and role, and without an offer in between. For short
+    /// tasks. Until they begin they are staging and hold nothing. One whose place others want when it
+    /// comes free, or whose agent takes no more tasks, is dropped: launch it from an offer. Answers their
+    /// identities, in order; none, and nothing is launched, where others want resources now or `after` is
+    /// not known any more.
+    pub fn launch_after(
+        &mut self,
+        after: &TaskId,
+        spec: &TaskSpec,
+        tasks: &[Successor],
+    ) -> Result<Vec<TaskId>, Error> {
+        self.host.launch_after(after, spec, tasks)
     }
 
     /// Gives offers back, or what accepts have left of them. Nothing of it is

@@ -20,7 +20,7 @@ use crate::context::{AgentView, Context, FrameworkIdentity, Host, Level, Operati
 use crate::error::Error;
 use crate::http::{Request, Response};
 use crate::scheduler::{Event, Scheduler, StartReason};
-use crate::task::{GangLaunch, Launch, Task, TaskId, TaskSpec};
+use crate::task::{GangLaunch, Launch, Successor, Task, TaskId, TaskSpec};
 
 /// Any scheduler, once it has started.
 trait Started {
@@ -102,6 +102,18 @@ impl Host for Imports {
                 operations::accept_special(offer.0, &spec, &tasks)?
             }
         };
+        Ok(ids.into_iter().map(convert::task_id).collect())
+    }
+
+    fn launch_after(
+        &mut self,
+        after: &TaskId,
+        spec: &TaskSpec,
+        tasks: &[Successor],
+    ) -> Result<Vec<TaskId>, Error> {
+        let tasks: Vec<_> = tasks.iter().map(convert::successor).collect();
+        let ids =
+            cluster::launch_after(&convert::task_id_out(after), &convert::spec(spec), &tasks)?;
         Ok(ids.into_iter().map(convert::task_id).collect())
     }
 

@@ -94,7 +94,7 @@ pub mod testing;
 pub use context::{Context, Level};
 pub use error::Error;
 pub use scheduler::{DroppedOperation, Event, Scheduler, StartReason};
-pub use task::{GangLaunch, Launch, Task, TaskClass, TaskId, TaskSpec, TaskStatus};
+pub use task::{GangLaunch, Launch, Successor, Task, TaskClass, TaskId, TaskSpec, TaskStatus};
 pub use tepui_types::constraint::{self, Constraint, Constraints};
 pub use tepui_types::{
     AgentId, Demand, Digest, Gang, GangPart, GangShare, Offer, OfferId, PartitionPolicy, Reason,

@@ -223,6 +223,15 @@ impl std::fmt::Display for TaskId {
     }
 }
 
+/// One task to launch in the place of another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Successor {
+    /// A DNS label, unique among the framework's living tasks.
+    pub name: String,
+    /// Place in its array, if it is of one.
+    pub array_index: Option<u32>,
+}
+
 /// A task of this framework.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Task {
@@ -248,6 +257,8 @@ pub struct TaskStatus {
     pub exit_code: Option<i32>,
     /// What it shows while it lives: addresses of its own, how its checks stand.
     pub signs: TaskSigns,
+    /// For how many milliseconds a task that has ended had its resources.
+    pub held_ms: Option<u64>,
     /// When the log learned of it.
     pub time: Timestamp,
 }

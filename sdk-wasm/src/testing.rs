@@ -31,6 +31,7 @@
 //!
 //! [`discard_every_turn`]: Cluster::discard_every_turn
 
+mod call;
 mod gangs;
 mod host;
 mod journal;
@@ -45,7 +46,8 @@ use tepui_types::{
     AgentId, Demand, Digest, Gang, OfferId, Reason, Resources, Role, TaskState, Timestamp,
 };
 
-pub use host::{Call, LogLine, MAX_TURN_BYTES, MAX_TURN_OPERATIONS, RunningTask};
+pub use call::Call;
+pub use host::{LogLine, MAX_TURN_BYTES, MAX_TURN_OPERATIONS, RunningTask};
 
 use crate::context::Context;
 use crate::http::{Request, Response};
@@ -287,10 +289,13 @@ impl<S: Scheduler> Cluster<S> {
             reason,
             exit_code,
             signs: Default::default(),
+            held_ms: state
+                .is_terminal()
+                .then(|| time.millis_since(running.since)),
             time,
         };
         if state.is_terminal() {
-            self.host.state.tasks.remove(name);
+            self.host.state.end(name);
         } else {
             let status = task.status.clone();
             self.host

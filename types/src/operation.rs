@@ -51,6 +51,9 @@ pub struct Launch {
     pub role: Option<Role>,
     /// The offer that it took, for the task's history; it changes nothing.
     pub chosen: Option<Chosen>,
+    /// The task whose place it takes when that ends: one of the framework's own, on the same
+    /// agent, with the same resources. It waits at the end of the line after that task.
+    pub after: Option<TaskId>,
 }
 
 /// End a task.

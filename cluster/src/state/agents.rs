@@ -323,6 +323,7 @@ impl State {
             agent: id,
             status: AgentStatus::Unreachable,
         });
+        self.break_lines(context, id);
         for operation in tasks {
             let why = format!("agent {id} ({hostname}) has not been heard of");
             let why = Reason::new(reason::AGENT_UNREACHABLE, why);

@@ -199,6 +199,7 @@ impl State {
             // The last task's end must not finish the drain: that is being done here.
             self.set_mode(context, id, Mode::Deactivated);
         }
+        self.break_lines(context, id);
         let Some(agent) = self.agents.get(&id) else {
             return;
         };
@@ -248,6 +249,7 @@ impl State {
         }
         let agent = Arc::make_mut(agent);
         let before = std::mem::replace(&mut agent.mode, mode);
+        let is_open = agent.mode == Mode::Open;
         agent.revision = context.index;
         if let Some(at) = drain_deadline(&before) {
             self.deadlines.remove(&(at, Deadline::Drain(id)));
@@ -258,6 +260,9 @@ impl State {
         context.changes.agents.insert(id);
         let status = agent.standing();
         context.event(EventBody::Agent { agent: id, status });
+        if !is_open {
+            self.break_lines(context, id);
+        }
     }
 
     fn grace_of(&self, operation: tepui_types::OperationId, asked: Option<u64>) -> u64 {

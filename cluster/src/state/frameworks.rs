@@ -116,6 +116,11 @@ impl Framework {
         self.phase == FrameworkPhase::Running && !self.suppressed.contains(role)
     }
 
+    /// Whether it is this framework, and has no other role than this one.
+    pub(super) fn roles_are_only(&self, framework: FrameworkId, role: &Role) -> bool {
+        self.id == framework && self.info.roles.iter().all(|of| of == role)
+    }
+
     /// What its living tasks have in all its roles.
     pub fn used_in_all(&self) -> ResourceRequest {
         let mut sum = ResourceRequest::default();

@@ -14,6 +14,7 @@ use crate::state::State;
 use crate::state::context::Context;
 use crate::state::deadlines::Deadline;
 use crate::state::frameworks::GangEntry;
+use crate::state::operations::Entry;
 
 impl State {
     /// Takes in what a turn says of gangs.
@@ -102,9 +103,10 @@ impl State {
     /// Launches all of these, or records all of them as dropped.
     pub(super) fn launch_gang(&mut self, context: &mut Context, turn: &Turn, launches: &[Launch]) {
         let refusal = self.gang_refusal(turn, launches);
+        let entry = refusal.map_or(Entry::Now, Entry::Refused);
         for launch in launches {
             if let Some(spec) = turn.specs.get(launch.spec as usize) {
-                self.launch(context, turn.framework, launch, spec, refusal.clone());
+                self.launch(context, turn.framework, launch, spec, entry.clone());
             }
         }
     }
@@ -121,7 +123,7 @@ impl State {
                 let why = format!("task `{}` of its gang: {}", launch.name, why.message);
                 return Some(Reason::new(reason::GANG_INCOMPLETE, why));
             }
-            trial.launch(&mut context, turn.framework, launch, spec, None);
+            trial.launch(&mut context, turn.framework, launch, spec, Entry::Now);
             None
         })
     }

@@ -146,6 +146,9 @@ impl State {
                 require(task.is_living() && task.id.framework == id, || {
                     "a stranger's task".into()
                 })?;
+                if !task.has_place() {
+                    continue;
+                }
                 let place = framework.info.roles.place(Some(&task.role));
                 let place = place.ok_or("a task is charged to a foreign role")?;
                 used[place].add(&Charge::of(&task.resources));
@@ -210,9 +213,10 @@ impl State {
             if task.is_living() {
                 let agent = self.agents.get(&task.agent);
                 let charged = agent.is_some_and(|agent| agent.tasks.contains(&task.operation));
-                require(charged, || {
-                    format!("{} lives and nobody is charged", task.id)
+                require(charged == task.has_place(), || {
+                    format!("{} lives and nobody is charged, or waits and is", task.id)
                 })?;
+                self.check_line(task)?;
                 let is_known = self.has_living_task(task.id.framework, &task.id.name);
                 require(is_known, || format!("the name of {} is free", task.id))?;
                 living += 1;

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use tepui_types::operation::{Kill, Launch, Operation};
 use tepui_types::{
-    FrameworkId, Reason, TaskId, TaskSpec, TaskState, TaskStatus, Workload, task::reason,
+    AgentId, FrameworkId, OperationId, Reason, Resources, Role, TaskId, TaskSpec, TaskState,
+    TaskStatus, Workload, task::reason,
 };
 
 use crate::charge::Charge;
@@ -20,6 +21,17 @@ use crate::state::frameworks::Notice;
 use crate::state::life::Life;
 use crate::state::tasks::Task;
 
+/// How a launched task comes into the state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Entry {
+    /// It has its place.
+    Now,
+    /// It waits for this one's.
+    After(OperationId),
+    /// It does not fit.
+    Refused(Reason),
+}
+
 impl State {
     pub(super) fn take_operation(
         &mut self,
@@ -31,8 +43,13 @@ impl State {
             Operation::Launch(launch) => {
                 // A turn whose launches name no specification was refused whole.
                 if let Some(spec) = turn.specs.get(launch.spec as usize) {
-                    let refusal = self.launch_refusal(turn.framework, launch, spec, false);
-                    self.launch(context, turn.framework, launch, spec, refusal);
+                    let entry = match &launch.after {
+                        Some(after) => self.entry_after(turn.framework, launch, spec, after),
+                        None => self
+                            .launch_refusal(turn.framework, launch, spec, false)
+                            .map_or(Entry::Now, Entry::Refused),
+                    };
+                    self.launch(context, turn.framework, launch, spec, entry);
                 }
             }
             Operation::LaunchGang(launches) => self.launch_gang(context, turn, launches),
@@ -49,7 +66,7 @@ impl State {
         framework: FrameworkId,
         launch: &Launch,
         spec: &Arc<TaskSpec>,
-        refusal: Option<Reason>,
+        entry: Entry,
     ) {
         let Some(owner) = self.frameworks.get_mut(&framework) else {
             return;
@@ -60,12 +77,12 @@ impl State {
         let role = role.unwrap_or_else(|| owner.info.roles.first()).clone();
         let attempt = owner.next_attempt;
         owner.next_attempt += 1;
-        let ended = refusal.is_some();
-        let state = if ended {
-            TaskState::Dropped
-        } else {
-            TaskState::Staging
+        let (state, after, refusal) = match entry {
+            Entry::Now => (TaskState::Staging, None, None),
+            Entry::After(before) => (TaskState::Staging, Some(before), None),
+            Entry::Refused(why) => (TaskState::Dropped, None, Some(why)),
         };
+        let ended = refusal.is_some();
         let task = Task {
             id: TaskId {
                 framework,
@@ -80,6 +97,8 @@ impl State {
             resources: launch.resources.clone(),
             array_index: launch.array_index,
             chosen: launch.chosen,
+            after,
+            next: None,
             life: Life::default(),
             status: TaskStatus {
                 state,
@@ -94,9 +113,7 @@ impl State {
             acknowledged: 0,
             kill: None,
             taken: None,
-            ends_by: spec
-                .time_limit_ms
-                .map(|millis| context.now.after_millis(millis)),
+            ends_by: None,
             launched_at: context.now,
             started_at: None,
             ended_at: ended.then_some(context.now),
@@ -111,26 +128,46 @@ impl State {
         self.task_ids.insert(task.id.clone(), task.operation);
         context.event(Self::task_event(&task));
         if task.is_living() {
-            self.stage(context, &task);
+            self.note_living(&task);
+            match task.after {
+                Some(before) => self.wait_in_line(task.operation, before),
+                None => self.give_place(context, task.operation),
+            }
         } else {
             *self.ended_counts.entry(task.status.state).or_default() += 1;
             self.await_acknowledgement(context, &task);
         }
     }
 
-    fn stage(&mut self, context: &mut Context, task: &Task) {
+    fn note_living(&mut self, task: &Task) {
         let name = (task.id.framework, task.id.name.clone());
         self.living_names.insert(name);
-        if let Some(at) = task.ends_by {
-            let deadline = Deadline::TimeLimit(task.operation);
+        if let Some(owner) = self.frameworks.get_mut(&task.id.framework) {
+            Arc::make_mut(owner).tasks.insert(task.operation);
+        }
+    }
+
+    /// Gives a living task what it was launched with, and tells its agent. Whether that is free has been
+    /// checked.
+    pub(super) fn give_place(&mut self, context: &mut Context, operation: OperationId) {
+        let Some(task) = self.tasks.get_mut(&operation) else {
+            return;
+        };
+        let limit_ms = self
+            .specs
+            .get(&task.spec)
+            .and_then(|spec| spec.time_limit_ms);
+        let ends_by = limit_ms.map(|millis| context.now.after_millis(millis));
+        if let Some(at) = ends_by {
+            Arc::make_mut(task).ends_by = ends_by;
+            let deadline = Deadline::TimeLimit(operation);
             self.deadlines.insert((at, deadline));
         }
-        if let Some(owner) = self.frameworks.get_mut(&task.id.framework) {
-            let owner = Arc::make_mut(owner);
-            if let Some(used) = owner.used_in(&task.role) {
-                used.add(&Charge::of(&task.resources));
-            }
-            owner.tasks.insert(task.operation);
+        let task = &task.clone();
+        if let Some(owner) = self.frameworks.get_mut(&task.id.framework)
+            && let Some(used) = Arc::make_mut(owner).used_in(&task.role)
+        {
+            used.add(&Charge::of(&task.resources));
         }
         self.charge_role(context, task);
         if let Some(agent) = self.agents.get_mut(&task.agent) {
@@ -158,31 +195,59 @@ impl State {
         spec: &TaskSpec,
         in_gang: bool,
     ) -> Option<Reason> {
-        let owner = self.frameworks.get(&framework)?;
+        let role = match self.role_charged(framework, launch, spec) {
+            Ok(role) => role,
+            Err(why) => return Some(why),
+        };
+        let gang = in_gang.then_some((framework, None));
+        let taker = Taker { role, gang };
+        self.place_refusal(taker, launch.agent, &launch.resources)
+    }
+
+    /// Why somebody cannot have these resources of an agent now.
+    pub(super) fn place_refusal(
+        &self,
+        taker: Taker<'_>,
+        agent: AgentId,
+        resources: &Resources,
+    ) -> Option<Reason> {
+        feasibility::check(self, agent, taker, resources)
+            .err()
+            .or_else(|| self.quota_refusal(taker.role, &Charge::of(resources)))
+    }
+
+    /// The role that a launch is charged to, or why it cannot be, wherever.
+    pub(super) fn role_charged(
+        &self,
+        framework: FrameworkId,
+        launch: &Launch,
+        spec: &TaskSpec,
+    ) -> Result<&Role, Reason> {
+        let Some(owner) = self.frameworks.get(&framework) else {
+            let why = format!("there is no framework {framework}");
+            return Err(Reason::new(reason::FRAMEWORK_REMOVED, why));
+        };
         if self.has_living_task(owner.id, &launch.name) {
             let why = format!("a task named `{}` lives already", launch.name);
-            return Some(Reason::new(reason::TASK_EXISTS, why));
+            return Err(Reason::new(reason::TASK_EXISTS, why));
         }
         if let Workload::Wasm(wasm) = &spec.workload
             && !self.artifacts.contains_key(&wasm.artifact)
         {
             let why = format!("artifact {} is not known: upload it first", wasm.artifact);
-            return Some(Reason::new(reason::ARTIFACT_UNKNOWN, why));
+            return Err(Reason::new(reason::ARTIFACT_UNKNOWN, why));
         }
         let roles = &owner.info.roles;
         let Some(role) = roles.get(launch.role.as_ref()) else {
             let why = "the launch names a role that is not one of its framework's";
-            return Some(Reason::new(reason::ROLE_FOREIGN, why));
+            return Err(Reason::new(reason::ROLE_FOREIGN, why));
         };
         let mut pools = launch.resources.pools.iter();
         if let Some(pool) = pools.find(|pool| !pool.kind.is_for(role, true)) {
             let why = format!("{pool} is not for role `{role}`");
-            return Some(Reason::new(reason::RESERVED_FOR_OTHERS, why));
+            return Err(Reason::new(reason::RESERVED_FOR_OTHERS, why));
         }
-        let gang = in_gang.then_some((framework, None));
-        feasibility::check(self, launch.agent, Taker { role, gang }, &launch.resources)
-            .err()
-            .or_else(|| self.quota_refusal(role, &Charge::of(&launch.resources)))
+        Ok(role)
     }
 
     fn kill_own(&mut self, context: &mut Context, framework: FrameworkId, kill: &Kill) {

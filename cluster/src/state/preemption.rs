@@ -129,7 +129,7 @@ impl State {
         guaranteed: &Role,
         taken: &BTreeMap<Role, ResourceRequest>,
     ) -> bool {
-        if !task.is_living()
+        if !task.has_place()
             || task.kill.is_some()
             || task.role.is_within(guaranteed)
             || !self.is_preemptible(&task.role)

@@ -34,13 +34,16 @@ impl State {
         agent: AgentId,
         reports: &[StatusReport],
     ) {
-        let mut recorded: Vec<(TaskId, TaskState)> = Vec::with_capacity(reports.len());
+        let recorded = reports.iter();
+        let recorded: Vec<(TaskId, TaskState)> = recorded
+            .map(|report| (report.task.clone(), report.state))
+            .collect();
+        if !recorded.is_empty() {
+            // Before what follows from it: a task's end may be another's launch.
+            context.effects.push(Effect::Recorded(agent, recorded));
+        }
         for report in reports {
             self.take_report(context, agent, report);
-            recorded.push((report.task.clone(), report.state));
-        }
-        if !recorded.is_empty() {
-            context.effects.push(Effect::Recorded(agent, recorded));
         }
     }
 
@@ -60,7 +63,7 @@ impl State {
 
     fn living_on(&self, agent: AgentId, task: &TaskId) -> Option<&Arc<Task>> {
         let known = self.task(task).filter(|task| task.agent == agent);
-        known.filter(|task| task.is_living())
+        known.filter(|task| task.has_place())
     }
 
     fn take_report(&mut self, context: &mut Context, agent: AgentId, report: &StatusReport) {

@@ -49,7 +49,7 @@ pub(super) fn derive<'a>(
             reservations::charge(&mut charged, &owner, &part);
         }
     }
-    for task in tasks.filter(|task| task.is_living()) {
+    for task in tasks.filter(|task| task.has_place()) {
         charge(&mut charged, &task.role, &Charge::of(&task.resources));
     }
     charged

@@ -44,6 +44,10 @@ pub struct Task {
     pub array_index: Option<u32>,
     /// The offer that its launch took.
     pub chosen: Option<Chosen>,
+    /// The task for whose place it waits; see [`successors`](super::successors).
+    pub after: Option<OperationId>,
+    /// The task that waits for its place, or has got it.
+    pub next: Option<OperationId>,
     /// The latest that the log knows.
     pub status: TaskStatus,
     /// What it was before; see [`Task::steps`].
@@ -59,7 +63,7 @@ pub struct Task {
     pub taken: Option<Reason>,
     /// When its time limit ends it.
     pub ends_by: Option<Timestamp>,
-    /// When its launch was committed.
+    /// When its launch was committed, or when it got the place that it waited for.
     pub launched_at: Timestamp,
     /// When it was first known to run.
     pub started_at: Option<Timestamp>,
@@ -73,6 +77,16 @@ impl Task {
     /// Whether it has not ended.
     pub fn is_living(&self) -> bool {
         !self.status.state.is_terminal()
+    }
+
+    /// Whether it has what it was launched with: it lives, and does not wait for another's place.
+    pub fn has_place(&self) -> bool {
+        self.is_living() && self.after.is_none()
+    }
+
+    /// For how many milliseconds it had its resources, once it has ended.
+    pub fn held_ms(&self) -> Option<u64> {
+        Some(self.ended_at?.millis_since(self.launched_at))
     }
 
     /// How it ends when its agent says that it was killed, and why if the cluster
@@ -138,6 +152,9 @@ impl State {
         let Some(task) = self.tasks.get(&operation) else {
             return;
         };
+        if task.is_living() && !task.has_place() {
+            return self.end_task(context, operation, TaskState::Killed, Some(why));
+        }
         let of_spec = self
             .specs
             .get(&task.spec)
@@ -263,15 +280,20 @@ impl State {
         if to == TaskState::Running && task.started_at.is_none() {
             task.started_at = Some(context.now);
         }
+        let mut waited_for = None;
         if to.is_terminal() {
             task.ended_at = Some(context.now);
+            waited_for = task.after.take();
         }
         let task = Arc::new(task.clone());
         context.event(Self::task_event(&task));
         self.count(from, -1);
         self.count(to, 1);
         if to.is_terminal() {
-            self.release_resources(context, &task);
+            match waited_for {
+                Some(before) => self.leave_line(&task, before),
+                None => self.release_resources(context, &task),
+            }
             *self.ended_counts.entry(to).or_default() += 1;
         }
         self.await_acknowledgement(context, &task);
@@ -279,8 +301,7 @@ impl State {
 
     /// Gives back what an ended task had, once.
     fn release_resources(&mut self, context: &mut Context, task: &Task) {
-        let name = (task.id.framework, task.id.name.clone());
-        self.living_names.remove(&name);
+        self.forget_living(task);
         if let Some(at) = task.ends_by {
             let deadline = Deadline::TimeLimit(task.operation);
             self.deadlines.remove(&(at, deadline));
@@ -297,9 +318,18 @@ impl State {
             if let Some(used) = framework.used_in(&task.role) {
                 used.sub(&Charge::of(&task.resources));
             }
-            framework.tasks.remove(&task.operation);
         }
+        self.succeed(context, task);
         self.finish_drain(context, task.agent);
+    }
+
+    /// Takes an ended task out of the tables of those that live.
+    pub(super) fn forget_living(&mut self, task: &Task) {
+        let name = (task.id.framework, task.id.name.clone());
+        self.living_names.remove(&name);
+        if let Some(framework) = self.frameworks.get_mut(&task.id.framework) {
+            Arc::make_mut(framework).tasks.remove(&task.operation);
+        }
     }
 
     /// Whether a task of this name lives.

@@ -14,6 +14,7 @@ mod restore;
 mod roles;
 mod rules;
 mod scripts;
+mod successors;
 mod sums;
 mod support;
 mod taking_back;

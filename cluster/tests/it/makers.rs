@@ -69,6 +69,7 @@ pub fn launch(agent: AgentId, name: &str, resources: Resources) -> Operation {
         array_index: None,
         role: None,
         chosen: None,
+        after: None,
     })
 }
 

@@ -278,12 +278,10 @@ pub fn task_out(task: &Task) -> types::Task {
             reason: task.status.reason.as_ref().map(reason_out),
             exit_code: task.status.exit_code,
             time_ms: task.status.time.0,
-            extensions: task
-                .status
-                .signs
-                .iter()
-                .map(|signs| signs_out(signs))
-                .collect(),
+            extensions: {
+                let signs = task.status.signs.iter().map(|signs| signs_out(signs));
+                signs.chain(task.held_ms().map(held_out)).collect()
+            },
         },
     }
 }
@@ -293,6 +291,13 @@ fn signs_out(signs: &TaskSigns) -> types::Extension {
     types::Extension {
         name: "signs".into(),
         value: serde_json::to_string(signs).unwrap_or_default(),
+    }
+}
+
+fn held_out(held_ms: u64) -> types::Extension {
+    types::Extension {
+        name: "held-ms".into(),
+        value: held_ms.to_string(),
     }
 }
 

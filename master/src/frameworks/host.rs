@@ -105,6 +105,19 @@ impl cluster::Host for HostState {
         Ok(ids.iter().map(convert::task_id_out).collect())
     }
 
+    fn launch_after(
+        &mut self,
+        after: types::TaskId,
+        spec: types::TaskSpec,
+        tasks: Vec<cluster::Successor>,
+    ) -> Result<Vec<types::TaskId>, cluster::CallError> {
+        let spec = convert::spec_in(spec).map_err(CallError::Invalid)?;
+        let tasks = tasks.into_iter().map(|task| (task.name, task.array_index));
+        let after = (after.name, after.attempt);
+        let ids = self.turn().launch_after(after, spec, tasks.collect())?;
+        Ok(ids.iter().map(convert::task_id_out).collect())
+    }
+
     fn decline(
         &mut self,
         offers: Vec<u64>,

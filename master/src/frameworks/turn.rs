@@ -194,6 +194,44 @@ impl OpenTurn {
     ) -> Result<Vec<TaskId>, CallError> {
         let mut draft = Draft::new(vec![spec])?;
         draft.add(self, offer, 0, tasks)?;
+        self.launch(draft)
+    }
+
+    /// Launches tasks to run one after another in the place of a task; none where others want it.
+    pub fn launch_after(
+        &mut self,
+        (name, attempt): (String, u64),
+        spec: TaskSpec,
+        tasks: Vec<(String, Option<u32>)>,
+    ) -> Result<Vec<TaskId>, CallError> {
+        let name = TaskName::new(name).map_err(|e| CallError::Invalid(e.to_string()))?;
+        let framework = self.framework.id;
+        let after = TaskId {
+            framework,
+            name,
+            attempt,
+        };
+        if tasks.len() > quota::LINE {
+            let most = quota::LINE;
+            return Err(CallError::Invalid(format!(
+                "{} tasks after {after}, and a line has at most {most}",
+                tasks.len()
+            )));
+        }
+        let mut draft = Draft::new(vec![spec])?;
+        let before = self.launch_of(&after);
+        let Some(before) = before.filter(|before| {
+            let roles = &self.framework.info.roles;
+            let role = before.role.as_ref().unwrap_or_else(|| roles.first());
+            !self.state.is_wanted_beside(framework, role)
+        }) else {
+            return Ok(Vec::new());
+        };
+        draft.add_after(&after, &before, self.next_attempt(), tasks)?;
+        self.launch(draft)
+    }
+
+    fn launch(&mut self, draft: Draft) -> Result<Vec<TaskId>, CallError> {
         let launches = self.commit(draft)?;
         let ids = launches.iter().map(|launch| self.mint(launch)).collect();
         let launches = launches.into_iter().map(Operation::Launch);
@@ -240,10 +278,15 @@ impl OpenTurn {
         let id = TaskId {
             framework: self.framework.id,
             name: launch.name.clone(),
-            attempt: self.framework.next_attempt + self.launches,
+            attempt: self.next_attempt(),
         };
         self.launches += 1;
         id
+    }
+
+    /// The attempt of the next launch.
+    fn next_attempt(&self) -> u64 {
+        self.framework.next_attempt + self.launches
     }
 
     /// Gives offers back, or what is left of them.

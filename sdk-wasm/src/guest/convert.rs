@@ -19,7 +19,7 @@ use crate::context::{AgentView, Level};
 use crate::error::Error;
 use crate::http::{Request, Response};
 use crate::scheduler::{DroppedOperation, Event};
-use crate::task::{GangLaunch, Launch, Task, TaskClass, TaskId, TaskSpec, TaskStatus};
+use crate::task::{GangLaunch, Launch, Successor, Task, TaskClass, TaskId, TaskSpec, TaskStatus};
 
 pub use operations::{is_special, left, operation, operation_status, special};
 
@@ -127,6 +127,7 @@ pub fn task(task: types::Task) -> Task {
             reason: status.reason.map(reason),
             exit_code: status.exit_code,
             signs: signs(&status.extensions),
+            held_ms: extension(&status.extensions, "held-ms").and_then(|held| held.parse().ok()),
             time: Timestamp(status.time_ms),
         },
     }
@@ -134,11 +135,15 @@ pub fn task(task: types::Task) -> Task {
 
 /// What the extensions of a status say; those of a later master that this does not know are left.
 fn signs(extensions: &[types::Extension]) -> TaskSigns {
-    let signs = extensions
-        .iter()
-        .find(|extension| extension.name == "signs");
-    let signs = signs.and_then(|signs| serde_json::from_str(&signs.value).ok());
+    let signs = extension(extensions, "signs");
+    let signs = signs.and_then(|signs| serde_json::from_str(signs).ok());
     signs.unwrap_or_default()
+}
+
+fn extension<'a>(extensions: &'a [types::Extension], name: &str) -> Option<&'a str> {
+    let mut extensions = extensions.iter();
+    let found = extensions.find(|extension| extension.name == name);
+    found.map(|extension| extension.value.as_str())
 }
 
 pub fn task_id(id: types::TaskId) -> TaskId {
@@ -152,6 +157,13 @@ pub fn task_id_out(id: &TaskId) -> types::TaskId {
     types::TaskId {
         name: id.name.clone(),
         attempt: id.attempt,
+    }
+}
+
+pub fn successor(task: &Successor) -> cluster::Successor {
+    cluster::Successor {
+        name: task.name.clone(),
+        array_index: task.array_index,
     }
 }
 

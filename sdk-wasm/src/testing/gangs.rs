@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tepui_types::{Gang, envelope};
 
-use super::host::{Call, RECORD, ScriptedHost};
+use super::call::Call;
+use super::host::{RECORD, ScriptedHost};
 use crate::error::Error;
 use crate::task::{GangLaunch, TaskId, TaskSpec};
 

@@ -13,11 +13,12 @@ use tepui_types::{
 };
 
 use super::Turn;
+use super::call::Call;
 use super::journal::Journaled;
 use super::world::State;
 use crate::context::{AgentView, FrameworkIdentity, Host, Level, OperationStatus, Pair};
 use crate::error::Error;
-use crate::task::{GangLaunch, Launch, Task, TaskId, TaskSpec, TaskStatus};
+use crate::task::{GangLaunch, Launch, Successor, Task, TaskId, TaskSpec, TaskStatus};
 
 /// The most operations of a turn; the real host's default.
 pub const MAX_TURN_OPERATIONS: usize = 2_000;
@@ -34,53 +35,6 @@ const MAX_VALUE: usize = 256 * 1024;
 const MAX_SCAN_BYTES: usize = 1024 * 1024;
 /// Where the scripted cluster's time begins: some day in 2023.
 const EPOCH_MS: u64 = 1_700_000_000_000;
-
-/// A call to the cluster that was taken.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub enum Call {
-    Accept {
-        offer: OfferId,
-        spec: TaskSpec,
-        tasks: Vec<Launch>,
-    },
-    Decline {
-        offers: Vec<OfferId>,
-        refuse_ms: Option<u64>,
-    },
-    Kill {
-        task: TaskId,
-        grace_ms: Option<u64>,
-    },
-    Demand {
-        key: String,
-        demand: Demand,
-    },
-    Operate {
-        offer: OfferId,
-        name: String,
-        wish: Wish,
-    },
-    DemandGang {
-        key: String,
-        gang: Option<Gang>,
-    },
-    LaunchGang {
-        specs: Vec<TaskSpec>,
-        launches: Vec<GangLaunch>,
-    },
-    Suppress {
-        role: Option<Role>,
-    },
-    Revive {
-        role: Option<Role>,
-    },
-    /// The scripted cluster has no minimum of its own, and offers what is there.
-    MinimumOffer {
-        role: Option<Role>,
-        least: Option<Vec<ResourceRequest>>,
-    },
-}
 
 /// A line that the framework logged.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,6 +58,12 @@ pub struct RunningTask {
     pub array_index: Option<u32>,
     /// Whether its end was asked for.
     pub kill_requested: bool,
+    /// The task for whose place it waits: until then it has nothing.
+    pub after: Option<String>,
+    /// The task that waits for its place.
+    pub next: Option<String>,
+    /// When it got what it has.
+    pub since: Timestamp,
 }
 
 /// The host of [`super::Cluster`].
@@ -217,6 +177,7 @@ impl ScriptedHost {
                 reason: None,
                 exit_code: None,
                 signs: Default::default(),
+                held_ms: None,
                 time: Timestamp(self.state.now_ms),
             };
             let running = RunningTask {
@@ -229,6 +190,9 @@ impl ScriptedHost {
                 resources: launch.resources.clone(),
                 array_index: launch.array_index,
                 kill_requested: false,
+                after: None,
+                next: None,
+                since: Timestamp(self.state.now_ms),
             };
             self.state.tasks.insert(launch.name.clone(), running);
             ids.push(id);
@@ -279,6 +243,37 @@ impl Host for ScriptedHost {
         let ids = self.start(agent, spec, tasks);
         self.calls.push(Call::Accept {
             offer,
+            spec: spec.clone(),
+            tasks: tasks.to_vec(),
+        });
+        Ok(ids)
+    }
+
+    fn launch_after(
+        &mut self,
+        after: &TaskId,
+        spec: &TaskSpec,
+        tasks: &[Successor],
+    ) -> Result<Vec<TaskId>, Error> {
+        let before = self.state.tasks.get(&after.name);
+        let Some(before) = before.filter(|before| before.task.id == *after) else {
+            return Ok(Vec::new());
+        };
+        let (agent, resources) = (before.task.agent, before.resources.clone());
+        let launches = tasks.iter().map(|task| Launch {
+            array_index: task.array_index,
+            ..Launch::new(&task.name, resources.clone())
+        });
+        let launches: Vec<Launch> = launches.collect();
+        self.check_launches(spec, &launches)?;
+        let size = |launch: &Launch| launch.name.len() + RECORD;
+        self.charge(launches.len(), launches.iter().map(size).sum())?;
+        let ids = self.start(agent, spec, &launches);
+        for id in &ids {
+            self.state.wait_in_line(&id.name, &after.name);
+        }
+        self.calls.push(Call::LaunchAfter {
+            after: after.clone(),
             spec: spec.clone(),
             tasks: tasks.to_vec(),
         });

@@ -6,7 +6,7 @@ use tepui_types::constraint::Constraints;
 use tepui_types::resources::{Exchange, ResourceRequest};
 use tepui_types::{
     AgentId, AgentInfo, Attributes, Demand, Digest, Gang, GangShare, Offer, OfferId, Resources,
-    Role,
+    Role, Timestamp,
 };
 
 use super::host::RunningTask;
@@ -82,7 +82,7 @@ impl State {
         let tasks = self
             .tasks
             .values()
-            .filter(|running| running.task.agent == agent);
+            .filter(|running| running.task.agent == agent && running.after.is_none());
         let offers = self
             .offers
             .values()
@@ -91,6 +91,35 @@ impl State {
             .map(|running| &running.resources)
             .chain(offers.map(|open| &open.left));
         held.fold(total, |free, held| free.saturating_sub(held))
+    }
+
+    /// Puts a task at the end of the line after another.
+    pub fn wait_in_line(&mut self, name: &str, after: &str) {
+        let mut last = after.to_owned();
+        while let Some(next) = self.tasks.get(&last).and_then(|task| task.next.clone()) {
+            last = next;
+        }
+        self.tasks
+            .update(&last, |task| task.next = Some(name.to_owned()));
+        self.tasks.update(name, |task| task.after = Some(last));
+    }
+
+    /// Takes a task away; who waited for it has its place, or waits for whom it waited for.
+    pub fn end(&mut self, name: &str) {
+        let ended = self.tasks.get(name);
+        let (before, next) =
+            ended.map_or((None, None), |task| (task.after.clone(), task.next.clone()));
+        self.tasks.remove(name);
+        if let Some(before) = &before {
+            self.tasks.update(before, |task| task.next = next.clone());
+        }
+        let since = Timestamp(self.now_ms);
+        if let Some(next) = &next {
+            self.tasks.update(next, |task| {
+                task.since = since;
+                task.after = before;
+            });
+        }
     }
 
     pub fn open_offer(&mut self, id: OfferId, agent: AgentId, role: Role) -> Offer {

@@ -113,6 +113,7 @@ impl<'a> Script<'a> {
                     array_index: None,
                     role: None,
                     chosen: None,
+                    after: None,
                 }));
                 turn.writes.push((format!("live/{name}"), Some(Vec::new())));
             }

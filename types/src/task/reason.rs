@@ -2,6 +2,8 @@
 
 /// The launch asked for more than was free when it was committed.
 pub const RESOURCES_TAKEN: &str = "resources-taken";
+/// The launch was to take another task's place, and others want that, or too many wait for it.
+pub const PLACE_WANTED: &str = "place-wanted";
 /// The launch named an agent that takes no tasks now.
 pub const AGENT_UNAVAILABLE: &str = "agent-unavailable";
 /// The launch would have passed the limit of its role.

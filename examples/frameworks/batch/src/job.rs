@@ -11,6 +11,7 @@ use tepui_sdk::{Constraints, Gang, GangPart, Reason, Role, Task, TaskClass, Task
 use tepui_types::api::job::JobState;
 use tepui_types::task::reason;
 
+use crate::lines::Lines;
 use crate::tasks::{Cell, Place, Tasks};
 
 /// The wait before the second attempt of a failed task; doubles with each.
@@ -108,6 +109,8 @@ pub struct Job {
     pub tasks: Tasks,
     /// When its timer fires, as far as this instance knows.
     pub timer: Option<u64>,
+    /// Which of its tasks run one after another, as far as this instance knows.
+    pub lines: Lines,
 }
 
 impl Progress {
@@ -143,6 +146,7 @@ impl Job {
             progress: Progress::default(),
             tasks: Tasks::default(),
             timer: None,
+            lines: Lines::default(),
         }
     }
 
@@ -157,6 +161,12 @@ impl Job {
         let progress = &self.progress;
         let ended = progress.finished + progress.failed + progress.killed;
         self.terms.gang && progress.active + ended == 0
+    }
+
+    /// Whether its tasks may run one after another in one place: what takes a volume, or what can be
+    /// taken back, is placed anew each time.
+    pub fn may_line_up(&self) -> bool {
+        !self.is_gang() && self.terms.volumes.is_empty() && !self.terms.revocable
     }
 
     /// Tasks that may be launched one by one at `now`.
@@ -281,6 +291,9 @@ impl Job {
             TaskClass::Lost => self.on_lost(index, cell, task, now),
         }
         self.progress.active -= 1;
+        let is_good = task.status.class == TaskClass::Succeeded;
+        let held_ms = task.status.held_ms.filter(|_| is_good);
+        self.lines.end(index, held_ms);
         if self.tasks.get(index) == Some(cell) {
             self.tasks.remove(index);
         }
@@ -358,6 +371,10 @@ impl Job {
             self.progress.killed += 1;
             return;
         }
+        if was_only_in_line(task) {
+            let place = Place::Waiting(now);
+            return self.wait(index, Cell { place, ..cell });
+        }
         self.note_reason(index, task);
         if is_permanent(task) {
             self.progress.failed += 1;
@@ -409,6 +426,12 @@ impl Job {
             short(code, &format!("task {index}: {message}"))
         });
     }
+}
+
+/// Whether it waited for a place that others want now: nothing was lost but its turn.
+fn was_only_in_line(task: &Task) -> bool {
+    let reason = task.status.reason.as_ref();
+    reason.is_some_and(|why| why.code == reason::PLACE_WANTED)
 }
 
 /// Ends that another attempt on another machine would not change.

@@ -10,6 +10,7 @@ pub mod api;
 pub mod budget;
 mod gangs;
 pub mod job;
+pub mod lines;
 pub mod placement;
 pub mod queue;
 pub mod records;
@@ -22,7 +23,7 @@ use std::time::Duration;
 use tepui_sdk::http::{Request, Response};
 use tepui_sdk::{
     Context, Demand, DroppedOperation, Error, Event, Launch, Offer, OfferId, Role, Scheduler,
-    StartReason, Task, TaskSpec, Timestamp,
+    StartReason, Successor, Task, TaskSpec, Timestamp,
 };
 
 use budget::Budget;
@@ -184,6 +185,8 @@ impl Batch {
         self.requeue(now);
         self.place(cx, offers, now, &mut budget);
         self.requeue(now);
+        self.line_up(cx, now, &mut budget);
+        self.requeue(now);
         let mut try_again = false;
         for name in std::mem::take(&mut self.touched) {
             let Some(job) = self.jobs.get_mut(&name) else {
@@ -336,10 +339,62 @@ impl Batch {
             let ids = cx.accept(grant.offer, &spec, &launches)?;
             for (index, id) in indices.into_iter().zip(ids) {
                 job.launched(index, id.attempt);
+                job.lines.begin(index);
             }
             self.touched.insert(grant.job.clone());
         }
         Ok(())
+    }
+
+    /// Launches tasks of the first job that waits after others of it, where those are short. Other jobs
+    /// would be passed over by that, so they get their places from offers.
+    fn line_up(&mut self, cx: &mut Context<'_>, now: u64, budget: &mut Budget) {
+        let Some(name) = self.queue.iter().next().map(str::to_owned) else {
+            return;
+        };
+        let Some(job) = self.jobs.get_mut(&name).filter(|job| job.may_line_up()) else {
+            return;
+        };
+        let short = job.lines.too_short(job.singles(now));
+        if short.is_empty() {
+            return;
+        }
+        let spec = self.spec(cx, &name);
+        for (last, most) in short {
+            let Some(job) = self.jobs.get_mut(&name) else {
+                return;
+            };
+            let Some(attempt) = job.tasks.attempt(last) else {
+                continue;
+            };
+            let indices = job.candidates(now, most as u32);
+            let bytes = job.terms.spec_bytes as usize + indices.len() * placement::LAUNCH_BYTES;
+            if indices.is_empty() || !budget.take(indices.len(), bytes) {
+                return;
+            }
+            let count = job.terms.count;
+            let successors = indices.iter().map(|index| Successor {
+                name: tasks::task_name(&name, count, *index),
+                array_index: (count > 1).then_some(*index),
+            });
+            let successors: Vec<Successor> = successors.collect();
+            let before = tasks::task_id(&name, count, last, attempt);
+            match cx.launch_after(&before, &spec, &successors) {
+                // Others want the place.
+                Ok(ids) if ids.is_empty() => return,
+                Ok(ids) => {
+                    let mut last = last;
+                    for (index, id) in indices.into_iter().zip(ids) {
+                        job.launched(index, id.attempt);
+                        job.lines.follow(last, index);
+                        last = index;
+                    }
+                    self.touched.insert(name.clone());
+                }
+                Err(Error::TurnFull) => return budget.exhaust(),
+                Err(error) => cx.error(&format!("failed to launch {name}: {error}")),
+            }
+        }
     }
 
     /// What a job's tasks run, from the cache if it is there.

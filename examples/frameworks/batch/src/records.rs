@@ -83,6 +83,7 @@ pub fn living(cx: &mut Context<'_>) -> BTreeMap<String, Job> {
                 progress,
                 tasks: Tasks::default(),
                 timer: None,
+                lines: Default::default(),
             },
         );
     }

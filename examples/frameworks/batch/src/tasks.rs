@@ -55,6 +55,14 @@ impl Tasks {
         self.cells.get(&index).copied()
     }
 
+    /// The attempt of a launched task.
+    pub fn attempt(&self, index: u32) -> Option<u64> {
+        match self.cells.get(&index)?.place {
+            Place::Active(attempt) | Place::Killing(attempt) => Some(attempt),
+            Place::Waiting(_) => None,
+        }
+    }
+
     /// Sets a task's cell.
     pub fn set(&mut self, index: u32, cell: Cell) {
         self.remove(index);

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tepui_cluster::state::limits as quota;
-use tepui_types::operation::Launch;
+use tepui_types::operation::{Launch, Operation};
 use tepui_types::resources::Pools;
 use tepui_types::task::Chosen;
-use tepui_types::{OfferId, Resources, TaskName, TaskSpec};
+use tepui_types::{OfferId, Resources, TaskId, TaskName, TaskSpec};
 
 use super::{CallError, OpenTurn, RECORD, TaskLaunch};
 
@@ -68,10 +68,7 @@ impl Draft {
         let role = Some(held.role.clone());
         let role = role.filter(|role| role != turn.framework.info.roles.first());
         for task in tasks {
-            let name = TaskName::new(task.name).map_err(|e| CallError::Invalid(e.to_string()))?;
-            if !self.names.insert(name.clone()) {
-                return invalid(format!("two tasks are named `{name}`"));
-            }
+            let name = self.name(task.name)?;
             let mut wanted = task.resources;
             let special = task.special.pools(&left);
             let special = special.map_err(CallError::OfferExceeded)?;
@@ -109,10 +106,75 @@ impl Draft {
                     offer,
                     among: turn.at_hand,
                 }),
+                after: None,
             });
         }
         self.left.insert(offer, left);
         Ok(())
+    }
+
+    /// Tasks that run one after another in the place of one that was launched so; the first has this
+    /// attempt.
+    pub fn add_after(
+        &mut self,
+        after: &TaskId,
+        before: &Launch,
+        first_attempt: u64,
+        tasks: Vec<(String, Option<u32>)>,
+    ) -> Result<(), CallError> {
+        let mut after = after.clone();
+        for (attempt, (name, array_index)) in (first_attempt..).zip(tasks) {
+            let name = self.name(name)?;
+            let names = name.as_str().len() + after.name.as_str().len();
+            self.bytes += names + resource_bytes(&before.resources) + RECORD;
+            self.bytes += before.role.as_ref().map_or(0, |role| role.as_str().len());
+            let next = TaskId {
+                name: name.clone(),
+                attempt,
+                ..after
+            };
+            self.launches.push(Launch {
+                name,
+                spec: 0,
+                array_index,
+                chosen: None,
+                after: Some(std::mem::replace(&mut after, next)),
+                ..before.clone()
+            });
+        }
+        Ok(())
+    }
+
+    /// Another task's name.
+    fn name(&mut self, name: String) -> Result<TaskName, CallError> {
+        let name = TaskName::new(name).map_err(|e| CallError::Invalid(e.to_string()))?;
+        match self.names.insert(name.clone()) {
+            true => Ok(name),
+            false => Err(CallError::Invalid(format!("two tasks are named `{name}`"))),
+        }
+    }
+}
+
+impl OpenTurn {
+    /// How a task of this turn, or of an earlier one, was launched.
+    pub(super) fn launch_of(&self, task: &TaskId) -> Option<Launch> {
+        if let Some(known) = self.state.task(task) {
+            let role = Some(known.role.clone());
+            return Some(Launch {
+                agent: known.agent,
+                name: known.id.name.clone(),
+                resources: known.resources.clone(),
+                spec: 0,
+                array_index: known.array_index,
+                role: role.filter(|role| role != self.framework.info.roles.first()),
+                chosen: None,
+                after: None,
+            });
+        }
+        let place = task.attempt.checked_sub(self.framework.next_attempt)?;
+        let mut launches = self.operations.iter().flat_map(Operation::launches);
+        let launch = launches.nth(usize::try_from(place).ok()?);
+        launch.filter(|launch| launch.name == task.name).cloned()
     }
 }
 

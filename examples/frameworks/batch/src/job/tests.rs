@@ -39,6 +39,7 @@ fn task(attempt: u64, state: TaskState) -> Task {
             reason: Some(Reason::new("why", state.to_string())),
             exit_code: None,
             signs: Default::default(),
+            held_ms: None,
             time: Timestamp(NOW),
         },
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tepui_sdk::testing::Call;
+use tepui_sdk::testing::Cluster;
 use tepui_sdk::{Reason, TaskState};
 use tepui_types::Workload;
 use tepui_types::api::job::JobState;
@@ -75,6 +76,44 @@ fn arrays_have_names_and_numbers_and_run_as_room_comes() {
         }
         let view = view(&mut cluster, "many");
         assert_eq!((view.state, view.finished), (JobState::Finished, 25));
+    });
+}
+
+#[test]
+fn short_tasks_are_launched_ahead_once_it_is_known_that_they_are() {
+    // An instance that is new does not know yet.
+    let mut cluster = Cluster::deploy("");
+    cluster.agent(machine(1));
+    submit(&mut cluster, "many", r#""count": 200"#);
+    offer(&mut cluster);
+    assert_eq!(cluster.tasks().len(), 10, "nothing is known of them");
+    cluster.advance(Duration::from_millis(5));
+    end_all(&mut cluster, TaskState::Finished);
+    offer(&mut cluster);
+    let tasks = cluster.tasks();
+    let in_line = tasks.values().filter(|task| task.after.is_some());
+    assert_eq!((tasks.len(), in_line.count()), (110, 100));
+    assert!(cluster.tasks()["many-25"].resources == cluster.tasks()["many-15"].resources);
+    end_all(&mut cluster, TaskState::Finished);
+    offer(&mut cluster);
+    while !cluster.tasks().is_empty() {
+        end_all(&mut cluster, TaskState::Finished);
+        offer(&mut cluster);
+    }
+    let view = view(&mut cluster, "many");
+    assert_eq!((view.state, view.finished), (JobState::Finished, 200));
+}
+
+#[test]
+fn long_tasks_are_not_launched_ahead() {
+    both(|mut cluster| {
+        cluster.agent(machine(1));
+        submit(&mut cluster, "many", r#""count": 200"#);
+        offer(&mut cluster);
+        cluster.advance(Duration::from_secs(60));
+        end_all(&mut cluster, TaskState::Finished);
+        offer(&mut cluster);
+        assert_eq!(cluster.tasks().len(), 10);
     });
 }
 

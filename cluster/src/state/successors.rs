@@ -1,0 +1,220 @@
+//! Successors: tasks that wait for the place of another.
+//!
+//! A framework may launch a task *after* one of its own: on the same agent, with exactly what that one
+//! has. It is staged, holds nothing, and gets the place in the very command by which the other ends, so
+//! that between two short tasks there is no offer, no turn and no second entry of the log. Several stand
+//! in a line, each after the one before; whoever names a task that has ended names its line.
+//!
+//! A line is a convenience, never a claim. Nobody waits in one while anybody else wants resources, a line
+//! is broken when its agent takes no more tasks, and each place is checked again, as a launch is, when it
+//! comes free. What does not get it is `dropped`, to be launched from an offer.
+
+use std::sync::Arc;
+
+use tepui_types::operation::Launch;
+use tepui_types::{
+    AgentId, FrameworkId, FrameworkPhase, OperationId, Reason, Role, TaskId, TaskSpec, TaskState,
+    task::reason,
+};
+
+use crate::feasibility;
+use crate::state::State;
+use crate::state::claims::Taker;
+use crate::state::context::Context;
+use crate::state::limits;
+use crate::state::operations::Entry;
+use crate::state::tasks::Task;
+
+/// Where a line ends.
+enum LineEnd {
+    /// With this task, which lives.
+    After(Arc<Task>),
+    /// All of it has ended.
+    Nobody,
+    /// Farther away than is looked.
+    Far,
+}
+
+impl State {
+    /// Whether anybody but this framework in this role waits for resources; its own gangs, too, need more
+    /// than one place.
+    pub fn is_wanted_beside(&self, framework: FrameworkId, role: &Role) -> bool {
+        let running = self.frameworks.values();
+        let mut running = running.filter(|other| other.phase == FrameworkPhase::Running);
+        running.any(|other| {
+            let wants = |of: &Role| (other.id != framework || of != role) && other.wants_offers(of);
+            if !other.gangs.is_empty() || other.roles_are_only(framework, role) {
+                return !other.gangs.is_empty();
+            }
+            let demands = other.demands.values().take(limits::LINE);
+            let mut demands = demands.map(|entry| other.role_of(&entry.demand));
+            // More than are looked at count as wanted.
+            other.demands.len() > limits::LINE || demands.any(wants)
+        })
+    }
+
+    /// How a task comes in that is to run after another.
+    pub(super) fn entry_after(
+        &self,
+        framework: FrameworkId,
+        launch: &Launch,
+        spec: &TaskSpec,
+        after: &TaskId,
+    ) -> Entry {
+        let entry = self.role_charged(framework, launch, spec).and_then(|role| {
+            self.check_wanted(framework, role)?;
+            match self.line_end(after) {
+                LineEnd::After(last) => {
+                    check_same(&last, framework, role, launch)?;
+                    feasibility::offerable(self, launch.agent)?;
+                    Ok(Entry::After(last.operation))
+                }
+                LineEnd::Nobody => {
+                    let taker = Taker::single(role);
+                    let refusal = self.place_refusal(taker, launch.agent, &launch.resources);
+                    refusal.map_or(Ok(Entry::Now), Err)
+                }
+                LineEnd::Far => {
+                    let most = limits::LINE;
+                    let why = format!("{most} tasks or more have come in line after {after}");
+                    Err(Reason::new(reason::PLACE_WANTED, why))
+                }
+            }
+        });
+        entry.unwrap_or_else(Entry::Refused)
+    }
+
+    fn line_end(&self, first: &TaskId) -> LineEnd {
+        let mut at = self.task(first);
+        for _ in 0..limits::LINE {
+            match at {
+                None => return LineEnd::Nobody,
+                Some(task) => match task.next {
+                    Some(next) => at = self.tasks.get(&next),
+                    None if task.is_living() => return LineEnd::After(task.clone()),
+                    None => return LineEnd::Nobody,
+                },
+            }
+        }
+        LineEnd::Far
+    }
+
+    fn check_wanted(&self, framework: FrameworkId, role: &Role) -> Result<(), Reason> {
+        if self.is_wanted_beside(framework, role) {
+            let why = "others want resources, too: what comes free is offered";
+            return Err(Reason::new(reason::PLACE_WANTED, why));
+        }
+        Ok(())
+    }
+
+    /// Puts a task at the end of a line.
+    pub(super) fn wait_in_line(&mut self, operation: OperationId, last: OperationId) {
+        if let Some(last) = self.tasks.get_mut(&last) {
+            Arc::make_mut(last).next = Some(operation);
+        }
+    }
+
+    /// Takes a task out of its line that has ended in it.
+    pub(super) fn leave_line(&mut self, task: &Task, before: OperationId) {
+        self.forget_living(task);
+        if let Some(before) = self.tasks.get_mut(&before) {
+            Arc::make_mut(before).next = task.next;
+        }
+        if let Some(next) = task.next.and_then(|next| self.tasks.get_mut(&next)) {
+            Arc::make_mut(next).after = Some(before);
+        }
+    }
+
+    /// Gives what an ended task had to the one that waits for it, if there is one and nothing speaks
+    /// against it; else nobody of the line gets it.
+    pub(super) fn succeed(&mut self, context: &mut Context, ended: &Task) {
+        let Some(task) = self.successor_of(ended) else {
+            return;
+        };
+        let refusal = self.check_wanted(task.id.framework, &task.role).err();
+        let refusal = refusal.or_else(|| {
+            let taker = Taker::single(&task.role);
+            self.place_refusal(taker, task.agent, &task.resources)
+        });
+        if let Some(why) = refusal {
+            return self.break_line(context, ended, &why);
+        }
+        let operation = task.operation;
+        if let Some(task) = self.tasks.get_mut(&operation) {
+            let task = Arc::make_mut(task);
+            task.after = None;
+            task.launched_at = context.now;
+            task.revision = context.index;
+            context.event(Self::task_event(task));
+        }
+        self.give_place(context, operation);
+    }
+
+    fn successor_of(&self, task: &Task) -> Option<Arc<Task>> {
+        let next = self.tasks.get(&task.next?)?;
+        (next.after == Some(task.operation)).then(|| next.clone())
+    }
+
+    /// Drops all that wait after a task.
+    fn break_line(&mut self, context: &mut Context, head: &Task, why: &Reason) {
+        let mut waiting = Vec::new();
+        let mut next = self.successor_of(head);
+        while let Some(task) = next {
+            next = self.successor_of(&task);
+            waiting.push(task.operation);
+        }
+        for operation in waiting.into_iter().rev() {
+            self.end_task(context, operation, TaskState::Dropped, Some(why.clone()));
+        }
+    }
+
+    /// Drops all that wait for places of an agent that takes no more tasks.
+    pub(super) fn break_lines(&mut self, context: &mut Context, agent: AgentId) {
+        let Some(record) = self.agents.get(&agent) else {
+            return;
+        };
+        let tasks = record.tasks.iter();
+        let heads = tasks.filter_map(|operation| self.tasks.get(operation));
+        let heads = heads.filter(|task| self.successor_of(task).is_some());
+        let heads: Vec<_> = heads.cloned().collect();
+        let why = format!("agent {agent} takes no more tasks");
+        let why = Reason::new(reason::AGENT_UNAVAILABLE, why);
+        for head in heads {
+            self.break_line(context, &head, &why);
+        }
+    }
+
+    /// Whoever waits is the next of whom it waits for.
+    pub(super) fn check_line(&self, task: &Task) -> Result<(), String> {
+        let Some(before) = task.after else {
+            return Ok(());
+        };
+        let before = self.tasks.get(&before);
+        let is_next = |before: &&Arc<Task>| {
+            let is_same = (before.agent, &before.role) == (task.agent, &task.role)
+                && before.resources == task.resources;
+            before.is_living() && before.next == Some(task.operation) && is_same
+        };
+        match before.filter(is_next) {
+            Some(_) => Ok(()),
+            None => Err(format!("{} waits for nobody's place", task.id)),
+        }
+    }
+}
+
+fn check_same(
+    last: &Task,
+    framework: FrameworkId,
+    role: &Role,
+    launch: &Launch,
+) -> Result<(), Reason> {
+    let is_own = last.id.framework == framework && last.role == *role;
+    if is_own && last.agent == launch.agent && last.resources == launch.resources {
+        return Ok(());
+    }
+    let why = format!(
+        "it may run after {} of the same framework and role only, on agent {} with {}",
+        last.id, last.agent, last.resources
+    );
+    Err(Reason::new(reason::RESOURCES_TAKEN, why))
+}
