@@ -29,7 +29,7 @@ pub const TIMER_NAME_BYTES: usize = 256;
 pub const DEMANDS: usize = 100_000;
 /// Gangs of one framework that wait.
 pub const GANGS: usize = 1_000;
-/// Tasks in one line of successors.
+/// Tasks that wait in one line of successors: they are dropped by one command.
 pub const LINE: usize = 100;
 /// Bytes of a demand's key.
 pub const DEMAND_KEY_BYTES: usize = 256;

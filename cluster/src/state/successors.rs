@@ -31,7 +31,7 @@ enum LineEnd {
     After(Arc<Task>),
     /// All of it has ended.
     Nobody,
-    /// Farther away than is looked.
+    /// With a line that is full, or farther away than is looked.
     Far,
 }
 
@@ -43,8 +43,11 @@ impl State {
         let mut running = running.filter(|other| other.phase == FrameworkPhase::Running);
         running.any(|other| {
             let wants = |of: &Role| (other.id != framework || of != role) && other.wants_offers(of);
-            if !other.gangs.is_empty() || other.roles_are_only(framework, role) {
-                return !other.gangs.is_empty();
+            if !other.gangs.is_empty() {
+                return true;
+            }
+            if other.roles_are_only(framework, role) {
+                return false;
             }
             let demands = other.demands.values().take(limits::LINE);
             let mut demands = demands.map(|entry| other.role_of(&entry.demand));
@@ -76,7 +79,7 @@ impl State {
                 }
                 LineEnd::Far => {
                     let most = limits::LINE;
-                    let why = format!("{most} tasks or more have come in line after {after}");
+                    let why = format!("{most} tasks are in line after {after}, or have been");
                     Err(Reason::new(reason::PLACE_WANTED, why))
                 }
             }
@@ -91,12 +94,21 @@ impl State {
                 None => return LineEnd::Nobody,
                 Some(task) => match task.next {
                     Some(next) => at = self.tasks.get(&next),
+                    None if task.is_living() && self.is_line_full(task) => return LineEnd::Far,
                     None if task.is_living() => return LineEnd::After(task.clone()),
                     None => return LineEnd::Nobody,
                 },
             }
         }
         LineEnd::Far
+    }
+
+    /// Whether as many wait as may, this one last.
+    fn is_line_full(&self, last: &Task) -> bool {
+        let before = |task: &&Task| self.tasks.get(&task.after?).map(|task| &**task);
+        let waiting = std::iter::successors(Some(last), before);
+        let waiting = waiting.filter(|task| task.after.is_some());
+        waiting.take(limits::LINE).count() == limits::LINE
     }
 
     fn check_wanted(&self, framework: FrameworkId, role: &Role) -> Result<(), Reason> {

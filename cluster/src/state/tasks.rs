@@ -44,7 +44,7 @@ pub struct Task {
     pub array_index: Option<u32>,
     /// The offer that its launch took.
     pub chosen: Option<Chosen>,
-    /// The task for whose place it waits; see [`successors`](super::successors).
+    /// The task for whose place it waits, or waited when it ended; see [`successors`](super::successors).
     pub after: Option<OperationId>,
     /// The task that waits for its place, or has got it.
     pub next: Option<OperationId>,
@@ -86,7 +86,11 @@ impl Task {
 
     /// For how many milliseconds it had its resources, once it has ended.
     pub fn held_ms(&self) -> Option<u64> {
-        Some(self.ended_at?.millis_since(self.launched_at))
+        let ended_at = self.ended_at?;
+        match self.after {
+            Some(_) => Some(0),
+            None => Some(ended_at.millis_since(self.launched_at)),
+        }
     }
 
     /// How it ends when its agent says that it was killed, and why if the cluster
@@ -283,7 +287,7 @@ impl State {
         let mut waited_for = None;
         if to.is_terminal() {
             task.ended_at = Some(context.now);
-            waited_for = task.after.take();
+            waited_for = task.after;
         }
         let task = Arc::new(task.clone());
         context.event(Self::task_event(&task));

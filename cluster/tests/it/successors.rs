@@ -126,9 +126,29 @@ fn a_task_that_is_killed_in_line_leaves_it() {
     let applied = log.apply(Command::KillTask(kill));
     assert!(on_agents(&applied).is_empty(), "no agent knows of it");
     assert_eq!(log.task_state(&tasks[1]), TaskState::Killed);
+    let killed = log.state.task(&tasks[1]).expect("it is remembered");
+    assert_eq!(killed.held_ms(), Some(0), "it never had anything");
     log.report(agent, &first, TaskState::Finished);
     let applied = log.report(agent, &tasks[0], TaskState::Finished);
     assert_eq!(launched(&applied), [&tasks[2]]);
+}
+
+#[test]
+fn a_line_has_an_end_whomever_one_names() {
+    use tepui_cluster::state::limits::LINE;
+    let (mut log, agent, _, first) = busy();
+    let mut last = first.clone();
+    for number in 0..LINE {
+        last = line_up(&mut log, agent, &format!("t{number}"), &last);
+        assert_eq!(log.task_state(&last), TaskState::Staging, "{number}");
+    }
+    for (name, after) in [("a", &last), ("b", &first)] {
+        let late = line_up(&mut log, agent, name, after);
+        assert_eq!(reason_of(&log, &late), "place-wanted");
+    }
+    log.report(agent, &first, TaskState::Finished);
+    let next = line_up(&mut log, agent, "c", &last);
+    assert_eq!(log.task_state(&next), TaskState::Staging);
 }
 
 #[test]

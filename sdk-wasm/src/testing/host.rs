@@ -25,6 +25,8 @@ pub const MAX_TURN_OPERATIONS: usize = 2_000;
 /// The most bytes that a turn may write; the real host's default.
 pub const MAX_TURN_BYTES: usize = 1024 * 1024;
 
+/// The most tasks in one line; the real host's.
+const MAX_LINE: usize = 100;
 /// The most bytes of one call.
 const MAX_CALL_BYTES: usize = MAX_TURN_BYTES / 2;
 /// Bytes of a record beside its strings.
@@ -260,14 +262,18 @@ impl Host for ScriptedHost {
             return Ok(Vec::new());
         };
         let (agent, resources) = (before.task.agent, before.resources.clone());
+        if tasks.len() > MAX_LINE {
+            return Err(Error::Invalid(format!("a line has at most {MAX_LINE}")));
+        }
         let launches = tasks.iter().map(|task| Launch {
             array_index: task.array_index,
             ..Launch::new(&task.name, resources.clone())
         });
         let launches: Vec<Launch> = launches.collect();
         self.check_launches(spec, &launches)?;
-        let size = |launch: &Launch| launch.name.len() + RECORD;
-        self.charge(launches.len(), launches.iter().map(size).sum())?;
+        let spec_bytes = envelope::encode(1, &tepui_types::TaskSpec::from(spec.clone())).len();
+        let sizes = launches.iter().map(|launch| launch.name.len() + RECORD);
+        self.charge(launches.len(), spec_bytes + sizes.sum::<usize>())?;
         let ids = self.start(agent, spec, &launches);
         for id in &ids {
             self.state.wait_in_line(&id.name, &after.name);
