@@ -36,6 +36,8 @@ mod memory;
 mod meter;
 mod offers;
 pub mod readiness;
+#[cfg(test)]
+mod tests;
 mod turn;
 mod wasi;
 
@@ -231,13 +233,18 @@ impl Frameworks {
         let state = self.0.host.view.load();
         let mut actors = self.0.actors();
         for id in changes.frameworks.union(&changes.inboxes) {
-            if state.framework(*id).is_some() {
-                if let Some(handle) = actors.ensure(&self.0.host, *id) {
-                    handle.mail.wake();
+            let Some(framework) = state.framework(*id) else {
+                if let Some(handle) = actors.running.remove(id) {
+                    handle.end();
                 }
-            } else if let Some(handle) = actors.running.remove(id) {
-                handle.end();
-            }
+                continue;
+            };
+            let Some(handle) = actors.ensure(&self.0.host, *id) else {
+                continue;
+            };
+            let is_other = changes.frameworks.contains(id);
+            let is_urgent = || is_other || inbox::is_urgent(&state, framework);
+            handle.mail.wake_for_updates(is_urgent);
         }
     }
 

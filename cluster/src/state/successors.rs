@@ -36,9 +36,15 @@ enum LineEnd {
 }
 
 impl State {
+    /// Whether places on this agent may be given away ahead to this framework in this role: the agent takes
+    /// tasks, and nobody else waits for resources.
+    pub fn hands_on(&self, framework: FrameworkId, role: &Role, agent: AgentId) -> bool {
+        feasibility::offerable(self, agent).is_ok() && !self.is_wanted_beside(framework, role)
+    }
+
     /// Whether anybody but this framework in this role waits for resources; its own gangs, too, need more
     /// than one place.
-    pub fn is_wanted_beside(&self, framework: FrameworkId, role: &Role) -> bool {
+    fn is_wanted_beside(&self, framework: FrameworkId, role: &Role) -> bool {
         let running = self.frameworks.values();
         let mut running = running.filter(|other| other.phase == FrameworkPhase::Running);
         running.any(|other| {
@@ -54,6 +60,17 @@ impl State {
             // More than are looked at count as wanted.
             other.demands.len() > limits::LINE || demands.any(wants)
         })
+    }
+
+    /// Whether the place that a task has or had is handed on without the framework's doing: somebody waits
+    /// in line behind whoever of the line has it now.
+    pub fn has_line_behind(&self, operation: OperationId) -> bool {
+        let line = std::iter::successors(self.tasks.get(&operation), |task| {
+            self.tasks.get(&task.next?)
+        });
+        let mut line = line.take(limits::LINE);
+        let head = line.find(|task| task.is_living());
+        head.is_some_and(|head| head.next.is_some())
     }
 
     /// How a task comes in that is to run after another.

@@ -84,6 +84,11 @@ impl Task {
         self.is_living() && self.after.is_none()
     }
 
+    /// For whose place it waits, if it stands in line.
+    pub fn waits_for(&self) -> Option<OperationId> {
+        self.after.filter(|_| self.is_living())
+    }
+
     /// For how many milliseconds it had its resources, once it has ended.
     pub fn held_ms(&self) -> Option<u64> {
         let ended_at = self.ended_at?;

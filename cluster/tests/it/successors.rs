@@ -67,11 +67,19 @@ fn a_place_goes_on_in_the_command_that_ends_a_task() {
     let third = line_up(&mut log, agent, "third", &first);
     assert_eq!(log.task_state(&second), TaskState::Staging);
     assert!(log.state.owed_to(agent).len() == 1, "one has begun");
+    let has_line = |log: &Log| {
+        let task = log.state.task(&first).expect("it is remembered");
+        log.state.has_line_behind(task.operation)
+    };
+    assert!(has_line(&log));
     let applied = log.report(agent, &first, TaskState::Finished);
     assert_eq!(launched(&applied), [&second]);
+    assert!(has_line(&log), "the third one waits behind the second");
     let applied = log.report(agent, &second, TaskState::Failed);
     assert_eq!(launched(&applied), [&third]);
+    assert!(!has_line(&log), "nobody waits behind the third");
     log.report(agent, &third, TaskState::Finished);
+    assert!(!has_line(&log));
     assert_eq!(log.state.agent(agent).unwrap().free().cpus, MilliCpus(1000));
 }
 
@@ -100,10 +108,10 @@ fn nobody_waits_in_line_while_others_want_something() {
     let second = line_up(&mut log, agent, "second", &first);
     let third = line_up(&mut log, agent, "third", &first);
     demand(&mut log, framework, 5);
-    assert!(!log.state.is_wanted_beside(framework, &Role::default()));
+    assert!(log.state.hands_on(framework, &Role::default(), agent));
     let other = log.framework("other", "*");
     demand(&mut log, other, 1);
-    assert!(log.state.is_wanted_beside(framework, &Role::default()));
+    assert!(!log.state.hands_on(framework, &Role::default(), agent));
     let late = line_up(&mut log, agent, "late", &first);
     assert_eq!(reason_of(&log, &late), "place-wanted");
     let applied = log.report(agent, &first, TaskState::Finished);
@@ -128,6 +136,10 @@ fn a_task_that_is_killed_in_line_leaves_it() {
     assert_eq!(log.task_state(&tasks[1]), TaskState::Killed);
     let killed = log.state.task(&tasks[1]).expect("it is remembered");
     assert_eq!(killed.held_ms(), Some(0), "it never had anything");
+    assert_eq!(killed.waits_for(), None);
+    let waits_for = log.state.task(&tasks[2]).and_then(|last| last.waits_for());
+    let before = log.state.task(&tasks[0]).map(|before| before.operation);
+    assert_eq!(waits_for, before, "it has moved up");
     log.report(agent, &first, TaskState::Finished);
     let applied = log.report(agent, &tasks[0], TaskState::Finished);
     assert_eq!(launched(&applied), [&tasks[2]]);
@@ -169,6 +181,7 @@ fn a_line_ends_with_its_agent() {
         let (mut log, agent, framework, first) = busy();
         let tasks = ["a", "b"].map(|name| line_up(&mut log, agent, name, &first));
         log.accept(end(agent));
+        assert!(!log.state.hands_on(framework, &Role::default(), agent));
         for task in &tasks {
             assert_eq!(log.task_state(task), TaskState::Dropped);
             assert_eq!(reason_of(&log, task), "agent-unavailable");

@@ -96,7 +96,7 @@ impl Actor {
                 break;
             };
             let now = self.host.clock.now();
-            match self.next(&framework, now) {
+            match self.next(&state, &framework, now) {
                 Next::Wait(until) => self.wait(until, now).await,
                 Next::Start => self.start(&state, &framework, now).await,
                 Next::Handle => self.handle(&state, &framework, now).await,
@@ -108,7 +108,7 @@ impl Actor {
         tracing::info!(framework = %self.id, "framework removed");
     }
 
-    fn next(&mut self, framework: &Framework, now: Timestamp) -> Next {
+    fn next(&mut self, state: &State, framework: &Framework, now: Timestamp) -> Next {
         let incarnation = framework.incarnation;
         if self
             .instance
@@ -120,7 +120,7 @@ impl Actor {
         }
         match framework.phase {
             FrameworkPhase::Starting => Next::Start,
-            FrameworkPhase::Running => self.next_of_running(framework, now),
+            FrameworkPhase::Running => self.next_of_running(state, framework, now),
             FrameworkPhase::Backoff if framework.restart_at <= now => Next::Start,
             FrameworkPhase::Backoff => {
                 self.rest(framework);
@@ -133,11 +133,16 @@ impl Actor {
         }
     }
 
-    fn next_of_running(&mut self, framework: &Framework, now: Timestamp) -> Next {
-        let has_events = self.inbox.has_events(framework, now);
+    fn next_of_running(&mut self, state: &State, framework: &Framework, now: Timestamp) -> Next {
+        if self.instance.is_none() {
+            // That is rare, and the first turn needs them anyway.
+            self.inbox.timers = Timers::of(framework);
+        }
+        let due = self.inbox.due(state, framework, now);
+        let has_events = due.is_some_and(|due| due <= now);
         let has_request = self.inbox.has_request();
         if !has_events && !has_request {
-            return Next::Wait(self.next_timer(framework));
+            return Next::Wait(due);
         }
         if self.instance.is_none() {
             return Next::Start;
@@ -147,15 +152,6 @@ impl Actor {
         } else {
             Next::Handle
         }
-    }
-
-    /// Without an instance, what is due is read from the state each time: that
-    /// is rare, and the first turn needs it anyway.
-    fn next_timer(&mut self, framework: &Framework) -> Option<Timestamp> {
-        if self.instance.is_none() {
-            self.inbox.timers = Timers::of(framework);
-        }
-        self.inbox.timers.next()
     }
 
     /// The framework takes no turns now: nothing is held for it.
@@ -173,6 +169,9 @@ impl Actor {
         let Some(until) = until else {
             return self.mail.filled().await;
         };
+        if self.inbox.is_gathering() {
+            self.mail.gather();
+        }
         let duration = Duration::from_millis(until.millis_since(now));
         tokio::select! {
             () = self.mail.filled() => {}

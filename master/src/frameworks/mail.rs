@@ -25,12 +25,28 @@ struct Content {
     requests: Vec<Pending>,
     /// Requests that the actor has taken and not begun.
     taken: usize,
+    /// The actor waits for a time, and until then for what is urgent only.
+    is_gathering: bool,
 }
 
 impl Mail {
     /// There is something to look at in the state.
     pub fn wake(&self) {
         self.filled.notify_one();
+    }
+
+    /// There are updates in the state.
+    pub fn wake_for_updates(&self, is_urgent: impl FnOnce() -> bool) {
+        let is_gathering = self.content().is_gathering;
+        if !is_gathering || is_urgent() {
+            self.wake();
+        }
+    }
+
+    /// The actor will look at updates again by itself; until then, or until it collects, it is not told of
+    /// those that can wait.
+    pub fn gather(&self) {
+        self.content().is_gathering = true;
     }
 
     /// The allocator has decided.
@@ -54,6 +70,7 @@ impl Mail {
     /// Empties it into the actor's inbox.
     pub fn collect(&self, inbox: &mut Inbox) {
         let mut content = self.content();
+        content.is_gathering = false;
         for decision in content.decisions.drain(..) {
             inbox.decide(decision);
         }

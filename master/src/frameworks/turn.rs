@@ -197,7 +197,7 @@ impl OpenTurn {
         self.launch(draft)
     }
 
-    /// Launches tasks to run one after another in the place of a task; none where others want it.
+    /// Launches tasks to run one after another in the place of a task; none where it is not handed on.
     pub fn launch_after(
         &mut self,
         (name, attempt): (String, u64),
@@ -223,7 +223,7 @@ impl OpenTurn {
         let Some(before) = before.filter(|before| {
             let roles = &self.framework.info.roles;
             let role = before.role.as_ref().unwrap_or_else(|| roles.first());
-            !self.state.is_wanted_beside(framework, role)
+            self.state.hands_on(framework, role, before.agent)
         }) else {
             return Ok(Vec::new());
         };

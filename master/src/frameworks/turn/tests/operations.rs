@@ -2,7 +2,7 @@
 
 use tepui_types::operation::ConversionState;
 use tepui_types::wish::ReserveRequest;
-use tepui_types::{Wish, resources::ResourceRequest as Request};
+use tepui_types::{AgentId, MilliCpus, Wish, resources::ResourceRequest as Request};
 
 use super::*;
 
