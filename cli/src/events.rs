@@ -35,8 +35,10 @@ fn text(event: &Event) -> String {
             agent,
             reason,
             exit_code,
+            in_line,
         } => {
-            let mut text = format!("task {task} is {state} on {agent}");
+            let line = if *in_line { " in line" } else { "" };
+            let mut text = format!("task {task} is {state}{line} on {agent}");
             if let Some(code) = exit_code {
                 text.push_str(&format!(", exit code {code}"));
             }

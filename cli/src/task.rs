@@ -298,6 +298,7 @@ fn show(task: &TaskView, usage: Option<Usage>) -> Result<()> {
             Some(task.spec.priority).filter(|priority| *priority != 0),
         )
         .maybe("time limit", task.spec.time_limit_ms.map(output::span))
+        .maybe("waits after", task.after.as_ref())
         .add("launched", output::instant(task.launched_at))
         .maybe("started", task.started_at.map(output::instant))
         .maybe("ended", task.ended_at.map(output::instant))

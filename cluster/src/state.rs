@@ -366,6 +366,7 @@ impl State {
             agent: task.agent,
             reason: task.status.reason.clone(),
             exit_code: task.status.exit_code,
+            in_line: task.waits_for().is_some(),
         }
     }
 }

@@ -295,6 +295,7 @@ pub fn hostname(state: &State, agent: AgentId) -> String {
 }
 
 fn view(state: &State, task: &Task, spec: &TaskSpec) -> TaskView {
+    let before = task.waits_for().and_then(|before| state.tasks.get(&before));
     TaskView {
         id: task.id.clone(),
         framework_name: task.framework_name.to_string(),
@@ -305,6 +306,7 @@ fn view(state: &State, task: &Task, spec: &TaskSpec) -> TaskView {
         resources: task.resources.clone(),
         spec: spec.clone(),
         array_index: task.array_index,
+        after: before.map(|before| before.id.clone()),
         launched_at: task.launched_at,
         started_at: task.started_at,
         ended_at: task.ended_at,

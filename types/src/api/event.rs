@@ -75,6 +75,9 @@ pub enum EventBody {
         reason: Option<Reason>,
         /// The code it exited with.
         exit_code: Option<i32>,
+        /// Whether it waits in line for the place of another task of its framework.
+        #[serde(default)]
+        in_line: bool,
     },
     /// An agent came to be or changed.
     Agent {

@@ -30,7 +30,9 @@ pub struct TaskView {
     pub spec: TaskSpec,
     /// Its place in its array.
     pub array_index: Option<u32>,
-    /// When its launch was committed.
+    /// The task before it in line, if it waits for the place of another of its framework.
+    pub after: Option<TaskId>,
+    /// When its launch was committed; of one that stood in line, when it got its place.
     pub launched_at: Timestamp,
     /// When it was first known to run.
     pub started_at: Option<Timestamp>,

@@ -192,6 +192,11 @@ fn TaskDetails(task: Signal<TaskView>) -> impl IntoView {
     let array_index = first.array_index.map(|index| {
         view! { <Detail term="Array index">{index}</Detail> }
     });
+    let after = move || {
+        let after = task.with(|task| task.after.clone())?;
+        let href = format!("/tasks/{}", query::escape(&after.to_string()));
+        Some(view! { <Detail term="Waits after"><a href=href>{after.to_string()}</a></Detail> })
+    };
     view! {
         <section aria-labelledby="task-details-title">
             <h2 id="task-details-title">"Details"</h2>
@@ -211,6 +216,7 @@ fn TaskDetails(task: Signal<TaskView>) -> impl IntoView {
                 </Detail>
                 <Detail term="Resources">{first.resources.to_string()}</Detail>
                 {array_index}
+                {after}
                 <Detail term="Launched">{time(|task| Some(task.launched_at))}</Detail>
                 <Detail term="Started">{time(|task| task.started_at)}</Detail>
                 <Detail term="Ended">{time(|task| task.ended_at)}</Detail>
