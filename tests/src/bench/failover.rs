@@ -76,12 +76,14 @@ impl Findings {
         })
     }
 
-    /// Whether one of these rows is wanted; says that it is being measured.
+    /// Whether one of these rows is wanted; says that it is being measured, and lets the disk finish what
+    /// others have left it.
     fn wants(&self, rows: &[&str]) -> bool {
         let is_wanted = |row: &&str| self.only.is_empty() || self.only.iter().any(|it| it == row);
         let wanted = rows.iter().any(is_wanted);
         if wanted {
             eprintln!("measuring {}", rows.join(", "));
+            nix::unistd::sync();
         }
         wanted
     }
