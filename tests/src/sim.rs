@@ -87,6 +87,8 @@ pub struct Report {
     pub steps: u64,
     /// Tasks that were started.
     pub tasks: usize,
+    /// Tasks that got the place of another.
+    pub succeeded: usize,
 }
 
 /// Runs one seed to its end.
@@ -100,6 +102,7 @@ pub fn run(options: Options) -> Report {
                 time_us: 0,
                 steps: 0,
                 tasks: 0,
+                succeeded: 0,
             };
         }
     };
@@ -117,6 +120,7 @@ pub fn run(options: Options) -> Report {
         time_us: world.now,
         steps: world.steps,
         tasks: world.checks.tasks().0,
+        succeeded: world.checks.succeeded(),
         trace: world.trace(),
     }
 }

@@ -32,7 +32,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let begun = Instant::now();
     let (mut simulated, mut failures) = (Duration::ZERO, 0_u64);
-    let (mut run, mut tasks, mut steps) = (0, 0, 0);
+    let (mut run, mut tasks, mut succeeded, mut steps) = (0, 0, 0, 0);
     for seed in (cli.from..).take(usize::try_from(cli.seeds).unwrap_or(usize::MAX)) {
         let report = sim::run(Options {
             is_loud: cli.trace,
@@ -41,6 +41,7 @@ fn main() -> ExitCode {
         run += 1;
         show(&format!("{run} of {} seeds, {failures} failed", cli.seeds));
         tasks += report.tasks;
+        succeeded += report.succeeded;
         steps += report.steps;
         simulated += Duration::from_micros(report.time_us);
         if cli.seeds == 1 {
@@ -65,7 +66,7 @@ fn main() -> ExitCode {
     }
     let spent = begun.elapsed();
     say(&format!(
-        "{run} seeds, {failures} failed: {steps} steps, {tasks} tasks, {:.1} simulated hours in \
+        "{run} seeds, {failures} failed: {steps} steps, {tasks} tasks of which {succeeded} succeeded another, {:.1} simulated hours in \
          {:.0} s, {:.1} in a minute",
         simulated.as_secs_f64() / 3600.0,
         spent.as_secs_f64(),

@@ -33,7 +33,9 @@ pub struct Checks {
     turns: BTreeMap<FrameworkId, (u64, u64)>,
     /// The highest index that was acknowledged.
     acknowledged: u64,
-    /// Tasks whose launch is in the log.
+    /// Tasks that have waited in line.
+    lined_up: BTreeSet<TaskId>,
+    /// Tasks to which the log has given a place.
     launched: BTreeSet<TaskId>,
     /// Tasks that were started on some machine.
     started: BTreeSet<TaskId>,
@@ -76,18 +78,28 @@ impl Checks {
             }
             self.newest = event.sequence;
             self.events.insert(event.sequence, hash);
-            if let EventBody::Task { task, state, .. } = &event.body {
-                self.on_task(task, *state)?;
+            if let EventBody::Task {
+                task,
+                state,
+                in_line,
+                ..
+            } = &event.body
+            {
+                self.on_task(task, *state, *in_line)?;
             }
         }
         Ok(())
     }
 
-    fn on_task(&mut self, task: &TaskId, state: TaskState) -> Result<(), Violation> {
+    fn on_task(&mut self, task: &TaskId, state: TaskState, in_line: bool) -> Result<(), Violation> {
         if let Some(end) = self.ended.get(task) {
             return Err(format!("{task} is {state} after its end, {end}"));
         }
-        if state == TaskState::Staging && !self.launched.insert(task.clone()) {
+        if in_line && !self.lined_up.insert(task.clone()) {
+            return Err(format!("the log lines {task} up twice"));
+        }
+        let has_place = state == TaskState::Staging && !in_line;
+        if has_place && !self.launched.insert(task.clone()) {
             return Err(format!("the log launches {task} twice"));
         }
         if state.is_terminal() {
@@ -208,5 +220,10 @@ impl Checks {
     /// How many tasks were started, and how many ended.
     pub fn tasks(&self) -> (usize, usize) {
         (self.started.len(), self.ended.len())
+    }
+
+    /// How many tasks got the place of another for which they had waited.
+    pub fn succeeded(&self) -> usize {
+        self.lined_up.intersection(&self.launched).count()
     }
 }

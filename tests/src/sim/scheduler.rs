@@ -11,7 +11,8 @@ use tepui_types::operation::{Launch, Operation};
 use tepui_types::resources::ResourceRequest;
 use tepui_types::task::{CommandWorkload, TaskSpec, Workload};
 use tepui_types::{
-    Bytes, Demand, FrameworkInfo, MilliCpus, Offer, Resources, Role, TaskName, TaskState,
+    AgentId, Bytes, Demand, FrameworkInfo, MilliCpus, Offer, Resources, Role, TaskId, TaskName,
+    TaskState,
 };
 
 use super::checks::Violation;
@@ -105,18 +106,16 @@ impl<'a> Script<'a> {
             while missing.peek().is_some() && free.contains(&share()) {
                 let Some(name) = missing.next() else { break };
                 free = free.saturating_sub(&share());
-                turn.operations.push(Operation::Launch(Launch {
-                    agent: offer.agent,
-                    name: task_name(&name)?,
-                    resources: share(),
-                    spec: 0,
-                    array_index: None,
-                    role: None,
-                    chosen: None,
-                    after: None,
-                }));
-                turn.writes.push((format!("live/{name}"), Some(Vec::new())));
+                launch(&mut turn, &name, offer.agent, None)?;
             }
+        }
+        let role = self.framework.info.roles.first();
+        let living = self.framework.tasks.iter();
+        let living = living.filter_map(|operation| self.state.tasks.get(operation));
+        let heads = living.filter(|task| task.has_place());
+        let heads = heads.filter(|task| self.state.hands_on(id, role, task.agent));
+        for (task, name) in heads.zip(missing.by_ref()) {
+            launch(&mut turn, &name, task.agent, Some(task.id.clone()))?;
         }
         let count = missing.count() as u32;
         if count != self.demand() {
@@ -147,6 +146,27 @@ impl<'a> Script<'a> {
         let key = format!("{kind}/{name}");
         self.framework.store.contains_key(key.as_str())
     }
+}
+
+/// Launches a task of this name, after another one if there is one.
+fn launch(
+    turn: &mut Turn,
+    name: &str,
+    agent: AgentId,
+    after: Option<TaskId>,
+) -> Result<(), Violation> {
+    turn.operations.push(Operation::Launch(Launch {
+        agent,
+        name: task_name(name)?,
+        resources: share(),
+        spec: 0,
+        array_index: None,
+        role: None,
+        chosen: None,
+        after,
+    }));
+    turn.writes.push((format!("live/{name}"), Some(Vec::new())));
+    Ok(())
 }
 
 /// What each task takes.

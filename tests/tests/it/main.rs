@@ -58,6 +58,8 @@ mod roles;
 mod rules;
 /// A whole cluster on one thread, under a seed.
 mod sim;
+/// Short tasks, one after another in one place.
+mod successors;
 
 /// What tests return. An error ends a test as a panic does, so that its cluster
 /// prints its logs.
