@@ -5,20 +5,22 @@
 //! that between two short tasks there is no offer, no turn and no second entry of the log. Several stand
 //! in a line, each after the one before; whoever names a task that has ended names its line.
 //!
-//! A line is a convenience, never a claim. Nobody waits in one while anybody else wants resources, a line
-//! is broken when its agent takes no more tasks, and each place is checked again, as a launch is, when it
-//! comes free. What does not get it is `dropped`, to be launched from an offer.
+//! A line is a convenience, never a claim. Nobody waits in one while anybody else wants what its agent
+//! has, a line is broken when its agent takes no more tasks, and each place is checked again, as a launch
+//! is, when it comes free. What does not get it is `dropped`, to be launched from an offer.
 
 use std::sync::Arc;
 
 use tepui_types::operation::Launch;
+use tepui_types::resources::ResourceRequest;
 use tepui_types::{
-    AgentId, FrameworkId, FrameworkPhase, OperationId, Reason, Role, TaskId, TaskSpec, TaskState,
-    task::reason,
+    AgentId, Demand, FrameworkId, FrameworkPhase, OperationId, Reason, Role, TaskId, TaskSpec,
+    TaskState, task::reason,
 };
 
 use crate::feasibility;
 use crate::state::State;
+use crate::state::agents::Agent;
 use crate::state::claims::Taker;
 use crate::state::context::Context;
 use crate::state::limits;
@@ -37,26 +39,48 @@ enum LineEnd {
 
 impl State {
     /// Whether places on this agent may be given away ahead to this framework in this role: the agent takes
-    /// tasks, and nobody else waits for resources.
+    /// tasks, and nobody else waits for resources that it has.
     pub fn hands_on(&self, framework: FrameworkId, role: &Role, agent: AgentId) -> bool {
-        feasibility::offerable(self, agent).is_ok() && !self.is_wanted_beside(framework, role)
+        self.check_hands_on(framework, role, agent).is_ok()
     }
 
-    /// Whether anybody but this framework in this role waits for resources; its own gangs, too, need more
-    /// than one place.
-    fn is_wanted_beside(&self, framework: FrameworkId, role: &Role) -> bool {
+    fn check_hands_on(
+        &self,
+        framework: FrameworkId,
+        role: &Role,
+        agent: AgentId,
+    ) -> Result<(), Reason> {
+        feasibility::offerable(self, agent)?;
+        let record = self.agent(agent);
+        if record.is_some_and(|record| self.is_wanted_beside(framework, role, record)) {
+            let why = "others want resources, too: what comes free is offered";
+            return Err(Reason::new(reason::PLACE_WANTED, why));
+        }
+        Ok(())
+    }
+
+    /// Whether anybody but this framework in this role waits for what this agent has; its own gangs, too,
+    /// need more than one place.
+    fn is_wanted_beside(&self, framework: FrameworkId, role: &Role, agent: &Agent) -> bool {
+        let all = ResourceRequest::from(&agent.info.resources);
         let running = self.frameworks.values();
         let mut running = running.filter(|other| other.phase == FrameworkPhase::Running);
         running.any(|other| {
-            let wants = |of: &Role| (other.id != framework || of != role) && other.wants_offers(of);
             if !other.gangs.is_empty() {
                 return true;
             }
             if other.roles_are_only(framework, role) {
                 return false;
             }
+            let wants = |demand: &Demand| {
+                let of = other.role_of(demand);
+                let is_beside = other.id != framework || of != role;
+                let could_use =
+                    || demand.request.fits_in(&all) && demand.constraints.hold_of(&agent.info);
+                is_beside && other.wants_offers(of) && could_use()
+            };
             let demands = other.demands.values().take(limits::LINE);
-            let mut demands = demands.map(|entry| other.role_of(&entry.demand));
+            let mut demands = demands.map(|entry| &entry.demand);
             // More than are looked at count as wanted.
             other.demands.len() > limits::LINE || demands.any(wants)
         })
@@ -82,11 +106,10 @@ impl State {
         after: &TaskId,
     ) -> Entry {
         let entry = self.role_charged(framework, launch, spec).and_then(|role| {
-            self.check_wanted(framework, role)?;
+            self.check_hands_on(framework, role, launch.agent)?;
             match self.line_end(after) {
                 LineEnd::After(last) => {
                     check_same(&last, framework, role, launch)?;
-                    feasibility::offerable(self, launch.agent)?;
                     Ok(Entry::After(last.operation))
                 }
                 LineEnd::Nobody => {
@@ -128,14 +151,6 @@ impl State {
         waiting.take(limits::LINE).count() == limits::LINE
     }
 
-    fn check_wanted(&self, framework: FrameworkId, role: &Role) -> Result<(), Reason> {
-        if self.is_wanted_beside(framework, role) {
-            let why = "others want resources, too: what comes free is offered";
-            return Err(Reason::new(reason::PLACE_WANTED, why));
-        }
-        Ok(())
-    }
-
     /// Puts a task at the end of a line.
     pub(super) fn wait_in_line(&mut self, operation: OperationId, last: OperationId) {
         if let Some(last) = self.tasks.get_mut(&last) {
@@ -160,7 +175,8 @@ impl State {
         let Some(task) = self.successor_of(ended) else {
             return;
         };
-        let refusal = self.check_wanted(task.id.framework, &task.role).err();
+        let refusal = self.check_hands_on(task.id.framework, &task.role, task.agent);
+        let refusal = refusal.err();
         let refusal = refusal.or_else(|| {
             let taker = Taker::single(&task.role);
             self.place_refusal(taker, task.agent, &task.resources)

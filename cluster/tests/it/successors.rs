@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 use tepui_cluster::{Command, TurnKind};
+use tepui_types::constraint::{Constraint, Constraints, Test};
 use tepui_types::operation::{Kill, Operation};
 use tepui_types::wire::agent::AgentEffect;
 use tepui_types::*;
@@ -121,6 +122,33 @@ fn nobody_waits_in_line_while_others_want_something() {
         assert_eq!(reason_of(&log, task), "place-wanted");
     }
     assert_eq!(log.state.agent(agent).unwrap().free().cpus, MilliCpus(1000));
+}
+
+#[test]
+fn who_wants_what_an_agent_has_not_keeps_nobody_from_its_lines() {
+    let (mut log, agent, framework, first) = busy();
+    let other = log.framework("other", "*");
+    let hands_on = |log: &Log| log.state.hands_on(framework, &Role::default(), agent);
+    let set = |log: &mut Log, wanted: Demand| {
+        let mut turn = log.next_turn(other);
+        turn.kind = TurnKind::Handle;
+        turn.demands.push(("some".into(), wanted));
+        log.accept(Command::Turn(turn));
+    };
+    set(&mut log, Demand::new(1, request(2, 1)));
+    assert!(hands_on(&log), "it has one cpu only");
+    let mut elsewhere = Demand::new(1, request(1, 1));
+    elsewhere.constraints = Constraints(vec![vec![Constraint {
+        attribute: "zone".into(),
+        test: Test::Equals("far".into()),
+    }]]);
+    set(&mut log, elsewhere);
+    assert!(hands_on(&log), "it is not there");
+    let second = line_up(&mut log, agent, "second", &first);
+    let applied = log.report(agent, &first, TaskState::Finished);
+    assert_eq!(launched(&applied), [&second]);
+    set(&mut log, Demand::new(1, request(1, 1)));
+    assert!(!hands_on(&log));
 }
 
 #[test]
