@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 use tempfile::TempDir;
-use tepui_quota::{Bounds, Enforce, Life, Settings, Support, Wanted};
+use tepui_quota::{Bounds, BoundsError, Enforce, Life, Settings, Support, Wanted};
 use tepui_types::Bytes;
 
 /// How long is waited for the kernel to be done with a device: much longer than it takes.
@@ -211,5 +211,17 @@ pub fn fill(path: &Path) -> (u64, io::Error) {
             Ok(()) => written += chunk.len() as u64,
             Err(error) => return (written, error),
         }
+    }
+}
+
+/// Lays a folder to rest, once nobody has anything of it open: a killed process has until the kernel closes
+/// it, and a program that another test starts until it is executed.
+#[expect(clippy::disallowed_methods, reason = "a real kernel, in real time")]
+pub fn rest_when_free(bounds: &Bounds, name: &str) {
+    let deadline = Instant::now() + DEADLINE;
+    while let Err(error) = bounds.rest(name) {
+        assert!(matches!(error, BoundsError::InUse(_)), "{error}");
+        assert!(Instant::now() < deadline, "{error}");
+        std::thread::yield_now();
     }
 }

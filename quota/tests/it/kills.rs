@@ -6,7 +6,6 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::time::Instant;
 
 use nix::sys::signal::{Signal, raise};
 use tepui_quota::{Bounds, BoundsError, Way};
@@ -14,7 +13,7 @@ use tepui_types::Bytes;
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
-use crate::disk::{DEADLINE, TestDisk, bounds_in, wanted};
+use crate::disk::{TestDisk, bounds_in, rest_when_free, wanted};
 
 /// For the process that dies: in which folder, what it does, and before which step it is killed.
 const VICTIM: &str = "TEPUI_TEST_VICTIM";
@@ -121,7 +120,7 @@ fn a_folder_half_laid_to_rest_keeps_all_it_has_after_a_kill() {
     let steps = kill_at_each_step(TestDisk::new, NAME, before, |disk| {
         let bounds = disk.bounds();
         assert_eq!(bounds.sweep().unwrap(), ["v"]);
-        rest_when_free(&bounds);
+        rest_when_free(&bounds, "v");
         assert!(disk.mounts().is_empty());
         disk.has_devices(0);
         bounds.show("v").unwrap();
@@ -131,17 +130,6 @@ fn a_folder_half_laid_to_rest_keeps_all_it_has_after_a_kill() {
         );
     });
     assert!(steps >= 5, "{steps}");
-}
-
-/// The kernel closes what a killed process had open when it has time.
-#[expect(clippy::disallowed_methods, reason = "a real kernel, in real time")]
-fn rest_when_free(bounds: &Bounds) {
-    let deadline = Instant::now() + DEADLINE;
-    while let Err(error) = bounds.rest("v") {
-        assert!(matches!(error, BoundsError::InUse(_)), "{error}");
-        assert!(Instant::now() < deadline, "{error}");
-        std::thread::yield_now();
-    }
 }
 
 #[test]
