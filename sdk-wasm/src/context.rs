@@ -169,7 +169,7 @@ impl<'a> Context<'a> {
     /// one before: on its agent, with its resources and role, and without an offer in between. For short
     /// tasks. Until they begin they are staging and hold nothing. One whose place others want when it
     /// comes free, or whose agent takes no more tasks, is dropped: launch it from an offer. Answers their
-    /// identities, in order; none, and nothing is launched, where others want resources now, its agent takes
+    /// identities, in order; none, and nothing is launched, where others want what its agent has, that takes
     /// no more tasks, or `after` is not known any more.
     pub fn launch_after(
         &mut self,

@@ -27,6 +27,9 @@ use crate::state::limits;
 use crate::state::operations::Entry;
 use crate::state::tasks::Task;
 
+/// Demands of a framework that are looked at for whether it wants a place; more count as wanting it.
+const DEMANDS: usize = 100;
+
 /// Where a line ends.
 enum LineEnd {
     /// With this task, which lives.
@@ -79,10 +82,8 @@ impl State {
                     || demand.request.fits_in(&all) && demand.constraints.hold_of(&agent.info);
                 is_beside && other.wants_offers(of) && could_use()
             };
-            let demands = other.demands.values().take(limits::LINE);
-            let mut demands = demands.map(|entry| &entry.demand);
-            // More than are looked at count as wanted.
-            other.demands.len() > limits::LINE || demands.any(wants)
+            let mut demands = other.demands.values().map(|entry| &entry.demand);
+            other.demands.len() > DEMANDS || demands.any(wants)
         })
     }
 

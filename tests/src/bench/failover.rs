@@ -76,11 +76,15 @@ impl Findings {
         })
     }
 
-    /// Whether one of these rows is wanted; says that it is being measured, and lets the disk finish what
-    /// others have left it.
+    /// Whether one of these rows is wanted.
     fn wants(&self, rows: &[&str]) -> bool {
         let is_wanted = |row: &&str| self.only.is_empty() || self.only.iter().any(|it| it == row);
-        let wanted = rows.iter().any(is_wanted);
+        rows.iter().any(is_wanted)
+    }
+
+    /// The same before they are measured: says so, and lets the disk finish what others have left it.
+    fn begins(&self, rows: &[&str]) -> bool {
+        let wanted = self.wants(rows);
         if wanted {
             eprintln!("measuring {}", rows.join(", "));
             nix::unistd::sync();
@@ -116,37 +120,37 @@ pub async fn run(options: Options) -> Result<Report> {
     let mut found = Findings::new(only)?;
     let span = Duration::from_secs(seconds);
     // First, for it makes a folder a task, and a disk on which many were just removed is slow at that.
-    if found.wants(&["cluster_native_tasks_per_s"]) {
+    if found.begins(&["cluster_native_tasks_per_s"]) {
         found.add([tasks::native().await?]);
     }
-    if found.wants(&["false_elections", "http_commits_per_s"]) {
+    if found.begins(&["false_elections", "http_commits_per_s"]) {
         let http = commits::through_http(span).await?;
         found
             .conditions
             .extend(http.conditions("http_commits_per_s"));
         found.add(http.rows_of_http());
     }
-    if found.wants(&["commits_per_s"]) {
+    if found.begins(&["commits_per_s"]) {
         let inside = commits::in_the_leader(span).await?;
         found.conditions.extend(inside.conditions("commits_per_s"));
         found.add([inside.row_of_leader()]);
     }
-    if found.wants(&["cluster_tasks_per_s_3_masters"]) {
+    if found.begins(&["cluster_tasks_per_s_3_masters"]) {
         found.add([tasks::wasm("cluster_tasks_per_s_3_masters", MASTERS, 2000.0).await?]);
     }
-    if found.wants(&["kill_to_commit_ms", "kill_to_commit_worst_ms"]) {
+    if found.begins(&["kill_to_commit_ms", "kill_to_commit_worst_ms"]) {
         found.add(kills::rows(kills).await?);
     }
-    if found.wants(&["kill_to_offers_ms"]) {
+    if found.begins(&["kill_to_offers_ms"]) {
         found.add([offers::row(kills).await?]);
     }
-    if found.wants(&["cluster_tasks_per_s_1_master"]) {
+    if found.begins(&["cluster_tasks_per_s_1_master"]) {
         found.add([tasks::wasm("cluster_tasks_per_s_1_master", 1, 5000.0).await?]);
     }
-    if found.wants(&["restart_1m_tasks_s"]) {
+    if found.begins(&["restart_1m_tasks_s"]) {
         found.add([restart().await?]);
     }
-    if found.wants(&["snapshot_pause_ms"]) {
+    if found.begins(&["snapshot_pause_ms"]) {
         found.add([image().await?]);
     }
     let masters = format!("{MASTERS} on one machine and disk, fsync on, unless a row says one");

@@ -152,6 +152,35 @@ fn a_name_that_lives_is_launched_once_however_often_it_is_tried() {
 }
 
 #[test]
+fn tasks_are_lined_up_only_where_places_are_handed_on() {
+    let mut cluster = Cluster::new();
+    let mut turn = cluster.open();
+    let first = turn.accept(OfferId(7), spec("a"), vec![task("first", 1000)]);
+    let first = first.unwrap()[0].clone();
+    let after = |name: &str| (name.to_owned(), first.attempt);
+    let tasks = |count: usize| {
+        let names = (0..count).map(|number| (format!("t{number}"), None));
+        names.collect::<Vec<_>>()
+    };
+    // Of the turn itself, too.
+    let line = turn.launch_after(after("first"), spec("a"), tasks(2));
+    assert_eq!(line.unwrap().len(), 2);
+    let refused = turn.launch_after(after("first"), spec("a"), tasks(quota::LINE + 1));
+    assert!(matches!(refused, Err(CallError::Invalid(why)) if why.contains("at most 100")));
+    let refused = turn.launch_after(after("No Name"), spec("a"), tasks(1));
+    assert!(matches!(refused, Err(CallError::Invalid(_))));
+    let none = turn.launch_after(after("unknown"), spec("a"), tasks(1));
+    assert_eq!(none, Ok(Vec::new()));
+    cluster.commit(turn);
+    cluster.apply(Command::DeactivateAgent {
+        agent: tepui_types::AgentId(1),
+    });
+    let mut turn = cluster.open();
+    let none = turn.launch_after(after("first"), spec("a"), tasks(1));
+    assert_eq!(none, Ok(Vec::new()), "the agent takes no more tasks");
+}
+
+#[test]
 fn what_was_answered_cannot_be_accepted() {
     let mut turn = Cluster::new().open();
     let unknown = Err(CallError::OfferUnknown);
