@@ -1,6 +1,6 @@
 //! `tepui dev` and what a killed one leaves, with parts that do nothing but run.
 
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -10,12 +10,8 @@ use tokio::process::{Child, Command};
 
 use crate::master::within;
 
-/// A part: it says that it serves, and goes on.
-const PART: &str = "#!/bin/sh
-while [ \"$1\" != --dir ]; do shift; done
-mkdir -p \"$2\"
-exec sleep 600 >/dev/null 2>&1
-";
+/// A part: it makes its folder, and goes on.
+const PART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/part.sh");
 
 /// The program beside such parts, and a folder for a cluster.
 struct Place {
@@ -23,13 +19,13 @@ struct Place {
 }
 
 impl Place {
+    /// No program here is written: one that is open for writing, be it in another test's child that has
+    /// not come to its own program yet, cannot be run.
     fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::copy(env!("CARGO_BIN_EXE_tepui"), dir.path().join("tepui")).unwrap();
+        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        std::fs::hard_link(env!("CARGO_BIN_EXE_tepui"), dir.path().join("tepui")).unwrap();
         for part in ["tepui-master", "tepui-agent"] {
-            let path = dir.path().join(part);
-            std::fs::write(&path, PART).unwrap();
-            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+            symlink(PART, dir.path().join(part)).unwrap();
         }
         Self { dir }
     }
