@@ -82,13 +82,13 @@ pub(crate) struct LoopDevice {
 
 /// Sees that there are any.
 pub(crate) fn are_there() -> Result<(), BoundsError> {
-    open(Path::new(CONTROL)).map(drop)
+    control().map(drop)
 }
 
 impl LoopDevice {
     /// Has a free device for the image.
     pub fn attach(image: &File) -> Result<Self, BoundsError> {
-        let control = open(Path::new(CONTROL))?;
+        let control = control()?;
         for _ in 0..ATTEMPTS {
             // SAFETY: the call takes no argument.
             let number = unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE) };
@@ -96,7 +96,11 @@ impl LoopDevice {
                 return Err(no_loop(Path::new(CONTROL), io::Error::last_os_error()));
             }
             let path = PathBuf::from(format!("/dev/loop{number}"));
-            let device = open(&path)?;
+            let device = match open(&path) {
+                // Somebody else had it meanwhile, and is giving it back.
+                Err(error) if is_given_back(&error) => continue,
+                device => device.map_err(|source| no_loop(&path, source))?,
+            };
             match configure(&device, image) {
                 Ok(()) => return Ok(Self { device, path }),
                 // Somebody else was faster.
@@ -147,16 +151,18 @@ impl LoopDevice {
 
     fn if_of(path: PathBuf, image: &Metadata) -> Result<Option<Self>, BoundsError> {
         // To read: what was open to be written is looked at again by udev.
-        let device = File::open(&path).map_err(|source| no_loop(&path, source))?;
+        let device = match File::open(&path) {
+            Err(error) if is_given_back(&error) => return Ok(None),
+            device => device.map_err(|source| no_loop(&path, source))?,
+        };
         let mut info = NO_INFO;
         // SAFETY: the kernel fills a structure of its own layout, which outlives the call.
         let asked = unsafe { libc::ioctl(device.as_raw_fd(), LOOP_GET_STATUS64, &mut info) };
         if asked != 0 {
             let error = io::Error::last_os_error();
-            return match error.raw_os_error() {
-                // It has been given back.
-                Some(libc::ENXIO) => Ok(None),
-                _ => Err(no_loop(&path, error)),
+            return match is_given_back(&error) {
+                true => Ok(None),
+                false => Err(no_loop(&path, error)),
             };
         }
         let ours = (info.device, info.inode) == (image.dev(), image.ino());
@@ -209,9 +215,19 @@ fn configure_with(device: &File, image: &File, flags: u32) -> io::Result<()> {
     }
 }
 
-fn open(path: &Path) -> Result<File, BoundsError> {
-    let file = OpenOptions::new().read(true).write(true).open(path);
-    file.map_err(|source| no_loop(path, source))
+fn control() -> Result<File, BoundsError> {
+    let path = Path::new(CONTROL);
+    open(path).map_err(|source| no_loop(path, source))
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).open(path)
+}
+
+/// Whether a device has no file any more; one that is about to have none cannot be opened either.
+fn is_given_back(error: &io::Error) -> bool {
+    let gone = [libc::ENXIO, libc::ENODEV, libc::ENOENT];
+    error.raw_os_error().is_some_and(|code| gone.contains(&code))
 }
 
 fn no_loop(path: &Path, source: io::Error) -> BoundsError {
