@@ -253,8 +253,9 @@ impl World {
             .feed
             .subscribe(None)
             .map_err(|error| error.to_string())?;
-        let begun = member.begin();
+        // One that is alone leads as soon as it begins.
         let leads = *log.leadership.borrow();
+        let begun = member.begin();
         let running = Running {
             leads,
             log,
