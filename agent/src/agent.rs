@@ -248,7 +248,7 @@ impl Agent {
             return;
         }
         out.push(Action::Record(Record::Launched(Box::new(launch))));
-        self.route(out, &id);
+        self.line_up_or_route(out, &id);
     }
 
     fn on_kill(&mut self, out: &mut Vec<Action>, id: TaskId, grace_ms: u64) {
@@ -257,7 +257,7 @@ impl Agent {
             return;
         };
         match task.stage {
-            Stage::Fetching | Stage::Placed(_) => {
+            Stage::InLine | Stage::Fetching | Stage::Placed(_) => {
                 let why = Reason::new(reason::KILL_REQUESTED, "it was killed before it started");
                 self.end(out, report(&id, TaskState::Killed, Some(why)));
             }
@@ -345,7 +345,7 @@ impl Agent {
                         );
                     }
                 }
-                (Stage::Fetching | Stage::Ended(_), _) => {}
+                (Stage::InLine | Stage::Fetching | Stage::Ended(_), _) => {}
             }
         }
         let is_retired = |known: &Executor| known.retired;
@@ -481,10 +481,13 @@ impl Agent {
                 self.keep_or_retire(out, executor);
                 self.end_unfit(out, executor);
             }
-            Stage::Ended(_) => {}
+            Stage::InLine | Stage::Ended(_) => {}
         }
         if was_prepared {
             out.push(Action::Release(id.clone()));
+        }
+        for next in self.tasks.take_line(&id) {
+            self.begin(out, &next);
         }
         out.push(Action::Ended(id, state));
     }

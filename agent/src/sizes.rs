@@ -418,6 +418,7 @@ mod tests {
             revocable: Resources::default(),
             volumes: Vec::new(),
             array_index: None,
+            after: None,
         }
     }
 

@@ -229,6 +229,7 @@ mod tests {
             revocable: Resources::default(),
             volumes: Vec::new(),
             array_index: None,
+            after: None,
         };
         Running {
             launch: Arc::new(launch),

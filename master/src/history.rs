@@ -242,6 +242,7 @@ mod tests {
             array_index: None,
             chosen: None,
             after: None,
+            on_deck: false,
             next: None,
             life: Default::default(),
             status: TaskStatus {

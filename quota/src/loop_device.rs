@@ -227,7 +227,9 @@ fn open(path: &Path) -> io::Result<File> {
 /// Whether a device has no file any more; one that is about to have none cannot be opened either.
 fn is_given_back(error: &io::Error) -> bool {
     let gone = [libc::ENXIO, libc::ENODEV, libc::ENOENT];
-    error.raw_os_error().is_some_and(|code| gone.contains(&code))
+    error
+        .raw_os_error()
+        .is_some_and(|code| gone.contains(&code))
 }
 
 fn no_loop(path: &Path, source: io::Error) -> BoundsError {

@@ -89,6 +89,8 @@ pub struct Report {
     pub tasks: usize,
     /// Tasks that got the place of another.
     pub succeeded: usize,
+    /// Tasks of which their agent was told ahead.
+    pub promised: usize,
 }
 
 /// Runs one seed to its end.
@@ -103,6 +105,7 @@ pub fn run(options: Options) -> Report {
                 steps: 0,
                 tasks: 0,
                 succeeded: 0,
+                promised: 0,
             };
         }
     };
@@ -121,6 +124,7 @@ pub fn run(options: Options) -> Report {
         steps: world.steps,
         tasks: world.checks.tasks().0,
         succeeded: world.checks.succeeded(),
+        promised: world.checks.promised(),
         trace: world.trace(),
     }
 }

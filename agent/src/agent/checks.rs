@@ -127,7 +127,7 @@ impl Agent {
                 let known = self.executors.get(executor)?;
                 (known.phase == Phase::Attached).then_some(executor)
             }
-            Stage::Fetching | Stage::Placed(_) | Stage::Ended(_) => None,
+            Stage::InLine | Stage::Fetching | Stage::Placed(_) | Stage::Ended(_) => None,
         }
     }
 

@@ -64,7 +64,7 @@ impl Agent {
             };
             let may_have_run = match task.stage {
                 Stage::Handed { acknowledged, .. } => acknowledged || !left,
-                Stage::Fetching | Stage::Placed(_) | Stage::Ended(_) => false,
+                Stage::InLine | Stage::Fetching | Stage::Placed(_) | Stage::Ended(_) => false,
             };
             if may_have_run {
                 let report = match self.was_stopped && executor.is_found {

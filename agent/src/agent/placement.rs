@@ -18,7 +18,24 @@ use super::{Action, Agent, WHOLE_SHARE, report};
 use crate::checkpoint::Record;
 
 impl Agent {
-    /// Sends a new task on its way: to the fetcher if its program is not here.
+    /// Has a new task wait for the one that it runs after, or sends it on its way.
+    pub(super) fn line_up_or_route(&mut self, out: &mut Vec<Action>, id: &TaskId) {
+        if !self.tasks.line_up(id) {
+            self.route(out, id);
+        }
+    }
+
+    /// The turn of a task has come that has waited in line: it is sent on its way, unless the machine has
+    /// no room for it by now.
+    pub(super) fn begin(&mut self, out: &mut Vec<Action>, id: &TaskId) {
+        let launch = self.tasks.get(id).and_then(|task| task.launch.as_ref());
+        match launch.and_then(|launch| self.unfit(launch)) {
+            Some(why) => self.end(out, report(id, TaskState::Dropped, Some(why))),
+            None => self.route(out, id),
+        }
+    }
+
+    /// Sends a task on its way: to the fetcher if its program is not here.
     pub(super) fn route(&mut self, out: &mut Vec<Action>, id: &TaskId) {
         let Some(task) = self.tasks.get(id) else {
             return;

@@ -117,7 +117,7 @@ impl Agent {
             .filter(|(_, task)| task.stage == Stage::Fetching);
         let unplaced: Vec<_> = unplaced.map(|(id, _)| id.clone()).collect();
         for id in unplaced {
-            self.route(out, &id);
+            self.line_up_or_route(out, &id);
         }
     }
 
@@ -177,7 +177,7 @@ impl Agent {
                 records.push(Record::Prepared { task, prepared });
             }
             match task.stage {
-                Stage::Fetching | Stage::Placed(_) => {}
+                Stage::InLine | Stage::Fetching | Stage::Placed(_) => {}
                 Stage::Handed { executor, .. } => {
                     records.push(Record::Handed {
                         task: id.clone(),

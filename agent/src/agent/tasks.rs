@@ -1,6 +1,6 @@
 //! The tasks that an agent holds, from their launch until the log has their end.
 //!
-//! `Fetching → Placed → Handed → Ended`, then forgotten: of a forgotten task
+//! `InLine → Fetching → Placed → Handed → Ended`, then forgotten: of a forgotten task
 //! only its id is kept for a while, so that a launch that comes late or twice
 //! never runs it again.
 
@@ -27,6 +27,8 @@ pub const MAX_PLACEMENTS: u8 = 3;
 /// How far a task has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
+    /// It begins when the one before it has ended.
+    InLine,
     /// Its program, or what its container needs, is not here yet.
     Fetching,
     /// It waits for its executor to answer; it cannot have run.
@@ -49,7 +51,7 @@ impl Stage {
         match self {
             Self::Placed(_) => true,
             Self::Handed { acknowledged, .. } => !acknowledged,
-            Self::Fetching | Self::Ended(_) => false,
+            Self::InLine | Self::Fetching | Self::Ended(_) => false,
         }
     }
 
@@ -58,7 +60,7 @@ impl Stage {
         match self {
             Self::Handed { executor, .. } => Some(executor),
             Self::Ended(keeper) => keeper,
-            Self::Fetching | Self::Placed(_) => None,
+            Self::InLine | Self::Fetching | Self::Placed(_) => None,
         }
     }
 }
@@ -144,6 +146,8 @@ pub enum Life {
 pub struct Tasks {
     held: BTreeMap<TaskId, Task>,
     living: usize,
+    /// Who begins when a task has ended.
+    lines: BTreeMap<TaskId, Vec<TaskId>>,
     forgotten: VecDeque<TaskId>,
     forgotten_set: HashSet<TaskId>,
 }
@@ -199,6 +203,52 @@ impl Tasks {
         self.held.insert(id, task);
     }
 
+    /// Has a task wait for the end of the one that it is to run after, if that is here and waits for
+    /// nobody itself.
+    pub fn line_up(&mut self, id: &TaskId) -> bool {
+        let launch = self.held.get(id).and_then(|task| task.launch.as_ref());
+        let before = launch.and_then(|launch| launch.after.clone());
+        let stands_alone = |before: &TaskId| {
+            let stage = self.held.get(before).map(|task| task.stage);
+            !matches!(stage, None | Some(Stage::InLine | Stage::Ended(_)))
+        };
+        let before = before.filter(stands_alone);
+        if let Some((before, task)) = before.zip(self.held.get_mut(id)) {
+            task.stage = Stage::InLine;
+            self.lines.entry(before).or_default().push(id.clone());
+            return true;
+        }
+        false
+    }
+
+    /// For whose end a task waits.
+    #[cfg(test)]
+    pub fn waits_for(&self, id: &TaskId) -> Option<&TaskId> {
+        let mut lines = self.lines.iter();
+        let line = lines.find(|(_, waiting)| waiting.contains(id));
+        line.map(|(before, _)| before)
+    }
+
+    /// Who waited for this one's end, and may begin now.
+    pub fn take_line(&mut self, ended: &TaskId) -> Vec<TaskId> {
+        let waiting = self.lines.remove(ended).unwrap_or_default();
+        for id in &waiting {
+            if let Some(task) = self.held.get_mut(id) {
+                task.stage = Stage::Fetching;
+            }
+        }
+        waiting
+    }
+
+    fn leave_line(&mut self, id: &TaskId, before: &TaskId) {
+        if let Some(waiting) = self.lines.get_mut(before) {
+            waiting.retain(|other| other != id);
+            if waiting.is_empty() {
+                self.lines.remove(before);
+            }
+        }
+    }
+
     /// Marks a task as ended and answers where it was. `None` if it is unknown
     /// or had ended before.
     pub fn end(&mut self, id: &TaskId) -> Option<Stage> {
@@ -208,11 +258,16 @@ impl Tasks {
             return None;
         }
         task.stage = Stage::Ended(before.keeper());
-        task.launch = None;
+        let launch = task.launch.take();
         task.prepared = None;
         task.kill = None;
         task.unwell = None;
         self.living -= 1;
+        if let Some(after) = launch.as_ref().and_then(|launch| launch.after.as_ref())
+            && before == Stage::InLine
+        {
+            self.leave_line(id, after);
+        }
         Some(before)
     }
 

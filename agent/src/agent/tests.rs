@@ -14,6 +14,7 @@ mod artifacts;
 mod checks;
 mod containers;
 mod histories;
+mod lines;
 mod native;
 mod stops;
 mod unfit;
@@ -44,6 +45,7 @@ fn launch(name: &str, workload: Workload) -> TaskLaunch {
         revocable: Resources::default(),
         volumes: Vec::new(),
         array_index: None,
+        after: None,
     }
 }
 
@@ -189,6 +191,10 @@ impl Agent {
                 !matches!(task.stage, Stage::Ended(_)),
                 "{id}"
             );
+            let before = self.tasks.waits_for(id);
+            assert_eq!(before.is_some(), task.stage == Stage::InLine, "{id}");
+            let is_living = |before| self.tasks.life(before) == Life::Living;
+            assert!(before.is_none_or(is_living), "{id} waits for {before:?}");
             if let Stage::Placed(executor) | Stage::Handed { executor, .. } = task.stage {
                 let known = self
                     .executors

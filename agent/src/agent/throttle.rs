@@ -23,7 +23,7 @@ impl Agent {
         self.share_percent = percent;
         let handed = self.tasks.iter().filter_map(|(id, task)| match task.stage {
             Stage::Handed { executor, .. } => Some((id.clone(), executor)),
-            Stage::Fetching | Stage::Placed(_) | Stage::Ended(_) => None,
+            Stage::InLine | Stage::Fetching | Stage::Placed(_) | Stage::Ended(_) => None,
         });
         let handed: Vec<(TaskId, ExecutorId)> = handed.collect();
         for (id, executor) in handed {

@@ -203,6 +203,7 @@ mod tests {
             revocable: Resources::default(),
             volumes: Vec::new(),
             array_index: None,
+            after: None,
         };
         ToExecutor::Launch(Box::new(ExecutorLaunch {
             launch,

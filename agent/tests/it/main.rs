@@ -18,6 +18,7 @@ mod images;
 /// What tasks are sent while they run.
 mod inputs;
 /// A task's output over a data connection.
+mod lines;
 mod logs;
 /// Ports of the machine that lead to containers.
 mod mapped;

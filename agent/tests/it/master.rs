@@ -425,6 +425,7 @@ fn launch(name: &str, workload: Workload, resources: Resources) -> TaskLaunch {
         revocable: Resources::default(),
         volumes: Vec::new(),
         array_index: None,
+        after: None,
     }
 }
 

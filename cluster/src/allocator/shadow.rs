@@ -256,7 +256,7 @@ fn ending_on(state: &State, agents: &BTreeSet<AgentId>) -> (Freed, u64) {
     let agents = agents.iter().filter_map(|agent| state.agent(*agent));
     let tasks = agents.flat_map(|agent| agent.tasks.iter());
     for task in tasks.filter_map(|operation| state.tasks.get(operation)) {
-        let Some(kill) = task.kill else {
+        let Some(kill) = task.kill.filter(|_| task.has_place()) else {
             continue;
         };
         let sum = freed.entry(task.agent).or_default();

@@ -44,9 +44,9 @@ pub struct Agent {
     pub converted: Option<Arc<Converted>>,
     /// Whether a volume of it was ever destroyed: then it is told which are left.
     pub had_volumes: bool,
-    /// What its living tasks have, without what several may have at a time.
+    /// What its living tasks that have their place use, without what several may have at a time.
     pub used: Resources,
-    /// Its living tasks, oldest first.
+    /// The living tasks that it was told of, oldest first: those that have their place, and those on deck.
     pub tasks: OrdSet<OperationId>,
     /// What was taken back on it and waits for its role.
     pub claims: Vec<Claim>,

@@ -65,7 +65,7 @@ impl State {
         Ok(())
     }
 
-    /// An agent's use is the sum over its living tasks, no more and no less.
+    /// An agent's use is the sum over its living tasks that have their place, no more and no less.
     fn check_agents(&self) -> Result<(), String> {
         for agent in self.agents.values() {
             let mut used = Resources::default();
@@ -80,9 +80,11 @@ impl State {
                 require(task.agent == agent.id, || {
                     format!("{} is charged elsewhere", task.id)
                 })?;
-                used = used
-                    .checked_add(&task.resources.exclusive())
-                    .map_err(|error| error.to_string())?;
+                if task.has_place() {
+                    used = used
+                        .checked_add(&task.resources.exclusive())
+                        .map_err(|error| error.to_string())?;
+                }
             }
             self.check_converted(agent)?;
             let is_drained = matches!(agent.mode, Mode::Drained(_));
@@ -212,9 +214,12 @@ impl State {
             })?;
             if task.is_living() {
                 let agent = self.agents.get(&task.agent);
-                let charged = agent.is_some_and(|agent| agent.tasks.contains(&task.operation));
-                require(charged == task.has_place(), || {
-                    format!("{} lives and nobody is charged, or waits and is", task.id)
+                let is_there = agent.is_some_and(|agent| agent.tasks.contains(&task.operation));
+                require(is_there == task.is_told(), || {
+                    format!(
+                        "{} is its agent's and not among its tasks, or waits and is",
+                        task.id
+                    )
                 })?;
                 self.check_line(task)?;
                 let is_known = self.has_living_task(task.id.framework, &task.id.name);

@@ -11,7 +11,6 @@ use tepui_types::{
 
 use crate::charge::Charge;
 use crate::command::Turn;
-use crate::effect::Effect;
 use crate::feasibility;
 use crate::state::State;
 use crate::state::claims::Taker;
@@ -98,6 +97,7 @@ impl State {
             array_index: launch.array_index,
             chosen: launch.chosen,
             after,
+            on_deck: false,
             next: None,
             life: Life::default(),
             status: TaskStatus {
@@ -131,7 +131,10 @@ impl State {
             self.note_living(&task);
             match task.after {
                 Some(before) => self.wait_in_line(task.operation, before),
-                None => self.give_place(context, task.operation),
+                None => {
+                    self.give_place(context, task.operation);
+                    self.send_launch(context, &task);
+                }
             }
         } else {
             *self.ended_counts.entry(task.status.state).or_default() += 1;
@@ -147,8 +150,7 @@ impl State {
         }
     }
 
-    /// Gives a living task what it was launched with, and tells its agent. Whether that is free has been
-    /// checked.
+    /// Gives a living task what it was launched with. Whether that is free has been checked.
     pub(super) fn give_place(&mut self, context: &mut Context, operation: OperationId) {
         let Some(task) = self.tasks.get_mut(&operation) else {
             return;
@@ -157,6 +159,8 @@ impl State {
             .specs
             .get(&task.spec)
             .and_then(|spec| spec.time_limit_ms);
+        // One whose end was asked for while it waited has a shorter time.
+        let limit_ms = limit_ms.filter(|_| task.kill.is_none());
         let ends_by = limit_ms.map(|millis| context.now.after_millis(millis));
         if let Some(at) = ends_by {
             Arc::make_mut(task).ends_by = ends_by;
@@ -170,6 +174,9 @@ impl State {
             used.add(&Charge::of(&task.resources));
         }
         self.charge_role(context, task);
+        if task.kill.is_some() {
+            self.note_ending(&task.role, &task.resources);
+        }
         if let Some(agent) = self.agents.get_mut(&task.agent) {
             let agent = Arc::make_mut(agent);
             // invariant: feasibility has checked that this is free, so it adds up.
@@ -181,10 +188,6 @@ impl State {
             context.changes.agents.insert(task.agent);
         }
         self.use_claims(context, task.agent, &task.role, &task.resources);
-        let effect = self.launch_effect(task);
-        context
-            .effects
-            .extend(effect.map(|effect| Effect::Agent(task.agent, effect)));
     }
 
     /// Why a task cannot start, alone or in a gang.

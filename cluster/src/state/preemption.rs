@@ -173,8 +173,11 @@ impl State {
             let why = why(wish, place);
             self.preemptions.ended += victims.len() as u32;
             for task in victims {
-                let why = Reason::new(reason::PREEMPTED, why.clone());
-                self.begin_kill(context, task.operation, None, why);
+                let on_deck = self.on_deck_behind(&task).map(|next| next.operation);
+                for operation in std::iter::once(task.operation).chain(on_deck) {
+                    let why = Reason::new(reason::PREEMPTED, why.clone());
+                    self.begin_kill(context, operation, None, why);
+                }
             }
             let gang = wish.gang.as_ref().map(|(framework, key)| GangClaim {
                 framework: *framework,
@@ -294,7 +297,7 @@ impl State {
             .tasks
             .iter()
             .filter_map(|operation| self.tasks.get(operation));
-        let ending = tasks.filter(|task| task.kill.is_some());
+        let ending = tasks.filter(|task| task.has_place() && task.kill.is_some());
         ending.fold(agent.free(), |sum, task| {
             // An agent that has shrunk under its tasks has less than adds up.
             sum.checked_add(&task.resources.exclusive()).unwrap_or(sum)

@@ -63,7 +63,7 @@ impl State {
 
     fn living_on(&self, agent: AgentId, task: &TaskId) -> Option<&Arc<Task>> {
         let known = self.task(task).filter(|task| task.agent == agent);
-        known.filter(|task| task.has_place())
+        known.filter(|task| task.is_told())
     }
 
     fn take_report(&mut self, context: &mut Context, agent: AgentId, report: &StatusReport) {

@@ -58,7 +58,7 @@ pub(super) fn derive<'a>(
 /// What roles have of these tasks that are being ended.
 pub(super) fn derive_ending<'a>(tasks: impl Iterator<Item = &'a Arc<Task>>) -> RoleUse {
     let mut ending = RoleUse::new();
-    for task in tasks.filter(|task| task.is_living() && task.kill.is_some()) {
+    for task in tasks.filter(|task| task.has_place() && task.kill.is_some()) {
         charge(&mut ending, &task.role, &Charge::of(&task.resources));
     }
     ending

@@ -8,6 +8,10 @@
 //! A line is a convenience, never a claim. Nobody waits in one while anybody else wants what its agent
 //! has, a line is broken when its agent takes no more tasks, and each place is checked again, as a launch
 //! is, when it comes free. What does not get it is `dropped`, to be launched from an offer.
+//!
+//! Where tasks are short, the next one of a line is *on deck*: its agent has it already, and begins it
+//! when the one before has ended, without waiting for the log. That one gets its place whatever others
+//! want by then: it may run already. So it is one at most, and only behind a place that was held briefly.
 
 use std::sync::Arc;
 
@@ -29,6 +33,9 @@ use crate::state::tasks::Task;
 
 /// Demands of a framework that are looked at for whether it wants a place; more count as wanting it.
 const DEMANDS: usize = 100;
+/// How many milliseconds the last one had a place, at most, that is promised to the next one ahead: others
+/// may have to wait for one more such time.
+const BRIEF_MS: u64 = 100;
 
 /// Where a line ends.
 enum LineEnd {
@@ -160,7 +167,7 @@ impl State {
     }
 
     /// Takes a task out of its line that has ended in it.
-    pub(super) fn leave_line(&mut self, task: &Task, before: OperationId) {
+    pub(super) fn leave_line(&mut self, context: &mut Context, task: &Task, before: OperationId) {
         self.forget_living(task);
         if let Some(before) = self.tasks.get_mut(&before) {
             Arc::make_mut(before).next = task.next;
@@ -168,10 +175,14 @@ impl State {
         if let Some(next) = task.next.and_then(|next| self.tasks.get_mut(&next)) {
             Arc::make_mut(next).after = Some(before);
         }
+        if let Some(agent) = self.agents.get_mut(&task.agent).filter(|_| task.on_deck) {
+            Arc::make_mut(agent).tasks.remove(&task.operation);
+            self.finish_drain(context, task.agent);
+        }
     }
 
     /// Gives what an ended task had to the one that waits for it, if there is one and nothing speaks
-    /// against it; else nobody of the line gets it.
+    /// against it, or if it is on deck; else nobody of the line gets it.
     pub(super) fn succeed(&mut self, context: &mut Context, ended: &Task) {
         let Some(task) = self.successor_of(ended) else {
             return;
@@ -182,32 +193,72 @@ impl State {
             let taker = Taker::single(&task.role);
             self.place_refusal(taker, task.agent, &task.resources)
         });
-        if let Some(why) = refusal {
-            return self.break_line(context, ended, &why);
+        match refusal {
+            None => {
+                self.take_over(context, &task);
+                if ended.held_ms().is_some_and(|held_ms| held_ms <= BRIEF_MS) {
+                    self.put_on_deck(context, &task);
+                }
+            }
+            Some(why) if task.on_deck => {
+                self.take_over(context, &task);
+                self.break_line(context, &task, &why);
+            }
+            Some(why) => self.break_line(context, ended, &why),
         }
-        let operation = task.operation;
-        if let Some(task) = self.tasks.get_mut(&operation) {
-            let task = Arc::make_mut(task);
-            task.after = None;
-            task.launched_at = context.now;
-            task.revision = context.index;
-            context.event(Self::task_event(task));
+    }
+
+    /// Gives a task the place that it has waited for.
+    fn take_over(&mut self, context: &mut Context, task: &Task) {
+        let Some(record) = self.tasks.get_mut(&task.operation) else {
+            return;
+        };
+        let record = Arc::make_mut(record);
+        (record.after, record.on_deck) = (None, false);
+        record.launched_at = context.now;
+        record.revision = context.index;
+        context.event(Self::task_event(record));
+        let launched = record.clone();
+        self.give_place(context, task.operation);
+        if !task.on_deck {
+            self.send_launch(context, &launched);
         }
-        self.give_place(context, operation);
+    }
+
+    /// Promises a task's place to the next one of its line.
+    fn put_on_deck(&mut self, context: &mut Context, task: &Task) {
+        let Some(next) = self.successor_of(task) else {
+            return;
+        };
+        if let Some(agent) = self.agents.get_mut(&next.agent) {
+            Arc::make_mut(agent).tasks.insert(next.operation);
+        }
+        if let Some(next) = self.tasks.get_mut(&next.operation) {
+            Arc::make_mut(next).on_deck = true;
+        }
+        self.send_launch(context, &next);
+    }
+
+    /// The task that its agent begins when this one has ended.
+    pub(super) fn on_deck_behind(&self, task: &Task) -> Option<Arc<Task>> {
+        self.successor_of(task).filter(|next| next.on_deck)
     }
 
     fn successor_of(&self, task: &Task) -> Option<Arc<Task>> {
         let next = self.tasks.get(&task.next?)?;
-        (next.after == Some(task.operation)).then(|| next.clone())
+        let waits = next.waits_for() == Some(task.operation);
+        waits.then(|| next.clone())
     }
 
-    /// Drops all that wait after a task.
+    /// Drops all that wait after a task and are promised nothing.
     fn break_line(&mut self, context: &mut Context, head: &Task, why: &Reason) {
         let mut waiting = Vec::new();
         let mut next = self.successor_of(head);
         while let Some(task) = next {
             next = self.successor_of(&task);
-            waiting.push(task.operation);
+            if !task.on_deck {
+                waiting.push(task.operation);
+            }
         }
         for operation in waiting.into_iter().rev() {
             self.end_task(context, operation, TaskState::Dropped, Some(why.clone()));
@@ -239,7 +290,8 @@ impl State {
         let is_next = |before: &&Arc<Task>| {
             let is_same = (before.agent, &before.role) == (task.agent, &task.role)
                 && before.resources == task.resources;
-            before.is_living() && before.next == Some(task.operation) && is_same
+            let may_be_next = before.has_place() || before.is_living() && !task.on_deck;
+            may_be_next && before.next == Some(task.operation) && is_same
         };
         match before.filter(is_next) {
             Some(_) => Ok(()),

@@ -46,6 +46,8 @@ pub struct Task {
     pub chosen: Option<Chosen>,
     /// The task for whose place it waits, or waited when it ended; see [`successors`](super::successors).
     pub after: Option<OperationId>,
+    /// Whether its agent has been told of it ahead, and begins it when the one before has ended.
+    pub on_deck: bool,
     /// The task that waits for its place, or has got it.
     pub next: Option<OperationId>,
     /// The latest that the log knows.
@@ -82,6 +84,11 @@ impl Task {
     /// Whether it has what it was launched with: it lives, and does not wait for another's place.
     pub fn has_place(&self) -> bool {
         self.is_living() && self.after.is_none()
+    }
+
+    /// Whether its agent has been told of it: it has its place, or gets it whatever happens.
+    pub fn is_told(&self) -> bool {
+        self.has_place() || self.is_living() && self.on_deck
     }
 
     /// For whose place it waits, if it stands in line.
@@ -161,7 +168,7 @@ impl State {
         let Some(task) = self.tasks.get(&operation) else {
             return;
         };
-        if task.is_living() && !task.has_place() {
+        if task.is_living() && !task.is_told() {
             return self.end_task(context, operation, TaskState::Killed, Some(why));
         }
         let of_spec = self
@@ -194,7 +201,7 @@ impl State {
             self.deadlines.remove(&(at, Deadline::TimeLimit(operation)));
         }
         let (id, agent) = (task.id.clone(), task.agent);
-        if is_first {
+        if is_first && task.has_place() {
             let task = task.clone();
             self.note_ending(&task.role, &task.resources);
         }
@@ -300,7 +307,7 @@ impl State {
         self.count(to, 1);
         if to.is_terminal() {
             match waited_for {
-                Some(before) => self.leave_line(&task, before),
+                Some(before) => self.leave_line(context, &task, before),
                 None => self.release_resources(context, &task),
             }
             *self.ended_counts.entry(to).or_default() += 1;
@@ -405,8 +412,16 @@ impl State {
         }
     }
 
+    /// Tells its agent to run a task, now or when the one before it has ended.
+    pub(super) fn send_launch(&self, context: &mut Context, task: &Task) {
+        let effect = self.launch_effect(task);
+        let effect = effect.map(|effect| Effect::Agent(task.agent, effect));
+        context.effects.extend(effect);
+    }
+
     pub(super) fn launch_effect(&self, task: &Task) -> Option<AgentEffect> {
         let spec = self.specs.get(&task.spec)?.clone();
+        let before = task.after.and_then(|before| self.tasks.get(&before));
         Some(AgentEffect::Launch(Box::new(TaskLaunch {
             operation: task.operation,
             task: task.id.clone(),
@@ -418,6 +433,7 @@ impl State {
             revocable: task.resources.revocable(),
             volumes: self.volumes_of(task),
             array_index: task.array_index,
+            after: before.map(|before| before.id.clone()),
         })))
     }
 }

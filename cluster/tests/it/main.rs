@@ -7,6 +7,7 @@ mod golden;
 mod life;
 mod makers;
 mod masters;
+mod on_deck;
 mod operators;
 mod partitions;
 mod properties;

@@ -1,7 +1,7 @@
 //! Successors: a place goes from one task to the next in one command, unless anybody else wants it.
 
 use proptest::prelude::*;
-use tepui_cluster::{Command, TurnKind};
+use tepui_cluster::{Applied, Command, TurnKind};
 use tepui_types::constraint::{Constraint, Constraints, Test};
 use tepui_types::operation::{Kill, Operation};
 use tepui_types::wire::agent::AgentEffect;
@@ -11,7 +11,7 @@ use crate::makers::{amounts, launch, request};
 use crate::support::*;
 
 /// An agent of one place, with a task in it.
-fn busy() -> (Log, AgentId, FrameworkId, TaskId) {
+pub fn busy() -> (Log, AgentId, FrameworkId, TaskId) {
     let mut log = Log::new();
     let agent = log.agent(1, 8);
     let framework = log.framework("batch", "*");
@@ -20,7 +20,7 @@ fn busy() -> (Log, AgentId, FrameworkId, TaskId) {
 }
 
 /// Launches a task after another.
-fn line_up(log: &mut Log, agent: AgentId, name: &str, after: &TaskId) -> TaskId {
+pub fn line_up(log: &mut Log, agent: AgentId, name: &str, after: &TaskId) -> TaskId {
     let mut turn = log.next_turn(after.framework);
     let attempt = turn.first_attempt;
     let mut operation = launch(agent, name, amounts(1, 1));
@@ -36,7 +36,7 @@ fn line_up(log: &mut Log, agent: AgentId, name: &str, after: &TaskId) -> TaskId 
     }
 }
 
-fn demand(log: &mut Log, framework: FrameworkId, count: u32) {
+pub fn demand(log: &mut Log, framework: FrameworkId, count: u32) {
     let mut turn = log.next_turn(framework);
     turn.kind = TurnKind::Handle;
     let demand = Demand::new(count, request(1, 1));
@@ -44,7 +44,13 @@ fn demand(log: &mut Log, framework: FrameworkId, count: u32) {
     log.accept(Command::Turn(turn));
 }
 
-fn launched(applied: &tepui_cluster::Applied) -> Vec<&TaskId> {
+/// A task ends after more than the time for which its place would be promised ahead.
+fn end_late(log: &mut Log, agent: AgentId, task: &TaskId, state: TaskState) -> Applied {
+    log.time += 1_000;
+    log.report(agent, task, state)
+}
+
+pub fn launched(applied: &Applied) -> Vec<&TaskId> {
     let effects = on_agents(applied).into_iter();
     let launches = effects.filter_map(|effect| match effect {
         AgentEffect::Launch(launch) => Some(&launch.task),
@@ -53,7 +59,7 @@ fn launched(applied: &tepui_cluster::Applied) -> Vec<&TaskId> {
     launches.collect()
 }
 
-fn reason_of(log: &Log, task: &TaskId) -> String {
+pub fn reason_of(log: &Log, task: &TaskId) -> String {
     let task = log.state.task(task).expect("it is remembered");
     task.status
         .reason
@@ -73,10 +79,10 @@ fn a_place_goes_on_in_the_command_that_ends_a_task() {
         log.state.has_line_behind(task.operation)
     };
     assert!(has_line(&log));
-    let applied = log.report(agent, &first, TaskState::Finished);
+    let applied = end_late(&mut log, agent, &first, TaskState::Finished);
     assert_eq!(launched(&applied), [&second]);
     assert!(has_line(&log), "the third one waits behind the second");
-    let applied = log.report(agent, &second, TaskState::Failed);
+    let applied = end_late(&mut log, agent, &second, TaskState::Failed);
     assert_eq!(launched(&applied), [&third]);
     assert!(!has_line(&log), "nobody waits behind the third");
     log.report(agent, &third, TaskState::Finished);
@@ -168,8 +174,8 @@ fn a_task_that_is_killed_in_line_leaves_it() {
     let waits_for = log.state.task(&tasks[2]).and_then(|last| last.waits_for());
     let before = log.state.task(&tasks[0]).map(|before| before.operation);
     assert_eq!(waits_for, before, "it has moved up");
-    log.report(agent, &first, TaskState::Finished);
-    let applied = log.report(agent, &tasks[0], TaskState::Finished);
+    end_late(&mut log, agent, &first, TaskState::Finished);
+    let applied = end_late(&mut log, agent, &tasks[0], TaskState::Finished);
     assert_eq!(launched(&applied), [&tasks[2]]);
 }
 
@@ -264,11 +270,22 @@ fn a_time_limit_begins_with_the_place() {
     assert!(log.state.next_deadline().is_some());
 }
 
+/// An agent that was heard of is not, and one that was not comes back and has forgotten all.
+fn come_and_go(log: &mut Log, agent: AgentId) {
+    let record = log.state.agent(agent).unwrap();
+    if record.status == AgentStatus::Unreachable {
+        let info = (*record.info).clone();
+        log.accept(register(record.nonce, Some(agent), info, Vec::new()));
+    } else {
+        log.accept(Command::MarkAgentUnreachable { agent });
+    }
+}
+
 proptest! {
     /// Whatever happens to the tasks of lines, no place is given twice and nothing is lost; the log checks
     /// its invariants after each command.
     #[test]
-    fn lines_hold_under_any_order(steps in proptest::collection::vec((0u8..5, any::<prop::sample::Index>()), 1..60)) {
+    fn lines_hold_under_any_order(steps in proptest::collection::vec((0u8..9, any::<prop::sample::Index>()), 1..80)) {
         let mut log = Log::new();
         let agents = [log.agent(1, 8), log.agent(1, 8)];
         let framework = log.framework("batch", "*");
@@ -280,13 +297,16 @@ proptest! {
         }
         for (number, (step, at)) in steps.into_iter().enumerate() {
             let (agent, task) = tasks[at.index(tasks.len())].clone();
+            log.time += [0, 30, 200][number % 3];
             match step {
-                0 | 1 => {
+                0..=2 => {
                     let name = format!("t{number}");
                     tasks.push((agent, line_up(&mut log, agent, &name, &task)));
                 }
-                2 => _ = log.report(agent, &task, TaskState::Finished),
-                3 => _ = log.apply(Command::KillTask(Kill { task, grace_ms: None })),
+                3 | 4 => _ = log.report(agent, &task, TaskState::Finished),
+                5 => _ = log.report(agent, &task, TaskState::Running),
+                6 => come_and_go(&mut log, agent),
+                7 => _ = log.apply(Command::KillTask(Kill { task, grace_ms: None })),
                 _ => demand(&mut log, other, u32::from(number % 2 == 0)),
             }
             for agent in agents {

@@ -572,6 +572,7 @@ impl Builder {
             revocable: Resources::default(),
             volumes: Vec::new(),
             array_index: self.array_index,
+            after: None,
         }
     }
 }

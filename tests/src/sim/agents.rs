@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use tepui_agent::agent::{Action, Agent, Death, ExecutorId, ExecutorKind, Urgency};
 use tepui_agent::checkpoint::Record;
 use tepui_agent::sandbox::Layout;
-use tepui_types::wire::agent::{AgentFrame, Hello, MAX_BATCH, MasterFrame};
+use tepui_types::wire::agent::{AgentEffect, AgentFrame, Hello, MAX_BATCH, MasterFrame};
 use tepui_types::wire::executor::ProcessIdentity;
 use tepui_types::{AgentId, AgentInfo, Bytes, ClusterId, MilliCpus, Resources};
 
@@ -305,6 +305,13 @@ impl World {
                 self.perform(number, out)
             }
             MasterFrame::Effects { term, effects } => {
+                for effect in &effects {
+                    if let AgentEffect::Launch(launch) = effect
+                        && launch.after.is_some()
+                    {
+                        self.checks.on_promise(&launch.task)?;
+                    }
+                }
                 let mut out = Vec::new();
                 if process.agent.on_effects(&mut out, term, effects).is_err() {
                     self.hang_up(connection, Place::Agent(number));

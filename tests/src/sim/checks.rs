@@ -35,6 +35,8 @@ pub struct Checks {
     acknowledged: u64,
     /// Tasks that have waited in line.
     lined_up: BTreeSet<TaskId>,
+    /// Tasks in line of which an agent was told ahead.
+    promised: BTreeSet<TaskId>,
     /// Tasks to which the log has given a place.
     launched: BTreeSet<TaskId>,
     /// Tasks that were started on some machine.
@@ -95,11 +97,11 @@ impl Checks {
         if let Some(end) = self.ended.get(task) {
             return Err(format!("{task} is {state} after its end, {end}"));
         }
-        if in_line && !self.lined_up.insert(task.clone()) {
+        let is_staged = state == TaskState::Staging;
+        if is_staged && in_line && !self.lined_up.insert(task.clone()) {
             return Err(format!("the log lines {task} up twice"));
         }
-        let has_place = state == TaskState::Staging && !in_line;
-        if has_place && !self.launched.insert(task.clone()) {
+        if is_staged && !in_line && !self.launched.insert(task.clone()) {
             return Err(format!("the log launches {task} twice"));
         }
         if state.is_terminal() {
@@ -179,9 +181,18 @@ impl Checks {
         self.acknowledged
     }
 
+    /// A leader tells an agent of a task that waits for another's end.
+    pub fn on_promise(&mut self, task: &TaskId) -> Result<(), Violation> {
+        if !self.lined_up.contains(task) {
+            return Err(format!("{task} is promised a place, and is not in line"));
+        }
+        self.promised.insert(task.clone());
+        Ok(())
+    }
+
     /// A machine runs a task from now on.
     pub fn on_start(&mut self, task: &TaskId) -> Result<(), Violation> {
-        if !self.launched.contains(task) {
+        if !self.launched.contains(task) && !self.promised.contains(task) {
             return Err(format!("{task} is started, and the log does not know it"));
         }
         if !self.started.insert(task.clone()) {
@@ -220,6 +231,11 @@ impl Checks {
     /// How many tasks were started, and how many ended.
     pub fn tasks(&self) -> (usize, usize) {
         (self.started.len(), self.ended.len())
+    }
+
+    /// How many tasks were promised their place.
+    pub fn promised(&self) -> usize {
+        self.promised.len()
     }
 
     /// How many tasks got the place of another for which they had waited.

@@ -46,8 +46,9 @@ impl World {
         id: ExecutorId,
         message: ToExecutor,
     ) -> Result<(), Violation> {
-        let boot = self.agents[number].boot;
-        let Some(executor) = self.agents[number].executors.get_mut(&id) else {
+        let machine = &mut self.agents[number];
+        let boot = machine.boot;
+        let Some(executor) = machine.executors.get_mut(&id) else {
             return Ok(());
         };
         if !executor.is_alive {
@@ -72,15 +73,27 @@ impl World {
                 if executor.tasks.values().any(|run| !run.state.is_terminal()) {
                     return Err(format!("{id} got {task} beside a task that runs"));
                 }
+                let after = launch.launch.after;
+                let alive = machine.executors.values().filter(|other| other.is_alive);
+                let mut runs = alive.flat_map(|other| &other.tasks);
+                let is_before = |(other, run): (&TaskId, &Run)| {
+                    Some(other) == after.as_ref() && !run.state.is_terminal()
+                };
+                if runs.any(is_before) {
+                    return Err(format!("{task} begins while {after:?} runs"));
+                }
                 let run = Run {
                     state: TaskState::Running,
                     is_killed: false,
                 };
-                executor.tasks.insert(task.clone(), run);
+                if let Some(executor) = machine.executors.get_mut(&id) {
+                    executor.tasks.insert(task.clone(), run);
+                }
                 self.checks.on_start(&task)?;
-                let length = match self.dice.chance(1_000) {
-                    true => self.dice.within(SECOND..20 * SECOND),
-                    false => self.dice.within(MILLI..SECOND),
+                let length = match self.dice.below(10) {
+                    0 => self.dice.within(SECOND..20 * SECOND),
+                    1..5 => self.dice.within(MILLI..SECOND),
+                    _ => self.dice.within(MILLI..50 * MILLI),
                 };
                 self.after(
                     length,

@@ -82,3 +82,34 @@ async fn lines_go_on_under_the_next_leader() -> Result {
     finished_once(cluster.client(), "many", MANY).await?;
     Ok(())
 }
+
+/// What is on deck is in the agent's journal, or is told again.
+#[tokio::test(flavor = "multi_thread")]
+async fn lines_hold_though_their_agent_is_killed_again_and_again() -> Result {
+    let mut cluster = Cluster::new().resources(ONE_PLACE).start().await?;
+    let marks = tempfile::tempdir()?;
+    let script = format!("echo >> {}/$TEPUI_ARRAY_INDEX", marks.path().display());
+    let job = Job::command(["sh", "-c", &script]).name("many");
+    cluster
+        .client()
+        .submit(&job.cpus(1_000).count(MANY))
+        .await?;
+    lined_up(cluster.client()).await?;
+    for _ in 0..10 {
+        cluster.kill_agent(0);
+        cluster.start_agent(0).await?;
+        let before = cluster.client().job("many").await?.finished;
+        eventually("it goes on", async || {
+            let job = cluster.client().job("many").await?;
+            anyhow::ensure!(job.finished > before, "{job:?}");
+            Ok(())
+        })
+        .await;
+    }
+    finished_once(cluster.client(), "many", MANY).await?;
+    for index in 0..MANY {
+        let mark = std::fs::read_to_string(marks.path().join(index.to_string()))?;
+        assert_eq!(mark, "\n", "task {index} ran once");
+    }
+    Ok(())
+}

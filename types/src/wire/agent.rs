@@ -239,6 +239,9 @@ pub struct TaskLaunch {
     pub volumes: Vec<TaskVolume>,
     /// Its place in its array.
     pub array_index: Option<u32>,
+    /// It begins when this one has ended, in whose place; at once where the agent knows no such task that
+    /// lives.
+    pub after: Option<TaskId>,
 }
 
 #[cfg(test)]
@@ -267,6 +270,7 @@ mod tests {
                 revocable: Resources::default(),
                 volumes: Vec::new(),
                 array_index: None,
+                after: None,
             }))
         };
         let effects: Vec<_> = (0..1_000).map(launch).collect();

@@ -28,6 +28,12 @@ fn random_event(bench: &mut Bench, dice: &mut Dice) {
     let executor = dice.roll(bench.agent.executors.next_number() + 1);
     let state = STATES[dice.roll(4) as usize];
     match dice.roll(14) {
+        0 if dice.roll(2) == 0 => {
+            let before = id(&format!("t{}", dice.roll(12)));
+            let after = Some(before).filter(|before| *before != id(&name));
+            let task = native(&name);
+            drop(bench.launch(TaskLaunch { after, ..task }));
+        }
         0 => drop(bench.launch(native(&name))),
         1 => drop(bench.launch(wasm(&name))),
         2 => drop(bench.kill(&name)),

@@ -113,6 +113,7 @@ impl Executor {
             revocable: Resources::default(),
             volumes: Vec::new(),
             array_index: None,
+            after: None,
         };
         let launch = ExecutorLaunch {
             launch,

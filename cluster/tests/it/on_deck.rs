@@ -1,0 +1,262 @@
+//! Tasks on deck: the next of a line of short ones, which its agent begins without waiting for the log.
+
+use tepui_cluster::state::preemption::{Place, Preemption};
+use tepui_cluster::{Applied, Command};
+use tepui_types::operation::Kill;
+use tepui_types::role::RoleSettings;
+use tepui_types::wire::agent::{AgentEffect, StatusReport};
+use tepui_types::*;
+
+use crate::successors::{busy, demand, launched, line_up, reason_of};
+use crate::support::*;
+
+/// Four tasks, of which the first has ended: the second runs, the third is on deck, and the fourth in line.
+struct Line {
+    log: Log,
+    agent: AgentId,
+    framework: FrameworkId,
+    tasks: [TaskId; 4],
+}
+
+impl Line {
+    fn new() -> Self {
+        let (mut log, agent, framework, first) = busy();
+        let [second, third, fourth] =
+            ["second", "third", "fourth"].map(|name| line_up(&mut log, agent, name, &first));
+        log.time += 100;
+        log.report(agent, &first, TaskState::Finished);
+        Self {
+            log,
+            agent,
+            framework,
+            tasks: [first, second, third, fourth],
+        }
+    }
+
+    fn end(&mut self, place: usize) -> Applied {
+        let task = self.tasks[place].clone();
+        self.log.report(self.agent, &task, TaskState::Finished)
+    }
+
+    fn states(&self) -> [TaskState; 3] {
+        [1, 2, 3].map(|place| self.log.task_state(&self.tasks[place]))
+    }
+
+    /// What is known of the agent's use.
+    fn used(&self) -> MilliCpus {
+        self.log.state.agent(self.agent).unwrap().used.cpus
+    }
+
+    fn on_deck(&self) -> Vec<&TaskId> {
+        let tasks = self.tasks.iter();
+        let is_on_deck = |task: &&TaskId| {
+            let task = self.log.state.task(task).unwrap();
+            task.is_told() && !task.has_place()
+        };
+        tasks.filter(is_on_deck).collect()
+    }
+
+    /// The agent comes back after it was not heard of, and says this of its tasks.
+    fn come_back(&mut self, says: Vec<StatusReport>) -> Applied {
+        let agent = self.agent;
+        self.log.accept(Command::MarkAgentUnreachable { agent });
+        let record = self.log.state.agent(agent).unwrap();
+        let info = (*record.info).clone();
+        let command = register(record.nonce, Some(agent), info, says);
+        self.log.apply(command)
+    }
+}
+
+/// Who is launched after whom.
+fn afters(effects: &[&AgentEffect]) -> Vec<(TaskId, Option<TaskId>)> {
+    let launches = effects.iter().filter_map(|effect| match effect {
+        AgentEffect::Launch(launch) => Some((launch.task.clone(), launch.after.clone())),
+        _ => None,
+    });
+    launches.collect()
+}
+
+#[test]
+fn the_next_of_a_place_that_was_held_briefly_is_told_ahead() {
+    let (mut log, agent, _, first) = busy();
+    let second = line_up(&mut log, agent, "second", &first);
+    let third = line_up(&mut log, agent, "third", &first);
+    let fourth = line_up(&mut log, agent, "fourth", &first);
+    log.time += 100;
+    let applied = log.report(agent, &first, TaskState::Finished);
+    let told = [
+        (second.clone(), None),
+        (third.clone(), Some(second.clone())),
+    ];
+    assert_eq!(afters(&on_agents(&applied)), told);
+    let owed = log.state.owed_to(agent);
+    assert_eq!(afters(&owed.iter().collect::<Vec<_>>()), told, "and again");
+    assert_eq!(log.state.agent(agent).unwrap().used.cpus, MilliCpus(1_000));
+    log.time += 5;
+    let applied = log.report(agent, &second, TaskState::Finished);
+    let told = [(fourth.clone(), Some(third.clone()))];
+    assert_eq!(afters(&on_agents(&applied)), told, "the third was");
+    assert_eq!(log.state.task(&third).unwrap().waits_for(), None);
+    log.time += 101;
+    line_up(&mut log, agent, "fifth", &first);
+    let applied = log.report(agent, &third, TaskState::Finished);
+    assert!(launched(&applied).is_empty(), "the place was held for long");
+    assert!(log.state.task(&fourth).unwrap().has_place());
+}
+
+#[test]
+fn one_on_deck_keeps_its_promise_where_the_rest_of_the_line_is_dropped() {
+    let mut line = Line::new();
+    let other = line.log.framework("other", "*");
+    demand(&mut line.log, other, 1);
+    let applied = line.end(1);
+    assert!(launched(&applied).is_empty(), "its agent has it");
+    let states = [TaskState::Finished, TaskState::Staging, TaskState::Dropped];
+    assert_eq!(line.states(), states);
+    assert_eq!(reason_of(&line.log, &line.tasks[3]), "place-wanted");
+    assert_eq!(line.used(), MilliCpus(1_000));
+    line.end(2);
+    assert_eq!(line.used(), MilliCpus(0), "others get it");
+}
+
+#[test]
+fn ends_may_come_in_any_order() {
+    let mut line = Line::new();
+    line.end(2);
+    assert_eq!(line.used(), MilliCpus(1_000));
+    assert_eq!(line.on_deck(), Vec::<&TaskId>::new());
+    let applied = line.end(1);
+    assert_eq!(launched(&applied), [&line.tasks[3]]);
+    line.end(3);
+    assert_eq!(line.states(), [TaskState::Finished; 3]);
+    assert_eq!(line.used(), MilliCpus(0));
+}
+
+#[test]
+fn one_on_deck_that_is_killed_is_ended_by_its_agent() {
+    let mut line = Line::new();
+    let kill = Kill {
+        task: line.tasks[2].clone(),
+        grace_ms: Some(7),
+    };
+    let applied = line.log.apply(Command::KillTask(kill));
+    let [AgentEffect::Kill { task, grace_ms: 7 }] = on_agents(&applied)[..] else {
+        panic!("{applied:?}");
+    };
+    assert_eq!(*task, line.tasks[2]);
+    assert_eq!(line.states()[1], TaskState::Killing);
+    // It may have begun before it heard that.
+    line.end(1);
+    assert_eq!(line.used(), MilliCpus(1_000));
+    let third = line.tasks[2].clone();
+    line.log.report(line.agent, &third, TaskState::Killed);
+    assert_eq!(line.states()[1..], [TaskState::Killed, TaskState::Staging]);
+    let fourth = line.log.state.task(&line.tasks[3]).unwrap();
+    assert!(fourth.has_place());
+}
+
+#[test]
+fn one_that_is_killed_on_deck_leaves_its_line() {
+    let mut line = Line::new();
+    let third = line.tasks[2].clone();
+    line.log.apply(Command::KillTask(Kill {
+        task: third.clone(),
+        grace_ms: None,
+    }));
+    line.log.report(line.agent, &third, TaskState::Killed);
+    assert_eq!(line.on_deck(), Vec::<&TaskId>::new());
+    let applied = line.end(1);
+    assert_eq!(launched(&applied), [&line.tasks[3]], "it has moved up");
+}
+
+#[test]
+fn a_drain_waits_for_one_on_deck() {
+    let mut line = Line::new();
+    let agent = line.agent;
+    line.log.accept(Command::DrainAgent {
+        agent,
+        deadline_ms: None,
+        grace_ms: None,
+        mark_gone: true,
+    });
+    let states = [TaskState::Killing, TaskState::Killing, TaskState::Dropped];
+    assert_eq!(line.states(), states);
+    for place in [1, 2] {
+        assert!(line.log.state.agent(agent).is_some(), "before {place}");
+        let task = line.tasks[place].clone();
+        line.log.report(agent, &task, TaskState::Killed);
+    }
+    assert!(line.log.state.agent(agent).is_none(), "it is gone");
+}
+
+#[test]
+fn an_agent_that_comes_back_tells_what_became_of_one_on_deck() {
+    let mut line = Line::new();
+    let [_, second, third, _] = line.tasks.clone();
+    // It began and ended while nobody heard.
+    line.come_back(vec![
+        report(&third, TaskState::Running),
+        report(&second, TaskState::Finished),
+    ]);
+    let states = [TaskState::Finished, TaskState::Running, TaskState::Dropped];
+    assert_eq!(line.states(), states);
+    assert_eq!(line.used(), MilliCpus(1_000));
+    // It has not heard of it.
+    let mut line = Line::new();
+    let [_, second, third, _] = line.tasks.clone();
+    let applied = line.come_back(vec![report(&second, TaskState::Running)]);
+    let told = afters(&on_agents(&applied));
+    assert!(told.is_empty(), "it was seen unreachable: {told:?}");
+    assert_eq!(reason_of(&line.log, &third), "agent-forgot");
+}
+
+#[test]
+fn one_on_deck_of_an_agent_that_is_gone_is_gone() {
+    let mut line = Line::new();
+    let agent = line.agent;
+    line.log.accept(Command::MarkAgentGone { agent });
+    let states = [TaskState::Gone, TaskState::Gone, TaskState::Dropped];
+    assert_eq!(line.states(), states);
+    let record = line.log.state.framework(line.framework).unwrap();
+    assert!(record.tasks.is_empty());
+}
+
+#[test]
+fn who_is_taken_a_place_from_hands_it_to_nobody_on_deck() {
+    let mut log = Log::new();
+    let agent = log.agent(1, 8);
+    let [dev, prod] = ["dev", "prod"].map(|role| log.framework(role, role));
+    let first = log.launch_with(dev, agent, "first", amounts(1, 1));
+    let [second, third] = ["second", "third"].map(|name| line_up(&mut log, agent, name, &first));
+    log.report(agent, &first, TaskState::Finished);
+    for (role, cpus, preemptible) in [("dev", 0, Some(true)), ("prod", 1, None)] {
+        log.accept(Command::SetRole {
+            role: role.parse().unwrap(),
+            settings: RoleSettings {
+                guarantee: request(cpus, 0),
+                preemptible,
+                ..RoleSettings::default()
+            },
+            force: true,
+        });
+    }
+    demand(&mut log, prod, 1);
+    let role: Role = "prod".parse().unwrap();
+    log.accept(Command::Preempt(Preemption {
+        role: role.clone(),
+        guaranteed: role,
+        gang: None,
+        places: vec![Place {
+            agent,
+            request: request(1, 1),
+            parts: Vec::new(),
+            victims: vec![second.clone()],
+        }],
+    }));
+    for task in [&third, &second] {
+        assert_eq!(log.task_state(task), TaskState::Killing);
+        log.report(agent, task, TaskState::Killed);
+        assert_eq!(reason_of(&log, task), "preempted");
+    }
+    assert_eq!(log.state.agent(agent).unwrap().used.cpus, MilliCpus(0));
+}
