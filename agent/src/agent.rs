@@ -243,6 +243,12 @@ impl Agent {
             self.refuse(&id, why);
             return;
         }
+        if self.tasks.is_forgotten(&id) {
+            let why = "its agent has run it before, and knows no more of it";
+            let why = Reason::new(reason::AGENT_FORGOT, why);
+            self.statuses.set(report(&id, TaskState::Gone, Some(why)));
+            return;
+        }
         if !self.tasks.insert(launch.clone()) {
             tracing::debug!(task = %id, "launch of a known task is ignored");
             return;

@@ -5,7 +5,7 @@ use tepui_types::task::reason;
 use tepui_types::wire::agent::TaskLaunch;
 use tepui_types::{Reason, TaskId, TaskState};
 
-use super::{Agent, Life, report};
+use super::{Agent, report};
 
 impl Agent {
     /// Whether there is room to record more tasks. Without it new ones are refused; those that are
@@ -52,6 +52,6 @@ impl Agent {
 
     /// Whether a task was refused and the log may not have that yet: then it must not run any more.
     pub(super) fn is_refused(&self, id: &TaskId) -> bool {
-        self.tasks.life(id) == Life::Unknown && self.statuses.get(id).is_some()
+        self.tasks.get(id).is_none() && self.statuses.get(id).is_some()
     }
 }

@@ -277,6 +277,12 @@ impl Tasks {
         self.remember(id.clone());
     }
 
+    /// Whether only its id is known any more. Only a log that has lost the task's end, as one that was
+    /// restored, launches it again in earnest.
+    pub fn is_forgotten(&self, id: &TaskId) -> bool {
+        self.forgotten_set.contains(id)
+    }
+
     /// Keeps the id of a task that was forgotten.
     pub fn remember(&mut self, id: TaskId) {
         if self.forgotten_set.insert(id.clone()) {

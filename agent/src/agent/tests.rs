@@ -13,6 +13,7 @@ use super::*;
 mod artifacts;
 mod checks;
 mod containers;
+mod forgotten;
 mod histories;
 mod lines;
 mod native;

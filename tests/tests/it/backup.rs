@@ -25,6 +25,18 @@ fn tepui(cluster: &Cluster, args: &[&str]) -> anyhow::Result<(bool, String)> {
     ))
 }
 
+/// Loses a master's folder, and makes it anew from a backup; answers the command.
+fn restore(cluster: &Cluster, file: &str) -> anyhow::Result<[String; 6]> {
+    let dir = cluster.master_dir();
+    std::fs::rename(&dir, cluster.dir().join("lost"))?;
+    let listen = cluster.url().trim_start_matches("http://").to_owned();
+    let into = dir.display().to_string();
+    let command = ["restore", file, "--dir", &into, "--listen", &listen];
+    let (ok, said) = tepui(cluster, &command)?;
+    ensure!(ok, "{said}");
+    Ok(command.map(str::to_owned))
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restored_cluster_goes_on_and_holds_what_it_does_not_know() -> Result {
     let mut cluster = Cluster::new().agents(2).start().await?;
@@ -42,14 +54,9 @@ async fn a_restored_cluster_goes_on_and_holds_what_it_does_not_know() -> Result 
     let host = client.task(&unknown).await?.agent;
 
     cluster.kill_master();
-    let dir = cluster.master_dir();
-    std::fs::rename(&dir, cluster.dir().join("lost"))?;
-    let listen = cluster.url().trim_start_matches("http://").to_owned();
-    let into = dir.display().to_string();
-    let restore = ["restore", &file, "--dir", &into, "--listen", &listen];
-    let (ok, said) = tepui(&cluster, &restore)?;
-    assert!(ok, "{said}");
-    let (ok, said) = tepui(&cluster, &restore)?;
+    let again = restore(&cluster, &file)?;
+    let again: Vec<&str> = again.iter().map(String::as_str).collect();
+    let (ok, said) = tepui(&cluster, &again)?;
     assert!(!ok && said.contains("empty folder"), "{said}");
     cluster.start_master().await?;
 
@@ -87,6 +94,45 @@ async fn a_restored_cluster_goes_on_and_holds_what_it_does_not_know() -> Result 
     })
     .await;
     assert_eq!(client.task(&known).await?.status.state, TaskState::Running);
+    Ok(())
+}
+
+/// Its agent knows of the task that the log launches once more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_ended_after_the_backup_is_run_again() -> Result {
+    let mut cluster = Cluster::new().start().await?;
+    let client = cluster.client().clone();
+    let file = cluster.dir().join("backup.tar").display().to_string();
+    let agent = Pid::from_raw(cluster.agent_pid(0)?);
+    kill(agent, Signal::SIGSTOP)?;
+    client
+        .submit(&Job::command(["true"]).name("late"))
+        .await?;
+    eventually("it is launched", async || {
+        let tasks = client.tasks("").await?;
+        ensure!(!tasks.is_empty(), "there is none");
+        Ok(())
+    })
+    .await;
+    let (ok, said) = tepui(&cluster, &["backup", &file])?;
+    kill(agent, Signal::SIGCONT)?;
+    assert!(ok, "{said}");
+    assert_eq!(client.ended("late").await.state, JobState::Finished);
+
+    cluster.kill_master();
+    restore(&cluster, &file)?;
+    cluster.start_master().await?;
+    let client = cluster.client();
+    assert_eq!(client.ended("late").await.state, JobState::Finished);
+    let tasks = client.tasks("").await?;
+    let lost = tasks
+        .iter()
+        .filter(|task| task.status.state == TaskState::Gone);
+    let why: Vec<_> = lost
+        .filter_map(|task| task.status.reason.as_ref())
+        .map(|why| why.code.as_str())
+        .collect();
+    assert_eq!(why, ["agent-forgot"], "{tasks:?}");
     Ok(())
 }
 
