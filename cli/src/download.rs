@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use futures::StreamExt;
 use sha2::Digest as _;
 use tepui_types::Digest;
@@ -23,6 +23,9 @@ pub struct Download {
 impl Download {
     /// Reads to the end. Of what breaks off nothing is left.
     pub async fn receive(bytes: ByteStream<'_>, to: &Path) -> Result<Self> {
+        if to.is_dir() {
+            bail!("{} is a folder: name a file in it", to.display());
+        }
         // Written beside and renamed, so that a file under this name is always whole.
         let mut beside = to.as_os_str().to_owned();
         beside.push(".part");
@@ -56,11 +59,55 @@ impl Download {
     /// Gives the file its name.
     pub async fn keep(self) -> Result<()> {
         let renamed = tokio::fs::rename(&self.beside, &self.to).await;
-        renamed.with_context(|| format!("failed to write {}", self.to.display()))
+        let failed = || format!("failed to write {}", self.to.display());
+        if renamed.is_err() {
+            let _ = tokio::fs::remove_file(&self.beside).await;
+        }
+        renamed.with_context(failed)
     }
 
     /// Removes it: these are not the bytes that were wanted.
     pub async fn drop(self) {
         let _ = tokio::fs::remove_file(&self.beside).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn some() -> ByteStream<'static> {
+        let chunks =
+            ["some ", "bytes"].map(|chunk| Ok(bytes::Bytes::from_static(chunk.as_bytes())));
+        futures::stream::iter(chunks).boxed()
+    }
+
+    fn names(dir: &Path) -> Vec<std::ffi::OsString> {
+        let entries = std::fs::read_dir(dir).unwrap();
+        entries.map(|entry| entry.unwrap().file_name()).collect()
+    }
+
+    #[tokio::test]
+    async fn a_file_is_there_whole_or_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let to = dir.path().join("file");
+        let download = Download::receive(some(), &to).await.unwrap();
+        assert!(!to.exists(), "before it is kept");
+        assert_eq!(download.digest, Digest::of(b"some bytes"));
+        download.keep().await.unwrap();
+        assert_eq!(std::fs::read(&to).unwrap(), b"some bytes");
+        assert_eq!(names(dir.path()), ["file"]);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_left_where_a_folder_has_the_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let to = dir.path().join("folder");
+        let begun = Download::receive(some(), &to).await.unwrap();
+        std::fs::create_dir(&to).unwrap();
+        assert!(begun.keep().await.is_err());
+        assert_eq!(names(dir.path()), ["folder"]);
+        let refused = Download::receive(some(), &to).await.err().unwrap();
+        assert!(refused.to_string().contains("name a file in it"));
     }
 }
