@@ -7,8 +7,8 @@
 use std::path::PathBuf;
 
 use rocksdb::ErrorKind;
-use tepui_types::ClusterId;
 use tepui_types::envelope::DecodeError;
+use tepui_types::{ClusterId, Reason};
 
 use crate::folder::FolderError;
 
@@ -143,6 +143,9 @@ pub enum RaftError {
          and --join"
     )]
     Removed,
+    /// Another process has this one's id.
+    #[error("this master runs elsewhere: {0}")]
+    Copied(Reason),
     /// This master's state is another than a majority's.
     #[error(
         "this master's state at log index {index} is not what a majority of masters has: its disk \

@@ -61,6 +61,7 @@ use mailbox::Mailbox;
 use masters::candidacy::Candidacy;
 use masters::founding::{self, Founder};
 use masters::peers::Peers;
+use masters::presence::Presence;
 use masters::rejoin;
 use metrics::Metrics;
 use proposals::Proposals;
@@ -78,6 +79,8 @@ pub struct Master {
     pub url: String,
     /// The way to other masters.
     pub peers: Peers,
+    /// Which processes those are.
+    pub presence: Presence,
     /// The log, for other masters and operators.
     pub log: LogHandle,
     /// The database.
@@ -321,6 +324,7 @@ async fn open(
         node: log.identity.node,
         url,
         peers,
+        presence: Presence::default(),
         log: log.handle,
         storage,
         identities,

@@ -36,6 +36,7 @@ fn peer_hello() -> PeerFrame {
         cluster: ClusterId(7),
         from: NodeId(1),
         to: NodeId(2),
+        process: 8,
         url: "http://10.0.0.1:5050".into(),
         index: 9,
     })

@@ -16,11 +16,12 @@ use tepui_types::wire::peer::{CONNECT_PATH, PeerAnswer, PeerFrame, PeerHello, UP
 use tepui_types::wire::{self, MAX_FRAME};
 use tepui_types::{NodeId, Reason};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::codec::{Framed, LengthDelimitedCodec};
 
 use super::address;
 use super::peers::Peers;
+use super::presence::COPIED;
 use crate::Master;
 use crate::folder::Identity;
 use crate::view::View;
@@ -67,6 +68,14 @@ impl LinkError {
     pub fn disowns(&self) -> bool {
         matches!(self, Self::Refused(reason) if reason.code == NOT_A_MEMBER)
     }
+
+    /// What the peer says where another process is this master, and stays so.
+    pub fn as_copy(&self) -> Option<&Reason> {
+        match self {
+            Self::Refused(reason) if reason.code == COPIED => Some(reason),
+            _ => None,
+        }
+    }
 }
 
 /// What this master says of itself.
@@ -106,6 +115,7 @@ impl Link {
             cluster: self.ours.identity.cluster,
             from: self.ours.identity.node,
             to: self.to,
+            process: self.peers.process(),
             url: self.ours.url.clone(),
             index: self.ours.view.applied(),
         }
@@ -189,22 +199,28 @@ async fn listen<C: AsyncRead + AsyncWrite + Unpin>(
     let PeerFrame::Hello(hello) = patiently(next_frame(connection)).await?? else {
         return Err(LinkError::Unexpected);
     };
-    let refused = refusal(master, &hello);
-    let answer = match &refused {
-        None => PeerAnswer::Welcome,
-        Some(reason) => PeerAnswer::Refused(reason.clone()),
+    let entered = match refusal(master, &hello) {
+        None => master.presence.enter(&hello, Instant::now()),
+        Some(reason) => Err(reason),
+    };
+    let answer = match &entered {
+        Ok(_) => PeerAnswer::Welcome,
+        Err(reason) => PeerAnswer::Refused(reason.clone()),
     };
     let answer = tepui_types::envelope::encode(VERSION, &answer);
     patiently(connection.send(Bytes::from(answer))).await??;
-    if let Some(reason) = refused {
-        tracing::warn!(peer = %hello.from, cluster = %hello.cluster, %reason, "a master was turned away");
-        return Ok(());
-    }
+    let stay = match entered {
+        Ok(stay) => stay,
+        Err(reason) => {
+            tracing::warn!(peer = %hello.from, cluster = %hello.cluster, %reason, "a master was turned away");
+            return Ok(());
+        }
+    };
     introduce(master, &hello);
     loop {
         let frame = next_frame(connection).await?;
-        if refusal(master, &hello).is_some() {
-            // It was removed meanwhile; when it dials again it is told so.
+        if refusal(master, &hello).is_some() || !stay.hear(Instant::now()) {
+            // It was removed meanwhile, or another process is this master; when it dials again it is told so.
             return Ok(());
         }
         match frame {
@@ -261,7 +277,7 @@ fn refusal(master: &Master, hello: &PeerHello) -> Option<Reason> {
     }
     if hello.from == master.node {
         let why = "this master has the same id: its folder was copied".to_owned();
-        return Some(Reason::new("copied-folder", why));
+        return Some(Reason::new(COPIED, why));
     }
     let is_known = state.master(hello.from).is_some() || master.log.is_member(hello.from);
     // Of one that is further, this master may only not have heard yet.

@@ -12,16 +12,23 @@ use super::founding::INTRODUCTION_PATH;
 /// enough to try another.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The client could not be made.
+/// There is no way to other masters.
 #[derive(Debug, thiserror::Error)]
-#[error("failed to set up the client for other masters")]
-pub struct PeersError(#[source] reqwest::Error);
+pub enum PeersError {
+    /// The client could not be made.
+    #[error("failed to set up the client for other masters")]
+    Client(#[source] reqwest::Error),
+    /// The system has none.
+    #[error("failed to draw a random number: {0}")]
+    Random(getrandom::Error),
+}
 
 /// Makes requests to other masters; clones share connections.
 #[derive(Debug, Clone)]
 pub struct Peers {
     client: reqwest::Client,
     token: Option<Arc<str>>,
+    process: u128,
 }
 
 impl Peers {
@@ -35,9 +42,20 @@ impl Peers {
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
             .build()
-            .map_err(PeersError)?;
+            .map_err(PeersError::Client)?;
         let token = token.map(Arc::from);
-        Ok(Self { client, token })
+        let mut process = [0; 16];
+        getrandom::fill(&mut process).map_err(PeersError::Random)?;
+        Ok(Self {
+            client,
+            token,
+            process: u128::from_le_bytes(process),
+        })
+    }
+
+    /// Tells this process from every other one.
+    pub fn process(&self) -> u128 {
+        self.process
     }
 
     /// What the master at `url` says of itself.

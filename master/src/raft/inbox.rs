@@ -11,8 +11,8 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use raft::eraftpb::Message;
-use tepui_types::NodeId;
 use tepui_types::wire::peer::{Standing, StateHash};
+use tepui_types::{NodeId, Reason};
 use tokio::sync::oneshot;
 
 use super::install::Fetched;
@@ -46,6 +46,8 @@ pub enum Event {
     Unreachable(BTreeSet<NodeId>),
     /// A peer that is as far as this, or further, says that this master is no member.
     Disowned(u64),
+    /// A peer says that another process is this master, and stays so.
+    Copied(Reason),
     /// A member that the table does not have yet, and where it is.
     Introduced(NodeId, String),
     /// A peer tells how it stands.
@@ -91,6 +93,7 @@ struct Waiting {
     message_bytes: usize,
     unreachable: BTreeSet<NodeId>,
     disowned: Option<u64>,
+    copied: Option<Reason>,
     introduced: BTreeMap<NodeId, String>,
     standings: BTreeMap<NodeId, Standing>,
     hashed: Option<StateHash>,
@@ -186,6 +189,12 @@ impl Inbox {
         let mut waiting = self.waiting();
         waiting.disowned = waiting.disowned.max(Some(index));
         drop(waiting);
+        self.filled.notify_one();
+    }
+
+    /// A peer says that another process is this master, and stays so.
+    pub fn copied(&self, why: Reason) {
+        self.waiting().copied = Some(why);
         self.filled.notify_one();
     }
 
@@ -298,6 +307,9 @@ impl Waiting {
         }
         if let Some(index) = self.disowned.take() {
             return Some(Event::Disowned(index));
+        }
+        if let Some(why) = self.copied.take() {
+            return Some(Event::Copied(why));
         }
         if let Some((peer, url)) = self.introduced.pop_first() {
             return Some(Event::Introduced(peer, url));

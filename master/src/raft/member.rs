@@ -135,6 +135,7 @@ impl<W: World> Member<W> {
             Event::Step(messages) => self.on_step(messages),
             Event::Unreachable(peers) => self.on_unreachable(peers),
             Event::Disowned(index) => self.on_disowned(index),
+            Event::Copied(why) => return Err(RaftError::Copied(why)),
             Event::Introduced(peer, url) => self.world.introduce(peer, url),
             Event::Standing(peer, standing) => self.on_standing(peer, standing)?,
             Event::StateHashed(hash) => self.on_state_hashed(hash)?,

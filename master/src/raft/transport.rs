@@ -216,6 +216,9 @@ async fn serve(
         if error.disowns() {
             inbox.disowned(applied);
         }
+        if let Some(why) = error.as_copy() {
+            inbox.copied(why.clone());
+        }
         // The first failure is news; that it goes on is none.
         if was_up {
             let error = anyhow::Error::from(error);

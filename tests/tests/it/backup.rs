@@ -105,9 +105,7 @@ async fn a_task_that_ended_after_the_backup_is_run_again() -> Result {
     let file = cluster.dir().join("backup.tar").display().to_string();
     let agent = Pid::from_raw(cluster.agent_pid(0)?);
     kill(agent, Signal::SIGSTOP)?;
-    client
-        .submit(&Job::command(["true"]).name("late"))
-        .await?;
+    client.submit(&Job::command(["true"]).name("late")).await?;
     eventually("it is launched", async || {
         let tasks = client.tasks("").await?;
         ensure!(!tasks.is_empty(), "there is none");

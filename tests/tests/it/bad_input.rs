@@ -8,6 +8,7 @@ use reqwest::Method;
 use tepui_tests::process::{self, Process};
 use tepui_tests::{Client, Cluster, Job, eventually};
 use tepui_types::api::job::JobState;
+use tepui_types::api::master::MasterView;
 use tepui_types::task::reason;
 use tepui_types::{Bytes, Digest, TaskState};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -415,39 +416,69 @@ async fn an_agent_on_a_copy_of_a_folder_is_told_so_and_ends_nothing() -> Result 
     let (dir, client) = (cluster.dir(), cluster.client());
     let job = client.submit(&Job::command(["sleep", "1000"])).await?;
     let task = client.running(&job.name).await;
+    let copy = copy(&cluster.agent_dir(0), dir)?;
+    is_told_and_ends(
+        dir,
+        "tepui-agent",
+        &["--dir", &copy, "--master", cluster.url()],
+    )
+    .await?;
+    assert_eq!(client.task(&task).await?.status.state, TaskState::Running);
+    let agents = client.agents().await?;
+    assert_eq!(agents.len(), 1);
+    assert!(agents[0].connected, "the first one stays");
+    still_works(client).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_master_on_a_copy_of_a_folder_is_told_so_and_stands_in_nobodys_way() -> Result {
+    let mut cluster = Cluster::new().masters(3).start().await?;
+    let copied = (cluster.leader().await? + 1) % 3;
+    cluster.kill_master_at(copied);
+    let copy = copy(&cluster.dir_of_master(copied), cluster.dir())?;
+    cluster.start_master_at(copied).await?;
+    let before = cluster.client().masters().await?;
+    let args = ["--dir", &copy, "--listen", "127.0.0.1:0"];
+    is_told_and_ends(cluster.dir(), "tepui-master", &args).await?;
+    let urls = |masters: &[MasterView]| {
+        let urls = masters.iter().map(|master| (master.id, master.url.clone()));
+        urls.collect::<Vec<_>>()
+    };
+    let after = cluster.client().masters().await?;
+    assert_eq!(urls(&after), urls(&before), "each is where it was");
+    assert!(
+        cluster.master_ended(copied).is_none(),
+        "the first one stays"
+    );
+    // It is needed for a majority now.
+    cluster.kill_master_at((copied + 1) % 3);
+    cluster.speak_to(copied)?;
+    still_works(cluster.client()).await
+}
+
+/// A copy of a folder, as whoever sets up another machine may make one.
+fn copy(folder: &Path, dir: &Path) -> anyhow::Result<String> {
     let copy = dir.join("copy");
-    let copied = std::process::Command::new("cp")
-        .arg("-r")
-        .args([cluster.agent_dir(0), copy.clone()])
-        .status()?;
-    assert!(copied.success());
-    let args = [
-        "--dir",
-        &copy.display().to_string(),
-        "--master",
-        cluster.url(),
-    ];
+    let mut command = std::process::Command::new("cp");
+    let copied = command.arg("-r").args([folder, &copy]).status()?;
+    anyhow::ensure!(copied.success(), "{copied}");
+    Ok(copy.display().to_string())
+}
+
+/// Starts a program on a copy. The first one is heard of all the while.
+async fn is_told_and_ends(dir: &Path, name: &str, args: &[&str]) -> Result {
     let args: Vec<OsString> = args.iter().map(OsString::from).collect();
-    let program = process::program("tepui-agent")?;
+    let program = process::program(name)?;
     let mut second = Process::spawn("copy", &program, &args, &dir.join("copy.log"))?;
-    eventually("the copy is told", async || {
-        let log = second.log();
-        anyhow::ensure!(log.contains("is a copy"), "{log}");
-        Ok(())
-    })
-    .await;
-    // The first one is heard of all the while.
     eventually("the copy has ended", async || {
         let status = second.ended().context("it asks again")?;
         anyhow::ensure!(!status.success(), "{status}");
         Ok(())
     })
     .await;
-    assert_eq!(client.task(&task).await?.status.state, TaskState::Running);
-    let agents = client.agents().await?;
-    assert_eq!(agents.len(), 1);
-    assert!(agents[0].connected, "the first one stays");
-    still_works(client).await
+    let log = second.log();
+    assert!(log.contains("is a copy"), "{log}");
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

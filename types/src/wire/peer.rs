@@ -61,6 +61,8 @@ pub struct PeerHello {
     pub from: NodeId,
     /// The id that it expects at this address.
     pub to: NodeId,
+    /// Drawn once by each process: two of one id that live at the same time run on copies of one folder.
+    pub process: u128,
     /// Where it is reached itself.
     pub url: String,
     /// How far its state is: one that is further may be a member that the other has not heard of.
