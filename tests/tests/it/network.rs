@@ -23,6 +23,16 @@ async fn a_leader_that_is_cut_off_is_replaced_and_comes_back() -> Result {
     let script = format!("while ! test -e {gate}; do sleep 0.02; done; echo done");
     site.tepui(&["run", "--name", "long", "-d", "--", "sh", "-c", &script])
         .await?;
+    // A launch that is on its way when the line is cut may be made once more.
+    eventually("it runs", async || {
+        let job: Value =
+            serde_json::from_str(&site.tepui(&["job", "show", "long", "-o", "json"]).await?)?;
+        match job["running"] == 1 {
+            true => Ok(()),
+            false => bail!("{job}"),
+        }
+    })
+    .await;
     site.net.cut(leader)?;
     let next = eventually("another leads", async || match site.masters().await? {
         (next, _) if next != leader => Ok(next),
