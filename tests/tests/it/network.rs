@@ -27,7 +27,7 @@ async fn a_leader_that_is_cut_off_is_replaced_and_comes_back() -> Result {
     eventually("it runs", async || {
         let job: Value =
             serde_json::from_str(&site.tepui(&["job", "show", "long", "-o", "json"]).await?)?;
-        match job["running"] == 1 {
+        match job["task"]["state"] == "running" {
             true => Ok(()),
             false => bail!("{job}"),
         }
@@ -64,7 +64,7 @@ async fn a_leader_that_is_cut_off_is_replaced_and_comes_back() -> Result {
     let long = tasks
         .iter()
         .filter(|task| task["id"].as_str().is_some_and(|id| id.contains(".long.")));
-    assert_eq!(long.count(), 1, "it was launched once");
+    assert_eq!(long.count(), 1, "it was launched once: {tasks:?}");
     Ok(())
 }
 
