@@ -133,6 +133,7 @@ impl State {
                 Some(before) => self.wait_in_line(task.operation, before),
                 None => {
                     self.give_place(context, task.operation);
+                    self.use_claims(context, task.agent, &task.role, &task.resources);
                     self.send_launch(context, &task);
                 }
             }
@@ -187,7 +188,6 @@ impl State {
             agent.tasks.insert(task.operation);
             context.changes.agents.insert(task.agent);
         }
-        self.use_claims(context, task.agent, &task.role, &task.resources);
     }
 
     /// Why a task cannot start, alone or in a gang.

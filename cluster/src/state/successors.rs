@@ -19,7 +19,7 @@ use tepui_types::operation::Launch;
 use tepui_types::resources::ResourceRequest;
 use tepui_types::{
     AgentId, Demand, FrameworkId, FrameworkPhase, OperationId, Reason, Role, TaskId, TaskSpec,
-    TaskState, task::reason,
+    TaskState, Workload, task::reason,
 };
 
 use crate::feasibility;
@@ -227,7 +227,9 @@ impl State {
 
     /// Promises a task's place to the next one of its line.
     fn put_on_deck(&mut self, context: &mut Context, task: &Task) {
-        let Some(next) = self.successor_of(task) else {
+        let next = self.successor_of(task);
+        let Some(next) = next.filter(|next| task.kill.is_none() && self.may_be_on_deck(next))
+        else {
             return;
         };
         if let Some(agent) = self.agents.get_mut(&next.agent) {
@@ -237,6 +239,19 @@ impl State {
             Arc::make_mut(next).on_deck = true;
         }
         self.send_launch(context, &next);
+    }
+
+    /// Whether a task needs nothing of its machine that has to be taken from the one before it first: the
+    /// network of a container and a disk are given back after an end, not with it.
+    fn may_be_on_deck(&self, task: &Task) -> bool {
+        let spec = self.specs.get(&task.spec);
+        let has_container = spec.is_none_or(|spec| match &spec.workload {
+            Workload::Command(command) => {
+                command.container.is_some() || !command.companions().is_empty()
+            }
+            Workload::Wasm(_) => false,
+        });
+        !has_container && task.resources.disk.0 == 0 && task.resources.pools.is_empty()
     }
 
     /// The task that its agent begins when this one has ended.

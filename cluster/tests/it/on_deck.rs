@@ -148,6 +148,11 @@ fn one_on_deck_that_is_killed_is_ended_by_its_agent() {
     // It may have begun before it heard that.
     line.end(1);
     assert_eq!(line.used(), MilliCpus(1_000));
+    assert_eq!(
+        line.on_deck(),
+        Vec::<&TaskId>::new(),
+        "its end was asked for"
+    );
     let third = line.tasks[2].clone();
     line.log.report(line.agent, &third, TaskState::Killed);
     assert_eq!(line.states()[1..], [TaskState::Killed, TaskState::Staging]);
