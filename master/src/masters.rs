@@ -2,8 +2,8 @@
 //!
 //! [`founding`] gives an empty folder its place in a cluster, [`candidacy`] is what others see of it
 //! meanwhile, and [`invitation`] asks one in that waits for it; [`link`] is one connection between
-//! two masters, which the log's [transport](crate::raft) uses, and [`presence`] sees that none is there twice; [`image`] brings the state to one
-//! that is too far behind; [`rejoin`] brings back one whose database is damaged; [`moved`] tells the
+//! two masters, which the log's [transport](crate::raft) uses, and [`presence`] sees that none is there
+//! twice; [`image`] brings the state to one that is too far behind; [`rejoin`] brings back one whose database is damaged; [`moved`] tells the
 //! others where this one is now; [`peers`] is what every request to another master goes through.
 
 pub mod address;
