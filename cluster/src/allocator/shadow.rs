@@ -256,13 +256,13 @@ fn ending_on(state: &State, agents: &BTreeSet<AgentId>) -> (Freed, u64) {
     let agents = agents.iter().filter_map(|agent| state.agent(*agent));
     let tasks = agents.flat_map(|agent| agent.tasks.iter());
     for task in tasks.filter_map(|operation| state.tasks.get(operation)) {
-        let Some(kill) = task.kill.filter(|_| task.has_place()) else {
+        let Some(grace) = task.kill.filter(|_| state.is_leaving(task)) else {
             continue;
         };
         let sum = freed.entry(task.agent).or_default();
         if let Ok(more) = sum.checked_add(&task.resources) {
             *sum = more;
-            grace_ms = grace_ms.max(kill);
+            grace_ms = grace_ms.max(grace);
         }
     }
     (freed, grace_ms)

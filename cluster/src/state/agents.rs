@@ -231,6 +231,7 @@ impl State {
         was_restarted: bool,
     ) {
         self.hold_anew(id);
+        self.drop_lines_of_backup(context, id);
         self.take_reports(context, id, reports);
         let Some(agent) = self.agents.get(&id) else {
             return;
@@ -247,7 +248,7 @@ impl State {
             };
             match (task.status.state, task.kill) {
                 // The launch has not arrived; it is owed again below.
-                (TaskState::Staging, None) if !was_restarted => {}
+                (TaskState::Staging, None) if !was_restarted && !self.is_of_backup(task) => {}
                 (_, Some(_)) => {
                     let (state, taken) = task.killed_as();
                     let asked = || Reason::new(reason::KILL_REQUESTED, "ended on request");
@@ -255,7 +256,7 @@ impl State {
                     self.end_task(context, operation, state, Some(why));
                 }
                 // It may have arrived, and run, and gone from memory with the machine's power.
-                (TaskState::Staging, None) => {
+                (TaskState::Staging, None) if was_restarted => {
                     let why = "the agent's machine was restarted, and may have run it before";
                     let why = Reason::new(reason::AGENT_REBOOTED, why);
                     self.end_task(context, operation, TaskState::Gone, Some(why));

@@ -161,23 +161,28 @@ impl State {
 
     pub(super) fn preempt(&mut self, context: &mut Context, wish: &Preemption) -> Outcome {
         let victims = self.check_preemption(context, wish)?;
-        let spec = |task: &Arc<Task>| self.specs.get(&task.spec).map(|spec| spec.kill_grace_ms);
-        let grace_ms = victims.iter().flatten().filter_map(spec).max().unwrap_or(0);
+        // Whoever is on deck behind one ends as well: it may have begun by then.
+        let ends = victims.into_iter().map(|victims| {
+            let on_deck = |victim: &Arc<Task>| self.on_deck_behind(victim);
+            let behind: Vec<_> = victims.iter().filter_map(on_deck).collect();
+            [victims, behind].concat()
+        });
+        let ends: Vec<Vec<_>> = ends.collect();
+        let grace_of = |task: &Arc<Task>| Some(self.specs.get(&task.spec)?.kill_grace_ms);
+        let grace_ms = ends.iter().flatten().filter_map(grace_of).max();
+        let grace_ms = grace_ms.unwrap_or(0);
         if context.now.millis_since(self.preemptions.since) >= MINUTE_MS {
             self.preemptions = Rate {
                 since: context.now,
                 ended: 0,
             };
         }
-        for (place, victims) in wish.places.iter().zip(victims) {
+        for (place, ends) in wish.places.iter().zip(ends) {
             let why = why(wish, place);
-            self.preemptions.ended += victims.len() as u32;
-            for task in victims {
-                let on_deck = self.on_deck_behind(&task).map(|next| next.operation);
-                for operation in std::iter::once(task.operation).chain(on_deck) {
-                    let why = Reason::new(reason::PREEMPTED, why.clone());
-                    self.begin_kill(context, operation, None, why);
-                }
+            self.preemptions.ended += place.victims.len() as u32;
+            for task in ends {
+                let why = Reason::new(reason::PREEMPTED, why.clone());
+                self.begin_kill(context, task.operation, None, why);
             }
             let gang = wish.gang.as_ref().map(|(framework, key)| GangClaim {
                 framework: *framework,
@@ -291,14 +296,14 @@ impl State {
         }
     }
 
-    /// What is free on an agent, and what the tasks leave that are ending.
+    /// What is free on an agent, and what tasks leave there soon.
     pub fn coming_free(&self, agent: &Agent) -> Resources {
         let tasks = agent
             .tasks
             .iter()
             .filter_map(|operation| self.tasks.get(operation));
-        let ending = tasks.filter(|task| task.has_place() && task.kill.is_some());
-        ending.fold(agent.free(), |sum, task| {
+        let leaving = tasks.filter(|task| self.is_leaving(task));
+        leaving.fold(agent.free(), |sum, task| {
             // An agent that has shrunk under its tasks has less than adds up.
             sum.checked_add(&task.resources.exclusive()).unwrap_or(sum)
         })

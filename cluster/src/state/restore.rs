@@ -11,12 +11,13 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 use tepui_types::wire::agent::{AgentEffect, StatusReport};
-use tepui_types::{AgentId, NodeId, TaskId, TaskState};
+use tepui_types::{AgentId, NodeId, Reason, TaskId, TaskState, task::reason};
 
 use crate::effect::Effect;
 use crate::outcome::{Outcome, Rejection};
 use crate::state::State;
 use crate::state::context::Context;
+use crate::state::tasks::Task;
 
 /// How far ids and terms are moved on: far more than were used since any backup that is worth a
 /// restore, and still easy to type.
@@ -94,9 +95,38 @@ impl State {
         in_range && !self.agents.contains_key(&id) && !self.gone.contains_key(&id)
     }
 
-    /// Whether a task that the log does not know was launched in a lost time.
+    /// Whether a task was launched in a lost time: the log does not know it, or has dropped it in the line
+    /// in which it stood in the backup.
     pub(super) fn is_of_lost_time(&self, task: &TaskId) -> bool {
-        task.attempt < self.first_attempt() && !self.task_ids.contains_key(task)
+        let known = self.task(task);
+        let is_launched = |known: &Arc<Task>| known.status.state != TaskState::Dropped;
+        task.attempt < self.first_attempt() && !known.is_some_and(is_launched)
+    }
+
+    /// Whether a task may have been launched, and have run, in a lost time.
+    pub(super) fn is_of_backup(&self, task: &Task) -> bool {
+        task.operation.index < first_index_of_epoch(self.index)
+    }
+
+    /// Drops what stood in line on an agent in the backup: its turn may have come in the lost time. What
+    /// has run by then is held on its agent, and nothing is run there twice.
+    pub(super) fn drop_lines_of_backup(&mut self, context: &mut Context, id: AgentId) {
+        let Some(agent) = self.agents.get(&id) else {
+            return;
+        };
+        let tasks = agent.tasks.iter();
+        let heads = tasks.filter_map(|operation| self.tasks.get(operation));
+        let is_next_of_backup = |head: &&Arc<Task>| {
+            let next = self.successor_of(head);
+            next.is_some_and(|next| self.is_of_backup(&next))
+        };
+        let heads = heads.filter(is_next_of_backup);
+        let heads: Vec<_> = heads.cloned().collect();
+        let why = "it waited for its turn when the backup was taken, and may have had it since";
+        let why = Reason::new(reason::AGENT_FORGOT, why);
+        for head in heads {
+            self.break_line(context, &head, &why);
+        }
     }
 
     /// Takes in what an agent says of a task of a lost time.

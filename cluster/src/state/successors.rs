@@ -259,14 +259,21 @@ impl State {
         self.successor_of(task).filter(|next| next.on_deck)
     }
 
-    fn successor_of(&self, task: &Task) -> Option<Arc<Task>> {
+    /// Whether what a task has comes free soon: its end was asked for, and nobody on deck gets its place.
+    pub fn is_leaving(&self, task: &Task) -> bool {
+        let is_ending = |task: &Task| task.kill.is_some();
+        let next = self.on_deck_behind(task);
+        task.has_place() && is_ending(task) && next.is_none_or(|next| is_ending(&next))
+    }
+
+    pub(super) fn successor_of(&self, task: &Task) -> Option<Arc<Task>> {
         let next = self.tasks.get(&task.next?)?;
         let waits = next.waits_for() == Some(task.operation);
         waits.then(|| next.clone())
     }
 
     /// Drops all that wait after a task and are promised nothing.
-    fn break_line(&mut self, context: &mut Context, head: &Task, why: &Reason) {
+    pub(super) fn break_line(&mut self, context: &mut Context, head: &Task, why: &Reason) {
         let mut waiting = Vec::new();
         let mut next = self.successor_of(head);
         while let Some(task) = next {

@@ -1,13 +1,17 @@
 //! Tasks on deck: the next of a line of short ones, which its agent begins without waiting for the log.
 
+use std::sync::Arc;
+
 use tepui_cluster::state::preemption::{Place, Preemption};
-use tepui_cluster::{Applied, Command};
+use tepui_cluster::{Accepted, Applied, Command};
+use tepui_types::command::CommandWorkload;
 use tepui_types::operation::Kill;
 use tepui_types::role::RoleSettings;
 use tepui_types::wire::agent::{AgentEffect, StatusReport};
 use tepui_types::*;
 
-use crate::successors::{busy, demand, launched, line_up, reason_of};
+use crate::makers::spec;
+use crate::successors::{busy, demand, launched, line_up, line_up_with, reason_of};
 use crate::support::*;
 
 /// Four tasks, of which the first has ended: the second runs, the third is on deck, and the fourth in line.
@@ -227,14 +231,46 @@ fn one_on_deck_of_an_agent_that_is_gone_is_gone() {
 }
 
 #[test]
-fn who_is_taken_a_place_from_hands_it_to_nobody_on_deck() {
-    let mut log = Log::new();
-    let agent = log.agent(1, 8);
-    let [dev, prod] = ["dev", "prod"].map(|role| log.framework(role, role));
-    let first = log.launch_with(dev, agent, "first", amounts(1, 1));
-    let [second, third] = ["second", "third"].map(|name| line_up(&mut log, agent, name, &first));
-    log.report(agent, &first, TaskState::Finished);
-    for (role, cpus, preemptible) in [("dev", 0, Some(true)), ("prod", 1, None)] {
+fn what_is_given_back_only_after_an_end_is_waited_for() {
+    let command = |container| {
+        let command = CommandWorkload {
+            container,
+            ..CommandWorkload::new(vec!["true".into()])
+        };
+        Arc::new(TaskSpec::new(Workload::Command(command)))
+    };
+    let disk = Resources {
+        disk: Bytes::gib(1),
+        ..amounts(1, 1)
+    };
+    let container = command(Some(Box::default()));
+    let cases = [
+        (amounts(1, 1), command(None), 2),
+        (amounts(1, 1), container, 1),
+        (disk, command(None), 1),
+    ];
+    for (resources, spec, told) in cases {
+        let mut log = Log::new();
+        let mut info = machine(1, 8);
+        info.resources.disk = Bytes::gib(8);
+        let registered = log.accept(register(1, None, info, Vec::new()));
+        let Accepted::Agent { agent } = registered else {
+            panic!("{registered:?}");
+        };
+        let framework = log.framework("batch", "*");
+        let first = log.launch_with(framework, agent, "first", resources);
+        for name in ["second", "third"] {
+            line_up_with(&mut log, agent, name, &first, &spec);
+        }
+        let applied = log.report(agent, &first, TaskState::Finished);
+        assert_eq!(launched(&applied).len(), told, "{spec:?}");
+    }
+}
+
+/// Two roles, of which `prod` is owed so many cpus, and `dev` gives them.
+fn dev_and_prod(log: &mut Log, owed: u64) -> [FrameworkId; 2] {
+    let frameworks = ["dev", "prod"].map(|role| log.framework(role, role));
+    for (role, cpus, preemptible) in [("dev", 0, Some(true)), ("prod", owed, None)] {
         log.accept(Command::SetRole {
             role: role.parse().unwrap(),
             settings: RoleSettings {
@@ -245,9 +281,13 @@ fn who_is_taken_a_place_from_hands_it_to_nobody_on_deck() {
             force: true,
         });
     }
-    demand(&mut log, prod, 1);
+    frameworks
+}
+
+/// `prod` takes a place of one cpu from these.
+fn take_from(log: &mut Log, agent: AgentId, victims: Vec<TaskId>) -> Applied {
     let role: Role = "prod".parse().unwrap();
-    log.accept(Command::Preempt(Preemption {
+    log.apply(Command::Preempt(Preemption {
         role: role.clone(),
         guaranteed: role,
         gang: None,
@@ -255,13 +295,90 @@ fn who_is_taken_a_place_from_hands_it_to_nobody_on_deck() {
             agent,
             request: request(1, 1),
             parts: Vec::new(),
-            victims: vec![second.clone()],
+            victims,
         }],
-    }));
+    }))
+}
+
+/// How many milliseconds from now on the only claim on an agent is kept.
+fn claimed_for(log: &Log, agent: AgentId) -> u64 {
+    let [claim] = &log.state.agent(agent).unwrap().claims[..] else {
+        panic!("one claim is wanted");
+    };
+    claim.until.millis_since(log.state.now)
+}
+
+#[test]
+fn who_is_taken_a_place_from_hands_it_to_nobody_on_deck() {
+    let mut log = Log::new();
+    let agent = log.agent(1, 8);
+    let [dev, prod] = dev_and_prod(&mut log, 1);
+    let first = log.launch_with(dev, agent, "first", amounts(1, 1));
+    let second = line_up(&mut log, agent, "second", &first);
+    let patient = TaskSpec {
+        kill_grace_ms: 60_000,
+        ..(*spec()).clone()
+    };
+    let third = line_up_with(&mut log, agent, "third", &first, &Arc::new(patient));
+    log.report(agent, &first, TaskState::Finished);
+    demand(&mut log, prod, 1);
+    take_from(&mut log, agent, vec![second.clone()])
+        .outcome
+        .unwrap();
+    let claimed = claimed_for(&log, agent);
+    assert!(claimed > 60_000, "{claimed}: it may have begun");
     for task in [&third, &second] {
         assert_eq!(log.task_state(task), TaskState::Killing);
         log.report(agent, task, TaskState::Killed);
         assert_eq!(reason_of(&log, task), "preempted");
     }
     assert_eq!(log.state.agent(agent).unwrap().used.cpus, MilliCpus(0));
+}
+
+#[test]
+fn a_place_that_goes_to_one_on_deck_does_not_come_free() {
+    let mut log = Log::new();
+    let agent = log.agent(1, 8);
+    let [dev, prod] = dev_and_prod(&mut log, 1);
+    let first = log.launch_with(dev, agent, "first", amounts(1, 1));
+    let [second, third] = ["second", "third"].map(|name| line_up(&mut log, agent, name, &first));
+    log.report(agent, &first, TaskState::Finished);
+    demand(&mut log, prod, 1);
+    let kill = |log: &mut Log, task: &TaskId| {
+        log.accept(Command::KillTask(Kill {
+            task: task.clone(),
+            grace_ms: None,
+        }));
+    };
+    kill(&mut log, &second);
+    let free = |log: &Log| {
+        let record = log.state.agent(agent).unwrap();
+        log.state.coming_free(record).cpus
+    };
+    assert_eq!(free(&log), MilliCpus(0), "the third gets it");
+    let refusal = refused(take_from(&mut log, agent, Vec::new()).outcome);
+    assert!(refusal.contains("not free enough cpus"), "{refusal}");
+    kill(&mut log, &third);
+    assert_eq!(free(&log), MilliCpus(1_000));
+    take_from(&mut log, agent, Vec::new()).outcome.unwrap();
+}
+
+#[test]
+fn a_place_that_is_handed_on_uses_up_no_claim() {
+    let mut log = Log::new();
+    let agent = log.agent(2, 8);
+    let [dev, prod] = dev_and_prod(&mut log, 2);
+    let first = log.launch_with(prod, agent, "first", amounts(1, 1));
+    let victim = log.launch_with(dev, agent, "victim", amounts(1, 1));
+    line_up(&mut log, agent, "second", &first);
+    demand(&mut log, prod, 1);
+    take_from(&mut log, agent, vec![victim.clone()])
+        .outcome
+        .unwrap();
+    let applied = log.report(agent, &first, TaskState::Finished);
+    assert_eq!(launched(&applied).len(), 1, "the second");
+    assert!(claimed_for(&log, agent) > 0);
+    log.report(agent, &victim, TaskState::Killed);
+    log.launch_with(prod, agent, "third", amounts(1, 1));
+    assert_eq!(log.state.claims().count(), 0, "it was for this one");
 }

@@ -4,6 +4,7 @@ use tepui_cluster::{Accepted, Command, State, feasibility};
 use tepui_types::wire::agent::{AgentEffect, StatusReport};
 use tepui_types::*;
 
+use crate::successors::{line_up, reason_of};
 use crate::support::*;
 
 /// A cluster with an agent, a framework and a running task; what is restored of it; and how it went
@@ -18,6 +19,13 @@ struct Lost {
     before: State,
 }
 
+fn begin_again(log: &mut Log, backup: &[u8]) {
+    let backup = State::decode(backup).unwrap();
+    log.state = backup.restored(NodeId(9), "http://10.0.0.9:5050".into());
+    log.state.check_invariants().unwrap();
+    log.term = log.state.term + 1;
+}
+
 fn lost() -> Lost {
     let mut log = Log::new();
     let (agent, framework) = (log.agent(4, 4), log.framework("batch", "eng"));
@@ -28,10 +36,7 @@ fn lost() -> Lost {
     log.report(agent, &unknown, TaskState::Running);
     let late = (log.agent(2, 2), 2);
     let before = log.state.clone();
-    let backup = State::decode(&backup).unwrap();
-    log.state = backup.restored(NodeId(9), "http://10.0.0.9:5050".into());
-    log.state.check_invariants().unwrap();
-    log.term = log.state.term + 1;
+    begin_again(&mut log, &backup);
     Lost {
         log,
         framework,
@@ -83,6 +88,41 @@ fn a_task_of_a_lost_time_is_held_until_it_ends() {
     lost.log
         .report(lost.agent, &lost.unknown, TaskState::Finished);
     assert!(feasibility::offerable(&lost.log.state, lost.agent).is_ok());
+}
+
+#[test]
+fn what_waited_in_a_backup_may_have_run_since_and_is_not_run_there_again() {
+    let mut log = Log::new();
+    let (agent, framework) = (log.agent(4, 4), log.framework("batch", "*"));
+    let launched = ["known", "forgotten"].map(|name| log.launch(framework, agent, name));
+    let [known, forgotten] = launched;
+    let [next, last] = ["next", "last"].map(|name| line_up(&mut log, agent, name, &known));
+    let backup = log.state.encode();
+    begin_again(&mut log, &backup);
+    let new = log.launch(framework, agent, "new");
+    // In the lost time the agent has begun what stood in line, and forgotten another task.
+    let running = [&known, &next].map(|task| report(task, TaskState::Running));
+    let back = register(1, Some(agent), machine(4, 4), running.to_vec());
+    let applied = log.apply(back);
+    let told: Vec<_> = on_agents(&applied);
+    let [AgentEffect::Launch(launch)] = told[..] else {
+        panic!("{told:?}: only what is new is launched, and nothing is ended");
+    };
+    assert_eq!(launch.task, new);
+    assert_eq!(log.task_state(&known), TaskState::Running);
+    assert_eq!(log.task_state(&forgotten), TaskState::Gone);
+    for task in [&next, &last] {
+        assert_eq!(log.task_state(task), TaskState::Dropped);
+        assert_eq!(reason_of(&log, task), "agent-forgot");
+    }
+    let held = |log: &Log| {
+        let tasks = &log.state.agent(agent).unwrap().held.tasks;
+        tasks.keys().cloned().collect::<Vec<_>>()
+    };
+    assert_eq!(held(&log), [next.clone()]);
+    log.acknowledge(&next);
+    log.report(agent, &next, TaskState::Finished);
+    assert_eq!(held(&log), []);
 }
 
 #[test]

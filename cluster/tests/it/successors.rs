@@ -1,5 +1,7 @@
 //! Successors: a place goes from one task to the next in one command, unless anybody else wants it.
 
+use std::sync::Arc;
+
 use proptest::prelude::*;
 use tepui_cluster::{Applied, Command, TurnKind};
 use tepui_types::constraint::{Constraint, Constraints, Test};
@@ -7,7 +9,7 @@ use tepui_types::operation::{Kill, Operation};
 use tepui_types::wire::agent::AgentEffect;
 use tepui_types::*;
 
-use crate::makers::{amounts, launch, request};
+use crate::makers::{amounts, launch, request, spec};
 use crate::support::*;
 
 /// An agent of one place, with a task in it.
@@ -21,9 +23,22 @@ pub fn busy() -> (Log, AgentId, FrameworkId, TaskId) {
 
 /// Launches a task after another.
 pub fn line_up(log: &mut Log, agent: AgentId, name: &str, after: &TaskId) -> TaskId {
+    line_up_with(log, agent, name, after, &spec())
+}
+
+/// Launches a task of this kind after another, with what that one has.
+pub fn line_up_with(
+    log: &mut Log,
+    agent: AgentId,
+    name: &str,
+    after: &TaskId,
+    spec: &Arc<TaskSpec>,
+) -> TaskId {
     let mut turn = log.next_turn(after.framework);
+    turn.specs = vec![spec.clone()];
     let attempt = turn.first_attempt;
-    let mut operation = launch(agent, name, amounts(1, 1));
+    let resources = &log.state.task(after).expect("it is remembered").resources;
+    let mut operation = launch(agent, name, resources.clone());
     if let Operation::Launch(launch) = &mut operation {
         launch.after = Some(after.clone());
     }
