@@ -14,6 +14,7 @@ use tepui_cluster::state::tasks::Task;
 use tepui_discovery::{Directory, DnsConfig, DnsServer, Entry, Port, Protocol, Published, Zone};
 use tepui_types::container::Network;
 use tepui_types::{NodeId, TaskSpec, TaskState, Workload};
+use tokio::sync::watch;
 
 use crate::Master;
 use crate::raft::Leadership;
@@ -27,8 +28,9 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 /// The directory, and how names are made of it.
 pub struct Discovery {
-    /// The newest directory.
-    pub directory: Arc<Published>,
+    newest: Arc<Published>,
+    /// Whether it is that of a state yet.
+    is_filled: watch::Sender<bool>,
     /// Below which domain.
     pub zone: Zone,
 }
@@ -37,19 +39,30 @@ impl Discovery {
     /// An empty one.
     pub fn new(zone: Zone) -> Self {
         Self {
-            directory: Arc::new(Published::new()),
+            newest: Arc::new(Published::new()),
+            is_filled: watch::Sender::new(false),
             zone,
         }
     }
 
-    /// Answers DNS questions from it, where the operator wants that.
+    /// The newest directory. After a start it is waited for, some seconds where there are a million tasks:
+    /// an empty one would say that there is nothing.
+    pub async fn directory(&self) -> Arc<Directory> {
+        let mut is_filled = self.is_filled.subscribe();
+        // Its sender is as old as this.
+        is_filled.wait_for(|is_filled| *is_filled).await.ok();
+        self.newest.load()
+    }
+
+    /// Answers DNS questions from it, where the operator wants that. It has to be kept already.
     ///
     /// # Errors
     /// When it cannot be listened there.
     pub async fn serve(&self, config: Option<&DnsConfig>) -> anyhow::Result<Option<DnsServer>> {
         match config {
             Some(config) => {
-                let server = DnsServer::start(config, self.directory.clone()).await?;
+                self.directory().await;
+                let server = DnsServer::start(config, self.newest.clone()).await?;
                 Ok(Some(server))
             }
             None => Ok(None),
@@ -60,23 +73,28 @@ impl Discovery {
 /// Keeps the directory after the state, as long as this master lives.
 pub async fn keep(master: Arc<Master>) {
     let mut directory = Directory::new();
-    let mut known: Option<Arc<State>> = None;
+    let mut known = Arc::new(State::new(master.view.load().cluster));
     let mut leadership = master.leadership.clone();
     loop {
         let applied = master.view.applied();
         let state = master.view.load();
-        let before = known.take();
-        let is_new = |before: &Arc<State>| !Arc::ptr_eq(before, &state);
-        if before.as_ref().is_none_or(is_new) {
-            follow(&mut directory, before.as_deref(), &state);
+        if !Arc::ptr_eq(&known, &state) {
+            let (before, now) = (known, state.clone());
+            // At a start that is all that there is: no request waits behind it.
+            let followed = tokio::task::spawn_blocking(move || {
+                follow(&mut directory, &before, &now);
+                directory
+            });
+            let Ok(followed) = followed.await else {
+                tracing::error!("the directory of services is not kept any more");
+                return;
+            };
+            (directory, known) = (followed, state);
         }
-        directory.set_masters(masters(
-            &state,
-            master.node,
-            *leadership.borrow_and_update(),
-        ));
-        master.discovery.directory.publish(&directory);
-        known = Some(state);
+        let state = &known;
+        directory.set_masters(masters(state, master.node, *leadership.borrow_and_update()));
+        master.discovery.newest.publish(&directory);
+        master.discovery.is_filled.send_replace(true);
         tokio::time::sleep(PAUSE).await;
         tokio::select! {
             () = master.view.wait_for(applied + 1) => {}
@@ -88,13 +106,14 @@ pub async fn keep(master: Arc<Master>) {
 }
 
 /// What has changed since `before` is changed in the directory.
-fn follow(directory: &mut Directory, before: Option<&State>, state: &State) {
-    let nothing = State::new(state.cluster);
-    let before = before.unwrap_or(&nothing);
+fn follow(directory: &mut Directory, before: &State, state: &State) {
     for change in before.agents.diff(&state.agents) {
         match change {
-            DiffItem::Add(_, agent)
-            | DiffItem::Update {
+            // Its tasks are new as well.
+            DiffItem::Add(_, agent) => {
+                directory.put_agent(agent_of(agent));
+            }
+            DiffItem::Update {
                 new: (_, agent), ..
             } => {
                 directory.put_agent(agent_of(agent));

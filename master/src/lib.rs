@@ -213,12 +213,12 @@ impl Running {
             view.clone(),
             feed.clone(),
         ));
-        let dns = master.discovery.serve(master.config.dns().as_ref()).await?;
         tasks.spawn(discovery::keep(master.clone()));
         let others = master.config.way.addresses().to_vec();
         tasks.spawn(masters::moved::look_for_others(master.clone(), others));
         let place = folder.path().to_owned();
         tasks.spawn(announce(master.clone(), address, place));
+        let dns = master.discovery.serve(master.config.dns().as_ref()).await?;
         Ok(Self {
             master,
             log,

@@ -8,6 +8,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -207,14 +208,15 @@ impl FromStr for OperationId {
 /// A task's name inside its framework: 1 to 63 of `a-z`, `0-9` and `-`,
 /// neither first nor last a `-` (a DNS label, RFC 1123).
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct TaskName(String);
+// Shared: a task's name is in many tables.
+pub struct TaskName(Arc<str>);
 
 impl TaskName {
     /// The longest name, in bytes.
     pub const MAX_LEN: usize = 63;
 
     /// Checks and takes a name.
-    pub fn new(name: impl Into<String>) -> Result<Self, ParseIdError> {
+    pub fn new(name: impl Into<Arc<str>>) -> Result<Self, ParseIdError> {
         let name = name.into();
         if is_label(&name) {
             Ok(Self(name))
@@ -262,7 +264,7 @@ impl FromStr for TaskName {
     }
 }
 
-serde_by_text!(TaskName, String, TaskName::new, |name| &name.0);
+serde_by_text!(TaskName, Arc<str>, TaskName::new, |name| &name.0);
 
 /// A task's identity. An attempt is never reused, so a launch frame that comes
 /// late cannot run a finished task again.

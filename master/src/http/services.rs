@@ -36,7 +36,7 @@ pub async fn list(
     let after = query.framework.zip(query.service);
     let after = after.map(|(framework, service)| ServiceCursor { framework, service });
     let limit = query.limit.unwrap_or(MAX_PAGE);
-    let (directory, zone) = (master.discovery.directory.load(), &master.discovery.zone);
+    let (directory, zone) = (master.discovery.directory().await, &master.discovery.zone);
     Json(tepui_discovery::services(
         &directory,
         zone,
@@ -53,7 +53,7 @@ pub async fn show(
     Extract(master): Extract<Arc<Master>>,
     ApiPath((framework, service)): ApiPath<(String, String)>,
 ) -> Result<Json<ServiceView>, ApiError> {
-    let (directory, zone) = (master.discovery.directory.load(), &master.discovery.zone);
+    let (directory, zone) = (master.discovery.directory().await, &master.discovery.zone);
     let found = tepui_discovery::service(&directory, zone, &framework, &service);
     found.map(Json).ok_or_else(|| {
         ApiError::NotFound(format!(

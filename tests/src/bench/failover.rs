@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use reqwest::Method;
 use tepui_types::NodeId;
+use tokio::time::Instant;
 
 use crate::bench::{Report, Row, report, state};
 use crate::client::Client;
@@ -27,6 +28,9 @@ const IMAGED: u64 = 2_000_000;
 const LOOK: Duration = Duration::from_millis(1);
 /// How long a commit may take before it is asked for elsewhere.
 const TRY: Duration = Duration::from_secs(2);
+/// For how long the disks do nothing before a row is measured, and how long that is waited for.
+const QUIET: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Every row, in the order of the table.
 const ROWS: [&str; 11] = [
@@ -82,12 +86,12 @@ impl Findings {
         rows.iter().any(is_wanted)
     }
 
-    /// The same before they are measured: says so, and lets the disk finish what others have left it.
-    fn begins(&self, rows: &[&str]) -> bool {
+    /// The same before they are measured: says so, and lets the disks finish what others have left them.
+    async fn begins(&self, rows: &[&str]) -> bool {
         let wanted = self.wants(rows);
         if wanted {
             eprintln!("measuring {}", rows.join(", "));
-            nix::unistd::sync();
+            settle().await;
         }
         wanted
     }
@@ -120,42 +124,67 @@ pub async fn run(options: Options) -> Result<Report> {
     let mut found = Findings::new(only)?;
     let span = Duration::from_secs(seconds);
     // First, for it makes a folder a task, and a disk on which many were just removed is slow at that.
-    if found.begins(&["cluster_native_tasks_per_s"]) {
+    if found.begins(&["cluster_native_tasks_per_s"]).await {
         found.add([tasks::native().await?]);
     }
-    if found.begins(&["false_elections", "http_commits_per_s"]) {
+    if found
+        .begins(&["false_elections", "http_commits_per_s"])
+        .await
+    {
         let http = commits::through_http(span).await?;
         found
             .conditions
             .extend(http.conditions("http_commits_per_s"));
         found.add(http.rows_of_http());
     }
-    if found.begins(&["commits_per_s"]) {
+    if found.begins(&["commits_per_s"]).await {
         let inside = commits::in_the_leader(span).await?;
         found.conditions.extend(inside.conditions("commits_per_s"));
         found.add([inside.row_of_leader()]);
     }
-    if found.begins(&["cluster_tasks_per_s_3_masters"]) {
+    if found.begins(&["cluster_tasks_per_s_3_masters"]).await {
         found.add([tasks::wasm("cluster_tasks_per_s_3_masters", MASTERS, 2000.0).await?]);
     }
-    if found.begins(&["kill_to_commit_ms", "kill_to_commit_worst_ms"]) {
+    if found
+        .begins(&["kill_to_commit_ms", "kill_to_commit_worst_ms"])
+        .await
+    {
         found.add(kills::rows(kills).await?);
     }
-    if found.begins(&["kill_to_offers_ms"]) {
+    if found.begins(&["kill_to_offers_ms"]).await {
         found.add([offers::row(kills).await?]);
     }
-    if found.begins(&["cluster_tasks_per_s_1_master"]) {
+    if found.begins(&["cluster_tasks_per_s_1_master"]).await {
         found.add([tasks::wasm("cluster_tasks_per_s_1_master", 1, 5000.0).await?]);
     }
-    if found.begins(&["restart_1m_tasks_s"]) {
+    if found.begins(&["restart_1m_tasks_s"]).await {
         found.add([restart().await?]);
     }
-    if found.begins(&["snapshot_pause_ms"]) {
+    if found.begins(&["snapshot_pause_ms"]).await {
         found.add([image().await?]);
     }
     let masters = format!("{MASTERS} on one machine and disk, fsync on, unless a row says one");
     found.conditions.insert("masters".into(), masters);
     Ok(found.report())
+}
+
+/// Waits until nothing is written and the disks do nothing: what was removed is given back to them
+/// later, which keeps them from others for seconds.
+async fn settle() {
+    nix::unistd::sync();
+    let done = || std::fs::read_to_string("/proc/diskstats").ok();
+    let deadline = Instant::now() + PATIENCE;
+    let mut before = done();
+    while Instant::now() < deadline {
+        // sleep: for as long as they are to have done nothing.
+        tokio::time::sleep(QUIET).await;
+        let now = done();
+        if now == before {
+            return;
+        }
+        before = now;
+    }
+    eprintln!("the disks are busy all the time");
 }
 
 async fn restart() -> Result<Row> {
