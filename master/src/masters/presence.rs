@@ -5,7 +5,7 @@
 //! a machine that died, it is soon silent, and the other is let in when it dials again. Where the first
 //! goes on to be heard, the refusal is final, or the copy would take over when the other is slow one day.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -21,21 +21,32 @@ pub const COPIED: &str = "copied-folder";
 const WINDOW: Duration = Duration::from_secs(5);
 /// How long another one dials in vain before it is turned away for good.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// Others of one id that are known apart; of more, those that were first are forgotten.
+const RIVALS: usize = 16;
 
 /// The masters that have dialled this one.
 #[derive(Debug, Default)]
 pub struct Presence {
-    present: Mutex<BTreeMap<NodeId, Present>>,
+    table: Mutex<Table>,
 }
 
+#[derive(Debug, Default)]
+struct Table {
+    present: BTreeMap<NodeId, Present>,
+    tenures: u64,
+}
+
+/// The time for which a process is a master.
 #[derive(Debug)]
 struct Present {
+    /// Which time that is, of all.
+    tenure: u64,
     process: u128,
     url: String,
     heard: Instant,
     connections: usize,
-    /// Another process that wants to be this master, and since when.
-    rival: Option<(u128, Instant)>,
+    /// Other processes that want to be this master, and since when each does.
+    rivals: VecDeque<(u128, Instant)>,
 }
 
 /// A connection that was let in; leaves when dropped.
@@ -43,7 +54,7 @@ struct Present {
 pub struct Stay<'a> {
     presence: &'a Presence,
     node: NodeId,
-    process: u128,
+    tenure: u64,
 }
 
 impl Presence {
@@ -54,38 +65,61 @@ impl Presence {
     pub fn enter(&self, hello: &PeerHello, now: Instant) -> Result<Stay<'_>, Reason> {
         let (node, process) = (hello.from, hello.process);
         let mut table = self.lock();
-        if let Some(present) = table.get_mut(&node)
-            && present.process != process
-            && now.duration_since(present.heard) < WINDOW
-        {
-            return Err(present.refusal(hello, now));
+        let Table { present, tenures } = &mut *table;
+        let known = present.get_mut(&node);
+        if let Some(other) = known.filter(|known| known.process != process) {
+            if now.duration_since(other.heard) < WINDOW {
+                return Err(other.refusal(hello, now));
+            }
+            present.remove(&node);
         }
-        let same = table.remove(&node).filter(|it| it.process == process);
-        let present = Present {
-            process,
-            url: hello.url.clone(),
-            heard: now,
-            connections: same.map_or(0, |it| it.connections) + 1,
-            rival: None,
-        };
-        table.insert(node, present);
+        let present = present.entry(node).or_insert_with(|| {
+            *tenures += 1;
+            Present::new(*tenures, hello, now)
+        });
+        present.heard = now;
+        present.url.clone_from(&hello.url);
+        present.connections += 1;
         Ok(Stay {
             presence: self,
             node,
-            process,
+            tenure: present.tenure,
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeId, Present>> {
+    fn lock(&self) -> MutexGuard<'_, Table> {
         // What it says is whole whatever panicked.
-        self.present.lock().unwrap_or_else(PoisonError::into_inner)
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Present {
+    fn new(tenure: u64, hello: &PeerHello, now: Instant) -> Self {
+        Self {
+            tenure,
+            process: hello.process,
+            url: hello.url.clone(),
+            heard: now,
+            connections: 0,
+            rivals: VecDeque::new(),
+        }
+    }
+
+    /// Since when a process wants to be this master.
+    fn rival_since(&mut self, process: u128, now: Instant) -> Instant {
+        let known = self.rivals.iter().find(|(rival, _)| *rival == process);
+        if let Some((_, since)) = known {
+            return *since;
+        }
+        if self.rivals.len() == RIVALS {
+            self.rivals.pop_front();
+        }
+        self.rivals.push_back((process, now));
+        now
+    }
+
     fn refusal(&mut self, hello: &PeerHello, now: Instant) -> Reason {
-        let known = self.rival.filter(|(rival, _)| *rival == hello.process);
-        let (_, since) = *self.rival.insert(known.unwrap_or((hello.process, now)));
+        let since = self.rival_since(hello.process, now);
         let code = match now.duration_since(since) < PATIENCE {
             true => TWICE,
             false => COPIED,
@@ -99,31 +133,32 @@ impl Present {
     }
 }
 
+impl Table {
+    /// The time of which this stay is a part, if that is not over.
+    fn tenure_of(&mut self, stay: &Stay<'_>) -> Option<&mut Present> {
+        let present = self.present.get_mut(&stay.node);
+        present.filter(|present| present.tenure == stay.tenure)
+    }
+}
+
 impl Stay<'_> {
     /// Notes that it was heard; false if another process is this master by now.
     pub fn hear(&self, now: Instant) -> bool {
         let mut table = self.presence.lock();
-        let present = table.get_mut(&self.node);
-        let present = present.filter(|it| it.process == self.process);
-        if let Some(present) = present {
-            present.heard = now;
-            return true;
-        }
-        false
+        let present = table.tenure_of(self);
+        present.map(|present| present.heard = now).is_some()
     }
 }
 
 impl Drop for Stay<'_> {
     fn drop(&mut self) {
         let mut table = self.presence.lock();
-        let Some(present) = table.get_mut(&self.node) else {
+        let Some(present) = table.tenure_of(self) else {
             return;
         };
-        if present.process == self.process {
-            present.connections -= 1;
-            if present.connections == 0 {
-                table.remove(&self.node);
-            }
+        present.connections -= 1;
+        if present.connections == 0 {
+            table.present.remove(&self.node);
         }
     }
 }
@@ -162,6 +197,36 @@ mod tests {
         assert_eq!(refused.code, COPIED);
         let named = ["http://m1:5050", "http://m2:5050"];
         assert!(named.iter().all(|url| refused.message.contains(url)));
+    }
+
+    #[test]
+    fn each_of_several_copies_is_turned_away_for_good() {
+        let presence = Presence::default();
+        let begun = Instant::now();
+        let at = |seconds| begun + Duration::from_secs(seconds);
+        let first = presence.enter(&hello(1), at(0)).unwrap();
+        for second in 1..16 {
+            for copy in [2, 3] {
+                assert_eq!(code(presence.enter(&hello(copy), at(second))), TWICE);
+            }
+            assert!(first.hear(at(second)));
+        }
+        for copy in [2, 3] {
+            assert_eq!(code(presence.enter(&hello(copy), at(16))), COPIED);
+        }
+    }
+
+    #[test]
+    fn a_connection_of_an_earlier_time_ends_nothing_of_a_later_one() {
+        let presence = Presence::default();
+        let begun = Instant::now();
+        let at = |seconds| begun + Duration::from_secs(seconds);
+        let early = presence.enter(&hello(1), at(0)).unwrap();
+        drop(presence.enter(&hello(2), at(6)).unwrap());
+        let late = presence.enter(&hello(1), at(7)).unwrap();
+        assert!(!early.hear(at(7)), "another was this master since");
+        drop(early);
+        assert!(late.hear(at(8)));
     }
 
     #[test]
