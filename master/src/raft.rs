@@ -38,10 +38,12 @@ mod agreement;
 mod apply;
 pub mod inbox;
 mod install;
+mod lending;
 mod logger;
 mod machine;
 pub mod member;
 pub mod membership;
+mod pulse;
 mod read_index;
 mod ready;
 mod snapshots;
@@ -53,9 +55,12 @@ pub mod world;
 use apply::Applier;
 use inbox::{Inbox, Order};
 pub use install::Fetched;
+use lending::Lending;
+pub use lending::Lent;
 use machine::Machine;
 use member::Member;
 use membership::Members;
+use pulse::Pulse;
 pub use thread::LogThread;
 use transport::Transport;
 use world::World;
@@ -73,6 +78,10 @@ const ELECTION_TICKS: usize = 15;
 const HEARTBEAT_TICKS: usize = 2;
 /// Ticks after which an image is offered again: five seconds.
 const IMAGE_TICKS: u64 = 250;
+/// Ticks for which an image is kept that another master has been sent: it has to be read and begun with.
+const LENT_TICKS: u64 = 500;
+/// How many times as much log as lies between two images is kept for that at most.
+const LENT_FACTOR: u64 = 16;
 /// Bytes of entries in one message to a follower.
 const MESSAGE_BYTES: u64 = 1024 * 1024;
 /// Messages on their way to one follower.
@@ -148,6 +157,8 @@ pub struct LogHandle {
     inbox: Arc<Inbox>,
     members: Arc<ArcSwap<BTreeSet<NodeId>>>,
     silence: Arc<AtomicU64>,
+    pulse: Arc<Pulse>,
+    lending: Lending,
 }
 
 impl LogHandle {
@@ -176,10 +187,24 @@ impl LogHandle {
         self.members.load().contains(&node)
     }
 
-    /// How long ago this master last heard from a leader, or led; at most a tick more.
-    pub fn silence(&self) -> Duration {
+    /// How long ago this master last heard from a leader, or led, to a tenth of a second; none if it has
+    /// not since its process began.
+    pub fn silence(&self) -> Option<Duration> {
         let ticks = self.silence.load(Ordering::Relaxed);
-        TICK * u32::try_from(ticks).unwrap_or(u32::MAX)
+        let ticks = u32::try_from(ticks).ok()?;
+        // Ticks that the thread had no time for are missing.
+        Some(TICK * ticks + self.pulse.since().saturating_sub(TICK_ALONE))
+    }
+
+    /// Another master is sent the newest image: it is kept, with the log after it, as long as this is.
+    pub fn lend_image(&self) -> Lent {
+        self.lending.lend()
+    }
+
+    /// Whether another master may lead by now, however this one stood: its log's thread has not looked
+    /// around for an election's time, as where its disk hangs.
+    pub fn is_stuck(&self) -> bool {
+        self.pulse.since() > TICK * ELECTION_TICKS as u32 && self.members.load().len() > 1
     }
 
     /// Tries to hand the lead to another voter.
@@ -221,7 +246,8 @@ pub fn start(
         inbox: inbox.clone(),
     };
     let (member, log) = open(parts, around)?;
-    Ok((log, LogThread::start(member, inbox)?))
+    let thread = LogThread::start(member, inbox, log.handle.pulse.clone())?;
+    Ok((log, thread))
 }
 
 /// What a log is made of.
@@ -299,6 +325,8 @@ pub fn open<W: World>(
             inbox,
             members: member.shown_members(),
             silence: member.shown_silence(),
+            pulse: Arc::new(Pulse::start()),
+            lending: member.lending(),
         },
     };
     Ok((member, log))

@@ -13,6 +13,7 @@ pub mod cluster;
 pub mod disk;
 pub mod eventually;
 pub mod history;
+pub mod hung;
 pub mod job;
 pub mod net;
 pub mod process;

@@ -273,7 +273,11 @@ async fn write<C: AsyncRead + AsyncWrite + Unpin>(
                 }
             }
             () = until(flush_at) => {}
-            _ = heartbeat.tick() => sink.feed(encode(&MasterFrame::Heartbeat)?).await?,
+            _ = heartbeat.tick() => match master.log.is_stuck() {
+                // The agent looks for who leads now.
+                true => continue,
+                false => sink.feed(encode(&MasterFrame::Heartbeat)?).await?,
+            },
         }
         sink.flush().await?;
         flush_at = None;
@@ -307,6 +311,8 @@ async fn read<C: AsyncRead + AsyncWrite + Unpin>(
 async fn on_frame(master: &Master, agent: AgentId, frame: AgentFrame) -> Result<(), SessionError> {
     match frame {
         AgentFrame::Hello(_) => Err(SessionError::Unexpected),
+        // It may be another master's to say whether the agent was heard.
+        AgentFrame::Heartbeat(_) if master.log.is_stuck() => Ok(()),
         AgentFrame::Heartbeat(sent) => {
             master.sessions.acknowledge(agent, sent);
             Ok(())

@@ -236,7 +236,7 @@ pub async fn send_image(
     Extract(master): Extract<Arc<Master>>,
     ApiQuery(query): ApiQuery<ImageQuery>,
 ) -> Result<Response, ApiError> {
-    let sent = image::send(master.storage.clone(), query.index);
+    let sent = image::send(master.storage.clone(), master.log.lend_image(), query.index);
     let Some(pieces) = sent.map_err(|error| ApiError::Internal(error.to_string()))? else {
         return Err(ApiError::Gone(
             "this image was replaced by a newer one".into(),

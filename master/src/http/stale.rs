@@ -2,9 +2,11 @@
 //!
 //! For those who look at a cluster that has no majority. The answer says how old it may be:
 //! `Tepui-Index` is the log index that was applied here, `Tepui-Age-Ms` how long ago this master
-//! last heard from a leader.
+//! last heard from a leader; if it has heard none since it began, how long ago the last command was that
+//! it has.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Request, State as Extract};
 use axum::http::uri::PathAndQuery;
@@ -36,7 +38,7 @@ pub async fn allow(
         return next.run(request).await;
     };
     *request.uri_mut() = uri;
-    let (index, age) = (master.view.applied(), master.log.silence());
+    let (index, age) = (master.view.applied(), age(&master));
     let mut response = WANTED.scope((), next.run(request)).await;
     let headers = response.headers_mut();
     let index = HeaderValue::from(index);
@@ -44,6 +46,16 @@ pub async fn allow(
     let age = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
     headers.insert(HeaderName::from_static(AGE_HEADER), age.into());
     response
+}
+
+/// How old what this master has may be. One that has heard no leader since it began knows only when the
+/// last command was that it has: it is no older than that, and may be as new as its master's end.
+fn age(master: &Master) -> Duration {
+    let since_command = || {
+        let now = master.clock.time_of_day();
+        Duration::from_millis(now.millis_since(master.view.load().now))
+    };
+    master.log.silence().unwrap_or_else(since_command)
 }
 
 /// The address without `stale`; none if that is not in it, or not of the API.

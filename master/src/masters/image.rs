@@ -21,6 +21,7 @@ use tokio_util::io::StreamReader;
 
 use super::peers::Peers;
 use crate::error::StorageError;
+use crate::raft::Lent;
 use crate::storage::snapshot::{self, SnapshotRecord};
 use crate::storage::{Family, Storage};
 
@@ -65,9 +66,10 @@ pub enum FetchError {
     Stopping,
 }
 
-/// The newest image as a stream of bytes; none if it is not of `index`.
+/// The newest image as a stream of bytes, by which it is lent; none if it is not of `index`.
 pub fn send(
     storage: Storage,
+    lent: Lent,
     index: Option<u64>,
 ) -> Result<Option<impl Stream<Item = io::Result<Bytes>>>, StorageError> {
     let record = snapshot::latest(&storage)?;
@@ -77,6 +79,7 @@ pub fn send(
     };
     let head = piece(&envelope::encode(VERSION, &record));
     let pieces = stream::iter(0..record.chunks).then(move |number| {
+        let _for_as_long_as_it_takes = &lent;
         let (storage, index) = (storage.clone(), record.index);
         async move {
             let chunk = spawn_blocking(move || snapshot::read_chunk(&storage, index, number));

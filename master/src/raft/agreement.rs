@@ -6,7 +6,6 @@
 //! has, at the same entry, stops itself before anyone takes its word.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::Ordering;
 
 use raft::StateRole;
 use tepui_cluster::State;
@@ -176,8 +175,7 @@ impl<W: World> Member<W> {
             self.tell_standing();
             self.look_at_clocks();
         }
-        let silence = self.silence.load(Ordering::Relaxed);
-        if self.agreement.is_off && silence < PATIENCE_TICKS {
+        if self.agreement.is_off && self.silent_ticks() < PATIENCE_TICKS {
             self.put_off_election();
         }
     }

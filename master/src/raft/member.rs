@@ -19,17 +19,21 @@ use tokio::sync::watch;
 use super::agreement::Agreement;
 use super::apply::Applier;
 use super::inbox::{Event, Reader};
+use super::lending::Lending;
 use super::read_index::Asked;
 use super::snapshots::Since;
 use super::waiters::Waiters;
 use super::world::World;
-use super::{ELECTION_TICKS, IMAGE_TICKS, Leadership, Options};
+use super::{ELECTION_TICKS, IMAGE_TICKS, LENT_TICKS, Leadership, Options};
 use crate::clock::Clock;
 use crate::error::RaftError;
 use crate::proposals::{Proposal, ProposeError, Request};
 use crate::storage::Storage;
 use crate::storage::log::LogStore;
 use crate::storage::snapshot::SnapshotRecord;
+
+/// The silence of a member that has heard no leader yet.
+const NEVER: u64 = u64::MAX;
 
 /// The member that this master is.
 pub struct Member<W: World> {
@@ -47,10 +51,10 @@ pub struct Member<W: World> {
     pub(super) leadership: watch::Sender<Leadership>,
     /// Raft's configuration, for others to see.
     pub(super) members: Arc<ArcSwap<BTreeSet<NodeId>>>,
-    /// The tick at which this member last heard from a leader, or led.
-    pub(super) leader_heard_at: u64,
-    /// Ticks since then, for others to see.
-    pub(super) silence: Arc<AtomicU64>,
+    /// The tick at which this member last heard from a leader, or led; the first one before that.
+    leader_heard_at: u64,
+    /// Ticks since then, for others to see; [`NEVER`] before that.
+    silence: Arc<AtomicU64>,
     /// Whether clocks and states agree.
     pub(super) agreement: Agreement,
     /// Where this master was first seen to be one of them: who was and is not has been removed.
@@ -65,6 +69,9 @@ pub struct Member<W: World> {
     pub(super) since_snapshot: Since,
     /// Whether an image is being written.
     pub(super) is_writing_image: bool,
+    /// Images on their way to others, and the tick until which the newest is kept for them.
+    pub(super) lending: Lending,
+    pub(super) lent_until: u64,
     /// Whether an image is on its way here.
     pub(super) is_fetching: bool,
     /// The image that raft is being told of.
@@ -96,7 +103,7 @@ impl<W: World> Member<W> {
             leadership,
             members: Arc::default(),
             leader_heard_at: 0,
-            silence: Arc::default(),
+            silence: Arc::new(AtomicU64::new(NEVER)),
             agreement: Agreement::default(),
             member_since: None,
             is_disowned: false,
@@ -105,6 +112,8 @@ impl<W: World> Member<W> {
             options,
             since_snapshot: Since::default(),
             is_writing_image: false,
+            lending: Lending::default(),
+            lent_until: 0,
             is_fetching: false,
             image: None,
         };
@@ -184,6 +193,11 @@ impl<W: World> Member<W> {
         self.silence.clone()
     }
 
+    /// Images on their way to others.
+    pub(super) fn lending(&self) -> Lending {
+        self.lending.clone()
+    }
+
     /// Whether it is the only voter, so that nobody waits for its ticks.
     pub fn is_alone(&self) -> bool {
         let members = self.raw.store().members();
@@ -259,7 +273,7 @@ impl<W: World> Member<W> {
             MessageType::MsgAppend | MessageType::MsgHeartbeat | MessageType::MsgSnapshot
         );
         if is_leaders && from == self.raw.raft.leader_id {
-            self.leader_heard_at = self.ticks;
+            self.hear_leader();
         }
     }
 
@@ -275,6 +289,9 @@ impl<W: World> Member<W> {
         self.ticks += 1;
         self.note_silence();
         self.keep_agreement();
+        if self.lending.is_lending() {
+            self.lent_until = self.ticks + LENT_TICKS;
+        }
         if self.ticks.is_multiple_of(IMAGE_TICKS) {
             self.offer_images_again();
         }
@@ -282,12 +299,24 @@ impl<W: World> Member<W> {
         self.expire_readers();
     }
 
+    /// Shows how long no leader was heard, once there was one.
     fn note_silence(&mut self) {
         if self.raw.raft.state == StateRole::Leader {
-            self.leader_heard_at = self.ticks;
+            self.hear_leader();
+        } else if self.silence.load(Ordering::Relaxed) != NEVER {
+            let silence = self.silent_ticks();
+            self.silence.store(silence, Ordering::Relaxed);
         }
-        let silence = self.ticks - self.leader_heard_at;
-        self.silence.store(silence, Ordering::Relaxed);
+    }
+
+    fn hear_leader(&mut self) {
+        self.leader_heard_at = self.ticks;
+        self.silence.store(0, Ordering::Relaxed);
+    }
+
+    /// Ticks since a leader was heard, or since the beginning.
+    pub(super) fn silent_ticks(&self) -> u64 {
+        self.ticks - self.leader_heard_at
     }
 
     /// Leads from now on: the term's first entry, and so everything before it, is applied.

@@ -6,6 +6,7 @@ use tepui_cluster::State;
 
 use super::member::Member;
 use super::world::World;
+use super::{LENT_FACTOR, Options};
 use crate::error::{RaftError, StorageError};
 use crate::storage::Storage;
 use crate::storage::log::Members;
@@ -27,29 +28,44 @@ pub struct Image {
     state: State,
 }
 
+/// An image in bytes.
+#[derive(Debug)]
+pub(super) struct Encoded {
+    image: NewSnapshot,
+    pieces: Vec<Vec<u8>>,
+}
+
 impl Image {
     /// Writes it and makes it durable. Blocks.
     pub fn write(self, storage: &Storage) -> Result<SnapshotRecord, StorageError> {
-        let Self {
-            index,
-            term,
-            members,
-            state,
-        } = self;
-        let pieces = snapshot::pieces_of(&state);
-        let state_hash = State::hash_of(&pieces);
+        self.encode().write(storage)
+    }
+
+    /// The first half of that, which takes a processor for seconds where there are millions of tasks.
+    pub(super) fn encode(self) -> Encoded {
+        let pieces = snapshot::pieces_of(&self.state);
         let image = NewSnapshot {
-            index,
-            term,
-            members,
-            state_hash,
+            index: self.index,
+            term: self.term,
+            members: self.members,
+            state_hash: State::hash_of(&pieces),
         };
-        let record = snapshot::write(storage, image, &pieces)?;
-        let hash: String = state_hash
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
-        tracing::info!(index, bytes = record.bytes, hash, "took a snapshot");
+        Encoded { image, pieces }
+    }
+}
+
+impl Encoded {
+    /// The second half, which takes the disk. Blocks.
+    pub(super) fn write(self, storage: &Storage) -> Result<SnapshotRecord, StorageError> {
+        let record = snapshot::write(storage, self.image, &self.pieces)?;
+        let hash = record.state_hash.iter();
+        let hash: String = hash.map(|byte| format!("{byte:02x}")).collect();
+        tracing::info!(
+            index = record.index,
+            bytes = record.bytes,
+            hash,
+            "took a snapshot"
+        );
         Ok(record)
     }
 }
@@ -81,11 +97,19 @@ impl<W: World> Member<W> {
         Ok(())
     }
 
-    /// Has an image of the applied state written, if it is time for one. The state's clone costs
-    /// nothing, and applying goes on.
+    /// Has an image of the applied state written, if it is time for one, which is later while the last
+    /// is lent. The state's clone costs nothing, and applying goes on.
     pub(super) fn snapshot_if_due(&mut self) -> Result<(), RaftError> {
+        let is_lent = self.lending.is_lending() || self.ticks < self.lent_until;
+        let factor = if is_lent { LENT_FACTOR } else { 1 };
+        let Options {
+            snapshot_entries,
+            snapshot_bytes,
+            ..
+        } = self.options;
         let Since { entries, bytes } = self.since_snapshot;
-        let due = entries >= self.options.snapshot_entries || bytes >= self.options.snapshot_bytes;
+        let due = entries >= snapshot_entries.saturating_mul(factor)
+            || bytes >= snapshot_bytes.saturating_mul(factor);
         if self.is_writing_image || !(due || self.raw.store().take_newer_wanted()) {
             return Ok(());
         }

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use super::inbox::{Event, Inbox};
 use super::member::Member;
+use super::pulse::Pulse;
 use super::world::World;
 use super::{TICK, TICK_ALONE};
 use crate::error::RaftError;
@@ -26,13 +27,14 @@ impl LogThread {
     pub(super) fn start(
         member: Member<impl World + Send + 'static>,
         inbox: Arc<Inbox>,
+        pulse: Arc<Pulse>,
     ) -> Result<Self, RaftError> {
         let (ended, end) = oneshot::channel();
         let events = inbox.clone();
         let thread = Builder::new()
             .name("log".into())
             .spawn(move || {
-                let result = run_to_end(member, &events);
+                let result = run_to_end(member, &events, &pulse);
                 if let Err(error) = &result {
                     tracing::error!(
                         error = error as &dyn std::error::Error,
@@ -80,15 +82,19 @@ impl Drop for LogThread {
 }
 
 /// Runs until it is stopped or fails; in the end nobody is left waiting.
-fn run_to_end(mut member: Member<impl World>, inbox: &Inbox) -> Result<(), RaftError> {
-    let result = catch_unwind(AssertUnwindSafe(|| run(&mut member, inbox)))
+fn run_to_end(
+    mut member: Member<impl World>,
+    inbox: &Inbox,
+    pulse: &Pulse,
+) -> Result<(), RaftError> {
+    let result = catch_unwind(AssertUnwindSafe(|| run(&mut member, inbox, pulse)))
         .unwrap_or_else(|panic| Err(RaftError::Panicked(panic_message(panic.as_ref()))));
     inbox.close();
     member.end();
     result
 }
 
-fn run<W: World>(member: &mut Member<W>, inbox: &Inbox) -> Result<(), RaftError> {
+fn run<W: World>(member: &mut Member<W>, inbox: &Inbox, pulse: &Pulse) -> Result<(), RaftError> {
     member.begin()?;
     let interval = |member: &Member<W>| if member.is_alone() { TICK_ALONE } else { TICK };
     let mut next_tick = now() + interval(member);
@@ -97,6 +103,7 @@ fn run<W: World>(member: &mut Member<W>, inbox: &Inbox) -> Result<(), RaftError>
             next_tick = now() + interval(member);
         }
         member.on_event(event)?;
+        pulse.beat();
     }
     Ok(())
 }

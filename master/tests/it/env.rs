@@ -19,6 +19,7 @@ use tepui_types::{Digest, Principal};
 pub struct OpenLog {
     pub log: Log,
     pub thread: LogThread,
+    pub storage: Storage,
     // Dropped after the log: the lock is given back last.
     _folder: Folder,
 }
@@ -27,7 +28,8 @@ impl OpenLog {
     /// Opens what is at `path` and waits until it leads.
     pub async fn open(path: &Path, options: Options) -> Result<Self, RaftError> {
         let mut folder = Folder::open(path)?;
-        let (mut log, mut thread) = start(&mut folder, options).await?;
+        let storage = Storage::open(&folder.database())?;
+        let (mut log, mut thread) = start(storage.clone(), &mut folder, options).await?;
         let leads = |leadership: &Leadership| matches!(leadership, Leadership::Leader { .. });
         tokio::select! {
             _ = log.leadership.wait_for(leads) => {}
@@ -36,6 +38,7 @@ impl OpenLog {
         Ok(Self {
             log,
             thread,
+            storage,
             _folder: folder,
         })
     }
@@ -88,8 +91,11 @@ impl OpenLog {
 }
 
 /// Opens the log in a folder, which is that of a master alone.
-pub async fn start(folder: &mut Folder, options: Options) -> Result<(Log, LogThread), RaftError> {
-    let storage = Storage::open(&folder.database())?;
+pub async fn start(
+    storage: Storage,
+    folder: &mut Folder,
+    options: Options,
+) -> Result<(Log, LogThread), RaftError> {
     let founder = Founder {
         url: "http://127.0.0.1:1",
         peers: &Peers::new(None).unwrap(),

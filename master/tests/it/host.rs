@@ -16,6 +16,7 @@ use tepui_master::leader::allocation::Allocation;
 use tepui_master::leader::offers::Offers;
 use tepui_master::proposals::Request;
 use tepui_master::raft::{self, Leadership, Log, LogThread};
+use tepui_master::storage::Storage;
 use tepui_types::{
     AgentInfo, Digest, FrameworkId, FrameworkInfo, MilliCpus, Principal, Resources, Role,
 };
@@ -51,7 +52,8 @@ impl Master {
         discard_instances: Option<u32>,
     ) -> Self {
         let mut folder = take(&place.path().join("master")).await;
-        let (mut log, thread) = env::start(&mut folder, raft::Options::default())
+        let storage = Storage::open(&folder.database()).unwrap();
+        let (mut log, thread) = env::start(storage, &mut folder, raft::Options::default())
             .await
             .unwrap();
         let term = term_of(&mut log).await;

@@ -113,6 +113,24 @@ async fn snapshots_and_compaction_change_nothing() {
 }
 
 #[tokio::test]
+async fn an_image_that_is_lent_is_kept_but_not_at_any_price() {
+    let (_folder, path) = folder();
+    let open = OpenLog::open(&path, eager()).await.unwrap();
+    let storage = open.storage.clone();
+    let newest = || snapshot::latest(&storage).unwrap().unwrap().index;
+    let first = newest();
+    let _lent = open.log.handle.lend_image();
+    // Sixteen times as many entries are kept for it as lie between two images.
+    open.record_all((0..700).map(|n| n.to_string()), 16).await;
+    assert_eq!(newest(), first, "it is kept");
+    open.record_all((700..1_000).map(|n| n.to_string()), 16)
+        .await;
+    // What is being written is finished first.
+    drop(open);
+    assert!(newest() > first);
+}
+
+#[tokio::test]
 async fn an_idempotency_key_gets_its_first_answer_again_even_after_a_restart() {
     let (_folder, path) = folder();
     let keyed = || Request {

@@ -379,13 +379,17 @@ impl World {
         match asked {
             Asked::Send(to, saying, spent) => self.send(master, number(to), saying, spent),
             Asked::Fetch(message) => {
-                let delay = self.dice.within(5 * MILLI..300 * MILLI);
+                // Longer than lies between two images.
+                let delay = self.dice.within(5 * MILLI..2_000 * MILLI);
+                let leader = &self.masters[number(NodeId(message.from))];
+                let running = leader.running.as_ref();
                 self.after(
                     delay,
                     Happening::FetchImage {
                         master,
                         life,
                         message,
+                        lent: running.map(|running| running.log.handle.lend_image()),
                     },
                 );
             }

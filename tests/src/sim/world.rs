@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use raft::eraftpb::Message;
 use sha2::{Digest as _, Sha256};
+use tepui_master::raft::Lent;
 use tepui_master::raft::world::Image;
 use tepui_types::AgentId;
 use tepui_types::wire::agent::{AgentFrame, MasterFrame};
@@ -60,6 +61,8 @@ pub enum Happening {
         master: usize,
         life: u64,
         message: Box<Message>,
+        /// The leader's.
+        lent: Option<Lent>,
     },
     /// A master starts.
     StartMaster(usize),
@@ -276,6 +279,7 @@ impl World {
                 master,
                 life,
                 message,
+                lent: _lent,
             } => self.on_fetch_image(master, life, *message),
             Happening::StartMaster(master) => self.start_master(master),
             Happening::Join(master) => self.on_join(master),

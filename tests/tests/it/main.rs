@@ -27,11 +27,13 @@ mod damage;
 /// Disks that are full.
 mod disks;
 /// Groups of masters: the lead moves, members come and go.
+mod events;
 mod failover;
 /// Frameworks: deployed, restarted, removed, and what they may not do.
 mod frameworks;
 /// Jobs whose tasks start together.
 mod gangs;
+mod hangs;
 /// What clients saw while masters failed, checked afterwards.
 mod histories;
 /// Each kind of program that people run.

@@ -4,5 +4,6 @@
 pub const PARAMETER: &str = "stale";
 /// The log index that the answering master has applied.
 pub const INDEX_HEADER: &str = "tepui-index";
-/// Milliseconds since that master last heard from a leader.
+/// Milliseconds since that master last heard from a leader; where it has heard none since it began, since the
+/// last command that it has.
 pub const AGE_HEADER: &str = "tepui-age-ms";
