@@ -320,9 +320,24 @@ pub(crate) fn check_upgrade(request: &Request, token: &str) -> Result<(), ApiErr
     if asked.is_some_and(|asked| asked.as_bytes().eq_ignore_ascii_case(token.as_bytes())) {
         return Ok(());
     }
-    Err(ApiError::BadRequest(format!(
-        "this address speaks `Upgrade: {token}` only: it is for agents and for `tepui`"
-    )))
+    Err(ApiError::BadRequest(refused_upgrade(asked, token)))
+}
+
+/// Why a connection cannot change to the protocol that it asks for.
+fn refused_upgrade(asked: Option<&HeaderValue>, token: &str) -> String {
+    let name = |token: &str| token.split('/').next().map(str::to_ascii_lowercase);
+    let asked = asked.and_then(|asked| asked.to_str().ok());
+    match asked.filter(|asked| name(asked) == name(token)) {
+        // What a newer release may speak, an older one does not know.
+        Some(other) => format!(
+            "this master is of release {} and speaks `{token}`, not `{other}`: run releases that speak the \
+             same, masters before agents",
+            env!("CARGO_PKG_VERSION")
+        ),
+        None => format!(
+            "this address speaks `Upgrade: {token}` only: it is for masters, agents and `tepui`"
+        ),
+    }
 }
 
 pub(crate) fn switching(token: &'static str) -> Response {

@@ -15,7 +15,7 @@ pub enum DecodeError {
     #[error("the bytes are empty")]
     Empty,
     /// Written by a later release.
-    #[error("the bytes are of version {found}, and this release reads up to {newest}")]
+    #[error("the bytes are of version {found}, and this release reads version {newest}")]
     Version {
         /// What stands in the bytes.
         found: u8,

@@ -12,6 +12,7 @@ use hyper_util::rt::TokioIo;
 use prost::Message as _;
 use raft::eraftpb::Message;
 use reqwest::{Method, StatusCode, header};
+use tepui_types::api::problem::Problem;
 use tepui_types::wire::peer::{CONNECT_PATH, PeerAnswer, PeerFrame, PeerHello, UPGRADE, VERSION};
 use tepui_types::wire::{self, MAX_FRAME};
 use tepui_types::{NodeId, Reason};
@@ -38,8 +39,13 @@ pub enum LinkError {
     #[error("failed to reach it")]
     Unreachable(#[source] reqwest::Error),
     /// Somebody answered, but would not change protocols.
-    #[error("it answered {0}")]
-    NoUpgrade(StatusCode),
+    #[error("it answered {status}: {detail}")]
+    NoUpgrade {
+        /// With this status.
+        status: StatusCode,
+        /// And why.
+        detail: String,
+    },
     /// It does not keep up.
     #[error("it took longer than {} s", PATIENCE.as_secs())]
     Slow,
@@ -146,8 +152,11 @@ impl Link {
         let response = patiently(request.send())
             .await?
             .map_err(LinkError::Unreachable)?;
-        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            return Err(LinkError::NoUpgrade(response.status()));
+        let status = response.status();
+        if status != StatusCode::SWITCHING_PROTOCOLS {
+            let problem = patiently(response.json::<Problem>()).await?;
+            let detail = problem.map_or_else(|_| "without a reason".into(), |it| it.detail);
+            return Err(LinkError::NoUpgrade { status, detail });
         }
         let upgraded = patiently(response.upgrade())
             .await?

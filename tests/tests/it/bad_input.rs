@@ -114,6 +114,57 @@ async fn an_unknown_artifact_is_named() -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_speaks_another_version_is_told_which_releases_go_together() -> Result {
+    let cluster = Cluster::new().start().await?;
+    let client = cluster.client();
+    for (path, own) in [
+        (tepui_types::wire::peer::CONNECT_PATH, "tepui-master/1"),
+        (tepui_types::wire::agent::CONNECT_PATH, "tepui-agent/1"),
+    ] {
+        let other = own.replace("/1", "/2");
+        let request = client.request(Method::GET, path);
+        let request = request.header("Connection", "upgrade");
+        let answer = client.send(request.header("Upgrade", &other)).await?;
+        assert_eq!(answer.status, 400, "{}", answer.text());
+        let said = answer.problem().detail;
+        let words = [
+            own,
+            &other,
+            env!("CARGO_PKG_VERSION"),
+            "masters before agents",
+        ];
+        assert!(words.iter().all(|word| said.contains(word)), "{said}");
+    }
+    still_works(client).await
+}
+
+#[test]
+fn a_folder_of_a_newer_release_is_refused_and_left_as_it_is() -> Result {
+    let place = tempfile::tempdir()?;
+    let nowhere = "http://127.0.0.1:1";
+    let cases = [
+        ("tepui-master", ["--listen", "127.0.0.1:0"]),
+        ("tepui-agent", ["--master", nowhere]),
+    ];
+    for (program, more) in cases {
+        let dir = place.path().join(program);
+        std::fs::create_dir(&dir)?;
+        let format = format!("{program} 2\n");
+        std::fs::write(dir.join("format"), &format)?;
+        let mut command = std::process::Command::new(process::program(program)?);
+        let output = command.arg("--dir").arg(&dir).args(more).output()?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success(), "{said}");
+        let words = ["is in format 2", "reads up to 1", "the release that"];
+        assert!(words.iter().all(|word| said.contains(word)), "{said}");
+        assert_eq!(std::fs::read_to_string(dir.join("format"))?, format);
+        let left: Vec<_> = std::fs::read_dir(&dir)?.collect();
+        assert!(left.len() <= 2, "{left:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_upload_that_is_not_whole_is_not_stored() -> Result {
     let cluster = Cluster::new().start().await?;
     let client = cluster.client();
