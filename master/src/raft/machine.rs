@@ -1,7 +1,8 @@
 //! The world of a master's member: connections, a thread for images, the system's randomness.
 
+use std::panic::resume_unwind;
 use std::sync::Arc;
-use std::thread::{Builder, JoinHandle};
+use std::thread::{self, Builder, JoinHandle};
 
 use raft::eraftpb::Message;
 use tepui_cluster::State;
@@ -15,6 +16,9 @@ use super::world::{Image, Saying, World};
 use crate::error::RaftError;
 use crate::masters::image;
 use crate::storage::Storage;
+
+/// How far threads stand back, as nice(1) counts it: a tenth of a processor stays theirs on a busy machine.
+const NICE: i32 = 10;
 
 /// The machine that this master runs on.
 pub(super) struct Machine {
@@ -81,7 +85,18 @@ impl World for Machine {
         let (storage, inbox) = (self.storage.clone(), self.inbox.clone());
         let writer = Builder::new()
             .name("snapshot".into())
-            .spawn(move || inbox.snapshot_ready(image.write(&storage)))
+            .spawn(move || {
+                // Only what has no lock of the database stands back: who waits for that would, too.
+                let encoded = thread::scope(|scope| {
+                    let encoding = scope.spawn(|| {
+                        stand_back();
+                        image.encode()
+                    });
+                    encoding.join()
+                });
+                let encoded = encoded.unwrap_or_else(|panic| resume_unwind(panic));
+                inbox.snapshot_ready(encoded.write(&storage));
+            })
             .map_err(RaftError::Thread)?;
         self.writer = Some(writer);
         Ok(())
@@ -94,6 +109,7 @@ impl World for Machine {
         }
         let inbox = self.inbox.clone();
         let hasher = Builder::new().name("state-hash".into()).spawn(move || {
+            stand_back();
             let hash = state.hash();
             inbox.state_hashed(StateHash { index, hash });
         });
@@ -111,6 +127,15 @@ impl World for Machine {
 impl Drop for Machine {
     fn drop(&mut self) {
         self.join_writer();
+    }
+}
+
+/// Lets others of this machine go before this thread: what it computes is for later, and whoever waits for
+/// a commit waits now.
+fn stand_back() {
+    let thread = rustix::thread::gettid();
+    if let Err(error) = rustix::process::setpriority_process(Some(thread), NICE) {
+        tracing::debug!(%error, "a thread could not stand back");
     }
 }
 

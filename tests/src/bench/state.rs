@@ -73,9 +73,17 @@ pub async fn restart(tasks: u64) -> Result<f64> {
     }
 }
 
-/// Milliseconds between a small command's proposal and its outcome, one after another, while an
-/// image of so many tasks is written; and the same before.
-pub async fn while_an_image_is_written(tasks: u64) -> Result<[Samples; 2]> {
+/// What small commands waited for, one after another, in milliseconds.
+#[derive(Debug, Default)]
+pub struct Waits {
+    /// From a command's proposal to its outcome.
+    pub all: Samples,
+    /// Of that, but for the sync of its entry.
+    pub without_sync: Samples,
+}
+
+/// How long small commands waited while an image of so many tasks was written; and before.
+pub async fn while_an_image_is_written(tasks: u64) -> Result<[Waits; 2]> {
     let place = tempfile::tempdir()?;
     let dir = place.path().join("master");
     let (folder, identity) = prepare(&dir, tasks)?;
@@ -90,7 +98,7 @@ pub async fn while_an_image_is_written(tasks: u64) -> Result<[Samples; 2]> {
     let newest =
         || anyhow::Ok(tepui_master::storage::snapshot::latest(&storage)?.map(|it| it.index));
     let before = newest()?;
-    let (mut before_it, mut samples) = (Samples::default(), Samples::default());
+    let (mut before_it, mut during) = (Waits::default(), Waits::default());
     let begun = Instant::now();
     let mut looked = begun;
     for number in 0_u64.. {
@@ -98,14 +106,17 @@ pub async fn while_an_image_is_written(tasks: u64) -> Result<[Samples; 2]> {
         let digest = Digest::of(&number.to_le_bytes());
         let command = Command::RecordArtifact { digest, size };
         let request = Request::new(Principal::loopback_operator(), command);
-        let asked = Instant::now();
+        let (asked, synced) = (Instant::now(), storage.synced());
         // Its outcome is of no interest: past the bound of artifacts it is refused, in the log.
         log.proposals.submit(request).await?.outcome.ok();
-        let span = asked.elapsed().as_secs_f64() * 1_000.0;
-        match number < BEFORE_IMAGE {
-            true => before_it.add(span),
-            false => samples.add(span),
-        }
+        let millis = |span: Duration| span.as_secs_f64() * 1_000.0;
+        let (all, in_sync) = (asked.elapsed(), storage.synced() - synced);
+        let waits = match number < BEFORE_IMAGE {
+            true => &mut before_it,
+            false => &mut during,
+        };
+        waits.all.add(millis(all));
+        waits.without_sync.add(millis(all.saturating_sub(in_sync)));
         if looked.elapsed() > NEWEST_LOOK {
             looked = Instant::now();
             if newest()? != before {
@@ -115,7 +126,7 @@ pub async fn while_an_image_is_written(tasks: u64) -> Result<[Samples; 2]> {
         ensure!(begun.elapsed() < PATIENCE, "no image was written");
     }
     tokio::task::spawn_blocking(move || thread.stop()).await?;
-    Ok([samples, before_it])
+    Ok([during, before_it])
 }
 
 /// A master's folder with so many living tasks in its state.
