@@ -4,14 +4,17 @@
 //! that anyone has ever asked for. A submission without an answer is sent again under its key, until
 //! somebody knows.
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use reqwest::{Method, StatusCode};
 use tepui_types::api::job::{JobState, JobView};
+use tepui_types::api::list::Page;
+use tepui_types::api::task::TaskView;
 
 use super::{Asked, Outcome, Recorder, Seen, Stage};
 use crate::client::{Answer, Client};
@@ -22,6 +25,8 @@ use crate::sim::dice::Dice;
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Between two operations of a client, so that the machine has time for the cluster, too.
 const PAUSE: Duration = Duration::from_millis(25);
+/// Jobs that clients ask about the most.
+const LATEST: usize = 8;
 /// Of so many submissions one has no name of its own: one that was taken twice would make two jobs.
 const NAMELESS: u64 = 4;
 
@@ -34,6 +39,8 @@ pub struct Common {
     pub folder: PathBuf,
     /// The names that jobs have, or may have.
     jobs: Arc<Mutex<Vec<String>>>,
+    /// The latest that somebody was told of to be over.
+    over: Arc<Mutex<VecDeque<String>>>,
     stop: Arc<AtomicBool>,
 }
 
@@ -44,6 +51,7 @@ impl Common {
             recorder: Recorder::start(),
             folder,
             jobs: Arc::default(),
+            over: Arc::default(),
             stop: Arc::default(),
         }
     }
@@ -62,10 +70,23 @@ impl Common {
         jobs.push(name.to_owned());
     }
 
+    fn note_over(&self, name: &str) {
+        let mut over = self.over.lock().unwrap_or_else(PoisonError::into_inner);
+        if over.len() == LATEST {
+            over.pop_front();
+        }
+        over.push_back(name.to_owned());
+    }
+
+    fn some_that_is_over(&self, dice: &mut Dice) -> Option<String> {
+        let over = self.over.lock().unwrap_or_else(PoisonError::into_inner);
+        (!over.is_empty()).then(|| over[dice.place(over.len())].clone())
+    }
+
     /// A job: mostly one of the latest, about which there is something to learn.
     fn some_job(&self, dice: &mut Dice) -> Option<String> {
         let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
-        let latest = jobs.len().min(8);
+        let latest = jobs.len().min(LATEST);
         match latest {
             0 => None,
             _ if dice.chance(2_000) => Some(jobs[dice.place(jobs.len())].clone()),
@@ -99,6 +120,7 @@ impl Worker {
                     self.submit(&key).await?;
                 }
                 4 => self.kill().await?,
+                5 => self.look_at_tasks().await?,
                 _ => self.read().await?,
             }
             // sleep: clients ask at a rate, not as fast as they can.
@@ -188,7 +210,39 @@ impl Worker {
             }
             _ => return Ok(()),
         };
-        self.note(began, Asked::Read { job, seen });
+        self.note(
+            began,
+            Asked::Read {
+                job: job.clone(),
+                seen,
+            },
+        );
+        if seen.stage == Stage::Ended {
+            self.common.note_over(&job);
+        }
+        Ok(())
+    }
+
+    /// Looks at the tasks of a job that is known to be over. What a framework has is its master's, the
+    /// leader's; tasks are shown by whichever master is asked, which must not lag behind what anybody was
+    /// told before.
+    async fn look_at_tasks(&mut self) -> Result<()> {
+        let Some(job) = self.common.some_that_is_over(&mut self.dice) else {
+            return Ok(());
+        };
+        let path = format!("/v1/tasks?search={job}");
+        let request = self.some_master().request(Method::GET, &path);
+        let answer = self.answer(request).await;
+        let Some(answer) = answer.filter(|answer| !answer.status.is_server_error()) else {
+            return Ok(());
+        };
+        let tasks: Page<TaskView> = answer.json()?;
+        let living = tasks.items.iter().find(|task| {
+            let name = task.id.name.as_str();
+            let is_its = name.rsplit_once('-').is_some_and(|(of, _)| of == job) || name == job;
+            is_its && !task.status.state.is_terminal()
+        });
+        ensure!(living.is_none(), "{job} is over, but not {living:?}");
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 
 use std::process::{Command, Output, Stdio};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -12,6 +12,7 @@ use tepui_tests::process::{self, Process};
 use tepui_tests::{Client, Cluster, Job, eventually};
 use tepui_types::TaskState;
 use tepui_types::api::job::JobState;
+use tepui_types::api::master::MasterRole;
 
 use super::Result;
 
@@ -392,6 +393,40 @@ async fn dev_raises_a_cluster_and_leaves_nothing_behind() -> Result {
             assert!(leftovers::cgroups(agent).is_empty());
         }
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dev_raises_a_group_of_masters() -> Result {
+    let dir = tempfile::Builder::new().prefix("tepui-test-").tempdir()?;
+    let home = dir.path().join("dev");
+    let args = "dev --agents 1 --masters 3 --port 0 --dir";
+    let mut args: Vec<_> = args.split(' ').map(Into::into).collect();
+    args.push(home.clone().into());
+    let log = dir.path().join("dev.log");
+    let mut dev = Process::spawn("dev", &process::program("tepui")?, &args, &log)?;
+    eventually("the cluster runs", async || match dev.log() {
+        log if log.contains("Tepui runs: 3 masters") => Ok(()),
+        log => Err(log),
+    })
+    .await;
+    let url = std::fs::read_to_string(home.join("master-1/address"))?;
+    let client = Client::new(url.trim())?;
+    let masters = eventually("all of them vote", async || {
+        let masters = client.masters().await?;
+        let votes = |role| matches!(role, MasterRole::Leader | MasterRole::Voter);
+        let voters = masters.iter().filter(|master| votes(master.role));
+        ensure!(voters.count() == 3, "{masters:?}");
+        Ok(masters)
+    })
+    .await;
+    for (master, name) in masters.iter().zip(["a", "b", "c"]) {
+        let client = Client::new(&master.url)?;
+        let job = client.run(&Job::command(["true"]).name(name)).await?;
+        assert_eq!(job.state, JobState::Finished, "through {}", master.url);
+    }
+    let status = dev.terminate();
+    assert!(status.success(), "{}", dev.log());
     Ok(())
 }
 

@@ -11,6 +11,7 @@ use tepui_types::task::{PartitionPolicy, reason};
 use tepui_types::{AgentStatus, TaskId, TaskState, Timestamp};
 
 use super::Result;
+use super::cli::ok;
 
 /// Agents are unreachable after so many milliseconds here: long enough for a machine that has much
 /// else to do, and the rest of a test waits for it.
@@ -311,5 +312,13 @@ async fn what_an_agent_lends_may_change_under_its_tasks() -> Result {
     client.running(&large.name).await;
     assert_eq!(client.task(&kept).await?.status.state, TaskState::Running);
     assert_eq!(client.agent("agent-0").await?.total.cpus.0, 8_000);
+
+    cluster.stop_agent(0)?;
+    cluster.add_agent_flag("--attributes", "rack=west");
+    cluster.start_agent(0).await?;
+    let here = ["run", "--where", "rack=west", "--", "echo", "here"];
+    assert_eq!(ok(&cluster, &here).await?, "here\n");
+    assert_eq!(client.task(&kept).await?.status.state, TaskState::Running);
+    assert_eq!(client.agents().await?.len(), 1, "it is the same agent");
     Ok(())
 }
