@@ -9,7 +9,8 @@ use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt, Stream, StreamExt};
 use tepui_cluster::{Accepted, Command, Rejection};
 use tepui_types::wire::agent::{
-    AgentFrame, Hello, MAX_BATCH, MasterFrame, StatusReport, VERSION, Welcome, effect_batches,
+    AgentEffect, AgentFrame, Hello, MAX_BATCH, MasterFrame, StatusReport, VERSION, Welcome,
+    effect_batches,
 };
 use tepui_types::wire::{self, MAX_FRAME};
 use tepui_types::{AgentId, AgentStatus, Principal, Reason, TaskId, task::reason};
@@ -244,7 +245,12 @@ async fn write<C: AsyncRead + AsyncWrite + Unpin>(
     }
     // Whatever was committed for this agent while it had no session.
     let mut owed = state.owed_to(agent);
-    owed.extend(state.ends_beyond(agent, &tasks));
+    let beyond = state.ends_beyond(agent, &tasks);
+    if let Some(AgentEffect::Kill { task, .. }) = beyond.first() {
+        let tasks = beyond.len();
+        tracing::warn!(%agent, tasks, first = %task, "the agent runs what is not the log's: that is ended");
+    }
+    owed.extend(beyond);
     // The session may last for long, and they be many.
     drop(tasks);
     for effects in effect_batches(owed) {
