@@ -196,30 +196,6 @@ async fn any_master_takes_work_and_shows_it_at_once() -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_artifact_is_held_by_more_than_the_leader_when_it_is_acknowledged() -> Result {
-    let mut cluster = Cluster::new().masters(3).without_batch().start().await?;
-    let leader = cluster.leader().await?;
-    let client = cluster.client_of(leader)?;
-    let bytes: Vec<u8> = (0..300_000_u32).map(|n| n as u8).collect();
-    let digest = client.upload(bytes.clone()).await?;
-    cluster.kill_master_at(leader);
-    cluster.speak_to((leader + 1) % 3)?;
-    for index in (0..3).filter(|index| *index != leader) {
-        let client = cluster.client_of(index)?;
-        let answer = eventually("the artifact is there", async || {
-            let answer = client.get_raw(&format!("/v1/artifacts/{digest}")).await?;
-            match answer.status.is_success() {
-                true => Ok(answer),
-                false => bail!("{}: {}", answer.status, answer.text()),
-            }
-        })
-        .await;
-        assert!(answer.body == bytes);
-    }
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn five_masters_outlive_two() -> Result {
     let mut cluster = Cluster::new().masters(5).start().await?;
     let leader = cluster.leader().await?;

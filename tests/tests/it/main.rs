@@ -7,6 +7,7 @@
 /// What operators do with agents.
 mod agents_operations;
 /// Where a task has been.
+mod artifacts;
 mod attempts;
 /// All masters are lost, and there is a backup.
 mod backup;

@@ -7,6 +7,7 @@ use tepui_types::api::master::{MasterRole, MasterView};
 
 use super::Result;
 use super::cli::{refused, tepui};
+use super::failover::all_vote;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn masters_that_all_move_at_once_find_each_other_by_the_new_list() -> Result {
@@ -151,6 +152,25 @@ async fn every_master_says_how_it_stands_and_which_one_was_asked() -> Result {
         let asked = masters.iter().find(|it| it.url == url);
         assert_eq!(asked.map(|it| it.id), Some(view.node), "{url}");
         assert_eq!(view.leader, Some(leader.id));
+    }
+    Ok(())
+}
+
+/// It was not told of the others, and founds a cluster of its own, which they come into.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_was_given_no_list_founds_for_those_that_were() -> Result {
+    let mut cluster = Cluster::new().start().await?;
+    let first = cluster.url().trim_start_matches("http://").to_owned();
+    let mut others = Vec::new();
+    for _ in 0..2 {
+        let list = |own: &str| vec!["--peers".into(), format!("{first},{own}")];
+        others.push(cluster.spawn_new_master(list)?);
+    }
+    all_vote(cluster.client(), 3).await;
+    for (other, name) in others.into_iter().zip(["a", "b"]) {
+        cluster.wait_for_master(other).await?;
+        let client = cluster.client_of(other)?;
+        client.run(&Job::command(["true"]).name(name)).await?;
     }
     Ok(())
 }
