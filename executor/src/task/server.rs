@@ -304,16 +304,14 @@ impl Server {
                     let said = self
                         .beside
                         .on_exit(status, runs::may_take_along(&self.task));
-                    self.tell_all(said);
                     let kills = self.beside.take_kills();
-                    let task = self.task.as_mut();
-                    let ends = |task: &mut Task| {
-                        if kills > 0 {
-                            task.forgive_kills(kills);
-                        }
-                        task.on_exit(status, &self.startup)
-                    };
-                    if task.is_some_and(ends) {
+                    // Before anybody is told: whoever waits for that may end the task in the next moment.
+                    if let Some(task) = self.task.as_mut().filter(|_| kills > 0) {
+                        task.forgive_kills(kills);
+                    }
+                    self.tell_all(said);
+                    let ends = |task: &mut Task| task.on_exit(status, &self.startup);
+                    if self.task.as_mut().is_some_and(ends) {
                         self.on_end();
                     }
                 }
