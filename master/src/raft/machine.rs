@@ -11,6 +11,7 @@ use tepui_types::wire::peer::StateHash;
 
 use super::inbox::Inbox;
 use super::install::Fetched;
+use super::snapshots::Encoded;
 use super::transport::Transport;
 use super::world::{Image, Saying, World};
 use crate::error::RaftError;
@@ -85,18 +86,7 @@ impl World for Machine {
         let (storage, inbox) = (self.storage.clone(), self.inbox.clone());
         let writer = Builder::new()
             .name("snapshot".into())
-            .spawn(move || {
-                // Only what has no lock of the database stands back: who waits for that would, too.
-                let encoded = thread::scope(|scope| {
-                    let encoding = scope.spawn(|| {
-                        stand_back();
-                        image.encode()
-                    });
-                    encoding.join()
-                });
-                let encoded = encoded.unwrap_or_else(|panic| resume_unwind(panic));
-                inbox.snapshot_ready(encoded.write(&storage));
-            })
+            .spawn(move || inbox.snapshot_ready(encode_behind(&image).write(&storage)))
             .map_err(RaftError::Thread)?;
         self.writer = Some(writer);
         Ok(())
@@ -128,6 +118,27 @@ impl Drop for Machine {
     fn drop(&mut self) {
         self.join_writer();
     }
+}
+
+/// Encodes in a thread that stands back. The one that writes does not: it holds locks of the database, and
+/// whoever waits for them would stand back, too.
+fn encode_behind(image: &Image) -> Encoded {
+    thread::scope(|scope| {
+        let encode = || {
+            stand_back();
+            image.encode()
+        };
+        match Builder::new()
+            .name("encode".into())
+            .spawn_scoped(scope, encode)
+        {
+            Ok(encoding) => encoding.join().unwrap_or_else(|panic| resume_unwind(panic)),
+            Err(error) => {
+                tracing::debug!(%error, "no thread to encode an image in");
+                image.encode()
+            }
+        }
+    })
 }
 
 /// Lets others of this machine go before this thread: what it computes is for later, and whoever waits for

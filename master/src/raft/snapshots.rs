@@ -42,12 +42,12 @@ impl Image {
     }
 
     /// The first half of that, which takes a processor for seconds where there are millions of tasks.
-    pub(super) fn encode(self) -> Encoded {
+    pub(super) fn encode(&self) -> Encoded {
         let pieces = snapshot::pieces_of(&self.state);
         let image = NewSnapshot {
             index: self.index,
             term: self.term,
-            members: self.members,
+            members: self.members.clone(),
             state_hash: State::hash_of(&pieces),
         };
         Encoded { image, pieces }
