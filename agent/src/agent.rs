@@ -50,6 +50,10 @@ mod tests;
 mod throttle;
 mod unfit;
 
+/// While so many are in line behind an end, nobody waits for the log to hear of it: it takes no longer to
+/// answer than they run.
+const MANY_IN_LINE: usize = 2;
+
 /// Something the shell must do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
@@ -186,6 +190,11 @@ impl Agent {
     /// Whether a status waits to be sent.
     pub fn has_statuses(&self, urgency: Urgency) -> bool {
         self.statuses.is_pending(urgency)
+    }
+
+    /// Whether a status that waits is to be sent at once.
+    pub fn has_urgent_statuses(&self) -> bool {
+        self.statuses.is_urgent()
     }
 
     /// Up to `most` statuses to send now.
@@ -476,7 +485,10 @@ impl Agent {
             report: report.clone(),
             executor,
         }));
-        self.statuses.set(report);
+        match self.tasks.in_line_behind(&id) >= MANY_IN_LINE {
+            true => self.statuses.set_for_later(report),
+            false => self.statuses.set(report),
+        };
         match before {
             Stage::Fetching => self.stop_waiting(&id),
             Stage::Placed(executor) | Stage::Handed { executor, .. } => {

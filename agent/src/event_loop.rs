@@ -56,6 +56,8 @@ pub const EVENTS: usize = 1_024;
 const ROUND: usize = 256;
 /// How often time passes for the core.
 const TICK: Duration = Duration::from_millis(250);
+/// How long an end waits for others while its place is in use: several cost the log, too, one write.
+const END_DELAY: Duration = Duration::from_millis(5);
 /// How long a status that is no end waits for one: a task that ends sooner costs the log and its
 /// framework one command and one turn instead of two.
 const PROGRESS_DELAY: Duration = Duration::from_millis(10);
@@ -120,8 +122,8 @@ pub struct EventLoop {
     /// When the introduction of the session that is being made was given.
     hello_ms: u64,
     kept_contact: Option<u64>,
-    /// When statuses that are no ends are sent.
-    progress_due: Option<Instant>,
+    /// When statuses are to be sent that wait for others, by urgency.
+    due: [Option<Instant>; 2],
     /// Whether the disk has no room for more tasks, as of the last look.
     is_full: bool,
     /// Whether the master is to be told what the machine has.
@@ -143,7 +145,7 @@ impl EventLoop {
             measures: Measures::default(),
             hello_ms: 0,
             kept_contact: None,
-            progress_due: None,
+            due: [None; 2],
             is_full: false,
             is_info_due: false,
             out: Vec::new(),
@@ -166,9 +168,8 @@ impl EventLoop {
         let mut leaving = None;
         loop {
             let is_behind = self.outbox.is_some() && self.due_statuses().is_some();
-            let progress_due = self
-                .progress_due
-                .filter(|_| self.outbox.is_some() && !is_behind);
+            let due = self.due.into_iter().flatten().min();
+            let due = due.filter(|_| self.outbox.is_some() && !is_behind);
             tokio::select! {
                 biased;
                 () = stop.cancelled(), if leaving.is_none() => {
@@ -180,7 +181,7 @@ impl EventLoop {
                     assert!(count > 0, "the loop itself holds a sender");
                 }
                 () = room(&self.outbox), if is_behind => {}
-                () = at(progress_due) => {}
+                () = at(due) => {}
             }
             for event in round.drain(..) {
                 self.on_event(event)?;
@@ -474,18 +475,28 @@ impl EventLoop {
 
     /// Which statuses are to be sent now.
     fn due_statuses(&self) -> Option<Urgency> {
-        let is_due = self.progress_due.is_some_and(|due| due <= Instant::now());
-        let is_due = |urgency| urgency == Urgency::End || is_due;
+        let now = Instant::now();
+        let agent = &self.parts.agent;
+        let is_due = |urgency: &Urgency| {
+            let is_urgent = *urgency == Urgency::End && agent.has_urgent_statuses();
+            is_urgent || self.due[*urgency as usize].is_some_and(|due| due <= now)
+        };
         let mut both = [Urgency::End, Urgency::Progress].into_iter();
-        both.find(|urgency| is_due(*urgency) && self.parts.agent.has_statuses(*urgency))
+        both.find(|urgency| agent.has_statuses(*urgency) && is_due(urgency))
     }
 
     fn send_statuses(&mut self) {
         self.send_due_statuses();
-        self.progress_due = match self.parts.agent.has_statuses(Urgency::Progress) {
-            true => self.progress_due.or(Some(Instant::now() + PROGRESS_DELAY)),
-            false => None,
-        };
+        for (urgency, delay) in [
+            (Urgency::End, END_DELAY),
+            (Urgency::Progress, PROGRESS_DELAY),
+        ] {
+            let due = &mut self.due[urgency as usize];
+            *due = match self.parts.agent.has_statuses(urgency) {
+                true => due.or(Some(Instant::now() + delay)),
+                false => None,
+            };
+        }
     }
 
     fn send_due_statuses(&mut self) {

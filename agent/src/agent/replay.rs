@@ -6,6 +6,7 @@
 //! again, executors are looked for, and what they tell settles the rest.
 
 use tepui_types::task::reason;
+use tepui_types::wire::agent::TaskLaunch;
 use tepui_types::wire::executor::TaskUpdate;
 use tepui_types::{Reason, TaskState};
 
@@ -38,7 +39,9 @@ impl Agent {
             }
             Record::Term(term) => self.term = self.term.max(term),
             Record::Launched(launch) => {
+                let task = launch.task.clone();
                 self.tasks.insert(*launch);
+                self.tasks.line_up(&task);
             }
             Record::ExecutorStarting { executor, kind } => self.executors.insert(executor, kind),
             Record::ExecutorStarted { executor, identity } => {
@@ -53,6 +56,7 @@ impl Agent {
                 }
             }
             Record::Handed { task, executor } => {
+                self.tasks.leave_line(&task);
                 if let Some(known) = self.tasks.get_mut(&task) {
                     known.stage = Stage::Handed {
                         executor,
@@ -72,6 +76,7 @@ impl Agent {
                 if self.tasks.end(&report.task).is_none() {
                     self.tasks.insert_ended(report.task.clone(), executor);
                 }
+                self.tasks.take_line(&report.task);
                 self.statuses.set(report);
             }
             Record::Forgotten(task) => {
@@ -124,6 +129,7 @@ impl Agent {
     /// The machine was restarted since: no process is left. `exits` are the
     /// records that its executors wrote before.
     pub fn on_reboot(&mut self, out: &mut Vec<Action>, exits: Vec<(ExecutorId, Vec<TaskUpdate>)>) {
+        self.tasks.dissolve_lines();
         for (executor, updates) in exits {
             self.on_updates(out, executor, updates);
         }
@@ -168,9 +174,16 @@ impl Agent {
                 records.push(Record::ExecutorStarted { executor, identity });
             }
         }
-        for (id, task) in self.tasks.iter() {
+        let mut tasks: Vec<_> = self.tasks.iter().collect();
+        // Nobody stands in line before whom it waits for.
+        tasks.sort_by_key(|(_, task)| task.launch.as_ref().map(|launch| launch.operation));
+        for (id, task) in tasks {
             if let Some(launch) = &task.launch {
-                records.push(Record::Launched(Box::new(launch.as_ref().clone())));
+                let launch = TaskLaunch {
+                    after: task.after.clone(),
+                    ..launch.as_ref().clone()
+                };
+                records.push(Record::Launched(Box::new(launch)));
             }
             if let Some(prepared) = task.prepared.clone() {
                 let task = id.clone();

@@ -2,8 +2,8 @@
 //!
 //! One record a task, never a queue: a newer status takes the place of an older
 //! one that was not sent yet. Ends are waited for, by those who want the
-//! resources; that a task has begun is not, and is best not sent at all when it
-//! ends in the next moment: so there are two queues. Everything that is not
+//! resources, unless others are in line for these; that a task has begun is not,
+//! and is best not sent at all when it ends in the next moment: so there are two queues. Everything that is not
 //! recorded is sent again after each new connection. A living task may have news without a new
 //! state, too: how its checks stand, how far its image has come.
 
@@ -17,6 +17,7 @@ use tepui_types::{TaskId, TaskState};
 pub struct StatusUpdates {
     latest: HashMap<TaskId, Latest>,
     queues: [VecDeque<TaskId>; 2],
+    is_urgent: bool,
 }
 
 /// Which statuses: they are sent in this order.
@@ -51,6 +52,12 @@ struct Latest {
 impl StatusUpdates {
     /// Takes a task's new status; false if it says nothing new.
     pub fn set(&mut self, report: StatusReport) -> bool {
+        self.is_urgent |= report.state.is_terminal();
+        self.set_for_later(report)
+    }
+
+    /// Takes a task's new status that nobody waits for, even if it is an end; false if it says nothing new.
+    pub fn set_for_later(&mut self, report: StatusReport) -> bool {
         let task = report.task.clone();
         let before = self.latest.get(&task);
         let is_news = |before: &StatusReport| {
@@ -74,6 +81,11 @@ impl StatusUpdates {
             self.queues[urgency as usize].push_back(task);
         }
         true
+    }
+
+    /// Whether somebody waits for an end that waits to be sent.
+    pub fn is_urgent(&self) -> bool {
+        self.is_urgent && self.is_pending(Urgency::End)
     }
 
     /// The latest of a task.
@@ -101,6 +113,7 @@ impl StatusUpdates {
                 reports.push(latest.report.clone());
             }
         }
+        self.is_urgent &= self.is_pending(Urgency::End);
         reports
     }
 
@@ -121,6 +134,7 @@ impl StatusUpdates {
         let mut tasks: Vec<(&TaskId, Urgency)> = Vec::new();
         for (task, latest) in &mut self.latest {
             latest.unanswered = 0;
+            self.is_urgent = true;
             if !latest.recorded && latest.queued.is_none() {
                 let urgency = Urgency::of(latest.report.state);
                 latest.queued = Some(urgency);

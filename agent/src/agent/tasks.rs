@@ -20,6 +20,8 @@ use super::executors::ExecutorId;
 /// while it lacks the task's end, so this bounds how late a stray frame may
 /// come, not correctness; 10,000 ids are about a megabyte.
 pub const MAX_FORGOTTEN: usize = 10_000;
+/// How far is looked ahead of a task for one that has not ended; a line has fewer.
+const MAX_AHEAD: usize = 1_000;
 /// Processes that may die under a task before it was handed over, until the
 /// task fails: one that dies at each start is broken.
 pub const MAX_PLACEMENTS: u8 = 3;
@@ -70,6 +72,8 @@ impl Stage {
 pub struct Task {
     /// What to run; dropped at its end.
     pub launch: Option<Arc<TaskLaunch>>,
+    /// The one after which it begins, or began.
+    pub after: Option<TaskId>,
     /// How far it has come.
     pub stage: Stage,
     /// A kill that its executor must hear of, with its grace in milliseconds.
@@ -160,6 +164,7 @@ impl Tasks {
             return false;
         }
         let task = Task {
+            after: launch.after.clone(),
             launch: Some(Arc::new(launch)),
             stage: Stage::Fetching,
             kill: None,
@@ -190,6 +195,7 @@ impl Tasks {
     pub fn insert_ended(&mut self, id: TaskId, executor: Option<ExecutorId>) {
         let task = Task {
             launch: None,
+            after: None,
             stage: Stage::Ended(executor),
             kill: None,
             stopped: false,
@@ -203,22 +209,24 @@ impl Tasks {
         self.held.insert(id, task);
     }
 
-    /// Has a task wait for the end of the one that it is to run after, if that is here and waits for
-    /// nobody itself.
+    /// Has a new task wait for the end of the one that it is to run after, if that is here. One that has
+    /// ended may have done so in line, as one does that is killed there: then it is the one before that one.
     pub fn line_up(&mut self, id: &TaskId) -> bool {
-        let launch = self.held.get(id).and_then(|task| task.launch.as_ref());
-        let before = launch.and_then(|launch| launch.after.clone());
-        let stands_alone = |before: &TaskId| {
-            let stage = self.held.get(before).map(|task| task.stage);
-            !matches!(stage, None | Some(Stage::InLine | Stage::Ended(_)))
-        };
-        let before = before.filter(stands_alone);
+        let before = self.ahead_of(id);
         if let Some((before, task)) = before.zip(self.held.get_mut(id)) {
             task.stage = Stage::InLine;
+            task.after = Some(before.clone());
             self.lines.entry(before).or_default().push(id.clone());
             return true;
         }
         false
+    }
+
+    /// The nearest one ahead of a task that has not ended.
+    fn ahead_of(&self, id: &TaskId) -> Option<TaskId> {
+        let before = |id: &TaskId| self.held.get(id)?.after.clone();
+        let mut ahead = std::iter::successors(before(id), before).take(MAX_AHEAD);
+        ahead.find(|ahead| self.life(ahead) == Life::Living)
     }
 
     /// For whose end a task waits.
@@ -229,18 +237,41 @@ impl Tasks {
         line.map(|(before, _)| before)
     }
 
-    /// Who waited for this one's end, and may begin now.
+    /// How many are in line behind a task, one after another.
+    pub fn in_line_behind(&self, id: &TaskId) -> usize {
+        let next = |id: &TaskId| self.lines.get(id)?.first();
+        std::iter::successors(next(id), |id| next(id)).count()
+    }
+
+    /// Who waited for this one's end, and may begin now: unless it has ended in line itself, and its place
+    /// is another's yet.
     pub fn take_line(&mut self, ended: &TaskId) -> Vec<TaskId> {
-        let waiting = self.lines.remove(ended).unwrap_or_default();
+        let mut waiting = self.lines.remove(ended).unwrap_or_default();
         for id in &waiting {
             if let Some(task) = self.held.get_mut(id) {
                 task.stage = Stage::Fetching;
             }
         }
+        waiting.retain(|id| !self.line_up(id));
         waiting
     }
 
-    fn leave_line(&mut self, id: &TaskId, before: &TaskId) {
+    /// Nobody waits for anybody any more.
+    pub fn dissolve_lines(&mut self) {
+        let waiting: Vec<_> = self.lines.values().flatten().cloned().collect();
+        for id in waiting {
+            self.leave_line(&id);
+        }
+    }
+
+    /// Has a task wait for nobody any more.
+    pub fn leave_line(&mut self, id: &TaskId) {
+        let task = self.held.get_mut(id);
+        let Some(task) = task.filter(|task| task.stage == Stage::InLine) else {
+            return;
+        };
+        task.stage = Stage::Fetching;
+        let Some(before) = &task.after else { return };
         if let Some(waiting) = self.lines.get_mut(before) {
             waiting.retain(|other| other != id);
             if waiting.is_empty() {
@@ -252,22 +283,18 @@ impl Tasks {
     /// Marks a task as ended and answers where it was. `None` if it is unknown
     /// or had ended before.
     pub fn end(&mut self, id: &TaskId) -> Option<Stage> {
-        let task = self.held.get_mut(id)?;
-        let before = task.stage;
+        let before = self.held.get(id)?.stage;
         if matches!(before, Stage::Ended(_)) {
             return None;
         }
+        self.leave_line(id);
+        let task = self.held.get_mut(id)?;
         task.stage = Stage::Ended(before.keeper());
-        let launch = task.launch.take();
+        task.launch = None;
         task.prepared = None;
         task.kill = None;
         task.unwell = None;
         self.living -= 1;
-        if let Some(after) = launch.as_ref().and_then(|launch| launch.after.as_ref())
-            && before == Stage::InLine
-        {
-            self.leave_line(id, after);
-        }
         Some(before)
     }
 

@@ -84,6 +84,7 @@ fn update(name: &str, state: TaskState) -> TaskUpdate {
 }
 
 /// An agent, its journal, and the actions that came out last.
+#[derive(Clone)]
 struct Bench {
     agent: Agent,
     journal: Vec<Record>,

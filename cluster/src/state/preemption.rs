@@ -161,10 +161,10 @@ impl State {
 
     pub(super) fn preempt(&mut self, context: &mut Context, wish: &Preemption) -> Outcome {
         let victims = self.check_preemption(context, wish)?;
-        // Whoever is on deck behind one ends as well: it may have begun by then.
+        // Whoever is on deck behind one ends as well: one of them may have begun by then.
         let ends = victims.into_iter().map(|victims| {
             let on_deck = |victim: &Arc<Task>| self.on_deck_behind(victim);
-            let behind: Vec<_> = victims.iter().filter_map(on_deck).collect();
+            let behind: Vec<_> = victims.iter().flat_map(on_deck).collect();
             [victims, behind].concat()
         });
         let ends: Vec<Vec<_>> = ends.collect();

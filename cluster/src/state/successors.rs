@@ -9,9 +9,9 @@
 //! has, a line is broken when its agent takes no more tasks, and each place is checked again, as a launch
 //! is, when it comes free. What does not get it is `dropped`, to be launched from an offer.
 //!
-//! Where tasks are short, the next one of a line is *on deck*: its agent has it already, and begins it
-//! when the one before has ended, without waiting for the log. That one gets its place whatever others
-//! want by then: it may run already. So it is one at most, and only behind a place that was held briefly.
+//! Where tasks are short, the next ones of a line are *on deck*: their agent has them already, and begins
+//! each when the one before has ended, without waiting for the log. They get their place whatever others
+//! want by then: they may run already. So they are few, and together worth no more than a brief time.
 
 use std::sync::Arc;
 
@@ -33,9 +33,12 @@ use crate::state::tasks::Task;
 
 /// Demands of a framework that are looked at for whether it wants a place; more count as wanting it.
 const DEMANDS: usize = 100;
-/// How many milliseconds the last one had a place, at most, that is promised to the next one ahead: others
-/// may have to wait for one more such time.
+/// For how many milliseconds a place is promised ahead, if all take as long as the last one: others may have
+/// to wait for that much more.
 const BRIEF_MS: u64 = 100;
+/// Tasks on deck for one place, at most: enough for an agent to report several ends at once, while others
+/// run.
+const DECK: u64 = 4;
 
 /// Where a line ends.
 enum LineEnd {
@@ -196,9 +199,8 @@ impl State {
         match refusal {
             None => {
                 self.take_over(context, &task);
-                if ended.held_ms().is_some_and(|held_ms| held_ms <= BRIEF_MS) {
-                    self.put_on_deck(context, &task);
-                }
+                let last_ms = ended.held_ms().unwrap_or(u64::MAX);
+                self.put_on_deck(context, task, BRIEF_MS / last_ms.max(1));
             }
             Some(why) if task.on_deck => {
                 self.take_over(context, &task);
@@ -225,20 +227,29 @@ impl State {
         }
     }
 
-    /// Promises a task's place to the next one of its line.
-    fn put_on_deck(&mut self, context: &mut Context, task: &Task) {
-        let next = self.successor_of(task);
-        let Some(next) = next.filter(|next| task.kill.is_none() && self.may_be_on_deck(next))
-        else {
-            return;
-        };
-        if let Some(agent) = self.agents.get_mut(&next.agent) {
-            Arc::make_mut(agent).tasks.insert(next.operation);
+    /// Promises a task's place to so many next ones of its line.
+    fn put_on_deck(&mut self, context: &mut Context, mut task: Arc<Task>, most: u64) {
+        for _ in 0..most.min(DECK) {
+            let next = self.successor_of(&task);
+            let Some(next) = next.filter(|next| task.kill.is_none() && self.may_be_on_deck(next))
+            else {
+                return;
+            };
+            if !next.on_deck {
+                self.promise(context, &next);
+            }
+            task = next;
         }
-        if let Some(next) = self.tasks.get_mut(&next.operation) {
-            Arc::make_mut(next).on_deck = true;
+    }
+
+    fn promise(&mut self, context: &mut Context, task: &Task) {
+        if let Some(agent) = self.agents.get_mut(&task.agent) {
+            Arc::make_mut(agent).tasks.insert(task.operation);
         }
-        self.send_launch(context, &next);
+        if let Some(task) = self.tasks.get_mut(&task.operation) {
+            Arc::make_mut(task).on_deck = true;
+        }
+        self.send_launch(context, task);
     }
 
     /// Whether a task needs nothing of its machine that has to be taken from the one before it first: the
@@ -254,16 +265,20 @@ impl State {
         !has_container && task.resources.disk.0 == 0 && task.resources.pools.is_empty()
     }
 
-    /// The task that its agent begins when this one has ended.
-    pub(super) fn on_deck_behind(&self, task: &Task) -> Option<Arc<Task>> {
-        self.successor_of(task).filter(|next| next.on_deck)
+    /// The tasks that its agent begins, one after another, when this one has ended.
+    pub(super) fn on_deck_behind<'a>(
+        &'a self,
+        task: &Task,
+    ) -> impl Iterator<Item = Arc<Task>> + use<'a> {
+        let behind = |task: &Task| self.successor_of(task).filter(|next| next.on_deck);
+        std::iter::successors(behind(task), move |task| behind(task))
     }
 
     /// Whether what a task has comes free soon: its end was asked for, and nobody on deck gets its place.
     pub fn is_leaving(&self, task: &Task) -> bool {
         let is_ending = |task: &Task| task.kill.is_some();
-        let next = self.on_deck_behind(task);
-        task.has_place() && is_ending(task) && next.is_none_or(|next| is_ending(&next))
+        let mut behind = self.on_deck_behind(task);
+        task.has_place() && is_ending(task) && behind.all(|next| is_ending(&next))
     }
 
     pub(super) fn successor_of(&self, task: &Task) -> Option<Arc<Task>> {
@@ -312,7 +327,7 @@ impl State {
         let is_next = |before: &&Arc<Task>| {
             let is_same = (before.agent, &before.role) == (task.agent, &task.role)
                 && before.resources == task.resources;
-            let may_be_next = before.has_place() || before.is_living() && !task.on_deck;
+            let may_be_next = before.is_told() || before.is_living() && !task.on_deck;
             may_be_next && before.next == Some(task.operation) && is_same
         };
         match before.filter(is_next) {

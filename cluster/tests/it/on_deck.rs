@@ -108,6 +108,75 @@ fn the_next_of_a_place_that_was_held_briefly_is_told_ahead() {
     assert!(log.state.task(&fourth).unwrap().has_place());
 }
 
+/// Who is told to begin when the first of a line of eight has ended after so many milliseconds; the log, the
+/// agent and all of the line.
+fn told_after(held_ms: u64) -> (usize, Log, AgentId, Vec<TaskId>) {
+    let (mut log, agent, _, first) = busy();
+    let rest = (1..8).map(|number| line_up(&mut log, agent, &format!("t{number}"), &first));
+    let rest: Vec<_> = rest.collect();
+    log.time += held_ms;
+    let applied = log.report(agent, &first, TaskState::Finished);
+    let told = launched(&applied).len();
+    let tasks = std::iter::once(first).chain(rest);
+    (told, log, agent, tasks.collect())
+}
+
+#[test]
+fn as_many_are_on_deck_as_take_a_brief_time_together() {
+    for (held_ms, on_deck) in [(0, 4), (25, 4), (26, 3), (50, 2), (100, 1), (101, 0)] {
+        let (told, ..) = told_after(held_ms);
+        assert_eq!(told, 1 + on_deck, "{held_ms} ms");
+    }
+}
+
+#[test]
+fn several_ends_of_a_line_may_come_in_one_report() {
+    let (_, mut log, agent, tasks) = told_after(1);
+    let reports = [1, 2, 3].map(|place| report(&tasks[place], TaskState::Finished));
+    let applied = log.apply(Command::ReportTasks {
+        agent,
+        reports: reports.to_vec(),
+    });
+    let told = [(6, 5), (7, 6)].map(|(next, before): (usize, usize)| {
+        let before = tasks[before].clone();
+        (tasks[next].clone(), Some(before))
+    });
+    assert_eq!(afters(&on_agents(&applied)), told);
+    assert!(log.state.task(&tasks[4]).unwrap().has_place());
+    assert_eq!(log.state.agent(agent).unwrap().used.cpus, MilliCpus(1_000));
+}
+
+#[test]
+fn all_on_deck_keep_their_promise_and_are_taken_with_the_place() {
+    let (_, mut log, agent, tasks) = told_after(1);
+    let other = log.framework("other", "*");
+    demand(&mut log, other, 1);
+    let states = |log: &Log| -> Vec<_> {
+        let tasks = tasks.iter().skip(2);
+        tasks.map(|task| log.task_state(task)).collect()
+    };
+    log.report(agent, &tasks[1], TaskState::Finished);
+    let mut expected = [TaskState::Staging; 4].to_vec();
+    expected.extend([TaskState::Dropped; 2]);
+    assert_eq!(states(&log), expected);
+    // One that is killed where it stands leaves the others in their order.
+    log.report(agent, &tasks[3], TaskState::Killed);
+    let fourth = log.state.task(&tasks[4]).unwrap();
+    let second = log.state.task(&tasks[2]).unwrap();
+    assert_eq!(fourth.waits_for(), Some(second.operation));
+    log.accept(Command::DrainAgent {
+        agent,
+        deadline_ms: None,
+        grace_ms: None,
+        mark_gone: false,
+    });
+    for place in [2, 4, 5] {
+        assert_eq!(log.task_state(&tasks[place]), TaskState::Killing);
+        log.report(agent, &tasks[place], TaskState::Killed);
+    }
+    assert_eq!(log.state.agent(agent).unwrap().used.cpus, MilliCpus(0));
+}
+
 #[test]
 fn one_on_deck_keeps_its_promise_where_the_rest_of_the_line_is_dropped() {
     let mut line = Line::new();

@@ -307,9 +307,9 @@ impl World {
             MasterFrame::Effects { term, effects } => {
                 for effect in &effects {
                     if let AgentEffect::Launch(launch) = effect
-                        && launch.after.is_some()
+                        && let Some(after) = &launch.after
                     {
-                        self.checks.on_promise(&launch.task)?;
+                        self.checks.on_promise(&launch.task, after)?;
                     }
                 }
                 let mut out = Vec::new();

@@ -36,7 +36,7 @@ pub struct Checks {
     /// Tasks that have waited in line.
     lined_up: BTreeSet<TaskId>,
     /// Tasks in line of which an agent was told ahead.
-    promised: BTreeSet<TaskId>,
+    promised: BTreeMap<TaskId, TaskId>,
     /// Tasks to which the log has given a place.
     launched: BTreeSet<TaskId>,
     /// Tasks that were started on some machine.
@@ -182,17 +182,23 @@ impl Checks {
     }
 
     /// A leader tells an agent of a task that waits for another's end.
-    pub fn on_promise(&mut self, task: &TaskId) -> Result<(), Violation> {
+    pub fn on_promise(&mut self, task: &TaskId, after: &TaskId) -> Result<(), Violation> {
         if !self.lined_up.contains(task) {
             return Err(format!("{task} is promised a place, and is not in line"));
         }
-        self.promised.insert(task.clone());
+        self.promised.insert(task.clone(), after.clone());
         Ok(())
+    }
+
+    /// All that have, or had, a place before a task that is promised it.
+    pub fn ahead_of(&self, task: &TaskId) -> BTreeSet<TaskId> {
+        let ahead = std::iter::successors(self.promised.get(task), |task| self.promised.get(task));
+        ahead.cloned().collect()
     }
 
     /// A machine runs a task from now on.
     pub fn on_start(&mut self, task: &TaskId) -> Result<(), Violation> {
-        if !self.launched.contains(task) && !self.promised.contains(task) {
+        if !self.launched.contains(task) && !self.promised.contains_key(task) {
             return Err(format!("{task} is started, and the log does not know it"));
         }
         if !self.started.insert(task.clone()) {

@@ -73,14 +73,14 @@ impl World {
                 if executor.tasks.values().any(|run| !run.state.is_terminal()) {
                     return Err(format!("{id} got {task} beside a task that runs"));
                 }
-                let after = launch.launch.after;
+                let ahead = self.checks.ahead_of(&task);
                 let alive = machine.executors.values().filter(|other| other.is_alive);
                 let mut runs = alive.flat_map(|other| &other.tasks);
-                let is_before = |(other, run): (&TaskId, &Run)| {
-                    Some(other) == after.as_ref() && !run.state.is_terminal()
+                let is_ahead = |(other, run): &(&TaskId, &Run)| {
+                    ahead.contains(other) && !run.state.is_terminal()
                 };
-                if runs.any(is_before) {
-                    return Err(format!("{task} begins while {after:?} runs"));
+                if let Some((other, _)) = runs.find(is_ahead) {
+                    return Err(format!("{task} begins while {other} runs"));
                 }
                 let run = Run {
                     state: TaskState::Running,

@@ -57,6 +57,87 @@ fn one_that_is_killed_in_line_never_begins() {
     assert!(!out.iter().any(|it| is_launch_of(it, "b")), "{out:?}");
 }
 
+/// `a` runs; `b`, `c` and `d` wait, each for the one before.
+fn three_in_line() -> Bench {
+    let mut bench = lined_up();
+    for (name, before) in [("c", "b"), ("d", "c")] {
+        assert_eq!(bench.launch(after(name, before)), []);
+    }
+    bench
+}
+
+#[test]
+fn several_begin_one_after_another() {
+    let mut bench = three_in_line();
+    for (ended, next) in [("a", "b"), ("b", "c"), ("c", "d")] {
+        let out = bench.update(0, ended, TaskState::Finished);
+        assert!(is_launch_of(&out[0], next), "{out:?}");
+        let begun = out.iter().filter(|it| matches!(it, Action::Send(..)));
+        assert_eq!(begun.count(), 1, "{out:?}");
+    }
+}
+
+#[test]
+fn who_waits_for_one_that_is_killed_in_line_waits_for_the_one_before_it() {
+    // Before or after it was known.
+    for is_known in [true, false] {
+        let mut bench = lined_up();
+        bench.launch(after("c", "b"));
+        if is_known {
+            bench.launch(after("d", "c"));
+        }
+        for name in ["c", "b"] {
+            let killed = [Action::Ended(id(name), TaskState::Killed)];
+            assert_eq!(bench.kill(name), killed);
+        }
+        if !is_known {
+            assert_eq!(bench.launch(after("d", "c")), []);
+        }
+        // Also where the journal is all that is known of it, long or short.
+        let mut again = bench.clone();
+        for name in ["c", "b"] {
+            again.recorded(name, TaskState::Killed);
+        }
+        for _ in 0..2 {
+            again.restart();
+            assert_eq!(again.agent.tasks.waits_for(&id("d")), Some(&id("a")));
+        }
+        let out = bench.update(0, "a", TaskState::Finished);
+        assert!(is_launch_of(&out[0], "d"), "{out:?}");
+    }
+}
+
+#[test]
+fn an_agent_that_starts_anew_knows_all_of_a_line() {
+    let mut bench = three_in_line();
+    bench.restart();
+    bench.attach(0, vec![update("a", TaskState::Running)]);
+    bench.update(0, "a", TaskState::Finished);
+    bench.attach(1, vec![]);
+    for (ended, next) in [("b", "c"), ("c", "d")] {
+        let out = bench.update(1, ended, TaskState::Finished);
+        assert!(is_launch_of(&out[0], next), "{out:?}");
+    }
+}
+
+#[test]
+fn ends_are_urgent_once_few_are_in_line_behind_them() {
+    let mut bench = three_in_line();
+    bench.launch(after("e", "d"));
+    bench.statuses();
+    let ends = [("a", false), ("b", false), ("c", false), ("d", true)];
+    for (name, is_urgent) in ends {
+        bench.update(0, name, TaskState::Finished);
+        assert!(bench.agent.has_statuses(Urgency::End));
+        assert_eq!(bench.agent.has_urgent_statuses(), is_urgent, "{name}");
+    }
+    let ends = ["a", "b", "c", "d"].map(|name| (name.to_owned(), TaskState::Finished));
+    assert_eq!(bench.statuses()[..4], ends, "together, in their order");
+    assert!(!bench.agent.has_urgent_statuses());
+    bench.on(|agent, out| agent.on_registered(out, 1).unwrap());
+    assert!(bench.agent.has_urgent_statuses(), "the log may lack them");
+}
+
 #[test]
 fn one_whose_turn_has_come_already_begins_at_once() {
     let mut bench = Bench::new();
