@@ -25,7 +25,7 @@ fn last_entry(storage: &Storage) -> anyhow::Result<(Vec<u8>, Vec<u8>)> {
 }
 
 /// Changes one bit of the last entry in a stopped master's log.
-fn damage_last_entry(database: &Path) -> anyhow::Result<()> {
+pub(super) fn damage_last_entry(database: &Path) -> anyhow::Result<()> {
     let storage = Storage::open(database)?;
     let (key, mut record) = last_entry(&storage)?;
     *record.last_mut().context("an empty record")? ^= 1;

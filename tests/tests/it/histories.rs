@@ -1,5 +1,6 @@
-//! What clients of three masters saw while masters were killed, stopped and cut off, checked
-//! afterwards: nothing acknowledged is lost, nothing is doubled, and reads never lag or go back.
+//! What clients of three masters saw while masters were killed, stopped and cut off, their disks full,
+//! damaged or empty and their clocks wrong, checked afterwards: nothing acknowledged is lost, nothing is
+//! doubled, and reads never lag or go back.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,19 +12,20 @@ use tepui_tests::history::check::{Outlook, check, check_outlook};
 use tepui_tests::history::clients::{Common, Worker, seen};
 use tepui_tests::history::{Asked, Operation, Outcome, Seen, Stage};
 use tepui_tests::sim::dice::Dice;
-use tepui_tests::site::{CALLER, FIRST_JOB, MASTERS, Site, TOKEN};
+use tepui_tests::site::{CALLER, FIRST_JOB, MASTERS, Plan, Site, TOKEN};
 use tepui_tests::{Client, eventually};
 use tepui_types::api::job::JobView;
 use tokio::task::JoinSet;
 
 use super::Result;
+use super::damage::damage_last_entry;
 
 /// Names a seed to be played again.
 const SEED: &str = "TEPUI_HISTORY_SEED";
 /// Clients at the same time.
 const CLIENTS: usize = 5;
-/// Faults, one after another.
-const FAULTS: usize = 12;
+/// How many seconds a wrong clock is off: more than masters bear.
+const CLOCK_S: i64 = 5;
 /// Milliseconds that a fault lasts: from less than an election takes to some of them.
 const FAULT_MS: std::ops::Range<u64> = 200..2_500;
 /// Milliseconds between two faults, in which the cluster may or may not come to itself.
@@ -34,32 +36,121 @@ fn masters(site: &Site) -> anyhow::Result<Vec<Client>> {
     urls.map(|url| Client::with_token(&url, TOKEN)).collect()
 }
 
+/// What goes wrong at a master.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    /// It is killed.
+    Killed,
+    /// It hangs.
+    Stopped,
+    /// It is cut off.
+    Cut,
+    /// It does not hear one of the others.
+    Deaf,
+    /// It loses packets.
+    Lossy,
+    /// What it says comes late.
+    Slow,
+    /// Its clock is wrong.
+    Clock,
+    /// Its disk is full.
+    Full,
+    /// It is killed, and its last log record damaged.
+    Damaged,
+    /// It is killed, and all that it had is gone.
+    Wiped,
+}
+
+impl Fault {
+    const ALL: [Self; 10] = [
+        Self::Killed,
+        Self::Stopped,
+        Self::Cut,
+        Self::Deaf,
+        Self::Lossy,
+        Self::Slow,
+        Self::Clock,
+        Self::Full,
+        Self::Damaged,
+        Self::Wiped,
+    ];
+
+    /// Whether what a master has acknowledged is gone: the others must have all of it.
+    fn forgets(self) -> bool {
+        matches!(self, Self::Damaged | Self::Wiped)
+    }
+
+    fn begin(self, site: &mut Site, host: usize, dice: &mut Dice) -> anyhow::Result<()> {
+        match self {
+            Self::Killed | Self::Wiped | Self::Damaged => site.kill(host),
+            Self::Stopped => site.signal(host, Signal::SIGSTOP)?,
+            Self::Cut => site.net.cut(host)?,
+            Self::Deaf => {
+                let other = (host + 1 + dice.place(MASTERS - 1)) % MASTERS;
+                site.net.deafen(host, other)?;
+            }
+            Self::Lossy => site.net.lose(host, 30)?,
+            Self::Slow => site.net.slow(host)?,
+            Self::Clock => site.set_clock(host, CLOCK_S * [1, -1][dice.place(2)])?,
+            Self::Full => site.disk(host)?.fill(0)?,
+        }
+        Ok(())
+    }
+
+    fn end(self, site: &mut Site, host: usize) -> anyhow::Result<()> {
+        match self {
+            Self::Killed => site.start_master(host)?,
+            Self::Stopped => site.signal(host, Signal::SIGCONT)?,
+            Self::Cut | Self::Deaf | Self::Lossy | Self::Slow => site.net.mend(host)?,
+            Self::Clock => site.set_clock(host, 0)?,
+            Self::Full => {
+                // It has ended, or would in the next moment.
+                site.kill(host);
+                site.disk(host)?.free()?;
+                site.start_master(host)?;
+            }
+            Self::Damaged => {
+                damage_last_entry(&site.folder_of_master(host).join("db"))?;
+                site.start_master_also(host, &["--rejoin"])?;
+            }
+            Self::Wiped => {
+                site.wipe_master(host)?;
+                site.start_master(host)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Each kind of fault, in an order that the dice give.
+fn faults(dice: &mut Dice) -> Vec<Fault> {
+    let mut left = Fault::ALL.to_vec();
+    let mut drawn = Vec::new();
+    while !left.is_empty() {
+        drawn.push(left.swap_remove(dice.place(left.len())));
+    }
+    drawn
+}
+
 /// One fault on one master, and its end.
-async fn one_fault(site: &mut Site, dice: &mut Dice) -> anyhow::Result<()> {
+async fn one_fault(site: &mut Site, dice: &mut Dice, fault: Fault) -> anyhow::Result<()> {
+    if fault.forgets() {
+        site.all_vote().await;
+    }
     // Mostly the leader's: the others are there to take its place.
     let leader = site.masters().await.map(|(leader, _)| leader).ok();
     let host = match leader {
         Some(leader) if dice.chance(7_000) => leader,
         _ => dice.place(MASTERS),
     };
-    let other = (host + 1 + dice.place(MASTERS - 1)) % MASTERS;
-    let kind = dice.below(6);
     let lasts = Duration::from_millis(dice.within(FAULT_MS));
-    eprintln!("fault {kind} at master {host} (leader: {leader:?}) for {lasts:?}");
-    match kind {
-        0 => site.kill(host),
-        1 => site.signal(host, Signal::SIGSTOP)?,
-        2 => site.net.cut(host)?,
-        3 => site.net.deafen(host, other)?,
-        4 => site.net.lose(host, 30)?,
-        _ => site.net.slow(host)?,
-    }
+    eprintln!("{fault:?} at master {host} (leader: {leader:?}) for {lasts:?}");
+    fault.begin(site, host, dice)?;
     // sleep: faults last as long as the dice say.
     tokio::time::sleep(lasts).await;
-    match kind {
-        0 => site.start_master(host)?,
-        1 => site.signal(host, Signal::SIGCONT)?,
-        _ => site.net.mend(host)?,
+    fault.end(site, host)?;
+    if fault.forgets() {
+        site.all_vote().await;
     }
     // sleep: see above.
     tokio::time::sleep(Duration::from_millis(dice.within(CALM_MS))).await;
@@ -148,7 +239,11 @@ async fn what_clients_see_while_masters_fail_is_what_one_right_master_would_show
     };
     eprintln!("{SEED}={seed} gives the same faults again");
     let mut dice = Dice::new(seed);
-    let mut site = Site::start().await?;
+    let plan = Plan {
+        agents: 1,
+        own_machines: true,
+    };
+    let mut site = Site::start_as(plan).await?;
     let folder = site.path("ran");
     std::fs::create_dir(&folder)?;
     let common = Common::new(folder);
@@ -171,8 +266,8 @@ async fn what_clients_see_while_masters_fail_is_what_one_right_master_would_show
         }
         Ok(())
     });
-    for _ in 0..FAULTS {
-        one_fault(&mut site, &mut dice).await?;
+    for fault in faults(&mut dice) {
+        one_fault(&mut site, &mut dice, fault).await?;
     }
     common.stop();
     let worked = tokio::task::spawn_blocking(move || working.join()).await?;

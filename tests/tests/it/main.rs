@@ -40,6 +40,7 @@ mod histories;
 /// Each kind of program that people run.
 mod inputs;
 /// Masters that are added, that move, and what they say of themselves.
+mod links;
 mod masters;
 /// Machines with addresses of their own, and links that break.
 mod network;
