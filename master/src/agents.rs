@@ -26,7 +26,7 @@ use crate::http::forward::LEADER;
 use crate::proposals::ProposeError;
 use crate::raft::Leadership;
 
-mod departures;
+pub mod departures;
 pub mod liveness;
 pub mod session;
 pub mod streams;

@@ -72,6 +72,8 @@ pub enum Sabotage {
     ChangeEntries,
     /// Agents forget what they have launched when they start.
     ForgetJournal,
+    /// Agents end nothing because masters say nothing.
+    StopNothing,
 }
 
 /// What came of a run.
@@ -91,6 +93,8 @@ pub struct Report {
     pub succeeded: usize,
     /// Tasks of which their agent was told ahead.
     pub promised: usize,
+    /// Tasks that count as gone because their agent was not heard of.
+    pub replaced: usize,
 }
 
 /// Runs one seed to its end.
@@ -106,6 +110,7 @@ pub fn run(options: Options) -> Report {
                 tasks: 0,
                 succeeded: 0,
                 promised: 0,
+                replaced: 0,
             };
         }
     };
@@ -125,6 +130,7 @@ pub fn run(options: Options) -> Report {
         tasks: world.checks.tasks().0,
         succeeded: world.checks.succeeded(),
         promised: world.checks.promised(),
+        replaced: world.checks.replaced(),
         trace: world.trace(),
     }
 }

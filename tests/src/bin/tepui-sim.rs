@@ -33,7 +33,7 @@ fn main() -> ExitCode {
     let begun = Instant::now();
     let (mut simulated, mut failures) = (Duration::ZERO, 0_u64);
     let (mut run, mut tasks, mut steps) = (0, 0, 0);
-    let (mut succeeded, mut promised) = (0, 0);
+    let (mut succeeded, mut promised, mut replaced) = (0, 0, 0);
     for seed in (cli.from..).take(usize::try_from(cli.seeds).unwrap_or(usize::MAX)) {
         let report = sim::run(Options {
             is_loud: cli.trace,
@@ -44,6 +44,7 @@ fn main() -> ExitCode {
         tasks += report.tasks;
         succeeded += report.succeeded;
         promised += report.promised;
+        replaced += report.replaced;
         steps += report.steps;
         simulated += Duration::from_micros(report.time_us);
         if cli.seeds == 1 {
@@ -68,8 +69,8 @@ fn main() -> ExitCode {
     }
     let spent = begun.elapsed();
     say(&format!(
-        "{run} seeds, {failures} failed: {steps} steps, {tasks} tasks of which {succeeded} succeeded another and \
-         {promised} were told ahead, {:.1} simulated hours in {:.0} s, {:.1} in a minute",
+        "{run} seeds, {failures} failed: {steps} steps, {tasks} tasks of which {succeeded} succeeded another, \
+         {promised} were told ahead and {replaced} replaced, {:.1} simulated hours in {:.0} s, {:.1} in a minute",
         simulated.as_secs_f64() / 3600.0,
         spent.as_secs_f64(),
         simulated.as_secs_f64() / 60.0 / spent.as_secs_f64()

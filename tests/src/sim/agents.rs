@@ -9,15 +9,17 @@ use std::collections::BTreeMap;
 use tepui_agent::agent::{Action, Agent, Death, ExecutorId, ExecutorKind, Urgency};
 use tepui_agent::checkpoint::Record;
 use tepui_agent::sandbox::Layout;
+use tepui_types::task::PartitionPolicy;
 use tepui_types::wire::agent::{AgentEffect, AgentFrame, Hello, MAX_BATCH, MasterFrame};
 use tepui_types::wire::executor::ProcessIdentity;
-use tepui_types::{AgentId, AgentInfo, Bytes, ClusterId, MilliCpus, Resources};
+use tepui_types::{AgentId, AgentInfo, Bytes, ClusterId, MilliCpus, Resources, TaskId};
 
 use super::Sabotage;
 use super::checks::Violation;
 use super::executors::{Executor, FromProcess};
 use super::leader::{HEARTBEAT_US, SILENCE_US};
 use super::network::Place;
+use super::scheduler;
 use super::world::{Connection, Happening, MILLI, SECOND, World};
 
 /// Between an agent's looks at the time.
@@ -39,6 +41,8 @@ pub struct AgentMachine {
     pub process: Option<AgentProcess>,
     pub executors: BTreeMap<ExecutorId, Executor>,
     next_pid: i32,
+    /// When masters were last known to hear it, as its file of this boot says.
+    contact_ms: Option<u64>,
 }
 
 /// An agent's process.
@@ -51,7 +55,8 @@ pub struct AgentProcess {
     dial_at: u64,
     next_master: usize,
     started_at: u64,
-    ticked_at: u64,
+    /// When the introduction of its connection was given.
+    hello_ms: u64,
 }
 
 impl AgentMachine {
@@ -117,6 +122,7 @@ impl World {
                 process: None,
                 executors: BTreeMap::new(),
                 next_pid: 100,
+                contact_ms: None,
             });
             let delay = self.dice.below(2 * SECOND);
             self.after(delay, Happening::StartAgent(agent));
@@ -150,6 +156,7 @@ impl World {
         } else {
             agent.on_restart(&mut first);
         }
+        agent.on_contact(machine.contact_ms.unwrap_or(now / MILLI));
         // The fresh journal says what those actions would record.
         first.retain(|action| !matches!(action, Action::Record(_)));
         machine.journal = agent.records(&boot_id);
@@ -163,7 +170,7 @@ impl World {
             dial_at: now,
             next_master,
             started_at: now,
-            ticked_at: now,
+            hello_ms: now / MILLI,
         });
         let life = machine.life;
         self.after(
@@ -189,6 +196,7 @@ impl World {
             for executor in machine.executors.values_mut() {
                 executor.die(self.dice.chance(3_000));
             }
+            machine.contact_ms = None;
         }
         self.trace_with(|| format!("agent {number} is gone, power cut: {power}"));
         Ok(())
@@ -219,17 +227,39 @@ impl World {
         } else if process.is_registered && now - process.beat_at >= HEARTBEAT_US {
             process.beat_at = now;
             if let Some(connection) = process.connection {
-                let sent_ms = (now - process.started_at) / MILLI;
-                self.send_to_master(connection, AgentFrame::Heartbeat(sent_ms));
+                self.send_to_master(connection, AgentFrame::Heartbeat(now / MILLI));
             }
         }
-        let Some(process) = &mut self.agents[number].process else {
+        let now_ms = now / MILLI;
+        let is_deaf_to_silence = self.is_sabotaged(Sabotage::StopNothing);
+        self.tell(number, |agent, out| {
+            if is_deaf_to_silence {
+                agent.on_contact(now_ms);
+            }
+            agent.on_tick(out, now_ms);
+        })?;
+        let machine = &mut self.agents[number];
+        let process = machine.process.as_ref();
+        let contact = process.and_then(|process| process.agent.kept_contact());
+        machine.contact_ms = contact.or(machine.contact_ms);
+        Ok(())
+    }
+
+    /// A task counts as gone that its agent was to end before: it runs there no more, unless the agent's
+    /// process was not there for as long.
+    pub(super) fn check_stopped(&self, id: AgentId, task: &TaskId) -> Result<(), Violation> {
+        let PartitionPolicy::StopAfter(after_ms) = scheduler::policy(&task.name) else {
             return Ok(());
         };
-        if now - process.ticked_at >= SECOND {
-            process.ticked_at = now;
-            let now_ms = (now - process.started_at) / MILLI;
-            return self.tell(number, |agent, out| agent.on_tick(out, now_ms));
+        let here = |machine: &&AgentMachine| machine.id() == Some(id);
+        let Some(machine) = self.agents.iter().find(here) else {
+            return Ok(());
+        };
+        let was_there = |process: &AgentProcess| process.started_at + after_ms * MILLI < self.now;
+        let is_there = machine.process.as_ref().is_some_and(was_there);
+        let mut executors = machine.executors.values();
+        if is_there && executors.any(|executor| executor.runs(task)) {
+            return Err(format!("{task} counts as gone, and runs on agent {id}"));
         }
         Ok(())
     }
@@ -248,6 +278,7 @@ impl World {
         process.connection = Some(connection);
         process.is_registered = false;
         process.heard_at = self.now;
+        process.hello_ms = self.now / MILLI;
         let hello = AgentFrame::Hello(Hello {
             cluster: machine.identity.map(|(cluster, _)| cluster),
             agent: machine.identity.map(|(_, agent)| agent),
@@ -297,6 +328,7 @@ impl World {
                     return Err(format!("agent {number} is given another id: {identity:?}"));
                 }
                 process.is_registered = true;
+                process.agent.on_contact(process.hello_ms);
                 let mut out = Vec::new();
                 if process.agent.on_registered(&mut out, welcome.term).is_err() {
                     self.hang_up(connection, Place::Agent(number));

@@ -5,7 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use sha2::{Digest as _, Sha256};
 use tepui_cluster::State;
 use tepui_types::api::event::{Event, EventBody, Sequence};
-use tepui_types::{Digest, FrameworkId, TaskId, TaskState};
+use tepui_types::task::reason;
+use tepui_types::{AgentId, Digest, FrameworkId, TaskId, TaskState};
+
+use super::scheduler;
+use super::world::MILLI;
 
 /// Something that must never be.
 pub type Violation = String;
@@ -41,6 +45,10 @@ pub struct Checks {
     launched: BTreeSet<TaskId>,
     /// Tasks that were started on some machine.
     started: BTreeSet<TaskId>,
+    /// Since when each task's agent is unreachable.
+    unreachable_at: BTreeMap<TaskId, u64>,
+    /// Tasks that count as gone because their agent was not heard of, and where they were.
+    replaced: Vec<(AgentId, TaskId)>,
     /// How each task ended.
     ended: BTreeMap<TaskId, TaskState>,
 }
@@ -65,8 +73,13 @@ impl Checks {
         Ok(())
     }
 
-    /// A master tells its watchers of these.
-    pub fn on_events(&mut self, master: usize, events: &[Event]) -> Result<(), Violation> {
+    /// A master tells its watchers of these, at this time.
+    pub fn on_events(
+        &mut self,
+        master: usize,
+        events: &[Event],
+        now_us: u64,
+    ) -> Result<(), Violation> {
         for event in events {
             let hash: [u8; 32] = Sha256::digest(format!("{event:?}")).into();
             if event.sequence <= self.newest {
@@ -83,11 +96,29 @@ impl Checks {
             if let EventBody::Task {
                 task,
                 state,
+                agent,
+                reason,
                 in_line,
                 ..
             } = &event.body
             {
                 self.on_task(task, *state, *in_line)?;
+                match state {
+                    // Told again where it gets the place of another.
+                    TaskState::Unreachable => {
+                        self.unreachable_at.entry(task.clone()).or_insert(now_us);
+                    }
+                    TaskState::Staging | TaskState::Starting | TaskState::Running => {
+                        self.unreachable_at.remove(task);
+                    }
+                    _ => {}
+                }
+                if reason
+                    .as_ref()
+                    .is_some_and(|why| why.code == reason::REPLACED)
+                {
+                    self.on_replaced(task, *agent, now_us)?;
+                }
             }
         }
         Ok(())
@@ -108,6 +139,23 @@ impl Checks {
             self.ended.insert(task.clone(), state);
         }
         Ok(())
+    }
+
+    /// A task counts as gone, because its agent was not heard of.
+    fn on_replaced(&mut self, task: &TaskId, at: AgentId, now_us: u64) -> Result<(), Violation> {
+        let since = self.unreachable_at.get(task);
+        let waited_us = since.map_or(0, |since| now_us - since);
+        let after_ms = scheduler::policy(&task.name).replaces_after_ms();
+        if after_ms.is_none_or(|after_ms| waited_us < after_ms * MILLI) {
+            return Err(format!("{task} is replaced after {waited_us} us"));
+        }
+        self.replaced.push((at, task.clone()));
+        Ok(())
+    }
+
+    /// Tasks that count as gone because their agent was not heard of, from the first that was not asked for.
+    pub fn replaced_since(&self, asked_for: usize) -> Vec<(AgentId, TaskId)> {
+        self.replaced.iter().skip(asked_for).cloned().collect()
     }
 
     /// A master leads.
@@ -237,6 +285,11 @@ impl Checks {
     /// How many tasks were started, and how many ended.
     pub fn tasks(&self) -> (usize, usize) {
         (self.started.len(), self.ended.len())
+    }
+
+    /// How many tasks count as gone because their agent was not heard of.
+    pub fn replaced(&self) -> usize {
+        self.replaced.len()
     }
 
     /// How many tasks were promised their place.

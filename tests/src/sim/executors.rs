@@ -245,6 +245,12 @@ impl Executor {
         self.tasks.retain(|_, run| stays(run));
     }
 
+    /// Whether a task runs in it.
+    pub fn runs(&self, task: &TaskId) -> bool {
+        let run = self.tasks.get(task).filter(|_| self.is_alive);
+        run.is_some_and(|run| !run.state.is_terminal())
+    }
+
     pub fn updates(&self) -> Vec<TaskUpdate> {
         self.tasks
             .iter()

@@ -6,9 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future as _;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use tepui_cluster::state::frameworks::Framework;
-use tepui_cluster::{Allocator, Command, Decision, Effect, Rejection, Turn};
+use tepui_cluster::{Allocator, Command, Decision, Effect, Rejection, State, Turn};
+use tepui_master::agents::departures::{Decisions, Departures, Rules};
 use tepui_master::proposals::{Committed, ProposeError, Request};
 use tepui_master::raft::Leadership;
 use tepui_types::wire::agent::{AgentEffect, AgentFrame, MAX_BATCH, MasterFrame, effect_batches};
@@ -16,6 +18,7 @@ use tepui_types::{
     AgentId, AgentStatus, FrameworkId, FrameworkPhase, Offer, OfferId, Principal, Reason, TaskId,
     TaskState, Timestamp,
 };
+use tokio::time::Instant;
 
 use super::checks::Violation;
 use super::network::Place;
@@ -28,6 +31,12 @@ const LOOK_US: u64 = 100 * MILLI;
 pub const SILENCE_US: u64 = 5 * SECOND;
 /// Between heartbeats.
 pub const HEARTBEAT_US: u64 = SECOND;
+/// Which agents are given up, and how fast.
+const RULES: Rules = Rules {
+    window: Duration::from_micros(SILENCE_US),
+    per_minute: 60,
+    silent_share: 50,
+};
 
 /// Who waits for a command.
 #[derive(Debug)]
@@ -38,6 +47,8 @@ pub enum Purpose {
     Report { connection: u64 },
     /// An agent's silence.
     Unreachable(AgentId),
+    /// The tasks of an agent that was unreachable for so many milliseconds.
+    Replace(AgentId, u64),
     /// A framework's turn.
     Turn {
         framework: FrameworkId,
@@ -67,6 +78,7 @@ pub struct Leader {
     pub heard: BTreeMap<AgentId, u64>,
     /// Whether deadlines of the state are being met.
     meets_deadlines: bool,
+    departures: Departures,
     /// Agents that are being marked as unreachable.
     marking: BTreeSet<AgentId>,
     hosts: BTreeMap<FrameworkId, Host>,
@@ -141,6 +153,26 @@ impl Host {
 }
 
 impl Leader {
+    /// What is decided of agents that are not heard of.
+    fn look(&mut self, state: &State, begun: Instant, now_us: u64) -> Decisions {
+        let now = begun + Duration::from_micros(now_us);
+        let with = |status: AgentStatus| {
+            let agents = state.agents.values();
+            agents.filter(move |agent| agent.status == status)
+        };
+        let unreachable = with(AgentStatus::Unreachable).map(|agent| agent.id);
+        self.departures.see_unreachable(now, unreachable, |agent| {
+            let agent = state.agent(agent);
+            agent.map_or_else(Vec::new, |agent| state.replacement_times(agent))
+        });
+        let silences = with(AgentStatus::Active).map(|agent| {
+            let heard = *self.heard.entry(agent.id).or_insert(now_us);
+            (agent.id, Duration::from_micros(now_us - heard))
+        });
+        let silences: Vec<_> = silences.collect();
+        self.departures.look(now, &silences)
+    }
+
     /// Effects as frames for those who have a session: one agent's keep their order.
     fn frames(&self, effects: Vec<Effect>) -> Vec<(u64, MasterFrame)> {
         let mut owed: BTreeMap<AgentId, Vec<AgentEffect>> = BTreeMap::new();
@@ -178,6 +210,7 @@ impl World {
             return Ok(());
         };
         running.leader = None;
+        let now_there = self.begun + Duration::from_micros(self.now);
         if let Leadership::Leader { term } = now {
             let state = running.state();
             running.leader = Some(Leader {
@@ -186,6 +219,7 @@ impl World {
                 sessions: BTreeMap::new(),
                 inboxes: BTreeMap::new(),
                 meets_deadlines: false,
+                departures: Departures::new(RULES, now_there),
                 marking: BTreeSet::new(),
                 heard: state
                     .agents
@@ -228,7 +262,7 @@ impl World {
     /// Deadlines, silences, starts.
     pub(super) fn on_lead(&mut self, master: usize) -> Result<(), Violation> {
         self.set_clock(master);
-        let now = self.now;
+        let (begun, now) = (self.begun, self.now);
         let Some(running) = &mut self.masters[master].running else {
             return Ok(());
         };
@@ -236,18 +270,21 @@ impl World {
             return Ok(());
         };
         let state = running.log.view.load();
-        let active = state
-            .agents
-            .values()
-            .filter(|agent| agent.status == AgentStatus::Active);
-        let silent: Vec<AgentId> = active
-            .map(|agent| agent.id)
-            .filter(|id| now - *leader.heard.entry(*id).or_insert(now) > SILENCE_US)
-            .filter(|id| leader.marking.insert(*id))
-            .collect();
-        for agent in silent {
+        let Decisions {
+            mut mark, replace, ..
+        } = leader.look(&state, begun, now);
+        mark.retain(|agent| leader.marking.insert(*agent));
+        for agent in mark {
             let request = Request::new(Principal::Leader, Command::MarkAgentUnreachable { agent });
             running.propose(Purpose::Unreachable(agent), request);
+        }
+        for (agent, unreachable_ms) in replace {
+            let command = Command::ReplaceTasks {
+                agent,
+                unreachable_ms,
+            };
+            let request = Request::new(Principal::Leader, command);
+            running.propose(Purpose::Replace(agent, unreachable_ms), request);
         }
         let due = state.next_deadline();
         let is_due = due.is_some_and(|due| due <= running.log.clock.now());
@@ -383,6 +420,13 @@ impl World {
                 let session = leader.sessions.get(&agent).copied();
                 if let Some(connection) = session.filter(|_| result.is_ok()) {
                     self.hang_up(connection, Place::Master(master));
+                }
+                Ok(())
+            }
+            Purpose::Replace(agent, waited_ms) => {
+                let is_lost = result.is_err();
+                if let Some(leader) = self.leader(master).filter(|_| is_lost) {
+                    leader.departures.replace_again(agent, waited_ms);
                 }
                 Ok(())
             }

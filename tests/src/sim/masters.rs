@@ -470,33 +470,48 @@ impl World {
         Ok(())
     }
 
-    /// Looks at a master's state, events, answers and lead.
-    fn look(&mut self, master: usize) -> Result<(), Violation> {
+    /// Looks at what a master has applied, and what it tells its watchers of that.
+    fn look_at_state(&mut self, master: usize) -> Result<(), Violation> {
         let Some(running) = &mut self.masters[master].running else {
             return Ok(());
         };
         let state = running.log.view.load();
-        if state.index != running.seen_index {
-            running.seen_index = state.index;
-            self.checks.on_state(master, &state)?;
-            loop {
-                let mut context = Context::from_waker(Waker::noop());
-                let next = std::pin::pin!(running.events.next()).poll(&mut context);
-                match next {
-                    Poll::Ready(Ok(events)) => self.checks.on_events(master, &events)?,
-                    // It has started anew from an image.
-                    Poll::Ready(Err(_)) => {
-                        let events = running.log.feed.subscribe(None);
-                        running.events = events.map_err(|error| error.to_string())?;
-                    }
-                    Poll::Pending => break,
+        if state.index == running.seen_index {
+            return Ok(());
+        }
+        running.seen_index = state.index;
+        self.checks.on_state(master, &state)?;
+        let replaced = self.checks.replaced();
+        loop {
+            let mut context = Context::from_waker(Waker::noop());
+            let next = std::pin::pin!(running.events.next()).poll(&mut context);
+            match next {
+                Poll::Ready(Ok(events)) => self.checks.on_events(master, &events, self.now)?,
+                // It has started anew from an image.
+                Poll::Ready(Err(_)) => {
+                    let events = running.log.feed.subscribe(None);
+                    running.events = events.map_err(|error| error.to_string())?;
                 }
+                Poll::Pending => break,
             }
         }
+        for (agent, task) in self.checks.replaced_since(replaced) {
+            self.check_stopped(agent, &task)?;
+        }
+        Ok(())
+    }
+
+    /// Looks at a master's state, events, answers and lead.
+    fn look(&mut self, master: usize) -> Result<(), Violation> {
+        self.look_at_state(master)?;
+        let Some(running) = &mut self.masters[master].running else {
+            return Ok(());
+        };
         let leads = *running.log.leadership.borrow();
         if leads != running.leads {
             running.leads = leads;
             if let Leadership::Leader { term } = leads {
+                let state = running.log.view.load();
                 self.checks.on_leader(master, term, &state)?;
             }
             self.on_leadership(master, leads)?;

@@ -9,7 +9,7 @@ use tepui_cluster::state::frameworks::Framework;
 use tepui_cluster::{State, Turn, TurnKind};
 use tepui_types::operation::{Launch, Operation};
 use tepui_types::resources::ResourceRequest;
-use tepui_types::task::{CommandWorkload, TaskSpec, Workload};
+use tepui_types::task::{CommandWorkload, PartitionPolicy, TaskSpec, Workload};
 use tepui_types::{
     AgentId, Bytes, Demand, FrameworkInfo, MilliCpus, Offer, Resources, Role, TaskId, TaskName,
     TaskState,
@@ -17,6 +17,13 @@ use tepui_types::{
 
 use super::checks::Violation;
 
+/// What becomes of tasks while their agents are not heard of: half of them are waited for.
+const POLICIES: [PartitionPolicy; 4] = [
+    PartitionPolicy::Wait,
+    PartitionPolicy::StopAfter(PartitionPolicy::MIN_STOP_MS),
+    PartitionPolicy::Wait,
+    PartitionPolicy::ReplaceAfter(2_000),
+];
 /// The key of its only demand.
 const DEMAND: &str = "tasks";
 
@@ -99,7 +106,7 @@ impl<'a> Script<'a> {
                 missing.push(name);
             }
         }
-        turn.specs.push(spec());
+        turn.specs.extend(POLICIES.map(spec));
         let mut missing = missing.into_iter().peekable();
         for offer in offers {
             let mut free = offer.resources.clone();
@@ -155,11 +162,12 @@ fn launch(
     agent: AgentId,
     after: Option<TaskId>,
 ) -> Result<(), Violation> {
+    let name_of_task = task_name(name)?;
     turn.operations.push(Operation::Launch(Launch {
         agent,
-        name: task_name(name)?,
+        spec: policy_number(&name_of_task) as u32,
+        name: name_of_task,
         resources: share(),
-        spec: 0,
         array_index: None,
         role: None,
         chosen: None,
@@ -182,10 +190,22 @@ fn task_name(name: &str) -> Result<TaskName, Violation> {
     TaskName::new(name).map_err(|error| error.to_string())
 }
 
-fn spec() -> Arc<TaskSpec> {
+/// What becomes of a task while its agent is not heard of: that is in its name.
+pub fn policy(name: &TaskName) -> PartitionPolicy {
+    POLICIES[policy_number(name)]
+}
+
+fn policy_number(name: &TaskName) -> usize {
+    let number = name.to_string();
+    let number: usize = number.trim_start_matches('t').parse().unwrap_or_default();
+    number % POLICIES.len()
+}
+
+fn spec(partition: PartitionPolicy) -> Arc<TaskSpec> {
     let command = CommandWorkload::new(vec!["true".into()]);
     Arc::new(TaskSpec {
         kill_grace_ms: 1_000,
+        partition,
         ..TaskSpec::new(Workload::Command(command))
     })
 }

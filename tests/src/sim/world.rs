@@ -13,6 +13,7 @@ use tepui_master::raft::world::Image;
 use tepui_types::AgentId;
 use tepui_types::wire::agent::{AgentFrame, MasterFrame};
 use tepui_types::wire::peer::Standing;
+use tokio::time::Instant;
 
 use super::agents::AgentMachine;
 use super::checks::{Checks, Violation};
@@ -124,7 +125,10 @@ pub struct Connection {
 
 /// All there is.
 pub struct World {
+    /// Microseconds since it began.
     pub now: u64,
+    /// When it began, for those who want an instant: only differences are ever looked at.
+    pub begun: Instant,
     pub dice: Dice,
     pub options: Options,
     pub network: Network,
@@ -153,6 +157,7 @@ impl World {
         let mut dice = Dice::new(options.seed);
         let mut world = Self {
             now: 0,
+            begun: Instant::now(),
             network: Network::default(),
             masters: Vec::new(),
             agents: Vec::new(),

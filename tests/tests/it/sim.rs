@@ -11,7 +11,7 @@ const ENOUGH: u64 = 40;
 
 #[test]
 fn a_budget_of_seeds_breaks_no_rule() {
-    let (mut tasks, mut succeeded) = (0, 0);
+    let (mut tasks, mut succeeded, mut replaced) = (0, 0, 0);
     for seed in 1..=BUDGET {
         let report = sim::run(Options::new(seed));
         if let Some(violation) = report.violation {
@@ -19,9 +19,11 @@ fn a_budget_of_seeds_breaks_no_rule() {
         }
         tasks += report.tasks;
         succeeded += report.succeeded;
+        replaced += report.replaced;
     }
     assert!(tasks > 0, "some work was done");
     assert!(succeeded > 0, "places were handed on");
+    assert!(replaced > 0, "agents were not heard of for long");
 }
 
 #[test]
@@ -56,6 +58,13 @@ fn tasks_that_run_twice_are_found_out() {
     let violations = violations_of(Sabotage::ForgetJournal);
     let found = |words: &str| violations.iter().any(|violation| violation.contains(words));
     assert!(found("is started twice"), "{violations:?}");
+}
+
+#[test]
+fn tasks_that_run_on_after_their_time_are_found_out() {
+    let violations = violations_of(Sabotage::StopNothing);
+    let found = |words: &str| violations.iter().any(|violation| violation.contains(words));
+    assert!(found("counts as gone, and runs"), "{violations:?}");
 }
 
 fn violations_of(sabotage: Sabotage) -> Vec<String> {
