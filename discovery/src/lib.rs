@@ -32,7 +32,7 @@ pub use error::DiscoveryError;
 pub use label::label;
 pub use published::Published;
 pub use rate::Rate;
-pub use server::{DnsConfig, DnsServer};
+pub use server::{DnsConfig, DnsListener, DnsServer};
 pub use tepui_types::container::Protocol;
 pub use upstream::Upstreams;
 pub use view::{

@@ -56,6 +56,46 @@ impl DnsConfig {
     }
 }
 
+/// Addresses that are listened on; who asks there waits until they are served.
+#[derive(Debug)]
+pub struct DnsListener {
+    sockets: Vec<Sockets>,
+}
+
+impl DnsListener {
+    /// Listens everywhere, or nowhere and says why.
+    pub async fn bind(config: &DnsConfig) -> Result<Self, DiscoveryError> {
+        check(config)?;
+        let mut sockets = Vec::new();
+        for address in &config.listen {
+            sockets.push(listen(*address).await?);
+        }
+        Ok(Self { sockets })
+    }
+
+    /// Begins to answer.
+    pub fn serve(self, config: &DnsConfig, published: Arc<Published>) -> DnsServer {
+        let answerer = Arc::new(Answerer::new(config, published));
+        let (stop, stopped) = watch::channel(false);
+        let mut server = DnsServer {
+            addresses: self.sockets.iter().map(|sockets| sockets.address).collect(),
+            answerer: answerer.clone(),
+            stop,
+            tasks: JoinSet::new(),
+        };
+        for Sockets { udp, tcp, address } in self.sockets {
+            for _ in 0..UDP_READERS {
+                let serving = udp::serve(udp.clone(), answerer.clone(), stopped.clone());
+                server.tasks.spawn(serving);
+            }
+            let serving = tcp::serve(tcp, answerer.clone(), stopped.clone());
+            server.tasks.spawn(serving);
+            tracing::info!(%address, domain = config.zone.domain(), "answering DNS questions");
+        }
+        server
+    }
+}
+
 /// A running server. Dropping it ends it at once.
 #[derive(Debug)]
 pub struct DnsServer {
@@ -71,29 +111,8 @@ impl DnsServer {
         config: &DnsConfig,
         published: Arc<Published>,
     ) -> Result<Self, DiscoveryError> {
-        check(config)?;
-        let mut sockets = Vec::new();
-        for address in &config.listen {
-            sockets.push(listen(*address).await?);
-        }
-        let answerer = Arc::new(Answerer::new(config, published));
-        let (stop, stopped) = watch::channel(false);
-        let mut server = Self {
-            addresses: sockets.iter().map(|sockets| sockets.address).collect(),
-            answerer: answerer.clone(),
-            stop,
-            tasks: JoinSet::new(),
-        };
-        for Sockets { udp, tcp, address } in sockets {
-            for _ in 0..UDP_READERS {
-                let serving = udp::serve(udp.clone(), answerer.clone(), stopped.clone());
-                server.tasks.spawn(serving);
-            }
-            let serving = tcp::serve(tcp, answerer.clone(), stopped.clone());
-            server.tasks.spawn(serving);
-            tracing::info!(%address, domain = config.zone.domain(), "answering DNS questions");
-        }
-        Ok(server)
+        let listener = DnsListener::bind(config).await?;
+        Ok(listener.serve(config, published))
     }
 
     /// Where it listens, in the order of the configuration, with the real ports.
@@ -117,6 +136,7 @@ impl DnsServer {
     }
 }
 
+#[derive(Debug)]
 struct Sockets {
     address: SocketAddr,
     udp: Arc<UdpSocket>,

@@ -11,7 +11,9 @@ use imbl::ordmap::DiffItem;
 use tepui_cluster::State;
 use tepui_cluster::state::agents::Agent;
 use tepui_cluster::state::tasks::Task;
-use tepui_discovery::{Directory, DnsConfig, DnsServer, Entry, Port, Protocol, Published, Zone};
+use tepui_discovery::{
+    Directory, DnsConfig, DnsListener, DnsServer, Entry, Port, Protocol, Published, Zone,
+};
 use tepui_types::container::Network;
 use tepui_types::{NodeId, TaskSpec, TaskState, Workload};
 use tokio::sync::watch;
@@ -54,19 +56,10 @@ impl Discovery {
         self.newest.load()
     }
 
-    /// Answers DNS questions from it, where the operator wants that. It has to be kept already.
-    ///
-    /// # Errors
-    /// When it cannot be listened there.
-    pub async fn serve(&self, config: Option<&DnsConfig>) -> anyhow::Result<Option<DnsServer>> {
-        match config {
-            Some(config) => {
-                self.directory().await;
-                let server = DnsServer::start(config, self.newest.clone()).await?;
-                Ok(Some(server))
-            }
-            None => Ok(None),
-        }
+    /// Answers DNS questions from it. It has to be kept already.
+    pub async fn serve(&self, listener: DnsListener, config: &DnsConfig) -> DnsServer {
+        self.directory().await;
+        listener.serve(config, self.newest.clone())
     }
 }
 

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use axum::serve::ListenerExt as _;
-use tepui_discovery::DnsServer;
+use tepui_discovery::{DnsListener, DnsServer};
 use tepui_types::NodeId;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
@@ -178,6 +178,10 @@ impl Running {
         // The folder first: it says who this is, and that no other master is.
         let mut folder = Folder::open(&config.dir)?;
         let listener = bind(&config).await?;
+        let dns = match config.dns() {
+            Some(dns) => Some((DnsListener::bind(&dns).await?, dns)),
+            None => None,
+        };
         let address = listener
             .local_addr()
             .context("failed to read the bound address")?;
@@ -218,7 +222,10 @@ impl Running {
         tasks.spawn(masters::moved::look_for_others(master.clone(), others));
         let place = folder.path().to_owned();
         tasks.spawn(announce(master.clone(), address, place));
-        let dns = master.discovery.serve(master.config.dns().as_ref()).await?;
+        let dns = match dns {
+            Some((listener, config)) => Some(master.discovery.serve(listener, &config).await),
+            None => None,
+        };
         Ok(Self {
             master,
             log,

@@ -255,13 +255,14 @@ impl Founder<'_> {
                         return self.enter(storage, node, peer, &introduction).await;
                     }
                     Ok(introduction) => {
-                        if let Err(error) = check_list(peer, &introduction.peers, &list) {
+                        let mut checked = check_list(peer, &introduction.peers, &list);
+                        if founders.insert(introduction.id, peer.clone()).is_some() {
+                            checked = Err(FoundingError::SameId { peer: peer.clone() });
+                        }
+                        if let Err(error) = checked {
                             // The peer is to see it too, and not to wait for this one for ever.
                             tokio::time::sleep(LINGER).await;
                             return Err(error);
-                        }
-                        if founders.insert(introduction.id, peer.clone()).is_some() {
-                            return Err(FoundingError::SameId { peer: peer.clone() });
                         }
                     }
                     Err(error) => {

@@ -75,6 +75,15 @@ impl LinkError {
         matches!(self, Self::Refused(reason) if reason.code == NOT_A_MEMBER)
     }
 
+    /// Whether somebody is there who does not take this master in, and not only for now.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Refused(_) => true,
+            Self::NoUpgrade { status, .. } => *status != StatusCode::SERVICE_UNAVAILABLE,
+            _ => false,
+        }
+    }
+
     /// What the peer says where another process is this master, and stays so.
     pub fn as_copy(&self) -> Option<&Reason> {
         match self {

@@ -190,12 +190,13 @@ async fn serve(
 ) {
     let mut pause = FIRST_PAUSE;
     let mut was_up = true;
+    let mut refused_with = None;
     loop {
         let applied = link.applied();
         let error = match link.connect().await {
             Ok(mut connection) => {
                 tracing::info!(peer = %link.to(), url = link.url(), "peer connected");
-                (pause, was_up) = (FIRST_PAUSE, true);
+                (pause, was_up, refused_with) = (FIRST_PAUSE, true, None);
                 is_up.store(true, Ordering::Relaxed);
                 // What gathered meanwhile is old.
                 while sayings.try_recv().is_ok() {}
@@ -219,11 +220,15 @@ async fn serve(
         if let Some(why) = error.as_copy() {
             inbox.copied(why.clone());
         }
-        // The first failure is news; that it goes on is none.
-        if was_up {
-            let error = anyhow::Error::from(error);
-            let error = format_args!("{error:#}");
+        let is_refusal = error.is_refusal();
+        let error = format!("{:#}", anyhow::Error::from(error));
+        // The first failure is news, and a refusal as well; that it goes on is none.
+        let is_news = is_refusal && refused_with.as_ref() != Some(&error);
+        if was_up || is_news {
             tracing::warn!(peer = %link.to(), url = link.url(), %error, "no connection to peer");
+        }
+        if is_refusal {
+            refused_with = Some(error);
         }
         was_up = false;
         tokio::time::sleep(pause).await;

@@ -380,6 +380,10 @@ async fn a_busy_port_is_named() -> Result {
     let said = refusal(dir, "tepui-master", &["--dir", &other, "--listen", address])?;
     assert!(said.contains(address), "{said}");
     assert!(said.contains("--listen"), "it names the fix: {said}");
+    let flags = ["--dir", &other, "--listen", "127.0.0.1:0", "--dns", address];
+    let said = refusal(dir, "tepui-master", &flags)?;
+    assert!(said.contains(address), "{said}");
+    assert!(!said.contains("listens on"), "before it serves: {said}");
     still_works(cluster.client()).await
 }
 

@@ -1,7 +1,11 @@
 //! What operators do with masters: they add them, start them elsewhere, and look at them.
 
+use std::ffi::OsString;
+use std::path::Path;
+
 use anyhow::{Context, bail, ensure};
 use tepui_tests::cluster::addresses;
+use tepui_tests::process::{self, Process};
 use tepui_tests::{Client, Cluster, Job, eventually};
 use tepui_types::api::master::{MasterRole, MasterView};
 
@@ -173,4 +177,81 @@ async fn one_that_was_given_no_list_founds_for_those_that_were() -> Result {
         client.run(&Job::command(["true"]).name(name)).await?;
     }
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_master_of_another_cluster_at_a_members_address_is_taken_for_no_member() -> Result {
+    let mut cluster = Cluster::new().masters(3).start().await?;
+    let mut other = Cluster::new().agents(0).without_batch().start().await?;
+    let leader = cluster.leader().await?;
+    let away = (leader + 1) % 3;
+    cluster.speak_to(leader)?;
+    cluster.kill_master_at(away);
+    other.kill_master();
+    let url = cluster.url_of_master(away);
+    let address = url.trim_start_matches("http://");
+    let stranger = start_beside(&other.master_dir(), &["--listen", address])?;
+    eventually("the leader says who is there", async || {
+        let said = cluster.log_of_master(leader);
+        ensure!(said.contains("check --peers"), "{said}");
+        Ok(())
+    })
+    .await;
+    let client = cluster.client();
+    client
+        .run(&Job::command(["true"]).name("meanwhile"))
+        .await?;
+    assert_eq!(client.masters().await?.len(), 3, "nobody has come in");
+    let theirs = Client::new(&url)?;
+    assert_eq!(theirs.masters().await?.len(), 1, "nor gone over");
+    assert!(theirs.tasks("").await?.is_empty());
+    drop(stranger);
+    cluster.start_master_at(away).await?;
+    all_vote(cluster.client(), 3).await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_on_copies_of_one_new_folder_found_nothing_and_are_told() -> Result {
+    let dir = tempfile::tempdir()?;
+    let addresses = addresses(2)?;
+    let [one, two] = &addresses[..] else {
+        panic!("two addresses")
+    };
+    let peers = format!("{one},{two}");
+    let (folder, copy) = (dir.path().join("one"), dir.path().join("two"));
+    let start = |folder: &Path, listen: &str| {
+        start_beside(folder, &["--listen", listen, "--peers", &peers])
+    };
+    let first = start(&folder, one)?;
+    eventually("it waits for the other", async || {
+        let said = first.log();
+        ensure!(said.contains("waiting for peers"), "{said}");
+        Ok(())
+    })
+    .await;
+    drop(first);
+    let mut command = std::process::Command::new("cp");
+    let copied = command.arg("-r").args([&folder, &copy]).status()?;
+    assert!(copied.success(), "{copied}");
+    for mut master in [start(&folder, one)?, start(&copy, two)?] {
+        eventually("it is told", async || {
+            let status = master.ended().context("it waits")?;
+            ensure!(!status.success(), "{status}");
+            Ok(())
+        })
+        .await;
+        let said = master.log();
+        assert!(said.contains("the same id as another peer"), "{said}");
+    }
+    Ok(())
+}
+
+/// A master beside a cluster, with its log beside its folder.
+fn start_beside(folder: &Path, flags: &[&str]) -> anyhow::Result<Process> {
+    let mut args: Vec<OsString> = vec!["--dir".into(), folder.into()];
+    args.extend(flags.iter().map(OsString::from));
+    let program = process::program("tepui-master")?;
+    let log = folder.with_extension("beside.log");
+    Process::spawn("beside", &program, &args, &log)
 }
