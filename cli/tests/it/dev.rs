@@ -10,8 +10,8 @@ use tokio::process::{Child, Command};
 
 use crate::master::within;
 
-/// A part: it makes its folder, and goes on.
-const PART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/part.sh");
+/// A part: it makes its folder, and goes on. Tests run in their crate's folder, wherever that lies by now.
+const PART: &str = "tests/it/part.sh";
 
 /// The program beside such parts, and a folder for a cluster.
 struct Place {
@@ -24,8 +24,9 @@ impl Place {
     fn new() -> Self {
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         std::fs::hard_link(env!("CARGO_BIN_EXE_tepui"), dir.path().join("tepui")).unwrap();
+        let program = std::path::absolute(PART).unwrap();
         for part in ["tepui-master", "tepui-agent"] {
-            symlink(PART, dir.path().join(part)).unwrap();
+            symlink(&program, dir.path().join(part)).unwrap();
         }
         Self { dir }
     }

@@ -119,7 +119,7 @@ fn what_waited_in_a_backup_may_have_run_since_and_is_not_run_there_again() {
         let tasks = &log.state.agent(agent).unwrap().held.tasks;
         tasks.keys().cloned().collect::<Vec<_>>()
     };
-    assert_eq!(held(&log), [next.clone()]);
+    assert_eq!(held(&log), std::slice::from_ref(&next));
     log.acknowledge(&next);
     log.report(agent, &next, TaskState::Finished);
     assert_eq!(held(&log), []);
