@@ -4,13 +4,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
-use futures::StreamExt;
 use sha2::Digest as _;
 use tepui_types::{Bytes, Digest};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 
 use crate::client::Client;
-use crate::download::Download;
+use crate::download::{self, Download};
 use crate::output::{self, Columns, Format};
 use crate::progress::Transfer;
 
@@ -102,14 +101,9 @@ async fn list(client: &Client, format: Format) -> Result<()> {
 }
 
 async fn get(digest: &Digest, to: &Path, client: &Client) -> Result<()> {
-    let mut bytes = client.get_artifact(digest).await?;
+    let bytes = client.get_artifact(digest).await?;
     if to == Path::new("-") {
-        let mut stdout = tokio::io::stdout();
-        while let Some(chunk) = bytes.next().await {
-            stdout.write_all(&chunk?).await?;
-        }
-        stdout.flush().await?;
-        return Ok(());
+        return download::print(bytes).await;
     }
     let download = Download::receive(bytes, to).await?;
     if download.digest != *digest {

@@ -1,4 +1,4 @@
-//! Bytes from a master on their way into a file.
+//! Bytes from a master on their way into a file, or to standard output.
 
 use std::path::{Path, PathBuf};
 
@@ -6,9 +6,19 @@ use anyhow::{Context, Result, bail};
 use futures::StreamExt;
 use sha2::Digest as _;
 use tepui_types::Digest;
+use tokio::fs::File;
 use tokio::io::AsyncWriteExt;
 
 use crate::client::ByteStream;
+
+/// Writes all bytes to standard output.
+pub async fn print(mut bytes: ByteStream<'_>) -> Result<()> {
+    let mut stdout = tokio::io::stdout();
+    while let Some(chunk) = bytes.next().await {
+        stdout.write_all(&chunk?).await?;
+    }
+    Ok(stdout.flush().await?)
+}
 
 /// Writes all bytes beside `to`, and gives their digest if they came whole.
 pub struct Download {
@@ -30,16 +40,26 @@ impl Download {
         let mut beside = to.as_os_str().to_owned();
         beside.push(".part");
         let beside = PathBuf::from(beside);
-        let received = Self::write(bytes, to, &beside).await;
+        let mut options = tokio::fs::OpenOptions::new();
+        let file = options.write(true).create_new(true).open(&beside).await;
+        let file = file.with_context(|| {
+            let beside = beside.display();
+            format!("failed to make {beside}: is another download under way? Remove it if not")
+        })?;
+        let received = Self::write(bytes, file, to, &beside).await;
         if received.is_err() {
             let _ = tokio::fs::remove_file(&beside).await;
         }
         received
     }
 
-    async fn write(mut bytes: ByteStream<'_>, to: &Path, beside: &Path) -> Result<Self> {
+    async fn write(
+        mut bytes: ByteStream<'_>,
+        mut file: File,
+        to: &Path,
+        beside: &Path,
+    ) -> Result<Self> {
         let failed = || format!("failed to write {}", to.display());
-        let mut file = tokio::fs::File::create(beside).await.with_context(failed)?;
         let (mut hasher, mut size) = (sha2::Sha256::new(), 0);
         while let Some(chunk) = bytes.next().await {
             let chunk = chunk?;
@@ -109,5 +129,16 @@ mod tests {
         assert_eq!(names(dir.path()), ["folder"]);
         let refused = Download::receive(some(), &to).await.err().unwrap();
         assert!(refused.to_string().contains("name a file in it"));
+    }
+
+    #[tokio::test]
+    async fn two_do_not_write_one_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let to = dir.path().join("file");
+        let first = Download::receive(some(), &to).await.unwrap();
+        let refused = Download::receive(some(), &to).await.err().unwrap();
+        assert!(refused.to_string().contains("under way"), "{refused}");
+        first.keep().await.unwrap();
+        assert_eq!(std::fs::read(&to).unwrap(), b"some bytes");
     }
 }

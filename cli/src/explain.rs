@@ -95,10 +95,12 @@ fn about_demand(demand: &DemandView) -> Result<()> {
         }
     }
     if explanation.constrained > 0 {
-        fields.add(
-            "constraints",
-            format!("rule out {}", explanation.constrained),
-        );
+        let mut rule_out = format!("rule out {}", explanation.constrained);
+        // Older masters do not say which.
+        if !explanation.unmet.is_empty() {
+            rule_out = format!("{rule_out}: {}", explanation.unmet_in_words());
+        }
+        fields.add("constraints", rule_out);
     }
     if explanation.held > 0 {
         fields.add("offered to others", explanation.held);

@@ -2,13 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
-use futures::StreamExt;
+use anyhow::{Result, bail};
 use tepui_types::TaskId;
 use tepui_types::api::file::{FileKind, FileList};
-use tokio::io::AsyncWriteExt;
 
 use crate::client::Client;
+use crate::download::{self, Download};
 use crate::output::{self, Columns, Format};
 
 /// Shows a folder's entries.
@@ -55,16 +54,10 @@ fn check(path: &str) -> Result<()> {
 /// Prints a file.
 pub async fn print(id: &TaskId, path: &str, client: &Client) -> Result<()> {
     check(path)?;
-    let mut bytes = client.task_file(id, path, "bytes").await?;
-    let mut stdout = tokio::io::stdout();
-    while let Some(chunk) = bytes.next().await {
-        stdout.write_all(&chunk?).await?;
-    }
-    stdout.flush().await?;
-    Ok(())
+    download::print(client.task_file(id, path, "bytes").await?).await
 }
 
-/// Writes a file, or a folder as a tar archive.
+/// Writes a file, or a folder as a tar archive; to standard output if `to` is `-`.
 pub async fn download(id: &TaskId, path: &str, to: Option<PathBuf>, client: &Client) -> Result<()> {
     check(path)?;
     let name = Path::new(path.trim_end_matches('/')).file_name();
@@ -79,42 +72,18 @@ pub async fn download(id: &TaskId, path: &str, to: Option<PathBuf>, client: &Cli
         false => ("bytes", name),
     };
     let to = to.unwrap_or_else(|| usual.into());
+    if to == Path::new("-") {
+        return download::print(client.task_file(id, path, form).await?).await;
+    }
     if to.exists() {
         bail!(
             "{} is there already: name another file with --to",
             to.display()
         );
     }
-    let mut bytes = client.task_file(id, path, form).await?;
-    // Complete, or not there.
-    let mut draft = to.clone().into_os_string();
-    draft.push(".part");
-    let draft = PathBuf::from(draft);
-    let failed = || format!("failed to write {}", to.display());
-    let mut options = tokio::fs::OpenOptions::new();
-    options.write(true).create_new(true);
-    let mut file = options.open(&draft).await.with_context(|| {
-        format!(
-            "failed to make {}: is another download under way?",
-            draft.display()
-        )
-    })?;
-    let mut size = 0;
-    let written = async {
-        while let Some(chunk) = bytes.next().await {
-            let chunk = chunk?;
-            size += chunk.len() as u64;
-            file.write_all(&chunk).await.with_context(failed)?;
-        }
-        file.flush().await.with_context(failed)?;
-        tokio::fs::rename(&draft, &to).await.with_context(failed)
-    };
-    let written = written.await;
-    if written.is_err() {
-        // What is there of it is of no use.
-        let _ = tokio::fs::remove_file(&draft).await;
-    }
-    written?;
-    let size = tepui_types::Bytes(size);
+    let bytes = client.task_file(id, path, form).await?;
+    let download = Download::receive(bytes, &to).await?;
+    let size = tepui_types::Bytes(download.size);
+    download.keep().await?;
     output::line(&format!("{} ({size})", to.display()))
 }

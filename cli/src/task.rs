@@ -90,7 +90,7 @@ pub enum Command {
         /// The file or folder, below the sandbox; all of it when absent
         #[arg(default_value = "", hide_default_value = true)]
         path: String,
-        /// The file that is written; named as the one there unless said
+        /// The file that is written; named as the one there unless said, `-` is stdout
         #[arg(long, value_name = "FILE")]
         to: Option<std::path::PathBuf>,
     },

@@ -3,14 +3,20 @@
 use std::collections::BTreeMap;
 
 use tepui_types::api::demand::Explanation;
+use tepui_types::constraint::Constraints;
 use tepui_types::resources::ResourceRequest;
 
 use crate::allocator::tally::Counts;
+
+/// Constraints that are named, at most: each may be long.
+const UNMET: usize = 8;
 
 /// What is known of a request that waits.
 pub(crate) struct Waiting<'a> {
     /// It.
     pub request: &'a ResourceRequest,
+    /// Where it may be met.
+    pub constraints: &'a Constraints,
     /// Agents by what keeps it from them.
     pub counts: Counts,
     /// Agents on which it fits, and that its framework has lately declined.
@@ -55,6 +61,7 @@ impl Waiting<'_> {
             behind_gang: self.behind_gang,
             reserved: counts.reserved,
             constrained: counts.constrained,
+            unmet: self.unmet(),
             filtered: self.filtered,
             held: counts.held,
             quota: self.quota,
@@ -62,6 +69,14 @@ impl Waiting<'_> {
         };
         explanation.summary = summarize(&explanation);
         explanation
+    }
+
+    /// The constraints that rule out most.
+    fn unmet(&self) -> BTreeMap<String, u64> {
+        let mut unmet: Vec<_> = self.counts.unmet(self.constraints).collect();
+        unmet.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        let unmet = unmet.into_iter().take(UNMET);
+        unmet.map(|(it, count)| (it.to_string(), count)).collect()
     }
 }
 
@@ -99,8 +114,14 @@ fn summarize(explanation: &Explanation) -> String {
     parts.extend(short(&explanation.busy, &|name, count| {
         format!("{name} in use on {count} of {}", agents(total))
     }));
+    if explanation.constrained > 0 {
+        parts.push(format!(
+            "{} ruled out by constraints ({})",
+            agents(explanation.constrained),
+            explanation.unmet_in_words()
+        ));
+    }
     let kept_away = [
-        (explanation.constrained, "ruled out by constraints"),
         (explanation.spared, "kept for what asks for gpus"),
         (explanation.slivers, "left with less than the least offer"),
         (explanation.withheld, "kept for roles below their guarantee"),

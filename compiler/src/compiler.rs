@@ -64,6 +64,8 @@ pub enum Outcome {
     OverLimit(String),
     /// It took longer than anybody waits.
     TooSlow,
+    /// There is no room on the disk for the machine code.
+    NoRoom,
     /// It ended in no way that was foreseen.
     Crashed(ExitStatus),
 }
@@ -153,6 +155,8 @@ impl Compiler {
             _ if said.contains("memory allocation of") => {
                 Outcome::OverLimit(format!("{} of memory", Bytes(memory)))
             }
+            // The system's word for ENOSPC, where the code is written.
+            _ if said.contains("No space left on device") => Outcome::NoRoom,
             _ => Outcome::Crashed(status),
         }
     }
@@ -198,6 +202,7 @@ mod tests {
             ("exit 3", "Refused"),
             ("exit 4", "Damaged"),
             ("exit 5", "Crashed"),
+            ("echo No space left on device >&2; exit 1", "NoRoom"),
             ("kill -SEGV $$", "Crashed"),
             ("kill -XCPU $$", "480 s of processor time"),
             ("kill -XFSZ $$", "512 MiB of compiled code"),

@@ -61,9 +61,13 @@ pub enum ProposeError {
     /// No majority of masters has a leader now.
     #[error(
         "no leader answers for the cluster: a majority of its masters must be up; ask again in a \
-         moment, or read what this one has with `?stale` (tepui --stale)"
+         moment{}",
+        if *.is_read { ", or read what this one has with `?stale` (tepui --stale)" } else { "" }
     )]
-    NoLeader,
+    NoLeader {
+        /// Whether what this master has could be read.
+        is_read: bool,
+    },
     /// Too much is waiting already.
     #[error("the leader's queue is full: try again in a moment")]
     QueueFull,

@@ -79,14 +79,13 @@ impl Constraints {
 
     /// Whether an agent of this name and these attributes will do.
     pub fn hold(&self, hostname: &str, attributes: &BTreeMap<String, String>) -> bool {
-        let holds = |constraint: &Constraint| {
-            let value = match constraint.attribute.as_str() {
-                Self::HOSTNAME => Some(hostname),
-                name => attributes.get(name).map(String::as_str),
-            };
-            constraint.test.holds_of(value)
-        };
+        let holds = |constraint: &Constraint| constraint.holds(hostname, attributes);
         self.0.is_empty() || self.0.iter().any(|group| group.iter().all(holds))
+    }
+
+    /// All of them, one group after another.
+    pub fn each(&self) -> impl Iterator<Item = &Constraint> {
+        self.0.iter().flatten()
     }
 
     /// What is wrong with them in themselves.
@@ -175,6 +174,21 @@ impl fmt::Display for Constraint {
             Test::Matches(pattern) => write!(f, "{name}~{pattern}"),
             Test::NotMatches(pattern) => write!(f, "{name}!~{pattern}"),
         }
+    }
+}
+
+impl Constraint {
+    /// Whether it holds of this agent.
+    pub fn holds_of(&self, agent: &AgentInfo) -> bool {
+        self.holds(&agent.hostname, &agent.attributes)
+    }
+
+    fn holds(&self, hostname: &str, attributes: &BTreeMap<String, String>) -> bool {
+        let value = match self.attribute.as_str() {
+            Constraints::HOSTNAME => Some(hostname),
+            name => attributes.get(name).map(String::as_str),
+        };
+        self.test.holds_of(value)
     }
 }
 

@@ -59,6 +59,7 @@ impl Allocator {
             let volumes = volumes::fitting(state, pooled(), &shape, &role, usable);
             let waiting = Waiting {
                 request,
+                constraints: &demand.constraints,
                 counts,
                 filtered: 0,
                 withheld: 0,
@@ -92,6 +93,7 @@ impl Allocator {
         let volumes = volumes::fitting(state, pooled, &shape, &role, usable);
         let waiting = Waiting {
             request,
+            constraints: &demand.constraints,
             volumes,
             filtered: self.filtered(state, member, &shape),
             withheld: self.withheld(state, member, &shape, in_gang),

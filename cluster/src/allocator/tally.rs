@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use tepui_types::constraint::{Constraint, Constraints};
 use tepui_types::resources::{MILLI, ResourceRequest};
 use tepui_types::{AgentInfo, Resources};
 
@@ -69,6 +70,8 @@ pub(crate) struct Counts {
     /// Not among the allowed hosts.
     pub disallowed: u64,
     pub constrained: u64,
+    /// On how many of these each constraint does not hold, in their order.
+    unmet: Vec<u64>,
     /// Kept for what asks for gpus.
     pub spared: u64,
     /// It would fit, but too little is left for an offer.
@@ -148,7 +151,13 @@ impl Counts {
             Why::Inactive => add(&mut self.inactive),
             Why::Lacking => add(&mut self.lacking),
             Why::Disallowed => add(&mut self.disallowed),
-            Why::Constrained => add(&mut self.constrained),
+            Why::Constrained => {
+                add(&mut self.constrained);
+                let constraints = shape.constraints.each().enumerate();
+                for (place, _) in constraints.filter(|(_, it)| !it.holds_of(agent.info)) {
+                    add(at(&mut self.unmet, place));
+                }
+            }
             Why::Spared => add(&mut self.spared),
             Why::Sliver => add(&mut self.slivers),
             Why::Reserved => add(&mut self.reserved),
@@ -157,6 +166,15 @@ impl Counts {
             Why::Held => add(&mut self.held),
             Why::Nothing => add(&mut self.fitting),
         }
+    }
+
+    /// On how many of the agents that constraints rule out each does not hold.
+    pub fn unmet<'a>(
+        &self,
+        constraints: &'a Constraints,
+    ) -> impl Iterator<Item = (&'a Constraint, u64)> {
+        let counts = constraints.each().zip(self.unmet.iter().copied());
+        counts.filter(|(_, count)| *count > 0)
     }
 
     /// Agents too small for a request, by resource.
@@ -208,13 +226,17 @@ fn why(shape: &Shape, agent: &Counted<'_>) -> Why {
 
 fn each(counts: &mut Vec<u64>, mut bits: u64, add: impl Fn(&mut u64)) {
     while bits != 0 {
-        let place = bits.trailing_zeros() as usize;
-        if counts.len() <= place {
-            counts.resize(place + 1, 0);
-        }
-        add(&mut counts[place]);
+        add(at(counts, bits.trailing_zeros() as usize));
         bits &= bits - 1;
     }
+}
+
+/// The count at a place, which there is from now on.
+fn at(counts: &mut Vec<u64>, place: usize) -> &mut u64 {
+    if counts.len() <= place {
+        counts.resize(place + 1, 0);
+    }
+    &mut counts[place]
 }
 
 fn named(counts: &[u64], request: &ResourceRequest) -> BTreeMap<String, u64> {

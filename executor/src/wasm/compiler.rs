@@ -65,6 +65,7 @@ pub async fn compile(
             "it took more than {} s",
             PATIENCE.as_secs()
         ))),
+        Outcome::NoRoom => Err(failed("the disk of its agent is full".into())),
         Outcome::Crashed(status) if !is_of_its_own(status) => {
             Err(failed(format!("its compiler ended with {status}: {said}")))
         }

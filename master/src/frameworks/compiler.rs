@@ -29,6 +29,11 @@ pub enum CompileError {
     /// It used all that it may.
     #[error("compiling takes more than {0}: make the component smaller")]
     OverLimit(String),
+    /// The disk is full.
+    #[error(
+        "the disk of this master has no room for the compiled component: make room, and deploy again"
+    )]
+    NoRoom,
     /// It ended in no way that was foreseen.
     #[error(
         "the compiler failed on this component ({0}); the master's log has what it said. It is a \
@@ -78,6 +83,7 @@ pub async fn compile(
         }
         Outcome::OverLimit(what) => CompileError::OverLimit(what),
         Outcome::TooSlow => CompileError::OverLimit(format!("{} s", compiler.wait.as_secs())),
+        Outcome::NoRoom => CompileError::NoRoom,
         Outcome::Crashed(status) => CompileError::Crashed(status),
     };
     tracing::warn!(%digest, said = ended.said, "a compilation failed: {failure}");

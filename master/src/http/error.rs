@@ -135,7 +135,7 @@ fn propose_kind(error: &ProposeError) -> (StatusCode, &'static str, &'static str
     let status = StatusCode::SERVICE_UNAVAILABLE;
     match error {
         ProposeError::NotLeader { .. } => (status, "not-leader", "This master does not lead"),
-        ProposeError::NoLeader => (status, "no-leader", "No master leads now"),
+        ProposeError::NoLeader { .. } => (status, "no-leader", "No master leads now"),
         ProposeError::QueueFull => (status, "overloaded", "The master has too much to do"),
         ProposeError::Unknown => (status, "outcome-unknown", "The outcome is not known"),
         ProposeError::Stopped => (status, "stopping", "The master is stopping"),
@@ -233,6 +233,11 @@ fn component_kind(error: &ComponentError) -> (StatusCode, &'static str, &'static
             StatusCode::UNPROCESSABLE_ENTITY,
             "not-a-framework",
             "The artifact cannot run as a framework",
+        ),
+        ComponentError::Compile(CompileError::NoRoom) => (
+            StatusCode::INSUFFICIENT_STORAGE,
+            "disk-full",
+            "The master's disk is full",
         ),
         ComponentError::Read(..)
         | ComponentError::Keep(_)

@@ -63,7 +63,8 @@ pub async fn forward(
     let state = master.view.load();
     let leader = leader.and_then(|leader| state.master(leader));
     let Some(leader) = leader.filter(|_| !request.headers().contains_key(FORWARDED_BY)) else {
-        return Err(ProposeError::NoLeader.into());
+        let is_read = stale::may_be(request.method(), request.uri().path());
+        return Err(ProposeError::NoLeader { is_read }.into());
     };
     pass_on(&master, &leader.url, request).await
 }

@@ -27,14 +27,19 @@ pub fn is_wanted() -> bool {
     WANTED.try_with(|()| ()).is_ok()
 }
 
+/// Whether a request could take what this master has.
+pub fn may_be(method: &Method, path: &str) -> bool {
+    [Method::GET, Method::HEAD].contains(method) && path.starts_with("/v1/")
+}
+
 /// Takes `stale` out of the query, answers, and says how old the answer may be.
 pub async fn allow(
     Extract(master): Extract<Arc<Master>>,
     mut request: Request,
     next: Next,
 ) -> Response {
-    let is_read = [Method::GET, Method::HEAD].contains(request.method());
-    let Some(uri) = without_parameter(request.uri()).filter(|_| is_read) else {
+    let may_be = may_be(request.method(), request.uri().path());
+    let Some(uri) = without_parameter(request.uri()).filter(|_| may_be) else {
         return next.run(request).await;
     };
     *request.uri_mut() = uri;
@@ -58,9 +63,9 @@ fn age(master: &Master) -> Duration {
     master.log.silence().unwrap_or_else(since_command)
 }
 
-/// The address without `stale`; none if that is not in it, or not of the API.
+/// The address without `stale`; none if that is not in it.
 fn without_parameter(uri: &Uri) -> Option<Uri> {
-    let query = uri.query().filter(|_| uri.path().starts_with("/v1/"))?;
+    let query = uri.query()?;
     let is_stale = |part: &&str| part.split('=').next() == Some(PARAMETER);
     query.split('&').find(is_stale)?;
     let rest: Vec<_> = query.split('&').filter(|part| !is_stale(part)).collect();
@@ -87,13 +92,16 @@ mod tests {
             rest("/v1/tasks?limit=3&stale=1&page=x"),
             Some("/v1/tasks?limit=3&page=x".into())
         );
-        for uri in [
-            "/v1/agents",
-            "/v1/agents?stalemate",
-            "/?stale",
-            "/frameworks/a/?stale",
-        ] {
+        for uri in ["/v1/agents", "/v1/agents?stalemate"] {
             assert_eq!(rest(uri), None, "{uri}");
         }
+    }
+
+    #[test]
+    fn only_what_masters_answer_themselves_may_be_stale() {
+        assert!(may_be(&Method::GET, "/v1/agents"));
+        assert!(!may_be(&Method::POST, "/v1/agents"));
+        assert!(!may_be(&Method::GET, "/"));
+        assert!(!may_be(&Method::GET, "/frameworks/batch/jobs"));
     }
 }

@@ -79,7 +79,9 @@ impl<W: World> Member<W> {
 
 fn refuse(readers: impl IntoIterator<Item = Reader>) {
     for reader in readers {
-        reader.send(Err(ProposeError::NoLeader)).ok();
+        reader
+            .send(Err(ProposeError::NoLeader { is_read: true }))
+            .ok();
     }
 }
 

@@ -353,6 +353,7 @@ pub fn explanation(explanation: cluster::Explanation) -> Explanation {
         filtered: explanation.filtered,
         // The summary has these.
         largest: Default::default(),
+        unmet: Default::default(),
     }
 }
 

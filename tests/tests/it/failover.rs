@@ -230,6 +230,10 @@ async fn a_minority_takes_nothing_and_says_so() -> Result {
     let problem = client.get_raw("/v1/tasks").await?.problem();
     assert_eq!(problem.code, "no-leader");
     assert!(problem.detail.contains("majority"), "{problem:?}");
+    assert!(problem.detail.contains("?stale"), "{problem:?}");
+    let problem = client.get_raw("/frameworks/batch/jobs").await?.problem();
+    assert_eq!(problem.code, "no-leader");
+    assert!(!problem.detail.contains("stale"), "{problem:?}");
     // What it has can be read all the same, and says so.
     for path in ["/v1/tasks", "/v1/agents", "/v1/cluster", "/v1/masters"] {
         let request = client.request(Method::GET, &format!("{path}?stale"));

@@ -99,6 +99,8 @@ async fn a_user_looks_into_a_task_that_runs() -> Result {
         assert_eq!(head.status(), 200);
         assert_eq!(head.headers().get("content-length"), None);
     }
+    let download = ["task", "download", "work", "folder/file", "--to", "-"];
+    assert_eq!(ok(&cluster, &download).await?, "inside\n");
     let place = tempfile::tempdir()?;
     let to = place.path().join("folder.tar");
     let to_text = to.to_str().expect("a path of text");

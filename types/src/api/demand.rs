@@ -84,6 +84,9 @@ pub struct Explanation {
     /// Agents that its constraints rule out.
     #[serde(default)]
     pub constrained: u64,
+    /// Of these, on how many each constraint does not hold; those that rule out most, where there are many.
+    #[serde(default)]
+    pub unmet: BTreeMap<String, u64>,
     /// Agents on which it would fit but for what is offered to others now.
     #[serde(default)]
     pub held: u64,
@@ -114,4 +117,13 @@ pub struct Explanation {
     /// What keeps it from the volumes that it names.
     #[serde(default)]
     pub volumes: Option<String>,
+}
+
+impl Explanation {
+    /// The constraints that do not hold: `zone=a fails on 3, ssd fails on 1`.
+    pub fn unmet_in_words(&self) -> String {
+        let unmet = self.unmet.iter();
+        let unmet = unmet.map(|(constraint, count)| format!("{constraint} fails on {count}"));
+        unmet.collect::<Vec<_>>().join(", ")
+    }
 }

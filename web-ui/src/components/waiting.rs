@@ -98,6 +98,9 @@ fn reasons(explanation: &Explanation) -> Vec<String> {
     for (resource, agents) in &explanation.busy {
         reasons.push(format!("{resource} in use {}", on(*agents)));
     }
+    for (constraint, agents) in &explanation.unmet {
+        reasons.push(format!("{constraint} fails {}", on(*agents)));
+    }
     if explanation.filtered > 0 {
         reasons.push(format!(
             "declined a moment ago {}",

@@ -70,6 +70,10 @@ impl Play {
                 }
                 if !demand.constraints.hold_of(&record.info) {
                     expected.constrained += 1;
+                    let unmet = demand.constraints.each();
+                    for constraint in unmet.filter(|it| !it.holds_of(&record.info)) {
+                        *expected.unmet.entry(constraint.to_string()).or_default() += 1;
+                    }
                     continue;
                 }
                 let own = self.leader.log.state.framework(framework).unwrap();
