@@ -248,6 +248,7 @@ impl Agent {
             return;
         }
         let unfit = self.unfit(&launch);
+        let unfit = unfit.or_else(|| self.refused_ahead(&launch));
         if let Some(why) = unfit.filter(|_| self.tasks.life(&id) == Life::Unknown) {
             self.refuse(&id, why);
             return;
@@ -262,7 +263,10 @@ impl Agent {
             tracing::debug!(task = %id, "launch of a known task is ignored");
             return;
         }
-        out.push(Action::Record(Record::Launched(Box::new(launch))));
+        // As it is here: of one ahead that ended in line the journal may say no more.
+        let after = self.tasks.ahead_of(&id);
+        let launch = Box::new(TaskLaunch { after, ..launch });
+        out.push(Action::Record(Record::Launched(launch)));
         self.line_up_or_route(out, &id);
     }
 

@@ -477,9 +477,12 @@ impl EventLoop {
     fn due_statuses(&self) -> Option<Urgency> {
         let now = Instant::now();
         let agent = &self.parts.agent;
+        let is_past = |urgency: Urgency| self.due[urgency as usize].is_some_and(|due| due <= now);
         let is_due = |urgency: &Urgency| {
-            let is_urgent = *urgency == Urgency::End && agent.has_urgent_statuses();
-            is_urgent || self.due[*urgency as usize].is_some_and(|due| due <= now)
+            // Who has begun since an end is told of after it.
+            let goes_first = *urgency == Urgency::End
+                && (agent.has_urgent_statuses() || is_past(Urgency::Progress));
+            goes_first || is_past(*urgency)
         };
         let mut both = [Urgency::End, Urgency::Progress].into_iter();
         both.find(|urgency| agent.has_statuses(*urgency) && is_due(urgency))

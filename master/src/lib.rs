@@ -178,6 +178,7 @@ impl Running {
         // The folder first: it says who this is, and that no other master is.
         let mut folder = Folder::open(&config.dir)?;
         let listener = bind(&config).await?;
+        // Who asks there meanwhile is answered late: it may take long where a master waits for others.
         let dns = match config.dns() {
             Some(dns) => Some((DnsListener::bind(&dns).await?, dns)),
             None => None,

@@ -85,7 +85,7 @@ impl ProposeError {
     pub fn retryable(self) -> bool {
         match self {
             Self::NotLeader { .. }
-            | Self::NoLeader
+            | Self::NoLeader { .. }
             | Self::QueueFull
             | Self::Unknown
             | Self::Stopped => true,

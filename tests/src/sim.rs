@@ -93,6 +93,8 @@ pub struct Report {
     pub succeeded: usize,
     /// Tasks of which their agent was told ahead.
     pub promised: usize,
+    /// Of these, those behind one that waited itself.
+    pub deep: usize,
     /// Tasks that count as gone because their agent was not heard of.
     pub replaced: usize,
 }
@@ -110,6 +112,7 @@ pub fn run(options: Options) -> Report {
                 tasks: 0,
                 succeeded: 0,
                 promised: 0,
+                deep: 0,
                 replaced: 0,
             };
         }
@@ -130,6 +133,7 @@ pub fn run(options: Options) -> Report {
         tasks: world.checks.tasks().0,
         succeeded: world.checks.succeeded(),
         promised: world.checks.promised(),
+        deep: world.checks.deep(),
         replaced: world.checks.replaced(),
         trace: world.trace(),
     }

@@ -31,6 +31,14 @@ impl Agent {
         })
     }
 
+    /// Why a task cannot be taken that is to run after one that was refused, and of which the log may not
+    /// have that: who is ahead of it is not known here.
+    pub(super) fn refused_ahead(&self, launch: &TaskLaunch) -> Option<Reason> {
+        let ahead = launch.after.as_ref();
+        let ahead = ahead.filter(|ahead| self.is_refused(ahead))?;
+        self.statuses.get(ahead)?.reason.clone()
+    }
+
     /// Why no new task at all is taken now; none while some are.
     pub fn full(&self) -> Option<&'static str> {
         if self.is_full {

@@ -20,7 +20,7 @@ pub struct StatusUpdates {
     is_urgent: bool,
 }
 
-/// Which statuses: they are sent in this order.
+/// Which statuses: those that wait to be sent are sent in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Urgency {
     /// Terminal ones.

@@ -223,7 +223,7 @@ impl Tasks {
     }
 
     /// The nearest one ahead of a task that has not ended.
-    fn ahead_of(&self, id: &TaskId) -> Option<TaskId> {
+    pub fn ahead_of(&self, id: &TaskId) -> Option<TaskId> {
         let before = |id: &TaskId| self.held.get(id)?.after.clone();
         let mut ahead = std::iter::successors(before(id), before).take(MAX_AHEAD);
         ahead.find(|ahead| self.life(ahead) == Life::Living)

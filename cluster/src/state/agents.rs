@@ -232,18 +232,20 @@ impl State {
     ) {
         self.hold_anew(id);
         self.drop_lines_of_backup(context, id);
-        self.take_reports(context, id, reports);
         let Some(agent) = self.agents.get(&id) else {
             return;
         };
+        // Of what is launched by these very reports it can say nothing.
         let mut silent = agent.tasks.clone();
         for report in reports {
             if let Some(operation) = self.task_ids.get(&report.task) {
                 silent.remove(operation);
             }
         }
+        self.take_reports(context, id, reports);
         for operation in silent {
-            let Some(task) = self.tasks.get(&operation) else {
+            let task = self.tasks.get(&operation);
+            let Some(task) = task.filter(|task| task.is_living()) else {
                 continue;
             };
             match (task.status.state, task.kill) {

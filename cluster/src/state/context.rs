@@ -1,5 +1,7 @@
 //! What one command does beside changing the tables.
 
+use std::collections::BTreeMap;
+
 use tepui_types::api::event::{Event, EventBody, Sequence};
 use tepui_types::{OperationId, Timestamp};
 
@@ -12,6 +14,8 @@ pub struct Context {
     pub now: Timestamp,
     pub effects: Vec<Effect>,
     pub changes: Changes,
+    /// Of tasks that got their place by this command, for how many milliseconds the last one had it.
+    pub paces: BTreeMap<OperationId, u64>,
     events: Vec<Event>,
     operations: u32,
 }
@@ -23,6 +27,7 @@ impl Context {
             now,
             effects: Vec::new(),
             changes: Changes::default(),
+            paces: BTreeMap::new(),
             events: Vec::new(),
             operations: 0,
         }

@@ -179,7 +179,7 @@ impl State {
         }
         for (place, ends) in wish.places.iter().zip(ends) {
             let why = why(wish, place);
-            self.preemptions.ended += place.victims.len() as u32;
+            self.preemptions.ended += ends.len() as u32;
             for task in ends {
                 let why = Reason::new(reason::PREEMPTED, why.clone());
                 self.begin_kill(context, task.operation, None, why);

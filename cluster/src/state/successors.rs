@@ -33,8 +33,8 @@ use crate::state::tasks::Task;
 
 /// Demands of a framework that are looked at for whether it wants a place; more count as wanting it.
 const DEMANDS: usize = 100;
-/// For how many milliseconds a place is promised ahead, if all take as long as the last one: others may have
-/// to wait for that much more.
+/// For how many milliseconds a place is promised ahead, if all take as long as the last one that finished:
+/// others wait for so much more.
 const BRIEF_MS: u64 = 100;
 /// Tasks on deck for one place, at most: enough for an agent to report several ends at once, while others
 /// run.
@@ -196,11 +196,17 @@ impl State {
             let taker = Taker::single(&task.role);
             self.place_refusal(taker, task.agent, &task.resources)
         });
+        // One that ends in the command that gave it its place says nothing of how long it had that.
+        let pace_ms = context.paces.remove(&ended.operation);
+        let pace_ms = pace_ms.or(ended.held_ms()).unwrap_or(u64::MAX);
+        context.paces.insert(task.operation, pace_ms);
         match refusal {
             None => {
                 self.take_over(context, &task);
-                let last_ms = ended.held_ms().unwrap_or(u64::MAX);
-                self.put_on_deck(context, task, BRIEF_MS / last_ms.max(1));
+                // What fails fast says nothing of those that do not.
+                if ended.status.state == TaskState::Finished {
+                    self.put_on_deck(context, task, BRIEF_MS / pace_ms.max(1));
+                }
             }
             Some(why) if task.on_deck => {
                 self.take_over(context, &task);

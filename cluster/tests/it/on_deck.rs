@@ -64,11 +64,21 @@ impl Line {
     fn come_back(&mut self, says: Vec<StatusReport>) -> Applied {
         let agent = self.agent;
         self.log.accept(Command::MarkAgentUnreachable { agent });
-        let record = self.log.state.agent(agent).unwrap();
-        let info = (*record.info).clone();
-        let command = register(record.nonce, Some(agent), info, says);
-        self.log.apply(command)
+        register_again(&mut self.log, agent, 1, says)
     }
+}
+
+/// An agent comes back in this boot of its machine, and says this of its tasks.
+fn register_again(log: &mut Log, agent: AgentId, boot: u128, says: Vec<StatusReport>) -> Applied {
+    let record = log.state.agent(agent).unwrap();
+    let info = (*record.info).clone();
+    log.apply(Command::RegisterAgent {
+        nonce: record.nonce,
+        boot,
+        agent: Some(agent),
+        info,
+        tasks: says,
+    })
 }
 
 /// Who is launched after whom.
@@ -127,6 +137,44 @@ fn as_many_are_on_deck_as_take_a_brief_time_together() {
         let (told, ..) = told_after(held_ms);
         assert_eq!(told, 1 + on_deck, "{held_ms} ms");
     }
+}
+
+#[test]
+fn what_fails_fast_says_nothing_of_the_next() {
+    let (mut log, agent, _, first) = busy();
+    for name in ["second", "third"] {
+        line_up(&mut log, agent, name, &first);
+    }
+    let applied = log.report(agent, &first, TaskState::Failed);
+    assert_eq!(launched(&applied).len(), 1, "nobody is on deck");
+}
+
+#[test]
+fn ends_in_one_report_say_how_long_the_first_took() {
+    let (told, mut log, agent, tasks) = told_after(100);
+    assert_eq!(told, 2);
+    log.time += 40;
+    let reports = [1, 2].map(|place| report(&tasks[place], TaskState::Finished));
+    let applied = log.apply(Command::ReportTasks {
+        agent,
+        reports: reports.to_vec(),
+    });
+    let told = [(3, 2), (4, 3), (5, 4)].map(|(next, before): (usize, usize)| {
+        let before = tasks[before].clone();
+        (tasks[next].clone(), Some(before))
+    });
+    assert_eq!(afters(&on_agents(&applied)), told, "two for 40 ms each");
+}
+
+#[test]
+fn who_gets_a_place_by_what_a_restarted_machine_says_runs_there() {
+    let (_, mut log, agent, tasks) = told_after(1);
+    let gone = tasks[1..6].iter().map(|task| report(task, TaskState::Gone));
+    let gone: Vec<_> = gone.collect();
+    let applied = register_again(&mut log, agent, 2, gone);
+    assert!(launched(&applied).contains(&&tasks[6]), "{applied:?}");
+    assert_eq!(log.task_state(&tasks[6]), TaskState::Staging);
+    assert!(log.state.task(&tasks[6]).unwrap().has_place());
 }
 
 #[test]

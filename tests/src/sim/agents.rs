@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use tepui_agent::agent::{Action, Agent, Death, ExecutorId, ExecutorKind, Urgency};
 use tepui_agent::checkpoint::Record;
 use tepui_agent::sandbox::Layout;
+use tepui_pressure::Launches;
 use tepui_types::task::PartitionPolicy;
 use tepui_types::wire::agent::{AgentEffect, AgentFrame, Hello, MAX_BATCH, MasterFrame};
 use tepui_types::wire::executor::ProcessIdentity;
@@ -232,7 +233,13 @@ impl World {
         }
         let now_ms = now / MILLI;
         let is_deaf_to_silence = self.is_sabotaged(Sabotage::StopNothing);
+        let is_short = !self.is_peace && self.dice.chance(500);
+        let launches = match is_short {
+            true => Launches::Nothing,
+            false => Launches::All,
+        };
         self.tell(number, |agent, out| {
+            agent.on_may_launch(launches);
             if is_deaf_to_silence {
                 agent.on_contact(now_ms);
             }
@@ -476,9 +483,13 @@ impl World {
         let (true, Some(connection)) = (process.is_registered, process.connection) else {
             return;
         };
-        let mut reports = process.agent.take_statuses(Urgency::End, MAX_BATCH);
-        // Else they wait for what happens next.
-        if self.dice.chance(5_000) {
+        // Else they wait for what happens next, ends never for others.
+        let [are_ends_due, is_progress_due] = [(); 2].map(|()| self.dice.chance(5_000));
+        let mut reports = Vec::new();
+        if are_ends_due || is_progress_due || process.agent.has_urgent_statuses() {
+            reports = process.agent.take_statuses(Urgency::End, MAX_BATCH);
+        }
+        if is_progress_due {
             reports.extend(process.agent.take_statuses(Urgency::Progress, MAX_BATCH));
         }
         if !reports.is_empty() {

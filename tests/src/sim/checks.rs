@@ -49,6 +49,10 @@ pub struct Checks {
     unreachable_at: BTreeMap<TaskId, u64>,
     /// Tasks that count as gone because their agent was not heard of, and where they were.
     replaced: Vec<(AgentId, TaskId)>,
+    /// Tasks that were told ahead behind one that waited itself.
+    deep: usize,
+    /// Tasks that were dropped, or ended with the boot of a machine, and are started no more.
+    void: BTreeSet<TaskId>,
     /// How each task ended.
     ended: BTreeMap<TaskId, TaskState>,
 }
@@ -113,10 +117,11 @@ impl Checks {
                     }
                     _ => {}
                 }
-                if reason
-                    .as_ref()
-                    .is_some_and(|why| why.code == reason::REPLACED)
-                {
+                let is_reason = |code| reason.as_ref().is_some_and(|why| why.code == code);
+                if *state == TaskState::Dropped || is_reason(reason::AGENT_REBOOTED) {
+                    self.void.insert(task.clone());
+                }
+                if is_reason(reason::REPLACED) {
                     self.on_replaced(task, *agent, now_us)?;
                 }
             }
@@ -234,6 +239,7 @@ impl Checks {
         if !self.lined_up.contains(task) {
             return Err(format!("{task} is promised a place, and is not in line"));
         }
+        self.deep += usize::from(!self.launched.contains(after));
         self.promised.insert(task.clone(), after.clone());
         Ok(())
     }
@@ -248,6 +254,9 @@ impl Checks {
     pub fn on_start(&mut self, task: &TaskId) -> Result<(), Violation> {
         if !self.launched.contains(task) && !self.promised.contains_key(task) {
             return Err(format!("{task} is started, and the log does not know it"));
+        }
+        if self.void.contains(task) {
+            return Err(format!("{task} is started, and the log has ended it"));
         }
         if !self.started.insert(task.clone()) {
             return Err(format!("{task} is started twice"));
@@ -290,6 +299,11 @@ impl Checks {
     /// How many tasks count as gone because their agent was not heard of.
     pub fn replaced(&self) -> usize {
         self.replaced.len()
+    }
+
+    /// How many were promised their place behind one that waited itself.
+    pub fn deep(&self) -> usize {
+        self.deep
     }
 
     /// How many tasks were promised their place.

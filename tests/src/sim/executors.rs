@@ -76,10 +76,11 @@ impl World {
                 let ahead = self.checks.ahead_of(&task);
                 let alive = machine.executors.values().filter(|other| other.is_alive);
                 let mut runs = alive.flat_map(|other| &other.tasks);
-                let is_ahead = |(other, run): &(&TaskId, &Run)| {
-                    ahead.contains(other) && !run.state.is_terminal()
+                let is_of_line = |(other, run): &(&TaskId, &Run)| {
+                    let is_behind = || self.checks.ahead_of(other).contains(&task);
+                    !run.state.is_terminal() && (ahead.contains(other) || is_behind())
                 };
-                if let Some((other, _)) = runs.find(is_ahead) {
+                if let Some((other, _)) = runs.find(is_of_line) {
                     return Err(format!("{task} begins while {other} runs"));
                 }
                 let run = Run {

@@ -11,7 +11,7 @@ const ENOUGH: u64 = 40;
 
 #[test]
 fn a_budget_of_seeds_breaks_no_rule() {
-    let (mut tasks, mut succeeded, mut replaced) = (0, 0, 0);
+    let (mut tasks, mut succeeded, mut deep, mut replaced) = (0, 0, 0, 0);
     for seed in 1..=BUDGET {
         let report = sim::run(Options::new(seed));
         if let Some(violation) = report.violation {
@@ -19,10 +19,12 @@ fn a_budget_of_seeds_breaks_no_rule() {
         }
         tasks += report.tasks;
         succeeded += report.succeeded;
+        deep += report.deep;
         replaced += report.replaced;
     }
     assert!(tasks > 0, "some work was done");
     assert!(succeeded > 0, "places were handed on");
+    assert!(deep > 0, "several were told ahead for one place");
     assert!(replaced > 0, "agents were not heard of for long");
 }
 

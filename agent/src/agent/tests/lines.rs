@@ -108,6 +108,20 @@ fn who_waits_for_one_that_is_killed_in_line_waits_for_the_one_before_it() {
 }
 
 #[test]
+fn whoever_comes_after_one_that_was_refused_is_refused() {
+    let mut bench = lined_up();
+    bench.on(|agent, _| agent.on_may_launch(Launches::Nothing));
+    bench.launch(after("c", "b"));
+    bench.on(|agent, _| agent.on_may_launch(Launches::All));
+    let out = bench.launch(after("d", "c"));
+    assert!(!out.iter().any(|it| is_launch_of(it, "d")), "{out:?}");
+    let states: BTreeMap<_, _> = bench.statuses().into_iter().collect();
+    for name in ["c", "d"] {
+        assert_eq!(states[name], TaskState::Dropped);
+    }
+}
+
+#[test]
 fn an_agent_that_starts_anew_knows_all_of_a_line() {
     let mut bench = three_in_line();
     bench.restart();
