@@ -308,6 +308,18 @@ impl State {
         volumes.chain(effects).chain(agent.held.owed()).collect()
     }
 
+    /// Whether this is still to be told to an agent. A launch may have waited for its connection, and its task
+    /// have ended by then: it may run elsewhere already.
+    pub fn is_wanted(&self, effect: &AgentEffect) -> bool {
+        match effect {
+            AgentEffect::Launch(launch) => {
+                let task = self.task(&launch.task);
+                task.is_some_and(|task| task.is_living())
+            }
+            AgentEffect::Kill { .. } | AgentEffect::Volumes(_) => true,
+        }
+    }
+
     pub(super) fn mark_agent_unreachable(&mut self, context: &mut Context, id: AgentId) -> Outcome {
         let Some(agent) = self.agents.get_mut(&id) else {
             return Err(Rejection::NotFound(format!("there is no agent {id}")));

@@ -178,6 +178,20 @@ fn who_gets_a_place_by_what_a_restarted_machine_says_runs_there() {
 }
 
 #[test]
+fn a_launch_of_a_task_that_has_ended_is_wanted_no_more() {
+    let mut log = Log::new();
+    let agent = log.agent(1, 8);
+    let framework = log.framework("batch", "*");
+    let task = log.launch_with(framework, agent, "first", amounts(1, 1));
+    let owed = log.state.owed_to(agent);
+    assert!(owed.iter().all(|effect| log.state.is_wanted(effect)));
+    // Its machine was restarted before it heard of it.
+    register_again(&mut log, agent, 2, Vec::new());
+    assert_eq!(log.task_state(&task), TaskState::Gone);
+    assert!(!owed.iter().any(|effect| log.state.is_wanted(effect)));
+}
+
+#[test]
 fn several_ends_of_a_line_may_come_in_one_report() {
     let (_, mut log, agent, tasks) = told_after(1);
     let reports = [1, 2, 3].map(|place| report(&tasks[place], TaskState::Finished));

@@ -268,7 +268,11 @@ async fn write<C: AsyncRead + AsyncWrite + Unpin>(
                 let mut next = Some(frame.ok_or(SessionError::Replaced)?);
                 let mut hurries = false;
                 // More that is ready goes out with it.
-                while let Some(frame) = next {
+                while let Some(mut frame) = next {
+                    if let MasterFrame::Effects { effects, .. } = &mut frame {
+                        let state = master.view.load();
+                        effects.retain(|effect| state.is_wanted(effect));
+                    }
                     hurries |= !matches!(frame, MasterFrame::Recorded(_));
                     sink.feed(encode(&frame)?).await?;
                     next = frames.try_recv().ok();

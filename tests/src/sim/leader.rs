@@ -174,12 +174,15 @@ impl Leader {
     }
 
     /// Effects as frames for those who have a session: one agent's keep their order.
-    fn frames(&self, effects: Vec<Effect>) -> Vec<(u64, MasterFrame)> {
+    fn frames(&self, state: &State, effects: Vec<Effect>) -> Vec<(u64, MasterFrame)> {
         let mut owed: BTreeMap<AgentId, Vec<AgentEffect>> = BTreeMap::new();
         let mut recorded: BTreeMap<AgentId, Vec<(TaskId, TaskState)>> = BTreeMap::new();
         for effect in effects {
             match effect {
-                Effect::Agent(agent, effect) => owed.entry(agent).or_default().push(effect),
+                Effect::Agent(agent, effect) if state.is_wanted(&effect) => {
+                    owed.entry(agent).or_default().push(effect);
+                }
+                Effect::Agent(..) => {}
                 Effect::Recorded(agent, tasks) => recorded.entry(agent).or_default().extend(tasks),
                 Effect::Archive(_) => {}
             }
@@ -252,7 +255,7 @@ impl World {
         }
         let state = running.log.view.load();
         leader.allocator.on_changes(&state, &delivery.changes);
-        for (connection, frame) in leader.frames(delivery.effects) {
+        for (connection, frame) in leader.frames(&state, delivery.effects) {
             self.send_to_agent(connection, frame);
         }
         self.allocate(master);
