@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
+/// Room for a master and some thousands of entries, in MiB.
+pub const FOR_A_MASTER_MIB: u64 = 192;
 /// The file that takes all room.
 const FILLER: &str = "filler";
 /// What it grows by: a page of memory, which a tmpfs counts in.

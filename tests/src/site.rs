@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use tepui_cli::leftovers;
 
 use crate::clocks::Clocks;
-use crate::disk::SmallDisk;
+use crate::disk::{FOR_A_MASTER_MIB, SmallDisk};
 use crate::eventually::{DEADLINE, eventually, eventually_blocking};
 use crate::net::Net;
 use crate::process::{self, Process};
@@ -28,9 +28,6 @@ pub const AGENT: usize = 4;
 pub const FIRST_JOB: &str = "first";
 /// What proves everyone to everyone.
 pub const TOKEN: &str = "0123456789abcdef0123456789abcdef";
-
-/// Room on a master's own disk, in MiB: for it, and some thousands of entries.
-const DISK_MIB: u64 = 192;
 
 /// What a site is to be, beside its three masters.
 #[derive(Debug, Clone, Copy)]
@@ -78,7 +75,7 @@ impl Site {
             dir,
         };
         if plan.own_machines {
-            let disk = |host| SmallDisk::mount(&site.folder_of_master(host), DISK_MIB);
+            let disk = |host| SmallDisk::mount(&site.folder_of_master(host), FOR_A_MASTER_MIB);
             site.disks = (0..MASTERS).map(disk).collect::<Result<_>>()?;
             site.clocks = Some(Clocks::prepare(site.dir.path())?);
         }

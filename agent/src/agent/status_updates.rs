@@ -3,9 +3,10 @@
 //! One record a task, never a queue: a newer status takes the place of an older
 //! one that was not sent yet. Ends are waited for, by those who want the
 //! resources, unless others are in line for these; that a task has begun is not,
-//! and is best not sent at all when it ends in the next moment: so there are two queues. Everything that is not
-//! recorded is sent again after each new connection. A living task may have news without a new
-//! state, too: how its checks stand, how far its image has come.
+//! and is best not sent at all when it ends in the next moment: so there are two
+//! queues. Everything that is not recorded is sent again after each new
+//! connection. A living task may have news without a new state, too: how its
+//! checks stand, how far its image has come.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -131,10 +132,10 @@ impl StatusUpdates {
 
     /// A new connection: all that is not recorded is to be sent again.
     pub fn resend(&mut self) {
+        self.is_urgent = true;
         let mut tasks: Vec<(&TaskId, Urgency)> = Vec::new();
         for (task, latest) in &mut self.latest {
             latest.unanswered = 0;
-            self.is_urgent = true;
             if !latest.recorded && latest.queued.is_none() {
                 let urgency = Urgency::of(latest.report.state);
                 latest.queued = Some(urgency);

@@ -453,9 +453,12 @@ fn who_is_taken_a_place_from_hands_it_to_nobody_on_deck() {
     let third = line_up_with(&mut log, agent, "third", &first, &Arc::new(patient));
     log.report(agent, &first, TaskState::Finished);
     demand(&mut log, prod, 1);
+    let left = |log: &Log| log.state.preemptions_left(log.state.now);
+    let before = left(&log);
     take_from(&mut log, agent, vec![second.clone()])
         .outcome
         .unwrap();
+    assert_eq!(left(&log), before - 2, "the one on deck counts, too");
     let claimed = claimed_for(&log, agent);
     assert!(claimed > 60_000, "{claimed}: it may have begun");
     for task in [&third, &second] {

@@ -512,7 +512,7 @@ async fn a_master_on_a_copy_of_a_folder_is_told_so_and_stands_in_nobodys_way() -
 }
 
 /// A copy of a folder, as whoever sets up another machine may make one.
-fn copy(folder: &Path, dir: &Path) -> anyhow::Result<String> {
+pub(super) fn copy(folder: &Path, dir: &Path) -> anyhow::Result<String> {
     let copy = dir.join("copy");
     let mut command = std::process::Command::new("cp");
     let copied = command.arg("-r").args([folder, &copy]).status()?;

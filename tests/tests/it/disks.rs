@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use tepui_tests::disk::FOR_A_MASTER_MIB;
 use tepui_tests::{Client, Cluster, Job, eventually};
 use tepui_types::TaskState;
 use tepui_types::api::job::JobState;
@@ -14,8 +15,6 @@ use tepui_types::task::reason;
 use super::Result;
 use super::failover::{all_vote, make_lead, submit_surely};
 
-/// Room for a master and some thousands of entries.
-const DISK_MIB: u64 = 192;
 /// Bytes of a job's environment: what RocksDB has reserved for its log is used up soon.
 const PAD_BYTES: usize = 32 * 1024;
 
@@ -44,7 +43,9 @@ fn load(
 /// Three masters, of which the first is on a small disk; that is filled while jobs come and `leader`
 /// leads.
 async fn a_full_disk_while_leads(leader: usize) -> Result {
-    let plan = Cluster::new().masters(3).small_disk("master", DISK_MIB);
+    let plan = Cluster::new()
+        .masters(3)
+        .small_disk("master", FOR_A_MASTER_MIB);
     let mut cluster = plan.start().await?;
     let full = 0;
     let folder = cluster.dir_of_master(full);

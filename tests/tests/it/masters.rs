@@ -10,6 +10,7 @@ use tepui_tests::{Client, Cluster, Job, eventually};
 use tepui_types::api::master::{MasterRole, MasterView};
 
 use super::Result;
+use super::bad_input::copy;
 use super::cli::{refused, tepui};
 use super::failover::all_vote;
 
@@ -219,7 +220,7 @@ async fn two_on_copies_of_one_new_folder_found_nothing_and_are_told() -> Result 
         panic!("two addresses")
     };
     let peers = format!("{one},{two}");
-    let (folder, copy) = (dir.path().join("one"), dir.path().join("two"));
+    let folder = dir.path().join("one");
     let start = |folder: &Path, listen: &str| {
         start_beside(folder, &["--listen", listen, "--peers", &peers])
     };
@@ -231,10 +232,8 @@ async fn two_on_copies_of_one_new_folder_found_nothing_and_are_told() -> Result 
     })
     .await;
     drop(first);
-    let mut command = std::process::Command::new("cp");
-    let copied = command.arg("-r").args([&folder, &copy]).status()?;
-    assert!(copied.success(), "{copied}");
-    for mut master in [start(&folder, one)?, start(&copy, two)?] {
+    let copy = copy(&folder, dir.path())?;
+    for mut master in [start(&folder, one)?, start(Path::new(&copy), two)?] {
         eventually("it is told", async || {
             let status = master.ended().context("it waits")?;
             ensure!(!status.success(), "{status}");

@@ -239,8 +239,9 @@ pub struct TaskLaunch {
     pub volumes: Vec<TaskVolume>,
     /// Its place in its array.
     pub array_index: Option<u32>,
-    /// It begins when this one has ended, in whose place; at once where the agent knows no such task that
-    /// lives.
+    /// It begins when this one has ended, in whose place. Of one that ended in line itself, the one before it
+    /// is meant; after one that the agent refused it is refused; where the agent knows of nobody ahead that
+    /// lives it begins at once.
     pub after: Option<TaskId>,
 }
 
